@@ -1,0 +1,1 @@
+"""The network: attention, blocks, embeddings, heads and the encoder-decoder; nothing here knows a modality by name."""

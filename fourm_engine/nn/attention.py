@@ -1,0 +1,106 @@
+"""Self- and cross-attention over packed tokens, with boolean masks and static key/value buffers for cached decoding.
+
+In: activations (B, N, D) and a boolean `mask` broadcastable to (B, H, Nq, Nk), True where a query sees a key.
+Out: (B, N, D). A query that sees nothing gets exactly 0 before the output projection, so the layer returns that
+projection's bias: guidance with no visible token at all relies on it.
+
+Layout of the weights, as in the published checkpoints: the rows of `qkv` are all queries, all keys, all values, the heads
+within each; the rows of `kv` likewise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
+
+
+def guard_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A mask without empty rows, and which rows were not empty.
+
+    Softmax over nothing is NaN on some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
+    gradients. So an empty row is let see everything, and `attend` then replaces its output by 0.
+
+    Args:
+        mask: bool (..., Nq, Nk), True where the query sees the key.
+
+    Returns:
+        (mask, seen): bool (..., Nq, Nk) with at least one True a row, and bool (..., Nq, 1).
+    """
+    seen = mask.any(-1, keepdim=True)
+    return mask | ~seen, seen
+
+
+def attend(q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, heads merged: (B, M, H·d). `mask` and `seen` as from `guard_mask`, None = all."""
+    out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
+    if seen is not None:
+        out_BHMd = torch.where(seen, out_BHMd, 0.0)
+    return out_BHMd.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; optionally a LayerNorm over each head's dimension of q and k ("QK-norm")."""
+
+    def __init__(self, width: int, heads: int, *, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, width, bias=bias)
+        self.q_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
+        self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
+
+    def _project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> q, k, v, each (B, H, N, d)."""
+        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def forward(self, x_BND: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D); `mask` and `seen` as from `guard_mask`."""
+        return self.proj(attend(*self._project(x_BND), mask, seen))
+
+    def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Tensor:
+        """Attend from one new token to itself and the `index` tokens before it, writing its key and value in place.
+
+        Args:
+            x_B1D: the new token, (B, 1, D).
+            k_BHLd, v_BHLd: buffers of capacity L, filled up to `index`.
+        """
+        q, k, v = self._project(x_B1D)
+        k_BHLd[:, :, index : index + 1] = k
+        v_BHLd[:, :, index : index + 1] = v
+        return self.proj(attend(q, k_BHLd[:, :, : index + 1], v_BHLd[:, :, : index + 1], None, None))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from decoder tokens to the encoder's context."""
+
+    def __init__(self, width: int, heads: int, *, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(width, 2 * width, bias=bias)
+        self.proj = nn.Linear(width, width, bias=bias)
+        self.q_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
+        self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
+
+    def keys_values(self, context_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) -> k, v, each (B, H, N, d): the same for every query, so cached decoding computes them once."""
+        k, v = self.kv(context_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.k_norm(k).to(v.dtype), v
+
+    def query(self, x_BMD: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+        """Attend from (B, M, D) to keys and values of `keys_values`; `mask` and `seen` as from `guard_mask`."""
+        q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        return self.proj(attend(q_BHMd.to(v_BHNd.dtype), k_BHNd, v_BHNd, mask, seen))
+
+    def forward(self, x_BMD: Tensor, context_BND: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+        """(B, M, D), (B, N, D) -> (B, M, D)."""
+        return self.query(x_BMD, *self.keys_values(context_BND), mask, seen)
+
+
+def _head_norm(head_width: int, *, bias: bool, qk_norm: bool) -> nn.Module:
+    return nn.LayerNorm(head_width, eps=NORM_EPS, bias=bias) if qk_norm else nn.Identity()

@@ -1,0 +1,110 @@
+"""Pre-norm transformer blocks: attention, then an MLP, each added to the residual stream (4M, section 2.2).
+
+In and out: activations (B, N, D); masks as `fourm_engine.nn.attention.guard_mask` gives them. Models without biases have
+norms without one, too (published files store it as a zero buffer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourm_engine.nn.attention import NORM_EPS, CrossAttention, SelfAttention
+
+
+def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
+    """LayerNorm over the last axis, eps 1e-6; without a bias parameter where `bias` is False."""
+    return nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
+
+
+class Mlp(nn.Module):
+    """fc2(gelu(fc1 x)), exact GELU, hidden width int(ratio · D)."""
+
+    def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(ratio * width)
+        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """fc2(silu(fc1 x) · fc3 x) (Shazeer 2020), hidden width int(2/3 · ratio · D): as many weights as an `Mlp`."""
+
+    def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(2 / 3 * (ratio * width))
+        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, width, bias=bias)
+        self.fc3 = nn.Linear(width, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
+
+
+MLPS: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
+
+
+class EncoderBlock(nn.Module):
+    """x + attn(norm1 x), then x + mlp(norm2 x)."""
+
+    def __init__(self, width: int, heads: int, *, mlp: str, mlp_ratio: float, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width, bias=bias)
+        self.attn = SelfAttention(width, heads, bias=bias, qk_norm=qk_norm)
+        self.norm2 = layer_norm(width, bias=bias)
+        self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
+
+    def forward(self, x_BND: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
+        x_BND = x_BND + self.attn(self.norm1(x_BND), mask, seen)
+        return x_BND + self.mlp(self.norm2(x_BND))
+
+
+@dataclass
+class BlockCache:
+    """What one decoder block keeps between steps: H heads of width d, capacity L, N context tokens."""
+
+    self_k_BHLd: Tensor
+    self_v_BHLd: Tensor
+    cross_k_BHNd: Tensor
+    cross_v_BHNd: Tensor
+
+
+class DecoderBlock(nn.Module):
+    """x + self_attn(norm1 x), x + cross_attn(query_norm x, context_norm c), x + mlp(norm2 x)."""
+
+    def __init__(self, width: int, heads: int, *, mlp: str, mlp_ratio: float, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width, bias=bias)
+        self.self_attn = SelfAttention(width, heads, bias=bias, qk_norm=qk_norm)
+        self.query_norm = layer_norm(width, bias=bias)
+        self.context_norm = layer_norm(width, bias=bias)
+        self.cross_attn = CrossAttention(width, heads, bias=bias, qk_norm=qk_norm)
+        self.norm2 = layer_norm(width, bias=bias)
+        self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
+
+    def forward(
+        self, x_BMD: Tensor, context_BND: Tensor, self_mask: Tensor, cross_mask: Tensor, cross_seen: Tensor
+    ) -> Tensor:
+        """`self_mask` has no empty row: a decoder token always sees itself."""
+        x_BMD = x_BMD + self.self_attn(self.norm1(x_BMD), self_mask)
+        x_BMD = x_BMD + self.cross_attn(self.query_norm(x_BMD), self.context_norm(context_BND), cross_mask, cross_seen)
+        return x_BMD + self.mlp(self.norm2(x_BMD))
+
+    def start_cache(self, context_BND: Tensor, max_len: int) -> BlockCache:
+        """Room for `max_len` tokens, and the context's keys and values."""
+        cross_k, cross_v = self.cross_attn.keys_values(self.context_norm(context_BND))
+        batch, heads, _, head_width = cross_k.shape
+        self_k = cross_k.new_zeros(batch, heads, max_len, head_width)
+        return BlockCache(self_k, self_k.clone(), cross_k, cross_v)
+
+    def step(self, x_B1D: Tensor, cache: BlockCache, index: int, cross_mask: Tensor, cross_seen: Tensor) -> Tensor:
+        """`forward` for the token at `index` of a causal sequence whose earlier tokens are in `cache`."""
+        x_B1D = x_B1D + self.self_attn.step(self.norm1(x_B1D), cache.self_k_BHLd, cache.self_v_BHLd, index)
+        query = self.query_norm(x_B1D)
+        x_B1D = x_B1D + self.cross_attn.query(query, cache.cross_k_BHNd, cache.cross_v_BHNd, cross_mask, cross_seen)
+        return x_B1D + self.mlp(self.norm2(x_B1D))

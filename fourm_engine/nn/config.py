@@ -1,0 +1,60 @@
+"""The shape of a model: `ModelConfig`, and the sizes of the paper."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# 4M, table of model sizes (XL: 4M-21): width, encoder blocks, decoder blocks, heads.
+SIZES: dict[str, dict[str, int]] = {
+    "Ti": {"width": 384, "encoder_blocks": 6, "decoder_blocks": 6, "heads": 6},
+    "S": {"width": 512, "encoder_blocks": 8, "decoder_blocks": 8, "heads": 8},
+    "B": {"width": 768, "encoder_blocks": 12, "decoder_blocks": 12, "heads": 12},
+    "L": {"width": 1024, "encoder_blocks": 24, "decoder_blocks": 24, "heads": 16},
+    "XL": {"width": 2048, "encoder_blocks": 24, "decoder_blocks": 24, "heads": 32},
+}
+
+
+class ModelConfig(BaseModel):
+    """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
+
+    The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, the latter with and without
+    `qk_norm`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
+    width: int = Field(gt=0, description="width D of the residual stream, a multiple of 4 and of `heads`")
+    encoder_blocks: int = Field(ge=0)
+    decoder_blocks: int = Field(ge=1)
+    heads: int = Field(gt=0)
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over D (SwiGLU: two thirds of it)")
+    mlp: Literal["gelu", "swiglu"] = "swiglu"
+    bias: bool = Field(False, description="biases in attention, MLP and norms")
+    qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
+    decoder_causal: bool = Field(False, description="grid targets, too, attend only to earlier positions")
+    compile: bool = Field(False, description="compile every block with torch.compile")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("size") not in SIZES:
+            return data
+        preset = SIZES[data["size"]]
+        for name, number in preset.items():
+            given = data.get(name)
+            if given is not None and given != number:
+                raise ValueError(
+                    f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave out one of the two"
+                )
+        return {**data, **preset}
+
+    @model_validator(mode="after")
+    def _check_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}; choose one that is")
+        if self.width % 4:
+            raise ValueError(f"width={self.width} is not a multiple of 4, which 2-D positions need; choose one that is")
+        return self

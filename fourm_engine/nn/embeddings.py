@@ -1,0 +1,146 @@
+"""What a token is turned into: its content plus where it stands (position and modality).
+
+In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, as in `fourm_engine.batch.Tokens`, and continuous inputs.
+Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the place is needed again for
+the context the decoder attends to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from fourm_engine.vocabulary import Vocabulary
+
+# The positions' sines and cosines have an RMS of 0.71. Content must be of that size from the start: with the customary 0.02
+# it is drowned, and the model first learns (and long stays at) what the position alone predicts. The modality's vector
+# says little and starts small.
+CONTENT_STD = 1.0
+MODALITY_STD = 0.02
+
+
+def sine_cosine_1d(length: int, width: int) -> Tensor:
+    """(length, width) float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
+    half = width // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
+    angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float()
+
+
+def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Tensor:
+    """(height · width_tokens, width) float32: for token n = a · width_tokens + b: sin(a), cos(a), sin(b), cos(b), each
+    of width/4 frequencies."""
+    n = torch.arange(height * width_tokens, device="cpu")
+    row = sine_cosine_1d(height, width // 2)[n // width_tokens]
+    column = sine_cosine_1d(width_tokens, width // 2)[n % width_tokens]
+    return torch.cat([row, column], dim=1)
+
+
+class Embedding(nn.Module):
+    """Token tables of encoder and decoder, modality vectors (shared by both), positions, mask token, projections.
+
+    One table a side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
+    positions, at `offset[mod] + pos`. A sequence has positions up to twice its `max_tokens`, since its targets also
+    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device.
+    """
+
+    offset: Tensor
+    fixed_positions: Tensor
+
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.width = width
+        entries = list(vocabulary.entries)
+        self.encoder_table = nn.Parameter(torch.empty(vocabulary.size, width))
+        self.decoder_table = nn.Parameter(torch.empty(vocabulary.size, width))
+        self.modality = nn.Parameter(torch.empty(len(entries), width))
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.projections = nn.ModuleDict(
+            {e.name: nn.Linear(e.patch_dim, width, bias=False) for e in entries if e.patch_dim}
+        )
+        # Learned positions (Vector layouts) follow the fixed ones in the table.
+        self.learned_positions = nn.ParameterDict(
+            {e.name: nn.Parameter(torch.empty(e.layout.num_tokens, width)) for e in entries if e.layout.kind == "vector"}
+        )
+        self._layouts = [(e.name, e.layout) for e in entries]
+        self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
+        self.register_buffer("fixed_positions", torch.empty(self._tabulate()[1].shape), persistent=False)
+
+    def _tabulate(self) -> tuple[Tensor, Tensor]:
+        """Offsets (n_mod,) int64 and the fixed positions (rows, D), on the CPU."""
+        offsets, tables, rows = [], [torch.empty(0, self.width, device="cpu")], 0
+        fixed = [layout for _, layout in self._layouts if layout.kind != "vector"]
+        learned_rows = sum(2 * f.max_tokens if f.kind == "sequence" else f.num_tokens for f in fixed)
+        for _, layout in self._layouts:
+            if layout.kind == "vector":
+                offsets.append(learned_rows)
+                learned_rows += layout.num_tokens
+                continue
+            if layout.kind == "grid":
+                table = sine_cosine_2d(layout.height, layout.width, self.width)
+            else:
+                table = sine_cosine_1d(2 * layout.max_tokens, self.width)
+            offsets.append(rows)
+            tables.append(table)
+            rows += len(table)
+        return torch.tensor(offsets, dtype=torch.int64, device="cpu"), torch.cat(tables)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw all parameters and fill the tables of positions."""
+        for table in (self.encoder_table, self.decoder_table):
+            nn.init.normal_(table, std=CONTENT_STD)
+        nn.init.normal_(self.modality, std=MODALITY_STD)
+        nn.init.normal_(self.mask_token, std=MODALITY_STD)
+        for projection in self.projections.values():
+            assert isinstance(projection, nn.Linear)
+            # Inputs of unit variance (normalised pixels) come out with unit variance.
+            nn.init.normal_(projection.weight, std=CONTENT_STD * projection.in_features**-0.5)
+        for positions in self.learned_positions.values():
+            nn.init.normal_(positions, std=0.5**0.5)  # the RMS of a sine
+        offset, fixed = self._tabulate()
+        self.offset.copy_(offset)
+        self.fixed_positions.copy_(fixed)
+
+    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Tensor:
+        """Position + modality vector, (B, N, D). Padding (mod -1) gets a finite value that nothing may look at."""
+        table = self.fixed_positions
+        if self.learned_positions:
+            table = torch.cat([table.to(self.modality.dtype), *self.learned_positions.values()])
+        valid, mod = mod_BN >= 0, mod_BN.clamp(min=0)
+        index = torch.where(valid, self.offset[mod] + pos_BN, 0)
+        return F.embedding(index, table) + F.embedding(mod, self.modality)
+
+    def encoder(self, ids: Tensor, pos: Tensor, mod: Tensor, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Content and place of the encoder's tokens.
+
+        Args:
+            ids, pos, mod: (B, N) int64; id -1 where the token is a continuous input or padding.
+            continuous: modality -> (B, N, d) float, zero at the slots that are not that modality's.
+
+        Raises:
+            ValueError: a continuous input that the vocabulary does not have.
+        """
+        content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        unknown = sorted(continuous.keys() - self.projections.keys())
+        if unknown:
+            raise ValueError(
+                f"continuous input for {', '.join(unknown)}, but this model takes continuous inputs only for "
+                f"{', '.join(self.projections) or 'no modality'}; pass token ids or build the model with it"
+            )
+        for name, projection in self.projections.items():
+            if name in continuous:  # no bias, so zeros stay zero and the sum over modalities fills every slot once
+                content = content + projection(continuous[name].to(projection.weight.dtype))
+            elif self.training:
+                # Every parameter gets a gradient on every rank, whatever its batch holds: sharded reduction needs that.
+                content = content + 0.0 * projection.weight.sum()
+        return content, self.place(pos, mod)
+
+    def decoder(self, ids: Tensor, pos: Tensor, mod: Tensor) -> Tensor:
+        """Content + place of the decoder's tokens, (B, M, D); id -1 stands for the mask token."""
+        token = F.embedding(ids.clamp(min=0), self.decoder_table)
+        return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod)

@@ -1,0 +1,98 @@
+"""Output rows of every modality and the cross-entropy of the predicted tokens.
+
+In: the decoder's output (B, M, D) and targets sorted by modality, with their counts known on the host, so that each
+modality's rows are plain slices: no boolean indexing, no synchronisation with the device.
+Out: per modality the sum of the cross-entropies in nats (float32) and the number of predicted tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from fourm_engine.vocabulary import Vocabulary
+
+# At most this many logits are alive at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
+# computes each chunk again in the backward pass.
+MAX_LOGITS = 2**27
+# Small, so that the loss starts near ln V: the decoder's final norm gives vectors of length √D, hence logits of
+# standard deviation 0.1 √D · D^-½ = 0.1.
+HEAD_SCALE = 0.1
+
+
+def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
+    """Σ −log softmax(y Wᵀ)[id] in nats, a float32 scalar."""
+    return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
+
+
+class Heads(nn.Module):
+    """The output matrix (V, D), without bias; a modality's logits come from its own slice of rows."""
+
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary.size, width))
+        entries = sorted(vocabulary.entries, key=lambda entry: (entry.start, entry.stop))
+        self._names = [entry.name for entry in entries]
+        self._rows = [entry.stop - entry.start for entry in entries]
+        assert sum(self._rows) == vocabulary.size, "the entries' slices must tile the vocabulary"
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        nn.init.normal_(self.weight, std=HEAD_SCALE * self.weight.shape[1] ** -0.5)
+
+    def slices(self) -> dict[str, Tensor]:
+        """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where a slice
+        would allocate the gradient of the whole matrix for every modality."""
+        return {
+            name: rows for name, rows in zip(self._names, self.weight.split(self._rows), strict=True) if len(rows) > 0
+        }
+
+    def logits(self, y: Tensor, name: str) -> Tensor:
+        """(..., D) -> (..., V_m) over the modality's own ids.
+
+        Raises:
+            ValueError: the modality has no output rows in this model.
+        """
+        slices = self.slices()
+        if name not in slices:
+            raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")
+        return F.linear(y, slices[name])
+
+    def forward(
+        self, y_BMD: Tensor, target_index: Tensor, target_ids: Tensor, counts: dict[str, int]
+    ) -> dict[str, tuple[Tensor, int]]:
+        """Loss of every modality in `counts`.
+
+        Args:
+            y_BMD: decoder output, (B, M, D).
+            target_index: (T,) int64 flat indices into B·M, sorted by modality in the order of `counts`.
+            target_ids: (T,) int64 ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
+            counts: modality -> number of predicted tokens; 0 is allowed and gives a loss of 0.
+
+        Returns:
+            modality -> (sum of the cross-entropies in nats, float32 scalar; count).
+        """
+        total = sum(counts.values())
+        y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
+        slices = self.slices()
+        losses = {}
+        parts = zip(counts, y_TD.split(list(counts.values())), target_ids[:total].split(list(counts.values())), strict=True)
+        for name, y, ids in parts:
+            losses[name] = (self._loss(y, slices[name], ids), counts[name])
+        return losses
+
+    @staticmethod
+    def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
+        chunk = max(1, MAX_LOGITS // len(weight_VD))
+        if len(ids_T) <= chunk:
+            return cross_entropy_sum(y_TD, weight_VD, ids_T)
+        total = y_TD.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(ids_T), chunk):
+            rows = slice(start, start + chunk)
+            total = total + checkpoint(cross_entropy_sum, y_TD[rows], weight_VD, ids_T[rows], use_reentrant=False)
+        return total

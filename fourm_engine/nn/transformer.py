@@ -1,0 +1,186 @@
+"""The 4M encoder-decoder (arXiv 2312.06647, section 2.2): packed tokens in, a loss a modality (or logits) out.
+
+In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, continuous inputs (B, N, d); see
+`fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
+
+Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can shard the blocks and the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.nn.attention import guard_mask
+from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
+from fourm_engine.nn.config import SIZES, ModelConfig
+from fourm_engine.nn.embeddings import Embedding
+from fourm_engine.nn.heads import Heads
+
+if TYPE_CHECKING:
+    from fourm_engine.batch import Batch, Tokens
+    from fourm_engine.vocabulary import Vocabulary
+
+__all__ = ["SIZES", "DecoderCache", "ModelConfig", "Transformer"]
+
+
+@dataclass
+class DecoderCache:
+    """State of cached decoding: filled by `Transformer.start_cache`, advanced in place by `decode_step`."""
+
+    blocks: list[BlockCache]
+    cross_mask: Tensor  # (B, 1, 1, N) bool, which context tokens are seen
+    cross_seen: Tensor  # (B, 1, 1, 1) bool, whether any is
+    max_len: int
+    length: int = 0  # tokens decoded so far
+
+
+class Transformer(nn.Module):
+    """Encoder-decoder over the modalities of a vocabulary.
+
+    Args:
+        config: the model's shape.
+        vocabulary: the id space; `size` rows and `entries` (name, start, stop, layout, patch_dim) in `mod` order.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = Embedding(width, vocabulary)
+        self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))
+        self.encoder_norm = layer_norm(width, bias=config.bias)
+        self.context_proj = nn.Linear(width, width)  # has a bias in every variant
+        self.decoder = nn.ModuleList(_block(DecoderBlock, config) for _ in range(config.decoder_blocks))
+        self.decoder_norm = layer_norm(width, bias=config.bias)
+        self.heads = Heads(width, vocabulary)
+        if not self.heads.weight.is_meta:
+            self.initialise()
+        if config.compile:
+            self.compile_blocks()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw every parameter and fill every buffer: call it after `to_empty` of a model built on the meta device."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
+                stacked = {"qkv": 3, "kv": 2}.get(name.rpartition(".")[2], 1)
+                bound = (6 / (module.in_features + module.out_features / stacked)) ** 0.5
+                nn.init.uniform_(module.weight, -bound, bound)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.embedding.initialise()
+        self.heads.initialise()
+
+    def encode_features(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The encoder's output after its final norm, (B, N, D), and which slots hold a token, (B, N) bool."""
+        x_BND, _, valid_BN = self._encode(tokens, continuous)
+        return x_BND, valid_BN
+
+    def encode(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The context the decoder attends to.
+
+        Args:
+            tokens: (B, N) each; `order` is not used.
+            continuous: modality -> (B, N, d) float, zero at slots of other modalities; may be empty.
+
+        Returns:
+            context (B, N, D) = Linear(encoder output) + position + modality, and valid (B, N) bool. A row of the batch
+            without any valid token is allowed: cross-attention then returns its output projection's bias.
+        """
+        x_BND, place_BND, valid_BN = self._encode(tokens, continuous)
+        return self.context_proj(x_BND) + place_BND, valid_BN
+
+    def _encode(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        valid_BN = tokens.mod >= 0
+        mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
+        x_BND = content_BND + place_BND
+        for block in self.encoder:
+            x_BND = block(x_BND, mask_B11N, seen_B111)
+        return self.encoder_norm(x_BND), place_BND, valid_BN
+
+    def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Tensor:
+        """The decoder's output after its final norm, (B, M, D), for `logits`.
+
+        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token.
+        """
+        # With causal grids the order is the position, which for sequences is the rank and so the order already.
+        order_BM = tokens.pos if self.config.decoder_causal else tokens.order
+        same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
+        mask_B1MM = (same & (order_BM[:, None, :] <= order_BM[:, :, None]))[:, None]
+        cross_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
+        y_BMD = self.embedding.decoder(tokens.ids, tokens.pos, tokens.mod)
+        for block in self.decoder:
+            y_BMD = block(y_BMD, context_BND, mask_B1MM, cross_B11N, seen_B111)
+        return self.decoder_norm(y_BMD)
+
+    def logits(self, y: Tensor, name: str) -> Tensor:
+        """(..., D) of `decode` -> (..., V_m), over the modality's own ids. ValueError: it has no output rows."""
+        return self.heads.logits(y, name)
+
+    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens)."""
+        context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
+        y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
+        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts)
+
+    def start_cache(self, context_BND: Tensor, valid_BN: Tensor, max_len: int) -> DecoderCache:
+        """Begin decoding one sequence a row of the batch, of at most `max_len` tokens, from the context of `encode`."""
+        cross_mask, cross_seen = guard_mask(valid_BN[:, None, None, :])
+        blocks = [block.start_cache(context_BND, max_len) for block in self._decoder_blocks()]
+        return DecoderCache(blocks, cross_mask, cross_seen, max_len)
+
+    def decode_step(self, ids_B: Tensor, pos_B: Tensor, mod_B: Tensor, cache: DecoderCache) -> Tensor:
+        """Append one token a row and return the decoder's output for it, (B, D): what `decode` gives at that place.
+
+        Args:
+            ids_B, pos_B, mod_B: (B,) int64; all tokens of a row belong to one sequence.
+
+        Raises:
+            ValueError: the cache is full.
+        """
+        if cache.length >= cache.max_len:
+            raise ValueError(f"the cache holds max_len={cache.max_len} tokens and is full; start it with a larger max_len")
+        y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])
+        for block, state in zip(self._decoder_blocks(), cache.blocks, strict=True):
+            y_B1D = block.step(y_B1D, state, cache.length, cache.cross_mask, cache.cross_seen)
+        cache.length += 1
+        return self.decoder_norm(y_B1D)[:, 0]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """{"backbone": …, "embeddings": …}: the latter are the token tables, modality vectors, projections, learned
+        positions and output rows; the mask token counts as backbone, as in the paper's sizes."""
+        total = sum(p.numel() for p in self.parameters())
+        inside = sum(p.numel() for part in (self.embedding, self.heads) for p in part.parameters())
+        embeddings = inside - self.embedding.mask_token.numel()
+        return {"backbone": total - embeddings, "embeddings": embeddings}
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
+        their mix of modalities; names of parameters stay as they are."""
+        for block in (*self.encoder, *self.decoder):
+            block.compile(fullgraph=True, dynamic=False)
+
+    def _decoder_blocks(self) -> Iterator[DecoderBlock]:
+        for block in self.decoder:
+            assert isinstance(block, DecoderBlock)
+            yield block
+
+
+def _block(kind: type[EncoderBlock] | type[DecoderBlock], config: ModelConfig) -> nn.Module:
+    return kind(
+        config.width,
+        config.heads,
+        mlp=config.mlp,
+        mlp_ratio=config.mlp_ratio,
+        bias=config.bias,
+        qk_norm=config.qk_norm,
+    )

@@ -1,0 +1,137 @@
+"""Vocabulary: the rows of one embedding table and one output matrix, a slice for each modality.
+
+In: the specs of the modalities that are active. Out: for each modality its index (the `mod` of a batch), its rows
+[start, stop), and its place in the table of positions. Sorted by name when first built; append-only after, so that
+installing another plugin never moves an existing row. Stored by name in every checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from fourm_plugins.spec import Layout, ModalitySpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One modality's slice. Continuous inputs own no rows: start == stop."""
+
+    name: str
+    index: int
+    start: int
+    stop: int
+    layout: Layout
+    patch_dim: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+class Vocabulary:
+    """Immutable; `extend` returns another one."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries: tuple[Entry, ...] = tuple(entries)
+        self._by_name = {entry.name: entry for entry in self.entries}
+        if len(self._by_name) != len(self.entries):
+            raise ValueError("two entries of the vocabulary bear one name")
+
+    @classmethod
+    def build(cls, specs: Iterable[ModalitySpec]) -> Vocabulary:
+        return cls(()).extend(specs)
+
+    def extend(self, specs: Iterable[ModalitySpec]) -> Vocabulary:
+        """Append the modalities not yet present, sorted by name; those present must be unchanged."""
+        specs = list(specs)
+        check_token_spaces(specs)
+        entries, start = list(self.entries), self.size
+        for spec in sorted(specs, key=lambda spec: spec.name):
+            size = spec.token_space.size if spec.token_space else 0
+            entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim)
+            if spec.name in self:
+                known = self[spec.name]
+                if replace(entry, index=known.index, start=known.start, stop=known.start + size) != known:
+                    raise ValueError(
+                        f"modality {spec.name!r} changed since the vocabulary was built: it had {known.size} ids in "
+                        f"{known.layout}, now {size} in {spec.layout}; restore its settings or name it anew"
+                    )
+                continue
+            entries.append(entry)
+            start += size
+        return Vocabulary(entries)
+
+    @property
+    def size(self) -> int:
+        """Rows of the tables."""
+        return max((entry.stop for entry in self.entries), default=0)
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.entries]
+
+    def __getitem__(self, name: str) -> Entry:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise ValueError(f"no modality {name!r} in the vocabulary; it has {', '.join(self.names)}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to_json(self) -> list[dict]:
+        return [
+            {
+                "name": e.name,
+                "start": e.start,
+                "stop": e.stop,
+                "layout": e.layout.model_dump(mode="json"),
+                "patch_dim": e.patch_dim,
+            }
+            for e in self.entries
+        ]
+
+    @classmethod
+    def from_json(cls, rows: list[dict]) -> Vocabulary:
+        from pydantic import TypeAdapter
+
+        layouts: TypeAdapter[Layout] = TypeAdapter(Layout)
+        return cls(
+            Entry(r["name"], i, r["start"], r["stop"], layouts.validate_python(r["layout"]), r["patch_dim"])
+            for i, r in enumerate(rows)
+        )
+
+    def fingerprint(self) -> str:
+        """Hex digest of names, rows and layouts."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
+    """A token space is owned once, unless every user of it says that it is shared; then all must describe it alike."""
+    users: dict[str, ModalitySpec] = {}
+    for spec in specs:
+        if spec.token_space is None:
+            continue
+        first = users.setdefault(spec.token_space.name, spec)
+        if first is spec:
+            continue
+        space = spec.token_space
+        if not (space.shared and first.token_space and first.token_space.shared):
+            raise ValueError(
+                f"token space {space.name!r} is owned twice, by {first.name} and {spec.name}; mark it shared in both or "
+                f"give one of them another name"
+            )
+        if (first.token_space, first.tokenizer) != (space, spec.tokenizer):
+            raise ValueError(
+                f"{first.name} and {spec.name} share the token space {space.name!r} but describe it differently: "
+                f"{first.token_space} with {first.tokenizer}, and {space} with {spec.tokenizer}"
+            )

@@ -1,0 +1,114 @@
+"""Modality: the class a plugin author writes. It owns its file formats, its geometry, its normalisation (both ways),
+its pictures and its metrics.
+
+A modality's *value* is what its users think in: metres (H, W), an RGB picture uint8 (H, W, 3), a list of boxes, a
+string. Its *array* (`ModalitySpec.array`) is what a tokenizer or the model takes.
+
+    files --read--> value --augment(view)--> value --normalise--> array --tokenizer--> ids
+    files <-write-- value <------------- denormalise ------------ array <-tokenizer--- ids
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.view import View
+
+Value = TypeVar("Value")
+
+
+class SampleError(ValueError):
+    """A file that cannot be used, with the reason in one line. The engine adds the file's name, counts it, and skips the
+    sample or stops, as configured."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`compute(predictions, truths) -> float` over two equally long lists of values."""
+
+    name: str
+    compute: Callable[[Sequence[Any], Sequence[Any]], float]
+    higher_is_better: bool
+    unit: str = ""
+
+
+class Settings(BaseModel):
+    """What a user may set for a modality in a config. Misspelt keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Labeller(ABC):
+    """Makes values of one modality from values of another, with a pretrained model or by geometry."""
+
+    @abstractmethod
+    def label(self, values: Sequence[Any]) -> list[Any]:
+        """One value of the labelled modality for each value of the source modality."""
+
+
+class Modality(ABC, Generic[Value]):
+    """One modality. `name` is its name in configs, vocabularies and checkpoints; one class may serve several instances
+    (`rgb`, `rgb@448`), which differ in `settings`."""
+
+    Settings: ClassVar[type[BaseModel]] = Settings
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self.name = name
+        self.settings: Any = self.Settings(**settings)
+        self.spec: ModalitySpec = self.make_spec()
+
+    @abstractmethod
+    def make_spec(self) -> ModalitySpec:
+        """The spec under `self.name` and `self.settings`."""
+
+    @abstractmethod
+    def read(self, files: Mapping[str, bytes]) -> Value:
+        """The value of one sample from its files, {extension without dot: content}. Raises `SampleError`."""
+
+    @abstractmethod
+    def write(self, value: Value) -> dict[str, bytes]:
+        """The files of one sample, such that `read` returns the value again (to the format's precision)."""
+
+    def aspect(self, value: Value) -> float | None:
+        """Width / height of a value that has an extent in the picture; None for others."""
+        return None
+
+    @abstractmethod
+    def augment(self, value: Value, view: View) -> Value:
+        """The value seen through `view`, at this modality's own size. Any random choice is the view's."""
+
+    @abstractmethod
+    def normalise(self, value: Value) -> np.ndarray | str:
+        """The array (`spec.array`: shape and dtype) of an augmented value. Raises `SampleError` for what it cannot hold."""
+
+    @abstractmethod
+    def denormalise(self, array: np.ndarray | str) -> Value:
+        """The value of an array; never raises on what a tokenizer decodes."""
+
+    @abstractmethod
+    def render(self, value: Value) -> Any:
+        """What to show a person: a `PIL.Image` in RGB mode, or a string."""
+
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The modality's own measures, the most telling first."""
+
+    def constants(self, values: Sequence[Value]) -> dict[str, Value]:
+        """The best predictors that look at nothing, {what it is: value}, such as one value everywhere and one image. A
+        model must beat them. Empty where no constant makes sense."""
+        return {}
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
+        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model."""
+        raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")
+
+    @abstractmethod
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        """`n` small valid samples as `read` takes them, the same for the same seed."""

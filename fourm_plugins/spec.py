@@ -1,0 +1,190 @@
+"""What a modality is, as data: frozen pydantic models that import neither torch nor the engine.
+
+A `ModalitySpec` states each fact once. Everything that follows from it (number of tokens, patch size, rows of the
+vocabulary) is derived, so that a spec cannot contradict itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
+
+
+class Frozen(BaseModel):
+    """Immutable and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Layouts: how the tokens of one sample are arranged, and with that how they are masked and decoded.
+
+
+class Grid(Frozen):
+    """`height` x `width` unordered tokens in row-major order, decoded in parallel."""
+
+    kind: Literal["grid"] = "grid"
+    height: int = Field(ge=1, le=1024)
+    width: int = Field(ge=1, le=1024)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.height * self.width
+
+
+class Sequence(Frozen):
+    """At most `max_tokens` tokens decoded left to right; masked in spans marked by sentinels."""
+
+    kind: Literal["sequence"] = "sequence"
+    max_tokens: int = Field(ge=1, le=8192)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.max_tokens
+
+
+class Vector(Frozen):
+    """`length` unordered tokens, each with a learned position; decoded in parallel."""
+
+    kind: Literal["vector"] = "vector"
+    length: int = Field(ge=1, le=4096)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.length
+
+
+Layout = Annotated[Grid | Sequence | Vector, Field(discriminator="kind")]
+
+
+# Arrays: what `Modality.normalise` returns and a tokenizer (or the model, for continuous inputs) takes.
+
+
+class FeatureMap(Frozen):
+    """float32 (channels, height, width): pictures, depth, normals, feature maps."""
+
+    kind: Literal["feature_map"] = "feature_map"
+    channels: int = Field(ge=1)
+    height: int = Field(ge=1, le=16384)
+    width: int = Field(ge=1, le=16384)
+
+
+class ClassMap(Frozen):
+    """int64 (height, width) of class ids in [0, classes), and -1 where a pixel has no class."""
+
+    kind: Literal["class_map"] = "class_map"
+    classes: int = Field(ge=2)
+    height: int = Field(ge=1, le=16384)
+    width: int = Field(ge=1, le=16384)
+
+
+class FeatureVector(Frozen):
+    """float32 (size,): a global feature, a few scalars."""
+
+    kind: Literal["feature_vector"] = "feature_vector"
+    size: int = Field(ge=1)
+
+
+class Text(Frozen):
+    """str of at most `max_characters` characters."""
+
+    kind: Literal["text"] = "text"
+    max_characters: int = Field(default=4096, ge=1)
+
+
+Array = Annotated[FeatureMap | ClassMap | FeatureVector | Text, Field(discriminator="kind")]
+
+
+class TokenSpace(Frozen):
+    """`size` token ids under one name. A `shared` space may be used by several modalities (captions and boxes share
+    one WordPiece vocabulary); any other belongs to exactly one, and a second owner is a conflict."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    size: int = Field(ge=2, le=1 << 20)
+    shared: bool = False
+
+
+class TokenizerRecipe(Frozen):
+    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its settings."""
+
+    kind: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModalitySpec(Frozen):
+    """One modality, as configured. `token_space=None` means continuous input: patches or features are projected, and
+    the modality cannot be a target."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    layout: Layout
+    array: Array
+    token_space: TokenSpace | None = None
+    tokenizer: TokenizerRecipe | None = None
+    input: bool = True
+    target: bool = True
+    #: Folder of the data set that this modality reads, `root/<source>/`. Two modalities may read one source, as the
+    #: pixels and the tokens of a picture do.
+    source: str = Field(pattern=NAME_PATTERN)
+    extensions: tuple[str, ...] = Field(min_length=1)
+    #: Modalities of one group share the crop and flip of a sample; None stands apart.
+    alignment: str | None = "image"
+    #: True where a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours);
+    #: False where codes must not be mixed (classes).
+    expected_decoding: bool = False
+    #: Masker to use in place of the layout's own (an entry point of `fourm.maskers.v1`).
+    masker: str | None = None
+    published_name: str | None = None
+    licence: str = "unspecified"
+    description: str = ""
+
+    @property
+    def continuous(self) -> bool:
+        return self.token_space is None
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(height, width) in pixels of the patch behind one token of a grid."""
+        assert isinstance(self.layout, Grid) and isinstance(self.array, (FeatureMap, ClassMap))
+        return self.array.height // self.layout.height, self.array.width // self.layout.width
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers behind one continuous token; 0 for a modality of tokens."""
+        if not self.continuous:
+            return 0
+        if isinstance(self.array, FeatureMap):
+            return self.array.channels * self.patch[0] * self.patch[1]
+        assert isinstance(self.array, FeatureVector)
+        return self.array.size // self.layout.num_tokens
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModalitySpec:
+        if (self.token_space is None) != (self.tokenizer is None):
+            raise ValueError(f"{self.name}: token_space and tokenizer go together; give both or neither")
+        if self.continuous and self.target:
+            raise ValueError(f"{self.name}: a continuous modality has no tokens to predict; set target=False")
+        if not (self.input or self.target):
+            raise ValueError(f"{self.name}: neither input nor target; set one of them")
+        if isinstance(self.layout, Sequence) != isinstance(self.array, Text):
+            raise ValueError(f"{self.name}: a sequence holds text, and text is a sequence")
+        if isinstance(self.layout, Grid):
+            if not isinstance(self.array, (FeatureMap, ClassMap)):
+                raise ValueError(f"{self.name}: a grid needs a feature map or a class map, not {self.array.kind}")
+            if self.array.height % self.layout.height or self.array.width % self.layout.width:
+                raise ValueError(
+                    f"{self.name}: a grid of {self.layout.height}x{self.layout.width} tokens does not divide "
+                    f"{self.array.height}x{self.array.width} pixels"
+                )
+        if self.continuous and isinstance(self.array, FeatureVector) and self.array.size % self.layout.num_tokens:
+            raise ValueError(f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens} tokens")
+        if self.continuous and not isinstance(self.array, (FeatureMap, FeatureVector)):
+            raise ValueError(f"{self.name}: continuous input needs a feature map or a feature vector")
+        return self
+
+    def fingerprint(self) -> str:
+        """Hex digest of every field; equal in every process and under every hash seed."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,91 @@
+"""Tokenizer: arrays of one token space to integer ids and back.
+
+A kind of tokenizer is a class behind an entry point of `fourm.tokenizers.v1`; a modality names the kind and its settings
+in its recipe. Every tokenizer is created from spec and settings, fitted or loaded, and from then on pure: the same array
+gives the same ids, alone or in any batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from fourm_plugins.modality import Settings
+from fourm_plugins.spec import ModalitySpec
+
+
+class Tokenizer(ABC):
+    """`specs` are the modalities that use the token space: one, or several where it is shared."""
+
+    kind: ClassVar[str]
+    Settings: ClassVar[type[BaseModel]] = Settings
+
+    def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
+        spaces = {spec.token_space for spec in specs}
+        if len(spaces) != 1 or None in spaces:
+            raise ValueError(f"a tokenizer serves one token space, not {sorted(str(s) for s in spaces)}")
+        self.specs = tuple(specs)
+        self.settings: Any = self.Settings(**settings)
+
+    @property
+    def spec(self) -> ModalitySpec:
+        """The first modality's spec; the only one, unless the space is shared."""
+        return self.specs[0]
+
+    @property
+    def size(self) -> int:
+        """Ids are in [0, size)."""
+        assert self.spec.token_space is not None
+        return self.spec.token_space.size
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of all that decides the ids: kind, settings and fitted state."""
+
+    @abstractmethod
+    def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
+        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A tokenizer
+        with nothing to learn returns {}."""
+
+    @abstractmethod
+    def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """One int64 (tokens,) an array. Grids and vectors have `layout.num_tokens` ids, sequences as many as they need
+        without any end marker."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
+        """One array a row of ids. Never raises on ids in [0, size)."""
+
+    def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
+        """Arrays of float32 (B, tokens, size) distributions over ids. A tokenizer whose codes live in a space where
+        means make sense decodes the probability-weighted code; otherwise the likeliest ids are decoded."""
+        return self.decode(list(probabilities.argmax(-1)))
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the fitted state below `folder`. Data only: safetensors, JSON."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote. Raises ValueError naming the file where it does not fit the settings."""
+
+
+class TextTokenizer(Tokenizer):
+    """A tokenizer of sequences, with the special ids that span masking and left-to-right decoding need."""
+
+    @property
+    @abstractmethod
+    def end_id(self) -> int:
+        """Closes every sequence."""
+
+    @property
+    @abstractmethod
+    def sentinel_ids(self) -> Sequence[int]:
+        """Ids that stand for a masked span, in the order in which they are used. The first is never used by span
+        masking (the published models start at the second)."""
