@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-
 from world import COLOURS, KINDS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
@@ -86,7 +85,7 @@ def pair_recall(predicted: str, truth: str) -> float:
 
 
 def _noun(thing: Thing, rng: np.random.Generator, *, size: float = 0.5, material: float = 0.15) -> str:
-    """"a large shiny red cube"; size and material are said with the given probabilities."""
+    """ "a large shiny red cube"; size and material are said with the given probabilities."""
     words = [thing.size] * bool(rng.uniform() < size) + [thing.material] * bool(rng.uniform() < material)
     return " ".join(["a", *words, thing.colour, thing.kind])
 
@@ -121,7 +120,9 @@ def _counted_plain(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _introduced(things: list[Thing], rng: np.random.Generator) -> str:
-    opening = ("a picture of", "a scene with", "there is", "on the floor:", "we see", "a room with")[int(rng.integers(6))]
+    opening = ("a picture of", "a scene with", "a view of", "on the floor:", "we see", "a room with")[
+        int(rng.integers(6))
+    ]
     return f"{opening} " + _listing(_groups(things, rng, 0.4))
 
 
@@ -142,7 +143,7 @@ def _front_to_back(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _related(things: list[Thing], rng: np.random.Generator) -> str:
-    """"a red cube left of a small blue cone, with a green sphere": a relation of two objects, then the others."""
+    """ "a red cube left of a small blue cone, with a green sphere": a relation of two objects, then the others."""
     first, second, *others = (things[int(k)] for k in rng.permutation(len(things)))
     relations = []
     if abs(first.x - second.x) > 0.1:

@@ -13,12 +13,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-
 from world import CLASSES, TILE, Body, Camera, World
 
 Vector = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))  # (column, row) offsets: a rotated grid
+SUBPIXELS = (
+    (-0.125, -0.375),
+    (0.375, -0.125),
+    (0.125, 0.375),
+    (-0.375, 0.125),
+)  # (column, row) offsets: a rotated grid
 FLOOR, WALL = -2, -1  # what a ray hits, where it is not the index of an object
 
 
@@ -124,7 +128,9 @@ def _intersect(body: Body, origin: Vector, ray: Vector) -> tuple[np.ndarray, Vec
     with np.errstate(divide="ignore", invalid="ignore"):
         if body.kind == "sphere":  # |o + t d - (0, 0, r)|^2 = r^2
             oz = oz - r
-            t = _first_root(dx * dx + dy * dy + dz * dz, ox * dx + oy * dy + oz * dz, ox * ox + oy * oy + oz * oz - r * r)
+            t = _first_root(
+                dx * dx + dy * dy + dz * dz, ox * dx + oy * dy + oz * dz, ox * ox + oy * oy + oz * oz - r * r
+            )
             return t, ((ox + t * dx) / r, (oy + t * dy) / r, (oz + t * dz) / r)
         if body.kind == "cylinder":  # x^2 + y^2 = r^2 for 0 <= z <= h, and the lid
             t = _first_root(dx * dx + dy * dy, ox * dx + oy * dy, ox * ox + oy * oy - r * r)
@@ -144,7 +150,9 @@ def _intersect(body: Body, origin: Vector, ray: Vector) -> tuple[np.ndarray, Vec
         first, second = _keep(first, oz + first * dz, h), _keep(second, oz + second * dz, h)
         t = np.minimum(first, second)
         z = oz + t * dz
-        scale = 1.0 / (k * (h - z) * math.sqrt(1 + q))  # the gradient (x, y, q (h - z)) has length k (h - z) sqrt(1 + q)
+        scale = 1.0 / (
+            k * (h - z) * math.sqrt(1 + q)
+        )  # the gradient (x, y, q (h - z)) has length k (h - z) sqrt(1 + q)
         return t, ((ox + t * dx) * scale, (oy + t * dy) * scale, np.full_like(t, k / math.sqrt(1 + q)))
 
 
@@ -176,7 +184,9 @@ def _keep(t: np.ndarray, z: np.ndarray, height: float) -> np.ndarray:
     return np.where((t > 0) & (z >= 0) & (z <= height), t, np.inf)
 
 
-def _shade(world: World, ray: Vector, depth: np.ndarray, normal: Vector, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shade(
+    world: World, ray: Vector, depth: np.ndarray, normal: Vector, hit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Linear colour (3, rays), and a label that changes wherever the look of the surface jumps."""
     dx, dy, dz = ray
     px, py, pz = depth * dx, depth * dy, depth * dz + world.camera.height
@@ -215,7 +225,9 @@ def _shade(world: World, ray: Vector, depth: np.ndarray, normal: Vector, hit: np
 
     shiny = np.flatnonzero(gloss)
     if shiny.size:
-        colour[:, shiny] += _highlight(world, (dx[shiny], dy[shiny], dz[shiny]), (nx[shiny], ny[shiny], nz[shiny]), lit[shiny])
+        colour[:, shiny] += _highlight(
+            world, (dx[shiny], dy[shiny], dz[shiny]), (nx[shiny], ny[shiny], nz[shiny]), lit[shiny]
+        )
     return colour, (hit + 2) * 4 + mark * 2 + lit * (facing > 0)
 
 

@@ -26,9 +26,8 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-
 from captions import Thing, write_captions
+from PIL import Image
 from raycast import Picture, cast
 from world import SPLITS, World, generator, sample_world
 
@@ -150,12 +149,16 @@ def run_job(job: Job) -> int:
     return job.stop - job.start
 
 
-def render(out: Path, *, train: int, val: int, size: int = 64, seed: int = 0, jobs: int = 1, format: str = "tar") -> None:
+def render(
+    out: Path, *, train: int, val: int, size: int = 64, seed: int = 0, jobs: int = 1, format: str = "tar"
+) -> None:
     """Render both splits under `out`. Raises ValueError if `out` holds scenes rendered with other settings."""
     settings = {"train": train, "val": val, "size": size, "seed": seed, "format": format}
     record = out / "scenes.json"
     if record.exists() and (found := json.loads(record.read_text())) != settings:
-        raise ValueError(f"--out {out} holds scenes of {found}, not {settings}; give another folder, or delete this one")
+        raise ValueError(
+            f"--out {out} holds scenes of {found}, not {settings}; give another folder, or delete this one"
+        )
     out.mkdir(parents=True, exist_ok=True)
     part = record.with_name(".scenes.json.part")
     part.write_text(json.dumps(settings) + "\n")

@@ -11,7 +11,7 @@ so the ray parameter of a hit *is* its z-depth in metres.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,14 +22,27 @@ COLOURS = {  # sRGB in [0, 1]
     "green": (0.12, 0.62, 0.20),
     "blue": (0.13, 0.27, 0.85),
     "yellow": (0.95, 0.80, 0.10),
-    "purple": (0.55, 0.16, 0.72),
+    "purple": (0.66, 0.16, 0.70),
     "cyan": (0.20, 0.82, 0.86),
 }
-MATERIALS = ("matte", "shiny", "striped")
-SIZES = {"small": (0.50, 0.62), "large": (0.85, 1.05)}  # the range of heights, metres
+SIZES = {"small": (0.55, 0.66), "large": (0.90, 1.10)}  # the range of heights, metres
 TILE = 0.5  # metres: the side of a floor tile, the same in every scene, so that it tells the scale
-FLOORS = ((0.78, 0.72, 0.63), (0.66, 0.66, 0.67), (0.72, 0.62, 0.50), (0.56, 0.58, 0.62), (0.80, 0.79, 0.77), (0.62, 0.54, 0.47))
-WALLS = ((0.86, 0.85, 0.82), (0.74, 0.79, 0.84), (0.84, 0.78, 0.72), (0.72, 0.78, 0.72), (0.80, 0.75, 0.80), (0.66, 0.67, 0.70))
+FLOORS = (
+    (0.78, 0.72, 0.63),
+    (0.66, 0.66, 0.67),
+    (0.72, 0.62, 0.50),
+    (0.56, 0.58, 0.62),
+    (0.80, 0.79, 0.77),
+    (0.62, 0.54, 0.47),
+)
+WALLS = (
+    (0.86, 0.85, 0.82),
+    (0.74, 0.79, 0.84),
+    (0.84, 0.78, 0.72),
+    (0.72, 0.78, 0.72),
+    (0.80, 0.75, 0.80),
+    (0.66, 0.67, 0.70),
+)
 SPLITS = ("train", "val")
 
 
@@ -103,44 +116,44 @@ def generator(seed: int, split: str, index: int, purpose: int) -> np.random.Gene
 def sample_world(rng: np.random.Generator) -> World:
     """One random scene of one to four objects, nearly all of them well inside the picture and hardly hidden."""
     while True:
-        camera, distance = _sample_camera(rng)
-        wanted = int(rng.choice(4, p=(0.2, 0.35, 0.28, 0.17))) + 1
+        wanted = int(rng.choice(4, p=(0.2, 0.32, 0.28, 0.2))) + 1
+        camera, distance = _sample_camera(rng, wanted)
         bodies: list[Body] = []
         frames: list[tuple[float, float, float, float]] = []
-        for _ in range(60):
+        for _ in range(200):
             body = _sample_body(rng, camera, distance, bodies)
             frame = _frame(camera, body)
             if _fits(body, frame, bodies, frames):
-                bodies.append(body)
+                bodies.append(replace(body, rgb=_jitter(rng, body.rgb, 0.04)))
                 frames.append(frame)
                 if len(bodies) == wanted:
                     break
         if bodies:
             break
-    wall_y = max(b.y + b.reach for b in bodies) + float(rng.uniform(0.15, 0.75)) * distance
-    azimuth, elevation = float(rng.uniform(-2.4, 0.0)) - 0.35, float(rng.uniform(0.7, 1.2))
+    wall_y = max(b.y + b.reach for b in bodies) + float(rng.uniform(0.25, 1.0)) * distance
+    azimuth, elevation = float(rng.uniform(-2.4, 0.0)) - 0.35, float(rng.uniform(0.6, 1.05))
     light = (math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation))
     floor, wall = FLOORS[int(rng.integers(len(FLOORS)))], WALLS[int(rng.integers(len(WALLS)))]
     return World(
         camera=camera,
         bodies=tuple(bodies),
         light=light,
-        ambient=float(rng.uniform(0.30, 0.45)),
-        floor=_jitter(rng, floor, 0.03),
+        ambient=float(rng.uniform(0.34, 0.48)),
+        floor=_jitter(rng, floor, 0.02),
         floor_contrast=float(rng.uniform(0.10, 0.22)),
-        wall=_jitter(rng, wall, 0.03),
+        wall=_jitter(rng, wall, 0.02),
         wall_y=wall_y,
     )
 
 
-def _sample_camera(rng: np.random.Generator) -> tuple[Camera, float]:
-    """A camera and the distance in metres along the floor to the middle of what it looks at."""
-    distance = 1.5 * (6.0 / 1.5) ** float(rng.uniform())
-    elevation = float(rng.uniform(math.radians(13), math.radians(38)))
+def _sample_camera(rng: np.random.Generator, wanted: int) -> tuple[Camera, float]:
+    """A camera for `wanted` objects, and the distance in metres along the floor to the middle of what it looks at."""
+    distance = 1.3 * (7.5 / 1.3) ** float(rng.uniform())
+    elevation = float(rng.uniform(math.radians(16), math.radians(40)))
     height = max(0.35 + distance * math.tan(elevation), 0.7)
     slant = math.hypot(distance, height - 0.35)
     # Farther cameras see a wider stage, but not in proportion: a longer lens keeps the objects large.
-    stage = 1.38 * distance**0.45 * float(rng.uniform(0.9, 1.15))
+    stage = (0.84 + 0.12 * wanted) * distance**0.45 * float(rng.uniform(0.9, 1.15))
     pitch = math.atan2(height - 0.35, distance) + math.radians(float(rng.uniform(-3, 3)))
     yaw = math.radians(float(rng.uniform(-22, 22)))
     return Camera(height=height, yaw=yaw, pitch=pitch, fov=2 * math.atan(stage / 2 / slant)), distance
@@ -154,16 +167,17 @@ def _sample_body(rng: np.random.Generator, camera: Camera, distance: float, othe
         kind, colour = KINDS[int(rng.integers(len(KINDS)))], tuple(COLOURS)[int(rng.integers(len(COLOURS)))]
     size = tuple(SIZES)[int(rng.integers(len(SIZES)))]
     height = float(rng.uniform(*SIZES[size]))
+    texture = float(rng.uniform())
     slim = float(rng.uniform(0.38, 0.46)) if kind in ("cylinder", "cone") else 0.5
-    along = distance + float(rng.uniform(-0.45, 0.75)) * distance**0.6
+    along = distance + float(rng.uniform(-0.5, 0.7)) * distance**0.6
     half_width = math.tan(camera.fov / 2) * math.hypot(along, camera.height)
     across = float(rng.uniform(-0.85, 0.85)) * half_width
     sy, cy = math.sin(camera.yaw), math.cos(camera.yaw)
     return Body(
         kind=kind,
         colour=colour,
-        rgb=_jitter(rng, COLOURS[colour], 0.04),
-        material=MATERIALS[int(rng.choice(3, p=(0.45, 0.35, 0.2)))],
+        rgb=COLOURS[colour],
+        material="matte" if texture < 0.45 else "shiny" if texture < 0.8 else "striped",
         size=size,
         x=along * sy + across * cy,
         y=along * cy - across * sy,
@@ -183,10 +197,12 @@ def _frame(camera: Camera, body: Body) -> tuple[float, float, float, float]:
     return u - half, bottom, u + half, top
 
 
-def _fits(body: Body, frame: tuple[float, ...], bodies: list[Body], frames: list[tuple[float, float, float, float]]) -> bool:
+def _fits(
+    body: Body, frame: tuple[float, ...], bodies: list[Body], frames: list[tuple[float, float, float, float]]
+) -> bool:
     """Inside the picture, apart from the other objects in space, and apart enough from them in the picture."""
     left, bottom, right, top = frame
-    if left < -0.98 or right > 0.98 or bottom < -0.98 or top > 0.98 or top - bottom < 0.34:
+    if left < -0.98 or right > 0.98 or bottom < -0.98 or top > 0.98 or top - bottom < 0.44:
         return False
     for other, (l, b, r, t) in zip(bodies, frames, strict=True):
         if math.hypot(body.x - other.x, body.y - other.y) < body.reach + other.reach + 0.08:
