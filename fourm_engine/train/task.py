@@ -1,0 +1,129 @@
+"""Task: what a run trains. The trainer knows nothing else of models, data or losses.
+
+A task gives sums of losses, never means. It says beforehand, on the host, how many items each sum runs over; the trainer adds
+those counts over the micro-batches and processes of a step and only then divides. So one process and many compute the same
+loss and the same gradients, however the batch is split.
+
+    loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
+
+All that learns and is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints hold
+parameters, buffers, the optimiser's state and the number of the step, and nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Movable(Protocol):
+    """A micro-batch: a tensor, `fourm_engine.batch.Batch`, or any object with this method."""
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> Any: ...
+
+
+MicroBatch = TypeVar("MicroBatch", bound=Movable)
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of every step. `batch_size` samples of a step are split over `accumulate` micro-batches of every
+    one of `world` processes; it is divisible by their product."""
+
+    rank: int = 0
+    world: int = 1
+    batch_size: int = 1
+    accumulate: int = 1
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples in one micro-batch of this process."""
+        return self.batch_size // (self.world * self.accumulate)
+
+    def positions(self, step: int, micro: int) -> range:
+        """Positions in the endless, seeded order of samples that form this process's micro-batch `micro` of `step`."""
+        first = step * self.batch_size + (self.rank * self.accumulate + micro) * self.micro_batch_size
+        return range(first, first + self.micro_batch_size)
+
+
+@dataclass
+class Loss:
+    """Of one micro-batch.
+
+    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts` counted under
+    the same name. `logs`: further sums, detached, reported but not learned from; counted under their names likewise."""
+
+    sums: dict[str, Tensor]
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """What is trained. `count_names` are the keys of `counts`, the same in every process: every term and every log."""
+
+    name: str
+    count_names: tuple[str, ...]
+    #: Tokens the model handles for one sample, for the progress line; None where the word makes no sense.
+    tokens_per_sample: int | None = None
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The network with its initial weights, on the CPU. Torch is seeded with the run's seed before the call."""
+
+    @abstractmethod
+    def batches(self, start_step: int, share: Share) -> Iterator[Any]:
+        """This process's micro-batches, `share.accumulate` a step, from `start_step` on without end. A pure function of
+        (seed, step, share): `share.positions(step, micro)` says which samples. On the CPU; the trainer moves them."""
+
+    @abstractmethod
+    def counts(self, batch: Any) -> dict[str, float]:
+        """Host-side counts of one micro-batch; names that are left out count 0."""
+
+    def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
+        """Weight of each learned term from the step's global counts; the default averages the terms that are present.
+        A term of weight 0 or left out is not learned from."""
+        present = [name for name, count in counts.items() if count > 0]
+        return {name: 1 / len(present) for name in present}
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, step: int) -> Loss:
+        """The sums of one micro-batch on the model's device. Calls `model(…)` exactly once, so that sharding sees it; mixed
+        precision is already on. Random numbers may come from torch's global generator, seeded with (seed, step, rank)."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """After the optimiser's update of `step` (not after a skipped step), without gradients, in every process: codebooks by
+        EMA, restarts. Torch is seeded alike in all processes; what differs between them must be reduced, with
+        `fourm_engine.train.distributed.sum_over_processes`."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Held-out measures, name -> (sum, count) over this process's part; the trainer adds them over processes and divides.
+        Every process must call `model(…)` equally often. The model is in evaluation mode; gradients are off."""
+
+    @abstractmethod
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        """Write the finished artefact from the model's full state (CPU tensors; EMA weights where the run keeps them) and the
+        last evaluation, atomically, below the run's `folder`. Called in the first process only."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the vocabulary,
+        versions of plugins. Dotted keys ("model.width"), so that an error can name what differs."""
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Modules to shard one by one over several GPUs; none: the model is small and is replicated."""
+        return []
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies. Never asked for biases, norms and other vectors, nor for `nn.Embedding`."""
+        return True
+
+
+def means(sums: Mapping[str, float | Tensor], counts: Mapping[str, float]) -> dict[str, float]:
+    """sum / count for every name that counted something."""
+    return {name: float(torch.as_tensor(total)) / counts[name] for name, total in sums.items() if counts.get(name, 0) > 0}
