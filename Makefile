@@ -1,0 +1,38 @@
+# The README's commands. Each does all its own set-up; all may be stopped at any point and run again.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PLUGINS := rgb depth normal semseg boxes caption clip
+FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
+
+.PHONY: setup demo demo-full test lint types clean
+
+setup: $(STAMP)
+
+# One pip call installs the engine and seven separate distributions; torch comes from constraints.txt.
+$(STAMP): $(FILES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
+	  -e ".[dev,demo]" $(PLUGINS:%=-e ./plugins/%)
+	touch $@
+
+demo: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh examples/scenes/demo.yaml
+
+demo-full: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh examples/scenes/demo-full.yaml
+
+test: $(STAMP) lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info plugins/*/*.egg-info

@@ -1,0 +1,43 @@
+"""`fourm …`: one file a command group. Heavy imports happen inside the commands, so that listing plugins stays instant.
+
+Every command ends with exit code 1 and one clear line when the user can mend the cause (ValueError, OSError); set
+`FOURM_TRACEBACK=1` to see where it came from. Anything else is a bug of ours and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from fourm_engine.cli import evaluate, generate, label, plugins, tokenizer, train
+
+app = typer.Typer(
+    name="fourm",
+    help="Any-to-any multimodal models in which a modality is a package you pip-install.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(tokenizer.app, name="tokenizer")
+app.command("label")(label.label)
+app.command("tokenize")(tokenizer.tokenize)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("evaluate")(evaluate.evaluate)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("FOURM_TRACEBACK"):
+            raise
+        print(f"fourm: error: {error}", file=sys.stderr)
+        sys.exit(1)

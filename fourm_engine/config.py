@@ -1,0 +1,154 @@
+"""The config of a run: one YAML file for all commands, dotted overrides, strict pydantic.
+
+In: `config.yaml` and overrides such as `train.lr=3e-4`. Out: `RunConfig`, whose sections are defined beside the code that
+they configure. A key that does not exist is named by its full path with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fourm_engine.data.config import DataConfig
+from fourm_engine.masking.config import MaskingConfig
+from fourm_engine.modalities import ModalitiesConfig
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.tokenizers.config import TokenizersConfig
+from fourm_engine.train.config import TrainConfig
+
+#: A config is written by hand; anything larger is a mistake or an attack.
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used: file, key and remedy, a line each."""
+
+
+class RunConfig(BaseModel):
+    """All that a run is made of. Paths are relative to the working directory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
+    run: Path
+    #: Decides order, crops, masks and initial weights.
+    seed: int = 0
+    modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
+    data: DataConfig
+    tokenizers: TokenizersConfig
+    masking: MaskingConfig
+    model: ModelConfig
+    train: TrainConfig
+
+    def save(self, path: Path) -> None:
+        """Write the resolved config, every default spelt out."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read `path`, apply `section.key=value` overrides (values are YAML), validate. Raises ConfigError."""
+    raw = read_yaml(Path(path))
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, origin) for e in error.errors())) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no config")
+    try:
+        raw = yaml.load(path.read_text(), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, found {type(raw).__name__}")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 3e-4 as a number (YAML 1.1 wants 3.0e-4) and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep=deep)
+
+
+# A copy of the resolvers, since add_implicit_resolver would otherwise change SafeLoader for the whole process.
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected section.key=value")
+    *parents, leaf = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is no section")
+    try:
+        section[leaf] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from None
+
+
+def _explain(error: Any, origin: str) -> str:
+    """One line for one pydantic error: origin, full path of the key, what is wrong, the nearest valid key."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        given = "" if error["type"] == "missing" else f" (given: {error['input']!r:.80})"
+        return f"{origin}: {path}: {error['msg'].removeprefix('Value error, ')}{given}"
+    key, fields = str(error["loc"][-1]), _fields_at(RunConfig, error["loc"][:-1])
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
+    parent = ".".join(str(part) for part in error["loc"][:-1])
+    hint = f"did you mean {parent + '.' if parent else ''}{near[0]}?" if near else f"known here: {', '.join(fields)}"
+    return f"{origin}: {path}: unknown key; {hint}"
+
+
+def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
+    """Names of the fields of the section at `path` below `model`."""
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _section(model.model_fields[part].annotation)
+            if inner is None:
+                return []
+            model = inner
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `list[Component]` or `FitConfig | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in typing.get_args(annotation):
+        if (found := _section(inner)) is not None:
+            return found
+    return None

@@ -1,0 +1,97 @@
+"""The active modalities of a run: which plugins take part, with which settings.
+
+In: the config's `modalities` section and the plugin host. Out: `Modalities`, an ordered mapping from name to instance,
+from which the vocabulary is built.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import Plugin, PluginManager, distribution_hint
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ModalitySpec
+
+log = logging.getLogger(__name__)
+
+
+class ModalitiesConfig(BaseModel):
+    """Which modalities take part. With `select: installed` every installed modality plugin does, and settings of one that
+    is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    select: Literal["installed"] | list[str] = "installed"
+    #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,
+    #: which is how one class serves several instances: `rgb@448: {plugin: rgb, image_size: 448}`.
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    #: Never imported, though installed.
+    disable: list[str] = Field(default_factory=list)
+    #: Settles a name that two distributions claim: {name: distribution}.
+    providers: dict[str, str] = Field(default_factory=dict)
+
+
+class Modalities(dict[str, Modality]):
+    """name -> modality, sorted by name, with the plugin each came from."""
+
+    def __init__(self, modalities: Iterable[Modality], plugins: dict[str, Plugin]) -> None:
+        super().__init__((m.name, m) for m in sorted(modalities, key=lambda m: m.name))
+        self.plugins = plugins
+
+    @property
+    def specs(self) -> list[ModalitySpec]:
+        return [modality.spec for modality in self.values()]
+
+    @property
+    def token_spaces(self) -> dict[str, list[ModalitySpec]]:
+        """Token space -> the specs that use it."""
+        spaces: dict[str, list[ModalitySpec]] = {}
+        for spec in self.specs:
+            if spec.token_space is not None:
+                spaces.setdefault(spec.token_space.name, []).append(spec)
+        return spaces
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.build(self.specs)
+
+
+def load_manager(config: ModalitiesConfig) -> PluginManager:
+    return PluginManager(disabled=config.disable, providers=config.providers)
+
+
+def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalities:
+    """Activate the selected plugins and build their instances.
+
+    Raises PluginError (a ValueError) for a selected plugin that is missing, broken, incompatible or ambiguous."""
+    entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
+    found = {p.name: p for p in manager.plugins if p.kind == "modality"}
+    if config.select == "installed":
+        for plugin in found.values():
+            if plugin.state in ("broken", "incompatible"):
+                log.warning("modality %s left out, %s: %s; %s", plugin.name, plugin.state, plugin.reason, plugin.remedy)
+        names = {name for name, plugin in found.items() if plugin.state in ("ok", "conflict")}
+        for name, entry_point in entry_points.items():
+            if entry_point in names:
+                names.add(name)
+            elif entry_point not in found:
+                hint = distribution_hint(entry_point)
+                log.warning("modality %s is configured but not installed, left out (pip install %s)", name, hint)
+    else:
+        names = set(config.select)
+        for name in sorted(set(config.settings) - names):
+            log.warning("modality %s is configured but not selected, left out", name)
+    if not names:
+        raise ValueError("no modality takes part: install at least one plugin, see `fourm plugins list`")
+
+    modalities, plugins = [], {}
+    for name in sorted(names):
+        settings = dict(config.settings.get(name, {}))
+        entry_point = settings.pop("plugin", name)
+        modalities.append(manager.modality(name, plugin=entry_point, **settings))
+        plugins[name] = manager.find("modality", entry_point)
+    return Modalities(modalities, plugins)
