@@ -19,10 +19,10 @@ $(STAMP): $(FILES)
 	touch $@
 
 demo: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh examples/scenes/demo.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo 2000 200 400
 
 demo-full: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh examples/scenes/demo-full.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo-full 8000 200 1500
 
 test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

@@ -1,0 +1,105 @@
+"""The vocabulary: rows never move, spaces are owned once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins import FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
+
+
+def grid_spec(name: str, size: int = 8) -> ModalitySpec:
+    return ModalitySpec(
+        name=name,
+        source=name.partition("@")[0],
+        layout=Grid(height=2, width=2),
+        array=FeatureMap(channels=1, height=4, width=4),
+        token_space=TokenSpace(name=name, size=size),
+        tokenizer=TokenizerRecipe(kind="vqvae"),
+        extensions=("npy",),
+    )
+
+
+def text_spec(name: str, **space) -> ModalitySpec:
+    return ModalitySpec(
+        name=name,
+        source=name,
+        layout=Sequence(max_tokens=16),
+        array=Text(),
+        token_space=TokenSpace(**{"name": "text", "size": 300, "shared": True, **space}),
+        tokenizer=TokenizerRecipe(kind="wordpiece"),
+        extensions=("txt",),
+    )
+
+
+def pixels_spec(name: str) -> ModalitySpec:
+    return grid_spec(name).model_copy(update={"token_space": None, "tokenizer": None, "target": False})
+
+
+names = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True)
+
+
+@given(names, names)
+def test_extending_never_moves_a_row(first, second):
+    before = Vocabulary.build(grid_spec(name, size=ord(name)) for name in first)
+    after = before.extend(grid_spec(name, size=ord(name)) for name in second)
+    assert after.entries[: len(before)] == before.entries
+    assert set(after.names) == set(first) | set(second)
+
+
+@given(names)
+def test_rows_are_disjoint_contiguous_and_independent_of_the_order_of_discovery(found):
+    vocabulary = Vocabulary.build(grid_spec(name, size=ord(name)) for name in found)
+    assert vocabulary.to_json() == Vocabulary.build(grid_spec(n, size=ord(n)) for n in reversed(found)).to_json()
+    rows = [row for entry in vocabulary for row in range(entry.start, entry.stop)]
+    assert rows == list(range(vocabulary.size))
+
+
+def test_it_survives_json_with_the_same_fingerprint():
+    vocabulary = Vocabulary.build([grid_spec("b"), text_spec("words"), pixels_spec("b@pixels")])
+    again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))
+    assert again.entries == vocabulary.entries
+    assert again.fingerprint() == vocabulary.fingerprint()
+
+
+def test_a_continuous_modality_owns_no_rows():
+    vocabulary = Vocabulary.build([pixels_spec("a@pixels"), grid_spec("b")])
+    assert vocabulary["a@pixels"].size == 0
+    assert vocabulary["a@pixels"].patch_dim == 4
+    assert vocabulary.size == 8
+
+
+def test_a_modality_that_changed_size_is_refused():
+    with pytest.raises(ValueError, match="'a' changed since the vocabulary was built: it had 8 ids .* now 16"):
+        Vocabulary.build([grid_spec("a")]).extend([grid_spec("a", size=16)])
+
+
+def test_modalities_may_share_a_token_space_and_keep_rows_of_their_own():
+    vocabulary = Vocabulary.build([text_spec("words"), text_spec("labels")])
+    assert [entry.size for entry in vocabulary] == [300, 300]
+
+
+def test_a_private_token_space_has_one_owner():
+    with pytest.raises(ValueError, match="token space 'text' is owned twice, by words and labels"):
+        Vocabulary.build([text_spec("words"), text_spec("labels", shared=False)])
+
+
+def test_users_of_a_shared_space_must_describe_it_alike():
+    with pytest.raises(ValueError, match="share the token space 'text' but describe it differently"):
+        Vocabulary.build([text_spec("words"), text_spec("labels", size=400)])
+
+
+def test_asking_for_an_unknown_modality_names_what_there_is():
+    with pytest.raises(ValueError, match="no modality 'x' in the vocabulary; it has a, b"):
+        Vocabulary.build([grid_spec("a"), grid_spec("b")])["x"]
+
+
+def test_a_spec_cannot_contradict_itself():
+    with pytest.raises(ValueError, match="3x3 tokens does not divide 4x4 pixels"):
+        ModalitySpec(**{**grid_spec("a").model_dump(), "layout": Grid(height=3, width=3)})
+    with pytest.raises(ValueError, match="no tokens to predict"):
+        ModalitySpec(**{**pixels_spec("a").model_dump(), "target": True})
