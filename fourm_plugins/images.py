@@ -1,0 +1,298 @@
+"""For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
+
+In: the bytes of untrusted files, and arrays with the picture's rows and columns first, (H, W) or (H, W, C). Out: arrays
+of the same kind, or a `SampleError` that says in one line what is wrong with a file. No torch.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, field_validator
+
+from fourm_plugins.modality import SampleError, Settings
+from fourm_plugins.spec import Grid, TokenSpace
+from fourm_plugins.view import View
+
+#: Pictures of more pixels are refused by their header, before anything is decoded.
+MAX_PIXELS = 64_000_000
+#: Arrays (.npy) of more bytes are refused by their header.
+MAX_ARRAY_BYTES = 512_000_000
+#: Colour of pixels that hold nothing: no measurement, no class.
+NOTHING = (0, 0, 0)
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Nine colours of matplotlib's "viridis", evenly spaced; colours between are interpolated.
+_VIRIDIS = np.array(
+    [
+        [68, 1, 84],
+        [71, 44, 122],
+        [59, 81, 139],
+        [44, 113, 142],
+        [33, 144, 141],
+        [39, 173, 129],
+        [92, 200, 99],
+        [170, 220, 50],
+        [253, 231, 37],
+    ]
+)
+
+
+class PictureSettings(Settings):
+    """Settings that modalities on a grid of patches share."""
+
+    #: Pixels, one number for a square or [height, width].
+    image_size: int | tuple[int, int] = 224
+    #: Pixels behind one token, one number or [height, width].
+    patch_size: int | tuple[int, int] = 16
+    #: Folder of the data set that is read.
+    source: str
+
+    @field_validator("image_size", "patch_size")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if min(_pair(value)) < 1:
+            raise ValueError(f"{value} is not a size in pixels")
+        return value
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return _pair(self.image_size)
+
+    def grid(self) -> Grid:
+        """One token a patch. Raises ValueError where the patches do not divide the picture."""
+        (height, width), (rows, columns) = self.size, _pair(self.patch_size)
+        if height % rows or width % columns:
+            raise ValueError(
+                f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one of them"
+            )
+        return Grid(height=height // rows, width=width // columns)
+
+    def published(self, prefix: str) -> str | None:
+        """Name in the published format, such as `tok_rgb@224`; None for a picture that is not square."""
+        height, width = self.size
+        return f"{prefix}@{height}" if height == width else None
+
+
+class TokenSettings(PictureSettings):
+    """Settings of a grid modality with a tokenizer of its own."""
+
+    codebook_size: int = Field(default=8192, ge=2)
+    #: Settings of the tokenizer kind `vqvae`, over the modality's own defaults.
+    tokenizer: dict[str, Any] = Field(default_factory=dict)
+
+    def token_space(self, name: str) -> TokenSpace:
+        return TokenSpace(name=name, size=self.codebook_size)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+# Files to arrays
+
+
+def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
+    """(extension, content) of the one file among `files` that bears one of `extensions`."""
+    found = [extension for extension in extensions if extension in files]
+    if len(found) != 1:
+        seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"
+        raise SampleError(f"{seen} for one sample; exactly one is needed")
+    return found[0], files[found[0]]
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """The decoded picture, turned upright by its EXIF orientation. Raises `SampleError` for anything else than a whole
+    PNG, JPEG or WebP picture of at most `MAX_PIXELS`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise SampleError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read")
+            picture.load()
+            turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+            return picture.transpose(turn) if turn is not None else picture.copy()
+    except SampleError:
+        raise
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on damaged files.
+    except Exception as error:
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
+        raise SampleError(f"picture cannot be decoded: {error}") from error
+
+
+def decode_rgb(content: bytes) -> np.ndarray:
+    """uint8 (H, W, 3) of any picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
+    picture = decode_picture(content)
+    if picture.mode.startswith("I"):
+        grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    return np.asarray(picture.convert("RGB"))
+
+
+def decode_map(content: bytes) -> np.ndarray:
+    """(H, W) integers of a picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
+    picture = decode_picture(content)
+    if picture.mode in ("1", "L", "P"):
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode.startswith("I"):
+        return np.asarray(picture).astype(np.uint16)
+    raise SampleError(f"a map has one channel, this picture is {picture.mode}")
+
+
+def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
+    """The numbers of a .npy file of `ndim` dimensions, as stored; its header is checked before memory is taken."""
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+    except Exception as error:
+        raise SampleError(f"not a .npy file: {error}") from error
+    if dtype.kind not in "fiu" or len(shape) != ndim or 0 in shape:
+        raise SampleError(f"array of {dtype} {shape}; numbers in {ndim} dimensions are needed")
+    declared, there = dtype.itemsize, len(content) - stream.tell()
+    for length in shape:
+        declared *= length  # Python integers: no overflow
+    if declared > MAX_ARRAY_BYTES:
+        raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
+    if declared != there:
+        raise SampleError(
+            f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated or damaged"
+        )
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+# Arrays to files
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """PNG of uint8 (H, W), uint16 (H, W) or uint8 (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(rgb: np.ndarray, *, quality: int = 95) -> bytes:
+    """JPEG of uint8 (H, W, 3); loses a little."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """.npy of any numbers."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+# Views
+
+
+def view_picture(rgb: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) seen through `view`, at `size` (height, width): bicubic, with antialiasing when it shrinks."""
+    height, width = size
+    box = view.pixels(*rgb.shape[:2])
+    seen = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, box=box))
+    return np.ascontiguousarray(seen[:, ::-1]) if view.flip else seen
+
+
+def view_map(array: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, ...) of any type seen through `view`, at `size`: the nearest pixel, so that values are never mixed."""
+    left, top, right, bottom = view.pixels(*array.shape[:2])
+    rows = _nearest(array.shape[0], top, bottom, size[0])
+    columns = _nearest(array.shape[1], left, right, size[1])
+    return array[rows[:, None], (columns[::-1] if view.flip else columns)[None]]
+
+
+def view_features(array: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """float32 (H, W, C) seen through `view`, at `size`: bilinear, with antialiasing when it shrinks. No NaN."""
+    left, top, right, bottom = view.pixels(*array.shape[:2])
+    rows = _triangle(array.shape[0], top, bottom, size[0])
+    columns = _triangle(array.shape[1], left, right, size[1])
+    columns = columns[::-1] if view.flip else columns
+    return np.einsum("ih,hwc,jw->ijc", rows, array, columns, optimize=True).astype(np.float32)
+
+
+def _nearest(length: int, low: float, high: float, out: int) -> np.ndarray:
+    """int64 (out,): the source pixel under the centre of each of `out` pixels that cover [low, high)."""
+    centres = low + (np.arange(out) + 0.5) * (high - low) / out
+    return np.clip(np.floor(centres), 0, length - 1).astype(np.int64)
+
+
+def _triangle(length: int, low: float, high: float, out: int) -> np.ndarray:
+    """(out, length): weights of a triangle filter, as wide as the wider of an output pixel and a source pixel."""
+    step = (high - low) / out
+    distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
+    weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)
+    # An edge pixel's centre lies up to half a pixel beyond the outermost source centres, where the weights sum to less.
+    return weights / weights.sum(1, keepdims=True)
+
+
+# Colours
+
+
+def colour_map(level: np.ndarray) -> np.ndarray:
+    """uint8 (..., 3) of numbers in [0, 1], dark violet to yellow ("viridis"); what is not finite gets `NOTHING`."""
+    at = np.linspace(0, 1, len(_VIRIDIS))
+    known = np.isfinite(level)
+    x = np.where(known, level, 0.0)
+    colours = np.stack([np.interp(x, at, _VIRIDIS[:, c]) for c in range(3)], axis=-1)
+    return np.where(known[..., None], np.rint(colours), NOTHING).astype(np.uint8)
+
+
+def palette(n: int) -> np.ndarray:
+    """uint8 (n, 3): colours of n classes, neighbouring ids far apart in hue, the same for an id whatever n is."""
+    golden = 0.6180339887498949
+    shades = [colorsys.hsv_to_rgb(i * golden % 1, 0.5 + 0.15 * (i % 3), 0.95 - 0.2 * (i // 3 % 2)) for i in range(n)]
+    return np.rint(np.array(shades).reshape(n, 3) * 255).astype(np.uint8)
+
+
+# Whole data sets and examples
+
+
+def stack(values: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, ...) of equally large values. Raises ValueError for none, or for several sizes."""
+    shapes = sorted({value.shape for value in values})
+    if len(shapes) != 1:
+        raise ValueError(
+            f"values of one size are needed, seen through a view first; got {len(values)} of sizes {shapes}"
+        )
+    return np.stack(values)
+
+
+def example_regions(n: int, seed: int, *, height: int = 48, width: int = 64) -> list[np.ndarray]:
+    """`n` maps uint8 (height, width) of region ids for example samples: 0 is the ground, 1 to 3 overlapping discs and
+    rectangles. Every plugin that draws from these has examples aligned with the others'."""
+    y, x = np.mgrid[:height, :width]
+    maps = []
+    for index in range(n):
+        rng = np.random.default_rng([seed, index])
+        regions = np.zeros((height, width), np.uint8)
+        for region in (1, 2, 3):
+            radius = rng.uniform(0.15, 0.25) * height
+            row, column = rng.uniform(radius, height - radius), rng.uniform(radius, width - radius)
+            down, across = (y - row) / radius, (x - column) / radius
+            inside = np.hypot(down, across) < 1 if rng.random() < 0.5 else np.maximum(abs(down), abs(across)) < 0.8
+            regions[inside] = region
+        maps.append(regions)
+    return maps

@@ -1,0 +1,30 @@
+"""The text vocabulary that captions, boxes and other text modalities share.
+
+One WordPiece vocabulary serves them all, so that a word learnt from one is known in the other. Every modality of text
+takes these settings under the key `text`; a config that changes them changes them alike in each.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fourm_plugins.modality import Settings
+from fourm_plugins.spec import TokenizerRecipe, TokenSpace
+
+
+class TextSettings(Settings):
+    """The shared token space `text`."""
+
+    #: Ids of the vocabulary at most: special tokens, sentinels, coordinates and word pieces.
+    vocabulary_size: int = Field(default=30_000, ge=2)
+    #: Steps from one edge of a picture to the other in which boxes are written.
+    coordinate_bins: int = Field(default=1000, ge=2)
+    #: A vocabulary to load instead of fitting one, in the JSON of the `tokenizers` library.
+    vocabulary: str | None = None
+
+    def token_space(self) -> TokenSpace:
+        return TokenSpace(name="text", size=self.vocabulary_size, shared=True)
+
+    def recipe(self) -> TokenizerRecipe:
+        settings = {"coordinate_bins": self.coordinate_bins, "vocabulary": self.vocabulary}
+        return TokenizerRecipe(kind="wordpiece", settings=settings)
