@@ -1,0 +1,78 @@
+"""EvaluateConfig: the `evaluate` section of a config; which predictions are made on held-out samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: Which part of a grid is shown: a half, the central quarter, or a random share of its tokens.
+Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class StageOptions(BaseModel):
+    """What replaces the default plan's choice for one target; see `fourm_engine.generate.plan`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Steps of parallel decoding; does not apply to sequences.
+    steps: int | None = Field(default=None, ge=1)
+    #: 0 takes the likeliest token.
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    #: One weight, or a weight for each named input.
+    guidance: float | dict[str, float] | None = None
+
+
+class EvalTask(BaseModel):
+    """One row of the report: what is given and what is asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    #: Modalities that are shown.
+    inputs: list[str] = Field(min_length=1)
+    #: Modalities that are generated, in this order: each becomes an input of those that follow.
+    targets: list[str] = Field(min_length=1)
+    #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: its rest is asked for.
+    keep: dict[str, Part] = Field(default_factory=dict)
+    #: How a target is generated, {name: options}; the default plan for those left out.
+    options: dict[str, StageOptions] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvalTask:
+        for what, names, known in (("keep", self.keep, self.inputs), ("options", self.options, self.targets)):
+            if unknown := sorted(set(names) - set(known)):
+                raise ValueError(f"task {self.name!r}: {what} names {unknown[0]!r}, which is not among {known}")
+        if len(set(self.targets)) < len(self.targets) or len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"task {self.name!r} names a modality twice")
+        if both := sorted(set(self.targets) & set(self.inputs) - set(self.keep)):
+            raise ValueError(f"task {self.name!r}: {both[0]!r} is given in full and asked for; give a part of it (keep)")
+        return self
+
+
+class EvaluateConfig(BaseModel):
+    """Without `tasks`, everything is predicted from every single input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: list[EvalTask] = Field(default_factory=list)
+    #: Held-out samples that are predicted, drawn by the seed; all where there are fewer.
+    samples: int = Field(default=200, ge=1)
+    #: Held-out samples of the any-to-any matrix.
+    matrix_samples: int = Field(default=100, ge=2)
+    #: Training samples to which the constant predictors are fitted.
+    constant_samples: int = Field(default=300, ge=1)
+    #: Samples shown as pictures, a task.
+    pictures: int = Field(default=4, ge=0)
+    #: Samples in one pass of the model.
+    batch_size: int = Field(default=32, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names(self) -> EvaluateConfig:
+        names = [task.name for task in self.tasks]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two tasks are called {twice[0]!r}; give one another name")
+        return self

@@ -1,0 +1,125 @@
+"""What a person looks at: rendered inputs, predictions, truths and ceilings, as data URIs and as a contact sheet.
+
+In: what `Modality.render` returns, a `PIL.Image` or a string. Out: PNG bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Pictures smaller than this (pixels) are magnified, without smoothing.
+SMALL = 160
+
+
+@dataclass(frozen=True)
+class Output:
+    """One target of one sample, rendered: pictures or strings. None where there is no truth, or no tokenizer to bound it."""
+
+    target: str
+    prediction: Any
+    truth: Any = None
+    ceiling: Any = None
+
+
+@dataclass(frozen=True)
+class SamplePictures:
+    """One row of a task: what was given, {name: rendering}, and what came out."""
+
+    sample: str
+    inputs: dict[str, Any]
+    outputs: list[Output]
+
+
+def png(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(image: Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def hide(image: Image, shown: np.ndarray) -> Image:
+    """`image` with the tokens that were not shown greyed out. shown: bool (rows, columns) of the token grid."""
+    from PIL import Image as pil
+
+    mask = pil.fromarray(np.where(shown, 255, 0).astype(np.uint8)).resize(image.size, pil.Resampling.NEAREST)
+    return pil.composite(image.convert("RGB"), pil.new("RGB", image.size, (128, 128, 128)), mask)
+
+
+def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6) -> Image:
+    """One picture of `samples`: two lines a sample, the predictions above the ground truths, each with the input at its left.
+    Strings are set in the cell. Columns are the first sample's inputs and targets."""
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    if not samples:
+        raise ValueError("a contact sheet needs a sample; ask for pictures (evaluate.pictures)")
+    columns = [*samples[0].inputs, *(output.target for output in samples[0].outputs)]
+    font, left, header = _font(12), 78, 22
+    wide = {
+        name
+        for sample in samples
+        for name, shown in [*sample.inputs.items(), *((o.target, o.prediction) for o in sample.outputs)]
+        if isinstance(shown, str)
+    }
+    widths = [cell + (cell // 2 if name in wide else 0) for name in columns]
+    width = left + sum(widths) + margin * len(columns)
+    sheet = pil.new("RGB", (width, header + len(samples) * (2 * cell + 3 * margin)), "white")
+    pen = ImageDraw.Draw(sheet)
+
+    def put(content: Any, x: int, y: int, width: int) -> None:
+        if content is None:
+            return
+        if isinstance(content, str):
+            text = textwrap.fill(content, max(8, width * 2 // 13))
+            pen.multiline_text((x + 4, y + 4), text, fill=(30, 30, 30), font=font, spacing=3)
+        else:
+            sheet.paste(_fit(content, cell), (x, y))
+
+    x = left
+    for name, w in zip(columns, widths, strict=True):
+        pen.text((x + 2, 4), name, fill=(30, 30, 30), font=font)
+        x += w + margin
+    for row, sample in enumerate(samples):
+        y = header + row * (2 * cell + 3 * margin)
+        pen.text((6, y + cell // 2 - 8), "prediction", fill=(90, 90, 90), font=font)
+        pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(90, 90, 90), font=font)
+        x = left
+        outputs = {output.target: output for output in sample.outputs}
+        for k, (name, w) in enumerate(zip(columns, widths, strict=True)):
+            if k < len(sample.inputs):
+                put(sample.inputs[name], x, y + (cell + margin) // 2, w)
+            elif name in outputs:
+                put(outputs[name].prediction, x, y, w)
+                put(outputs[name].truth, x, y + cell + margin, w)
+            x += w + margin
+    return sheet
+
+
+def _fit(image: Image, cell: int) -> Image:
+    """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
+    from PIL import Image as pil
+
+    scale = cell / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, pil.Resampling.NEAREST if scale >= 1 else pil.Resampling.LANCZOS)
+
+
+def _font(size: int) -> Any:
+    """A scalable font that is there wherever matplotlib is: Pillow's own lacks most signs beyond Latin."""
+    from matplotlib import font_manager
+    from PIL import ImageFont
+
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

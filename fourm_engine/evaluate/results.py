@@ -1,0 +1,139 @@
+"""What an evaluation found, as data: the content of `evaluation.json` and of the report.
+
+Scores are floats in the metric's own unit. A score that could not be computed is None, with the reason among the notes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Version of the layout of `evaluation.json`.
+FORMAT = 1
+
+#: Name of the row of the matrix in which the model sees nothing.
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one target: of the prediction, of the tokenizer's ceiling (truth, encoded and decoded), and of the best
+    constant predictors, fitted on training values."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    prediction: float | None
+    ceiling: float | None = None
+    constants: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def best_constant(self) -> tuple[str, float] | None:
+        """(name, score) of the constant that is hardest to beat."""
+        known = [(name, score) for name, score in self.constants.items() if score is not None]
+        sign = -1 if self.higher_is_better else 1
+        return min(known, key=lambda item: sign * item[1]) if known else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Prediction over the first constant, the plugin's simplest (one value everywhere); None where it says nothing:
+        for scores of which more is better, and for a constant of 0."""
+        first = next(iter(self.constants.values()), None)
+        if self.higher_is_better or self.prediction is None or not first:
+            return None
+        return self.prediction / first
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples that have all inputs;
+    `scored` of them have the target's truth, too."""
+
+    name: str
+    inputs: list[str]
+    targets: list[str]
+    keep: dict[str, str]
+    samples: int
+    scored: dict[str, int]
+    scores: dict[str, list[Score]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Held-out nats per token of one target given one input. `difference` is to the target given nothing, paired by sample;
+    both have the standard error of their mean over samples."""
+
+    nats: float
+    error: float
+    difference: float
+    difference_error: float
+    samples: int
+
+    @property
+    def lowers(self) -> bool:
+        """Whether the input lowers the nats by more than two standard errors."""
+        return self.difference < -2 * self.difference_error
+
+    @property
+    def raises(self) -> bool:
+        return self.difference > 2 * self.difference_error
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`cells[input][target]`; the first input is `NOTHING`. Pairs without samples, and a token modality to itself, are absent."""
+
+    inputs: list[str]
+    targets: list[str]
+    cells: dict[str, dict[str, Cell]]
+    seconds: float
+
+
+@dataclass
+class Evaluation:
+    """All of it. `run` holds facts (steps, parameters, plugins …), `tokenizers` what was recorded when each was fitted."""
+
+    run: dict[str, Any]
+    tasks: list[TaskResult]
+    matrix: Matrix | None
+    tokenizers: dict[str, dict[str, Any]]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        record = asdict(self)
+        for task, row in zip(self.tasks, record["tasks"], strict=True):
+            for target, scores in task.scores.items():
+                for score, entry in zip(scores, row["scores"][target], strict=True):
+                    entry["ratio"] = score.ratio
+        for name, cells in (self.matrix.cells if self.matrix else {}).items():
+            for target, cell in cells.items():
+                record["matrix"]["cells"][name][target]["lowers"] = cell.lowers
+        return {"format": FORMAT, **record}
+
+    def save(self, path: Path) -> None:
+        """Write JSON that any reader takes (no NaN), atomically."""
+        write_atomically(path, json.dumps(finite(self.to_json()), indent=1, allow_nan=False) + "\n")
+
+
+def finite(record: Any) -> Any:
+    """`record` with None in place of every float that is not finite."""
+    if isinstance(record, dict):
+        return {str(key): finite(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [finite(value) for value in record]
+    if isinstance(record, float) and not math.isfinite(record):
+        return None
+    return record
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """A reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
