@@ -1,7 +1,7 @@
 """Sentences about a scene, and the (kind, colour) pairs a sentence names.
 
-In: the objects visible in a picture (`Thing`). Out: several differently worded captions, each naming every object's colour and
-kind; and, the other way, the pairs parsed from any text, for scoring captions that a model wrote.
+In: the objects visible in a picture (`Thing`). Out: several differently worded captions, each naming every object's
+colour and kind; and, the other way, the pairs parsed from any text, for scoring captions that a model wrote.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PLURALS = {kind + "s": kind for kind in KINDS}
 
 @dataclass(frozen=True)
 class Thing:
-    """A visible object: its words, `x` the column of its box's centre in [0, 1], `depth` its z-depth in metres, `share` the
-    part of the picture it covers."""
+    """A visible object: its words, `x` the column of its box's centre in [0, 1], `depth` its z-depth in metres, `share`
+    the part of the picture it covers."""
 
     kind: str
     colour: str
@@ -51,8 +51,8 @@ def write_captions(things: list[Thing], rng: np.random.Generator) -> list[str]:
 def colour_kind_pairs(text: str) -> Counter[tuple[str, str]]:
     """The (kind, colour) pairs that `text` names, with counts: "two red cubes" is {("cube", "red"): 2}.
 
-    Reads any text, in particular what a model generated: a kind without a colour before it counts for nothing, a number holds
-    for the next kind only, and a plural without a number counts as two.
+    Reads any text, in particular what a model generated: a kind without a colour before it counts for nothing, a number
+    holds for the next kind only, and a plural without a number counts as two.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     count, colour = 0, ""  # 0: no number was said
@@ -95,7 +95,7 @@ def _listing(parts: list[str]) -> str:
 
 
 def _groups(things: list[Thing], rng: np.random.Generator, size: float) -> list[str]:
-    """One phrase for all the objects of a colour and kind: "two red cubes", "a small blue cone"; most of the picture first."""
+    """One phrase for all the objects of a colour and kind: "two red cubes", "a small blue cone"; the largest first."""
     groups: dict[tuple[str, str], list[Thing]] = {}
     for thing in sorted(things, key=lambda t: -t.share):
         groups.setdefault((thing.colour, thing.kind), []).append(thing)

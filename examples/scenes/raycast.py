@@ -1,10 +1,10 @@
 """Ray casting of a `World` in vectorised NumPy: colour, depth, normals, class ids, and which object each pixel shows.
 
-In: a `World` and the side of the picture in pixels. Out: a `Picture` of arrays. Rays are kept as one array a component, so
-each step is a handful of additions and products over all the pixels, and the result is the same on every machine.
+In: a `World` and the side of the picture in pixels. Out: a `Picture` of arrays. Rays are kept as one array a component,
+so each step is a handful of additions and products over all the pixels, and the result is the same on every machine.
 
-Geometry (depth, normals, ids) is sampled at the pixels' centres. Only colour is anti-aliased: the pixels at the edge of an
-object, a shadow, a stripe or a tile are cast again with four rays each.
+Geometry (depth, normals, ids) is sampled at the pixels' centres. Only colour is anti-aliased: the pixels at the edge of
+an object, a shadow, a stripe or a tile are cast again with four rays each.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SUBPIXELS = (
     (0.375, -0.125),
     (0.125, 0.375),
     (-0.375, 0.125),
-)  # (column, row) offsets: a rotated grid
+)  # (column, row): a rotated grid
 FLOOR, WALL = -2, -1  # what a ray hits, where it is not the index of an object
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Arrays of (S, S): `rgb` uint8 (S, S, 3); `depth` float32 metres, z-depth, all finite; `normal` float32 (S, S, 3) unit
-    vectors in the camera frame; `semseg` uint8 class ids; `instance` int8, the index of the object or -1.
+    """Arrays of (S, S): `rgb` uint8 (S, S, 3); `depth` float32 metres, z-depth, all finite; `normal` float32 (S, S, 3)
+    unit vectors in the camera frame; `semseg` uint8 class ids; `instance` int8, the index of the object or -1.
     `whole` int64 (objects,): the pixels each object would cover if no other hid it."""
 
     rgb: np.ndarray
@@ -49,7 +49,8 @@ def cast(world: World, size: int) -> Picture:
     edges = np.flatnonzero(_edges(look.reshape(size, size)))
     if edges.size:
         samples = [_rays(world.camera, rows[edges] + dr, columns[edges] + dc, size) for dc, dr in SUBPIXELS]
-        fine = tuple(np.concatenate([s[k] for s in samples]) for k in range(3))
+        fine_x, fine_y, fine_z = (np.concatenate([s[k] for s in samples]) for k in range(3))
+        fine = (fine_x, fine_y, fine_z)
         colour_fine, _ = _shade(world, fine, *_trace(world, fine)[:3])
         colour[:, edges] = colour_fine.reshape(3, len(SUBPIXELS), -1).mean(axis=1)
     # Gamma 2: the square root is exactly rounded everywhere, a power of 2.2 is not.
@@ -81,7 +82,7 @@ def _against_axes(normal: Vector, camera: Camera) -> list[tuple[Vector, tuple[fl
 
 
 def _trace(world: World, ray: Vector) -> tuple[np.ndarray, Vector, np.ndarray, list[int]]:
-    """Nearest hit of rays from the camera: z-depth, unit normal in the world frame, what was hit, pixels of each object."""
+    """Nearest hit of rays from the camera: z-depth, unit world normal, what was hit, how many rays meet each object."""
     dx, dy, dz = ray
     height = world.camera.height
     floor = np.where(dz < 0, height / -np.minimum(dz, -1e-9), np.inf)
@@ -191,17 +192,17 @@ def _shade(
     dx, dy, dz = ray
     px, py, pz = depth * dx, depth * dy, depth * dz + world.camera.height
     nx, ny, nz = normal
-    lx, ly, lz = world.light
+    lx, ly, lz = (np.full(1, c) for c in world.light)
     facing = np.maximum(nx * lx + ny * ly + nz * lz, 0.0)
     lit = np.ones_like(depth)
     open_sky = np.ones_like(depth)  # a soft contact shadow under and beside the objects
     background = hit < 0
     for k, body in enumerate(world.bodies):
         ox, oy = px - body.x, py - body.y
-        sun = _near(body, (ox, oy, pz), world.light)
+        sun = _near(body, (ox, oy, pz), (lx, ly, lz))
         sun = sun[(hit[sun] != k) & (facing[sun] > 0)]
         if sun.size:
-            t, _ = _intersect(body, (ox[sun], oy[sun], pz[sun]), world.light)
+            t, _ = _intersect(body, (ox[sun], oy[sun], pz[sun]), (lx, ly, lz))
             lit[sun[np.isfinite(t)]] = 0.0
         gap = ox * ox + oy * oy + pz * pz
         open_sky *= np.where(background, 1 - 0.45 / (1 + gap / (0.6 * body.radius**2)), 1.0)
@@ -232,7 +233,7 @@ def _shade(
 
 
 def _highlight(world: World, ray: Vector, normal: Vector, lit: np.ndarray) -> np.ndarray:
-    """The sun mirrored in a polished surface, and a pale sky that it reflects at grazing angles; (rays,), any colour."""
+    """The sun mirrored in a polished surface, and a pale sky reflected at grazing angles; (rays,), grey."""
     dx, dy, dz = ray
     nx, ny, nz = normal
     length = np.sqrt(dx * dx + dy * dy + dz * dz)

@@ -1,15 +1,19 @@
-"""Render the demo's scenes: `python examples/scenes/render.py --out data/scenes --train 2000 --val 200 --size 64 --seed 0`.
+"""Render the demo's scenes:
+
+    python examples/scenes/render.py --out data/scenes --train 2000 --val 200 --size 64 --seed 0
 
 Writes aligned tar shards `OUT/<split>/<modality>/shard-00000.tar` (or, with `--format folder`, plain files
 `OUT/<split>/<modality>/<sample>.<ext>`), the same sample names in every modality:
 
-  rgb      PNG, 8 bits                          depth   PNG, 16 bits, z-depth in millimetres (no pixel is 0: all are measured)
-  normal   PNG, round((n + 1) * 127.5), camera frame (x right, y up, z towards the viewer)
-  semseg   PNG, 8 bits, an id of `world.CLASSES`   boxes   JSON [{"label", "bbox": [x0, y0, x1, y1] in [0, 1]}], largest first
-  caption  text, one caption a line
+    rgb      PNG, 8 bits
+    depth    PNG, 16 bits, z-depth in millimetres (no pixel is 0: all are measured)
+    normal   PNG, round((n + 1) * 127.5), camera frame (x right, y up, z towards the viewer)
+    semseg   PNG, 8 bits, an id of `world.CLASSES`
+    boxes    JSON [{"label", "bbox": [x0, y0, x1, y1] in [0, 1]}], largest first
+    caption  text, one caption a line
 
-About two hundred scenes a second and core. A scene depends on (seed, split, index, size) alone. What is written appears under
-its final name only when complete and is kept, so a killed run continues where it was.
+Expect about 150 scenes a second and core. A scene depends on (seed, split, index, size) alone. What is written appears
+under its final name only when complete and is kept, so a killed run continues where it was.
 """
 
 from __future__ import annotations

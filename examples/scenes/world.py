@@ -2,9 +2,11 @@
 
 In: a NumPy generator. Out: a `World`, plain data that `raycast.py` turns into pictures. Units are metres and radians.
 
-World frame: x right, y forward, z up; the floor is z = 0, the back wall is y = wall_y, the camera stands above the origin.
-Camera frame: x right, y up, z towards the viewer. The camera is a pinhole: pixel (row i, column j) of a picture of S x S
-pixels looks along  forward + u right + v up  with u = ((2 j + 1) / S - 1) tan(fov / 2) and v = (1 - (2 i + 1) / S) tan(fov / 2),
+World frame: x right, y forward, z up; the floor is z = 0, the back wall is y = wall_y, the camera is above the origin.
+Camera frame: x right, y up, z towards the viewer. The camera is a pinhole: pixel (row i, column j) of S x S looks along
+
+    forward + u right + v up,   u = ((2 j + 1) / S - 1) tan(fov / 2),   v = (1 - (2 i + 1) / S) tan(fov / 2),
+
 so the ray parameter of a hit *is* its z-depth in metres.
 """
 
@@ -86,7 +88,7 @@ class Camera:
         return (cy, -sy, 0.0), (sy * sp, cy * sp, cp), (sy * cp, cy * cp, -sp)
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        """The picture coordinates of a world point, (-1, 1) from left to right and from bottom to top, and its z-depth."""
+        """Where a world point appears, (-1, 1) from left to right and from bottom to top, and its z-depth in metres."""
         right, up, forward = self.axes
         z -= self.height
         depth = x * forward[0] + y * forward[1] + z * forward[2]
