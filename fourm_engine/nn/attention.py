@@ -4,8 +4,8 @@ In: activations (B, N, D) and a boolean `mask` broadcastable to (B, H, Nq, Nk), 
 Out: (B, N, D). A query that sees nothing gets exactly 0 before the output projection, so the layer returns that
 projection's bias: guidance with no visible token at all relies on it.
 
-Layout of the weights, as in the published checkpoints: the rows of `qkv` are all queries, all keys, all values, the heads
-within each; the rows of `kv` likewise.
+Layout of the weights, as in the published checkpoints: the rows of `qkv` are all queries, all keys, all values, the
+heads within each; the rows of `kv` likewise.
 """
 
 from __future__ import annotations

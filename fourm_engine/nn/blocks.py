@@ -1,7 +1,7 @@
 """Pre-norm transformer blocks: attention, then an MLP, each added to the residual stream (4M, section 2.2).
 
-In and out: activations (B, N, D); masks as `fourm_engine.nn.attention.guard_mask` gives them. Models without biases have
-norms without one, too (published files store it as a zero buffer).
+In and out: activations (B, N, D); masks as `fourm_engine.nn.attention.guard_mask` gives them. Models without biases
+have norms without one, too (published files store it as a zero buffer).
 """
 
 from __future__ import annotations

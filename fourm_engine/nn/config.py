@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
             given = data.get(name)
             if given is not None and given != number:
                 raise ValueError(
-                    f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave out one of the two"
+                    f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one of them out"
                 )
         return {**data, **preset}
 

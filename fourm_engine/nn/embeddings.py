@@ -1,8 +1,8 @@
 """What a token is turned into: its content plus where it stands (position and modality).
 
 In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, as in `fourm_engine.batch.Tokens`, and continuous inputs.
-Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the place is needed again for
-the context the decoder attends to.
+Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the place is needed again
+for the context the decoder attends to.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from fourm_engine.vocabulary import Vocabulary
 
-# The positions' sines and cosines have an RMS of 0.71. Content must be of that size from the start: with the customary 0.02
-# it is drowned, and the model first learns (and long stays at) what the position alone predicts. The modality's vector
-# says little and starts small.
+# The positions' sines and cosines have an RMS of 0.71, and content must be of that size from the start. Measured on a
+# toy task (a grid's ids from another grid's: a permutation of ids, shifted with the position; width 96, 2 + 2 blocks,
+# 900 steps of AdamW at 1e-3): mean loss in nats of the second and of the last sixth of the steps, ln V = 3.47.
+#   std 0.02: 3.47, 3.46 · 0.2: 3.46, 1.48 · 0.5: 2.25, 0.08 · 1.0: 2.08, 0.04
 CONTENT_STD = 1.0
-MODALITY_STD = 0.02
+# With two target grids (1200 steps, last sixth): std 0.02: 0.10 · 0.2: 0.07 · 0.5: 0.12 · 1.0: 0.29. The mask token
+# says the same everywhere; at 0.5 it slows learning down.
+MODALITY_STD = 0.2
+MASK_TOKEN_STD = 0.02
 
 
 def sine_cosine_1d(length: int, width: int) -> Tensor:
@@ -64,7 +68,11 @@ class Embedding(nn.Module):
         )
         # Learned positions (Vector layouts) follow the fixed ones in the table.
         self.learned_positions = nn.ParameterDict(
-            {e.name: nn.Parameter(torch.empty(e.layout.num_tokens, width)) for e in entries if e.layout.kind == "vector"}
+            {
+                e.name: nn.Parameter(torch.empty(e.layout.num_tokens, width))
+                for e in entries
+                if e.layout.kind == "vector"
+            }
         )
         self._layouts = [(e.name, e.layout) for e in entries]
         self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
@@ -95,7 +103,7 @@ class Embedding(nn.Module):
         for table in (self.encoder_table, self.decoder_table):
             nn.init.normal_(table, std=CONTENT_STD)
         nn.init.normal_(self.modality, std=MODALITY_STD)
-        nn.init.normal_(self.mask_token, std=MODALITY_STD)
+        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
         for projection in self.projections.values():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
@@ -133,6 +141,7 @@ class Embedding(nn.Module):
                 f"{', '.join(self.projections) or 'no modality'}; pass token ids or build the model with it"
             )
         for name, projection in self.projections.items():
+            assert isinstance(projection, nn.Linear)
             if name in continuous:  # no bias, so zeros stay zero and the sum over modalities fills every slot once
                 content = content + projection(continuous[name].to(projection.weight.dtype))
             elif self.training:

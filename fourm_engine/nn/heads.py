@@ -46,8 +46,8 @@ class Heads(nn.Module):
         nn.init.normal_(self.weight, std=HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:
-        """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where a slice
-        would allocate the gradient of the whole matrix for every modality."""
+        """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each
+        slice would allocate a gradient of the whole matrix."""
         return {
             name: rows for name, rows in zip(self._names, self.weight.split(self._rows), strict=True) if len(rows) > 0
         }
@@ -77,12 +77,11 @@ class Heads(nn.Module):
         Returns:
             modality -> (sum of the cross-entropies in nats, float32 scalar; count).
         """
-        total = sum(counts.values())
+        lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()
         losses = {}
-        parts = zip(counts, y_TD.split(list(counts.values())), target_ids[:total].split(list(counts.values())), strict=True)
-        for name, y, ids in parts:
+        for name, y, ids in zip(counts, y_TD.split(lengths), target_ids[:total].split(lengths), strict=True):
             losses[name] = (self._loss(y, slices[name], ids), counts[name])
         return losses
 

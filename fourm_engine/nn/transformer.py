@@ -1,7 +1,7 @@
 """The 4M encoder-decoder (arXiv 2312.06647, section 2.2): packed tokens in, a loss a modality (or logits) out.
 
-In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, continuous inputs (B, N, d); see
-`fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
+In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, continuous inputs (B, N, d);
+see `fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
 
 Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can shard the blocks and the whole.
 """
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         return self.heads.logits(y, name)
 
     def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        """modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens)."""
+        """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens)."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
         return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts)
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
             ValueError: the cache is full.
         """
         if cache.length >= cache.max_len:
-            raise ValueError(f"the cache holds max_len={cache.max_len} tokens and is full; start it with a larger max_len")
+            raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])
         for block, state in zip(self._decoder_blocks(), cache.blocks, strict=True):
             y_B1D = block.step(y_B1D, state, cache.length, cache.cross_mask, cache.cross_seen)

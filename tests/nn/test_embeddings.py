@@ -1,0 +1,56 @@
+"""Positions follow the published formulas; tokens, masks and continuous inputs get the content they should."""
+
+import math
+
+import pytest
+import torch
+
+from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
+from tests.nn.conftest import tokens
+
+
+def test_one_dimensional_positions_are_all_sines_then_all_cosines():
+    table = sine_cosine_1d(40, 8)
+    for n in (0, 1, 39):
+        angles = [n * 10000 ** (-i / 4) for i in range(4)]
+        expected = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+        torch.testing.assert_close(table[n], expected, atol=1e-6, rtol=0)
+
+
+def test_two_dimensional_positions_are_the_row_then_the_column():
+    table = sine_cosine_2d(3, 5, 16)
+    for n in range(15):
+        expected = torch.cat([sine_cosine_1d(3, 8)[n // 5], sine_cosine_1d(5, 8)[n % 5]])
+        assert torch.equal(table[n], expected)
+
+
+def test_each_modality_reads_its_own_positions_from_the_one_table(model, vocabulary):
+    e = model.embedding
+    for entry in vocabulary:
+        rows = 12 if entry.layout.kind == "sequence" else entry.layout.num_tokens
+        pos = torch.arange(rows)[None]
+        place = e.place(pos, torch.full_like(pos, entry.index))[0] - e.modality[entry.index]
+        if entry.layout.kind == "grid":
+            expected = sine_cosine_2d(3, 4, 32)
+        elif entry.layout.kind == "sequence":
+            expected = sine_cosine_1d(12, 32)  # twice max_tokens: targets hold sentinels, too
+        else:
+            expected = e.learned_positions[entry.name]
+        torch.testing.assert_close(place, expected, atol=1e-6, rtol=0)
+
+
+def test_content_comes_from_the_tables_the_mask_token_or_the_projection(model):
+    e = model.embedding
+    t = tokens([[(4, 1, 0, 0), (-1, 2, 2, 0), (20, 0, 3, 0)]])
+    patch = torch.zeros(1, 3, 5)
+    patch[0, 1] = torch.randn(5)
+    content, place = e.encoder(t.ids, t.pos, t.mod, {"pixels": patch})
+    expected = torch.stack([e.encoder_table[4], e.projections["pixels"].weight @ patch[0, 1], e.encoder_table[20]])
+    torch.testing.assert_close(content[0], expected)
+    decoded = e.decoder(t.ids, t.pos, t.mod) - place
+    torch.testing.assert_close(decoded[0], torch.stack([e.decoder_table[4], e.mask_token, e.decoder_table[20]]))
+
+
+def test_an_unknown_continuous_input_is_named(model, batch):
+    with pytest.raises(ValueError, match=r"continuous input for colour, but .* only for pixels"):
+        model.encode(batch.encoder, {"colour": batch.continuous["pixels"]})
