@@ -65,12 +65,14 @@ Layout = Annotated[Grid | Sequence | Vector, Field(discriminator="kind")]
 
 
 class FeatureMap(Frozen):
-    """float32 (channels, height, width): pictures, depth, normals, feature maps."""
+    """float32 (channels, height, width): pictures, depth, normals, feature maps. Finite, except that with `gaps` NaN marks
+    what was not measured: tokenizers see it as 0 and do not learn from it."""
 
     kind: Literal["feature_map"] = "feature_map"
     channels: int = Field(ge=1)
     height: int = Field(ge=1, le=16384)
     width: int = Field(ge=1, le=16384)
+    gaps: bool = False
 
 
 class ClassMap(Frozen):
