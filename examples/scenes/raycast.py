@@ -55,7 +55,9 @@ def cast(world: World, size: int) -> Picture:
         colour[:, edges] = colour_fine.reshape(3, len(SUBPIXELS), -1).mean(axis=1)
     # Gamma 2: the square root is exactly rounded everywhere, a power of 2.2 is not.
     rgb = np.rint(np.sqrt(np.clip(colour, 0, 1)) * 255).astype(np.uint8)
-    camera_normal = [n[0] * a[0] + n[1] * a[1] + n[2] * a[2] for n, a in _against_axes(normal, world.camera)]
+    nx, ny, nz = normal
+    right, up, (fx, fy, fz) = world.camera.axes
+    camera_normal = [nx * ax + ny * ay + nz * az for ax, ay, az in (right, up, (-fx, -fy, -fz))]
     lookup = np.array([*(CLASSES.index(b.kind) for b in world.bodies), CLASSES.index("floor"), CLASSES.index("wall")])
     return Picture(
         rgb=rgb.T.reshape(size, size, 3),
@@ -74,11 +76,6 @@ def _rays(camera: Camera, rows: np.ndarray, columns: np.ndarray, size: int) -> V
     v = (1 - (2 * rows + 1) / size) * math.tan(camera.fov / 2)
     x, y, z = (forward[k] + u * right[k] + v * up[k] for k in range(3))
     return x, y, z
-
-
-def _against_axes(normal: Vector, camera: Camera) -> list[tuple[Vector, tuple[float, float, float]]]:
-    right, up, forward = camera.axes
-    return [(normal, right), (normal, up), (normal, (-forward[0], -forward[1], -forward[2]))]
 
 
 def _trace(world: World, ray: Vector) -> tuple[np.ndarray, Vector, np.ndarray, list[int]]:

@@ -67,9 +67,7 @@ def test_a_finished_folder_is_kept_and_an_unfinished_one_is_not_mistaken_for_it(
 ) -> None:
     out = tmp_path / "clip_model"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            train_clip.CLIPImageProcessor, "save_pretrained", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(CLIPImageProcessor, "save_pretrained", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(monkeypatch, "--data", data / "train", "--out", out, "--steps", 1)
     assert not out.exists()
