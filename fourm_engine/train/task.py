@@ -1,8 +1,8 @@
 """Task: what a run trains. The trainer knows nothing else of models, data or losses.
 
-A task gives sums of losses, never means. It says beforehand, on the host, how many items each sum runs over; the trainer adds
-those counts over the micro-batches and processes of a step and only then divides. So one process and many compute the same
-loss and the same gradients, however the batch is split.
+A task gives sums of losses, never means. It says beforehand, on the host, how many items each sum runs over; the
+trainer adds those counts over the micro-batches and processes of a step and only then divides. So one process and many
+compute the same loss and the same gradients, however the batch is split.
 
     loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
 
@@ -16,25 +16,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-
-
-class Movable(Protocol):
-    """A micro-batch: a tensor, `fourm_engine.batch.Batch`, or any object with this method."""
-
-    def to(self, device: Any, *, non_blocking: bool = False) -> Any: ...
-
-
-MicroBatch = TypeVar("MicroBatch", bound=Movable)
 
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of every step. `batch_size` samples of a step are split over `accumulate` micro-batches of every
-    one of `world` processes; it is divisible by their product."""
+    """This process's part of every step. The `batch_size` samples of a step are split over `accumulate` micro-batches
+    of every one of `world` processes; it is divisible by their product."""
 
     rank: int = 0
     world: int = 1
@@ -56,8 +46,9 @@ class Share:
 class Loss:
     """Of one micro-batch.
 
-    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts` counted under
-    the same name. `logs`: further sums, detached, reported but not learned from; counted under their names likewise."""
+    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts`
+    counted under the same name. `logs`: further sums, detached, reported but not learned from; counted under their
+    names likewise."""
 
     sums: dict[str, Tensor]
     logs: dict[str, Tensor] = field(default_factory=dict)
@@ -78,7 +69,8 @@ class Task(ABC):
     @abstractmethod
     def batches(self, start_step: int, share: Share) -> Iterator[Any]:
         """This process's micro-batches, `share.accumulate` a step, from `start_step` on without end. A pure function of
-        (seed, step, share): `share.positions(step, micro)` says which samples. On the CPU; the trainer moves them."""
+        (seed, step, share): `share.positions(step, micro)` says which samples. On the CPU: the trainer calls their
+        `to(device, non_blocking=True)`, which a tensor and a `fourm_engine.batch.Batch` have."""
 
     @abstractmethod
     def counts(self, batch: Any) -> dict[str, float]:
@@ -92,28 +84,29 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any, step: int) -> Loss:
-        """The sums of one micro-batch on the model's device. Calls `model(…)` exactly once, so that sharding sees it; mixed
-        precision is already on. Random numbers may come from torch's global generator, seeded with (seed, step, rank)."""
+        """The sums of one micro-batch on the model's device. Calls `model(…)` exactly once, so that sharding sees it;
+        mixed precision is already on. Torch's global generator was seeded with (seed, step, rank)."""
 
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """After the optimiser's update of `step` (not after a skipped step), without gradients, in every process: codebooks by
-        EMA, restarts. Torch is seeded alike in all processes; what differs between them must be reduced, with
-        `fourm_engine.train.distributed.sum_over_processes`."""
+    def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027 (most tasks have nothing to do here)
+        """After the optimiser's update of `step` (not after a skipped step), without gradients, in every process:
+        codebooks by EMA, restarts. Torch's global generator was seeded alike in all of them; what differs between them
+        must be reduced, with `fourm_engine.train.distributed.sum_over_processes`."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Held-out measures, name -> (sum, count) over this process's part; the trainer adds them over processes and divides.
-        Every process must call `model(…)` equally often. The model is in evaluation mode; gradients are off."""
+        """Held-out measures, name -> (sum, count) over this process's part; the trainer adds them over processes and
+        divides. Every process calls `model(…)` equally often and returns the same names. The model is in evaluation
+        mode; gradients are off."""
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
-        """Write the finished artefact from the model's full state (CPU tensors; EMA weights where the run keeps them) and the
-        last evaluation, atomically, below the run's `folder`. Called in the first process only."""
+        """Write the finished artefact from the model's full state (CPU tensors; EMA weights where the run keeps them)
+        and the last evaluation, atomically, below the run's `folder`. Called in the first process only."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the vocabulary,
-        versions of plugins. Dotted keys ("model.width"), so that an error can name what differs."""
+        """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the
+        vocabulary, the data. Dotted keys ("model.width"), so that an error can name what differs."""
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Modules to shard one by one over several GPUs; none: the model is small and is replicated."""
@@ -124,6 +117,6 @@ class Task(ABC):
         return True
 
 
-def means(sums: Mapping[str, float | Tensor], counts: Mapping[str, float]) -> dict[str, float]:
+def means(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
     """sum / count for every name that counted something."""
-    return {name: float(torch.as_tensor(total)) / counts[name] for name, total in sums.items() if counts.get(name, 0) > 0}
+    return {name: total / counts[name] for name, total in sums.items() if counts.get(name, 0) > 0}

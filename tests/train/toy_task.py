@@ -1,0 +1,121 @@
+"""A task small enough to train in a test: noisy linear regression with two terms, whose counts differ from batch to batch.
+
+Run as a program it trains itself: `python toy_task.py RUN CONFIG_JSON [OPTIONS_JSON]`, also under torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.loop import Trainer
+from fourm_engine.train.task import Loss, Task
+
+FEATURES = 5
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(FEATURES, 7), nn.LayerNorm(7), nn.GELU())
+        self.unused = nn.Linear(3, 3)  # never has a gradient
+        self.near, self.far = nn.Linear(7, 1), nn.Linear(7, 1)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        x = nn.functional.dropout(self.body(x), 0.1, self.training and DROPOUT)
+        return self.near(x)[:, 0], self.far(x)[:, 0]
+
+
+DROPOUT = os.environ.get("TOY_DROPOUT") == "1"  # random numbers differ between processes
+
+
+class ToyTask(Task):
+    name = "toy"
+    count_names = ("far", "near")
+
+    def __init__(self, *, poison=(), kill_at=None, slow=0.0, identity=None, width=FEATURES):
+        self.poison, self.kill_at, self.slow, self.width = set(poison), kill_at, slow, width
+        self.extra = identity or {}
+
+    def model(self):
+        return Network()
+
+    def batches(self, start_step, share):
+        step = start_step
+        while True:
+            for micro in range(share.accumulate):
+                rows = []
+                for position in share.positions(step, micro):
+                    rng = np.random.default_rng([7, position])
+                    x = rng.normal(size=FEATURES)
+                    is_far = position % 3 == 0 or position % 16 < 3
+                    rows.append([*x, x.sum() + 0.1 * rng.normal(), float(is_far)])
+                yield torch.tensor(np.array(rows), dtype=torch.float32)
+            step += 1
+
+    def counts(self, batch):
+        far = float(batch[:, -1].sum())
+        return {"far": far, "near": len(batch) - far}
+
+    def loss(self, model, batch, step):
+        if step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.slow)
+        x, y, is_far = batch[:, :FEATURES], batch[:, -2], batch[:, -1]
+        near, far = model(x)
+        if step in self.poison:
+            far = far * float("nan")
+        return Loss({"far": (is_far * (far - 2 * y) ** 2).sum(), "near": ((1 - is_far) * (near - y) ** 2).sum()})
+
+    def after_step(self, model, step):
+        model.seen += 1
+
+    def evaluate(self, model, share):
+        x = torch.randn(8, FEATURES, generator=torch.Generator().manual_seed(3))[share.rank :: share.world]
+        near, _ = model(x)
+        return {"error": (float((near - x.sum(1)).square().sum()), float(len(x)))}
+
+    def export(self, weights, folder, scores):
+        save_file(weights, folder / "model.safetensors")
+
+    def identity(self):
+        return {"model.width": self.width, **self.extra}
+
+
+def config(**changes):
+    return TrainConfig(**{"batch_size": 16, "steps": 20, "lr": 0.05, "warmup": 4, "log_every": 1, "device": "cpu", **changes})
+
+
+def losses(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    run, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+    options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    if "differ" in options:
+        options["identity"] = {options.pop("differ"): os.environ.get("RANK", "0")}
+    if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
+        import fourm_engine.train.checkpoint as checkpoint
+
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device", "/data/part")
+
+        checkpoint.save_file = full
+    Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
+
+
+if __name__ == "__main__":
+    main()
