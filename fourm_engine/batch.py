@@ -6,10 +6,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fourm_engine.masking.pack import PackedSample
+    from fourm_engine.vocabulary import Vocabulary
 
 
 @dataclass
@@ -49,3 +56,44 @@ class Batch:
             self.target_ids.to(device, non_blocking=non_blocking),
             dict(self.target_counts),
         )
+
+
+def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:
+    """Pad packed samples to (B, N) and (B, M), padding last, and sort their targets by modality.
+
+    Every continuous modality of the vocabulary has its (B, N, patch_dim) and every modality with ids its count, be it
+    0, so that batches differ in nothing but T. Raises ValueError for a sample that does not fit."""
+    encoder = _pad([sample.encoder for sample in samples], N, "input", "encoder_capacity")
+    decoder = _pad([sample.decoder for sample in samples], M, "target", "decoder_capacity")
+    continuous = {e.name: np.zeros((len(samples), N, e.patch_dim), np.float32) for e in vocabulary if e.patch_dim}
+    for name, rows in continuous.items():
+        for b, sample in enumerate(samples):
+            if name in sample.continuous:
+                rows[b, encoder[2, b] == vocabulary[name].index] = sample.continuous[name]
+
+    mod = decoder[2].reshape(-1)  # (B * M,)
+    used = np.flatnonzero(mod >= 0)  # in the order of the samples' labels
+    labels = np.concatenate([sample.labels for sample in samples])
+    by_modality = np.argsort(mod[used], kind="stable")
+    counts = np.bincount(mod[used], minlength=len(vocabulary))
+    return Batch(
+        Tokens(*torch.from_numpy(encoder).unbind()),
+        Tokens(*torch.from_numpy(decoder).unbind()),
+        {name: torch.from_numpy(rows) for name, rows in continuous.items()},
+        torch.from_numpy(used[by_modality]),
+        torch.from_numpy(labels[by_modality]),
+        {e.name: int(counts[e.index]) for e in vocabulary if e.size},
+    )
+
+
+def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.ndarray:
+    """Rows (4, n) each -> (4, B, length): ids and mod -1, pos and order 0 where padded."""
+    out = np.zeros((4, len(rows), length), np.int64)
+    out[0], out[2] = -1, -1
+    for b, row in enumerate(rows):
+        if row.shape[1] > length:
+            raise ValueError(
+                f"a sample has {row.shape[1]} {what} tokens, the batch holds {length}; raise masking.{setting}"
+            )
+        out[:, b, : row.shape[1]] = row
+    return out

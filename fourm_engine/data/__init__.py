@@ -1,0 +1,1 @@
+"""Raw files and token shards in, packed training samples out."""

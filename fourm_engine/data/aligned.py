@@ -1,0 +1,220 @@
+"""Raw samples of several modalities, matched by name.
+
+In: a root folder with one source a modality. Out: values and arrays by (sample, modality), with every unusable file
+reported. Samples are the union over the modalities; what one lacks is left out of it, and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
+from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.view import View
+
+log = logging.getLogger(__name__)
+#: Warnings of unusable files before they are only counted.
+MAX_WARNINGS = 20
+MAX_SHOWN_NAMES = 3
+
+
+class BadFile(ValueError):
+    """A file that cannot be used: where it is, which modality wanted it, and why not."""
+
+    def __init__(self, where: str, modality: str, reason: str) -> None:
+        super().__init__(f"{where}: {modality}: {reason}")
+        self.where, self.modality, self.reason = where, modality, reason
+
+    def __reduce__(self) -> tuple:  # worker processes hand it to their parent
+        return type(self), (self.where, self.modality, self.reason)
+
+
+class AlignedData:
+    """Raw samples in `root`.
+
+    `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`:
+    "raise" raises it again; "skip" logs it (once a file, the first MAX_WARNINGS of a process) and counts it in
+    `errors`, and the caller goes on without that modality of that sample.
+
+    Raises ValueError where no modality has any file, or the split is unknown or empty."""
+
+    def __init__(
+        self,
+        root: Path,
+        modalities: Mapping[str, Modality],
+        split: str | None = None,
+        *,
+        on_error: Literal["skip", "raise"] = "skip",
+        max_bytes: int = MAX_FILE_BYTES,
+    ) -> None:
+        self.root, self.modalities, self.on_error = Path(root), dict(modalities), on_error
+        if not self.root.is_dir():
+            raise ValueError(f"{self.root}: no such folder; it should hold {self._wanted()}")
+        opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
+        self._sources: dict[str, Source] = {}
+        for name, modality in self.modalities.items():
+            key = (modality.spec.source, modality.spec.extensions)
+            if key not in opened:
+                opened[key] = open_source(self.root, *key, max_bytes=max_bytes)
+            if (source := opened[key]) is not None:
+                self._sources[name] = source
+        if not self._sources:
+            raise ValueError(f"{self.root}: holds no data of any modality; looked for {self._wanted()}")
+        self._members = {name: frozenset(source.names) for name, source in self._sources.items()}
+        names = frozenset().union(*self._members.values())
+        if split is not None:
+            names = self._split(split, names)
+            self._members = {name: members & names for name, members in self._members.items()}
+        self.names = sorted(names)
+        self._bad: dict[tuple[str, str], BadFile] = {}
+        if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
+            log.warning("%s", self.report())
+
+    def _wanted(self) -> str:
+        specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
+        return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
+
+    def _split(self, split: str, names: frozenset[str]) -> frozenset[str]:
+        path = self.root / "splits.json"
+        try:
+            splits = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
+        if not isinstance(splits, dict) or not isinstance(splits.get(split), list):
+            known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
+            raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
+        chosen = names & frozenset(splits[split])
+        if missing := sorted(set(splits[split]) - names):
+            log.warning("%s: %d samples of split %s have no file, such as %s", path, len(missing), split, missing[0])
+        if not chosen:
+            raise ValueError(f"{path}: none of the {len(splits[split])} samples of split {split!r} is in {self.root}")
+        return chosen
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Modality -> samples that have it."""
+        return {name: len(self._members.get(name, ())) for name in self.modalities}
+
+    def report(self) -> str:
+        """Samples of each modality, and the first names that each lacks, in one line."""
+        parts = []
+        for name, count in self.counts.items():
+            part = f"{name} {count}"
+            if lacking := len(self.names) - count:
+                members = self._members.get(name, frozenset())
+                shown = [n for n in self.names if n not in members][:MAX_SHOWN_NAMES]
+                part += f" (lacks {lacking}: {', '.join(shown)}{', …' if lacking > len(shown) else ''})"
+            parts.append(part)
+        return f"{self.root}: {len(self.names)} samples; " + ", ".join(parts)
+
+    def has(self, name: str) -> set[str]:
+        """Modalities that have a file for the sample."""
+        return {modality for modality, members in self._members.items() if name in members}
+
+    def where(self, name: str, modality: str) -> str:
+        return self._sources[modality].where(name)
+
+    def value(self, name: str, modality: str) -> Any:
+        """The value as read, neither cropped nor resized. Raises BadFile."""
+        with self._blame(name, modality):
+            return self.modalities[modality].read(self._sources[modality].files(name))
+
+    def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
+        """A value as read, through a view, at the modality's own size. Raises BadFile."""
+        with self._blame(name, modality):
+            return self.modalities[modality].augment(value, view)
+
+    def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
+        """The array of an augmented value, checked against the spec. Raises BadFile."""
+        with self._blame(name, modality):
+            array = self.modalities[modality].normalise(augmented)
+            check_array(self.modalities[modality].spec, array)
+            return array
+
+    def array(self, name: str, modality: str, view: View) -> np.ndarray | str:
+        """What the tokenizer, or a continuous input of the model, takes. Raises BadFile."""
+        return self.normalise(name, modality, self.augment(name, modality, self.value(name, modality), view))
+
+    @contextmanager
+    def _blame(self, name: str, modality: str) -> Iterator[None]:
+        """Name the file in what a plugin raises. Anything but SampleError is the plugin's own fault, and never
+        skipped."""
+        try:
+            yield
+        except SampleError as error:
+            raise BadFile(self.where(name, modality), modality, str(error)) from error
+        except Exception as error:
+            raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Modality -> value as read, of those the sample has and that are usable."""
+        values = {}
+        for modality in sorted(self.has(name)):
+            try:
+                values[modality] = self.value(name, modality)
+            except BadFile as bad:
+                self.skip(name, bad)
+        return values
+
+    def skip(self, name: str, bad: BadFile) -> None:
+        """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
+        if self.on_error == "raise":
+            raise bad
+        if (name, bad.modality) in self._bad:
+            return
+        self._bad[name, bad.modality] = bad
+        if len(self._bad) <= MAX_WARNINGS:
+            log.warning("skipped %s", bad)
+        if len(self._bad) == MAX_WARNINGS:
+            log.warning("further skipped files are only counted")
+
+    @property
+    def bad_files(self) -> list[BadFile]:
+        """Files skipped so far by this process."""
+        return list(self._bad.values())
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Modality -> files skipped so far by this process."""
+        counts: dict[str, int] = {}
+        for _, modality in self._bad:
+            counts[modality] = counts.get(modality, 0) + 1
+        return counts
+
+
+def check_array(spec: ModalitySpec, array: Any) -> None:
+    """Raise SampleError where an array is not what its spec says: kind, shape, dtype, finite, class ids in range.
+
+    A plugin that lets such a value through would otherwise train the model on it, unseen."""
+    expected = spec.array
+    if expected.kind == "text":
+        if not isinstance(array, str):
+            raise SampleError(f"expected a text, the plugin gave {type(array).__name__}")
+        if len(array) > expected.max_characters:
+            raise SampleError(f"{len(array)} characters, more than max_characters={expected.max_characters}")
+        return
+    if expected.kind == "feature_map":
+        shape: tuple[int, ...] = (expected.channels, expected.height, expected.width)
+    else:
+        shape = (expected.height, expected.width) if expected.kind == "class_map" else (expected.size,)
+    dtype = np.int64 if expected.kind == "class_map" else np.float32
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, the plugin gave {given}")
+    if expected.kind == "class_map":
+        low, high = int(array.min()), int(array.max())
+        if low < -1 or high >= expected.classes:
+            raise SampleError(f"class ids {low} to {high}, outside -1 to {expected.classes - 1}")
+    elif expected.kind == "feature_map" and expected.gaps:
+        if np.isinf(array).any() or np.isnan(array).all():
+            raise SampleError("holds infinite values, or nothing but NaN")
+    elif not np.isfinite(array).all():
+        raise SampleError(f"{int((~np.isfinite(array)).sum())} values are NaN or infinite")

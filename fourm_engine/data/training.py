@@ -1,0 +1,261 @@
+"""Training samples: the item at a position is a pure function of (seed, position), whatever process asks for it.
+
+In: token shards and, for continuous inputs and modalities not tokenized, raw data. Out: `PackedSample`.
+
+Position p is place p % n of epoch p // n, whose order is a permutation. A sample with nothing to show or to ask for
+under any component of the mixture (its files missing or unusable) is replaced by the next of the permutation; its place
+keeps its generator. A modality that cannot be read is left out of its sample, whose budgets are then drawn again
+without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.order import epoch_order, sample_rng
+from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, shard_paths
+from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.masking.budgets import Budgets, Drawn
+from fourm_engine.masking.config import MaskingConfig
+from fourm_engine.masking.pack import PackedSample, build_maskers, ordered, pack, patchify
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.masker import Masker
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+# Two epochs meet in one batch; more orders need not be kept.
+_order = lru_cache(maxsize=2)(epoch_order)
+#: Crops that are not recorded are drawn afresh each time, among this many.
+_UNRECORDED_VIEWS = 1 << 20
+
+
+class TrainingData(Dataset[PackedSample]):
+    """Samples of one split.
+
+    Args:
+        modalities, vocabulary: those of the model.
+        tokenizers: modality -> its fitted tokenizer; needed for sequences and for whatever `tokens` lacks.
+        raw: raw data; None where everything is in `tokens`.
+        tokens: folder of token shards of this split; None to tokenize every sample when it is read.
+        views: views of a sample that are drawn where none are recorded and crops are not random.
+
+    Raises ValueError where `tokens` were made by other tokenizers or through other views, or there is no data."""
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+        masking: MaskingConfig,
+        *,
+        raw: AlignedData | None,
+        tokens: Path | None,
+        drawer: ViewDrawer,
+        seed: int,
+        views: int = 1,
+        cache_mb: int = 0,
+        masker_class: Callable[[str], type[Masker]] | None = None,
+    ) -> None:
+        self.modalities, self.tokenizers, self.vocabulary = dict(modalities), dict(tokenizers), vocabulary
+        self.masking, self.raw, self.seed = masking, raw, seed
+        self.maskers = build_maskers(modalities, tokenizers, masker_class)
+        self.budgets = Budgets(masking, (m.spec for m in modalities.values()))
+        self._drawer, self._cache = drawer, _Cache(cache_mb << 20)
+        self._recorded: RecordedViews | None = None
+        self._shards: dict[str, TokenShards] = {}
+        if tokens is not None and shard_paths(tokens / VIEWS_FOLDER):
+            self._open_tokens(tokens)
+        elif raw is None:
+            raise ValueError(f"neither raw data nor tokens in {tokens}; set data.train and data.tokens")
+        self.names = self._recorded.names if self._recorded else raw.names if raw else []
+        self.views = self._recorded.views if self._recorded else _UNRECORDED_VIEWS if drawer.augment else views
+        unread = [name for name in self.modalities if name not in self._shards and not (raw and raw.counts.get(name))]
+        if unread:
+            log.warning("no data of %s; samples are used without", ", ".join(unread))
+        self._aspects: dict[str, dict[str, float]] = {}
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DataConfig,
+        masking: MaskingConfig,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        training: bool = True,
+        masker_class: Callable[[str], type[Masker]] | None = None,
+    ) -> TrainingData:
+        """The training split of a config, or with `training=False` the validation split, seen through centre crops."""
+        root, split = (config.train, config.train_split) if training else (config.val, config.val_split)
+        raw = None
+        if root is not None:
+            raw = AlignedData(root, modalities, split, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        return cls(
+            modalities,
+            tokenizers,
+            vocabulary,
+            masking,
+            raw=raw,
+            tokens=config.tokens / ("train" if training else "val") if config.tokens else None,
+            drawer=ViewDrawer.from_config(modalities, config, training=training, seed=seed),
+            seed=seed,
+            views=config.views if training else 1,
+            cache_mb=config.cache_mb,
+            masker_class=masker_class,
+        )
+
+    def with_masking(self, masking: MaskingConfig) -> TrainingData:
+        """The same samples under another mixture; files and cache are shared."""
+        other = copy.copy(self)
+        other.masking, other.budgets = masking, Budgets(masking, (m.spec for m in self.modalities.values()))
+        return other
+
+    def _open_tokens(self, folder: Path) -> None:
+        self._recorded = RecordedViews(folder)
+        for name, modality in self.modalities.items():
+            spec = modality.spec
+            if spec.continuous or not shard_paths(folder / name):
+                if spec.alignment is not None and spec.alignment not in self._recorded.groups:
+                    raise ValueError(
+                        f"{folder}: no views of group {spec.alignment!r} of {name}; run `fourm tokenize` again"
+                    )
+                continue
+            shards = TokenShards(folder / name)
+            tokenizer = self.tokenizers.get(name)
+            if tokenizer is not None and tokenizer.fingerprint != shards.fingerprint:
+                raise ValueError(
+                    f"{folder / name}: made by tokenizer {shards.fingerprint}, but the tokenizer of {name} is "
+                    f"{tokenizer.fingerprint}; run `fourm tokenize` again into an empty folder"
+                )
+            if not set(shards.views_digests) <= set(self._recorded.digests):
+                raise ValueError(
+                    f"{folder / name}: made through other views than {VIEWS_FOLDER}; run `fourm tokenize` again"
+                )
+            self._shards[name] = shards
+
+    def __len__(self) -> int:
+        """Samples of an epoch; positions go on beyond."""
+        return len(self.names)
+
+    def __getitem__(self, position: int) -> PackedSample:
+        epoch, index = divmod(position, len(self.names))
+        order = _order(len(self.names), self.seed, epoch)
+        for ahead in range(len(order)):
+            sample = self._draw(self.names[order[(index + ahead) % len(order)]], epoch, index)
+            if sample is not None:
+                return sample
+        raise ValueError(
+            f"none of the {len(self.names)} samples has inputs and targets for any component of masking.mixture"
+        )
+
+    def _draw(self, name: str, epoch: int, index: int) -> PackedSample | None:
+        # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
+        available = self.has(name)
+        while True:
+            rng = sample_rng(self.seed, epoch, index)
+            view = int(rng.integers(self.views))
+            drawn = self.budgets.draw(rng, available)
+            if drawn is None:
+                return None
+            try:
+                contents = {modality: self.load(name, modality, view) for modality in drawn.modalities}
+            except BadFile as bad:
+                assert self.raw is not None
+                self.raw.skip(name, bad)
+                available = available - {bad.modality}
+                continue
+            return self.mask(contents, drawn, rng)
+
+    def mask(self, contents: Mapping[str, np.ndarray], drawn: Drawn, rng: np.random.Generator) -> PackedSample:
+        """contents: ids, or patches of continuous inputs, as `load` gives them, of the modalities with a budget."""
+        masked = {}
+        for name in ordered(self.vocabulary, drawn.modalities):
+            content, shown, asked = contents[name], drawn.inputs.get(name, 0), drawn.targets.get(name, 0)
+            ids = np.arange(len(content)) if self.modalities[name].spec.continuous else content
+            m = self.maskers[name].mask(ids, input_budget=shown, target_budget=asked, keep=drawn.keep[name], rng=rng)
+            if len(m.input_ids) > shown or len(m.labels) > asked:
+                raise ValueError(
+                    f"masker {type(self.maskers[name]).__name__} of {name} gave {len(m.input_ids)} inputs and "
+                    f"{len(m.labels)} targets for budgets {shown} and {asked}"
+                )
+            masked[name] = m
+        return pack(self.vocabulary, masked, contents, drawn.component)
+
+    def has(self, name: str) -> frozenset[str]:
+        """Modalities of a sample that can be loaded, as far as is known without reading it."""
+        raw = self.raw.has(name) if self.raw else ()
+        return frozenset(m for m in self.modalities if (name in self._shards[m] if m in self._shards else m in raw))
+
+    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
+        """int64 ids (tokens,), or float32 patches (tokens, patch_dim) of a continuous input. Raises BadFile."""
+        spec = self.modalities[modality].spec
+        if modality in self._shards:
+            return self._shards[modality].ids(name, view)
+        assert self.raw is not None
+        array = self.raw.normalise(name, modality, self._augmented(name, modality, view))
+        if spec.continuous:
+            assert isinstance(array, np.ndarray)
+            return patchify(array, spec)
+        if modality not in self.tokenizers:
+            raise ValueError(
+                f"no tokens and no tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`"
+            )
+        return self.tokenizers[modality].encode([array])[0]
+
+    def sample_views(self, name: str, view: int = 0) -> SampleViews:
+        """The crops of a sample: as recorded, or drawn."""
+        if self._recorded is not None:
+            return self._recorded.get(name, view)
+        assert self.raw is not None
+        if name not in self._aspects:
+            self._aspects[name] = self._drawer.aspects(self.raw, name)
+        return self._drawer.draw(name, view, self._aspects[name])
+
+    def _augmented(self, name: str, modality: str, view: int) -> Any:
+        assert self.raw is not None
+        key = (modality, name, view)
+        value = self._cache.get(key)
+        if value is None:
+            spec = self.modalities[modality].spec
+            seen = view_of(spec, self.sample_views(name, view), view)
+            value = self.raw.augment(name, modality, self.raw.value(name, modality), seen)
+            if self.views < _UNRECORDED_VIEWS:  # otherwise it is never asked for again
+                self._cache.put(key, value)
+        return value
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Modality -> raw files skipped so far by this process."""
+        return self.raw.errors if self.raw else {}
+
+
+class _Cache:
+    """Arrays up to a budget of bytes; the first to come stay. Not handed to other processes."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self._bytes = budget, 0
+        self._arrays: dict[tuple, np.ndarray] = {}
+
+    def get(self, key: tuple) -> np.ndarray | None:
+        return self._arrays.get(key)
+
+    def put(self, key: tuple, value: Any) -> None:
+        if isinstance(value, np.ndarray) and self._bytes + value.nbytes <= self.budget:
+            self._arrays[key] = value
+            self._bytes += value.nbytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"budget": self.budget, "_arrays": {}, "_bytes": 0}

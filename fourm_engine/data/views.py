@@ -1,0 +1,115 @@
+"""Which part of a sample its modalities see: one crop and flip for each alignment group.
+
+In: the active modalities, the aspect of a sample's picture, a generator. Out: `SampleViews`, group -> View; recorded by
+`fourm tokenize` as float64 rows, so that tokens made today and pixels read tomorrow show the same crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.order import name_rng
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
+from fourm_plugins.view import View
+
+SampleViews = dict[str, View]
+
+
+def view_of(spec: ModalitySpec, views: SampleViews, number: int) -> View:
+    """What a modality sees in view `number`: its group's view, or the whole where it stands apart."""
+    return View(variant=number) if spec.alignment is None else views[spec.alignment]
+
+
+class ViewDrawer:
+    """Draws views. View `number` of a sample depends on (seed, name, number, settings) and its aspect alone.
+
+    Without `augment` every view is the largest centred crop. Its shape is that of the group's arrays; ValueError where
+    two of one group differ in shape, since one crop cannot serve both."""
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        *,
+        augment: bool = False,
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        flip: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.augment, self.crop_scale, self.flip, self.seed = augment, crop_scale, flip, seed
+        self._aligned: dict[str, list[str]] = {}
+        self._target: dict[str, tuple[float, str]] = {}
+        for name in sorted(modalities):
+            spec = modalities[name].spec
+            if spec.alignment is None:
+                continue
+            self._aligned.setdefault(spec.alignment, []).append(name)
+            if isinstance(spec.array, (FeatureMap, ClassMap)):
+                aspect = spec.array.width / spec.array.height
+                first, other = self._target.setdefault(spec.alignment, (aspect, name))
+                if abs(first - aspect) > 1e-3 * aspect:
+                    raise ValueError(
+                        f"{other} and {name} share the crops of group {spec.alignment!r}, but their arrays have "
+                        f"width / height {first:.4g} and {aspect:.4g}; give them one shape, or their own alignment"
+                    )
+
+    @classmethod
+    def from_config(
+        cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool, seed: int = 0
+    ) -> ViewDrawer:
+        """Validation (`training=False`) sees centre crops."""
+        return cls(
+            modalities, augment=config.augment and training, crop_scale=config.crop_scale, flip=config.flip, seed=seed
+        )
+
+    @property
+    def groups(self) -> list[str]:
+        return sorted(self._aligned)
+
+    def settings(self) -> dict:
+        """What a recorded view depends on, for comparison with a later run's. JSON-ready."""
+        if not self.augment:
+            return {"augment": False}
+        return {"augment": True, "crop_scale": list(self.crop_scale), "flip": self.flip, "seed": self.seed}
+
+    def aspects(self, data: AlignedData, name: str) -> dict[str, float]:
+        """Group -> width / height of the sample's picture, of the group's first modality (by name) that has one."""
+        aspects, has = {}, data.has(name)
+        for group, members in self._aligned.items():
+            for modality in members:
+                if modality not in has:
+                    continue
+                try:
+                    aspect = data.modalities[modality].aspect(data.value(name, modality))
+                except BadFile as bad:
+                    data.skip(name, bad)
+                    continue
+                if aspect is not None:
+                    aspects[group] = aspect
+                    break
+        return aspects
+
+    def draw(self, name: str, number: int, aspects: Mapping[str, float]) -> SampleViews:
+        """Views of all groups. A group without an aspect is taken to have its arrays' shape."""
+        views = {}
+        for group in self.groups:
+            target = self._target.get(group, (1.0, ""))[0]
+            source = aspects.get(group, target)
+            if self.augment:
+                views[group] = View.random(
+                    name_rng(self.seed, name, group, number),
+                    source_aspect=source,
+                    target_aspect=target,
+                    scale=self.crop_scale,
+                    flip=self.flip,
+                    variant=number,
+                )
+            else:
+                views[group] = View.centre(source_aspect=source, target_aspect=target, variant=number)
+        return views
+
+    def views(self, data: AlignedData, name: str, number: int = 0) -> SampleViews:
+        """Views of a raw sample."""
+        return self.draw(name, number, self.aspects(data, name))

@@ -1,0 +1,166 @@
+"""How many tokens of each modality are shown and asked for (4M, arXiv 2312.06647, section 2.3).
+
+In: the masking config, the specs, and for each sample a generator and the modalities it has. Out: `Drawn`.
+
+One mixture component is drawn for inputs and targets. Of each, the total N is uniform in its range, p ~
+Dirichlet(alpha), counts = floor(p N), and every token left over goes to the largest entry of a Dirichlet draw of its
+own. Counts are capped by what a modality holds (targets of unordered tokens: by what its inputs leave); what is cut off
+is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourm_engine.masking.config import Component, Keep, MaskingConfig
+from fourm_plugins.spec import ModalitySpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Budgets of one sample: tokens of each modality; modalities with none are absent."""
+
+    component: str
+    inputs: dict[str, int]
+    targets: dict[str, int]
+    keep: Mapping[str, Keep]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Those with a budget, by name."""
+        return sorted(self.inputs.keys() | self.targets.keys())
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """One side (inputs or targets) of a component, restricted to what a sample has."""
+
+    names: tuple[str, ...]
+    alphas: np.ndarray  # (n,) float64, all > 0
+    caps: np.ndarray  # (n,) int64
+
+    def draw(self, rng: np.random.Generator, low: int, high: int) -> np.ndarray:
+        """Counts (n,) int64 before the caps."""
+        total = int(rng.integers(low, high + 1))
+        if not self.names or not total:
+            return np.zeros(len(self.names), np.int64)
+        if len(self.names) == 1:
+            return np.array([total], np.int64)
+        # float32 as published: a share within half an ulp of 1 takes the whole budget.
+        share = rng.dirichlet(self.alphas).astype(np.float32)
+        counts = np.floor(share * np.float32(total)).astype(np.int64)
+        left = total - int(counts.sum())
+        if left > 0:
+            counts += np.bincount(rng.dirichlet(self.alphas, size=left).argmax(1), minlength=len(counts))
+        return counts
+
+
+class Budgets:
+    """Draws budgets for samples that may lack modalities.
+
+    Raises ValueError where an alpha asks for what a modality cannot be, or no component is left. A name that is not
+    among `specs` (a plugin not installed) is reported once and left out, and so is a component left without targets, or
+    without inputs although it shows some."""
+
+    def __init__(self, config: MaskingConfig, specs: Iterable[ModalitySpec]) -> None:
+        self.config = config
+        self._specs = {spec.name: spec for spec in specs}
+        unknown: set[str] = set()
+        self._alphas: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+        self._keep: dict[str, dict[str, Keep]] = {}
+        self._components: list[Component] = []
+        for component in config.mixture:
+            inputs = self._resolve(component, "input", component.input, unknown)
+            targets = self._resolve(component, "target", component.target, unknown)
+            unknown |= component.keep.keys() - self._specs.keys() - {"*"}
+            if not targets or (not inputs and config.input_range(component)[1] > 0):
+                missing = "input" if targets else "target"
+                log.warning(
+                    "masking: component %r has no %s among %s, left out", component.name, missing, self._names()
+                )
+                continue
+            self._components.append(component)
+            self._alphas[component.name] = (inputs, targets)
+            default = component.keep.get("*", "random")
+            self._keep[component.name] = {name: component.keep.get(name, default) for name in self._specs}
+        if unknown:
+            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
+        if not self._components:
+            raise ValueError(f"masking.mixture: no component has inputs and targets among {self._names()}")
+        self._cache: dict[frozenset[str], list[tuple[Component, _Pool, _Pool, float]]] = {}
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self._specs))
+
+    def _resolve(
+        self, component: Component, side: str, given: Mapping[str, float], unknown: set[str]
+    ) -> dict[str, float]:
+        """Modality -> alpha > 0. An alpha of 0, published as 1e-9, never gets a token, and is left out."""
+        alphas = {}
+        for name, alpha in given.items():
+            if name == "*":
+                continue
+            if name not in self._specs:
+                unknown.add(name)
+            elif alpha > 0 and not getattr(self._specs[name], side):
+                raise ValueError(
+                    f"masking.mixture: component {component.name!r} has {side} {name!r}: {alpha}, which can only be "
+                    f"{'target' if side == 'input' else 'input'}; remove it"
+                )
+            else:
+                alphas[name] = alpha
+        if "*" in given:
+            for name, spec in self._specs.items():
+                if getattr(spec, side):
+                    alphas.setdefault(name, given["*"])
+        return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0}
+
+    def usable(self, available: Collection[str]) -> bool:
+        """Whether any component can be drawn for a sample with these modalities."""
+        return bool(self._feasible(frozenset(available)))
+
+    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
+        """Budgets for a sample that has the modalities `available`.
+
+        Components that have no target among them, or no input although they show some, are not drawn; the weights of
+        the others keep their proportions. None where no component is left."""
+        feasible = self._feasible(frozenset(available))
+        if not feasible:
+            return None
+        u, index = rng.random(), 0
+        while u >= feasible[index][3] and index < len(feasible) - 1:
+            index += 1
+        component, input_pool, target_pool, _ = feasible[index]
+        inputs = np.minimum(input_pool.draw(rng, *self.config.input_range(component)), input_pool.caps)
+        shown = {name: int(n) for name, n in zip(input_pool.names, inputs) if n}
+        asked = {}
+        counts = target_pool.draw(rng, *self.config.target_range(component))
+        for name, count, cap in zip(target_pool.names, counts, target_pool.caps):
+            if self._specs[name].layout.kind != "sequence":
+                cap -= shown.get(name, 0)
+            if min(count, cap) > 0:
+                asked[name] = int(min(count, cap))
+        return Drawn(component.name, shown, asked, self._keep[component.name])
+
+    def _feasible(self, available: frozenset[str]) -> list[tuple[Component, _Pool, _Pool, float]]:
+        """(component, inputs, targets, cumulative weight in [0, 1]) of those that can be drawn."""
+        if available not in self._cache:
+            rows, cumulative = [], 0.0
+            for component in self._components:
+                inputs, targets = (self._pool(alphas, available) for alphas in self._alphas[component.name])
+                if targets.names and (inputs.names or self.config.input_range(component)[1] == 0):
+                    cumulative += component.weight
+                    rows.append((component, inputs, targets, cumulative))
+            self._cache[available] = [(c, i, t, upto / cumulative) for c, i, t, upto in rows]
+        return self._cache[available]
+
+    def _pool(self, alphas: dict[str, float], available: frozenset[str]) -> _Pool:
+        names = tuple(name for name in alphas if name in available)
+        caps = np.array([self._specs[name].layout.num_tokens for name in names], np.int64)
+        return _Pool(names, np.array([alphas[name] for name in names], np.float64), caps)

@@ -1,0 +1,95 @@
+"""The `masking` section of a config: a mixture of strategies, each a pair of Dirichlet distributions over modalities
+(4M, arXiv 2312.06647, section 2.3 and appendix on masking; the mixtures of 4M-21, arXiv 2406.09406)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _as_range(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_range(value: Any) -> Any:
+    value = _as_range(value)
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        lo, hi = value
+        if not 0 <= lo <= hi:
+            raise ValueError(f"tokens {lo} to {hi}: give a number, or [low, high] with 0 <= low <= high")
+    return value
+
+
+#: An inclusive range of tokens; a single number stands for the range of that number alone.
+TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
+Alpha = Annotated[float, Field(ge=0)]
+Keep = Literal["random", "all", "binary"]
+
+
+class Component(BaseModel):
+    """One strategy of the mixture. Keys of `input`, `target` and `keep` are names of modalities; "*" stands for every
+    modality that is not named there and may be input (target). To exclude one from the wildcard, name it with 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    #: How often it is drawn, relative to the others.
+    weight: float = Field(default=1.0, gt=0)
+    #: Dirichlet concentration of the inputs: large and alone = all inputs from it, 0 = never.
+    input: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
+    target: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
+    #: Share of a sequence that is shown: drawn uniformly, everything that fits, or all or nothing.
+    keep: dict[str, Keep] = Field(default={"*": "random"})
+    #: Totals of this strategy, where they differ from the mixture's. Inputs of 0: nothing is shown.
+    input_tokens: TokenRange | None = None
+    target_tokens: TokenRange | None = None
+
+
+class MaskingConfig(BaseModel):
+    """Totals of input and target tokens of a sample, drawn uniformly from inclusive ranges, and the mixture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_tokens: TokenRange = (128, 128)
+    target_tokens: TokenRange = (128, 128)
+    #: Encoder rows N of a batch; the largest input total, if not given.
+    encoder_capacity: int | None = Field(default=None, ge=1)
+    #: Decoder rows M of a batch; the largest target total, if not given.
+    decoder_capacity: int | None = Field(default=None, ge=1)
+    mixture: tuple[Component, ...] = Field(default=(Component(name="all2all"),), min_length=1)
+
+    def input_range(self, component: Component) -> tuple[int, int]:
+        return component.input_tokens or self.input_tokens
+
+    def target_range(self, component: Component) -> tuple[int, int]:
+        return component.target_tokens or self.target_tokens
+
+    @property
+    def encoder_tokens(self) -> int:
+        """N, the encoder's rows of every batch; at least 1."""
+        return self.encoder_capacity or max(1, *(self.input_range(c)[1] for c in self.mixture))
+
+    @property
+    def decoder_tokens(self) -> int:
+        """M, the decoder's rows of every batch."""
+        return self.decoder_capacity or max(1, *(self.target_range(c)[1] for c in self.mixture))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MaskingConfig:
+        names = [component.name for component in self.mixture]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two components of the mixture bear one name: {', '.join(names)}; rename one")
+        for component in self.mixture:
+            for what, (_, high), capacity in (
+                ("input", self.input_range(component), self.encoder_tokens),
+                ("target", self.target_range(component), self.decoder_tokens),
+            ):
+                if high > capacity:
+                    raise ValueError(
+                        f"component {component.name!r} draws up to {high} {what} tokens, but the batch holds {capacity}"
+                        f"; raise the capacity or lower {what}_tokens"
+                    )
+            if self.target_range(component)[0] == 0:
+                raise ValueError(f"component {component.name!r} may ask for 0 target tokens; start target_tokens at 1")
+        return self
