@@ -1,0 +1,158 @@
+"""Labelled bounding boxes.
+
+Files: JSON, `[{"label": "person", "bbox": [x0, y0, x1, y1]}, ...]` in [0, 1] of the picture, x to the right, y down; []
+where there is nothing. Value: list of `Box`. Array: their text, `v0=x v1=y v2=x v3=y label ...` in coordinate bins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydantic import Field
+
+from fourm_boxes.box import Box, parse_boxes, write_boxes
+from fourm_boxes.measures import average_precision, mean_average_precision
+from fourm_plugins import Metric, Modality, ModalitySpec, SampleError, Settings, Text, View, images
+from fourm_plugins import Sequence as SequenceLayout
+from fourm_plugins.text import TextSettings
+
+__all__ = ["Box", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
+
+_EXTENSIONS = ("json",)
+_MAX_BYTES = 8_000_000
+_ROUNDING = 1e-3  # how far beyond the picture a stored coordinate may lie
+_CANVAS = 256  # pixels
+
+
+class BoxesSettings(Settings):
+    text: TextSettings = TextSettings()
+    #: Labels that may occur; any where none are given. A label read that is not among them is an error.
+    labels: tuple[str, ...] = ()
+    max_tokens: int = Field(default=256, ge=2, le=8192)
+    #: The largest this many are kept.
+    max_boxes: int = Field(default=40, ge=1)
+    #: Share of a box that a crop must show for the box to be kept.
+    min_visible: float = Field(default=0.25, gt=0, le=1)
+    #: Folder of the data set that is read.
+    source: str = "boxes"
+
+
+class Boxes(Modality[list[Box]]):
+    Settings = BoxesSettings
+
+    def make_spec(self) -> ModalitySpec:
+        return ModalitySpec(
+            name=self.name,
+            layout=SequenceLayout(max_tokens=self.settings.max_tokens),
+            array=Text(),
+            token_space=self.settings.text.token_space(),
+            tokenizer=self.settings.text.recipe(),
+            source=self.settings.source,
+            extensions=_EXTENSIONS,
+            published_name="det",
+            licence="Apache-2.0",
+            description="labelled bounding boxes",
+        )
+
+    def read(self, files: Mapping[str, bytes]) -> list[Box]:
+        content = images.only_file(files, _EXTENSIONS)[1]
+        if len(content) > _MAX_BYTES:
+            raise SampleError(f"boxes in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+        try:
+            entries = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise SampleError(f"boxes are not JSON: {error}") from error
+        if not isinstance(entries, list):
+            raise SampleError(f"boxes are a JSON list of objects, not {type(entries).__name__}")
+        return [self._box(index, entry) for index, entry in enumerate(entries)]
+
+    def _box(self, index: int, entry: object) -> Box:
+        if not (isinstance(entry, dict) and isinstance(entry.get("label"), str) and entry["label"].strip()):
+            raise SampleError(f"box {index} has no label")
+        label, corners = " ".join(entry["label"].split()), entry.get("bbox")
+        if "=" in label:
+            raise SampleError(f"box {index} is labelled {label!r}; '=' is kept for coordinates")
+        if self.settings.labels and label not in self.settings.labels:
+            raise SampleError(
+                f"box {index} is labelled {label!r}, which is none of the {len(self.settings.labels)} labels"
+            )
+        if not (isinstance(corners, list) and len(corners) == 4 and all(_is_number(x) for x in corners)):
+            raise SampleError(f"box {index} ({label}) needs bbox: four numbers x0, y0, x1, y1")
+        if min(corners) < -_ROUNDING or max(corners) > 1 + _ROUNDING:
+            raise SampleError(f"box {index} ({label}) lies outside the picture: {corners}; coordinates are in [0, 1]")
+        x0, y0, x1, y1 = (min(max(float(x), 0.0), 1.0) for x in corners)
+        if x0 >= x1 or y0 >= y1:
+            raise SampleError(f"box {index} ({label}) has no extent: {corners}; the order is x0, y0, x1, y1")
+        score = entry.get("score")
+        if score is not None and not _is_number(score):
+            raise SampleError(f"box {index} ({label}) has the score {score!r}, not a number")
+        return Box(label, x0, y0, x1, y1, score=None if score is None else float(score))
+
+    def write(self, value: list[Box]) -> dict[str, bytes]:
+        entries: list[dict[str, object]] = []
+        for box in value:
+            entries.append({"label": box.label, "bbox": [box.x0, box.y0, box.x1, box.y1]})
+            if box.score is not None:
+                entries[-1]["score"] = box.score
+        return {"json": json.dumps(entries).encode()}
+
+    def augment(self, value: list[Box], view: View) -> list[Box]:
+        """Boxes in the view's coordinates, cut to it; those of which it shows less than `min_visible` are left out."""
+        seen = []
+        for box in value:
+            x0, y0, x1, y1 = view.box(box.x0, box.y0, box.x1, box.y1)
+            whole = (x1 - x0) * (y1 - y0)
+            x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0)
+            if x0 < x1 and y0 < y1 and (x1 - x0) * (y1 - y0) >= self.settings.min_visible * whole * (1 - 1e-9):
+                seen.append(Box(box.label, x0, y0, x1, y1, score=box.score))
+        return seen
+
+    def normalise(self, value: list[Box]) -> str:
+        largest = sorted(value, key=lambda box: -box.area)[: self.settings.max_boxes]
+        return write_boxes(largest, bins=self.settings.text.coordinate_bins)
+
+    def denormalise(self, array: np.ndarray | str) -> list[Box]:
+        """What parses; `parse_boxes` also counts what does not."""
+        assert isinstance(array, str)
+        return parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)[0]
+
+    def render(self, value: list[Box]) -> Image.Image:
+        canvas = Image.new("RGB", (_CANVAS, _CANVAS), (245, 245, 245))
+        draw, colours = ImageDraw.Draw(canvas), images.palette(64)
+        for box in sorted(value, key=lambda box: -box.area):
+            colour = tuple(int(c) for c in colours[zlib.crc32(box.label.encode()) % 64])
+            left, top = box.x0 * (_CANVAS - 1), box.y0 * (_CANVAS - 1)
+            draw.rectangle((left, top, box.x1 * (_CANVAS - 1), box.y1 * (_CANVAS - 1)), outline=colour, width=2)
+            # The built-in font holds Latin letters; others are shown as "?".
+            draw.text((left + 4, top + 2), box.label.encode("latin-1", "replace").decode("latin-1"), fill=colour)
+        return canvas
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (
+            Metric("AP50, class ignored", average_precision, True),
+            Metric("AP50", mean_average_precision, True),
+        )
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        labels = self.settings.labels or ("disc", "square", "triangle")
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            names = np.random.default_rng([seed, index, 6]).choice(labels, 4)
+            height, width = regions.shape
+            boxes = []
+            for region in np.unique(regions[regions > 0]):
+                rows, columns = np.nonzero(regions == region)
+                x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                boxes.append(Box(str(names[region]), x0 / width, y0 / height, x1 / width, y1 / height))
+            samples.append(self.write(sorted(boxes, key=lambda box: -box.area)))
+        return samples
+
+
+def _is_number(x: object) -> bool:
+    # Integers beyond float's range make isfinite raise; no coordinate is so large.
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e9 and math.isfinite(x)

@@ -1,0 +1,76 @@
+"""`Box`, and boxes as text: `v0=12 v1=250 v2=500 v3=999 person v0=...`, the form of the published models.
+
+v0 to v3 are xmin, ymin, xmax, ymax as round(x * (bins - 1)); boxes are ordered by the distance of (xmin, ymin) from the
+origin, the picture's upper left corner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+_START = re.compile(r"v0\s*=")
+_BOX = re.compile(r"v0\s*=\s*(\d{1,7})\s*v1\s*=\s*(\d{1,7})\s*v2\s*=\s*(\d{1,7})\s*v3\s*=\s*(\d{1,7})(?!\d)([^=]*)")
+
+
+@dataclass(frozen=True)
+class Box:
+    """Corners in [0, 1] of the picture, x to the right, y down, x0 < x1 and y0 < y1. `score`: the confidence of a
+    prediction, where there is one."""
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float | None = None
+
+    @property
+    def area(self) -> float:
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+
+def write_boxes(boxes: Sequence[Box], *, bins: int = 1000) -> str:
+    """The text of `boxes`; a box narrower than a bin is written one bin wide."""
+    ordered = sorted(boxes, key=lambda box: (box.x0**2 + box.y0**2, box.x0, box.y0, box.x1, box.y1, box.label))
+    parts = []
+    for box in ordered:
+        x0, x1 = _bins(box.x0, box.x1, bins)
+        y0, y1 = _bins(box.y0, box.y1, bins)
+        parts.append(f"v0={x0} v1={y0} v2={x1} v3={y1} {box.label}")
+    return " ".join(parts)
+
+
+def label_key(label: str) -> str:
+    """What is compared of two labels: a tokenizer of words keeps neither capitals nor the spaces about a hyphen."""
+    return re.sub(r"[\W_]+", "", label.lower()) or label
+
+
+def parse_boxes(text: str, *, bins: int = 1000, labels: Collection[str] = ()) -> tuple[list[Box], int]:
+    """(boxes, number of those dropped) of any text, such as a model generates. Dropped is what starts like a box and
+    does not go on like one, has no extent, lies outside the picture, has no label, or one that is not among `labels`,
+    where they are given. Text before the first box counts as one dropped."""
+    known = {label_key(label): label for label in labels}
+    starts = [match.start() for match in _START.finditer(text)]
+    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    dropped = int(bool(text[: starts[0] if starts else len(text)].strip()))
+    boxes = []
+    for piece in pieces:
+        match = _BOX.fullmatch(piece)
+        label = " ".join(match.group(5).split()) if match else ""
+        if labels and label:
+            label = known.get(label_key(label), "")
+        x0, y0, x1, y1 = (int(x) / (bins - 1) for x in match.groups()[:4]) if match else (0, 0, 0, 0)
+        if label and x0 < x1 <= 1 and y0 < y1 <= 1:
+            boxes.append(Box(label, x0, y0, x1, y1))
+        else:
+            dropped += 1
+    return boxes, dropped
+
+
+def _bins(low: float, high: float, bins: int) -> tuple[int, int]:
+    first, last = round(low * (bins - 1)), round(high * (bins - 1))
+    if first == last:
+        return (first, first + 1) if first < bins - 1 else (first - 1, first)
+    return first, last

@@ -1,0 +1,147 @@
+"""Depth maps.
+
+Files: 16-bit PNG in millimetres (0 = no measurement) or .npy in metres (0, NaN and infinity = no measurement).
+Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 (1, H, W), NaN in the same places:
+
+- "log": metric. log(depth) mapped linearly from [min_depth, max_depth] to [-1, 1]; depths outside are clipped.
+- "per_image": relative, after the paper. Each map minus the mean, over the deviation, of the middle 80% of its depths.
+  Its inverse knows neither scale nor offset (it returns positive numbers, the nearest 1), so that the metrics first fit
+  both to the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+
+_EXTENSIONS = ("png", "npy")
+_TRIM = 0.1  # share of the depths left out at either end by "per_image"
+
+
+class DepthSettings(images.TokenSettings):
+    source: str = "depth"
+    normalisation: Literal["log", "per_image"] = "log"
+    #: Metres, for "log" and for colours.
+    min_depth: float = Field(default=0.1, gt=0)
+    max_depth: float = Field(default=100.0, gt=0)
+    #: Metres a count of the PNG.
+    png_unit: float = Field(default=0.001, gt=0)
+
+    @model_validator(mode="after")
+    def _range(self) -> DepthSettings:
+        if self.min_depth >= self.max_depth:
+            raise ValueError(f"min_depth {self.min_depth} is not below max_depth {self.max_depth}")
+        return self
+
+
+class Depth(Modality[np.ndarray]):
+    Settings = DepthSettings
+
+    def make_spec(self) -> ModalitySpec:
+        height, width = self.settings.size
+        return ModalitySpec(
+            name=self.name,
+            layout=self.settings.grid(),
+            array=FeatureMap(channels=1, height=height, width=width, gaps=True),
+            token_space=self.settings.token_space(self.name),
+            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": {"l1": 1.0}, **self.settings.tokenizer}),
+            source=self.settings.source,
+            extensions=_EXTENSIONS,
+            expected_decoding=True,
+            published_name=self.settings.published("tok_depth"),
+            licence="Apache-2.0",
+            description="depth in metres" if self.settings.normalisation == "log" else "relative depth",
+        )
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        extension, content = images.only_file(files, _EXTENSIONS)
+        if extension == "png":
+            counts = images.decode_map(content)
+            if counts.dtype != np.uint16:
+                raise SampleError("depth needs a PNG of 16 bits, this one has 8; give millimetres, or metres as .npy")
+            depth = counts.astype(np.float32) * np.float32(self.settings.png_unit)
+        else:
+            depth = images.decode_array(content, ndim=2).astype(np.float32)
+            if (depth < 0).any():
+                row, column = np.argwhere(depth < 0)[0]
+                raise SampleError(
+                    f"depth of {depth[row, column]:g} m at row {row}, column {column}; metres are positive"
+                )
+        depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
+        return _measured(depth)
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        """PNG where its range holds the depths, else .npy."""
+        counts = np.rint(np.nan_to_num(value, nan=0.0) / self.settings.png_unit)
+        if counts.max() > 65535 or (counts[np.isfinite(value)] < 1).any():
+            return {"npy": images.encode_array(value.astype(np.float32))}
+        return {"png": images.encode_png(counts.astype(np.uint16))}
+
+    def aspect(self, value: np.ndarray) -> float:
+        return value.shape[1] / value.shape[0]
+
+    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
+        return images.view_map(value, view, self.settings.size)
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        _measured(value)
+        if self.settings.normalisation == "per_image":
+            depths = np.sort(value[np.isfinite(value)].astype(np.float64))
+            cut = int(_TRIM * depths.size)
+            middle = depths[cut : depths.size - cut]
+            return ((value - middle.mean()) / np.sqrt(middle.var() + 1e-6)).astype(np.float32)[None]
+        low, high = np.log(self.settings.min_depth), np.log(self.settings.max_depth)
+        return np.clip(2 * (np.log(value) - low) / (high - low) - 1, -1, 1).astype(np.float32)[None]
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        assert isinstance(array, np.ndarray)
+        if self.settings.normalisation == "per_image":
+            known = array[0][np.isfinite(array[0])]
+            return (array[0] - (known.min() if known.size else 0) + 1).astype(np.float32)
+        low, high = np.log(self.settings.min_depth), np.log(self.settings.max_depth)
+        return np.exp(low + (np.clip(array[0], -1, 1) + 1) / 2 * (high - low)).astype(np.float32)
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        """Near is yellow, far violet, on a logarithmic scale: from min_depth to max_depth where depths are metric, to
+        make pictures comparable; over the map's own range where they are relative."""
+        near, far = self.settings.min_depth, self.settings.max_depth
+        if self.settings.normalisation == "per_image" and np.isfinite(value).any():
+            near, far = np.nanmin(value), max(np.nanmax(value), np.nanmin(value) * (1 + 1e-6))
+        return Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        relative = self.settings.normalisation == "per_image"
+        measures = (
+            ("AbsRel", absolute_relative_error, False, ""),
+            ("delta1", delta1, True, ""),
+            ("RMSE", root_mean_squared_error, False, "m"),
+        )
+        if not relative:
+            return tuple(Metric(*measure) for measure in measures)
+        return tuple(Metric(f"{name}, aligned", aligned(compute), up, unit) for name, compute, up, unit in measures)
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        one, image = constants(images.stack(values))
+        return {"one value": one, "one image": image}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            distances = np.random.default_rng([seed, index, 2]).uniform(1, 4, 4)
+            depth = np.where(regions == 0, np.linspace(8, 2, regions.shape[0])[:, None], distances[regions])
+            depth[:3, :3] = np.nan  # a corner without measurement
+            samples.append(self.write(depth.astype(np.float32)))
+        return samples
+
+
+def _measured(depth: np.ndarray) -> np.ndarray:
+    if not np.isfinite(depth).any():
+        raise SampleError("no pixel holds a depth: all are 0, NaN or infinite")
+    return depth

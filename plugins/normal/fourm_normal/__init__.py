@@ -1,0 +1,108 @@
+"""Surface normals in the camera's frame: x right, y up, z towards the viewer.
+
+Files: 8-bit RGB PNG, round((n + 1) * 127.5) a component, (0, 0, 0) = no normal. Value: float32 (H, W, 3), unit vectors,
+NaN where there is none. Array: float32 (3, H, W), the same vectors, NaN where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from fourm_normal.measures import constants, mean_angle, median_angle, share_within
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+
+_EXTENSIONS = ("png",)
+_SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
+_LOSS = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
+_CLOSE = 11.25  # degrees
+
+
+class NormalSettings(images.TokenSettings):
+    source: str = "normal"
+
+
+class Normal(Modality[np.ndarray]):
+    Settings = NormalSettings
+
+    def make_spec(self) -> ModalitySpec:
+        height, width = self.settings.size
+        return ModalitySpec(
+            name=self.name,
+            layout=self.settings.grid(),
+            array=FeatureMap(channels=3, height=height, width=width, gaps=True),
+            token_space=self.settings.token_space(self.name),
+            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": _LOSS, **self.settings.tokenizer}),
+            source=self.settings.source,
+            extensions=_EXTENSIONS,
+            expected_decoding=True,
+            published_name=self.settings.published("tok_normal"),
+            licence="Apache-2.0",
+            description="unit surface normals in the camera's frame",
+        )
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        picture = images.decode_picture(images.only_file(files, _EXTENSIONS)[1])
+        if picture.mode != "RGB":
+            raise SampleError(f"normals need a PNG with three channels of 8 bits, this one is {picture.mode}")
+        stored = np.asarray(picture)
+        vectors = stored.astype(np.float32) / 127.5 - 1
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        known = stored.any(-1, keepdims=True) & (length > _SHORTEST)
+        return _known(np.where(known, vectors / np.maximum(length, _SHORTEST), np.float32(np.nan)))
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        known = np.isfinite(value).all(-1, keepdims=True)
+        return {"png": images.encode_png(np.where(known, np.rint((value + 1) * 127.5), 0).astype(np.uint8))}
+
+    def aspect(self, value: np.ndarray) -> float:
+        return value.shape[1] / value.shape[0]
+
+    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
+        """A mirrored scene has mirrored normals: x changes its sign."""
+        seen = images.view_map(value, view, self.settings.size)
+        return seen * np.array([-1, 1, 1], np.float32) if view.flip else seen
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(_known(value).transpose(2, 0, 1), np.float32)
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        """Scaled to unit length; a vector without length faces the viewer."""
+        assert isinstance(array, np.ndarray)
+        vectors = array.transpose(1, 2, 0).astype(np.float32)
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return np.where(length < 1e-6, np.array([0, 0, 1], np.float32), vectors / np.maximum(length, 1e-6))
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        known = np.isfinite(value).all(-1, keepdims=True)
+        return Image.fromarray(np.where(known, np.rint((value + 1) * 127.5), images.NOTHING).astype(np.uint8))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (
+            Metric("mean angle", mean_angle, False, "degrees"),
+            Metric("median angle", median_angle, False, "degrees"),
+            Metric(f"within {_CLOSE}°", share_within(_CLOSE), True),
+        )
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        one, image = constants(images.stack(values))
+        return {"one value": one, "one image": image}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            directions = np.random.default_rng([seed, index, 3]).normal(size=(4, 3))
+            directions[:, 2] = abs(directions[:, 2]) + 0.5
+            directions[0] = 0, 1, 0.5
+            vectors = (directions / np.linalg.norm(directions, axis=1, keepdims=True))[regions]
+            vectors[:3, :3] = np.nan  # a corner without normals
+            samples.append(self.write(vectors.astype(np.float32)))
+        return samples
+
+
+def _known(vectors: np.ndarray) -> np.ndarray:
+    if not np.isfinite(vectors).any():
+        raise SampleError("no pixel holds a normal")
+    return vectors

@@ -1,0 +1,83 @@
+"""Measures of normals, and the constant normals that do best in the first of them.
+
+In: float32 (H, W, 3) maps of unit vectors. A pixel counts where the truth has a normal; where the prediction has none
+there, it is wrong by 180 degrees. Angles are in degrees, over the pixels of all maps together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Maps = Sequence[np.ndarray]
+
+
+def angles(predictions: Maps, truths: Maps) -> np.ndarray:
+    """(pixels,) degrees between predicted and true normals."""
+    found = []
+    for p, t in zip(predictions, truths, strict=True):
+        known = np.isfinite(t).all(-1)
+        # By the chord, which keeps its precision for small angles, unlike the arc cosine of a product.
+        chord = np.linalg.norm(p[known].astype(np.float64) - t[known], axis=-1)
+        found.append(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))))
+    return np.nan_to_num(np.concatenate(found), nan=180.0)
+
+
+def mean_angle(predictions: Maps, truths: Maps) -> float:
+    return float(angles(predictions, truths).mean())
+
+
+def median_angle(predictions: Maps, truths: Maps) -> float:
+    return float(np.median(angles(predictions, truths)))
+
+
+def share_within(limit: float) -> Callable[[Maps, Maps], float]:
+    """Share of pixels wrong by less than `limit` degrees."""
+    return lambda predictions, truths: float((angles(predictions, truths) < limit).mean())
+
+
+def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The maps of least mean angle, one direction everywhere and one map, from (n, H, W, 3)."""
+    height, width = truths.shape[1:3]
+    vectors = truths.reshape(-1, 3)
+    vectors = vectors[np.isfinite(vectors).all(-1)]
+    # Stored normals have 8 bits, so that few differ: one weighted row for each stands for the millions of pixels.
+    codes, counts = np.unique(np.rint((vectors + 1) * 127.5).astype(np.uint8), axis=0, return_counts=True)
+    distinct = codes.astype(np.float64) / 127.5 - 1
+    distinct /= np.linalg.norm(distinct, axis=-1, keepdims=True)
+    direction = geodesic_median(distinct[:, None], counts[:, None].astype(np.float64))[0]
+    image = np.empty((height, width, 3), np.float32)
+    for row in range(height):
+        image[row] = geodesic_median(truths[:, row])
+    value = np.broadcast_to(direction, image.shape).astype(np.float32)
+    return value, np.where(np.isfinite(image), image, value)
+
+
+def geodesic_median(vectors: np.ndarray, weights: np.ndarray | None = None, *, steps: int = 30) -> np.ndarray:
+    """(columns, 3) unit vectors of least mean angle to each column of unit vectors (n, columns, 3), by Weiszfeld's
+    iteration on the sphere (Fletcher et al. 2009, "The geometric median on Riemannian manifolds"). Rows of NaN are left
+    out; a column of nothing else gives NaN."""
+    known = np.isfinite(vectors).all(-1)
+    weights = known if weights is None else weights * known
+    x = np.nan_to_num(vectors)
+    centre = _unit((x * weights[..., None]).sum(0))
+    for _ in range(steps):
+        cosine = np.clip(np.einsum("nci,ci->nc", x, centre), -1, 1)
+        angle = np.arccos(cosine)
+        # Direction and length on the tangent plane, each weighted by 1 / angle: so only the direction is left.
+        inverse = weights / np.maximum(angle, 1e-3)
+        scale = inverse * angle / np.maximum(np.sqrt(1 - cosine**2), 1e-6)
+        move = np.einsum("nc,nci->ci", scale, x) - (scale * cosine).sum(0)[:, None] * centre
+        move /= np.maximum(inverse.sum(0), 1e-12)[:, None]
+        length = np.linalg.norm(move, axis=-1, keepdims=True)
+        centre = _unit(np.cos(length) * centre + np.sinc(length / np.pi) * move)
+        if length.max() < 1e-5:
+            break
+    centre[~known.any(0)] = np.nan
+    return centre
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(length < 1e-9, np.array([0.0, 0.0, 1.0]), vectors / np.maximum(length, 1e-9))
