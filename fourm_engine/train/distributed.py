@@ -131,8 +131,13 @@ class Gradients:
         return nullcontext()
 
     def reduce(self) -> None:
-        """After the last backward pass: the mean over processes."""
-        if not self.sharded and world_size() > 1:
+        """After the last backward pass: the mean over processes. A parameter that the step did not use gets a zero gradient
+        rather than none, so that the optimiser treats it alike however the model is spread."""
+        if self.sharded:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        elif world_size() > 1:
             dist.all_reduce(self._flat)
             self._flat.div_(world_size())
 
@@ -159,8 +164,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _flatten(model: nn.Module) -> Tensor:
-    """One zeroed buffer whose parts are the parameters' gradients, so that a parameter that a step does not use has a
-    zero gradient rather than none, and reduction, norm and clipping are one call each."""
+    """One zeroed buffer whose parts are the parameters' gradients: reduction, norm and clipping are one call each."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return torch.zeros(0)

@@ -287,15 +287,15 @@ class Trainer:
         """The model with its averaged weights, if the run keeps them."""
 
         def swap() -> None:
+            if self.gradients.sharded:
+                # FSDP2 keeps the root's gathered weights after a forward pass without a backward one.
+                self.model.reshard()  # type: ignore[operator]
             for name, parameter in self.model.named_parameters():
                 if name in self.ema:
                     ours, other = local(parameter.detach()), local(self.ema[name])
                     held = ours.clone()
                     ours.copy_(other)
                     other.copy_(held)
-            if self.gradients.sharded:
-                # FSDP2 keeps the root's gathered weights after a forward pass without a backward one.
-                self.model.reshard()  # type: ignore[operator]
 
         swap()
         try:

@@ -1,4 +1,4 @@
-"""A task small enough to train in a test: noisy linear regression with two terms, whose counts differ from batch to batch.
+"""A task small enough to train in a test: linear regression with two terms, whose counts differ from batch to batch.
 
 Run as a program it trains itself: `python toy_task.py RUN CONFIG_JSON [OPTIONS_JSON]`, also under torchrun."""
 
@@ -93,7 +93,9 @@ class ToyTask(Task):
 
 
 def config(**changes):
-    return TrainConfig(**{"batch_size": 16, "steps": 20, "lr": 0.05, "warmup": 4, "log_every": 1, "device": "cpu", **changes})
+    return TrainConfig(
+        **{"batch_size": 16, "steps": 20, "lr": 0.05, "warmup": 4, "log_every": 1, "device": "cpu", **changes}
+    )
 
 
 def losses(run: Path) -> list[float]:

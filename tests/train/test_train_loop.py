@@ -1,0 +1,209 @@
+"""What a user may rely on when a run is stopped, killed, resumed or goes wrong; everything on one process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy_task
+from safetensors.torch import load_file
+from toy_task import ToyTask, config, losses
+
+from fourm_engine.train import checkpoint as checkpoint_module
+from fourm_engine.train import loop
+from fourm_engine.train.checkpoint import CheckpointError
+from fourm_engine.train.loop import Diverged, Stopped, Trainer
+
+PROGRAM = Path(toy_task.__file__)
+
+
+def train(run: Path, task: ToyTask | None = None, seed: int = 1, **changes) -> dict[str, torch.Tensor]:
+    Trainer(task or ToyTask(), config(**changes), run, seed=seed).run()
+    return load_file(run / "model.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def start(run: Path, changes: dict, options: dict) -> subprocess.Popen:
+    root = Path(loop.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOY_DROPOUT": "1"}
+    command = [sys.executable, str(PROGRAM), str(run), json.dumps(changes), json.dumps(options)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(autouse=True)
+def dropout(monkeypatch):
+    monkeypatch.setattr(toy_task, "DROPOUT", True)
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """A task that gets SIGTERM while it computes a certain step."""
+
+    def make(at: int) -> ToyTask:
+        task = ToyTask()
+        inner = task.loss
+
+        def loss(model, batch, step):
+            if step == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return inner(model, batch, step)
+
+        monkeypatch.setattr(task, "loss", loss)
+        return task
+
+    return make
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_weights(tmp_path):
+    first = train(tmp_path / "a", steps=60)
+    assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0] / 2
+    assert equal(first, train(tmp_path / "b", steps=60))
+    assert not equal(first, train(tmp_path / "c", steps=60, seed=2))
+
+
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, interrupt, ema, capsys):
+    whole = train(tmp_path / "whole", ema=ema)
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "cut", interrupt(at=12), ema=ema)
+    assert stopped.value.code == 143
+    assert (
+        "stopped by SIGTERM after step 13, checkpoint at step 13; run the same command again" in capsys.readouterr().err
+    )
+    assert [p.name for p in (tmp_path / "cut/checkpoints").iterdir()] == ["step-00000013"]
+    assert equal(whole, train(tmp_path / "cut", ema=ema))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_killed_between_checkpoints_continues_bit_for_bit(tmp_path):
+    whole = train(tmp_path / "whole", checkpoint_every=5)
+    process = start(tmp_path / "cut", {"checkpoint_every": 5}, {"kill_at": 13})
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert len(losses(tmp_path / "cut")) == 13
+    part = tmp_path / "cut/checkpoints/step-00000012.part"  # as left by a save that was killed
+    part.mkdir()
+    (part / "part-00000-of-00001.safetensors").write_bytes(b"half")
+    assert equal(whole, train(tmp_path / "cut", checkpoint_every=5))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")  # no step twice
+    assert not part.exists()
+
+
+def test_the_program_exits_with_143_on_sigterm_and_130_on_ctrl_c(tmp_path):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        run = tmp_path / str(code)
+        process = start(run, {"steps": 5000}, {"slow": 0.02})
+        deadline = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists() or not losses(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code
+        assert "run the same command again to continue" in errors
+        assert len(list((run / "checkpoints").glob("step-????????"))) == 1
+
+
+def test_micro_batches_give_what_one_batch_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_task, "DROPOUT", False)
+    train(tmp_path / "one")
+    train(tmp_path / "four", accumulate=4)
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size=16 does not divide .*multiple of 3"):
+        train(tmp_path, accumulate=3)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, capsys):
+    weights = train(tmp_path, ToyTask(poison=[3, 7, 8]))
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert weights["seen"] == 17  # after_step is for steps that were taken
+    assert "step 4: not finite (far nan, near" in capsys.readouterr().err
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-2])["skipped"] == 3
+
+
+def test_many_in_a_row_end_the_run_naming_step_and_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_SKIPPED", 4)
+    with pytest.raises(
+        Diverged, match=r"step 10: not finite \(far nan, near [0-9.]+; gradient norm nan\), 4 steps in a row"
+    ):
+        train(tmp_path, ToyTask(poison=range(6, 20)), checkpoint_every=3)
+    assert (tmp_path / "checkpoints/step-00000006/state.json").exists()
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    train(tmp_path, checkpoint_every=3, keep=2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000018", "step-00000020"]
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, monkeypatch, capsys):
+    save = checkpoint_module.save_file
+
+    def full(tensors, path, metadata):
+        if "step-00000005" not in str(path):
+            path.write_bytes(b"some")
+            raise OSError(28, "No space left on device", str(path))
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        train(tmp_path, checkpoint_every=5)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: No space left on device" in said
+    monkeypatch.setattr(checkpoint_module, "save_file", save)
+    assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, interrupt, capsys):
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", interrupt(at=12), checkpoint_every=5)
+    newest = tmp_path / "cut/checkpoints/step-00000013/part-00000-of-00001.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-8])
+    assert equal(whole, train(tmp_path / "cut"))
+    assert f"passed over: {newest}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"task": ToyTask(width=6)}, "model.width was 5 and is now 6"),
+        ({"seed": 9}, "seed was 1"),
+        ({"batch_size": 32}, "batch_size"),
+    ],
+)
+def test_resuming_another_model_seed_or_batch_is_refused_by_name(tmp_path, interrupt, changes, key):
+    with pytest.raises(Stopped):
+        train(tmp_path, interrupt(at=3))
+    with pytest.raises(ValueError, match=re.escape(key)):
+        train(tmp_path, **changes)
+
+
+def test_a_finished_run_is_not_repeated_but_can_be_prolonged(tmp_path, capsys):
+    first = train(tmp_path)
+    train(tmp_path, ToyTask(poison=range(100)))  # would diverge if it ran
+    assert "nothing to do" in capsys.readouterr().err
+    longer = train(tmp_path, steps=40)
+    assert "train.steps was 20 before and is now 40" in capsys.readouterr().err
+    assert len(losses(tmp_path)) == 40
+    assert not equal(first, longer)
+
+
+def test_the_exported_weights_are_the_average_where_one_is_kept(tmp_path):
+    plain = train(tmp_path / "plain")
+    averaged = train(tmp_path / "averaged", ema=0.95)
+    assert losses(tmp_path / "plain") == losses(tmp_path / "averaged")
+    assert not torch.equal(plain["near.weight"], averaged["near.weight"])
