@@ -1,0 +1,121 @@
+"""TokenizerTask: fitting one neural tokenizer with the one trainer.
+
+In: a `NeuralTokenizer` and its arrays. Out: the fitted state below the run's folder, taken over by the tokenizer
+itself in the first process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fourm_engine.data.order import epoch_order
+from fourm_engine.tokenizers.arrays import ArrayData
+from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.train.task import Loss, Share, Task
+
+FITTED = "fitted"
+EVALUATION_ARRAYS = 512  # held-out arrays on which the loss is followed
+
+
+class TokenizerTask(Task):
+    """Learns to reconstruct `train`; `steps` as in the trainer's config, since a codebook starts after a share of
+    them."""
+
+    def __init__(
+        self, tokenizer: NeuralTokenizer, train: ArrayData, val: ArrayData | None, *, steps: int, seed: int
+    ) -> None:
+        self.tokenizer, self.train, self.val, self.steps, self.seed = tokenizer, train, val, steps, seed
+        self.name = f"tokenizer of {tokenizer.spec.name}"
+        self._weights = tokenizer.weights()
+        self._logs = tuple(tokenizer.network.progress())
+        self.count_names = (*self._weights, *self._logs)
+        self.tokens_per_sample = tokenizer.spec.layout.num_tokens
+
+    def model(self) -> nn.Module:
+        return self.tokenizer.make_network()
+
+    def batches(self, start_step: int, share: Share) -> Iterator[Tensor]:
+        n, epoch, order = len(self.train), -1, None
+        step = start_step
+        while True:
+            for micro in range(share.accumulate):
+                arrays = []
+                for position in share.positions(step, micro):
+                    if position // n != epoch:
+                        epoch = position // n
+                        order = epoch_order(n, self.seed, epoch)
+                    assert order is not None
+                    arrays.append(self.train[int(order[position % n])])
+                yield self.tokenizer.tensor(arrays)
+            step += 1
+
+    def counts(self, batch: Tensor) -> dict[str, float]:
+        return self.tokenizer.counts(batch) | dict.fromkeys(self._logs, 1.0)
+
+    def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
+        return {name: weight for name, weight in self._weights.items() if counts[name] > 0}
+
+    def loss(self, model: nn.Module, batch: Tensor, step: int) -> Loss:
+        assert isinstance(model, TokenizerNetwork)
+        return Loss(model(batch), {name: value.detach() for name, value in model.progress().items()})
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        assert isinstance(model, TokenizerNetwork)
+        model.after_step(step, self.steps)
+
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Loss terms on held-out arrays."""
+        sums = dict.fromkeys(self._weights, 0.0)
+        counts = dict.fromkeys(self._weights, 0.0)
+        if self.val is None or not len(self.val):
+            return {}
+        device = next(model.parameters()).device
+        size = max(1, share.micro_batch_size)
+        total = min(len(self.val), EVALUATION_ARRAYS)
+        # Every process passes equally many batches; those beyond the end repeat the last array and count nothing.
+        for start in range(0, total, size * share.world):
+            first = start + share.rank * size
+            own = [self.val[min(i, total - 1)] for i in range(first, first + size)]
+            batch = self.tokenizer.tensor(own[: max(1, total - first)])
+            found = model(batch.to(device))
+            if first >= total:
+                continue
+            for name, value in found.items():
+                sums[name] += float(value)
+            for name, count in self.tokenizer.counts(batch).items():
+                counts[name] += count
+        return {name: (sums[name], counts[name]) for name in sums}
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        self.tokenizer.adopt(weights)
+        temporary = folder / f".{FITTED}.tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(temporary)
+        final = folder / FITTED
+        if final.exists():  # an earlier end of this same run
+            for path in temporary.iterdir():
+                os.replace(path, final / path.name)
+            temporary.rmdir()
+        else:
+            os.replace(temporary, final)
+
+    def identity(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "tokenizer.kind": self.tokenizer.kind,
+            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json"),
+            "tokenizer.spec": self.tokenizer.spec.fingerprint(),
+            "tokenizer.steps": self.steps,
+            "data": self.train.fingerprint,
+            "data.samples": len(self.train),
+        }
+        return facts
+
+
+def fitted_folder(run: Path) -> Path:
+    """Where a finished run leaves the fitted state, as `Tokenizer.load` reads it."""
+    return run / FITTED

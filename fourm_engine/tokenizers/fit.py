@@ -1,0 +1,168 @@
+"""Fitting the tokenizers of a run: one token space at a time, skipped where nothing has changed, resumed where it was
+stopped.
+
+In: the tokenizer of a token space, its training arrays, held-out values. Out: `<folder>/<token space>/` (see `store`)
+and a report: how well held-out values survive the round trip, in their modality's own metrics, and how much of the
+codebook is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
+from fourm_engine.tokenizers.arrays import ArrayData
+from fourm_engine.tokenizers.config import FitConfig
+from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.tokenizers.quantise import usage
+from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
+from fourm_engine.train.loop import Trainer
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Sequence as SequenceLayout
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted tokenizer. `report`: modality -> {metric: number}, "usage" and "perplexity" as shares of the codebook.
+    `fresh` is False where an up-to-date one was found."""
+
+    tokenizer: Tokenizer
+    report: dict[str, dict[str, float]]
+    fresh: bool
+
+
+def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager) -> Tokenizer:
+    """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe.
+
+    Raises ValueError where the recipe's kind is not installed or refuses its settings."""
+    specs = [modality.spec for modality in modalities]
+    recipe = specs[0].tokenizer
+    assert recipe is not None, f"{specs[0].name} has no tokens"
+    cls = manager.tokenizer_class(recipe.kind)
+    try:
+        return cls(specs, **recipe.settings)
+    except ValueError as error:
+        names = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"tokenizer {recipe.kind!r} of {names}: {' '.join(str(error).split())}") from error
+
+
+def fit_tokenizer(
+    modalities: Sequence[Modality],
+    train: Mapping[str, ArrayData],
+    val: Mapping[str, Sequence[Any]],
+    config: FitConfig,
+    folder: Path,
+    manager: PluginManager,
+    *,
+    seed: int = 0,
+) -> Fitted:
+    """Fit the tokenizer of one token space and store it in `folder/<token space>/`.
+
+    Args:
+        modalities: all that use the token space.
+        train: modality -> training arrays.
+        val: modality -> held-out values, augmented, as `Modality.normalise` takes them.
+        folder: of all tokenizers of the run.
+
+    Every process of a distributed run calls it; the first one writes. Raises ValueError where there is nothing to fit
+    on, and whatever the trainer raises.
+    """
+    tokenizer = make_tokenizer(modalities, manager)
+    assert tokenizer.spec.token_space is not None
+    space = tokenizer.spec.token_space.name
+    if not sum(len(data) for data in train.values()):
+        names = ", ".join(modality.name for modality in modalities)
+        raise ValueError(
+            f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
+        )
+    neural = isinstance(tokenizer, NeuralTokenizer)
+    request = _request(tokenizer, train, config if neural else None, seed)
+    document = read_document(folder / space)
+    if document is not None and document["fit"].get("request") == request:
+        found = load_tokenizer(folder / space, tokenizer.specs, manager)
+        return Fitted(found, document["fit"]["report"], fresh=False)
+
+    runs = folder / ".fit" / space
+    if isinstance(tokenizer, NeuralTokenizer):
+        (data,) = train.values()
+        held_out = _arrays(modalities[0], val.get(modalities[0].name, ()))
+        run = runs / request["hash"]
+        task = TokenizerTask(tokenizer, data, held_out, steps=config.steps, seed=seed)
+        Trainer(task, config, run, seed=seed).run()
+        tokenizer.load(fitted_folder(run))
+    else:
+        tokenizer.fit(lambda: (array for data in train.values() for array in data))
+    report = {m.name: reconstruction(tokenizer, m, val.get(m.name, ())) for m in modalities}
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        save_tokenizer(tokenizer, folder / space, manager=manager, fit={"request": request, "report": report})
+        shutil.rmtree(runs, ignore_errors=True)
+    if dist.is_initialized():
+        dist.barrier()
+    return Fitted(tokenizer, report, fresh=True)
+
+
+def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig, *, seed: int = 0) -> dict[str, float]:
+    """Fit a neural tokenizer on arrays in memory, leaving nothing on disk. Returns the share of codes in use and their
+    perplexity / size on the arrays themselves."""
+    data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
+    task = TokenizerTask(tokenizer, data, None, steps=config.steps, seed=seed)
+    with tempfile.TemporaryDirectory() as run:
+        Trainer(task, config, Path(run), seed=seed).run()
+        tokenizer.load(fitted_folder(Path(run)))
+    return _codebook(tokenizer, tokenizer.encode(arrays))
+
+
+def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
+    """What is left of held-out values after encoding and decoding: the ceiling of any model that predicts these tokens.
+
+    Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1]."""
+    if not values:
+        return {}
+    ids = tokenizer.encode([modality.normalise(value) for value in values])
+    decoded = [modality.denormalise(array) for array in tokenizer.decode(ids)]
+    report = {metric.name: float(metric.compute(decoded, list(values))) for metric in modality.metrics()}
+    if not isinstance(modality.spec.layout, SequenceLayout):
+        report |= _codebook(tokenizer, ids)
+    return report
+
+
+def _codebook(tokenizer: Tokenizer, ids: Iterable[np.ndarray]) -> dict[str, float]:
+    used, perplexity = usage(torch.from_numpy(np.concatenate(list(ids))), tokenizer.size)
+    return {"usage": used, "perplexity": perplexity}
+
+
+def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:
+    return ArrayData(lambda i: modality.normalise(values[i]), len(values), fingerprint="held out")
+
+
+def _request(
+    tokenizer: Tokenizer, train: Mapping[str, ArrayData], config: FitConfig | None, seed: int
+) -> dict[str, Any]:
+    """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out."""
+    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "tensorboard", "threads", "cache_mb", "device"}
+    request: dict[str, Any] = {
+        "kind": tokenizer.kind,
+        "settings": tokenizer.settings.model_dump(mode="json"),
+        "specs": {spec.name: spec.fingerprint() for spec in tokenizer.specs},
+        "data": {name: [data.fingerprint, len(data)] for name, data in sorted(train.items())},
+        "config": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
+        "seed": seed,
+    }
+    request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
+    return request

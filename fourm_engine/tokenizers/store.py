@@ -1,0 +1,149 @@
+"""Fitted tokenizers on disk: data that can be read without knowing what wrote it.
+
+    <folder>/<token space>/tokenizer.json         kind, distribution, settings, specs, fingerprint, how it was fitted
+    <folder>/<token space>/weights.safetensors    or whatever `Tokenizer.save` of the kind writes
+
+A kind is resolved by name against what is installed; nothing that is read here names code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.tokenizer import Tokenizer
+
+DOCUMENT = "tokenizer.json"
+FORMAT = 1
+MAX_DOCUMENT_BYTES = 1 << 24
+
+
+class HasSpec(Protocol):
+    """Anything with a spec, such as a modality."""
+
+    spec: ModalitySpec
+
+
+def save_tokenizer(
+    tokenizer: Tokenizer, folder: Path, *, manager: PluginManager | None = None, fit: dict[str, Any] | None = None
+) -> None:
+    """Write a fitted tokenizer; `folder` appears, or changes, at once and only when complete.
+
+    Args:
+        manager: says which distribution provides the kind; by default what is installed.
+        fit: JSON that says from what it was fitted, kept beside it.
+    """
+    plugin = (manager or PluginManager()).find("tokenizer", tokenizer.kind)
+    document = {
+        "format": FORMAT,
+        "kind": tokenizer.kind,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "settings": tokenizer.settings.model_dump(mode="json"),
+        "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
+        "fingerprint": tokenizer.fingerprint,
+        "fit": fit or {},
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        tokenizer.save(temporary)
+        (temporary / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        old = temporary.with_name(temporary.name + ".old")
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_document(folder: Path) -> dict[str, Any] | None:
+    """`tokenizer.json` of a folder; None where there is none. Raises ValueError for one that cannot be read."""
+    path = folder / DOCUMENT
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ValueError(f"format {document['format']!r}, this version reads {FORMAT}")
+        wanted = {"kind": str, "distribution": str, "version": str, "settings": dict, "specs": list, "fingerprint": str}
+        for key, kind in wanted.items():
+            if not isinstance(document[key], kind):
+                raise ValueError(f"{key} is of type {type(document[key]).__name__}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a tokenizer's description: {error!r:.200}; fit it again") from None
+    return document
+
+
+def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginManager) -> Tokenizer:
+    """The fitted tokenizer of one token space, for the modalities `specs` that use it.
+
+    Raises ValueError where it is missing, damaged, of a kind that is not installed, or fitted for other arrays."""
+    document = read_document(folder)
+    names = ", ".join(spec.name for spec in specs)
+    if document is None:
+        raise ValueError(f"{folder}: no fitted tokenizer for {names}; run `fourm tokenizer fit`")
+    try:
+        cls = manager.tokenizer_class(document["kind"])
+    except PluginError as error:
+        package, version = document["distribution"], document["version"]
+        raise ValueError(
+            f"{folder}: tokenizer of kind {document['kind']!r} was saved by {package} {version}, which is not "
+            f"usable here (pip install {package}): {error}"
+        ) from None
+    known = {}
+    for raw in document["specs"]:
+        stored = ModalitySpec.model_validate(raw)
+        known[stored.name] = stored
+    for spec in specs:
+        _check_same_arrays(folder, known.get(spec.name), spec)
+    tokenizer = cls(specs, **document["settings"])
+    tokenizer.load(folder)
+    if tokenizer.fingerprint != document["fingerprint"]:
+        raise ValueError(
+            f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "
+            f"{tokenizer.fingerprint[:12]}, expected {document['fingerprint'][:12]}): its files were changed, or "
+            f"{document['distribution']} is another version than {document['version']}; fit it again"
+        )
+    return tokenizer
+
+
+def load_tokenizers(
+    folder: Path, modalities: Iterable[HasSpec] | dict[str, Any], manager: PluginManager
+) -> dict[str, Tokenizer]:
+    """Modality name -> tokenizer, for every modality that has tokens; one object for each token space."""
+    members = modalities.values() if isinstance(modalities, dict) else modalities
+    spaces: dict[str, list[ModalitySpec]] = {}
+    for modality in members:
+        if modality.spec.token_space is not None:
+            spaces.setdefault(modality.spec.token_space.name, []).append(modality.spec)
+    found: dict[str, Tokenizer] = {}
+    for space, specs in spaces.items():
+        tokenizer = load_tokenizer(folder / space, specs, manager)
+        found.update((spec.name, tokenizer) for spec in specs)
+    return found
+
+
+def _check_same_arrays(folder: Path, stored: ModalitySpec | None, spec: ModalitySpec) -> None:
+    """The stored tokenizer must have been fitted for the arrays, tokens and ids that the modality has now."""
+    if stored is None:  # joined a shared space later; its tokens are text, which fits any
+        return
+    for what in ("array", "layout", "token_space"):
+        was, now = getattr(stored, what), getattr(spec, what)
+        if was != now and not (what == "layout" and spec.layout.kind == "sequence"):
+            raise ValueError(
+                f"{folder}: fitted for {spec.name} with {what} {was!r}, which is now {now!r}; restore the modality's "
+                f"settings or run `fourm tokenizer fit` again"
+            )

@@ -1,0 +1,90 @@
+"""The ViT codec of the tokenizers (4M, appendix B): pictures to a grid of latents, and back.
+
+In and out: channels-first maps (B, C, H, W) and latents (B, N, D), N = h · w tokens in row-major order. With
+`blocks=0` the encoder sees each patch alone: a patch-wise MLP, which learns fastest on little data.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fourm_engine.nn.blocks import EncoderBlock, layer_norm
+from fourm_engine.nn.embeddings import sine_cosine_2d
+from fourm_plugins.modality import Settings
+
+
+class CodecSettings(Settings):
+    """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
+
+    width: int = 128
+    blocks: int = 2
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    post_mlp: bool = True
+
+
+class PostMlp(nn.Module):
+    """fc2(tanh(fc1 x))."""
+
+    def __init__(self, width: int, *, ratio: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(ratio * width))
+        self.fc2 = nn.Linear(int(ratio * width), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(torch.tanh(self.fc1(x)))
+
+
+class _Trunk(nn.Module):
+    """Positions, blocks, optional last MLP; biases everywhere, no final norm."""
+
+    pos_emb: Tensor
+
+    def __init__(self, grid: tuple[int, int], settings: CodecSettings) -> None:
+        super().__init__()
+        width, heads, ratio = settings.width, settings.heads, settings.mlp_ratio
+        self.register_buffer("pos_emb", sine_cosine_2d(*grid, width), persistent=False)  # (N, D)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(width, heads, mlp="gelu", mlp_ratio=ratio, bias=True, qk_norm=False)
+            for _ in range(settings.blocks)
+        )
+        self.norm_mlp = layer_norm(width, bias=True) if settings.post_mlp else None
+        self.post_mlp = PostMlp(width, ratio=ratio) if settings.post_mlp else None
+
+    def trunk(self, x_BND: Tensor) -> Tensor:
+        x_BND = x_BND + self.pos_emb
+        for block in self.blocks:
+            x_BND = block(x_BND, None)
+        if self.norm_mlp is not None and self.post_mlp is not None:
+            x_BND = x_BND + self.post_mlp(self.norm_mlp(x_BND))
+        return x_BND
+
+
+class ViTEncoder(_Trunk):
+    """(B, C, h·p, w·q) -> (B, h·w, D), for patches of p x q pixels."""
+
+    def __init__(self, channels: int, patch: tuple[int, int], grid: tuple[int, int], settings: CodecSettings) -> None:
+        super().__init__(grid, settings)
+        self.patch = patch
+        # The published patch convolution as a product: its weight (D, C, p, q), flattened.
+        self.proj = nn.Linear(channels * patch[0] * patch[1], settings.width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        p, q = self.patch
+        return self.trunk(self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)))
+
+
+class ViTDecoder(_Trunk):
+    """(B, h·w, D) -> (B, C, h·p, w·q)."""
+
+    def __init__(self, channels: int, patch: tuple[int, int], grid: tuple[int, int], settings: CodecSettings) -> None:
+        super().__init__(grid, settings)
+        self.patch, self.grid = patch, grid
+        self.out_proj = nn.Linear(settings.width, channels * patch[0] * patch[1])
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        (p, q), (h, w) = self.patch, self.grid
+        patches = self.out_proj(self.trunk(x_BND))
+        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=p, q=q)

@@ -1,0 +1,199 @@
+"""WordPiece for sequences: captions, boxes as text, any words. Kind `wordpiece`.
+
+In: strings. Out: int64 ids without an end marker. Ids, as in the published models:
+
+    [PAD] 0   [UNK] 1   [SOS] 2   [EOS] 3   sentinels [S_0]…[S_199] 4…203   coordinates v0=0…v3=999 from 204
+    then `words` (class names, one id each, also where they stand in running text), then pieces of words
+
+Text is lower-cased, accents are stripped, and it is split at white space and punctuation before it is cut into pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from pydantic import Field, field_validator
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from fourm_engine.tokenizers.pieces import learn_pieces
+from fourm_plugins.modality import Settings
+from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.tokenizer import TextTokenizer
+
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[SOS]", "[EOS]"
+SENTINELS = tuple(f"[S_{i}]" for i in range(200))
+CONTROL = (PAD, UNKNOWN, START, END, *SENTINELS)
+COORDINATES = 4  # v0…v3: xmin, ymin, xmax, ymax
+FILE = "wordpiece.json"
+MAX_FILE_BYTES = 1 << 26
+
+
+class WordPieceSettings(Settings):
+    """`words`: class names and other terms that stay whole."""
+
+    coordinate_bins: int = Field(default=1000, ge=1, le=10000)
+    words: tuple[str, ...] = ()
+    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one.
+    vocabulary: Path | None = None
+
+    @field_validator("words")
+    @classmethod
+    def _clean(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        lowered = [word.lower() for word in words]
+        for word in words:
+            if not word.strip() or word != " ".join(word.split()):
+                raise ValueError(f"words: {word!r} is empty or has stray white space")
+            if lowered.count(word.lower()) > 1:
+                raise ValueError(f"words: {word!r} stands twice (upper and lower case are one)")
+            if word in CONTROL or _COORDINATE.fullmatch(word):
+                raise ValueError(f"words: {word!r} is a special token already")
+        return words
+
+
+_COORDINATE = re.compile(r"v[0-3]=\d+")
+
+
+class WordPieceTokenizer(TextTokenizer):
+    """One instance serves every modality of a shared token space."""
+
+    kind = "wordpiece"
+    Settings = WordPieceSettings
+
+    def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
+        super().__init__(specs, **settings)
+        for spec in self.specs:
+            if not isinstance(spec.array, Text):
+                raise ValueError(f"{spec.name}: a wordpiece tokenizer takes text, not a {spec.array.kind}")
+        self._names = "/".join(spec.name for spec in self.specs)
+        self._max_characters = max(s.array.max_characters for s in self.specs if isinstance(s.array, Text))
+        self._decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        self._use(self._untrained())
+
+    def _special(self) -> list[AddedToken]:
+        bins = range(self.settings.coordinate_bins)
+        coordinates = [f"v{axis}={i}" for axis in range(COORDINATES) for i in bins]
+        tokens = [AddedToken(text, special=True, normalized=False) for text in (PAD, UNKNOWN, START, END)]
+        for text in (*SENTINELS, *coordinates):
+            tokens.append(AddedToken(text, special=True, normalized=False, single_word=True))
+        # `normalized`: words are found in text of any case.
+        words = [AddedToken(text, special=True, normalized=True, single_word=True) for text in self.settings.words]
+        return tokens + words
+
+    def _untrained(self, pieces: Iterable[str] = ()) -> tokenizers.Tokenizer:
+        special = self._special()
+        if len(special) > self.size:
+            raise ValueError(
+                f"{self._names}: a token space of {self.size} ids does not hold {len(special)} special tokens "
+                f"({COORDINATES} x {self.settings.coordinate_bins} coordinates, {len(self.settings.words)} words); "
+                f"enlarge it or lower coordinate_bins"
+            )
+        vocabulary: dict[str, int] = {}
+        for text in [*(token.content for token in special), *pieces]:
+            vocabulary.setdefault(text, len(vocabulary))
+        model = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100))
+        model.normalizer = normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=True
+        )
+        model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        model.decoder = self._decoder
+        model.add_special_tokens(special)
+        return model
+
+    def _use(self, model: tokenizers.Tokenizer) -> None:
+        """Take over a vocabulary. Raises ValueError where it lacks special tokens or is too large."""
+        ids: dict[str, int] = {}
+        for text in CONTROL:
+            id_ = model.token_to_id(text)
+            if id_ is None:
+                raise ValueError(f"{self._names}: the vocabulary has no {text}; it is not a vocabulary of this format")
+            ids[text] = id_
+        if model.get_vocab_size() > self.size:
+            raise ValueError(
+                f"{self._names}: the vocabulary has {model.get_vocab_size()} ids, its token space {self.size}; set the "
+                f"space's size to {model.get_vocab_size()}"
+            )
+        self._model = model
+        self._control = frozenset(ids.values())
+        self._unknown = ids[UNKNOWN]
+        self._end = ids[END]
+        self._sentinels = tuple(ids[text] for text in SENTINELS)
+
+    @property
+    def end_id(self) -> int:
+        return self._end
+
+    @property
+    def sentinel_ids(self) -> Sequence[int]:
+        return self._sentinels
+
+    @property
+    def fingerprint(self) -> str:
+        # The path of a vocabulary says nothing: its content is in the model.
+        settings = self.settings.model_dump(mode="json", exclude={"vocabulary"})
+        facts = [self.kind, settings, self.size, json.loads(self._model.to_str())]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
+        """Learn pieces until the token space is full or no pair of pieces occurs twice."""
+        if self.settings.vocabulary is not None:
+            self._read(self.settings.vocabulary)
+            return {"size": float(self._model.get_vocab_size())}
+        model = self._untrained()
+        words: Counter[str] = Counter()
+        for text in arrays():
+            self._check_text(text)
+            plain = model.normalizer.normalize_str(_COORDINATE.sub(" ", text))
+            words.update(word for word, _ in model.pre_tokenizer.pre_tokenize_str(plain))
+        room = self.size - len(self._special())
+        self._use(self._untrained(learn_pieces(words, room)))
+        return {"size": float(self._model.get_vocab_size())}
+
+    def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        for text in arrays:
+            self._check_text(text)
+        # "[EOS]" in a caption is five characters that someone typed, not the end: control tokens are never read from
+        # text.
+        drop = self._control - {self._unknown}
+        encoded = self._model.encode_batch(list(arrays), add_special_tokens=False)
+        return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
+
+    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
+        """Strings without control tokens and [UNK]; coordinates and words stay. Ids that no token bears are left
+        out."""
+        return [self._decode(np.asarray(row).tolist()) for row in ids]
+
+    def _decode(self, ids: list[int]) -> str:
+        texts = [self._model.id_to_token(i) for i in ids if i not in self._control]
+        return self._decoder.decode([text for text in texts if text is not None])
+
+    def _check_text(self, text: Any) -> None:
+        if not isinstance(text, str):
+            raise ValueError(f"{self._names}: expected a string, found {type(text).__name__}")
+        if len(text) > self._max_characters:
+            raise ValueError(
+                f"{self._names}: a text of {len(text)} characters, at most {self._max_characters} are taken; shorten "
+                f"it or raise the modality's max_characters"
+            )
+
+    def _read(self, path: Path) -> None:
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is no vocabulary")
+            model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}") from None
+        self._use(model)
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(self._model.to_str(), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        self._read(folder / FILE)
