@@ -43,10 +43,10 @@ def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     vectors = truths.reshape(-1, 3)
     vectors = vectors[np.isfinite(vectors).all(-1)]
     # Stored normals have 8 bits, so that few differ: one weighted row for each stands for the millions of pixels.
-    codes, counts = np.unique(np.rint((vectors + 1) * 127.5).astype(np.uint8), axis=0, return_counts=True)
-    distinct = codes.astype(np.float64) / 127.5 - 1
-    distinct /= np.linalg.norm(distinct, axis=-1, keepdims=True)
-    direction = geodesic_median(distinct[:, None], counts[:, None].astype(np.float64))[0]
+    x, y, z = np.rint((vectors + 1) * 127.5).astype(np.int32).T
+    codes, counts = np.unique((x << 16) + (y << 8) + z, return_counts=True)
+    distinct = _unit(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1) / 127.5 - 1)
+    direction = geodesic_median(distinct[:, None], counts[:, None])[0]
     image = np.empty((height, width, 3), np.float32)
     for row in range(height):
         image[row] = geodesic_median(truths[:, row])
@@ -54,25 +54,24 @@ def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value, np.where(np.isfinite(image), image, value)
 
 
-def geodesic_median(vectors: np.ndarray, weights: np.ndarray | None = None, *, steps: int = 30) -> np.ndarray:
+def geodesic_median(vectors: np.ndarray, weights: np.ndarray | None = None, *, steps: int = 20) -> np.ndarray:
     """(columns, 3) unit vectors of least mean angle to each column of unit vectors (n, columns, 3), by Weiszfeld's
     iteration on the sphere (Fletcher et al. 2009, "The geometric median on Riemannian manifolds"). Rows of NaN are left
     out; a column of nothing else gives NaN."""
     known = np.isfinite(vectors).all(-1)
     weights = known if weights is None else weights * known
-    x = np.nan_to_num(vectors)
-    centre = _unit((x * weights[..., None]).sum(0))
+    x, weights = np.nan_to_num(vectors).astype(np.float32), weights.astype(np.float32)
+    centre = _unit(np.einsum("nc,nci->ci", weights, x))
     for _ in range(steps):
         cosine = np.clip(np.einsum("nci,ci->nc", x, centre), -1, 1)
-        angle = np.arccos(cosine)
-        # Direction and length on the tangent plane, each weighted by 1 / angle: so only the direction is left.
-        inverse = weights / np.maximum(angle, 1e-3)
-        scale = inverse * angle / np.maximum(np.sqrt(1 - cosine**2), 1e-6)
-        move = np.einsum("nc,nci->ci", scale, x) - (scale * cosine).sum(0)[:, None] * centre
-        move /= np.maximum(inverse.sum(0), 1e-12)[:, None]
+        # On the tangent plane each vector is its angle long. Weighted by 1 / angle, only its direction is left, which is
+        # (x - cosine * centre) / sine.
+        scale = weights / np.sqrt(np.maximum(1 - cosine**2, 1e-6))
+        move = np.einsum("nc,nci->ci", scale, x) - np.einsum("nc,nc->c", scale, cosine)[:, None] * centre
+        move /= np.maximum((weights / np.maximum(np.arccos(cosine), 1e-3)).sum(0), 1e-12)[:, None]
         length = np.linalg.norm(move, axis=-1, keepdims=True)
         centre = _unit(np.cos(length) * centre + np.sinc(length / np.pi) * move)
-        if length.max() < 1e-5:
+        if length.max() < 3e-4:  # 0.02 degrees
             break
     centre[~known.any(0)] = np.nan
     return centre

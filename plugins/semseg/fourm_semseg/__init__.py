@@ -30,7 +30,8 @@ class SemSegSettings(images.TokenSettings):
     @model_validator(mode="before")
     @classmethod
     def _count(cls, data: dict) -> dict:
-        if data.get("classes"):
+        if isinstance(data, dict) and data.get("classes"):
+            data = dict(data)
             given = data.setdefault("num_classes", len(data["classes"]))
             if given != len(data["classes"]):
                 raise ValueError(
