@@ -1,0 +1,152 @@
+"""`fourm tokenizer fit` and `fourm tokenize`: from raw files to fitted tokenizers, and from both to token shards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
+
+app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
+
+Config = Annotated[Path, typer.Argument(help="YAML config.")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")]  # noqa: UP045
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `tokenizer` a group of commands even while it has one."""
+
+
+@app.command("fit")
+def fit(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    space: Annotated[Optional[list[str]], typer.Option(help="Only this token space; may be repeated.")] = None,  # noqa: UP045
+    jobs: Annotated[int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each.")] = 1,
+) -> None:
+    """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
+    from fourm_engine.config import load_config
+    from fourm_engine.modalities import load_manager, load_modalities
+
+    settings = load_config(config, overrides or [])
+    manager = load_manager(settings.modalities)
+    modalities = load_modalities(settings.modalities, manager)
+    spaces = modalities.token_spaces
+    if unknown := sorted(set(space or ()) - set(spaces)):
+        raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(spaces)}")
+    chosen = [name for name in spaces if not space or name in space]
+    if jobs > 1 and len(chosen) > 1:
+        _fit_in_processes(config, overrides or [], chosen, jobs)
+        return
+    for name in chosen:
+        _fit_space(settings, manager, {spec.name: modalities[spec.name] for spec in spaces[name]}, name)
+
+
+def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
+    """Each space in a process of its own. All are let finish; the error says which failed."""
+
+    def run(space: str) -> int:
+        command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *overrides, "--space", space]
+        return subprocess.run(command, check=False).returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = dict(zip(spaces, pool.map(run, spaces)))
+    if failed := [space for space, code in codes.items() if code]:
+        raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
+
+
+def _fit_space(settings: RunConfig, manager: Any, modalities: dict[str, Any], space: str) -> None:
+    from fourm_engine.data.aligned import AlignedData
+    from fourm_engine.data.views import ViewDrawer
+    from fourm_engine.tokenizers.fit import fit_tokenizer
+    from fourm_engine.tokenizers.samples import held_out_values, training_arrays
+
+    data, began = settings.data, time.monotonic()
+    if data.train is None:
+        raise ValueError("data.train is not set: name the folder of the training data")
+    fit_config = settings.tokenizers.fit_of(space)
+    bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
+    # The aspect of a picture may have to come from another modality of the sample, hence the drawer over all of them.
+    raw = AlignedData(data.train, modalities, data.train_split, **bounds)
+    drawer = ViewDrawer.from_config(modalities, data, training=True, seed=settings.seed)
+    cache = fit_config.cache_mb << 20
+    train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in modalities}
+    val: dict[str, list[Any]] = {}
+    if data.val is not None:
+        held = AlignedData(data.val, modalities, data.val_split, **bounds)
+        centre = ViewDrawer.from_config(modalities, data, training=False)
+        val = {m: held_out_values(held, m, centre) for m in modalities}
+    members = list(modalities.values())
+    fitted = fit_tokenizer(members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed)
+    took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
+    for name, scores in fitted.report.items():
+        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
+        print(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})", flush=True)
+
+
+def tokenize(config: Config, overrides: Overrides = None) -> None:
+    """Turn the data sets of a config into token shards. Finished shards are kept; under torchrun they are shared out."""
+    from fourm_engine.cli.share import rank_and_world
+    from fourm_engine.config import load_config
+    from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.modalities import load_manager, load_modalities
+    from fourm_engine.tokenizers.store import load_tokenizers
+
+    settings = load_config(config, overrides or [])
+    manager = load_manager(settings.modalities)
+    modalities = load_modalities(settings.modalities, manager)
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities, manager)
+    data = settings.data
+    if data.train is None or data.tokens is None:
+        raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
+    rank, world = rank_and_world()
+    splits = [("train", data.train, data.train_split, True), ("val", data.val, data.val_split, False)]
+    for name, root, split, training in splits:
+        if root is None:
+            continue
+        report = tokenize_split(
+            root,
+            data.tokens / name,
+            modalities,
+            tokenizers,
+            data,
+            split,
+            _Progress(name, rank),
+            training=training,
+            seed=settings.seed,
+            rank=rank,
+            world=world,
+        )
+        print(
+            f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
+            f"{report.written} shards written, {report.finished} were there, {report.samples_per_second:.0f} samples/s, "
+            f"{len(report.bad)} files left out",
+            flush=True,
+        )
+        for line in report.bad:
+            print(f"left out {line}", file=sys.stderr)
+
+
+class _Progress:
+    """A line every ten seconds: done, rate, time left."""
+
+    def __init__(self, split: str, rank: int) -> None:
+        self.split, self.rank, self.began = split, rank, time.monotonic()
+        self.last = self.began
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last < 10 or self.rank:
+            return
+        self.last = now
+        rate = done / (now - self.began)
+        print(f"{self.split}: {done}/{total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s left", flush=True)

@@ -1,0 +1,50 @@
+"""What a tokenizer is fitted on: arrays of raw training samples through the run's views, and held-out values.
+
+In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, a list of augmented values for measuring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.tokenizers.arrays import ArrayData
+
+#: Held-out values that a reconstruction is measured on.
+HELD_OUT = 512
+
+
+def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int) -> ArrayData:
+    """Every view of every sample that has the modality; a file that cannot be used is left out as `on_error` says."""
+    names = [name for name in data.names if modality in data.has(name)]
+    spec = data.modalities[modality].spec
+
+    def get(index: int) -> Any:
+        name, number = names[index // views], index % views
+        try:
+            return data.array(name, modality, view_of(spec, drawer.views(data, name, number), number))
+        except BadFile as bad:
+            data.skip(name, bad)
+            return None
+
+    described = json.dumps([names, views, drawer.settings()], sort_keys=True)
+    fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
+    return ArrayData(get, len(names) * views, fingerprint=fingerprint, cache_bytes=cache_bytes)
+
+
+def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int = HELD_OUT) -> list[Any]:
+    """Values of the first `limit` samples that have the modality, through view 0."""
+    spec, values = data.modalities[modality].spec, []
+    for name in data.names:
+        if len(values) == limit:
+            break
+        if modality not in data.has(name):
+            continue
+        try:
+            values.append(data.augmented(name, modality, view_of(spec, drawer.views(data, name), 0)))
+        except BadFile as bad:
+            data.skip(name, bad)
+    return values
