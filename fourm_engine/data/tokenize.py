@@ -158,7 +158,7 @@ def _views_of_shard(
         if found != (drawer.settings(), number):
             raise ValueError(
                 f"{path}: recorded with {found[0]}, {found[1]} views, but the config says {drawer.settings()}, "
-                f"{number} views; restore data.augment, crop_scale, flip, views and seed, or remove {out} to tokenize again"
+                f"{number} views; restore data.augment, crop_scale, flip, views and seed, or remove {out} and tokenize"
             )
     known = set(json.loads(metadata["groups"])) if metadata else set()
     if not metadata or json.loads(metadata["names"]) != names or not set(drawer.groups) <= known:

@@ -1,0 +1,208 @@
+"""Budgets have the published distribution, respect what a sample has, and never exceed what a modality holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fourm_engine.masking.budgets import Budgets
+from fourm_engine.masking.config import Component, MaskingConfig
+from fourm_plugins import FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
+from tests.fakes import fake_modalities
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden/cases/budgets_all2all_rgb2all_a0.5.json").read_text())
+
+
+def spec_of(name: str, max_tokens: int) -> ModalitySpec:
+    """A spec that holds `max_tokens`: a sequence if that is 256, and continuous if its name has no `tok_`."""
+    name, sequence = name.partition("@")[0], max_tokens == 256
+    continuous = not sequence and not name.startswith("tok_")
+    side = int(max_tokens**0.5)
+    return ModalitySpec(
+        name=name,
+        layout=Sequence(max_tokens=max_tokens) if sequence else Grid(height=side, width=side),
+        array=Text() if sequence else FeatureMap(channels=3, height=side, width=side),
+        token_space=None if continuous else TokenSpace(name=name, size=100),
+        tokenizer=None if continuous else TokenizerRecipe(kind="none"),
+        target=not continuous,
+        source=name,
+        extensions=("x",),
+    )
+
+
+def test_the_budgets_are_distributed_as_in_the_published_models():
+    names = {full: full.partition("@")[0] for full in GOLDEN["modalities"]}
+    mixture = []
+    for c in range(2):
+        sides = {
+            side: {names[full]: a[f"{side}_alphas"][c] for full, a in GOLDEN["alphas"].items()}
+            for side in ("input", "target")
+        }
+        mixture.append(Component(name=str(c), **sides))
+    config = MaskingConfig(
+        input_tokens=GOLDEN["input_tokens"], target_tokens=GOLDEN["target_tokens"], mixture=tuple(mixture)
+    )
+    budgets = Budgets(config, [spec_of(full, n) for full, n in GOLDEN["max_tokens"].items()])
+    rng = np.random.default_rng(0)
+    drawn = [budgets.draw(rng, list(names.values())) for _ in range(GOLDEN["samples"])]
+    for c, expected in GOLDEN["per_mixture_component"].items():
+        mine = [d for d in drawn if d.component == c]
+        n = len(mine)
+        assert n >= 1000
+        assert abs(n / len(drawn) - 0.5) < 4.5 * 0.5 / len(drawn) ** 0.5
+        for side, side_of in (("input", lambda d: d.inputs), ("target", lambda d: d.targets)):
+            for full, facts in expected[side].items():
+                counts = np.array([side_of(d).get(names[full], 0) for d in mine])
+                # Both sides are samples, of about the same size.
+                error = 4.5 * facts["std"] * (1 / n + 1 / (expected["share"] * GOLDEN["samples"])) ** 0.5
+                assert abs(counts.mean() - facts["mean"]) <= error, (c, side, full)
+                z = facts["zero_share"]
+                error = 4.5 * (z * (1 - z) * (1 / n + 1 / (expected["share"] * GOLDEN["samples"]))) ** 0.5
+                assert abs((counts == 0).mean() - z) <= error, (c, side, full)
+        totals = np.array([sum(d.targets.values()) for d in mine])
+        assert totals.max() <= 128
+        error = 4.5 * max(expected["target_total"]["std"], totals.std()) * (2 / n) ** 0.5
+        assert abs(totals.mean() - expected["target_total"]["mean"]) <= error
+
+
+alphas = st.sampled_from([0.0, 0.05, 0.5, 5.0, 1000.0])
+
+
+@given(
+    alphas=st.lists(alphas, min_size=7, max_size=7),
+    ranges=st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(0, 40)),
+    available=st.sets(st.sampled_from(["a", "a@pixels", "b", "words"])),
+    seed=st.integers(0, 1000),
+)
+def test_budgets_stay_within_totals_and_what_the_sample_and_its_modalities_hold(alphas, ranges, available, seed):
+    specs = {name: m.spec for name, m in fake_modalities().items()}
+    given_inputs = dict(zip(["a", "a@pixels", "b", "words"], alphas[:4]))
+    given_targets = dict(zip(["a", "b", "words"], alphas[4:]))
+    config = MaskingConfig(
+        input_tokens=(ranges[0], ranges[0] + ranges[1]),
+        target_tokens=(ranges[2], ranges[2] + ranges[3]),
+        mixture=(Component(name="it", input=given_inputs, target=given_targets),),
+    )
+    try:
+        budgets = Budgets(config, specs.values())
+    except ValueError:
+        assert not any(alphas[4:]) or (not any(alphas[:4]) and config.encoder_tokens)
+        return
+    drawn = budgets.draw(np.random.default_rng(seed), available)
+    assert (drawn is not None) == budgets.usable(available)
+    if drawn is None:
+        can_show = any(given_inputs[name] for name in available) or config.input_tokens[1] == 0
+        assert not (can_show and any(given_targets.get(name) for name in available))
+        return
+    assert sum(drawn.inputs.values()) <= config.encoder_tokens
+    assert sum(drawn.targets.values()) <= config.decoder_tokens
+    assert set(drawn.modalities) <= available
+    for name in drawn.modalities:
+        shown, asked, holds = drawn.inputs.get(name, 0), drawn.targets.get(name, 0), specs[name].layout.num_tokens
+        assert shown <= holds
+        assert asked <= holds
+        assert name == "words" or shown + asked <= holds
+        assert not shown or given_inputs[name] > 0
+        assert not asked or given_targets[name] > 0
+
+
+def test_a_sample_that_lacks_a_modality_gets_the_whole_budget_for_the_others():
+    budgets = Budgets(MaskingConfig(input_tokens=6, target_tokens=4), [m.spec for m in fake_modalities().values()])
+    for seed in range(50):
+        drawn = budgets.draw(np.random.default_rng(seed), {"a"})
+        assert drawn.inputs == {"a": 6}
+        assert drawn.targets == {"a": 4}
+
+
+def test_components_that_a_sample_cannot_serve_are_not_drawn_for_it():
+    config = MaskingConfig(
+        input_tokens=4,
+        target_tokens=4,
+        mixture=(
+            Component(name="pixels", weight=1000, input={"a@pixels": 1}, target={"*": 1}),
+            Component(name="labels", input={"b": 1}, target={"*": 1}),
+        ),
+    )
+    budgets = Budgets(config, [m.spec for m in fake_modalities().values()])
+    components = {budgets.draw(np.random.default_rng(seed), {"b", "words"}).component for seed in range(20)}
+    assert components == {"labels"}
+    assert budgets.draw(np.random.default_rng(0), {"words"}) is None
+
+
+def test_components_are_drawn_by_their_weights():
+    config = MaskingConfig(
+        input_tokens=4, target_tokens=4, mixture=(Component(name="rare"), Component(name="often", weight=3))
+    )
+    budgets, rng = Budgets(config, [m.spec for m in fake_modalities().values()]), np.random.default_rng(0)
+    often = np.mean([budgets.draw(rng, {"a", "b"}).component == "often" for _ in range(4000)])
+    assert abs(often - 0.75) < 0.03
+
+
+def test_the_wildcard_covers_what_is_not_named_and_may_take_that_part():
+    component = Component(name="it", input={"*": 1, "b": 0}, target={"*": 1, "words": 0})
+    budgets = Budgets(
+        MaskingConfig(input_tokens=40, target_tokens=40, mixture=(component,)),
+        [m.spec for m in fake_modalities().values()],
+    )
+    rng = np.random.default_rng(0)
+    drawn = [budgets.draw(rng, {"a", "a@pixels", "b", "words"}) for _ in range(200)]
+    assert {name for d in drawn for name in d.inputs} == {"a", "a@pixels", "words"}
+    assert {name for d in drawn for name in d.targets} == {"a", "b"}
+
+
+def test_modalities_that_are_not_installed_are_reported_once_and_left_out(caplog):
+    mixture = (
+        Component(name="one", input={"absent": 1, "a": 1}, target={"*": 1}),
+        Component(name="two", input={"absent": 1}, target={"*": 1}),
+    )
+    with caplog.at_level(logging.WARNING):
+        budgets = Budgets(MaskingConfig(mixture=mixture), [m.spec for m in fake_modalities().values()])
+    assert sum("absent" in record.getMessage() for record in caplog.records) == 1
+    assert any("'two' has no input" in record.getMessage() for record in caplog.records)
+    assert budgets.draw(np.random.default_rng(0), {"a", "b"}).component == "one"
+
+
+def test_asking_for_what_cannot_be_predicted_is_an_error():
+    component = Component(name="it", target={"a@pixels": 1})
+    with pytest.raises(ValueError, match=r"'it' has target 'a@pixels'.*only be input"):
+        Budgets(MaskingConfig(mixture=(component,)), [m.spec for m in fake_modalities().values()])
+
+
+def test_a_mixture_without_any_usable_component_is_an_error():
+    with pytest.raises(ValueError, match="no component"):
+        Budgets(MaskingConfig(), [fake_modalities()["a@pixels"].spec])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"input_tokens": [5, 3]}, "0 <= low <= high"),
+        ({"input_tokens": -1}, "0 <= low <= high"),
+        ({"input_tokens": 8, "encoder_capacity": 4}, "raise the capacity"),
+        ({"mixture": [{"name": "x"}, {"name": "x"}]}, "one name"),
+        ({"mixture": [{"name": "x", "weigth": 1}]}, "weigth"),
+        ({"mixture": [{"name": "x", "input": {"*": -1}}]}, "greater than or equal to 0"),
+        ({"target_tokens": [0, 5]}, "start target_tokens at 1"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(bad, message):
+    with pytest.raises(ValidationError, match=message):
+        MaskingConfig.model_validate(bad)
+
+
+def test_capacities_follow_from_the_largest_totals():
+    config = MaskingConfig.model_validate(
+        {
+            "input_tokens": [2, 10],
+            "target_tokens": 7,
+            "mixture": [{"name": "x"}, {"name": "y", "input_tokens": 0, "target_tokens": [1, 20]}],
+        }
+    )
+    assert (config.encoder_tokens, config.decoder_tokens) == (10, 20)
