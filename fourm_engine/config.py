@@ -21,6 +21,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import ModalitiesConfig
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.tasks.config import LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
 
@@ -46,6 +47,7 @@ class RunConfig(BaseModel):
     tokenizers: TokenizersConfig
     masking: MaskingConfig
     model: ModelConfig
+    loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig
 
     def save(self, path: Path) -> None:

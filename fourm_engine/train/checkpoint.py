@@ -36,7 +36,7 @@ _PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
 _ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint that could not be written or read; the message names the path."""
 
 
@@ -166,6 +166,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if not _PART.fullmatch(name) or (folder / name).stat().st_size != size:
                 raise CheckpointError(f"{folder / name}: not the file that was saved, damaged or truncated")
         return Checkpoint(folder, int(document["step"]), tuple(files), dict(document["state"]))
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -189,6 +191,8 @@ def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str
                 for name in tensors.keys() & rows.keys():
                     _copy_rows(tensors[name], reader.get_slice(name), *rows[name], where=f"{path}: {name}")
                     missing.discard(name)
+        except CheckpointError:
+            raise
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     missing = {name for name in missing if not (optional and name.startswith(optional))}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fourm_engine.train.task import Task
 
 
-class RankMismatch(RuntimeError):
+class RankMismatch(ValueError):
     """Two processes of one run are not set up alike."""
 
 
@@ -131,8 +131,8 @@ class Gradients:
         return nullcontext()
 
     def reduce(self) -> None:
-        """After the last backward pass: the mean over processes. A parameter that the step did not use gets a zero gradient
-        rather than none, so that the optimiser treats it alike however the model is spread."""
+        """After the last backward pass: the mean over processes. A parameter that the step did not use gets a zero
+        gradient rather than none, so that the optimiser treats it alike however the model is spread."""
         if self.sharded:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:

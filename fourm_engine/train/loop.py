@@ -48,7 +48,7 @@ MAX_SKIPPED = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Diverged(RuntimeError):
+class Diverged(ValueError):
     """Losses or gradients stayed infinite or NaN."""
 
 
@@ -126,7 +126,7 @@ class Trainer:
             **json.loads(json.dumps(self.task.identity())),
         }
         settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
-        check_same({**self.identity, **settings, "torch": torch.__version__})
+        check_same({**self.identity, **settings, **self.task.versions(), "torch": torch.__version__})
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate)
 
     def _build(self, device: torch.device) -> None:

@@ -108,6 +108,11 @@ class Task(ABC):
         """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the
         vocabulary, the data. Dotted keys ("model.width"), so that an error can name what differs."""
 
+    def versions(self) -> dict[str, str]:
+        """Of what takes part, such as plugins: the same in every process, but free to change before a run is
+        resumed."""
+        return {}
+
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Modules to shard one by one over several GPUs; none: the model is small and is replicated."""
         return []

@@ -1,0 +1,17 @@
+"""The `loss` section of a config: how the modalities' losses make one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class LossConfig(BaseModel):
+    """The loss of a step is the average over modalities of each one's mean cross-entropy (4M, section 2.3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: "present": over the modalities that the step has targets of. "all": over every modality that can be a target, so
+    #: that an absent one counts as 0, as in the published models.
+    average_over: Literal["present", "all"] = "present"

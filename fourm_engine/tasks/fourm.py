@@ -1,0 +1,139 @@
+"""FourMTask: training the any-to-any model on packed samples.
+
+In: modalities, tokenizers, packed training and held-out samples. Out: the exported model, `<run>/model/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.batch import Batch, collate
+from fourm_engine.data.loader import batches
+from fourm_engine.data.training import TrainingData
+from fourm_engine.masking.pack import PackedSample
+from fourm_engine.modalities import Modalities
+from fourm_engine.model import FourM
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tasks.config import LossConfig
+from fourm_engine.train.task import Loss, Share, Task
+from fourm_plugins.tokenizer import Tokenizer
+
+EXPORT = "model"
+#: At most this many held-out samples are looked at in one evaluation.
+EVALUATION_SAMPLES = 512
+_NO_ROWS = np.zeros((4, 0), np.int64)
+_NOTHING = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
+
+
+class FourMTask(Task):
+    """The 4M objective: cross-entropy of the target tokens given the input tokens.
+
+    Args:
+        tokenizers: modality name -> fitted tokenizer.
+        data, held_out: training samples, and the fixed held-out ones, or None to evaluate nothing.
+        workers: processes that prepare training batches.
+    """
+
+    name = "fourm"
+
+    def __init__(
+        self,
+        modalities: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        config: ModelConfig,
+        data: TrainingData,
+        held_out: TrainingData | None = None,
+        *,
+        loss: LossConfig | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
+        self.data, self.held_out, self.workers = data, held_out, workers
+        self.average_over = (loss or LossConfig()).average_over
+        self.vocabulary = data.vocabulary
+        self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
+        self.tokens_per_sample = data.masking.encoder_tokens + data.masking.decoder_tokens
+
+    def model(self) -> nn.Module:
+        return Transformer(self.config, self.vocabulary)
+
+    def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
+        return batches(
+            self.data,
+            batch_size=share.batch_size,
+            start_step=start_step,
+            rank=share.rank,
+            world=share.world,
+            accumulate=share.accumulate,
+            workers=self.workers,
+        )
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {name: float(count) for name, count in batch.target_counts.items()}
+
+    def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
+        if self.average_over == "present":
+            return super().weights(counts, step)
+        targets = [name for name in counts if self.modalities[name].spec.target]
+        return {name: 1 / len(targets) for name in targets}
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
+        return Loss({name: total for name, (total, _) in model(batch).items()})
+
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
+        found = dict.fromkeys(self.count_names, (0.0, 0.0))
+        if self.held_out is None:
+            return {}
+        device = next(model.parameters()).device
+        masking, size = self.held_out.masking, share.micro_batch_size
+        total = min(len(self.held_out), EVALUATION_SAMPLES)
+        for start in range(share.rank * size, total + share.rank * size, size * share.world):
+            rows = range(start, start + size)
+            samples = [self.held_out[i] if i < total else _NOTHING for i in rows]
+            batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
+            for name, (loss, count) in model(batch.to(device)).items():
+                found[name] = (found[name][0] + float(loss), found[name][1] + count)
+        return found
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        with torch.device("meta"):
+            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+        network.to_empty(device="cpu")
+        network.initialise()  # for the tables of positions, which are not among the weights
+        network.load_state_dict(weights)
+        model = FourM(network.eval(), self.modalities, self.tokenizers, self.vocabulary)
+        model.save_pretrained(folder / EXPORT)
+
+    def identity(self) -> dict[str, Any]:
+        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
+        rows = {f"vocabulary.{row['name']}": row for row in self.vocabulary.to_json()}
+        tokenizers = {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
+        return {
+            **model,
+            **rows,
+            **tokenizers,
+            "masking": self.data.masking.model_dump(mode="json"),
+            "loss.average_over": self.average_over,
+            "data.samples": len(self.data),
+            "data.names": hashlib.sha256("\n".join(self.data.names).encode()).hexdigest()[:16],
+        }
+
+    def versions(self) -> dict[str, str]:
+        return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, Transformer)
+        return [*model.encoder, *model.decoder]
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.
+        return not name.startswith("embedding.") or name.startswith("embedding.projections.")

@@ -1,0 +1,49 @@
+"""`train(config)`: from a run's config to a trained, exported model; what `fourm train` and torchrun call."""
+
+from __future__ import annotations
+
+import os
+
+from fourm_engine.config import RunConfig
+from fourm_engine.data.training import TrainingData
+from fourm_engine.modalities import load_manager, load_modalities
+from fourm_engine.tasks.fourm import FourMTask
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.train.loop import Trainer
+
+
+def train(config: RunConfig) -> dict[str, float]:
+    """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token.
+
+    Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data."""
+    manager = load_manager(config.modalities)
+    modalities = load_modalities(config.modalities, manager)
+    tokenizers = load_tokenizers(config.tokenizers.folder, modalities, manager)
+    vocabulary = modalities.vocabulary()
+
+    def data(*, training: bool) -> TrainingData:
+        return TrainingData.from_config(
+            config.data,
+            config.masking,
+            modalities,
+            tokenizers,
+            vocabulary,
+            seed=config.seed,
+            training=training,
+            masker_class=manager.masker_class,
+        )
+
+    held_out = data(training=False) if config.data.val is not None else None
+    task = FourMTask(
+        modalities,
+        tokenizers,
+        config.model,
+        data(training=True),
+        held_out,
+        loss=config.loss,
+        workers=config.data.workers,
+    )
+    manager.freeze()
+    if os.environ.get("RANK", "0") == "0":
+        config.save(config.run / "config.yaml")
+    return Trainer(task, config.train, config.run, seed=config.seed).run()
