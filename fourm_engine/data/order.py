@@ -29,5 +29,5 @@ def name_rng(seed: int, *parts: str | int) -> np.random.Generator:
 
 def _generator(seed: int, stream: int, epoch: int, position: int) -> np.random.Generator:
     # The two low words of the counter count the draws, the two high ones say whose draws they are.
-    philox = np.random.Philox(key=[seed & _WORD, stream], counter=[0, 0, position, epoch])
-    return np.random.Generator(philox)
+    counter = np.array([0, 0, position, epoch], np.uint64)  # uint64 throughout: lists of large integers become floats
+    return np.random.Generator(np.random.Philox(key=np.array([seed & _WORD, stream], np.uint64), counter=counter))

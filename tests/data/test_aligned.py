@@ -1,0 +1,201 @@
+"""Samples are the union over modalities; whatever is missing or unusable is counted and named."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from fourm_engine.data.aligned import AlignedData, BadFile, check_array
+from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_plugins import SampleError, View
+from tests.fakes import fake_modalities, sample_names, to_npy, write_data
+
+MODALITIES = fake_modalities()
+
+
+@pytest.fixture(params=["folder", "tar"])
+def root(request, tmp_path):
+    names = {"a": sample_names(10), "b": sample_names(8, start=4), "words": sample_names(3)}
+    write_data(tmp_path, MODALITIES, names, tar=request.param == "tar")
+    return tmp_path
+
+
+def test_samples_that_lack_a_modality_are_used_and_counted(root, caplog):
+    with caplog.at_level(logging.WARNING):
+        data = AlignedData(root, MODALITIES)
+    assert data.names == sample_names(12)
+    assert data.counts == {"a": 10, "a@pixels": 10, "b": 8, "words": 3}
+    assert data.has("0000") == {"a", "a@pixels", "words"}
+    assert data.has("0011") == {"b"}
+    assert set(data.values("0005")) == {"a", "a@pixels", "b"}
+    message = caplog.messages[0]
+    assert "12 samples" in message
+    assert "b 8 (lacks 4: 0000, 0001, 0002, …)" in message
+    assert "words 3 (lacks 9: 0003" in message
+
+
+def test_folders_and_shards_hold_the_same_samples(tmp_path):
+    for tar in (False, True):
+        write_data(tmp_path / str(tar), MODALITIES, sample_names(9), tar=tar)
+    folder, shards = (AlignedData(tmp_path / str(tar), MODALITIES) for tar in (False, True))
+    assert folder.names == shards.names
+    for name in folder.names:
+        for modality, value in folder.values(name).items():
+            np.testing.assert_array_equal(value, shards.value(name, modality))
+
+
+def test_nothing_is_reported_where_all_names_match(tmp_path, caplog):
+    write_data(tmp_path, MODALITIES, sample_names(3))
+    AlignedData(tmp_path, MODALITIES)
+    assert not caplog.records
+
+
+def test_a_modality_without_any_folder_is_missing_everywhere(tmp_path, caplog):
+    write_data(tmp_path, fake_modalities(["a", "a@pixels"]), sample_names(3))
+    data = AlignedData(tmp_path, MODALITIES)
+    assert data.has("0001") == {"a", "a@pixels"}
+    assert "b 0 (lacks 3" in caplog.text
+
+
+def test_data_of_no_modality_is_an_error_that_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder.*a/ with \.npy; b/ with \.npy; words/ with \.txt"):
+        AlignedData(tmp_path / "nowhere", MODALITIES)
+    with pytest.raises(ValueError, match=r"holds no data of any modality; looked for a/ with \.npy"):
+        AlignedData(tmp_path, MODALITIES)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match=r"a: no file with extension npy"):
+        AlignedData(tmp_path, MODALITIES)
+
+
+def test_splits_choose_samples_by_name(root, caplog):
+    (root / "splits.json").write_text(json.dumps({"few": ["0001", "0007", "gone"], "none": ["gone"], "odd": 3}))
+    data = AlignedData(root, MODALITIES, "few")
+    assert data.names == ["0001", "0007"]
+    assert data.counts == {"a": 2, "a@pixels": 2, "b": 1, "words": 1}
+    assert "such as gone" in caplog.text
+    with pytest.raises(ValueError, match="it has few, none, odd"):
+        AlignedData(root, MODALITIES, "many")
+    with pytest.raises(ValueError, match="no list of samples"):
+        AlignedData(root, MODALITIES, "odd")
+    with pytest.raises(ValueError, match="none of the 1 samples"):
+        AlignedData(root, MODALITIES, "none")
+
+
+def test_a_split_without_its_file_is_an_error(root):
+    with pytest.raises(ValueError, match=r"splits\.json: needed for split 'few'"):
+        AlignedData(root, MODALITIES, "few")
+
+
+BAD = {
+    "truncated": ("a", to_npy(np.zeros((12, 16, 2), np.float32))[:-9], "truncated"),
+    "no such format": ("a", b"rubbish", "truncated or no .npy"),
+    "wrong shape": ("a", to_npy(np.zeros((12, 16), np.float32)), "expected (H, W, 2)"),
+    "NaN": ("a", to_npy(np.full((12, 16, 2), np.nan, np.float32)), "values are NaN"),
+    "class out of range": ("b", to_npy(np.full((12, 16), 7)), "class ids 7 to 7, outside -1 to 4"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_an_unusable_file_is_reported_with_file_and_reason(tmp_path, case, caplog):
+    modality, content, reason = BAD[case]
+    write_data(tmp_path, MODALITIES, sample_names(3))
+    path = tmp_path / modality / "0001.npy"
+    path.write_bytes(content)
+    data = AlignedData(tmp_path, MODALITIES)
+    with pytest.raises(BadFile) as error:
+        data.array("0001", modality, View())
+    assert error.value.where == str(path)
+    assert reason in error.value.reason
+    for _ in range(2):
+        data.skip("0001", error.value)
+    assert data.errors == {modality: 1}
+    assert [str(bad) for bad in data.bad_files] == [str(error.value)]
+    assert caplog.messages == [f"skipped {error.value}"]
+    with pytest.raises(BadFile):
+        AlignedData(tmp_path, MODALITIES, on_error="raise").skip("0001", error.value)
+
+
+def test_values_leave_out_what_is_unusable(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(3))
+    (tmp_path / "b/0001.npy").write_bytes(b"rubbish")
+    (tmp_path / "words/0001.txt").write_bytes(b"")
+    data = AlignedData(tmp_path, MODALITIES)
+    assert set(data.values("0001")) == {"a", "a@pixels"}
+    assert data.errors == {"b": 1, "words": 1}
+
+
+def test_many_unusable_files_do_not_flood_the_log(tmp_path, caplog):
+    write_data(tmp_path, fake_modalities(["b"]), sample_names(30))
+    data = AlignedData(tmp_path, fake_modalities(["b"]))
+    for path in (tmp_path / "b").iterdir():
+        path.write_bytes(b"rubbish")
+    for name in data.names:
+        data.values(name)
+    assert data.errors == {"b": 30}
+    assert len(caplog.messages) == 21
+    assert caplog.messages[-1] == "further skipped files are only counted"
+
+
+def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, monkeypatch):
+    write_data(tmp_path, MODALITIES, sample_names(1))
+    data = AlignedData(tmp_path, MODALITIES)
+    monkeypatch.setattr(type(MODALITIES["b"]), "read", lambda self, files: 1 / 0)
+    with pytest.raises(RuntimeError, match=r"b/0000\.npy: plugin of b failed: ZeroDivisionError"):
+        data.values("0000")
+
+
+@pytest.mark.parametrize(
+    ("modality", "array", "reason"),
+    [
+        ("a", np.zeros((2, 8, 8)), "expected float32 (2, 8, 8), the plugin gave float64 (2, 8, 8)"),
+        ("a", np.zeros((8, 8, 2), np.float32), "the plugin gave float32 (8, 8, 2)"),
+        ("a", np.full((2, 8, 8), np.inf, np.float32), "128 values are NaN or infinite"),
+        ("b", np.full((8, 8), -2), "class ids -2 to -2"),
+        ("words", b"x", "expected a text"),
+        ("words", "x" * 5000, "more than max_characters=4096"),
+    ],
+)
+def test_an_array_that_is_not_what_the_spec_says_never_reaches_the_model(modality, array, reason):
+    with pytest.raises(SampleError) as error:
+        check_array(MODALITIES[modality].spec, array)
+    assert reason in str(error.value)
+
+
+def test_modalities_of_a_group_see_one_crop_and_others_their_own(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(4))
+    data = AlignedData(tmp_path, MODALITIES)
+    drawer = ViewDrawer(MODALITIES, augment=True, seed=3)
+    views = [drawer.views(data, "0001", number) for number in range(3)]
+    assert len({v["image"] for v in views}) == 3
+    assert views == [drawer.views(data, "0001", number) for number in range(3)]
+    assert drawer.views(data, "0002", 0) != views[0]
+    assert view_of(MODALITIES["a"].spec, views[2], 2) is view_of(MODALITIES["b"].spec, views[2], 2)
+    assert view_of(MODALITIES["words"].spec, views[2], 2) == View(variant=2)
+    crop = views[1]["image"]
+    assert crop.width * 16 == pytest.approx(crop.height * 12)  # square pixels from pictures 16 wide and 12 high
+
+
+def test_without_augmentation_the_view_is_the_largest_centre_crop(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(1))
+    view = ViewDrawer(MODALITIES).views(AlignedData(tmp_path, MODALITIES), "0000")["image"]
+    assert (view.top, view.left, view.height, view.width, view.flip) == (0, 0.125, 1, 0.75, False)
+
+
+def test_the_shape_of_a_crop_survives_an_unusable_first_modality(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(1))
+    (tmp_path / "a/0000.npy").write_bytes(b"rubbish")
+    data = AlignedData(tmp_path, MODALITIES)
+    assert ViewDrawer(MODALITIES).aspects(data, "0000") == {"image": 16 / 12}
+
+
+def test_two_shapes_in_one_group_are_an_error():
+    class Wide(type(MODALITIES["b"])):
+        def make_spec(self):
+            spec = super().make_spec()
+            return spec.model_copy(update={"array": spec.array.model_copy(update={"width": 16})})
+
+    with pytest.raises(ValueError, match="a and b share the crops of group 'image'"):
+        ViewDrawer({**MODALITIES, "b": Wide("b")})

@@ -1,0 +1,200 @@
+"""Token shards hold what the tokenizer gives, are made once, and are never mixed up."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.tokens import RecordedViews, TokenShards, read_metadata
+from fourm_engine.data.views import view_of
+from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
+
+MODALITIES = fake_modalities()
+TOKENIZERS = fake_tokenizers(MODALITIES)
+CONFIG = DataConfig(shard_size=4, views=3, augment=True)
+
+
+@pytest.fixture
+def root(tmp_path):
+    names = {"a": sample_names(10), "b": sample_names(8, start=2), "words": sample_names(3)}
+    write_data(tmp_path / "raw", MODALITIES, names)
+    return tmp_path
+
+
+def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, **options):
+    return tokenize_split(root / "raw", root / "tokens", modalities, tokenizers, config, **options)
+
+
+def read(path):
+    """All that a shard holds."""
+    return load_file(path)["ids"].tolist(), read_metadata(path)
+
+
+def snapshot(root):
+    return {p: p.stat().st_mtime_ns for p in (root / "tokens").rglob("*.safetensors")}
+
+
+def test_the_shards_hold_the_tokens_of_every_view(root):
+    report = run(root)
+    assert report.samples == 10
+    assert report.counts == {"a": 10, "b": 8, "words": 3}
+    assert (report.written, report.finished) == (9, 0)
+    assert not report.bad
+    data, views = AlignedData(root / "raw", MODALITIES), RecordedViews(root / "tokens")
+    assert views.names == data.names
+    for modality, tokenizer in TOKENIZERS.items():
+        shards = TokenShards(root / "tokens" / modality)
+        assert shards.names == [name for name in data.names if modality in data.has(name)]
+        assert shards.fingerprint == tokenizer.fingerprint
+        for name in shards.names:
+            for number in range(3):
+                view = view_of(MODALITIES[modality].spec, views.get(name, number), number)
+                expected = tokenizer.encode([data.array(name, modality, view)])[0]
+                assert shards.ids(name, number).tolist() == expected.tolist()
+                assert shards.ids(name, number).dtype == np.int64
+
+
+def test_running_again_does_nothing_and_an_interrupted_run_goes_on(root):
+    first = run(root)
+    before = snapshot(root)
+    again = run(root)
+    assert (again.written, again.finished, again.encoded) == (0, 9, 0)
+    assert (again.counts, again.samples) == (first.counts, first.samples)
+    assert snapshot(root) == before
+    gone = root / "tokens/b/shard-00001.safetensors"
+    content = read(gone)
+    gone.unlink()
+    assert run(root).written == 1
+    assert read(gone) == content
+    assert {p for p, t in snapshot(root).items() if before[p] != t} == {gone}
+
+
+def test_nothing_but_whole_shards_is_left_behind(root):
+    run(root)
+    assert not [p for p in (root / "tokens").rglob("*") if p.is_file() and p.name.startswith(".")]
+
+
+def test_a_modality_added_later_sees_the_recorded_views(root):
+    some = {name: MODALITIES[name] for name in ("a", "words")}
+    run(root, modalities=some)
+    views = (root / "tokens/_views/shard-00000.safetensors").read_bytes()
+    # The union of names is the same, since `a` has them all.
+    assert run(root).written == 3
+    assert (root / "tokens/_views/shard-00000.safetensors").read_bytes() == views
+
+
+def test_shards_of_another_tokenizer_are_an_error_that_names_both(root):
+    run(root)
+
+    class Other(LevelsTokenizer):
+        salt = "-refitted"
+
+    with pytest.raises(ValueError, match=r"made by tokenizer fake_levels, but .* is fake_levels-refitted; remove"):
+        run(root, tokenizers={**TOKENIZERS, "a": Other([MODALITIES["a"].spec])})
+
+
+def test_other_crops_than_the_recorded_are_an_error(root):
+    run(root)
+    for config in (CONFIG.model_copy(update={"views": 2}), CONFIG.model_copy(update={"flip": 0.0})):
+        with pytest.raises(ValueError, match=r"restore data\.augment"):
+            run(root, config)
+    with pytest.raises(ValueError, match=r"restore data\.augment"):
+        run(root, seed=1)
+
+
+def test_samples_that_come_later_are_added_and_other_shards_stay(root):
+    run(root)
+    before = snapshot(root)
+    write_data(root / "raw", fake_modalities(["words"]), sample_names(2, start=10))
+    report = run(root)
+    assert report.counts == {"a": 10, "b": 8, "words": 5}
+    changed = {p.name for p, t in snapshot(root).items() if before.get(p) != t}
+    assert changed == {"shard-00002.safetensors"}
+
+
+def test_shards_beyond_the_data_are_an_error(root):
+    run(root)
+    with pytest.raises(ValueError, match="makes 1 shards only"):
+        run(root, CONFIG.model_copy(update={"shard_size": 100}))
+
+
+def test_validation_has_one_view_the_centre_crop(root):
+    run(root, training=False)
+    views = RecordedViews(root / "tokens")
+    assert views.views == 1
+    assert views.get("0000", 0)["image"].left == 0.125
+
+
+def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(root):
+    (root / "raw/a/0003.npy").write_bytes(b"rubbish")
+    (root / "raw/b/0005.npy").write_bytes(b"rubbish")
+    for _ in range(2):
+        report = run(root)
+        assert report.counts == {"a": 9, "b": 7, "words": 3}
+        assert report.errors == {"a": 1, "b": 1, "words": 0}
+        assert any("a/0003.npy: a: truncated" in line for line in report.bad)
+    assert "0003" not in TokenShards(root / "tokens/a")
+    assert "0003" in TokenShards(root / "tokens/b")
+
+
+def test_unusable_files_end_the_run_if_so_configured(root):
+    (root / "raw/b/0005.npy").write_bytes(b"rubbish")
+    with pytest.raises(BadFile, match=r"b/0005\.npy: b: truncated"):
+        run(root, CONFIG.model_copy(update={"on_error": "raise"}))
+
+
+def test_processes_share_the_shards(root):
+    reports = [run(root, rank=rank, world=2) for rank in range(2)]
+    assert [r.samples for r in reports] == [6, 4]
+    together = {p.name: read(p) for p in (root / "tokens/a").iterdir()}
+    alone = root / "alone"
+    tokenize_split(root / "raw", alone, MODALITIES, TOKENIZERS, CONFIG)
+    assert together == {p.name: read(p) for p in (alone / "a").iterdir()}
+
+
+def test_progress_counts_to_the_end(root):
+    for _ in range(2):
+        calls = []
+        run(root, progress=lambda done, total, calls=calls: calls.append((done, total)))
+        assert calls[-1] == (30, 30)
+        assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+def test_tokens_that_do_not_fit_the_spec_are_an_error(root):
+    class Wrong(LevelsTokenizer):
+        def encode(self, arrays):
+            return [ids + 1000 for ids in super().encode(arrays)]
+
+    class Short(LevelsTokenizer):
+        def encode(self, arrays):
+            return [ids[1:] for ids in super().encode(arrays)]
+
+    for kind, message in ((Wrong, "outside its space of 16"), (Short, "15 tokens, not the 16")):
+        with pytest.raises(ValueError, match=message):
+            run(root, tokenizers={**TOKENIZERS, "a": kind([MODALITIES["a"].spec])})
+
+
+def test_a_missing_tokenizer_is_named(root):
+    with pytest.raises(ValueError, match="no tokenizer for b; run `fourm tokenizer fit`"):
+        run(root, tokenizers={k: v for k, v in TOKENIZERS.items() if k != "b"})
+
+
+def test_a_damaged_shard_is_named(root):
+    run(root)
+    path = root / "tokens/a/shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: damaged"):
+        TokenShards(root / "tokens/a")
+
+
+def test_readers_can_be_sent_to_another_process(root):
+    run(root)
+    shards = TokenShards(root / "tokens/a")
+    ids = shards.ids("0005", 2)
+    assert pickle.loads(pickle.dumps(shards)).ids("0005", 2).tolist() == ids.tolist()

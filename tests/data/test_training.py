@@ -1,0 +1,297 @@
+"""Training samples and batches are pure functions of (seed, position)."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourm_engine.batch import Batch, Tokens
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.loader import MicroBatches, batches, local_positions
+from fourm_engine.data.order import epoch_order, sample_rng
+from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.training import TrainingData
+from fourm_engine.masking.config import Component, MaskingConfig
+from fourm_engine.masking.pack import patchify
+from fourm_engine.vocabulary import Vocabulary
+from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
+
+MODALITIES = fake_modalities()
+TOKENIZERS = fake_tokenizers(MODALITIES)
+VOCABULARY = Vocabulary.build(m.spec for m in MODALITIES.values())
+MASKING = MaskingConfig(
+    input_tokens=(4, 12),
+    target_tokens=14,
+    mixture=(
+        Component(name="all2all"),
+        Component(name="pixels2all", weight=2, input={"a@pixels": 10}, target={"*": 0.5}),
+    ),
+)
+
+
+def write(root, names, views=2, augment=True):
+    """Raw data and tokens below `root`; the config that reads them."""
+    write_data(root / "raw", MODALITIES, names)
+    config = DataConfig(train=root / "raw", tokens=root / "tokens", views=views, augment=augment, shard_size=8)
+    tokenize_split(root / "raw", root / "tokens/train", MODALITIES, TOKENIZERS, config)
+    return config
+
+
+def open_data(config, seed=0, masking=MASKING, **options):
+    return TrainingData.from_config(config, masking, MODALITIES, TOKENIZERS, VOCABULARY, seed=seed, **options)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    names = {"a": sample_names(20), "b": sample_names(18, start=2), "words": sample_names(9)}
+    return write(tmp_path_factory.mktemp("data"), names)
+
+
+def tensors(batch):
+    """Every tensor of a batch, by name."""
+    found = {"counts": torch.tensor(list(batch.target_counts.values()))}
+    for field in fields(Batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tokens):
+            found |= {f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(Tokens)}
+        elif isinstance(value, torch.Tensor):
+            found[field.name] = value
+    return found | batch.continuous
+
+
+def assert_same(x, y):
+    x, y = tensors(x), tensors(y)
+    assert x.keys() == y.keys()
+    for name, tensor in x.items():
+        assert torch.equal(tensor, y[name]), name
+
+
+@given(n=st.integers(1, 200), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**32))
+def test_every_epoch_is_a_permutation_that_follows_from_its_number(n, seed, epoch):
+    order = epoch_order(n, seed, epoch)
+    assert sorted(order.tolist()) == list(range(n))
+    assert (order == epoch_order(n, seed, epoch)).all()
+    if n > 50:
+        assert (order != epoch_order(n, seed, epoch + 1)).any()
+        assert (order != epoch_order(n, seed + 1, epoch)).any()
+
+
+def test_samples_have_generators_of_their_own():
+    draws = {sample_rng(s, e, p).random() for s in range(3) for e in range(3) for p in range(30)}
+    assert len(draws) == 270
+
+
+def test_an_item_depends_on_seed_and_position_alone(config):
+    data, other = open_data(config), open_data(config)
+    for position in reversed(range(45)):
+        other[position]
+    for position in range(45):
+        x, y = data[position], other[position]
+        np.testing.assert_array_equal(x.encoder, y.encoder)
+        np.testing.assert_array_equal(x.decoder, y.decoder)
+        np.testing.assert_array_equal(x.labels, y.labels)
+    different = open_data(config, seed=1)
+    assert any(data[p].encoder.shape != different[p].encoder.shape for p in range(20))
+
+
+def test_items_hold_the_tokens_and_pixels_of_one_sample_and_view(config):
+    data = open_data(config)
+    order = epoch_order(len(data), 0, 0)
+    checked = set()
+    for position in range(len(data)):
+        name, sample = data.names[order[position]], data[position]
+        fits = []
+        for view in range(2):
+            fit = True
+            for modality in data.has(name):
+                entry, content = VOCABULARY[modality], data.load(name, modality, view)
+                ids, pos, mod, _ = sample.encoder
+                mine = mod == entry.index
+                if modality == "a@pixels":
+                    if mine.any():
+                        fit &= np.array_equal(sample.continuous[modality], content[pos[mine]])
+                        checked.add(modality)
+                elif modality != "words":
+                    fit &= np.array_equal(ids[mine] - entry.start, content[pos[mine]])
+                    mine = sample.decoder[2] == entry.index
+                    fit &= np.array_equal(sample.labels[mine], content[sample.decoder[1][mine]])
+                    checked.add(modality)
+            fits.append(fit)
+        assert any(fits)
+    assert checked == {"a", "a@pixels", "b"}
+
+
+def test_pixels_are_seen_through_the_recorded_view(config):
+    data = open_data(config)
+    for view in range(2):
+        crop = data.sample_views("0003", view)["image"]
+        expected = patchify(data.raw.array("0003", "a@pixels", crop), MODALITIES["a@pixels"].spec)
+        for _ in range(2):  # read, then from the cache
+            np.testing.assert_array_equal(data.load("0003", "a@pixels", view), expected)
+
+
+def test_on_the_fly_tokens_are_those_of_the_shards(config, tmp_path):
+    (tmp_path / "train").mkdir()
+    for part in ("_views", "a", "words"):
+        (tmp_path / "train" / part).symlink_to(config.tokens / "train" / part)
+    stored, live = open_data(config), open_data(config.model_copy(update={"tokens": tmp_path}))
+    for view in range(2):
+        assert live.load("0004", "b", view).tolist() == stored.load("0004", "b", view).tolist()
+
+
+def test_raw_data_alone_is_enough(config):
+    data = open_data(config.model_copy(update={"tokens": None}))
+    assert len({data[p].encoder.tobytes() for p in range(10)}) == 10
+    again = open_data(config.model_copy(update={"tokens": None}))
+    assert all((data[p].labels == again[p].labels).all() for p in range(25))
+
+
+def test_tokens_alone_are_enough(config):
+    data = open_data(config.model_copy(update={"train": None}))
+    assert len(data) == 20
+    pixels = VOCABULARY["a@pixels"].index
+    assert all((data[p].encoder[2] != pixels).all() for p in range(20))
+
+
+def test_no_data_at_all_is_an_error():
+    with pytest.raises(ValueError, match=r"data\.train and data\.tokens"):
+        open_data(DataConfig())
+
+
+def test_tokens_of_another_tokenizer_are_an_error(config):
+    class Other(LevelsTokenizer):
+        salt = "-refitted"
+
+    tokenizers = {**TOKENIZERS, "a": Other([MODALITIES["a"].spec])}
+    with pytest.raises(
+        ValueError, match="made by tokenizer fake_levels, but the tokenizer of a is fake_levels-refitted"
+    ):
+        TrainingData.from_config(config, MASKING, MODALITIES, tokenizers, VOCABULARY, seed=0)
+
+
+def test_tokens_made_through_other_views_are_an_error(tmp_path):
+    config = write(tmp_path / "x", sample_names(4))
+    other = write(tmp_path / "y", sample_names(5))
+    (other.tokens / "train/a/shard-00000.safetensors").write_bytes(
+        (config.tokens / "train/a/shard-00000.safetensors").read_bytes()
+    )
+    with pytest.raises(ValueError, match="made through other views"):
+        open_data(other)
+
+
+def test_a_sample_that_cannot_be_used_gives_way_to_the_next_of_the_permutation(tmp_path):
+    names = {"a": sample_names(6), "b": sample_names(8), "words": sample_names(6)}
+    masking = MaskingConfig(
+        input_tokens=4, target_tokens=4, mixture=(Component(name="it", input={"a": 1}, target={"b": 1}),)
+    )
+    data = open_data(write(tmp_path, names), masking=masking)
+    order = epoch_order(8, 0, 0)
+    for position in range(8):
+        at = position
+        while data.names[order[at % 8]] not in names["a"]:
+            at += 1
+        name, sample = data.names[order[at % 8]], data[position]
+        ids, pos, _, _ = sample.encoder
+        assert any(
+            np.array_equal(ids - VOCABULARY["a"].start, data.load(name, "a", view)[pos]) for view in range(data.views)
+        )
+    nothing = masking.model_copy(update={"mixture": (Component(name="it", input={"a": 1}, target={"words": 1}),)})
+    few = {"a": sample_names(2), "b": sample_names(4), "words": sample_names(2, start=2)}
+    with pytest.raises(ValueError, match="none of the 4 samples"):
+        open_data(write(tmp_path / "few", few), masking=nothing)[0]
+
+
+def test_a_picture_that_breaks_after_tokenizing_is_left_out_of_its_sample(tmp_path, caplog):
+    config = write(tmp_path, sample_names(6), views=1, augment=False)
+    (tmp_path / "raw/a/0002.npy").write_bytes(b"rubbish")
+    data, pixels = open_data(config), VOCABULARY["a@pixels"].index
+    order = epoch_order(6, 0, 0)
+    position = next(p for p in range(6) if data.names[order[p]] == "0002")
+    for epoch in range(10):
+        at = next(p for p in range(6) if data.names[epoch_order(6, 0, epoch)[p]] == "0002")
+        assert (data[6 * epoch + at].encoder[2] != pixels).all()
+    assert data.errors == {"a@pixels": 1}
+    assert "a/0002.npy: a@pixels: truncated" in caplog.text
+    fresh = open_data(config)
+    np.testing.assert_array_equal(fresh[position].encoder, data[position].encoder)
+
+
+def test_another_mixture_over_the_same_samples(config):
+    data = open_data(config)
+    blind = data.with_masking(MaskingConfig(input_tokens=0, target_tokens=8, mixture=(Component(name="blind"),)))
+    assert all(blind[p].encoder.shape == (4, 0) and blind[p].component == "blind" for p in range(20))
+    assert any(data[p].encoder.shape[1] for p in range(20))
+
+
+def test_batches_do_not_depend_on_workers(config):
+    data = open_data(config)
+    alone = list(islice(batches(data, batch_size=6), 5))
+    for x, y in zip(alone, islice(batches(data, batch_size=6, workers=2), 5)):
+        assert_same(x, y)
+
+
+def test_data_in_use_can_be_sent_to_another_process(config):
+    data = open_data(config)
+    data[3]
+    other = pickle.loads(pickle.dumps(data))
+    for position in range(20):
+        np.testing.assert_array_equal(other[position].decoder, data[position].decoder)
+
+
+def test_a_run_resumed_at_a_step_gets_the_batches_it_would_have_got(config):
+    data = open_data(config)
+    through = list(islice(batches(data, batch_size=6, accumulate=2), 14))
+    resumed = list(islice(batches(open_data(config), batch_size=6, accumulate=2, start_step=4), 6))
+    for x, y in zip(through[8:], resumed, strict=True):
+        assert_same(x, y)
+
+
+def test_reading_batches_leaves_the_global_generator_alone(config):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    list(islice(batches(open_data(config), batch_size=4), 2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@settings(max_examples=50)
+@given(world=st.integers(1, 5), accumulate=st.integers(1, 3), micro=st.integers(1, 4), start=st.integers(0, 5))
+def test_the_shares_of_ranks_and_micro_batches_tile_the_global_batch(world, accumulate, micro, start):
+    batch_size = world * accumulate * micro
+    ranks = [
+        list(
+            islice(
+                MicroBatches(batch_size, start_step=start, rank=rank, world=world, accumulate=accumulate),
+                2 * accumulate,
+            )
+        )
+        for rank in range(world)
+    ]
+    for s in range(2):
+        step = [p for rank in ranks for part in rank[s * accumulate : (s + 1) * accumulate] for p in part]
+        assert step == list(range((start + s) * batch_size, (start + s + 1) * batch_size))
+
+
+def test_batches_that_do_not_divide_are_errors():
+    with pytest.raises(ValueError, match="batch_size=6 does not divide among 4 processes; use a multiple of 4"):
+        local_positions(0, batch_size=6, rank=0, world=4)
+    with pytest.raises(ValueError, match="accumulate=2 does not divide a process's 3 samples"):
+        MicroBatches(6, world=2, accumulate=2)
+
+
+def test_two_ranks_read_what_one_process_reads(config):
+    data = open_data(config)
+    whole = next(batches(data, batch_size=8, start_step=3))
+    halves = [next(batches(data, batch_size=8, start_step=3, rank=rank, world=2)) for rank in range(2)]
+    assert torch.equal(whole.encoder.ids, torch.cat([half.encoder.ids for half in halves]))
+    assert torch.equal(whole.decoder.ids, torch.cat([half.decoder.ids for half in halves]))
+    assert whole.target_counts == {
+        name: sum(half.target_counts[name] for half in halves) for name in whole.target_counts
+    }
