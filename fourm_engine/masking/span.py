@@ -34,13 +34,13 @@ class SpanMasker(Masker):
         """A sequence longer than `max_tokens`, its end marker included, is cut there, and then has no end marker."""
         ids = np.append(ids, self._end)[: self.spec.layout.num_tokens]
         probability = _keep_probability(keep, rng) if input_budget > 0 else 0.0
-        while True:
-            shown, target, starts = mask_spans(ids, rng.random(len(ids)) < probability, self._sentinels)
-            if input_budget <= 0:
-                shown = shown[:0]
-            if len(shown) <= max(input_budget, 0):
-                break
+        keeps = rng.random(len(ids)) < probability
+        while input_budget > 0 and _shown_length(keeps) > input_budget:
             probability *= KEEP_DECAY
+            keeps = rng.random(len(ids)) < probability
+        shown, target, starts = mask_spans(ids, keeps, self._sentinels)
+        if input_budget <= 0:
+            shown = shown[:0]
         target = trim_target(target, starts, target_budget, rng)
         rank = np.arange(max(len(target) - 1, 0))
         return Masked(
@@ -61,6 +61,11 @@ def _keep_probability(scheme: str, rng: np.random.Generator) -> float:
     if scheme == "binary":
         return float(rng.integers(2))
     raise ValueError(f"keep scheme {scheme!r} is unknown; use random, all or binary")
+
+
+def _shown_length(keep: np.ndarray) -> int:
+    """Tokens kept, and a sentinel for each run of others."""
+    return np.count_nonzero(keep) + np.count_nonzero(keep[:-1] > keep[1:]) + (not keep[0])
 
 
 def mask_spans(ids: np.ndarray, keep: np.ndarray, sentinels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
