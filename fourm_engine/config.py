@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import ModalitiesConfig
 from fourm_engine.nn.config import ModelConfig
@@ -49,6 +50,7 @@ class RunConfig(BaseModel):
     model: ModelConfig
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""

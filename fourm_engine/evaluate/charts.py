@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import html
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 WIDTH, HEIGHT = 300, 150
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 22, 18
@@ -27,12 +28,49 @@ class Curve:
     held_out: list[tuple[float, float]] = field(default_factory=list)
 
 
+def read_curves(path: Path) -> list[Curve]:
+    """The loss, then the loss of each modality, from the lines that training wrote; [] where there are none. Unreadable
+    lines (the last one of a killed run) are left out."""
+    curves = {"loss": Curve("loss")}
+    for row in _rows(path):
+        step = row["step"]
+        for name, value in [("loss", row.get("loss")), *row.get("losses", {}).items()]:
+            if value is not None:
+                curves.setdefault(name, Curve(name)).train.append((step, value))
+        for name, value in row.get("eval", {}).items():
+            if value is not None:
+                curves.setdefault(name, Curve(name)).held_out.append((step, value))
+    return [curve for curve in curves.values() if curve.train or curve.held_out]
+
+
+def training_seconds(path: Path, batch_size: int) -> float | None:
+    """Time spent on training steps, summed over the run's interruptions, from the recorded throughput."""
+    total, before = 0.0, 0
+    for row in _rows(path):
+        if rate := row.get("samples_per_s"):
+            total += max(0, row["step"] - before) * batch_size / rate
+            before = row["step"]
+    return total or None
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
 def thin(points: Sequence[tuple[float, float]], number: int = POINTS) -> list[tuple[float, float]]:
     """At most `number` points: means over equal runs of neighbours."""
     if len(points) <= number:
         return list(points)
     bounds = [round(k * len(points) / number) for k in range(number + 1)]
-    groups = [points[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    groups = [points[a:b] for a, b in pairwise(bounds)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
@@ -69,7 +107,7 @@ def draw(curve: Curve) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _range(values) -> tuple[float, float]:
-    values = list(values)
+def _range(numbers: Iterable[float]) -> tuple[float, float]:
+    values = list(numbers)
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)

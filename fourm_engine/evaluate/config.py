@@ -33,27 +33,29 @@ class EvalTask(BaseModel):
     name: str = Field(min_length=1)
     #: Modalities that are shown.
     inputs: list[str] = Field(min_length=1)
-    #: Modalities that are generated, in this order: each becomes an input of those that follow.
+    #: Modalities that are generated, in this order. "*" stands for all that read other sources than the inputs do.
     targets: list[str] = Field(min_length=1)
     #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: its rest is asked for.
     keep: dict[str, Part] = Field(default_factory=dict)
+    #: Whether what was generated is shown to the targets that follow; otherwise each sees the inputs alone.
+    chain: bool = True
     #: How a target is generated, {name: options}; the default plan for those left out.
     options: dict[str, StageOptions] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> EvalTask:
         for what, names, known in (("keep", self.keep, self.inputs), ("options", self.options, self.targets)):
-            if unknown := sorted(set(names) - set(known)):
+            if (unknown := sorted(set(names) - set(known))) and "*" not in known:
                 raise ValueError(f"task {self.name!r}: {what} names {unknown[0]!r}, which is not among {known}")
         if len(set(self.targets)) < len(self.targets) or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"task {self.name!r} names a modality twice")
         if both := sorted(set(self.targets) & set(self.inputs) - set(self.keep)):
-            raise ValueError(f"task {self.name!r}: {both[0]!r} is given in full and asked for; give a part of it (keep)")
+            raise ValueError(f"task {self.name!r}: {both[0]!r} is given in full and asked for; show a part (keep)")
         return self
 
 
 class EvaluateConfig(BaseModel):
-    """Without `tasks`, everything is predicted from every single input."""
+    """Without `tasks`, everything is predicted from every single input (`chain: false`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

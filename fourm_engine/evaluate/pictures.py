@@ -23,7 +23,7 @@ SMALL = 160
 
 @dataclass(frozen=True)
 class Output:
-    """One target of one sample, rendered: pictures or strings. None where there is no truth, or no tokenizer to bound it."""
+    """One target of one sample, rendered: pictures or strings. None where there is no truth."""
 
     target: str
     prediction: Any
@@ -59,8 +59,8 @@ def hide(image: Image, shown: np.ndarray) -> Image:
 
 
 def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6) -> Image:
-    """One picture of `samples`: two lines a sample, the predictions above the ground truths, each with the input at its left.
-    Strings are set in the cell. Columns are the first sample's inputs and targets."""
+    """One picture of `samples`: two lines a sample, the predictions above the ground truths, the input at their
+    left. Strings are set in the cell. Columns are the first sample's inputs and targets."""
     from PIL import Image as pil
     from PIL import ImageDraw
 

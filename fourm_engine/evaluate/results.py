@@ -21,8 +21,8 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one target: of the prediction, of the tokenizer's ceiling (truth, encoded and decoded), and of the best
-    constant predictors, fitted on training values."""
+    """One metric of one target: of the prediction, of the tokenizer's ceiling (truth, encoded and decoded), and of the
+    best constant predictors, fitted on training values."""
 
     metric: str
     unit: str
@@ -50,8 +50,8 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples that have all inputs;
-    `scored` of them have the target's truth, too."""
+    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples that have all
+    inputs; `scored` of them have the target's truth, too."""
 
     name: str
     inputs: list[str]
@@ -65,8 +65,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Cell:
-    """Held-out nats per token of one target given one input. `difference` is to the target given nothing, paired by sample;
-    both have the standard error of their mean over samples."""
+    """Held-out nats per token of one target given one input. `difference` is to the target given nothing, paired by
+    sample; both have the standard error of their mean over samples."""
 
     nats: float
     error: float
@@ -86,7 +86,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """`cells[input][target]`; the first input is `NOTHING`. Pairs without samples, and a token modality to itself, are absent."""
+    """`cells[input][target]`; the first input is `NOTHING`. Absent: pairs without samples, a modality to itself."""
 
     inputs: list[str]
     targets: list[str]
@@ -96,7 +96,7 @@ class Matrix:
 
 @dataclass
 class Evaluation:
-    """All of it. `run` holds facts (steps, parameters, plugins …), `tokenizers` what was recorded when each was fitted."""
+    """All of it. `run` holds facts (steps, parameters, plugins …), `tokenizers` how each does on the samples."""
 
     run: dict[str, Any]
     tasks: list[TaskResult]

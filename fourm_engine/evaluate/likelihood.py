@@ -1,0 +1,110 @@
+"""How well a model predicts the tokens of one modality from those of others, in nats: entries of the any-to-any matrix.
+
+In: samples as {modality: token ids, or the array of a continuous modality}. Out: the sum of the cross-entropies and the
+number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from fourm_engine.batch import Tokens
+from fourm_engine.generate.shown import Shown, pack
+
+if TYPE_CHECKING:
+    from fourm_engine.model import FourM
+
+
+@torch.inference_mode()
+def nats_per_token(
+    model: FourM,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    inputs: Sequence[str],
+    target: str,
+    *,
+    batch_size: int = 32,
+) -> tuple[float, int]:
+    """(sum in nats, tokens) of `target` given all tokens of `inputs` (possibly none), over all samples.
+
+    A grid or vector is asked for as a whole in one parallel step; a sequence, its end marker included, token by token
+    with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
+
+    Raises:
+        ValueError: `target` is among `inputs`, cannot be predicted, or a sample lacks a modality."""
+    if target in inputs:
+        raise ValueError(f"{target!r} is both input and target; drop it from the inputs")
+    if lacking := [i for i, sample in enumerate(samples) if target not in sample]:
+        raise ValueError(f"sample {lacking[0]} lacks {target!r}; leave it out")
+    nats, tokens = nats_by_sample(model, samples, inputs, [target], batch_size=batch_size)[target]
+    return float(nats.sum()), int(tokens.sum())
+
+
+@torch.inference_mode()
+def nats_by_sample(
+    model: FourM,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    inputs: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_size: int = 32,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """As `nats_per_token`, for several targets from one encoding of the inputs, sample by sample.
+
+    Returns target -> (float64 (B,) nats, int64 (B,) tokens); a sample that lacks the target has 0 of both.
+
+    Raises:
+        ValueError: a target cannot be predicted, or a sample lacks an input."""
+    found = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}
+    model.network.eval()
+    for start in range(0, len(samples), batch_size):
+        part = samples[start : start + batch_size]
+        for name in inputs:
+            if lacking := [i for i, sample in enumerate(part, start) if name not in sample]:
+                raise ValueError(f"sample {lacking[0]} lacks {name!r}; leave it out")
+        rows = [{name: _shown(model, name, sample[name]) for name in inputs} for sample in part]
+        capacity = max(sum(map(len, row.values())) for row in rows)
+        context, valid = model.network.encode(*pack(rows, model.vocabulary, capacity, model.device))
+        for target in targets:
+            labels = [_shown(model, target, s[target]).ids if target in s else _NONE for s in part]
+            counts = np.array([len(row) for row in labels])
+            if not counts.any():
+                continue
+            asked = _asked(model, labels, target).to(model.device)
+            y_TD = model.network.decode(asked, context, valid)[asked.mod >= 0]
+            ids_T = torch.from_numpy(np.concatenate(labels)).to(model.device)
+            nats_T = F.cross_entropy(model.network.logits(y_TD, target).float(), ids_T, reduction="none")
+            nats, tokens = found[target]
+            sample_T = np.repeat(np.arange(len(part)), counts)
+            nats[start : start + len(part)] = np.bincount(sample_T, nats_T.cpu().double().numpy(), len(part))
+            tokens[start : start + len(part)] = counts
+    return found
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _shown(model: FourM, name: str, value: np.ndarray) -> Shown:
+    spec = model.modalities[name].spec
+    if spec.continuous:
+        return Shown.continuous(spec, value)
+    return model.reader.closed(name, value) if spec.layout.kind == "sequence" else Shown.tokens(value)
+
+
+def _asked(model: FourM, labels: list[np.ndarray], target: str) -> Tokens:
+    """The decoder's rows, (B, longest): mask tokens, or the sequence behind its first sentinel, shifted by one."""
+    entry = model.vocabulary[target]
+    sequence = entry.layout.kind == "sequence"
+    shape = len(labels), max(map(len, labels))
+    ids, mod = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    for b, row in enumerate(labels):
+        mod[b, : len(row)] = entry.index
+        if sequence and len(row):
+            ids[b, : len(row)] = entry.start + np.append(model.sampler.sequences[target].start, row[:-1])
+    rank = np.broadcast_to(np.arange(shape[1]), shape).copy()
+    order = rank if sequence else np.zeros(shape, np.int64)
+    return Tokens(*(torch.from_numpy(x) for x in (ids, rank, mod, order)))

@@ -1,0 +1,236 @@
+"""Predictions on held-out samples, scored by each modality's own metrics beside constants and the tokenizer's ceiling.
+
+In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.order import name_rng
+from fourm_engine.evaluate.config import EvaluateConfig, Part
+from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
+from fourm_engine.evaluate.results import Score, TaskResult
+from fourm_engine.evaluate.samples import Samples
+from fourm_engine.evaluate.tasks import Task
+from fourm_engine.generate.inputs import Condition
+from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.model import FourM
+from fourm_plugins.modality import Metric
+from fourm_plugins.spec import Grid, ModalitySpec
+from fourm_plugins.spec import Sequence as Sequenced
+
+
+class Predictor:
+    """Holds what all tasks share: token ids of the held-out samples, their decoded values, the constants' scores."""
+
+    def __init__(
+        self,
+        model: FourM,
+        held_out: Samples,
+        training: Mapping[str, Sequence[Any]],
+        config: EvaluateConfig,
+        *,
+        extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+    ) -> None:
+        """`training`: target -> values that its constants are fitted to. `extra_metrics`: target -> further ones."""
+        self.model, self.held_out, self.config = model, held_out, config
+        self.metrics = {
+            name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
+            for name, modality in model.modalities.items()
+        }
+        self.notes: list[str] = []
+        self._training = training
+        self._constants: dict[str, dict[str, Any]] = {}
+        self._beside: dict[tuple, dict[str, tuple[float | None, dict[str, float | None]]]] = {}
+        self._ids: dict[str, dict[str, np.ndarray]] = {}
+        self._ceiling: dict[str, dict[str, Any]] = {}
+
+    def ids(self, name: str) -> dict[str, np.ndarray]:
+        """Sample -> token ids of a modality, of every held-out sample that has it."""
+        if name not in self._ids:
+            arrays, tokenizer = self.held_out.arrays[name], self.model.tokenizers[name]
+            self._ids[name] = dict(
+                zip(arrays, _batched(tokenizer.encode, list(arrays.values()), self.config.batch_size))
+            )
+        return self._ids[name]
+
+    def ceiling(self, name: str) -> dict[str, Any]:
+        """Sample -> truth, encoded and decoded."""
+        if name not in self._ceiling:
+            ids, tokenizer = self.ids(name), self.model.tokenizers[name]
+            arrays = _batched(tokenizer.decode, list(ids.values()), self.config.batch_size)
+            self._ceiling[name] = {s: self.model.modalities[name].denormalise(a) for s, a in zip(ids, arrays)}
+        return self._ceiling[name]
+
+    def run(self, task: Task) -> tuple[TaskResult, list[SamplePictures]]:
+        began = time.perf_counter()
+        names = self.held_out.having(task.inputs.values())
+        predictions = self._predict(task, names)
+        scores, scored = {}, {}
+        for target in task.targets:
+            have = [name for name in names if name in self.held_out.values[target]]
+            scored[target] = len(have)
+            scores[target] = self._score(target, have, [predictions[name][target] for name in have])
+        pictures = [self._pictures(task, name, predictions[name]) for name in names[: self.config.pictures]]
+        if not names:
+            self.notes.append(f"task {task.name!r}: no held-out sample has all of its inputs")
+        keep = {name: str(part) for name, part in task.keep.items()}
+        seconds = time.perf_counter() - began
+        return TaskResult(
+            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds
+        ), pictures
+
+    def tokenizers(self) -> dict[str, dict[str, Any]]:
+        """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
+        (exp of the entropy of the codes), tokens a sample, and the reconstruction in the modality's own metrics."""
+        found = {}
+        for name, modality in self.model.modalities.items():
+            if modality.spec.continuous or not self.ids(name):
+                continue
+            size, ids = self.model.tokenizers[name].size, list(self.ids(name).values())
+            counts = np.bincount(np.concatenate(ids), minlength=size)
+            p = counts[counts > 0] / max(1, counts.sum())
+            samples = list(self.ids(name))
+            truths = [self.held_out.values[name][sample] for sample in samples]
+            beside = self._beside_prediction(name, samples, truths)
+            found[name] = {
+                "kind": self.model.tokenizers[name].kind,
+                "codes": size,
+                "in use": int((counts > 0).sum()),
+                "perplexity": float(np.exp(-(p * np.log(p)).sum())),
+                "tokens a sample": float(np.mean([len(row) for row in ids])),
+                "reconstruction": {metric.name: beside[metric.name][0] for metric in self.metrics[name]},
+            }
+        return found
+
+    def _predict(self, task: Task, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Sample -> target -> predicted value."""
+        inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
+        seeds = [int(name_rng(self.config.seed, task.name, name).integers(1 << 62)) for name in names]
+        groups = [task.targets] if task.chain else [[target] for target in task.targets]
+        found: dict[str, dict[str, Any]] = {name: {} for name in names}
+        for targets in groups:
+            # A target of which a part is given is asked for alone, too: other targets only see that part.
+            plan = self._plan(task, targets)
+            results = self.model.generate_batch(
+                inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
+            )
+            for name, result in zip(names, results, strict=True):
+                found[name] |= {target: result[target].value for target in targets}
+        return found
+
+    def _input(self, task: Task, given: str, sample: str) -> Any:
+        """Token ids, which are encoded once for all tasks, or the value of a continuous modality."""
+        shown = task.inputs[given]
+        spec = self.model.modalities[shown].spec
+        if spec.continuous:
+            content = self.held_out.values[shown][sample]
+        else:
+            room = spec.layout.num_tokens - isinstance(spec.layout, Sequenced)  # a sequence's end marker takes one
+            content = self.ids(shown)[sample][:room]
+        return Condition(content, keep=self._kept(task, given, sample)) if given in task.keep else content
+
+    def _kept(self, task: Task, given: str, sample: str) -> np.ndarray:
+        rng = name_rng(self.config.seed, task.name, given, sample)
+        return kept_tokens(self.model.modalities[task.inputs[given]].spec, task.keep[given], rng)
+
+    def _plan(self, task: Task, targets: Sequence[str]) -> list[Stage]:
+        seen, plan = list(task.inputs.values()), []
+        for target in targets:
+            options = task.options[target].model_dump(exclude_none=True) if target in task.options else {}
+            plan += default_plan([target], self.model.modalities, seen, **options)
+            seen.append(target)
+        return plan
+
+    def _score(self, target: str, names: Sequence[str], predictions: Sequence[Any]) -> list[Score]:
+        if not names:
+            self.notes.append(f"{target}: no held-out sample has its truth, so that nothing can be scored")
+            return []
+        truths = [self.held_out.values[target][name] for name in names]
+        beside = self._beside_prediction(target, names, truths)
+        return [
+            Score(
+                metric.name,
+                metric.unit,
+                metric.higher_is_better,
+                self._measure(target, metric, predictions, truths),
+                *beside[metric.name],
+            )
+            for metric in self.metrics[target]
+        ]
+
+    def _beside_prediction(
+        self, target: str, names: Sequence[str], truths: Sequence[Any]
+    ) -> dict[str, tuple[float | None, dict[str, float | None]]]:
+        """Metric -> (ceiling's score, constants' scores); they depend on the samples alone, not on the task."""
+        key = (target, *names)
+        if key not in self._beside:
+            ceiling, constants = self.ceiling(target), self._fitted_constants(target)
+            self._beside[key] = {
+                metric.name: (
+                    self._measure(target, metric, [ceiling[name] for name in names], truths),
+                    {c: self._measure(target, metric, [value] * len(names), truths) for c, value in constants.items()},
+                )
+                for metric in self.metrics[target]
+            }
+        return self._beside[key]
+
+    def _fitted_constants(self, target: str) -> dict[str, Any]:
+        if target not in self._constants:
+            values = self._training.get(target, ())
+            self._constants[target] = self.model.modalities[target].constants(values) if len(values) else {}
+        return self._constants[target]
+
+    def _measure(self, target: str, metric: Metric, predictions: Sequence[Any], truths: Sequence[Any]) -> float | None:
+        try:
+            return float(metric.compute(predictions, truths))
+        except ValueError as error:
+            note = f"{target}: {metric.name} cannot be computed: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+            return None
+
+    def _pictures(self, task: Task, sample: str, predictions: Mapping[str, Any]) -> SamplePictures:
+        modalities, values = self.model.modalities, self.held_out.values
+        inputs = {}
+        for given, shown in task.inputs.items():
+            picture = modalities[shown].render(values[shown][sample])
+            if given in task.keep and not isinstance(picture, str):
+                layout = modalities[shown].spec.layout
+                assert isinstance(layout, Grid)
+                picture = hide(picture, self._kept(task, given, sample).reshape(layout.height, layout.width))
+            inputs[f"{given} ({task.keep[given]})" if given in task.keep else given] = picture
+        outputs = []
+        for target in task.targets:
+            render = modalities[target].render
+            truth = values[target].get(sample)
+            bound = None if truth is None else render(self.ceiling(target)[sample])
+            outputs.append(Output(target, render(predictions[target]), None if truth is None else render(truth), bound))
+        return SamplePictures(sample, inputs, outputs)
+
+
+def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
+    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts."""
+    if not isinstance(spec.layout, Grid):
+        raise ValueError(f"{spec.name}: keep is for grids; leave it out for a {spec.layout.kind}")
+    h, w = spec.layout.height, spec.layout.width
+    if isinstance(part, float):
+        return rng.permutation(h * w) < round(part * h * w)
+    rows, columns = np.mgrid[:h, :w]
+    shown = {
+        "left": columns < w / 2,
+        "right": columns >= w / 2,
+        "top": rows < h / 2,
+        "bottom": rows >= h / 2,
+        "centre": (abs(rows + 0.5 - h / 2) < h / 4) & (abs(columns + 0.5 - w / 2) < w / 4),
+    }[part]
+    return shown.reshape(-1)
+
+
+def _batched(function: Any, items: Sequence[Any], size: int) -> list[Any]:
+    return [result for start in range(0, len(items), size) for result in function(items[start : start + size])]

@@ -1,0 +1,157 @@
+"""`fourm evaluate`, as a function: a trained run in, `evaluation.json` and `report.html` out.
+
+Predicts held-out samples, measures the any-to-any matrix, and puts both beside the loss curves in one page.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.config import RunConfig, load_config
+from fourm_engine.data.config import DataConfig
+from fourm_engine.evaluate.charts import read_curves, training_seconds
+from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.evaluate.matrix import measure_matrix
+from fourm_engine.evaluate.pictures import SamplePictures
+from fourm_engine.evaluate.predict import Predictor
+from fourm_engine.evaluate.report import write_report
+from fourm_engine.evaluate.results import Evaluation
+from fourm_engine.evaluate.samples import Samples, load_samples
+from fourm_engine.evaluate.tasks import resolve_tasks
+from fourm_engine.model import FourM
+from fourm_engine.train.metrics import duration
+from fourm_plugins.modality import Metric
+
+log = logging.getLogger(__name__)
+
+CONFIG, JSON, REPORT = "config.yaml", "evaluation.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was found, the pictures of each task, and the folder with the files."""
+
+    evaluation: Evaluation
+    pictures: dict[str, list[SamplePictures]]
+    folder: Path
+
+
+def evaluate_run(
+    run: str | Path,
+    *,
+    config: Path | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    matrix: bool = True,
+    extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+) -> Evaluated:
+    """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
+
+    Args:
+        run: folder of a run, an exported model, or a Hub id.
+        config: in place of `<run>/config.yaml`, whose sections `data` and `evaluate` count.
+        data: folder of held-out samples, in place of the config's `data.val`.
+        samples, seed: in place of the config's.
+        matrix: whether to measure the any-to-any matrix.
+        extra_metrics: modality -> further metrics, scored after its own.
+
+    Raises ValueError: no model, no config, no held-out data, or data that cannot be used."""
+    folder = Path(run)
+    run_config = _read_config(folder, config, data)
+    settings = run_config.evaluate if run_config else EvaluateConfig()
+    given = {"samples": samples, "seed": seed}
+    settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+    if out is None and not folder.is_dir():
+        raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
+    out = out or folder / "evaluation"
+
+    began = time.perf_counter()
+    model = FourM.from_pretrained(run)
+    tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
+    held_out, training = _load_data(model, run_config, data, settings, notes)
+    predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
+    results, pictures = [], {}
+    for task in tasks:
+        result, pictures[task.name] = predictor.run(task)
+        results.append(result)
+        log.info("%s: %d samples in %.1f s", task.name, result.samples, result.seconds)
+    measured = None
+    if matrix:
+        measured = measure_matrix(model, held_out, predictor.ids, settings)
+        log.info("any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds)
+    facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
+    evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
+    evaluation.save(out / JSON)
+    curves = read_curves(folder / "metrics.jsonl")
+    write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
+    return Evaluated(evaluation, pictures, out)
+
+
+def _read_config(folder: Path, config: Path | None, data: Path | None) -> RunConfig | None:
+    path = config or folder / CONFIG
+    if config is None and not path.is_file():
+        if data is None:
+            raise ValueError(f"{folder} holds no {CONFIG}; give one (--config), or held-out samples (--data)")
+        return None
+    loaded = load_config(path)
+    if data is None and loaded.data.val is None:
+        raise ValueError(f"{path}: data.val names no held-out samples; set it, or give a folder (--data)")
+    return loaded
+
+
+def _load_data(
+    model: FourM, config: RunConfig | None, data: Path | None, settings: EvaluateConfig, notes: list[str]
+) -> tuple[Samples, dict[str, list[Any]]]:
+    """Held-out samples, and the training values of every target."""
+    given = config.data if config else DataConfig()
+    root = data or given.val
+    assert root is not None
+    split = given.val_split if data is None else None
+    held_out = load_samples(
+        root,
+        model.modalities,
+        given,
+        split=split,
+        samples=max(settings.samples, settings.matrix_samples),
+        seed=settings.seed,
+    )
+    if given.train is None:
+        notes.append("no training samples are configured (data.train), so that no constant predictors are fitted")
+        return held_out, {}
+    targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
+    train = load_samples(
+        given.train, targets, given, split=given.train_split, samples=settings.constant_samples, seed=settings.seed
+    )
+    return held_out, {name: list(values.values()) for name, values in train.values.items()}
+
+
+def _facts(
+    model: FourM, config: RunConfig | None, folder: Path, held_out: int, settings: EvaluateConfig, seconds: float
+) -> dict[str, Any]:
+    counts = model.network.parameter_counts()
+    facts: dict[str, Any] = {"model": str(folder), "parameters": sum(counts.values())}
+    if finished := _finished_steps(folder):
+        facts["steps"] = finished
+    if config is not None:
+        facts["batch size"] = config.train.batch_size
+        if trained := training_seconds(folder / "metrics.jsonl", config.train.batch_size):
+            facts["training time"] = duration(trained)
+    facts["plugins"] = {p.distribution: p.version for p in model.modalities.plugins.values()}
+    if model.missing:
+        facts["not loaded"] = sorted(model.missing)
+    return facts | {"held-out samples": held_out, "seed": settings.seed, "evaluation time": duration(seconds)}
+
+
+def _finished_steps(folder: Path) -> int | None:
+    try:
+        return int(json.loads((folder / "finished.json").read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

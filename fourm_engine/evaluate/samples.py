@@ -1,0 +1,65 @@
+"""Samples for evaluation: view 0 of raw files (the centre crop, the first alternative), as values and as arrays.
+
+In: a folder of raw data. Out: `Samples`, some of them drawn by a seed, in memory. What `AlignedData` skips is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.order import epoch_order
+from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_plugins.modality import Modality
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`values[modality][sample]` and `arrays[modality][sample]`; a sample may lack modalities."""
+
+    names: list[str]
+    values: dict[str, dict[str, Any]]
+    arrays: dict[str, dict[str, Any]]
+
+    def having(self, modalities: Iterable[str]) -> list[str]:
+        """Names of the samples that have all of `modalities`."""
+        wanted = list(modalities)
+        return [name for name in self.names if all(name in self.values.get(m, ()) for m in wanted)]
+
+
+def load_samples(
+    root: Path,
+    modalities: Mapping[str, Modality],
+    config: DataConfig,
+    *,
+    split: str | None = None,
+    samples: int,
+    seed: int,
+) -> Samples:
+    """`samples` samples of `root`, all where there are fewer; the same for the same seed.
+
+    Raises ValueError (BadFile) for a file that cannot be used where `on_error` says so, or where no sample is left."""
+    data = AlignedData(root, modalities, split, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+    drawer = ViewDrawer.from_config(modalities, config, training=False)
+    order = epoch_order(len(data.names), seed, 0)[:samples]
+    names = [data.names[index] for index in sorted(order)]
+    values: dict[str, dict[str, Any]] = {name: {} for name in modalities}
+    arrays: dict[str, dict[str, Any]] = {name: {} for name in modalities}
+    for sample in names:
+        views = drawer.views(data, sample)
+        for name in sorted(data.has(sample)):
+            try:
+                view = view_of(modalities[name].spec, views, 0)
+                value = data.augment(sample, name, data.value(sample, name), view)
+                arrays[name][sample] = data.normalise(sample, name, value)
+            except BadFile as bad:
+                data.skip(sample, bad)
+                continue
+            values[name][sample] = value
+    if not any(values.values()):
+        raise ValueError(f"{root}: none of the {len(names)} samples drawn can be used; see the warnings above")
+    return Samples(names, values, arrays)
