@@ -125,6 +125,10 @@ def decode_picture(content: bytes) -> Image.Image:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise SampleError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read")
+            if picture.format == "PNG":
+                # Decoding does not look at the checksums of pixel data: a damaged file would be read as it is.
+                with Image.open(io.BytesIO(content), formats=_FORMATS) as sums:
+                    sums.verify()
             picture.load()
             turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
             return picture.transpose(turn) if turn is not None else picture.copy()

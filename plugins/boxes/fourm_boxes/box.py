@@ -53,7 +53,7 @@ def parse_boxes(text: str, *, bins: int = 1000, labels: Collection[str] = ()) ->
     where they are given. Text before the first box counts as one dropped."""
     known = {label_key(label): label for label in labels}
     starts = [match.start() for match in _START.finditer(text)]
-    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
     dropped = int(bool(text[: starts[0] if starts else len(text)].strip()))
     boxes = []
     for piece in pieces:

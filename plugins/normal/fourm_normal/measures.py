@@ -64,7 +64,7 @@ def geodesic_median(vectors: np.ndarray, weights: np.ndarray | None = None, *, s
     centre = _unit(np.einsum("nc,nci->ci", weights, x))
     for _ in range(steps):
         cosine = np.clip(np.einsum("nci,ci->nc", x, centre), -1, 1)
-        # On the tangent plane each vector is its angle long. Weighted by 1 / angle, only its direction is left, which is
+        # On the tangent plane a vector is its angle long. Weighted by 1 / angle, only its direction is left, which is
         # (x - cosine * centre) / sine.
         scale = weights / np.sqrt(np.maximum(1 - cosine**2, 1e-6))
         move = np.einsum("nc,nci->ci", scale, x) - np.einsum("nc,nc->c", scale, cosine)[:, None] * centre
