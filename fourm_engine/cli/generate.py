@@ -1,0 +1,90 @@
+"""`fourm generate`: any modalities in, any modalities out, as files of each modality's own format and as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+
+def generate(
+    run: Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")],
+    target: Annotated[list[str], typer.Option(help="Modality to generate; repeat it, in the order wanted.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    given: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--input", help="NAME=FILE or NAME=text, such as rgb=photo.jpg; repeat it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="How many answers, with seeds counting from --seed.")] = 1,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Decoding steps of grids.")] = None,  # noqa: UP045
+    temperature: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="0 takes the likeliest tokens."),
+    ] = None,
+    top_p: Annotated[Optional[float], typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,  # noqa: UP045
+    top_k: Annotated[Optional[int], typer.Option(min=1, help="Draw from the k likeliest.")] = None,  # noqa: UP045
+    guidance: Annotated[Optional[float], typer.Option(help="Guidance weight; 1 is plain.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,  # noqa: UP045
+) -> None:
+    """Generate modalities from others with a trained model."""
+    parts = [_split(text) for text in given or []]
+    for name, _ in parts:
+        if sum(name == other for other, _ in parts) > 1:
+            raise ValueError(f"--input {name}: given twice; give it once")
+
+    from fourm_engine.model import FourM
+
+    model = FourM.from_pretrained(run, device=device)
+    inputs = {name: _value(model, name, text) for name, text in parts}
+    options = {
+        "steps": steps,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "guidance": guidance,
+    }
+    results = model.generate_batch([inputs] * samples, target, seed=seed, **options)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, result in enumerate(results):
+        suffix = f"-{number}" if samples > 1 else ""
+        for name, generated in result.items():
+            for path in _write(generated, out, f"{name}{suffix}"):
+                print(path)
+            picture = generated.render()
+            if isinstance(picture, str):
+                print(f"{name}: {picture}")
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"--input {text!r}: expected NAME=FILE or NAME=text")
+    return name, value
+
+
+def _value(model: Any, name: str, text: str) -> Any:
+    """A file if there is one of this name; otherwise the text itself, where the modality is a text."""
+    readers = [m for m in model.modalities.values() if name in (m.name, m.spec.source)]
+    path = Path(text)
+    try:
+        exists = path.is_file()
+    except OSError:  # a sentence too long for a file's name
+        exists = False
+    if exists or not any(m.spec.array.kind == "text" for m in readers):
+        return path
+    return text
+
+
+def _write(generated: Any, out: Path, stem: str) -> list[Path]:
+    """The modality's own files, and a PNG to look at under another name."""
+    paths = []
+    for extension, content in generated.modality.write(generated.value).items():
+        paths.append(out / f"{stem}.{extension}")
+        paths[-1].write_bytes(content)
+    picture = generated.render()
+    if not isinstance(picture, str):
+        paths.append(out / f"{stem}.view.png")
+        picture.save(paths[-1])
+    return paths

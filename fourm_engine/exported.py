@@ -1,0 +1,196 @@
+"""The folder of an exported model: `config.json`, `model.safetensors`, `tokenizers/<token space>/…`.
+
+In and out: `ExportedConfig`, names, numbers and fingerprints only, and tensors by name. Nothing in a folder is ever
+imported, unpickled or evaluated; names are looked up among installed plugins. What a file claims is checked against the
+other before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fourm_engine.nn.transformer import ModelConfig, Transformer
+from fourm_engine.vocabulary import Entry, Vocabulary
+from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
+
+CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
+MAX_CONFIG_BYTES = 1 << 23
+#: Far beyond every model; they keep a hostile config from making us build for hours.
+MAX_WIDTH, MAX_BLOCKS, MAX_MODALITIES = 1 << 15, 1 << 10, 1 << 10
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=128)]
+Distribution = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+#: Fields of a spec that may change with a plugin's release without changing what tokens mean.
+DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name"})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SavedEntry(_Strict):
+    name: Name
+    start: int = Field(ge=0)
+    stop: int = Field(ge=0)
+    layout: Layout
+    patch_dim: int = Field(ge=0, le=1 << 24)
+
+
+class SavedModality(_Strict):
+    """Which plugin made a modality, and what it made."""
+
+    plugin: Name
+    distribution: Distribution
+    version: str = Field(max_length=128)
+    settings: dict[str, Any]
+    spec: ModalitySpec
+
+
+class ExportedConfig(_Strict):
+    format: Literal["fourm"] = "fourm"
+    version: Literal[1] = 1
+    model: ModelConfig
+    vocabulary: list[SavedEntry] = Field(min_length=1, max_length=MAX_MODALITIES)
+    modalities: dict[Name, SavedModality]
+    tokenizers: dict[Name, Annotated[str, StringConstraints(max_length=256)]]  # token space -> fingerprint
+
+    def build_vocabulary(self) -> Vocabulary:
+        """Raises ValueError where the rows and the specs contradict each other."""
+        if [e.name for e in self.vocabulary if e.name not in self.modalities] or len(self.vocabulary) != len(
+            self.modalities
+        ):
+            raise ValueError("vocabulary and modalities name different modalities")
+        start = 0
+        for e in self.vocabulary:
+            spec = self.modalities[e.name].spec
+            size = spec.token_space.size if spec.token_space else 0
+            if (e.start, e.stop, e.layout, e.patch_dim) != (start, start + size, spec.layout, spec.patch_dim):
+                raise ValueError(f"rows of {e.name!r} do not fit its spec")
+            start = e.stop
+        return Vocabulary(
+            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim) for i, e in enumerate(self.vocabulary)
+        )
+
+
+def read_config(folder: Path) -> ExportedConfig:
+    """Raises ValueError naming file, key and reason."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no exported model: {CONFIG} is missing")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no model's config")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        # As JSON again, since the model's section is strict about types and JSON has no tuples.
+        config = ExportedConfig.model_validate_json(json.dumps(data))
+        config.build_vocabulary()
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ValueError(f"{path}: {key}: {first['msg']}{more}; it is damaged, or of another version") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if config.model.width > MAX_WIDTH or max(config.model.encoder_blocks, config.model.decoder_blocks) > MAX_BLOCKS:
+        raise ValueError(f"{path}: a model of width {config.model.width} is beyond what is loaded; the file is damaged")
+    return config
+
+
+def load_network(folder: Path, config: ExportedConfig, device: torch.device | str) -> Transformer:
+    """The network with the file's weights. Raises ValueError naming tensors that are missing, unknown or misshapen."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no exported model: {WEIGHTS} is missing")
+    with torch.device("meta"):
+        network = Transformer(config.model, config.build_vocabulary())
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wrong = [
+                *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
+                *(f"{name} is unknown" for name in sorted(found.keys() - expected.keys())),
+                *(
+                    f"{name} has shape {found[name]}, not {expected[name]}"
+                    for name in sorted(expected.keys() & found.keys())
+                    if found[name] != expected[name]
+                ),
+            ]
+            if wrong:
+                more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+                raise ValueError(f"{path} does not fit {CONFIG}: {'; '.join(wrong[:5])}{more}")
+            network.to_empty(device="cpu")
+            with torch.random.fork_rng(devices=[]):
+                network.initialise()  # for the tables of positions, which the file does not hold
+            network.load_state_dict({name: file.get_tensor(name) for name in expected})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    return network.to(device).eval()
+
+
+def write_folder(
+    folder: Path, config: ExportedConfig, network: Transformer, write_tokenizers: Callable[[Path], None]
+) -> None:
+    """All or nothing: written beside `folder`, then renamed. Replaces an earlier export, and nothing else."""
+    folder = folder.absolute()
+    if folder.exists():
+        foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
+        if foreign:
+            raise ValueError(f"{folder} holds {foreign[0]!r}, which no exported model does; choose a folder of its own")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        text = json.dumps(config.model_dump(mode="json"), indent=1)
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_tokenizers(temporary / TOKENIZERS)
+        temporary.chmod(0o755)
+        if folder.exists():
+            old = temporary.with_name(temporary.name + "-old")
+            os.rename(folder, old)
+            os.rename(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
+    """Folder of an exported model: a folder, a run's folder (its `model/`), or a Hugging Face Hub id, of which JSON and
+    safetensors files alone are fetched."""
+    folder = Path(path_or_id)
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if folder.exists():
+        raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
+    if isinstance(path_or_id, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
+        raise ValueError(f"{path_or_id}: no such folder, and no Hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # whatever the network, the Hub or its cache raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason:.200}") from error
+
+
+def spec_differences(saved: ModalitySpec, current: ModalitySpec) -> list[str]:
+    """`field: saved -> current` of all that decides what the tokens mean."""
+    a, b = saved.model_dump(mode="json"), current.model_dump(mode="json")
+    names = [name for name in a if name not in DESCRIPTIVE and a[name] != b[name]]
+    return [f"{name}: {json.dumps(a[name])} -> {json.dumps(b[name])}" for name in names]

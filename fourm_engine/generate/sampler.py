@@ -1,0 +1,275 @@
+"""The sampler: executes a plan on a batch of samples, on tokens alone.
+
+In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and where the
+stage asks for them the probabilities of each. Branches of guidance are stacked on the batch axis, branch by branch.
+
+Grids and vectors are decoded in parallel: what is known so far is encoded again at each step, the rest is asked for as
+mask tokens. Sequences are decoded left to right with cached keys and values from one encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm_engine.batch import Tokens
+from fourm_engine.generate.guidance import Branches, branches
+from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
+from fourm_engine.generate.schedules import temperatures, tokens_per_step
+from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Entry, Vocabulary
+
+
+@dataclass(frozen=True)
+class SequenceIds:
+    """Special ids of a sequence's token space: what closes it, what generation starts from, and what ends it."""
+
+    end: int
+    start: int
+    stop: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One generated modality of one sample."""
+
+    ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
+    probabilities: np.ndarray | None = None  # (n, V) float32
+
+
+class Sampler:
+    """`sequences` holds the special ids of every sequence that may be generated or hidden by guidance; `inputs` the
+    modalities that the encoder may be shown, so that later stages see what earlier ones made of them."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        vocabulary: Vocabulary,
+        *,
+        sequences: Mapping[str, SequenceIds],
+        inputs: Collection[str],
+    ) -> None:
+        self.network = network
+        self.vocabulary = vocabulary
+        self.sequences = dict(sequences)
+        self.inputs = set(inputs)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def run(self, samples: Sequence[Sample], plan: Sequence[Stage], seeds: Sequence[int]) -> list[dict[str, Filled]]:
+        """{target: Filled} of each sample. `samples` are left as they are."""
+        assert len(samples) == len(seeds)
+        if not samples:
+            return []
+        samples = [Sample(dict(s.shown), dict(s.known), dict(s.weights)) for s in samples]
+        rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
+        training = self.network.training
+        self.network.eval()
+        try:
+            for stage in plan:
+                sequence = self._check(stage).layout.kind == "sequence"
+                filled = (self._left_to_right if sequence else self._in_parallel)(samples, stage, rngs)
+                for sample, result, part in zip(samples, results, filled, strict=True):
+                    result[stage.target] = part
+                    if stage.target in self.inputs:
+                        end = [self.sequences[stage.target].end] if sequence else []
+                        length = self.vocabulary[stage.target].layout.num_tokens
+                        sample.shown[stage.target] = Shown.tokens(np.append(part.ids, end).astype(np.int64)[:length])
+        finally:
+            self.network.train(training)
+        return results
+
+    def _check(self, stage: Stage) -> Entry:
+        entry = self.vocabulary[stage.target]
+        if entry.size == 0:
+            raise ValueError(f"{stage.target} is continuous input and cannot be generated")
+        if (entry.layout.kind == "sequence") != (stage.scheme == "autoregressive"):
+            fitting = "autoregressive" if entry.layout.kind == "sequence" else "parallel or random_order"
+            raise ValueError(f"{stage.target} is a {entry.layout.kind}: its scheme is {fitting}, not {stage.scheme}")
+        return entry
+
+    # Parallel decoding
+
+    def _in_parallel(self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator]) -> list[Filled]:
+        entry, device = self.vocabulary[stage.target], self.device
+        n, batch = entry.layout.num_tokens, len(samples)
+        ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
+        known_Bn = torch.zeros(batch, n, dtype=torch.bool)
+        for b, sample in enumerate(samples):
+            if part := sample.known.get(stage.target):
+                ids_Bn[b, part.pos], known_Bn[b, part.pos] = torch.from_numpy(part.ids), True
+        left = [n - int(count) for count in known_Bn.sum(1)]
+        ids_Bn, known_Bn = ids_Bn.to(device), known_Bn.to(device)
+
+        # Everything random is drawn before the first step, in amounts that the other samples do not change.
+        uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
+        priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
+        counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
+        counts = [row + [0] * (stage.steps - len(row)) for row in counts]  # linear takes fewer steps for few tokens
+        heats = [
+            temperatures(
+                stage.temperature_schedule,
+                row,
+                temperature=stage.temperature,
+                minimum=stage.temperature_min,
+                power=stage.temperature_power,
+            )
+            for row in counts
+        ]
+        plan = branches(stage, samples, self.sequences)
+        rows = plan.rows(samples)
+        shown = max(sum(map(len, row.values())) for row in rows)
+        # With compiled blocks every step of the stage has one shape; else no step is larger than it must be.
+        fixed = self.network.config.compile
+        most_known, most_left = max(n - row[-1] for row in counts), max(left)
+        probabilities = torch.zeros(batch, n, entry.size, device=device) if stage.readout == "expected" else None
+        if probabilities is not None:
+            probabilities.scatter_(2, ids_Bn[..., None], known_Bn[..., None].float())
+        base, continuous = pack(rows, self.vocabulary, shown, device)
+
+        for step in range(stage.steps):
+            count = [row[step] for row in counts]
+            if not any(count):
+                continue
+            count_B = torch.tensor(count, device=device)
+            asked_Bn = ~known_Bn
+            if priority_Bn is not None:  # only what this step reveals is asked for
+                asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
+            width = most_left if fixed else max(count if priority_Bn is not None else left)
+            seen = most_known if fixed else max(n - k for k in left)
+            encoder, features = _append(base, continuous, ids_Bn, known_Bn, entry, seen, len(plan))
+            context, valid = self.network.encode(encoder, features)
+
+            index_BM, slot_BM = _compact(asked_Bn, width)
+            mod_BM = torch.where(slot_BM, entry.index, -1)
+            asked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
+            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(asked).values())), context, valid)
+            logits_BMV = plan.combine(self.network.logits(y, stage.target).float())
+
+            heat_B1 = torch.tensor([row[step] for row in heats], device=device)[:, None]
+            new_BM = draw(
+                logits_BMV,
+                uniform_SBn[step].gather(1, index_BM),
+                temperature=heat_B1 if stage.temperature > 0 else None,
+                top_k=stage.top_k,
+                top_p=stage.top_p,
+            )
+            kept_BM = slot_BM
+            if priority_Bn is None:
+                kept_BM = most_confident(log_probability(logits_BMV, new_BM), slot_BM, count_B)
+            row, slot = kept_BM.nonzero(as_tuple=True)
+            place = index_BM[row, slot]
+            ids_Bn[row, place] = new_BM[row, slot]
+            known_Bn[row, place] = True
+            if probabilities is not None:
+                probabilities[row, place] = logits_BMV[row, slot].softmax(-1)
+            left = [tokens - k for tokens, k in zip(left, count, strict=True)]
+        assert not any(left)
+        return [
+            Filled(ids, None if probabilities is None else probabilities[b].cpu().numpy())
+            for b, ids in enumerate(ids_Bn.cpu().numpy())
+        ]
+
+    # Left to right
+
+    def _left_to_right(self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator]) -> list[Filled]:
+        entry, special = self.vocabulary[stage.target], self.sequences[stage.target]
+        limit = min(stage.max_tokens or entry.layout.num_tokens, entry.layout.num_tokens)
+        plan = branches(stage, samples, self.sequences)
+        rows = plan.rows(samples)
+        prefixes = [sample.known.get(stage.target) for sample in samples]
+        for row, prefix in zip(rows, [*prefixes] * len(plan), strict=True):
+            if prefix is not None:
+                # As in training: the beginning is shown, a sentinel stands for all that follows.
+                row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
+        uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
+        ids_BL = self.autoregressive(
+            rows,
+            plan,
+            stage.target,
+            limit,
+            stop=special.stop,
+            uniform_BL=uniform_BL,
+            temperature=stage.temperature,
+            top_k=stage.top_k,
+            top_p=stage.top_p,
+        )
+        filled = []
+        for ids, prefix in zip(ids_BL.cpu().numpy(), prefixes, strict=True):
+            stops = np.flatnonzero(np.isin(ids, list(special.stop)))
+            ids = ids[: stops[0]] if len(stops) else ids
+            filled.append(Filled(ids if prefix is None else np.append(prefix.ids, ids)[:limit]))
+        return filled
+
+    @torch.inference_mode()
+    def autoregressive(
+        self,
+        rows: Sequence[Mapping[str, Shown]],
+        plan: Branches,
+        target: str,
+        limit: int,
+        *,
+        stop: Collection[int],
+        uniform_BL: Tensor,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """At most `limit` local ids a sample, int64 (B, ≤ limit), raw: until every row holds a `stop` id; what follows
+        the first of a row means nothing."""
+        entry, device = self.vocabulary[target], self.device
+        base, continuous = pack(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
+        context, valid = self.network.encode(base, continuous)
+        cache = self.network.start_cache(context, valid, limit)
+        batch = len(rows) // len(plan)
+        heat_B = torch.full((batch,), temperature, device=device) if temperature > 0 else None
+        stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
+        mod = torch.full((len(rows),), entry.index, device=device)
+        ids_B = torch.full((batch,), self.sequences[target].start, device=device)
+        done_B, ids = torch.zeros(batch, dtype=torch.bool, device=device), []
+        for step in range(limit):
+            rank = torch.full_like(mod, step)
+            y = self.network.decode_step((ids_B + entry.start).repeat(len(plan)), rank, mod, cache)
+            logits_BV = plan.combine(self.network.logits(y, target).float())
+            ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
+            ids.append(ids_B)
+            done_B |= torch.isin(ids_B, stops)
+            if bool(done_B.all()):
+                break
+        return torch.stack(ids, dim=1)
+
+
+def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Positions of the True entries of each row, ascending, in (B, width) slots; and which slots hold one. At most
+    `width` are True in a row."""
+    index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
+    return index_BM, mask_Bn.gather(1, index_BM)
+
+
+def _append(
+    base: Tokens,
+    continuous: dict[str, Tensor],
+    ids_Bn: Tensor,
+    known_Bn: Tensor,
+    entry: Entry,
+    width: int,
+    repeat: int,
+) -> tuple[Tokens, dict[str, Tensor]]:
+    """The encoder's tokens, and after them `width` slots for the target's known tokens, in every branch."""
+    if width == 0:
+        return base, continuous
+    index, slot = (x.repeat(repeat, 1) for x in _compact(known_Bn, width))
+    rows = torch.where(slot, ids_Bn.repeat(repeat, 1).gather(1, index) + entry.start, -1)
+    known = Tokens(rows, index, torch.where(slot, entry.index, -1), torch.zeros_like(index))
+    tokens = Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))
+    padded = {name: torch.nn.functional.pad(x, (0, 0, 0, width)) for name, x in continuous.items()}
+    return tokens, padded

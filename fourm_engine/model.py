@@ -1,0 +1,300 @@
+"""`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, asks and saves.
+
+In: values of any modalities the model knows (pictures, depth in metres, sentences, boxes, files, token ids). Out:
+values, tokens and pictures of the modalities asked for.
+
+    model = FourM.from_pretrained("runs/demo")
+    out = model.generate({"rgb": image}, targets=["depth", "caption"], seed=0)
+    out["depth"].value, out["depth"].tokens, out["depth"].render()
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourm_engine import exported
+from fourm_engine.exported import ExportedConfig, SavedModality
+from fourm_engine.generate.inputs import InputReader
+from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.generate.result import Generated
+from fourm_engine.generate.sampler import Filled, Sampler, SequenceIds
+from fourm_engine.generate.shown import Sample, pack
+from fourm_engine.modalities import Modalities
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class FourM:
+    """Made by training or by `from_pretrained`.
+
+    `vocabulary` may hold modalities whose plugins are not there; `missing` tells why of each. Their rows are kept and
+    saved again."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        modalities: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+        *,
+        missing: Mapping[str, str] | None = None,
+        origin: tuple[Path, ExportedConfig] | None = None,
+    ) -> None:
+        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
+        where the model was loaded from."""
+        self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
+        self.vocabulary = vocabulary
+        self.missing = dict(missing or {})
+        self._origin = origin
+        for name, modality in modalities.items():
+            if not modality.spec.continuous and name not in self.tokenizers:
+                raise ValueError(f"{name!r} has no tokenizer; fit it with `fourm tokenizer fit`")
+        self.reader = InputReader(modalities, self.tokenizers, self._find)
+        sequences = {}
+        for name, tokenizer in self.tokenizers.items():
+            if isinstance(tokenizer, TextTokenizer) and name in modalities:
+                # Span masking closes every target with a sentinel, so that one after the text means: nothing follows.
+                stop = frozenset({tokenizer.end_id, *tokenizer.sentinel_ids})
+                sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
+        inputs = {name for name, modality in modalities.items() if modality.spec.input}
+        self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs)
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        domains: Iterable[str] | None = None,
+        manager: PluginManager | None = None,
+        revision: str | None = None,
+    ) -> FourM:
+        """Load an exported model: a folder, a run's folder, or a Hugging Face Hub id (at `revision`).
+
+        `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
+        installed is listed in `missing`, and is an error only when it is asked for. `device`: by default a GPU if there
+        is one.
+
+        Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
+        model was trained with."""
+        from fourm_engine.tokenizers.store import load_tokenizers
+
+        folder = exported.locate(path_or_id, revision=revision)
+        config = exported.read_config(folder)
+        manager = manager or PluginManager()
+        names = set(config.modalities if domains is None else domains)
+        if unknown := sorted(names - config.modalities.keys()):
+            raise ValueError(f"domains: {_no_such(unknown[0], config.modalities)}")
+        found, plugins, missing = [], {}, {}
+        for name, saved in config.modalities.items():
+            if name not in names:
+                missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
+                continue
+            try:
+                modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
+                plugins[name] = manager.find("modality", saved.plugin)
+            except PluginError as error:
+                missing[name] = _why_missing(name, saved, manager, error)
+                log.warning("%s: %s", folder, missing[name])
+                continue
+            if differences := exported.spec_differences(saved.spec, modality.spec):
+                now = plugins[name]
+                raise ValueError(
+                    f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
+                    f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
+                    f"{saved.distribution}=={saved.version}, or leave it out with domains="
+                )
+            found.append(modality)
+        modalities = Modalities(found, plugins)
+        tokenizers = load_tokenizers(folder / exported.TOKENIZERS, modalities, manager)
+        for name, tokenizer in tokenizers.items():
+            space = modalities[name].spec.token_space
+            assert space is not None
+            if tokenizer.fingerprint != config.tokenizers.get(space.name):
+                raise ValueError(
+                    f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
+                    f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
+                )
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        network = exported.load_network(folder, config, device)
+        vocabulary = config.build_vocabulary()
+        return cls(network, modalities, tokenizers, vocabulary, missing=missing, origin=(folder, config))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
+        carried over from where the model was loaded."""
+        from fourm_engine.tokenizers.store import save_tokenizer
+
+        kept = self._origin[1] if self._origin else None
+        modalities = {name: kept.modalities[name] for name in self.missing} if kept else {}
+        fingerprints = dict(kept.tokenizers) if kept else {}
+        for name, modality in self.modalities.items():
+            plugin = self.modalities.plugins[name]
+            modalities[name] = SavedModality(
+                plugin=plugin.name,
+                distribution=plugin.distribution,
+                version=plugin.version,
+                settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, lest a release change them
+                spec=modality.spec,
+            )
+        spaces = {}
+        for name, tokenizer in self.tokenizers.items():
+            space = self.modalities[name].spec.token_space
+            assert space is not None
+            spaces[space.name] = tokenizer
+            fingerprints[space.name] = tokenizer.fingerprint
+        config = ExportedConfig(
+            model=self.network.config.model_copy(update={"compile": False}),  # a matter of the machine, not the model
+            vocabulary=self.vocabulary.to_json(),  # type: ignore[arg-type]
+            modalities=dict(sorted(modalities.items())),
+            tokenizers=fingerprints,
+        )
+        config.build_vocabulary()
+
+        def write_tokenizers(target: Path) -> None:
+            target.mkdir()
+            for space, tokenizer in spaces.items():
+                save_tokenizer(tokenizer, target / space)
+            for space in sorted(fingerprints.keys() - spaces.keys()):
+                assert self._origin is not None
+                shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)
+
+        exported.write_folder(Path(folder), config, self.network, write_tokenizers)
+
+    # Use
+
+    @property
+    def device(self) -> torch.device:
+        return self.sampler.device
+
+    def to(self, device: torch.device | str) -> FourM:
+        self.network.to(device)
+        return self
+
+    def generate(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Sequence[str],
+        *,
+        seed: int = 0,
+        plan: Sequence[Stage] | None = None,
+        **options: Any,
+    ) -> dict[str, Generated]:
+        """Generate `targets` of one sample, one after the other; each sees what was generated before it.
+
+        `inputs`: name -> value, token ids, path of a file, or `Condition`; may be empty. `plan` replaces
+        `default_plan`, to which `options` go (steps, temperature, top_p, top_k, guidance, prompt_sentinel); it may
+        generate further modalities on the way.
+
+        Raises ValueError for names the model does not know, or values that do not fit."""
+        return self.generate_batch([inputs], targets, seed=seed, plan=plan, **options)[0]
+
+    def generate_batch(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        targets: Sequence[str],
+        *,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        plan: Sequence[Stage] | None = None,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> list[dict[str, Generated]]:
+        """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
+        (`seed` + its index, or its entry of `seeds`), whatever else is in the batch."""
+        seeds = [seed + i for i in range(len(inputs))] if seeds is None else list(seeds)
+        if len(seeds) != len(inputs):
+            raise ValueError(f"{len(inputs)} samples, but {len(seeds)} seeds; give one a sample")
+        for target in targets:
+            if self._find(target).spec.target is False:
+                possible = [name for name, m in self.modalities.items() if m.spec.target]
+                raise ValueError(
+                    f"{target!r} is input only and cannot be generated; targets are: {', '.join(possible)}"
+                )
+        stages = [stage.target for stage in plan or ()]
+        if plan is not None and options:
+            raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
+        if plan is not None and (absent := [t for t in targets if t not in stages]):
+            raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(stages)}")
+        if repeated := sorted({t for t in (*targets,) if list(targets).count(t) > 1}):
+            raise ValueError(f"target {repeated[0]!r} is asked for twice")
+        for stage in stages:
+            self._find(stage)
+        asked, results = {*targets, *stages}, [dict[str, Generated]() for _ in inputs]
+        read = [self.reader.read(sample, asked) for sample in inputs]
+        # Samples of different inputs may have different plans; those of one plan run together.
+        groups: dict[str, tuple[list[Stage], list[int]]] = {}
+        for i, (sample, shown_as) in enumerate(read):
+            own = default_plan(targets, self.modalities, sample.shown, **options) if plan is None else plan
+            own = [_rename_guidance(stage, shown_as) for stage in own]
+            groups.setdefault(repr(own), (own, []))[1].append(i)
+        for own, members in groups.values():
+            for start in range(0, len(members), batch_size):
+                part = members[start : start + batch_size]
+                filled = self.sampler.run([read[i][0] for i in part], own, [seeds[i] for i in part])
+                for target in targets:
+                    for i, generated in zip(part, self._decode(target, [f[target] for f in filled]), strict=True):
+                        results[i][target] = generated
+        return results
+
+    def _decode(self, target: str, filled: Sequence[Filled]) -> list[Generated]:
+        modality, tokenizer = self.modalities[target], self.tokenizers[target]
+        probabilities = [f.probabilities for f in filled if f.probabilities is not None]
+        if probabilities:
+            arrays = [tokenizer.decode_expected(p[None])[0] for p in probabilities]
+        else:
+            arrays = tokenizer.decode([f.ids for f in filled])
+        values = [modality.denormalise(array) for array in arrays]
+        return [Generated(modality, f.ids, value) for f, value in zip(filled, values, strict=True)]
+
+    @torch.inference_mode()
+    def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Features of the encoder for transfer: (B, N, D) after its final norm, and which slots hold a token, (B, N)
+        bool."""
+        samples: list[Sample] = [self.reader.read(sample, ())[0] for sample in inputs]
+        capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
+        tokens, continuous = pack([s.shown for s in samples], self.vocabulary, capacity, self.device)
+        return self.network.eval().encode_features(tokens, continuous)
+
+    def _find(self, name: str) -> Modality:
+        if name in self.modalities:
+            return self.modalities[name]
+        raise ValueError(self.missing.get(name) or _no_such(name, self.modalities))
+
+
+def _rename_guidance(stage: Stage, shown_as: Mapping[str, str]) -> Stage:
+    """Weights go by the names that a user gave; the sampler knows what they are shown as."""
+    if not isinstance(stage.guidance, dict):
+        return stage
+    return stage.model_copy(update={"guidance": {shown_as.get(k, k): w for k, w in stage.guidance.items()}})
+
+
+def _no_such(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"this model has no modality {name!r}; {hint}it has {', '.join(known)}"
+
+
+def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:
+    if all((p.kind, p.name) != ("modality", saved.plugin) for p in manager.plugins):
+        return (
+            f"the model knows {name!r}, but its plugin ({saved.distribution} {saved.version}) is not installed: "
+            f"pip install {saved.distribution}"
+        )
+    return f"the model knows {name!r}, but its plugin cannot be used: {str(error).splitlines()[0]}"
