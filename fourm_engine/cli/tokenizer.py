@@ -13,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
+    from fourm_engine.modalities import Modalities
+    from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
 
@@ -48,14 +50,24 @@ def fit(
         _fit_in_processes(config, overrides or [], chosen, jobs)
         return
     for name in chosen:
-        _fit_space(settings, manager, {spec.name: modalities[spec.name] for spec in spaces[name]}, name)
+        _fit_space(settings, manager, modalities, name)
 
 
 def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
     """Each space in a process of its own. All are let finish; the error says which failed."""
 
     def run(space: str) -> int:
-        command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *overrides, "--space", space]
+        command = [
+            sys.executable,
+            "-m",
+            "fourm_engine.cli",
+            "tokenizer",
+            "fit",
+            str(config),
+            *overrides,
+            "--space",
+            space,
+        ]
         return subprocess.run(command, check=False).returncode
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -64,7 +76,7 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
-def _fit_space(settings: RunConfig, manager: Any, modalities: dict[str, Any], space: str) -> None:
+def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> None:
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
     from fourm_engine.tokenizers.fit import fit_tokenizer
@@ -75,17 +87,18 @@ def _fit_space(settings: RunConfig, manager: Any, modalities: dict[str, Any], sp
         raise ValueError("data.train is not set: name the folder of the training data")
     fit_config = settings.tokenizers.fit_of(space)
     bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
-    # The aspect of a picture may have to come from another modality of the sample, hence the drawer over all of them.
+    members = [modalities[spec.name] for spec in modalities.token_spaces[space]]
+    # All modalities take part in reading: the crop of a box list depends on the picture beside it.
     raw = AlignedData(data.train, modalities, data.train_split, **bounds)
     drawer = ViewDrawer.from_config(modalities, data, training=True, seed=settings.seed)
     cache = fit_config.cache_mb << 20
-    train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in modalities}
+    names = [member.name for member in members]
+    train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in names}
     val: dict[str, list[Any]] = {}
     if data.val is not None:
         held = AlignedData(data.val, modalities, data.val_split, **bounds)
         centre = ViewDrawer.from_config(modalities, data, training=False)
-        val = {m: held_out_values(held, m, centre) for m in modalities}
-    members = list(modalities.values())
+        val = {m: held_out_values(held, m, centre) for m in names}
     fitted = fit_tokenizer(members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed)
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
     for name, scores in fitted.report.items():

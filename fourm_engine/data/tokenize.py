@@ -188,6 +188,7 @@ class _ShardEncoder:
         self.bad: list[tuple[str, str]] = []
         self._waiting: list[tuple[str, np.ndarray | str]] = []
         self._rows: dict[str, list[np.ndarray]] = {}
+        self._again: dict[str, list[bool]] = {}  # sample -> for each view after the first, whether it shows the same
 
     def add(self, name: str) -> None:
         if self.modality not in self.data.has(name):
@@ -204,7 +205,10 @@ class _ShardEncoder:
             self.data.skip(name, bad)
             self.bad.append((bad.where, bad.reason))
             return
-        self._waiting += [(name, array) for array in arrays]
+        # Views that show the same (centre crops, which differ in captions alone) are encoded once.
+        self._again[name] = again = [_same(array, arrays[0]) for array in arrays[1:]]
+        self._waiting.append((name, arrays[0]))
+        self._waiting += [(name, array) for array, same in zip(arrays[1:], again) if not same]
         if len(self._waiting) >= ENCODE_BATCH:
             self._encode()
 
@@ -221,4 +225,12 @@ class _ShardEncoder:
     def finish(self) -> dict[str, list[np.ndarray]]:
         """Sample -> ids of each view."""
         self._encode()
-        return self._rows
+        complete = {}
+        for name, rows in self._rows.items():
+            fresh = iter(rows[1:])
+            complete[name] = [rows[0], *(rows[0] if again else next(fresh) for again in self._again[name])]
+        return complete
+
+
+def _same(a: np.ndarray | str, b: np.ndarray | str) -> bool:
+    return a == b if isinstance(a, str) or isinstance(b, str) else np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

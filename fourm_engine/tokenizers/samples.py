@@ -44,7 +44,8 @@ def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, lim
         if modality not in data.has(name):
             continue
         try:
-            values.append(data.augmented(name, modality, view_of(spec, drawer.views(data, name), 0)))
+            value = data.value(name, modality)
+            values.append(data.augment(name, modality, value, view_of(spec, drawer.views(data, name), 0)))
         except BadFile as bad:
             data.skip(name, bad)
     return values
