@@ -1,44 +1,19 @@
 """Two processes over gloo, started as torchrun starts them."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import fourm_engine
-
-ROOT = Path(fourm_engine.__file__).parents[1]
-PROGRAM = ROOT / "tests" / "train" / "toy_task.py"
+from tests.distributed import launching
 
 
 def launch(run: Path, world: int, *, options: dict | None = None, fail: bool = False, **changes) -> str:
     """Train the toy; the first process's standard error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(PROGRAM), str(run), json.dumps(changes), json.dumps(options or {})]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    started = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
-    codes = [process.returncode for process in started]
-    assert all(codes) if fail else not any(codes), errors
-    return errors[0]
+    arguments = str(run), json.dumps(changes), json.dumps(options or {})
+    return launching.launch("train/toy_task.py", *arguments, world=world, fail=fail)
 
 
 def losses(run: Path) -> list[float]:

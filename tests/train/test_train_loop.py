@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy_task
 from safetensors.torch import load_file
-from toy_task import ToyTask, config, losses
 
 from fourm_engine.train import checkpoint as checkpoint_module
 from fourm_engine.train import loop
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Diverged, Stopped, Trainer
+from tests.train import toy_task
+from tests.train.toy_task import ToyTask, config, losses
 
 PROGRAM = Path(toy_task.__file__)
 

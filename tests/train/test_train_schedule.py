@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 from torch import nn
-from toy_task import ToyTask, config
 
 from fourm_engine.train.schedule import decay_groups, learning_rate
+from tests.train.toy_task import ToyTask, config
 
 
 def test_a_cosine_rises_linearly_peaks_after_the_warm_up_and_ends_at_min_lr():

@@ -1,0 +1,44 @@
+"""The 4M task on two processes follows one process."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.launching import launch
+from tests.fakes import fake_modalities, sample_names, write_data
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    names = sample_names(20)
+    write_data(root / "train", fake_modalities(), {"a": names, "b": names[:12], "words": names})
+    write_data(root / "val", fake_modalities(), sample_names(9, start=100))
+    return root
+
+
+@pytest.fixture(scope="module")
+def single(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("single")
+    launch("tasks/fourm_run.py", str(data), str(run), "{}", world=1)
+    return run
+
+
+@pytest.mark.parametrize("changes", [{}, {"parallel": "shard", "accumulate": 2}], ids=["replicate", "shard"])
+def test_two_processes_follow_the_losses_of_one(data, single, tmp_path, changes):
+    launch("tasks/fourm_run.py", str(data), str(tmp_path), json.dumps(changes), world=2)
+    two, one = rows(tmp_path), rows(single)
+    assert len(one) == 21
+    for ours, theirs in zip(two[:20], one[:20], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-4)
+    assert two[20]["eval"] == pytest.approx(one[20]["eval"], abs=1e-3)
+    first, second = (load_file(run / "model/model.safetensors") for run in (tmp_path, single))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)

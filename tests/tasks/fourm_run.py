@@ -1,0 +1,76 @@
+"""A tiny 4M over the fake modalities. As a program it trains: `python fourm_run.py DATA RUN CONFIG_JSON`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.training import TrainingData
+from fourm_engine.masking.config import Component, MaskingConfig
+from fourm_engine.modalities import Modalities
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.tasks.config import LossConfig
+from fourm_engine.tasks.fourm import FourMTask
+from fourm_engine.tokenizers import store
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.loop import Trainer
+from fourm_plugins.manager import Plugin
+from tests.fakes import TOKENIZERS, fake_modalities, fake_tokenizers
+
+MIXTURE = (
+    Component(name="pixels to all", weight=2, input={"a@pixels": 1000.0}),
+    Component(name="any to any"),
+    Component(name="words from nothing", input_tokens=0, target={"words": 1.0}),
+)
+
+
+class Host:
+    """Stands for the plugin host, with the fakes installed."""
+
+    plugins = ()
+
+    def find(self, kind, name):
+        return Plugin(kind, name, "", "fakes", "1", "")
+
+    def modality(self, name, *, plugin=None, **settings):
+        return fake_modalities([name], **settings)[name]
+
+    def tokenizer_class(self, kind):
+        return TOKENIZERS[kind]
+
+
+def make_task(data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0) -> FourMTask:
+    """Samples of `data/train`, held out `data/val`."""
+    members = fake_modalities()
+    modalities = Modalities(members.values(), {name: Host().find("modality", name) for name in members})
+    tokenizers = fake_tokenizers(modalities)
+    config = DataConfig(train=data / "train", val=data / "val")
+    masking = MaskingConfig(input_tokens=(4, 12), target_tokens=16, mixture=MIXTURE)
+    split = [
+        TrainingData.from_config(
+            config, masking, modalities, tokenizers, modalities.vocabulary(), seed=3, training=training
+        )
+        for training in (True, False)
+    ]
+    model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2)
+    return FourMTask(modalities, tokenizers, model, *split, loss=LossConfig(average_over=average_over), workers=workers)
+
+
+def config(**changes) -> TrainConfig:
+    default = {"batch_size": 8, "steps": 20, "lr": 3e-3, "warmup": 2, "log_every": 1, "device": "cpu"}
+    return TrainConfig(**{**default, **changes})
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    store.PluginManager = Host
+    data, run, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    Trainer(make_task(data), config(**changes), run, seed=3).run()
+
+
+if __name__ == "__main__":
+    main()

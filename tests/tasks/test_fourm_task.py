@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fourm_engine.model import FourM
+from fourm_engine.tokenizers import store
+from fourm_engine.train.loop import Trainer
+from fourm_engine.train.schedule import decay_groups
+from fourm_engine.train.task import Share
+from tests.fakes import fake_modalities, sample_names, write_data
+from tests.tasks.fourm_run import Host, config, make_task
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch):
+    monkeypatch.setattr(store, "PluginManager", Host)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """24 training samples, of which 4 lack `b`, and 10 held-out ones."""
+    names = sample_names(24)
+    write_data(tmp_path / "train", fake_modalities(), {"a": names, "b": names[4:], "words": names})
+    write_data(tmp_path / "val", fake_modalities(), sample_names(10, start=100))
+    return tmp_path
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_and_leaves_a_model_that_loads(data, tmp_path):
+    scores = Trainer(make_task(data), config(steps=60), tmp_path / "run", seed=3).run()
+    lines = rows(tmp_path / "run")
+    assert lines[0]["losses"].keys() <= {"a", "b", "words"}
+    assert lines[59]["loss"] < lines[0]["loss"] - 0.3
+    assert scores.keys() == {"a", "b", "words"}
+    assert scores["a"] < np.log(16)
+
+    model = FourM.from_pretrained(tmp_path / "run", device="cpu", manager=Host())
+    task = make_task(data)
+    with torch.no_grad():
+        found = task.evaluate(model.network.eval(), Share(batch_size=8))
+    for name, (total, count) in found.items():
+        assert total / count == pytest.approx(scores[name], rel=1e-5)
+
+
+def test_held_out_scores_do_not_depend_on_the_number_of_processes(data):
+    task = make_task(data)
+    torch.manual_seed(0)
+    model = task.model().eval()
+    with torch.no_grad():
+        one = task.evaluate(model, Share(batch_size=4))
+        parts = [task.evaluate(model, Share(rank, 3, batch_size=12, accumulate=1)) for rank in range(3)]
+    for name, (total, count) in one.items():
+        assert sum(part[name][1] for part in parts) == count > 0
+        assert sum(part[name][0] for part in parts) == pytest.approx(total, rel=1e-5)
+
+
+def test_processes_and_micro_batches_share_out_each_sample_of_a_step_once(data):
+    task = make_task(data)
+    whole = next(task.batches(5, Share(batch_size=8)))
+    parts = []
+    for rank in range(2):
+        batches = task.batches(5, Share(rank, 2, batch_size=8, accumulate=2))
+        parts += [next(batches), next(batches)]
+    assert torch.equal(torch.cat([part.encoder.ids for part in parts]), whole.encoder.ids)
+    assert {n: sum(p.target_counts[n] for p in parts) for n in whole.target_counts} == whole.target_counts
+
+
+def test_workers_change_no_batch(data):
+    here, there = (make_task(data, workers=n).batches(2, Share(batch_size=4)) for n in (0, 2))
+    for _ in range(3):
+        a, b = next(here), next(there)
+        assert torch.equal(a.decoder.ids, b.decoder.ids)
+        assert torch.equal(a.target_ids, b.target_ids)
+
+
+def test_the_loss_averages_over_present_modalities_or_over_all_targets(data):
+    counts = {"a": 3.0, "b": 0.0, "words": 5.0}
+    assert make_task(data).weights(counts, 0) == {"a": 1 / 2, "words": 1 / 2}
+    assert make_task(data, average_over="all").weights(counts, 0) == {"a": 1 / 3, "b": 1 / 3, "words": 1 / 3}
+
+
+def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):
+    task = make_task(data)
+    model = task.model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group} for group in decay_groups(model, task))
+    assert "embedding.projections.a@pixels.weight" in decayed
+    assert "heads.weight" in decayed
+    assert {"embedding.encoder_table", "embedding.decoder_table", "embedding.modality"} <= free
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert linear <= decayed
+
+
+def test_resuming_names_what_changed(data, tmp_path):
+    Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
+    with pytest.raises(ValueError, match=r"model\.width was 16 and is now 32"):
+        Trainer(make_task(data, width=32), config(steps=4), tmp_path / "run", seed=3).run()
+    write_data(data / "train", fake_modalities(), sample_names(25))
+    with pytest.raises(ValueError, match=r"data\.names was"):
+        Trainer(make_task(data), config(steps=4), tmp_path / "run", seed=3).run()
