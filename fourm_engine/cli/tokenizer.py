@@ -107,7 +107,7 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
 
 
 def tokenize(config: Config, overrides: Overrides = None) -> None:
-    """Turn the data sets of a config into token shards. Finished shards are kept; under torchrun they are shared out."""
+    """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.config import load_config
     from fourm_engine.data.tokenize import tokenize_split
@@ -141,8 +141,8 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
         )
         print(
             f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
-            f"{report.written} shards written, {report.finished} were there, {report.samples_per_second:.0f} samples/s, "
-            f"{len(report.bad)} files left out",
+            f"{report.written} shards written, {report.finished} were there, "
+            f"{report.samples_per_second:.0f} samples/s, {len(report.bad)} files left out",
             flush=True,
         )
         for line in report.bad:

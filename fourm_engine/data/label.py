@@ -1,8 +1,8 @@
 """Labelling: one modality made from another, with the pretrained model or the geometry that its plugin brings.
 
-In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard for each
-shard of the source, or a file for each file. What exists is kept, so that a run that was stopped continues; every shard and
-file is written under a temporary name and renamed when it is whole.
+In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard
+for each shard of the source, or a file for each file. What exists is kept, so that a run that was stopped continues;
+every shard and file is written under a temporary name and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def label(
 ) -> LabelReport:
     """Label `root`. Of several processes, each takes every `world`-th shard (or batch of files).
 
-    Raises ValueError where the source modality has no files there, BadFile for an unusable file if `on_error` is "raise"."""
+    Raises ValueError where the source modality has no files there, and BadFile for an unusable file if `on_error` is
+    "raise"."""
     files = open_source(root, source.spec.source, source.spec.extensions)
     if files is None:
         raise ValueError(
