@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from fourm_engine.tokenizers.pieces import learn_pieces
@@ -39,9 +39,11 @@ MAX_FILE_BYTES = 1 << 26
 class WordPieceSettings(Settings):
     """`words`: class names and other terms that stay whole."""
 
+    #: Steps from one edge of a picture to the other.
     coordinate_bins: int = Field(default=1000, ge=1, le=10000)
     words: tuple[str, ...] = ()
-    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one.
+    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one. Coordinates and
+    #: words are then the file's.
     vocabulary: Path | None = None
 
     @field_validator("words")
@@ -56,6 +58,12 @@ class WordPieceSettings(Settings):
             if word in CONTROL or _COORDINATE.fullmatch(word):
                 raise ValueError(f"words: {word!r} is a special token already")
         return words
+
+    @model_validator(mode="after")
+    def _one_source(self) -> WordPieceSettings:
+        if self.vocabulary is not None and self.words:
+            raise ValueError("words cannot be added to a vocabulary that is loaded; leave one of them out")
+        return self
 
 
 _COORDINATE = re.compile(r"v[0-3]=\d+")
@@ -75,9 +83,13 @@ class WordPieceTokenizer(TextTokenizer):
         self._names = "/".join(spec.name for spec in self.specs)
         self._max_characters = max(s.array.max_characters for s in self.specs if isinstance(s.array, Text))
         self._decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        first = len(CONTROL) + COORDINATES * self.settings.coordinate_bins
+        self._words: dict[int, str] = dict(enumerate(self.settings.words, first))
         self._use(self._untrained())
 
     def _special(self) -> list[AddedToken]:
+        if self.settings.vocabulary is not None:  # it brings its own; until it is read there is none
+            return [AddedToken(text, special=True, normalized=False) for text in CONTROL]
         bins = range(self.settings.coordinate_bins)
         coordinates = [f"v{axis}={i}" for axis in range(COORDINATES) for i in bins]
         tokens = [AddedToken(text, special=True, normalized=False) for text in (PAD, UNKNOWN, START, END)]
@@ -171,7 +183,8 @@ class WordPieceTokenizer(TextTokenizer):
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:
-        texts = [self._model.id_to_token(i) for i in ids if i not in self._control]
+        # The library knows words in lower case only.
+        texts = [self._words.get(i) or self._model.id_to_token(i) for i in ids if i not in self._control]
         return self._decoder.decode([text for text in texts if text is not None])
 
     def _check_text(self, text: Any) -> None:

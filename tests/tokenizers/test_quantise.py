@@ -1,0 +1,212 @@
+"""The vector quantiser against slow formulas."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fourm_engine
+from fourm_engine.tokenizers.quantise import VectorQuantiser, usage
+
+ROOT = Path(fourm_engine.__file__).parents[1]
+
+
+def quantiser(size=12, dim=4, *, normalise=True, seed=0, **options):
+    """A codebook in use, with random codes."""
+    q = VectorQuantiser(size, dim, normalise=normalise, **options)
+    generator = torch.Generator().manual_seed(seed)
+    q.codes.copy_(torch.randn(size, dim, generator=generator))
+    q.cluster_size.fill_(1.0)
+    q.cluster_sum.copy_(q.codes)
+    q.started.fill_(True)
+    return q
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_nearest_code_equals_brute_force(normalise):
+    q = quantiser(normalise=normalise)
+    z = torch.randn(5, 7, 4)
+    for i in range(5):
+        for j in range(7):
+            if normalise:
+                distance = [-float(F.cosine_similarity(z[i, j], code, dim=0)) for code in q.codes]
+            else:
+                distance = [float((z[i, j] - code).norm()) for code in q.codes]
+            assert int(q.nearest(z)[i, j]) == distance.index(min(distance))
+
+
+def test_codes_that_are_not_of_unit_length_are_compared_by_cosine_and_returned_as_stored():
+    q = VectorQuantiser(2, 2, normalise=True)
+    q.codes.copy_(torch.tensor([[10.0, 0.0], [0.0, 0.1]]))
+    q.started.fill_(True)
+    ids = q.nearest(torch.tensor([[0.1, 0.2], [0.3, 0.2]]))
+    assert ids.tolist() == [1, 0]
+    assert torch.equal(q.lookup(ids), q.codes[ids])
+
+
+def test_the_gradient_passes_straight_through():
+    q = quantiser().eval()
+    z = F.normalize(torch.randn(3, 4), dim=-1).requires_grad_()
+    found = q(z)
+    torch.testing.assert_close(found.latents, q.lookup(found.ids))
+    weight = torch.randn(3, 4)
+    (found.latents * weight).sum().backward()
+    tangent = weight - (weight * z).sum(-1, keepdim=True) * z  # the part that normalisation lets through
+    torch.testing.assert_close(z.grad, tangent.detach())
+
+
+def test_commitment_is_the_squared_distance_to_the_code():
+    q = quantiser(normalise=False).eval()
+    z = torch.randn(6, 4)
+    found = q(z)
+    torch.testing.assert_close(found.commitment, ((z - q.codes[found.ids]) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_ema_step_equals_the_slow_formula(normalise):
+    q = quantiser(normalise=normalise, decay=0.9, restart_below=0.0).train()
+    size, total = q.cluster_size.clone(), q.cluster_sum.clone()
+    z = torch.randn(40, 4)
+    if normalise:
+        z = F.normalize(z, dim=-1)
+    ids = q.nearest(z)
+    q(z)
+    q.update()
+    for k in range(q.size):
+        mine = z[ids == k]
+        size[k] = 0.9 * size[k] + 0.1 * len(mine)
+        total[k] = 0.9 * total[k] + 0.1 * mine.sum(0)
+    smoothed = (size + 1e-5) / (size.sum() + q.size * 1e-5) * size.sum()
+    expected = F.normalize(total, dim=-1) if normalise else total / smoothed[:, None]
+    torch.testing.assert_close(q.cluster_size, size)
+    torch.testing.assert_close(q.codes, expected)
+
+
+def test_micro_batches_teach_what_their_batch_teaches():
+    z = torch.randn(40, 4)
+    one, two = quantiser().train(), quantiser().train()
+    one(z)
+    two(z[:20])
+    two(z[20:])
+    one.update()
+    two.update()
+    torch.testing.assert_close(one.codes, two.codes)
+
+
+def test_restarts_bring_dead_codes_back_into_use():
+    q = quantiser(size=16, decay=0.8, restart_below=0.1, normalise=False).train()
+    q.codes[8:] = 100.0  # out of reach
+    q.cluster_sum.copy_(q.codes)
+    z = torch.randn(400, 4)
+    assert set(q.nearest(z).tolist()) <= set(range(8))
+    for _ in range(40):
+        q(z)
+        q.update()
+    assert usage(q.nearest(z), 16)[0] == 1.0
+
+
+def test_without_restarts_dead_codes_stay_dead():
+    q = quantiser(size=16, decay=0.8, restart_below=0.0, normalise=False).train()
+    q.codes[8:] = 100.0
+    q.cluster_sum.copy_(q.codes)
+    z = torch.randn(400, 4)
+    for _ in range(40):
+        q(z)
+        q.update()
+    assert usage(q.nearest(z), 16)[0] <= 0.5
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_k_means_starts_the_codes_at_the_clusters(normalise):
+    torch.manual_seed(0)
+    centres = F.normalize(torch.randn(6, 4), dim=-1)
+    points = centres.repeat(50, 1) + 0.01 * torch.randn(300, 4)
+    q = VectorQuantiser(6, 4, normalise=normalise).train()
+    q(points)
+    q.start(q.update())
+    found = F.normalize(q.codes, dim=-1) @ centres.T
+    assert q.started
+    assert (found.max(0).values > 0.99).sum() >= 5  # Lloyd's iterations may merge two clusters
+    assert float(q.cluster_size.sum()) == pytest.approx(300, rel=1e-4)
+
+
+def test_before_the_start_latents_pass_unquantised():
+    q = VectorQuantiser(6, 4, normalise=False).train()
+    z = torch.randn(9, 4)
+    found = q(z)
+    assert found.ids is None
+    assert torch.equal(found.latents, z)
+    assert not found.commitment.any()
+
+
+def test_latents_of_a_skipped_step_teach_nothing():
+    q = quantiser().train()
+    before = q.codes.clone()
+    q(torch.full((8, 4), torch.nan))
+    q.update()
+    assert torch.equal(q.codes, before)
+
+
+def test_usage_and_perplexity_are_shares_of_the_codebook():
+    assert usage(torch.arange(8), 8) == (1.0, pytest.approx(1.0))
+    assert usage(torch.zeros(5, dtype=torch.int64), 8) == (0.125, pytest.approx(0.125))
+
+
+PROGRAM = """
+import json, os, sys, torch
+import torch.distributed as dist
+from fourm_engine.tokenizers.quantise import VectorQuantiser
+torch.set_num_threads(1)
+world = int(os.environ["WORLD_SIZE"])
+if world > 1:
+    dist.init_process_group("gloo")
+rank = dist.get_rank() if world > 1 else 0
+q = VectorQuantiser(16, 4, normalise=True, decay=0.8, restart_below=0.3).train()
+g = torch.Generator().manual_seed(3)
+for step in range(12):
+    z = torch.randn(32, 4, generator=g) * torch.tensor([3.0, 1.0, 0.2, 0.1])
+    q(z.chunk(world)[rank])
+    batch = q.update()
+    if step == 3:
+        q.start(batch)
+codes = [torch.empty_like(q.codes) for _ in range(world)]
+if world > 1:
+    dist.all_gather(codes, q.codes)
+else:
+    codes = [q.codes]
+if rank == 0:
+    print(json.dumps([c.tolist() for c in codes]))
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def codebooks(world: int) -> list[torch.Tensor]:
+    """The codebook of every process after the same run on `world` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert not any(process.returncode for process in started)
+    return [torch.tensor(codes) for codes in json.loads(outputs[0])]
+
+
+def test_two_processes_learn_the_codebook_of_one():
+    (one,) = codebooks(1)
+    first, second = codebooks(2)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, one, atol=1e-5, rtol=1e-5)

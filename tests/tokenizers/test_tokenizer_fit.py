@@ -1,0 +1,172 @@
+"""Fitting a token space: what is stored, when it is done again, how it goes on after a stop."""
+
+import numpy as np
+import pytest
+from grids import CODES, SIZE, SMALL, Host, features, map_spec, ramps, text_spec
+
+from fourm_engine.tasks.tokenizer import TokenizerTask
+from fourm_engine.tokenizers.arrays import ArrayData
+from fourm_engine.tokenizers.config import FitConfig, FitOverride, TokenizersConfig
+from fourm_engine.tokenizers.fit import fit_tokenizer, make_tokenizer
+from fourm_engine.train.task import Share
+from fourm_plugins import Metric
+
+FIT = FitConfig(steps=60, batch_size=4, lr=3e-3, device="cpu", threads=1, log_every=1000)
+
+
+class Maps:
+    """What `fit` needs of a modality: its values are its arrays."""
+
+    def __init__(self, settings=SMALL):
+        self.name = "map"
+        self.spec = map_spec(features(), settings=settings)
+
+    def normalise(self, value):
+        return value
+
+    def denormalise(self, array):
+        return array
+
+    def metrics(self):
+        return (Metric("mse", lambda a, b: float(np.mean((np.stack(a) - np.stack(b)) ** 2)), higher_is_better=False),)
+
+
+class Words(Maps):
+    def __init__(self, name):
+        self.name = name
+        self.spec = text_spec(name, settings={"coordinate_bins": 64})
+
+    def metrics(self):
+        return (Metric("same", lambda a, b: float(np.mean([x == y for x, y in zip(a, b, strict=True)])), True),)
+
+
+def data(arrays, fingerprint="one"):
+    return ArrayData(lambda i: arrays[i], len(arrays), fingerprint=fingerprint)
+
+
+def fit(folder, *, config=FIT, modality=None, fingerprint="one", seed=0):
+    maps = modality or Maps()
+    train = {"map": data(ramps(40), fingerprint)}
+    return fit_tokenizer([maps], train, {"map": ramps(10, seed=1)}, config, folder, Host(), seed=seed)
+
+
+def test_fitting_stores_a_tokenizer_and_reports_in_the_modalitys_own_metric(tmp_path):
+    fitted = fit(tmp_path)
+    assert fitted.fresh
+    assert sorted(fitted.report["map"]) == ["mse", "perplexity", "usage"]
+    assert 0 < fitted.report["map"]["mse"] < 0.2
+    assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["tokenizer.json", "weights.safetensors"]
+    assert not list((tmp_path / ".fit").iterdir())
+
+
+def test_the_same_request_is_not_fitted_again(tmp_path):
+    first, again = fit(tmp_path), fit(tmp_path, config=FIT.model_copy(update={"log_every": 7}))
+    assert not again.fresh
+    assert again.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert again.report == first.report
+
+
+def test_the_same_seed_gives_the_same_tokenizer(tmp_path):
+    first, again = fit(tmp_path / "a"), fit(tmp_path / "b")
+    assert first.tokenizer.fingerprint == again.tokenizer.fingerprint
+    assert first.tokenizer.fingerprint != fit(tmp_path / "c", seed=1).tokenizer.fingerprint
+
+
+CHANGES = [
+    {"config": FIT.model_copy(update={"steps": 50})},
+    {"fingerprint": "two"},
+    {"modality": Maps({**SMALL, "latent_dim": 4})},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_steps_data_or_settings_are_fitted_anew(tmp_path, change):
+    fit(tmp_path)
+    assert fit(tmp_path, **change).fresh
+
+
+def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch):
+    whole = fit(tmp_path / "whole")
+    seen = []
+    after_step = TokenizerTask.after_step
+
+    def stop(self, model, step):
+        seen.append(step)
+        if step == 30:
+            raise KeyboardInterrupt
+        after_step(self, model, step)
+
+    config = FIT.model_copy(update={"checkpoint_every": 20})
+    monkeypatch.setattr(TokenizerTask, "after_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", config=config)
+    seen.clear()
+    monkeypatch.setattr(TokenizerTask, "after_step", lambda s, m, step: (seen.append(step), after_step(s, m, step))[1])
+    resumed = fit(tmp_path / "stopped", config=config)
+    assert seen[0] == 20
+    assert resumed.tokenizer.fingerprint == whole.tokenizer.fingerprint
+
+
+def test_one_vocabulary_is_fitted_for_all_who_share_it(tmp_path):
+    members = [Words("caption"), Words("boxes")]
+    texts = {"caption": data(["a red cube"] * 3), "boxes": data(["v0=1 v1=2 v2=3 v3=4 zebra"] * 3)}
+    fitted = fit_tokenizer(members, texts, {"caption": ["a red cube"], "boxes": []}, FIT, tmp_path, Host())
+    assert fitted.report == {"caption": {"same": 1.0}, "boxes": {}}
+    assert len(fitted.tokenizer.encode(["zebra"])[0]) == 1
+    assert not fit_tokenizer(members, texts, {}, FIT, tmp_path, Host()).fresh
+
+
+def test_nothing_to_fit_on_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no training data for the tokenizer of map"):
+        fit_tokenizer([Maps()], {"map": data([])}, {}, FIT, tmp_path, Host())
+
+
+def test_a_recipe_that_its_kind_refuses_is_named():
+    with pytest.raises(ValueError, match=r"tokenizer 'vqvae' of map: .*latent_dimm"):
+        make_tokenizer([Maps({"latent_dimm": 4})], Host())
+
+
+def test_batches_depend_on_the_step_alone_and_split_over_processes():
+    tokenizer = make_tokenizer([Maps()], Host())
+    task = TokenizerTask(tokenizer, data(ramps(10)), None, steps=9, seed=0)
+    batches = task.batches(0, Share(0, 1, 4, 1))
+    stream = [next(batches) for _ in range(6)]
+    later = task.batches(5, Share(0, 1, 4, 1))
+    assert (next(later) == stream[5]).all()
+    halves = [next(task.batches(3, Share(rank, 2, 4, 1))) for rank in range(2)]
+    assert (np.concatenate(halves) == stream[3].numpy()).all()
+    assert stream[0].shape == (4, 3, SIZE, SIZE)
+    firsts = {float(x[0, 0, 0]) for batch in stream[:5] for x in batch}  # two epochs of ten
+    assert len(firsts) == 10
+
+
+def test_arrays_are_read_once_and_unusable_ones_are_passed_over():
+    reads = []
+
+    def get(index):
+        reads.append(index)
+        return None if index == 1 else np.full(4, index, np.float32)
+
+    arrays = ArrayData(get, 3, fingerprint="x")
+    assert [int(a[0]) for a in arrays] == [0, 2]
+    assert int(arrays[1][0]) == 2
+    assert reads == [0, 1, 2]
+    with pytest.raises(ValueError, match="none of the 2"):
+        ArrayData(lambda i: None, 2, fingerprint="x")[0]
+    big = ArrayData(get, 3, fingerprint="x", cache_bytes=0)
+    reads.clear()
+    assert (big[0] == big[0]).all()
+    assert reads == [0, 0]
+
+
+def test_overrides_of_a_token_space_replace_what_they_name():
+    config = TokenizersConfig(folder="x", fit=FitConfig(steps=100), spaces={"map": FitOverride(lr=1e-4)})
+    assert config.fit_of("map").lr == 1e-4
+    assert config.fit_of("map").steps == 100
+    assert config.fit_of("other") == config.fit
+    with pytest.raises(ValueError, match=r"spaces\.map: warmup=50 .* steps=20"):
+        TokenizersConfig(folder="x", fit=FitConfig(warmup=50), spaces={"map": FitOverride(steps=20)})
+
+
+def test_the_number_of_codes_is_the_token_spaces():
+    assert make_tokenizer([Maps()], Host()).network.quantiser.size == CODES

@@ -1,0 +1,108 @@
+"""Fitted tokenizers on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from grids import SMALL, Host, features, map_spec, ramps, text_spec
+
+from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, read_document, save_tokenizer
+from fourm_engine.tokenizers.vqvae import VQVAETokenizer
+from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
+
+
+class Member:
+    def __init__(self, spec):
+        self.spec = spec
+
+
+@pytest.fixture
+def grid():
+    torch.manual_seed(0)
+    made = VQVAETokenizer([map_spec(features())], **SMALL)
+    made.network.quantiser.codes.normal_()
+    return made
+
+
+@pytest.fixture
+def text():
+    made = WordPieceTokenizer([text_spec("caption"), text_spec("boxes")], coordinate_bins=64)
+    made.fit(lambda: ["a red cube", "a red sphere"])
+    return made
+
+
+def test_loading_gives_the_same_ids_and_fingerprint(grid, text, tmp_path):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    save_tokenizer(text, tmp_path / "text", manager=Host())
+    members = {spec.name: Member(spec) for spec in (*grid.specs, *text.specs)}
+    found = load_tokenizers(tmp_path, members, Host())
+    assert sorted(found) == ["boxes", "caption", "map"]
+    assert found["boxes"] is found["caption"]
+    assert found["map"].fingerprint == grid.fingerprint
+    assert found["caption"].fingerprint == text.fingerprint
+    assert np.array_equal(found["map"].encode(ramps(3)), grid.encode(ramps(3)))
+    assert np.array_equal(found["caption"].encode(["a cube"]), text.encode(["a cube"]))
+
+
+def test_modalities_without_tokens_need_no_tokenizer(tmp_path):
+    spec = map_spec(features()).model_copy(update={"token_space": None, "tokenizer": None, "target": False})
+    assert load_tokenizers(tmp_path, [Member(spec)], Host()) == {}
+
+
+def test_saving_replaces_at_once_and_leaves_nothing_else(grid, tmp_path):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    grid.network.quantiser.codes.normal_()
+    save_tokenizer(grid, tmp_path / "map", manager=Host(), fit={"note": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+    assert load_tokenizer(tmp_path / "map", grid.specs, Host()).fingerprint == grid.fingerprint
+    assert read_document(tmp_path / "map")["fit"] == {"note": 1}
+
+
+def test_a_failed_save_leaves_the_old_one(grid, tmp_path, monkeypatch):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    before = grid.fingerprint
+
+    def fail(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(grid, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_tokenizer(grid, tmp_path / "map", manager=Host())
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+    assert load_tokenizer(tmp_path / "map", grid.specs, Host()).fingerprint == before
+
+
+def test_an_unknown_kind_names_the_package_to_install(grid, tmp_path):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    path = tmp_path / "map" / "tokenizer.json"
+    document = json.loads(path.read_text()) | {"kind": "wavelet", "distribution": "fourm-wavelets"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"'wavelet' was saved by fourm-wavelets.*pip install fourm-wavelets"):
+        load_tokenizer(tmp_path / "map", grid.specs, Host())
+
+
+def test_changed_weights_are_noticed(grid, tmp_path):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    grid.network.quantiser.codes.normal_()
+    grid.save(tmp_path / "map")
+    with pytest.raises(ValueError, match="map is not the one that was saved"):
+        load_tokenizer(tmp_path / "map", grid.specs, Host())
+
+
+def test_a_modality_of_another_size_is_told_what_differs(grid, tmp_path):
+    save_tokenizer(grid, tmp_path / "map", manager=Host())
+    with pytest.raises(ValueError, match=r"fitted for map with array.*channels=3.*now.*channels=2"):
+        load_tokenizer(tmp_path / "map", [map_spec(features(2))], Host())
+
+
+def test_a_missing_tokenizer_says_how_to_fit_it(tmp_path):
+    with pytest.raises(ValueError, match="no fitted tokenizer for map; run `fourm tokenizer fit`"):
+        load_tokenizer(tmp_path / "map", [map_spec(features())], Host())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "kind": 3}'])
+def test_a_damaged_description_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer's description"):
+        load_tokenizer(tmp_path, [map_spec(features())], Host())
