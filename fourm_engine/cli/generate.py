@@ -38,7 +38,7 @@ def generate(
 
     model = FourM.from_pretrained(run, device=device)
     inputs = {name: _value(model, name, text) for name, text in parts}
-    options = {
+    options: dict[str, Any] = {
         "steps": steps,
         "temperature": temperature,
         "top_p": top_p,

@@ -86,7 +86,9 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
         # A sample without some weight of its own sees that condition plainly: weight 1.
         weights = [[common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names]
-        return Branches(tuple(hidden), torch.tensor(weights), placeholders, stage.target)
+        # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
+        own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
+        return Branches(tuple(hidden), torch.tensor(weights), own_sentinel, stage.target)
     weight = 1.0 if stage.guidance is None else float(stage.guidance)
     if weight == 1.0 or not conditions:
         return Branches((frozenset(),), None, placeholders, stage.target)

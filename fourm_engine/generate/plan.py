@@ -49,8 +49,8 @@ class Stage(BaseModel):
     readout: Readout = "sampled"
     #: A sequence ends here at the latest; None is the modality's own limit.
     max_tokens: int | None = Field(None, ge=1)
-    #: What the published models were sampled with: the encoder sees the first sentinel of a sequence that is generated
-    #: from nothing, and of a sequence that guidance hides. Training shows neither.
+    #: What the published models were sampled with: the encoder sees the starting sentinel of a sequence that is
+    #: generated from nothing, and of a sequence that guidance by one number hides. Training shows neither.
     prompt_sentinel: bool = False
 
     @model_validator(mode="after")

@@ -230,6 +230,8 @@ def test_prompt_sentinel_shows_the_sentinel_of_a_sequence_being_made_and_of_one_
     u, c = grid.rows([s])
     assert u["words"].ids.tolist() == [3]
     assert c["words"] is s.shown["words"]
+    weighted = Stage(target="height", scheme="parallel", guidance={"words": 3.0}, prompt_sentinel=True)
+    assert branches(weighted, [s], IDS).rows([s])[0] == {}
     text = branches(Stage(target="words", scheme="autoregressive", guidance=2.0, prompt_sentinel=True), [sample()], IDS)
     u, c = text.rows([sample()])
     assert u.keys() == {"words"}
