@@ -42,8 +42,8 @@ class WordPieceSettings(Settings):
     #: Steps from one edge of a picture to the other.
     coordinate_bins: int = Field(default=1000, ge=1, le=10000)
     words: tuple[str, ...] = ()
-    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one. Coordinates and
-    #: words are then the file's.
+    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one.
+    #: Coordinates and words are then the file's.
     vocabulary: Path | None = None
 
     @field_validator("words")
