@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fourm_engine.train import loop
+from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -116,6 +118,8 @@ def main() -> None:
             raise OSError(28, "No space left on device", "/data/part")
 
         checkpoint.save_file = full
+    if options.pop("background", False):  # as on a GPU
+        loop.Checkpoints = lambda *args, **kwargs: Checkpoints(*args, **{**kwargs, "background": True})
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
