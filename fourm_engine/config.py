@@ -1,7 +1,7 @@
 """The config of a run: one YAML file for all commands, dotted overrides, strict pydantic.
 
-In: `config.yaml` and overrides such as `train.lr=3e-4`. Out: `RunConfig`, whose sections are defined beside the code that
-they configure. A key that does not exist is named by its full path with the nearest one that does.
+In: `config.yaml` and overrides such as `train.lr=3e-4`. Out: `RunConfig`, whose sections are defined beside the code
+that they configure. A key that does not exist is named by its full path with the nearest one that does.
 """
 
 from __future__ import annotations

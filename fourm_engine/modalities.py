@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class ModalitiesConfig(BaseModel):
-    """Which modalities take part. With `select: installed` every installed modality plugin does, and settings of one that
-    is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the run."""
+    """Which modalities take part. With `select: installed` every installed modality plugin does, and settings of one
+    that is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the
+    run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -16,15 +16,15 @@ hookimpl = pluggy.HookimplMarker("fourm")
 
 
 @hookspec(firstresult=True)
-def fourm_modality(name: str) -> type[Modality] | None:  # type: ignore[empty-body]
+def fourm_modality(name: str) -> type[Modality] | None:
     """Group `fourm.modalities.v1`: the class of modality `name`, the entry point's name."""
 
 
 @hookspec(firstresult=True)
-def fourm_tokenizer(kind: str) -> type[Tokenizer] | None:  # type: ignore[empty-body]
+def fourm_tokenizer(kind: str) -> type[Tokenizer] | None:
     """Group `fourm.tokenizers.v1`: the class of tokenizer `kind`, the entry point's name."""
 
 
 @hookspec(firstresult=True)
-def fourm_masker(kind: str) -> type[Masker] | None:  # type: ignore[empty-body]
+def fourm_masker(kind: str) -> type[Masker] | None:
     """Group `fourm.maskers.v1`: the class of masker `kind`, the entry point's name."""

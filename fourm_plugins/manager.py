@@ -1,8 +1,10 @@
-"""The plugin host: finds plugins from installed metadata, tells the state of each, and activates those that are asked for.
+"""The plugin host: finds plugins from installed metadata, tells the state of each, and activates those that are asked
+for.
 
 Finding reads entry points only and imports nothing of any plugin. The group's name is the API version
-(`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation is transactional: an
-import that fails, or a class that is not what its group promises, leaves no trace in the registry or in `sys.modules`.
+(`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation is transactional:
+an import that fails, or a class that is not what its group promises, leaves no trace in the registry or in
+`sys.modules`.
 """
 
 from __future__ import annotations
@@ -82,9 +84,8 @@ class PluginManager:
                 f"Install the package that provides it, for example: pip install {distribution_hint(name)}"
             )
         plugin = claims[0]
-        raise PluginError(
-            f"{kind} {name!r} ({plugin.distribution} {plugin.version}) is {plugin.state}: {plugin.reason}; {plugin.remedy}"
-        )
+        origin = f"{plugin.distribution} {plugin.version}"
+        raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")
 
     def modality_class(self, name: str) -> type[Modality]:
         return self._activate("modality", name)
@@ -102,7 +103,9 @@ class PluginManager:
             return cls(name, **settings)
         except ValueError as error:
             known = ", ".join(sorted(cls.Settings.model_fields))
-            raise PluginError(f"modality {name!r} refuses its settings: {_one_line(error)}; it knows: {known}") from error
+            raise PluginError(
+                f"modality {name!r} refuses its settings: {_one_line(error)}; it knows: {known}"
+            ) from error
 
     def freeze(self) -> None:
         """From here on nothing more may be activated: the vocabulary and the model are built from what is active."""
@@ -113,7 +116,9 @@ class PluginManager:
             return self._active[kind, name]
         plugin = self.find(kind, name)
         if self._frozen:
-            raise PluginError(f"{kind} {name!r} was asked for after the registry was frozen; activate it before the model is built")
+            raise PluginError(
+                f"{kind} {name!r} was asked for after the registry was frozen; activate it before the model is built"
+            )
         before = set(sys.modules)
         registered: str | None = None
         try:
@@ -126,7 +131,9 @@ class PluginManager:
                 caller = self._pluggy.subset_hook_caller(f"fourm_{kind}", others)
                 loaded = caller(**{"name" if kind == "modality" else "kind": name})
             if not (inspect.isclass(loaded) and issubclass(loaded, _BASES[kind])):
-                raise TypeError(f"{plugin.value} gives {loaded!r}, not a subclass of fourm_plugins.{_BASES[kind].__name__}")
+                raise TypeError(
+                    f"{plugin.value} gives {loaded!r}, not a subclass of fourm_plugins.{_BASES[kind].__name__}"
+                )
             if missing := getattr(loaded, "__abstractmethods__", None):
                 raise TypeError(f"{plugin.value} does not define {', '.join(sorted(missing))}")
         except Exception as error:
@@ -137,8 +144,8 @@ class PluginManager:
                 if module.partition(".")[0] == package:
                     del sys.modules[module]
             raise PluginError(
-                f"{kind} {name!r} cannot be activated: {plugin.distribution} {plugin.version} ({plugin.value}) failed with "
-                f"{type(error).__name__}: {_one_line(error)}. Repair or upgrade {plugin.distribution}, or disable it: "
+                f"{kind} {name!r} cannot be activated: {plugin.distribution} {plugin.version} ({plugin.value}) failed "
+                f"with {type(error).__name__}: {_one_line(error)}. Repair or upgrade {plugin.distribution}, or disable it: "
                 f"FOURM_DISABLE={name}\n{traceback.format_exc()}"
             ) from error
         self._active[kind, name] = loaded
@@ -191,7 +198,9 @@ def _judge(plugins: list[Plugin], disabled: set[str], providers: dict[str, str])
     for name in sorted(disabled | set(providers)):
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            raise PluginError(f"no installed plugin is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise PluginError(
+                f"no installed plugin is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     judged = []
     for plugin in plugins:
         rivals = [p.distribution for p in plugins if (p.kind, p.name) == (plugin.kind, plugin.name) and p.state == "ok"]
@@ -204,7 +213,9 @@ def _judge(plugins: list[Plugin], disabled: set[str], providers: dict[str, str])
             plugin = replace(plugin, state="disabled", reason=f"{chosen} was chosen", remedy="change `providers`")
         elif plugin.state == "ok" and chosen is None and len(rivals) > 1:
             reason = f"claimed by {' and '.join(rivals)}"
-            remedy = f"choose one in the config, `providers: {{{plugin.name}: {rivals[0]}}}`, or pip uninstall the other"
+            remedy = (
+                f"choose one in the config, `providers: {{{plugin.name}: {rivals[0]}}}`, or pip uninstall the other"
+            )
             plugin = replace(plugin, state="conflict", reason=reason, remedy=remedy)
         judged.append(plugin)
     return judged

@@ -62,6 +62,6 @@ class Masker(ABC):
         keep: str,
         rng: np.random.Generator,
     ) -> Masked:
-        """ids: int64 (tokens,), for a sequence without its end marker. At most `input_budget` inputs and `target_budget`
-        targets, disjoint. `keep` is the mixture's scheme for sequences: "random", "all" or "binary".
+        """ids: int64 (tokens,), for a sequence without its end marker. At most `input_budget` inputs and
+        `target_budget` targets, disjoint. `keep` is the mixture's scheme for sequences: "random", "all" or "binary".
         A continuous modality gets ids = arange(tokens) and target_budget = 0."""

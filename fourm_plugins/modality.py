@@ -25,8 +25,8 @@ Value = TypeVar("Value")
 
 
 class SampleError(ValueError):
-    """A file that cannot be used, with the reason in one line. The engine adds the file's name, counts it, and skips the
-    sample or stops, as configured."""
+    """A file that cannot be used, with the reason in one line. The engine adds the file's name, counts it, and skips
+    the sample or stops, as configured."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array (`spec.array`: shape and dtype) of an augmented value. Raises `SampleError` for what it cannot hold."""
+        """The array (`spec.array`: shape and dtype) of an augmented value. Raises `SampleError` for what it cannot
+        hold."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:

@@ -65,8 +65,8 @@ Layout = Annotated[Grid | Sequence | Vector, Field(discriminator="kind")]
 
 
 class FeatureMap(Frozen):
-    """float32 (channels, height, width): pictures, depth, normals, feature maps. Finite, except that with `gaps` NaN marks
-    what was not measured: tokenizers see it as 0 and do not learn from it."""
+    """float32 (channels, height, width): pictures, depth, normals, feature maps. Finite, except that with `gaps` NaN
+    marks what was not measured: tokenizers see it as 0 and do not learn from it."""
 
     kind: Literal["feature_map"] = "feature_map"
     channels: int = Field(ge=1)
@@ -111,7 +111,8 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its settings."""
+    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its
+    settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -150,7 +151,8 @@ class ModalitySpec(Frozen):
     @property
     def patch(self) -> tuple[int, int]:
         """(height, width) in pixels of the patch behind one token of a grid."""
-        assert isinstance(self.layout, Grid) and isinstance(self.array, (FeatureMap, ClassMap))
+        assert isinstance(self.layout, Grid)
+        assert isinstance(self.array, (FeatureMap, ClassMap))
         return self.array.height // self.layout.height, self.array.width // self.layout.width
 
     @property
@@ -182,7 +184,9 @@ class ModalitySpec(Frozen):
                     f"{self.array.height}x{self.array.width} pixels"
                 )
         if self.continuous and isinstance(self.array, FeatureVector) and self.array.size % self.layout.num_tokens:
-            raise ValueError(f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens} tokens")
+            raise ValueError(
+                f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens} tokens"
+            )
         if self.continuous and not isinstance(self.array, (FeatureMap, FeatureVector)):
             raise ValueError(f"{self.name}: continuous input needs a feature map or a feature vector")
         return self

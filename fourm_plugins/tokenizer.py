@@ -1,8 +1,8 @@
 """Tokenizer: arrays of one token space to integer ids and back.
 
-A kind of tokenizer is a class behind an entry point of `fourm.tokenizers.v1`; a modality names the kind and its settings
-in its recipe. Every tokenizer is created from spec and settings, fitted or loaded, and from then on pure: the same array
-gives the same ids, alone or in any batch.
+A kind of tokenizer is a class behind an entry point of `fourm.tokenizers.v1`; a modality names the kind and its
+settings in its recipe. Every tokenizer is created from spec and settings, fitted or loaded, and from then on pure: the
+same array gives the same ids, alone or in any batch.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A tokenizer
-        with nothing to learn returns {}."""
+        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A
+        tokenizer with nothing to learn returns {}."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:

@@ -74,7 +74,7 @@ def test_a_continuous_modality_owns_no_rows():
 
 
 def test_a_modality_that_changed_size_is_refused():
-    with pytest.raises(ValueError, match="'a' changed since the vocabulary was built: it had 8 ids .* now 16"):
+    with pytest.raises(ValueError, match=r"'a' changed since the vocabulary was built: it had 8 ids .* now 16"):
         Vocabulary.build([grid_spec("a")]).extend([grid_spec("a", size=16)])
 
 

@@ -1,8 +1,8 @@
 """Evaluate the demo's model on the held-out scenes: `python examples/scenes/report.py runs/demo`.
 
 Does what `fourm evaluate` does, through the same function, and scores captions by the (kind, colour) pairs that they
-name, which only the scenes know. Writes RUN/evaluation/report.html, evaluation.json, and picture.png: RGB to everything for
-three scenes.
+name, which only the scenes know. Writes RUN/evaluation/report.html, evaluation.json, and picture.png: RGB to
+everything for three scenes.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ def list_plugins(
 
         table = Table("kind", "name", "state", "distribution", "version", "reason and remedy")
         for p in found:
-            table.add_row(p.kind, p.name, p.state, p.distribution, p.version, "; ".join(filter(None, (p.reason, p.remedy))))
+            table.add_row(
+                p.kind, p.name, p.state, p.distribution, p.version, "; ".join(filter(None, (p.reason, p.remedy)))
+            )
         Console(width=None if os.isatty(1) else 160).print(table)
     if strict and any(plugin.state != "ok" for plugin in found):
         raise typer.Exit(1)
-
