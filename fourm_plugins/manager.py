@@ -145,8 +145,8 @@ class PluginManager:
                     del sys.modules[module]
             raise PluginError(
                 f"{kind} {name!r} cannot be activated: {plugin.distribution} {plugin.version} ({plugin.value}) failed "
-                f"with {type(error).__name__}: {_one_line(error)}. Repair or upgrade {plugin.distribution}, or disable it: "
-                f"FOURM_DISABLE={name}\n{traceback.format_exc()}"
+                f"with {type(error).__name__}: {_one_line(error)}. Repair or upgrade {plugin.distribution}, or disable "
+                f"it: FOURM_DISABLE={name}\n{traceback.format_exc()}"
             ) from error
         self._active[kind, name] = loaded
         return loaded
