@@ -202,18 +202,6 @@ def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str
         )
 
 
-def read_tensors(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
-    """The whole tensors whose names start with `prefix`, without it, on the CPU."""
-    parts: dict[str, list[tuple[int, Tensor]]] = {}
-    for file in checkpoint.files:
-        with safe_open(checkpoint.folder / file, framework="pt", device="cpu") as reader:
-            for name, (first, _) in json.loads((reader.metadata() or {})[_ROWS]).items():
-                if name.startswith(prefix):
-                    parts.setdefault(name.removeprefix(prefix), []).append((first, reader.get_tensor(name)))
-    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
-    return {name: found[0] if len(found) == 1 else torch.cat(found) for name, found in ordered.items()}
-
-
 def _own_rows(tensor: Tensor) -> tuple[Tensor, int, int]:
     """(this process's rows, the first one's number, rows of the whole); the last is 0 where another process writes
     them. FSDP2 shards the first dimension as torch.chunk does, over the last dimension of the mesh."""

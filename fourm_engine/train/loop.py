@@ -200,10 +200,10 @@ class Trainer:
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
                 metrics.line(progress.step, lr=lr, norm=norm, skipped=progress.skipped)
-            if done or progress.step % config.checkpoint_every == 0:
-                self._save(checkpoints)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
                 metrics.scores(progress.step, self._evaluate())
+            if done or progress.step % config.checkpoint_every == 0:
+                self._save(checkpoints)
         checkpoints.finish()
         if checkpoints.saved != config.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")

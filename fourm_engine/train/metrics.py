@@ -27,7 +27,7 @@ class Metrics:
             return
         run.mkdir(parents=True, exist_ok=True)
         path = run / "metrics.jsonl"
-        _truncate(path, step)
+        _truncate(path, step, last=step == steps)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the run)
         if tensorboard:
             self._writer = _tensorboard(run / "tensorboard", step)
@@ -131,14 +131,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Keep the lines of steps up to `step`; a last line cut short by a kill goes, too."""
+def _truncate(path: Path, step: int, *, last: bool) -> None:
+    """Keep the lines of steps up to `step`, but for the evaluation of the last one, which is made again; a line cut short
+    by a kill goes, too."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] < step or (row["step"] == step and not (last and "eval" in row)):
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

@@ -88,7 +88,7 @@ def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, inte
 def test_a_run_killed_between_checkpoints_continues_bit_for_bit(tmp_path):
     whole = train(tmp_path / "whole", checkpoint_every=5)
     process = start(tmp_path / "cut", {"checkpoint_every": 5}, {"kill_at": 13})
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert len(losses(tmp_path / "cut")) == 13
     part = tmp_path / "cut/checkpoints/step-00000012.part"  # as left by a save that was killed
@@ -103,12 +103,12 @@ def test_the_program_exits_with_143_on_sigterm_and_130_on_ctrl_c(tmp_path):
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         run = tmp_path / str(code)
         process = start(run, {"steps": 5000}, {"slow": 0.02})
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not (run / "metrics.jsonl").exists() or not losses(run):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == code
         assert "run the same command again to continue" in errors
         assert len(list((run / "checkpoints").glob("step-????????"))) == 1

@@ -55,3 +55,11 @@ def test_tensorboard_curves_are_written_where_asked_for(tmp_path):
 
 def test_time_left_is_readable():
     assert [duration(s) for s in (5, 75, 4000)] == ["0:05", "1:15", "1:06:40"]
+
+
+def test_the_last_evaluation_made_again_appears_once(tmp_path):
+    for _ in range(2):
+        metrics = Metrics(tmp_path, step=5, steps=5)
+        metrics.scores(5, {"x": 1.0})
+        metrics.close()
+    assert rows(tmp_path) == [{"step": 5, "eval": {"x": 1.0}}]
