@@ -132,8 +132,8 @@ def duration(seconds: float) -> str:
 
 
 def _truncate(path: Path, step: int, *, last: bool) -> None:
-    """Keep the lines of steps up to `step`, but for the evaluation of the last one, which is made again; a line cut short
-    by a kill goes, too."""
+    """Keep the lines of steps up to `step`, but for the evaluation of the last one, which is made again; a line cut
+    short by a kill goes, too."""
     if not path.exists():
         return
     kept = []
