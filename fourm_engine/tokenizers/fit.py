@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
@@ -28,6 +27,7 @@ from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantise import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
+from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -80,10 +80,24 @@ def fit_tokenizer(
         val: modality -> held-out values, augmented, as `Modality.normalise` takes them.
         folder: of all tokenizers of the run.
 
-    Every process of a distributed run calls it; the first one writes. Raises ValueError where there is nothing to fit
+    Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
+    writes. Raises ValueError where there is nothing to fit
     on, and whatever the trainer raises.
     """
-    tokenizer = make_tokenizer(modalities, manager)
+    with processes(config):
+        return _fit(make_tokenizer(modalities, manager), modalities, train, val, config, folder, manager, seed)
+
+
+def _fit(
+    tokenizer: Tokenizer,
+    modalities: Sequence[Modality],
+    train: Mapping[str, ArrayData],
+    val: Mapping[str, Sequence[Any]],
+    config: FitConfig,
+    folder: Path,
+    manager: PluginManager,
+    seed: int,
+) -> Fitted:
     assert tokenizer.spec.token_space is not None
     space = tokenizer.spec.token_space.name
     if not sum(len(data) for data in train.values()):
@@ -94,7 +108,9 @@ def fit_tokenizer(
     neural = isinstance(tokenizer, NeuralTokenizer)
     request = _request(tokenizer, train, config if neural else None, seed)
     document = read_document(folder / space)
-    if document is not None and document["fit"].get("request") == request:
+    same = document is not None and document["fit"].get("request") == request
+    if sum_numbers([float(same)])[0] == world_size():
+        assert document is not None
         found = load_tokenizer(folder / space, tokenizer.specs, manager)
         return Fitted(found, document["fit"]["report"], fresh=False)
 
@@ -109,11 +125,11 @@ def fit_tokenizer(
     else:
         tokenizer.fit(lambda: (array for data in train.values() for array in data))
     report = {m.name: reconstruction(tokenizer, m, val.get(m.name, ())) for m in modalities}
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    sum_numbers([0.0])  # every process has read what the trainer left
+    if rank() == 0:
         save_tokenizer(tokenizer, folder / space, manager=manager, fit={"request": request, "report": report})
         shutil.rmtree(runs, ignore_errors=True)
-    if dist.is_initialized():
-        dist.barrier()
+    sum_numbers([0.0])  # no process goes on before it is stored
     return Fitted(tokenizer, report, fresh=True)
 
 

@@ -6,7 +6,7 @@ In: feature maps (pictures, depth, normals; NaN in gaps, taken as 0 and left out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -174,6 +174,10 @@ class VQVAETokenizer(NeuralTokenizer):
         if not isinstance(self.spec.layout, Grid):
             raise ValueError(f"{self.spec.name}: a vqvae tokenizer needs a grid, not a {self.spec.layout.kind}")
         return VQVAE(self.spec, self.settings)
+
+    def adopt(self, state: Mapping[str, Tensor]) -> None:
+        super().adopt(state)
+        self.network.get_buffer("quantiser.started").fill_(True)
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, and pixels of which something is known."""

@@ -1,8 +1,16 @@
 """Fitting a token space: what is stored, when it is done again, how it goes on after a stop."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from grids import CODES, SIZE, SMALL, Host, features, map_spec, ramps, text_spec
+from safetensors.torch import load_file
 
 from fourm_engine.tasks.tokenizer import TokenizerTask
 from fourm_engine.tokenizers.arrays import ArrayData
@@ -124,6 +132,45 @@ def test_nothing_to_fit_on_is_an_error(tmp_path):
 def test_a_recipe_that_its_kind_refuses_is_named():
     with pytest.raises(ValueError, match=r"tokenizer 'vqvae' of map: .*latent_dimm"):
         make_tokenizer([Maps({"latent_dimm": 4})], Host())
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_tokenizer_fit import FIT, Words, data, fit, fit_tokenizer, Host
+from fourm_engine.train.distributed import processes
+folder = Path(sys.argv[2])
+with processes(FIT):
+    for _ in range(2):
+        fit(folder, config=FIT.model_copy(update={"steps": 30}))
+        fit_tokenizer([Words("caption")], {"caption": data(["a red cube"] * 3)}, {}, FIT, folder, Host())
+"""
+
+
+def test_two_processes_fit_the_tokenizer_of_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment |= {"WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "two")]
+    started = [
+        subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
+        for rank in "01"
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert not any(process.returncode for process in started), errors
+    fit(tmp_path / "one", config=FIT.model_copy(update={"steps": 30}))
+    one, two = (load_file(tmp_path / folder / "map" / "weights.safetensors") for folder in ("one", "two"))
+    # Not all weights: the keys' bias has no gradient but rounding errors, which Adam blows up.
+    for name in ("quantiser.codes", "encoder.proj.weight", "decoder.out_proj.bias"):
+        torch.testing.assert_close(two[name], one[name], atol=1e-3, rtol=1e-3)
+    assert (tmp_path / "two" / "text" / "wordpiece.json").exists()
 
 
 def test_batches_depend_on_the_step_alone_and_split_over_processes():
