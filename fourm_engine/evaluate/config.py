@@ -41,6 +41,8 @@ class EvalTask(BaseModel):
     chain: bool = True
     #: How a target is generated, {name: options}; the default plan for those left out.
     options: dict[str, StageOptions] = Field(default_factory=dict)
+    #: The first of the held-out samples alone; null: all of `evaluate.samples`.
+    samples: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> EvalTask:

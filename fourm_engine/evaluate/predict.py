@@ -69,7 +69,7 @@ class Predictor:
 
     def run(self, task: Task) -> tuple[TaskResult, list[SamplePictures]]:
         began = time.perf_counter()
-        names = self.held_out.having(task.inputs.values())
+        names = self.held_out.having(task.inputs.values())[: task.samples or self.config.samples]
         predictions = self._predict(task, names)
         scores, scored = {}, {}
         for target in task.targets:

@@ -23,7 +23,8 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .groups { display: flex; flex-wrap: wrap; gap: .8rem 1.4rem; align-items: flex-start; }
 .group > b { font-size: .85rem; } .trio { display: flex; gap: .35rem; flex-wrap: wrap; }
 figure { margin: 0; width: 8rem; } figure.text { width: 11.5rem; }
-figure img { width: 100%; display: block; border-radius: .2rem; } img.small { image-rendering: pixelated; }
+figure img { width: 100%; display: block; border-radius: .2rem;
+  outline: 1px solid var(--line); } img.small { image-rendering: pixelated; }
 figcaption { font-size: .75rem; } blockquote { margin: 0; padding: .3rem .5rem; border-left: 3px solid var(--line);
   font-size: .82rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; }

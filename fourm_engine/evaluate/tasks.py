@@ -25,6 +25,7 @@ class Task:
     keep: dict[str, Part]
     chain: bool
     options: dict[str, StageOptions]
+    samples: int | None
 
 
 def resolve_tasks(
@@ -56,7 +57,7 @@ def resolve_tasks(
             continue
         inputs = {name: shown_as(name, targets, modalities) for name in task.inputs}
         options = {name: stage for name, stage in task.options.items() if name in targets}
-        tasks.append(Task(task.name, inputs, targets, dict(task.keep), task.chain, options))
+        tasks.append(Task(task.name, inputs, targets, dict(task.keep), task.chain, options, task.samples))
     return tasks, notes
 
 

@@ -124,3 +124,12 @@ def test_parts_of_a_grid():
     assert grid["centre"].sum() == grid[0.25].sum() == 4
     with pytest.raises(ValueError, match="grids"):
         kept_tokens(fake_modalities()["words"].spec, "left", rng)
+
+
+def test_a_task_may_take_fewer_samples_than_the_others(model, held_out):
+    few, all_of_them = (
+        {"name": name, "inputs": ["a"], "targets": ["words"], **samples}
+        for name, samples in (("f", {"samples": 3}), ("g", {}))
+    )
+    found, tasks = predictor(model, held_out, few, all_of_them, samples=7)
+    assert [found.run(task)[0].samples for task in tasks] == [3, 7]

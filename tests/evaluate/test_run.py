@@ -1,0 +1,88 @@
+"""One call evaluates a run and leaves its record and its page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from fourm_engine.evaluate.run import evaluate_run
+from fourm_engine.model import FourM
+
+
+@pytest.fixture
+def run(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(FourM, "from_pretrained", lambda path: model)
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def write_config(run, data, **evaluate):
+    config = {
+        "run": str(run),
+        "data": {"train": str(data), "val": str(data)},
+        "tokenizers": {"folder": "tokenizers"},
+        "masking": {"input_tokens": 8, "target_tokens": 8},
+        "model": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 10, "lr": 1e-3},
+        "evaluate": evaluate,
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_run_is_evaluated_with_its_own_config(run, data):
+    task = {"name": "all", "inputs": ["a"], "targets": ["*"]}
+    gone = {"name": "no", "inputs": ["gone"], "targets": ["b"]}
+    write_config(run, data, tasks=[task, gone], pictures=2, samples=8, matrix_samples=6)
+    (run / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0, "losses": {"b": 2.0}, "samples_per_s": 10.0}\n')
+    (run / "finished.json").write_text('{"step": 10, "scores": {}}')
+    found = evaluate_run(run)
+    record = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert record["run"]["steps"] == 10
+    assert record["run"]["training time"] == "0:02"
+    assert [t["name"] for t in record["tasks"]] == ["all"]
+    scores = record["tasks"][0]["scores"]
+    assert {target: [s["metric"] for s in found] for target, found in scores.items()} == {
+        "b": ["accuracy"],
+        "words": ["exact"],
+    }
+    assert set(record["tokenizers"]) == {"a", "b", "words"}
+    assert record["matrix"]["inputs"][0] == "nothing"
+    assert [note for note in record["notes"] if "'gone'" in note]
+    page = (run / "evaluation" / "report.html").read_text()
+    assert page.count('class="sample"') == 2 == len(found.pictures["all"])
+    assert "<svg" in page
+
+
+def test_data_of_ones_own_needs_no_config(run, data, tmp_path):
+    found = evaluate_run(run, data=data, out=tmp_path / "out", samples=5, matrix=False)
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert found.evaluation.matrix is None
+    assert found.evaluation.tasks[0].name == "a@pixels → everything"
+    assert found.evaluation.run["held-out samples"] >= 5
+    assert [note for note in found.evaluation.notes if "no constant predictors" in note]
+
+
+def test_the_same_seed_gives_the_same_record(run, data, tmp_path):
+    records = []
+    for name in ("one", "two"):
+        evaluate_run(run, data=data, out=tmp_path / name, samples=5, seed=3)
+        record = json.loads((tmp_path / name / "evaluation.json").read_text())
+        for part in (*record["tasks"], record["matrix"]):
+            del part["seconds"]
+        records.append({key: value for key, value in record.items() if key != "run"})
+    assert records[0] == records[1]
+
+
+def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no config.yaml; give one \(--config\)"):
+        evaluate_run(run)
+    write_config(run, data)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["data"]["val"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"data\.val names no held-out samples"):
+        evaluate_run(run)
+    with pytest.raises(ValueError, match="say with --out"):
+        evaluate_run(tmp_path / "nowhere", data=data)
