@@ -32,13 +32,22 @@ def mean_pair_recall(predictions: Sequence[str], truths: Sequence[str]) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--config", type=Path, help="in place of RUN/config.yaml")
+    parser.add_argument("--out", type=Path, help="folder; RUN/evaluation")
     parser.add_argument("--samples", type=int, help="held-out scenes; the config's")
     parser.add_argument("--no-matrix", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     extra = {"caption": (Metric("(kind, colour) pairs", mean_pair_recall, True),)}
     try:
-        found = evaluate_run(options.run, samples=options.samples, matrix=not options.no_matrix, extra_metrics=extra)
+        found = evaluate_run(
+            options.run,
+            config=options.config,
+            out=options.out,
+            samples=options.samples,
+            matrix=not options.no_matrix,
+            extra_metrics=extra,
+        )
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
     print_summary(found.evaluation)
