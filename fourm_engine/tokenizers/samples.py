@@ -21,6 +21,8 @@ def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, vie
     """Every view of every sample that has the modality; a file that cannot be used is left out as `on_error` says."""
     names = [name for name in data.names if modality in data.has(name)]
     spec = data.modalities[modality].spec
+    if not drawer.augment and spec.array.kind != "text":
+        views = 1  # the others show the same; only texts have alternatives
 
     def get(index: int) -> Any:
         name, number = names[index // views], index % views
