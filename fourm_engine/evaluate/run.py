@@ -76,7 +76,7 @@ def evaluate_run(
     began = time.perf_counter()
     model = FourM.from_pretrained(run)
     tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
-    held_out, training = _load_data(model, run_config, data, settings, notes)
+    held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
     predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
     results, pictures = [], {}
     for task in tasks:
@@ -108,7 +108,13 @@ def _read_config(folder: Path, config: Path | None, data: Path | None) -> RunCon
 
 
 def _load_data(
-    model: FourM, config: RunConfig | None, data: Path | None, settings: EvaluateConfig, notes: list[str]
+    model: FourM,
+    config: RunConfig | None,
+    data: Path | None,
+    settings: EvaluateConfig,
+    notes: list[str],
+    *,
+    matrix: bool,
 ) -> tuple[Samples, dict[str, list[Any]]]:
     """Held-out samples, and the training values of every target."""
     given = config.data if config else DataConfig()
