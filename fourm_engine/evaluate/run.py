@@ -126,7 +126,7 @@ def _load_data(
         model.modalities,
         given,
         split=split,
-        samples=max(settings.samples, settings.matrix_samples),
+        samples=max(settings.samples, settings.matrix_samples if matrix else 0),
         seed=settings.seed,
     )
     if given.train is None:
