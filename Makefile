@@ -19,10 +19,10 @@ $(STAMP): $(FILES)
 	touch $@
 
 demo: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo 2000 200 400
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo 2000 200 300
 
 demo-full: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo-full 8000 200 1500
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo-full 10000 200 800
 
 test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What it shows: the whole path, from raw files of seven modalities to an any-to-any model and a report of its pictures.
-# The command:   make demo        (or: bash examples/scenes/demo.sh demo 2000 200 400)
+# The command:   make demo        (or: bash examples/scenes/demo.sh demo 2000 200 300)
 # The result:    runs/demo/evaluation/report.html
 #
 # Apart from rendering the scenes and training the small contrastive model behind their feature maps, these are the public

@@ -27,7 +27,7 @@ COLOURS = {  # sRGB in [0, 1]
     "purple": (0.66, 0.16, 0.70),
     "cyan": (0.20, 0.82, 0.86),
 }
-SIZES = {"small": (0.55, 0.66), "large": (0.90, 1.10)}  # the range of heights, metres
+SIZES = {"small": (0.75, 0.90), "large": (1.20, 1.45)}  # the range of heights, metres
 TILE = 0.5  # metres: the side of a floor tile, the same in every scene, so that it tells the scale
 FLOORS = (
     (0.78, 0.72, 0.63),
@@ -132,7 +132,7 @@ def sample_world(rng: np.random.Generator) -> World:
                     break
         if bodies:
             break
-    wall_y = max(b.y + b.reach for b in bodies) + float(rng.uniform(0.25, 1.0)) * distance
+    wall_y = max(b.y + b.reach for b in bodies) + float(rng.uniform(0.4, 2.4)) * distance
     azimuth, elevation = float(rng.uniform(-2.4, 0.0)) - 0.35, float(rng.uniform(0.6, 1.05))
     light = (math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation))
     floor, wall = FLOORS[int(rng.integers(len(FLOORS)))], WALLS[int(rng.integers(len(WALLS)))]
@@ -150,15 +150,13 @@ def sample_world(rng: np.random.Generator) -> World:
 
 def _sample_camera(rng: np.random.Generator, wanted: int) -> tuple[Camera, float]:
     """A camera for `wanted` objects, and the distance in metres along the floor to the middle of what it looks at."""
-    distance = 1.3 * (7.5 / 1.3) ** float(rng.uniform())
-    elevation = float(rng.uniform(math.radians(16), math.radians(40)))
-    height = max(0.35 + distance * math.tan(elevation), 0.7)
-    slant = math.hypot(distance, height - 0.35)
-    # Farther cameras see a wider stage, but not in proportion: a longer lens keeps the objects large.
-    stage = (0.84 + 0.12 * wanted) * distance**0.45 * float(rng.uniform(0.9, 1.15))
-    pitch = math.atan2(height - 0.35, distance) + math.radians(float(rng.uniform(-3, 3)))
+    distance = float(rng.uniform(1.7, 3.6)) + 0.25 * wanted
+    elevation = float(rng.uniform(math.radians(8), math.radians(42)))
+    height = 0.45 + distance * math.tan(elevation)
+    pitch = math.atan2(height - 0.45, distance) + math.radians(float(rng.uniform(-3, 3)))
+    fov = math.radians(float(rng.uniform(44, 58)))
     yaw = math.radians(float(rng.uniform(-22, 22)))
-    return Camera(height=height, yaw=yaw, pitch=pitch, fov=2 * math.atan(stage / 2 / slant)), distance
+    return Camera(height=height, yaw=yaw, pitch=pitch, fov=fov), distance
 
 
 def _sample_body(rng: np.random.Generator, camera: Camera, distance: float, others: list[Body]) -> Body:
@@ -204,7 +202,7 @@ def _fits(
 ) -> bool:
     """Inside the picture, apart from the other objects in space, and apart enough from them in the picture."""
     left, bottom, right, top = frame
-    if left < -0.98 or right > 0.98 or bottom < -0.98 or top > 0.98 or top - bottom < 0.44:
+    if left < -0.98 or right > 0.98 or bottom < -0.98 or top > 0.98 or top - bottom < 0.5:
         return False
     for other, (l, b, r, t) in zip(bodies, frames, strict=True):
         if math.hypot(body.x - other.x, body.y - other.y) < body.reach + other.reach + 0.08:
