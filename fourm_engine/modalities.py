@@ -84,8 +84,9 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
                 log.warning("modality %s is configured but not installed, left out (pip install %s)", name, hint)
     else:
         names = set(config.select)
-        for name in sorted(set(config.settings) - names):
-            log.warning("modality %s is configured but not selected, left out", name)
+        for name, entry_point in sorted(entry_points.items()):
+            if entry_point not in found:
+                log.warning("modality %s is configured, but nothing installed provides it; is the name right?", name)
     if not names:
         raise ValueError("no modality takes part: install at least one plugin, see `fourm plugins list`")
 

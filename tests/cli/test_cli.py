@@ -1,0 +1,68 @@
+"""The command line: one clear line and exit code 1 for what a user can mend; listing imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "generate", "evaluate")
+
+
+def fourm(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "fourm_engine.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_every_command_of_the_readme_is_there():
+    shown = fourm("--help").stdout
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_the_seven_distributions_are_listed_with_their_state():
+    found = {p["name"]: p for p in json.loads(fourm("plugins", "list", "--json").stdout) if p["kind"] == "modality"}
+    assert {p["distribution"] for p in found.values()} >= {
+        f"fourm-{name}" for name in ("rgb", "depth", "normal", "semseg", "boxes", "caption", "clip")
+    }
+    assert {"rgb", "rgb@pixels"} <= set(found)
+    assert {p["state"] for p in found.values()} == {"ok"}
+
+
+def test_listing_shows_what_the_environment_disables_and_strict_fails_on_it():
+    listed = fourm("plugins", "list", "--json", "--strict", FOURM_DISABLE="depth")
+    assert listed.returncode == 1
+    assert {p["state"] for p in json.loads(listed.stdout) if p["name"] == "depth"} == {"disabled"}
+
+
+def test_listing_imports_neither_torch_nor_a_plugin():
+    code = (
+        "import sys\nfrom fourm_engine.cli import app\n"
+        "try: app(['plugins', 'list'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'fourm_rgb', 'transformers', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "nowhere.yaml"), "nowhere.yaml: no such config file"),
+        (("tokenize", "nowhere.yaml"), "nowhere.yaml: no such config file"),
+        (("tokenizer", "fit", "nowhere.yaml"), "nowhere.yaml: no such config file"),
+        (("label", "nowhere.yaml", "--from", "a", "--to", "b"), "nowhere.yaml: no such config file"),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback(arguments, message):
+    failed = fourm(*arguments)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1] == f"fourm: error: {message}"
+    assert "Traceback" not in failed.stderr

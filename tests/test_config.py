@@ -1,0 +1,91 @@
+"""Configs: strict, overridable, and errors that name the key and the nearest valid one."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fourm_engine.config import ConfigError, load_config
+
+MINIMAL = {
+    "run": "runs/x",
+    "data": {"train": "data/train"},
+    "tokenizers": {"folder": "data/tokenizers"},
+    "masking": {},
+    "model": {"size": "Ti"},
+    "train": {"batch_size": 8, "steps": 10, "lr": 1e-3},
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_overrides_reach_any_depth_and_are_yaml(path):
+    config = load_config(path, ["train.lr=3e-4", "modalities.select=[a, b]", "tokenizers.fit.steps=7", "seed=5"])
+    assert config.train.lr == 3e-4
+    assert config.modalities.select == ["a", "b"]
+    assert (config.tokenizers.fit.steps, config.seed) == (7, 5)
+
+
+def test_what_is_saved_loads_as_the_same_config(path, tmp_path):
+    config = load_config(path, ["masking.input_tokens=[1, 64]", "masking.target_tokens=32"])
+    config.save(tmp_path / "again" / "config.yaml")
+    assert load_config(tmp_path / "again" / "config.yaml") == config
+    assert [p.name for p in (tmp_path / "again").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=3", r"train\.stepz: unknown key; did you mean train\.steps\?"),
+        ("trian.steps=3", r"trian: unknown key; did you mean train\?"),
+        (
+            "masking.mixture=[{name: x, wieght: 2}]",
+            r"masking\.mixture\.0\.wieght: unknown key; did you mean .*weight\?",
+        ),
+        ("tokenizers.fit.batchsize=3", r"did you mean tokenizers\.fit\.batch_size\?"),
+        ("train.steps=0", r"train\.steps: .*greater than or equal to 1 \(given: 0\)"),
+        ("model.size=Q", r"model\.size: .*'Ti'"),
+        ("train", "expected section.key=value"),
+        ("run.x=1", "'run' is no section"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_by_its_full_path(path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
+
+
+def test_a_missing_section_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "train"}))
+    with pytest.raises(ConfigError, match="train: Field required"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [", "not valid YAML"),
+        ("- a\n- b", "expected sections"),
+        ("run: a\nrun: b", "'run' stands twice"),
+        ("run: !!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@given(st.floats(1e-8, 1.0))
+def test_numbers_in_scientific_notation_are_numbers(tmp_path_factory, lr):
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert load_config(path, [f"train.lr={lr:e}"]).train.lr == pytest.approx(lr)
