@@ -36,8 +36,10 @@ def fit(
     jobs: Annotated[int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each.")] = 1,
 ) -> None:
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
+    from fourm_engine.cli.share import rank_and_world
     from fourm_engine.config import load_config
     from fourm_engine.modalities import load_manager, load_modalities
+    from fourm_engine.train.distributed import processes
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
@@ -46,11 +48,17 @@ def fit(
     if unknown := sorted(set(space or ()) - set(spaces)):
         raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(spaces)}")
     chosen = [name for name in spaces if not space or name in space]
+    rank, world = rank_and_world()
+    if jobs > 1 and world > 1:
+        raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
     if jobs > 1 and len(chosen) > 1:
         _fit_in_processes(config, overrides or [], chosen, jobs)
         return
-    for name in chosen:
-        _fit_space(settings, manager, modalities, name)
+    with processes(settings.tokenizers.fit):  # joined once for all spaces
+        for name in chosen:
+            for line in _fit_space(settings, manager, modalities, name):
+                if rank == 0:
+                    print(line, flush=True)
 
 
 def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
@@ -76,7 +84,8 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
-def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> None:
+def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
+    """Fit one token space; a line for each of its modalities."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
     from fourm_engine.tokenizers.fit import fit_tokenizer
@@ -101,9 +110,11 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
         val = {m: held_out_values(held, m, centre) for m in names}
     fitted = fit_tokenizer(members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed)
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
+    lines = []
     for name, scores in fitted.report.items():
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
-        print(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})", flush=True)
+        lines.append(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})")
+    return lines
 
 
 def tokenize(config: Config, overrides: Overrides = None) -> None:

@@ -1,0 +1,125 @@
+"""The whole path with the public commands: raw files of several modalities in, a trained model, predictions and a
+report out. Tiny, so nothing is asked of the quality."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
+GRID = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
+TEXT = {"vocabulary_size": 600, "coordinate_bins": 32}
+
+
+def run(*command: str, fails: bool = False, **environment: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    return done
+
+
+def fourm(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return run("-m", "fourm_engine.cli", *map(str, arguments), **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder, config) of a finished run on scenes in shards."""
+    folder = tmp_path_factory.mktemp("run")
+    render = str(ROOT / "examples/scenes/render.py")
+    run(render, "--out", str(folder / "data"), "--train", "24", "--val", "8", "--size", "32", "--jobs", "1")
+    config = {
+        "run": str(folder / "run"),
+        "modalities": {
+            "select": ["rgb", "rgb@pixels", "depth", "boxes", "caption"],
+            "settings": {
+                "rgb": GRID,
+                "depth": GRID,
+                "rgb@pixels": {"image_size": 32, "patch_size": 8},
+                "caption": {"max_tokens": 64, "text": TEXT},
+                "boxes": {"max_tokens": 32, "text": TEXT},
+            },
+        },
+        "data": {
+            "train": str(folder / "data/train"),
+            "val": str(folder / "data/val"),
+            "tokens": str(folder / "tokens"),
+            "views": 2,
+        },
+        "tokenizers": {"folder": str(folder / "tokenizers"), "fit": {"steps": 12, "batch_size": 8}},
+        "masking": {"input_tokens": [1, 24], "target_tokens": 24},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 6, "lr": 1e-3, "checkpoint_every": 3, "log_every": 1},
+        "evaluate": {"samples": 4, "matrix_samples": 4, "constant_samples": 8, "pictures": 1},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    fourm("tokenizer", "fit", path)
+    fourm("tokenize", path)
+    fourm("train", path)
+    return folder, path
+
+
+def test_from_raw_files_to_a_report(trained):
+    folder, _ = trained
+    fourm("evaluate", folder / "run")
+    report = (folder / "run/evaluation/report.html").read_text()
+    assert "data:image/png;base64," in report
+    scores = json.loads((folder / "run/evaluation/evaluation.json").read_text())
+    assert len(scores["tasks"]) == 4  # from each source to everything else
+
+
+def test_one_modality_from_another_with_the_same_result_for_the_same_seed(trained):
+    folder, _ = trained
+    picture = folder / "picture.png"
+    Image.new("RGB", (40, 32), (200, 30, 30)).save(picture)
+    outputs = []
+    for out in ("one", "two"):
+        fourm("generate", folder / "run", "--input", f"rgb={picture}", "--target", "depth", "--target", "caption",
+              "--out", folder / out, "--seed", "3")  # fmt: skip
+        outputs.append({path.name: path.read_bytes() for path in (folder / out).iterdir()})
+    assert outputs[0] == outputs[1]
+    assert any(name.startswith("depth") for name in outputs[0])
+    assert any(name.startswith("caption") for name in outputs[0])
+
+
+def test_doing_it_all_again_does_nothing_and_changes_nothing(trained):
+    folder, path = trained
+    before = {p: p.stat().st_mtime_ns for p in (folder / "tokens").rglob("*.safetensors")}
+    assert "up to date" in fourm("tokenizer", "fit", path).stdout
+    assert "0 shards written" in fourm("tokenize", path).stdout
+    fourm("train", path)
+    assert before == {p: p.stat().st_mtime_ns for p in (folder / "tokens").rglob("*.safetensors")}
+    losses = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in losses if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_a_plugin_the_checkpoint_works_for_the_rest_and_names_what_is_missing(trained):
+    folder, _ = trained
+    asked = ("generate", folder / "run", "--input", "caption=a red cube", "--out")
+    fourm(*asked, folder / "rest", "--target", "boxes", FOURM_DISABLE="depth")
+    failed = fourm(*asked, folder / "none", "--target", "depth", FOURM_DISABLE="depth", fails=True)
+    assert "fourm-depth" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (folder / "none").exists()
+
+
+def test_training_again_without_a_plugin_trains_on_the_rest(trained):
+    folder, path = trained
+    smaller = (path, "modalities.select=installed", f"run={folder / 'smaller'}")
+    fourm("train", *smaller, "train.steps=2", FOURM_DISABLE="depth,normal,semseg,clip")
+    vocabulary = json.loads((folder / "smaller/model/config.json").read_text())["vocabulary"]
+    assert [row["name"] for row in vocabulary] == ["boxes", "caption", "rgb", "rgb@pixels"]
