@@ -4,8 +4,8 @@ In: values of any modalities the model knows (pictures, depth in metres, sentenc
 values, tokens and pictures of the modalities asked for.
 
     model = FourM.from_pretrained("runs/demo")
-    out = model.generate({"rgb": image}, targets=["depth", "caption"], seed=0)
-    out["depth"].value, out["depth"].tokens, out["depth"].render()
+    out = model.generate({given: value}, targets=[asked, also_asked], seed=0)
+    out[asked].value, out[asked].tokens, out[asked].render()
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def tokenise(tokenizer: PreTrainedTokenizerFast, lines: list[str]) -> dict[str, 
 
 
 @torch.no_grad()
-def retrieval(
+def matching_accuracy(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, rgb: np.ndarray, captions: list[list[str]], *, group: int = 64
 ) -> tuple[float, float]:
     """Top-1 accuracy in [0, 1] of picture -> caption and caption -> picture, among groups of `group` held-out pairs."""
@@ -218,7 +218,7 @@ def main() -> None:
         parser.exit(2, f"{error}\n")
     held_out = options.data.parent / "val"
     if held_out.exists():
-        to_caption, to_picture = retrieval(model, tokenizer, *read_split(held_out))
+        to_caption, to_picture = matching_accuracy(model, tokenizer, *read_split(held_out))
         print(f"held out, top-1 among 64: picture -> caption {to_caption:.0%}, caption -> picture {to_picture:.0%}")
     save(model, tokenizer, options.out, size=rgb.shape[1])
     print(f"wrote {options.out}")

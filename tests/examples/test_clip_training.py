@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 def test_training_tells_pictures_apart_by_their_captions(data: Path) -> None:
     rgb, captions = train_clip.read_split(data / "train")
     model, tokenizer = train_clip.train(rgb, captions, steps=60, batch=16)
-    to_caption, to_picture = train_clip.retrieval(model, tokenizer, rgb, captions, group=48)
+    to_caption, to_picture = train_clip.matching_accuracy(model, tokenizer, rgb, captions, group=48)
     assert min(to_caption, to_picture) > 4 / 48  # four times chance
 
 
