@@ -67,9 +67,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         base = float(np.median(spent["nothing shared"]))
         for how, seconds in spent.items():
-            print(
-                f"{how:16} {1000 * np.median(seconds):7.1f} ms a step, {np.median(seconds) / base:.2f} of nothing shared"
-            )
+            median = float(np.median(seconds))
+            print(f"{how:16} {1000 * median:7.1f} ms a step, {median / base:.2f} of nothing shared")
     dist.destroy_process_group()
 
 
