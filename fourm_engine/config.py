@@ -6,11 +6,9 @@ that they configure. A key that does not exist is named by its full path with th
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
+from fourm_plugins.explain import explain
 
 #: A config is written by hand; anything larger is a mistake or an attack.
 MAX_CONFIG_BYTES = 1 << 20
@@ -42,7 +41,7 @@ class RunConfig(BaseModel):
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: Path
     #: Decides order, crops, masks and initial weights.
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
     data: DataConfig
     tokenizers: TokenizersConfig
@@ -73,7 +72,7 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, origin) for e in error.errors())) from None
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, RunConfig))) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 3e-4 as a number (YAML 1.1 wants 3.0e-4) and refuses a key given twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
@@ -122,37 +121,3 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         section[leaf] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from None
-
-
-def _explain(error: Any, origin: str) -> str:
-    """One line for one pydantic error: origin, full path of the key, what is wrong, the nearest valid key."""
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        given = "" if error["type"] == "missing" else f" (given: {error['input']!r:.80})"
-        return f"{origin}: {path}: {error['msg'].removeprefix('Value error, ')}{given}"
-    key, fields = str(error["loc"][-1]), _fields_at(RunConfig, error["loc"][:-1])
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
-    parent = ".".join(str(part) for part in error["loc"][:-1])
-    hint = f"did you mean {parent + '.' if parent else ''}{near[0]}?" if near else f"known here: {', '.join(fields)}"
-    return f"{origin}: {path}: unknown key; {hint}"
-
-
-def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
-    """Names of the fields of the section at `path` below `model`."""
-    for part in path:
-        if isinstance(part, str) and part in model.model_fields:
-            inner = _section(model.model_fields[part].annotation)
-            if inner is None:
-                return []
-            model = inner
-    return list(model.model_fields)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside an annotation such as `list[Component]` or `FitConfig | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in typing.get_args(annotation):
-        if (found := _section(inner)) is not None:
-            return found
-    return None

@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pluggy
+from pydantic import ValidationError
 
 from fourm_plugins import hookspecs
+from fourm_plugins.explain import explain
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -102,10 +104,9 @@ class PluginManager:
         try:
             return cls(name, **settings)
         except ValueError as error:
+            reason = "; ".join(explain(error, cls.Settings)) if isinstance(error, ValidationError) else _one_line(error)
             known = ", ".join(sorted(cls.Settings.model_fields))
-            raise PluginError(
-                f"modality {name!r} refuses its settings: {_one_line(error)}; it knows: {known}"
-            ) from error
+            raise PluginError(f"modality {name!r} refuses its settings: {reason}; it knows: {known}") from error
 
     def freeze(self) -> None:
         """From here on nothing more may be activated: the vocabulary and the model are built from what is active."""
@@ -164,7 +165,10 @@ def _find() -> list[Plugin]:
         entry_points = [ep for ep in dist.entry_points if ep.group.startswith("fourm.")]
         if not entry_points:
             continue
-        requirement = _unmet_requirement(dist)
+        try:
+            requirement, damage = _unmet_requirement(dist), ""
+        except ValueError as error:  # of packaging: no such requirement, no such version
+            requirement, damage = "", f"its metadata cannot be read: {_one_line(error)}"
         for ep in entry_points:
             match = _GROUP.match(ep.group)
             if not match:
@@ -173,8 +177,8 @@ def _find() -> list[Plugin]:
                 kind=_KINDS[match[1]],
                 name=ep.name,
                 value=ep.value,
-                distribution=dist.metadata["Name"],
-                version=dist.version,
+                distribution=dist.metadata["Name"] or "unknown",
+                version=dist.version or "unknown",
                 location=str(dist.locate_file("")),
             )
             upgrade = f"pip install -U {plugin.distribution} {_ENGINE}"
@@ -183,13 +187,21 @@ def _find() -> list[Plugin]:
                 plugin = replace(plugin, state="incompatible", reason=reason, remedy=upgrade)
             elif requirement:
                 plugin = replace(plugin, state="incompatible", reason=requirement, remedy=upgrade)
-            elif importlib.util.find_spec(plugin.value.partition(":")[0].partition(".")[0]) is None:
-                reason = f"module {plugin.value.partition(':')[0]!r} is not importable"
+            elif damage or not _importable(plugin.value):
+                reason = damage or f"module {plugin.value.partition(':')[0]!r} is not importable"
                 remedy = f"pip install --force-reinstall {plugin.distribution}"
                 plugin = replace(plugin, state="broken", reason=reason, remedy=remedy)
             # A distribution seen twice on sys.path (an editable install beside its source) is one plugin.
             found.setdefault((plugin.kind, plugin.name, plugin.distribution.lower()), plugin)
     return sorted(found.values(), key=lambda p: (p.kind, p.name, p.distribution.lower()))
+
+
+def _importable(value: str) -> bool:
+    """Whether the package of an entry point is there; it is not imported."""
+    try:
+        return importlib.util.find_spec(value.partition(":")[0].partition(".")[0]) is not None
+    except ValueError:  # an empty name
+        return False
 
 
 def _judge(plugins: list[Plugin], disabled: set[str], providers: dict[str, str]) -> list[Plugin]:
@@ -252,7 +264,4 @@ def _check_hook_names(module: Any) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    errors = getattr(error, "errors", None)
-    if callable(errors):  # pydantic: field and reason, without its links
-        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in errors())
     return " ".join(str(error).split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -52,6 +54,7 @@ def test_what_is_saved_loads_as_the_same_config(path, tmp_path):
         ("tokenizers.fit.batchsize=3", r"did you mean tokenizers\.fit\.batch_size\?"),
         ("train.steps=0", r"train\.steps: .*greater than or equal to 1 \(given: 0\)"),
         ("model.size=Q", r"model\.size: .*'Ti'"),
+        ("seed=-1", r"seed: .*greater than or equal to 0"),
         ("train", "expected section.key=value"),
         ("run.x=1", "'run' is no section"),
     ],
@@ -89,3 +92,17 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path_factory, lr):
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
     assert load_config(path, [f"train.lr={lr:e}"]).train.lr == pytest.approx(lr)
+
+
+def test_merged_keys_may_be_overridden(path):
+    path.write_text(path.read_text() + "evaluate:\n  <<: {samples: 3, seed: 2}\n  seed: 1\n")
+    found = load_config(path).evaluate
+    assert (found.samples, found.seed) == (3, 1)
+
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_configs_are_valid(example):
+    assert load_config(example).run

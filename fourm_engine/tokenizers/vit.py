@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
@@ -18,11 +19,17 @@ from fourm_plugins.modality import Settings
 class CodecSettings(Settings):
     """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
 
-    width: int = 128
-    blocks: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    width: int = Field(default=128, ge=4, le=8192)
+    blocks: int = Field(default=2, ge=0, le=256)
+    heads: int = Field(default=4, ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     post_mlp: bool = True
+
+    @model_validator(mode="after")
+    def _check_width(self) -> CodecSettings:
+        if self.width % 4 or self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of 4 (of its positions) and of heads {self.heads}")
+        return self
 
 
 class PostMlp(nn.Module):

@@ -29,9 +29,9 @@ class VQVAESettings(Settings):
 
     encoder: CodecSettings = CodecSettings(blocks=0)
     decoder: CodecSettings = CodecSettings(blocks=2)
-    latent_dim: int = Field(default=16, ge=1)
+    latent_dim: int = Field(default=16, ge=1, le=4096)
     #: Channels in which class ids are embedded, for class maps.
-    class_dim: int = Field(default=8, ge=1)
+    class_dim: int = Field(default=8, ge=1, le=4096)
     #: Terms of the reconstruction loss and their weights. Default: cross_entropy for class maps, mse for the others.
     #: "cosine" is 1 − cos between the channel vectors of a pixel.
     loss: dict[LossName, float] | None = None

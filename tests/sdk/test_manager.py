@@ -121,6 +121,15 @@ def test_a_plugin_for_another_api_version_or_engine_version_is_incompatible(inst
         manager.modality("radar")
 
 
+def test_damaged_metadata_is_a_broken_plugin_and_not_the_end_of_the_listing(install):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), requires="fourm-engine >>= 1")
+    install("acme-radar", entry("radar", ":Radar"))
+    install("acme-sonar", entry("sonar", "acme_sonar:Thermal"))
+    assert [state_of(name) for name in ("thermal", "radar", "sonar")] == [["broken"], ["broken"], ["ok"]]
+    with pytest.raises(PluginError, match="its metadata cannot be read"):
+        PluginManager().modality("thermal")
+
+
 def test_two_distributions_claiming_one_name_are_a_conflict_settled_by_providers(install):
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
     install("other-thermal", entry("thermal", "other_thermal:Thermal"), source=GOOD.replace("= 64", "= 32"))
@@ -151,7 +160,9 @@ def test_a_name_that_nothing_provides_names_the_nearest_and_what_to_install(inst
 
 def test_wrong_settings_are_refused_with_the_known_ones(install):
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
-    with pytest.raises(PluginError, match=r"'thermal' refuses its settings: codez: .*it knows: codes"):
+    with pytest.raises(
+        PluginError, match=r"'thermal' refuses its settings: codez: .*did you mean codes\?; it knows: codes"
+    ):
         PluginManager().modality("thermal", codez=3)
 
 

@@ -1,0 +1,52 @@
+"""What is wrong with settings, for the person who wrote them.
+
+In: the error that pydantic raised for settings, and their model. Out: a line for each fault: the key's full path, what
+is wrong, and for a key that does not exist the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each fault in settings of `model`."""
+    return [_explain(fault, model) for fault in error.errors()]
+
+
+def _explain(fault: Any, model: type[BaseModel]) -> str:
+    *parents, key = fault["loc"] or ("settings",)
+    path = ".".join(str(part) for part in (*parents, key))
+    if fault["type"] != "extra_forbidden":
+        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r:.80})"
+        return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
+    fields = _fields_at(model, parents)
+    near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.4)
+    nearest = ".".join(str(part) for part in (*parents, *near))
+    return f"{path}: unknown key; " + (f"did you mean {nearest}?" if near else f"known here: {', '.join(fields)}")
+
+
+def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
+    """Names of the fields of the section at `path` below `model`."""
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _section(model.model_fields[part].annotation)
+            if inner is None:
+                return []
+            model = inner
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model inside an annotation such as `list[Component]` or `FitConfig | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in typing.get_args(annotation):
+        if (found := _section(inner)) is not None:
+            return found
+    return None
