@@ -121,7 +121,7 @@ class FourM:
                 )
             found.append(modality)
         modalities = Modalities(found, plugins)
-        tokenizers = load_tokenizers(folder / exported.TOKENIZERS, modalities, manager)
+        tokenizers = load_tokenizers(folder / exported.TOKENIZERS, modalities.token_spaces, manager)
         for name, tokenizer in tokenizers.items():
             space = modalities[name].spec.token_space
             assert space is not None
@@ -195,7 +195,8 @@ class FourM:
         plan: Sequence[Stage] | None = None,
         **options: Any,
     ) -> dict[str, Generated]:
-        """Generate `targets` of one sample, one after the other; each sees what was generated before it.
+        """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
+        known of those to come.
 
         `inputs`: name -> value, token ids, path of a file, or `Condition`; may be empty. `plan` replaces
         `default_plan`, to which `options` go (steps, temperature, top_p, top_k, guidance, prompt_sentinel); it may

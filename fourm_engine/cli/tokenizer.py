@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fourm_engine.modalities import Modalities
     from fourm_plugins.manager import PluginManager
 
+log = logging.getLogger(__name__)
 app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
@@ -47,6 +49,8 @@ def fit(
     spaces = modalities.token_spaces
     if unknown := sorted(set(space or ()) - set(spaces)):
         raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(spaces)}")
+    if not space and (unknown := sorted(set(settings.tokenizers.spaces) - set(spaces))):
+        log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(spaces), ", ".join(unknown))
     chosen = [name for name in spaces if not space or name in space]
     rank, world = rank_and_world()
     if jobs > 1 and world > 1:
@@ -62,30 +66,36 @@ def fit(
 
 
 def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
-    """Each space in a process of its own. All are let finish; the error says which failed."""
-
-    def run(space: str) -> int:
-        command = [
-            sys.executable,
-            "-m",
-            "fourm_engine.cli",
-            "tokenizer",
-            "fit",
-            str(config),
-            *overrides,
-            "--space",
-            space,
-        ]
-        return subprocess.run(command, check=False).returncode
-
-    with ThreadPoolExecutor(jobs) as pool:
-        codes = dict(zip(spaces, pool.map(run, spaces)))
-    if failed := [space for space, code in codes.items() if code]:
+    """Each space in a process of its own. All are let finish; the error says which failed. What stops this process
+    (Ctrl-C, SIGTERM, SIGHUP) stops them once, so that each saves what it has."""
+    command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *overrides, "--space"]
+    waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
+    stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                space = waiting.pop(0)
+                # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once.
+                running[space] = subprocess.Popen([*command, space], start_new_session=True)
+            time.sleep(0.1)
+            for space, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[space]
+                    failed += [space] * (process.returncode != 0)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if failed:
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
 def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
-    """Fit one token space; a line for each of its modalities."""
+    """Fit one token space; a line for each of its modalities, and for what was left out."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
     from fourm_engine.tokenizers.fit import fit_tokenizer
@@ -110,7 +120,7 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
         val = {m: held_out_values(held, m, centre) for m in names}
     fitted = fit_tokenizer(members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed)
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
-    lines = []
+    lines = [f"tokenizer {space}: {n} files of {name} left out, see above" for name, n in sorted(raw.errors.items())]
     for name, scores in fitted.report.items():
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         lines.append(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})")
@@ -128,7 +138,7 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = load_modalities(settings.modalities, manager)
-    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities, manager)
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
     data = settings.data
     if data.train is None or data.tokens is None:
         raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")

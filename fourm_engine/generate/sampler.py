@@ -70,7 +70,7 @@ class Sampler:
         assert len(samples) == len(seeds)
         if not samples:
             return []
-        samples = [Sample(dict(s.shown), dict(s.known), dict(s.weights)) for s in samples]
+        samples = [Sample({**self._beginnings(s), **s.shown}, dict(s.known), dict(s.weights)) for s in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
         training = self.network.training
         self.network.eval()
@@ -87,6 +87,15 @@ class Sampler:
         finally:
             self.network.train(training)
         return results
+
+    def _beginnings(self, sample: Sample) -> dict[str, Shown]:
+        """What is known of targets, as other stages see it until the rest is made. As in training a sentinel stands for
+        all that follows the beginning of a sequence."""
+        return {
+            name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
+            for name, part in sample.known.items()
+            if name in self.inputs
+        }
 
     def _check(self, stage: Stage) -> Entry:
         entry = self.vocabulary[stage.target]
@@ -189,7 +198,6 @@ class Sampler:
         prefixes = [sample.known.get(stage.target) for sample in samples]
         for row, prefix in zip(rows, [*prefixes] * len(plan), strict=True):
             if prefix is not None:
-                # As in training: the beginning is shown, a sentinel stands for all that follows.
                 row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
         uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
         ids_BL = self.autoregressive(

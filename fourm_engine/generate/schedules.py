@@ -46,13 +46,14 @@ def temperatures(
 
     Constant: `temperature`. Linear: `temperature` times the share of tokens left before the step. Onex: the excess
     over `minimum` falls like x^−power, x_k = 1 + 99 k/(N − 1) at step k, and with the share of tokens left after the
-    step; at least 1e-9. `minimum` and `power` matter to onex alone."""
+    step. Both at least 1e-9. `minimum` and `power` matter to onex alone."""
     total, done, result = max(1, sum(counts)), 0, []
     for step, count in enumerate(counts):
         if schedule == "constant":
             result.append(temperature)
         elif schedule == "linear":
-            result.append(temperature * (total - done) / total)
+            # Of a sample that is done, while others of its batch go on, nothing is left; 0 could not be divided by.
+            result.append(max(temperature * (total - done) / total, MIN_TEMPERATURE))
         else:
             x = 1 + 99 * step / max(1, total - 1)
             y = (x**-power - 100**-power) / (1 - 100**-power)

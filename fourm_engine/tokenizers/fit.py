@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
@@ -29,6 +30,7 @@ from fourm_engine.tokenizers.quantise import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
+from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Sequence as SequenceLayout
@@ -59,7 +61,8 @@ def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager) -> To
         return cls(specs, **recipe.settings)
     except ValueError as error:
         names = ", ".join(spec.name for spec in specs)
-        raise ValueError(f"tokenizer {recipe.kind!r} of {names}: {' '.join(str(error).split())}") from error
+        reason = "; ".join(explain(error, cls.Settings)) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"tokenizer {recipe.kind!r} of {names}: {reason}") from error
 
 
 def fit_tokenizer(
@@ -107,12 +110,10 @@ def _fit(
         )
     neural = isinstance(tokenizer, NeuralTokenizer)
     request = _request(tokenizer, train, config if neural else None, seed)
-    document = read_document(folder / space)
-    same = document is not None and document["fit"].get("request") == request
-    if sum_numbers([float(same)])[0] == world_size():
-        assert document is not None
-        found = load_tokenizer(folder / space, tokenizer.specs, manager)
-        return Fitted(found, document["fit"]["report"], fresh=False)
+    found = _up_to_date(folder / space, tokenizer, request, manager)
+    if sum_numbers([float(found is not None)])[0] == world_size():
+        assert found is not None
+        return found
 
     runs = folder / ".fit" / space
     if isinstance(tokenizer, NeuralTokenizer):
@@ -131,6 +132,18 @@ def _fit(
         shutil.rmtree(runs, ignore_errors=True)
     sum_numbers([0.0])  # no process goes on before it is stored
     return Fitted(tokenizer, report, fresh=True)
+
+
+def _up_to_date(folder: Path, tokenizer: Tokenizer, request: dict[str, Any], manager: PluginManager) -> Fitted | None:
+    """What was fitted before by this very request; None where there is none, or it is damaged."""
+    try:
+        document = read_document(folder)
+        if document is None or document["fit"].get("request") != request:
+            return None
+        return Fitted(load_tokenizer(folder, tokenizer.specs, manager), document["fit"]["report"], fresh=False)
+    except ValueError as error:
+        log.warning("fitting again: %s", error)
+        return None
 
 
 def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig, *, seed: int = 0) -> dict[str, float]:

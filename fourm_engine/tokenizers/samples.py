@@ -39,7 +39,7 @@ def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, vie
 
 def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int = HELD_OUT) -> list[Any]:
     """Values of the first `limit` samples that have the modality, through view 0."""
-    spec, values = data.modalities[modality].spec, []
+    spec, values = data.modalities[modality].spec, list[Any]()
     for name in data.names:
         if len(values) == limit:
             break
@@ -47,7 +47,10 @@ def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, lim
             continue
         try:
             value = data.value(name, modality)
-            values.append(data.augment(name, modality, value, view_of(spec, drawer.views(data, name), 0)))
+            value = data.augment(name, modality, value, view_of(spec, drawer.views(data, name), 0))
+            data.normalise(name, modality, value)  # such as a crop in which nothing was measured
         except BadFile as bad:
             data.skip(name, bad)
+        else:
+            values.append(value)
     return values

@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.spec import ModalitySpec
@@ -23,12 +23,6 @@ from fourm_plugins.tokenizer import Tokenizer
 DOCUMENT = "tokenizer.json"
 FORMAT = 1
 MAX_DOCUMENT_BYTES = 1 << 24
-
-
-class HasSpec(Protocol):
-    """Anything with a spec, such as a modality."""
-
-    spec: ModalitySpec
 
 
 def save_tokenizer(
@@ -78,7 +72,8 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r}, this version reads {FORMAT}")
-        wanted = {"kind": str, "distribution": str, "version": str, "settings": dict, "specs": list, "fingerprint": str}
+        wanted = {"kind": str, "distribution": str, "version": str, "settings": dict, "specs": list}
+        wanted |= {"fingerprint": str, "fit": dict}
         for key, kind in wanted.items():
             if not isinstance(document[key], kind):
                 raise ValueError(f"{key} is of type {type(document[key]).__name__}")
@@ -109,7 +104,10 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
         known[stored.name] = stored
     for spec in specs:
         _check_same_arrays(folder, known.get(spec.name), spec)
-    tokenizer = cls(specs, **document["settings"])
+    try:
+        tokenizer = cls(specs, **document["settings"])
+    except ValueError as error:
+        raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
     tokenizer.load(folder)
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
@@ -121,14 +119,11 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
 
 
 def load_tokenizers(
-    folder: Path, modalities: Iterable[HasSpec] | dict[str, Any], manager: PluginManager
+    folder: Path, spaces: Mapping[str, Sequence[ModalitySpec]], manager: PluginManager
 ) -> dict[str, Tokenizer]:
-    """Modality name -> tokenizer, for every modality that has tokens; one object for each token space."""
-    members = modalities.values() if isinstance(modalities, dict) else modalities
-    spaces: dict[str, list[ModalitySpec]] = {}
-    for modality in members:
-        if modality.spec.token_space is not None:
-            spaces.setdefault(modality.spec.token_space.name, []).append(modality.spec)
+    """Modality name -> tokenizer, for every modality that has tokens; one object for each token space.
+
+    spaces: token space -> the specs that use it (`Modalities.token_spaces`)."""
     found: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         tokenizer = load_tokenizer(folder / space, specs, manager)

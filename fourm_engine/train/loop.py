@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -66,13 +66,17 @@ class Progress:
 
 
 class Trainer:
-    """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there."""
+    """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there. `accepted` is
+    called in the first process once it is clear that what is there belongs to this very run."""
 
-    def __init__(self, task: Task, config: TrainConfig, run: Path, *, seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, config: TrainConfig, run: Path, *, seed: int = 0, accepted: Callable[[], None] | None = None
+    ) -> None:
         self.task = task
         self.config = config
         self.folder = run
         self.seed = seed
+        self.accepted = accepted
         self.progress = Progress()
 
     def run(self) -> dict[str, float]:
@@ -94,10 +98,11 @@ class Trainer:
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
-                finished = self._finished()
-                if finished is not None:
-                    _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
-                    return finished
+            if self.accepted is not None and rank() == 0:
+                self.accepted()
+            if newest is not None and (finished := self._finished()) is not None:
+                _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
+                return finished
             metrics = Metrics(
                 self.folder,
                 step=self.progress.step,
@@ -162,8 +167,13 @@ class Trainer:
         for key in sorted(saved["identity"].keys() | self.identity.keys()):
             was, now = saved["identity"].get(key), self.identity.get(key)
             if was != now:
+                gone = saved.get("versions", {}).keys() - self.task.versions().keys()
+                absent = "".join(
+                    f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
+                    for name in sorted(gone)
+                )
                 raise ValueError(
-                    f"{checkpoint.folder}: {key} was {was!r:.200} and is now {now!r:.200}; restore it, or "
+                    f"{checkpoint.folder}: {key} was {was!r:.200} and is now {now!r:.200}{absent}; restore it, or "
                     f"train anew in another `run` folder"
                 )
         if checkpoint.step > self.config.steps:
@@ -315,6 +325,7 @@ class Trainer:
     def _save(self, checkpoints: Checkpoints) -> None:
         state = {
             "identity": self.identity,
+            "versions": self.task.versions(),
             "config": self.config.model_dump(mode="json"),
             "progress": {"skipped": self.progress.skipped, "in_a_row": self.progress.in_a_row},
             "ema": bool(self.ema),
@@ -357,7 +368,6 @@ class Trainer:
 
     def _finished(self) -> dict[str, float] | None:
         """The last evaluation, if this very run has come to its end before."""
-
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
         found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 
 from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
@@ -18,7 +18,7 @@ def train(config: RunConfig) -> dict[str, float]:
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data."""
     manager = load_manager(config.modalities)
     modalities = load_modalities(config.modalities, manager)
-    tokenizers = load_tokenizers(config.tokenizers.folder, modalities, manager)
+    tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager)
     vocabulary = modalities.vocabulary()
 
     def data(*, training: bool) -> TrainingData:
@@ -34,6 +34,8 @@ def train(config: RunConfig) -> dict[str, float]:
         )
 
     held_out = data(training=False) if config.data.val is not None else None
+    if held_out is not None:
+        held_out[0]  # samples that no component of the mixture suits are better known now than after training
     task = FourMTask(
         modalities,
         tokenizers,
@@ -44,6 +46,6 @@ def train(config: RunConfig) -> dict[str, float]:
         workers=config.data.workers,
     )
     manager.freeze()
-    if os.environ.get("RANK", "0") == "0":
-        config.save(config.run / "config.yaml")
-    return Trainer(task, config.train, config.run, seed=config.seed).run()
+    # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
+    save = partial(config.save, config.run / "config.yaml")
+    return Trainer(task, config.train, config.run, seed=config.seed, accepted=save).run()

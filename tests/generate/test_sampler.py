@@ -121,6 +121,16 @@ def grid_logits(sampler: Sampler, shown: dict[str, Shown], known: Shown | None =
     return sampler.network.logits(sampler.network.decode(asked, context, valid), "height")[0]
 
 
+def test_what_is_known_of_a_later_target_is_shown_to_the_earlier_ones(sampler):
+    first, later = Stage(target="height", scheme="parallel", readout="expected"), TEXT
+    known = Shown.tokens([3, 9, 2], np.array([4, 9, 2]))
+    s = Sample({}, {"colour": known, "words": Shown.tokens([10, 11])})
+    colour = Stage(target="colour", scheme="parallel")
+    filled = sampler.run([s], [first, later, colour], [0])[0]["height"]
+    logits = grid_logits(sampler, {"colour": known, "words": Shown.tokens([10, 11, IDS["words"].start])})
+    assert np.allclose(filled.probabilities, logits.softmax(-1).numpy(), atol=1e-6)
+
+
 def test_guidance_with_several_weights_is_u_plus_the_weighted_differences(sampler):
     stage = Stage(target="height", scheme="parallel", readout="expected", guidance={"words": -1.5, "colour": 3.0})
     s = sample(names=("colour", "words"))

@@ -42,7 +42,7 @@ def test_every_token_is_revealed_once_whatever_the_number_of_steps(schedule, ste
 
 @given(st.sampled_from(["constant", "linear", "onex"]), st.integers(1, 60), st.integers(1, 60), st.floats(1e-3, 10))
 def test_every_temperature_is_positive(schedule, steps, tokens, temperature):
-    counts = tokens_per_step("linear", steps, tokens)
+    counts = [*tokens_per_step("linear", steps, tokens), 0]  # as beside a sample of which more is left
     heats = temperatures(schedule, counts, temperature=temperature, minimum=0.1)
     assert len(heats) == len(counts)
     assert min(heats) > 0

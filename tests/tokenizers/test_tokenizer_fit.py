@@ -115,6 +115,18 @@ def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch):
     assert resumed.tokenizer.fingerprint == whole.tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "tokenizer.json"])
+def test_a_damaged_tokenizer_is_fitted_again(tmp_path, name, caplog):
+    config = FIT.model_copy(update={"steps": 30})
+    before = fit(tmp_path, config=config)
+    path = tmp_path / "map" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    again = fit(tmp_path, config=config)
+    assert again.fresh
+    assert again.tokenizer.fingerprint == before.tokenizer.fingerprint
+    assert str(path) in caplog.text
+
+
 def test_one_vocabulary_is_fitted_for_all_who_share_it(tmp_path):
     members = [Words("caption"), Words("boxes")]
     texts = {"caption": data(["a red cube"] * 3), "boxes": data(["v0=1 v1=2 v2=3 v3=4 zebra"] * 3)}
@@ -130,8 +142,23 @@ def test_nothing_to_fit_on_is_an_error(tmp_path):
 
 
 def test_a_recipe_that_its_kind_refuses_is_named():
-    with pytest.raises(ValueError, match=r"tokenizer 'vqvae' of map: .*latent_dimm"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer 'vqvae' of map: latent_dimm: unknown key; did you mean latent_dim\?"
+    ):
         make_tokenizer([Maps({"latent_dimm": 4})], Host())
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"encoder": {"width": 130}}, "encoder: width 130 must be a multiple of 4"),
+        ({"decoder": {"width": 32, "heads": 5}}, "decoder: width 32 must be .* of heads 5"),
+        ({"decoder": {"widht": 32}}, r"decoder.widht: unknown key; did you mean decoder.width\?"),
+    ],
+)
+def test_sizes_that_cannot_be_built_are_refused_by_name(settings, reason):
+    with pytest.raises(ValueError, match=f"tokenizer 'vqvae' of map: {reason}"):
+        make_tokenizer([Maps(settings)], Host())
 
 
 PROGRAM = """

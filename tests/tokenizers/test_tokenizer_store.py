@@ -12,11 +12,6 @@ from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 
 
-class Member:
-    def __init__(self, spec):
-        self.spec = spec
-
-
 @pytest.fixture
 def grid():
     torch.manual_seed(0)
@@ -35,19 +30,13 @@ def text():
 def test_loading_gives_the_same_ids_and_fingerprint(grid, text, tmp_path):
     save_tokenizer(grid, tmp_path / "map", manager=Host())
     save_tokenizer(text, tmp_path / "text", manager=Host())
-    members = {spec.name: Member(spec) for spec in (*grid.specs, *text.specs)}
-    found = load_tokenizers(tmp_path, members, Host())
+    found = load_tokenizers(tmp_path, {"map": grid.specs, "text": text.specs}, Host())
     assert sorted(found) == ["boxes", "caption", "map"]
     assert found["boxes"] is found["caption"]
     assert found["map"].fingerprint == grid.fingerprint
     assert found["caption"].fingerprint == text.fingerprint
     assert np.array_equal(found["map"].encode(ramps(3)), grid.encode(ramps(3)))
     assert np.array_equal(found["caption"].encode(["a cube"]), text.encode(["a cube"]))
-
-
-def test_modalities_without_tokens_need_no_tokenizer(tmp_path):
-    spec = map_spec(features()).model_copy(update={"token_space": None, "tokenizer": None, "target": False})
-    assert load_tokenizers(tmp_path, [Member(spec)], Host()) == {}
 
 
 def test_saving_replaces_at_once_and_leaves_nothing_else(grid, tmp_path):

@@ -192,6 +192,30 @@ def test_resuming_another_model_seed_or_batch_is_refused_by_name(tmp_path, inter
         train(tmp_path, **changes)
 
 
+def test_only_a_run_that_may_go_on_is_accepted(tmp_path, interrupt):
+    accepted = []
+
+    def run(task, **changes):
+        return Trainer(task, config(**changes), tmp_path, seed=1, accepted=lambda: accepted.append(changes)).run()
+
+    with pytest.raises(Stopped):
+        run(interrupt(at=3))
+    with pytest.raises(ValueError, match="batch_size"):
+        run(ToyTask(), batch_size=32)
+    run(ToyTask(), keep=5)
+    run(ToyTask(), keep=6)  # finished already
+    assert accepted == [{}, {"keep": 5}, {"keep": 6}]
+
+
+def test_resuming_without_a_plugin_names_it(tmp_path, interrupt, monkeypatch):
+    monkeypatch.setattr(ToyTask, "versions", lambda self: {"plugin sonar": "fourm-sonar 1.2"})
+    with pytest.raises(Stopped):
+        train(tmp_path, interrupt(at=3))
+    monkeypatch.setattr(ToyTask, "versions", lambda self: {})
+    with pytest.raises(ValueError, match=r"plugin sonar took part and does not now \(pip install fourm-sonar==1\.2\)"):
+        train(tmp_path, ToyTask(width=6))
+
+
 def test_a_finished_run_is_not_repeated_but_can_be_prolonged(tmp_path, capsys):
     first = train(tmp_path)
     train(tmp_path, ToyTask(poison=range(100)))  # would diverge if it ran
