@@ -40,6 +40,7 @@ def label(
                 modalities[name],
                 labeller,
                 on_error=settings.data.on_error,
+                max_bytes=settings.data.max_file_mb << 20,
                 rank=rank,
                 world=world,
             )

@@ -88,15 +88,15 @@ class AlignedData:
             splits = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
-        if not isinstance(splits, dict) or not isinstance(splits.get(split), list):
+        chosen = splits.get(split) if isinstance(splits, dict) else None
+        if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
             known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
             raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
-        chosen = names & frozenset(splits[split])
-        if missing := sorted(set(splits[split]) - names):
+        if missing := sorted(set(chosen) - names):
             log.warning("%s: %d samples of split %s have no file, such as %s", path, len(missing), split, missing[0])
-        if not chosen:
-            raise ValueError(f"{path}: none of the {len(splits[split])} samples of split {split!r} is in {self.root}")
-        return chosen
+        if len(missing) == len(set(chosen)):
+            raise ValueError(f"{path}: none of the {len(chosen)} samples of split {split!r} is in {self.root}")
+        return names & frozenset(chosen)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,16 +154,6 @@ class AlignedData:
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 
-    def values(self, name: str) -> dict[str, Any]:
-        """Modality -> value as read, of those the sample has and that are usable."""
-        values = {}
-        for modality in sorted(self.has(name)):
-            try:
-                values[modality] = self.value(name, modality)
-            except BadFile as bad:
-                self.skip(name, bad)
-        return values
-
     def skip(self, name: str, bad: BadFile) -> None:
         """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
         if self.on_error == "raise":
@@ -175,11 +165,6 @@ class AlignedData:
             log.warning("skipped %s", bad)
         if len(self._bad) == MAX_WARNINGS:
             log.warning("further skipped files are only counted")
-
-    @property
-    def bad_files(self) -> list[BadFile]:
-        """Files skipped so far by this process."""
-        return list(self._bad.values())
 
     @property
     def errors(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourm_engine.data.aligned import BadFile
-from fourm_engine.data.source import Source, TarSource, open_source
+from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_source
 from fourm_plugins.modality import Labeller, Modality, SampleError
 
 BATCH = 64
@@ -37,6 +37,7 @@ def label(
     labeller: Labeller,
     *,
     on_error: str = "skip",
+    max_bytes: int = MAX_FILE_BYTES,
     rank: int = 0,
     world: int = 1,
 ) -> LabelReport:
@@ -44,7 +45,7 @@ def label(
 
     Raises ValueError where the source modality has no files there, and BadFile for an unusable file if `on_error` is
     "raise"."""
-    files = open_source(root, source.spec.source, source.spec.extensions)
+    files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
     if files is None:
         raise ValueError(
             f"{root / source.spec.source}: no such folder; {source.name} is what {target.name} is made from"

@@ -70,13 +70,16 @@ class FolderSource:
         return {extension: self._read(path) for extension, path in self._files[name].items()}
 
     def _read(self, path: str) -> bytes:
+        full = self.folder / path
+        if not full.is_file():  # a pipe would be waited for
+            raise SampleError("no regular file, or no longer there")
         try:
-            with open(self.folder / path, "rb") as file:
+            with open(full, "rb") as file:
                 content = file.read(self.max_bytes + 1)
         except OSError as error:
             raise SampleError(f"cannot be read: {error.strerror}") from None
         if len(content) > self.max_bytes:
-            raise SampleError(_too_large(os.path.getsize(self.folder / path), self.max_bytes))
+            raise SampleError(_too_large(os.path.getsize(full), self.max_bytes))
         return content
 
     def where(self, name: str) -> str:

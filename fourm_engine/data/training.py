@@ -10,7 +10,6 @@ without it.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -78,8 +77,18 @@ class TrainingData(Dataset[PackedSample]):
             self._open_tokens(tokens)
         elif raw is None:
             raise ValueError(f"neither raw data nor tokens in {tokens}; set data.train and data.tokens")
+        elif tokens is not None:
+            log.warning("no tokens in %s: every sample is tokenized when it is read; run `fourm tokenize`", tokens)
         self.names = self._recorded.names if self._recorded else raw.names if raw else []
         self.views = self._recorded.views if self._recorded else _UNRECORDED_VIEWS if drawer.augment else views
+        if self._recorded and raw and (absent := sorted(set(raw.names) - set(self.names))):
+            log.warning(
+                "%s lacks %d of %d samples, such as %s, which are left out; run `fourm tokenize` again",
+                tokens,
+                len(absent),
+                len(raw.names),
+                absent[0],
+            )
         unread = [name for name in self.modalities if name not in self._shards and not (raw and raw.counts.get(name))]
         if unread:
             log.warning("no data of %s; samples are used without", ", ".join(unread))
@@ -117,12 +126,6 @@ class TrainingData(Dataset[PackedSample]):
             masker_class=masker_class,
         )
 
-    def with_masking(self, masking: MaskingConfig) -> TrainingData:
-        """The same samples under another mixture; files and cache are shared."""
-        other = copy.copy(self)
-        other.masking, other.budgets = masking, Budgets(masking, (m.spec for m in self.modalities.values()))
-        return other
-
     def _open_tokens(self, folder: Path) -> None:
         self._recorded = RecordedViews(folder)
         for name, modality in self.modalities.items():
@@ -144,6 +147,8 @@ class TrainingData(Dataset[PackedSample]):
                 raise ValueError(
                     f"{folder / name}: made through other views than {VIEWS_FOLDER}; run `fourm tokenize` again"
                 )
+            if lacking := len(self._recorded.digests) - len(shards.views_digests):
+                log.warning("%s lacks %d shards of others there; run `fourm tokenize` again", folder / name, lacking)
             self._shards[name] = shards
 
     def __len__(self) -> int:
@@ -235,11 +240,6 @@ class TrainingData(Dataset[PackedSample]):
             if self.views < _UNRECORDED_VIEWS:  # otherwise it is never asked for again
                 self._cache.put(key, value)
         return value
-
-    @property
-    def errors(self) -> dict[str, int]:
-        """Modality -> raw files skipped so far by this process."""
-        return self.raw.errors if self.raw else {}
 
 
 class _Cache:

@@ -121,10 +121,6 @@ class Budgets:
                     alphas.setdefault(name, given["*"])
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0}
 
-    def usable(self, available: Collection[str]) -> bool:
-        """Whether any component can be drawn for a sample with these modalities."""
-        return bool(self._feasible(frozenset(available)))
-
     def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
         """Budgets for a sample that has the modalities `available`.
 

@@ -66,15 +66,7 @@ class FourMTask(Task):
         return Transformer(self.config, self.vocabulary)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
-        return batches(
-            self.data,
-            batch_size=share.batch_size,
-            start_step=start_step,
-            rank=share.rank,
-            world=share.world,
-            accumulate=share.accumulate,
-            workers=self.workers,
-        )
+        return batches(self.data, share, start_step=start_step, workers=self.workers)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {name: float(count) for name, count in batch.target_counts.items()}

@@ -91,3 +91,11 @@ def test_a_source_that_is_not_there_is_an_error(tmp_path):
     modalities = fake_modalities(["a", "b"])
     with pytest.raises(ValueError, match="no such folder; a is what b is made from"):
         label(tmp_path, modalities["a"], modalities["b"], Threshold())
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+    modalities = fake_modalities(["a", "b"])
+    write_data(tmp_path, {"a": modalities["a"]}, sample_names(2))
+    report = label(tmp_path, modalities["a"], modalities["b"], Threshold(), max_bytes=100)
+    assert report.labelled == 0
+    assert "more than the 100 allowed" in report.bad[0].reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tarfile
 
@@ -154,3 +155,10 @@ def test_a_shard_that_shrinks_while_in_use_is_reported(tmp_path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(SampleError, match="188 of 1000 bytes"):
         source.files("a")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "s").mkdir()
+    os.mkfifo(tmp_path / "s/a.png")
+    with pytest.raises(SampleError, match="no regular file"):
+        open_source(tmp_path, "s", ("png",)).files("a")
