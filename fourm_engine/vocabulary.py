@@ -7,8 +7,6 @@ installing another plugin never moves an existing row. Stored by name in every c
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -99,20 +97,6 @@ class Vocabulary:
             }
             for e in self.entries
         ]
-
-    @classmethod
-    def from_json(cls, rows: list[dict]) -> Vocabulary:
-        from pydantic import TypeAdapter
-
-        layouts: TypeAdapter[Layout] = TypeAdapter(Layout)
-        return cls(
-            Entry(r["name"], i, r["start"], r["stop"], layouts.validate_python(r["layout"]), r["patch_dim"])
-            for i, r in enumerate(rows)
-        )
-
-    def fingerprint(self) -> str:
-        """Hex digest of names, rows and layouts."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
-from fourm_engine.evaluate.likelihood import nats_per_token
+from fourm_engine.evaluate.likelihood import nats_by_sample
 from fourm_engine.generate import Condition, Stage
 from fourm_engine.generate.shown import Sample, Shown, pack
 from fourm_engine.model import FourM
@@ -195,8 +195,8 @@ def test_nats_are_minus_the_log_probability_of_the_true_tokens(model, target):
         }
         for n in (3, 5, 12)
     ]
-    total, count = nats_per_token(model, samples, ["colour"], target, batch_size=2)
-    assert count == {"height": 48, "pose": 9, "words": 4 + 6 + 10}[target]
+    nats, tokens = nats_by_sample(model, samples, ["colour"], [target], batch_size=2)[target]
+    assert tokens.sum() == {"height": 48, "pose": 9, "words": 4 + 6 + 10}[target]
     expected = 0.0
     for sample in samples:
         shown = {"colour": Shown.tokens(sample["colour"])}
@@ -208,7 +208,7 @@ def test_nats_are_minus_the_log_probability_of_the_true_tokens(model, target):
             filled = model.sampler.run([Sample(shown)], [stage], [0])[0][target]
             chosen = filled.probabilities[np.arange(len(sample[target])), sample[target]]
             expected -= float(np.log(chosen).sum())
-    assert total == pytest.approx(expected, rel=1e-4)
+    assert nats.sum() == pytest.approx(expected, rel=1e-4)
 
 
 @torch.no_grad()

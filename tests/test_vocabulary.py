@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,13 +55,6 @@ def test_rows_are_disjoint_contiguous_and_independent_of_the_order_of_discovery(
     assert vocabulary.to_json() == Vocabulary.build(grid_spec(n, size=ord(n)) for n in reversed(found)).to_json()
     rows = [row for entry in vocabulary for row in range(entry.start, entry.stop)]
     assert rows == list(range(vocabulary.size))
-
-
-def test_it_survives_json_with_the_same_fingerprint():
-    vocabulary = Vocabulary.build([grid_spec("b"), text_spec("words"), pixels_spec("b@pixels")])
-    again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))
-    assert again.entries == vocabulary.entries
-    assert again.fingerprint() == vocabulary.fingerprint()
 
 
 def test_a_continuous_modality_owns_no_rows():

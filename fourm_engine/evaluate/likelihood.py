@@ -21,30 +21,6 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def nats_per_token(
-    model: FourM,
-    samples: Sequence[Mapping[str, np.ndarray]],
-    inputs: Sequence[str],
-    target: str,
-    *,
-    batch_size: int = 32,
-) -> tuple[float, int]:
-    """(sum in nats, tokens) of `target` given all tokens of `inputs` (possibly none), over all samples.
-
-    A grid or vector is asked for as a whole in one parallel step; a sequence, its end marker included, token by token
-    with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
-
-    Raises:
-        ValueError: `target` is among `inputs`, cannot be predicted, or a sample lacks a modality."""
-    if target in inputs:
-        raise ValueError(f"{target!r} is both input and target; drop it from the inputs")
-    if lacking := [i for i, sample in enumerate(samples) if target not in sample]:
-        raise ValueError(f"sample {lacking[0]} lacks {target!r}; leave it out")
-    nats, tokens = nats_by_sample(model, samples, inputs, [target], batch_size=batch_size)[target]
-    return float(nats.sum()), int(tokens.sum())
-
-
-@torch.inference_mode()
 def nats_by_sample(
     model: FourM,
     samples: Sequence[Mapping[str, np.ndarray]],
@@ -53,12 +29,17 @@ def nats_by_sample(
     *,
     batch_size: int = 32,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """As `nats_per_token`, for several targets from one encoding of the inputs, sample by sample.
+    """Nats of each of `targets` given all tokens of `inputs` (possibly none), from one encoding of these.
+
+    A grid or vector is asked for as a whole in one parallel step; a sequence, its end marker included, token by token
+    with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
     Returns target -> (float64 (B,) nats, int64 (B,) tokens); a sample that lacks the target has 0 of both.
 
     Raises:
-        ValueError: a target cannot be predicted, or a sample lacks an input."""
+        ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""
+    if both := sorted(set(inputs) & set(targets)):
+        raise ValueError(f"{both[0]!r} is both input and target; drop it from the inputs")
     found = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}
     model.network.eval()
     for start in range(0, len(samples), batch_size):

@@ -22,7 +22,6 @@ from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_plugins.modality import Metric
 from fourm_plugins.spec import Grid, ModalitySpec
-from fourm_plugins.spec import Sequence as Sequenced
 
 
 class Predictor:
@@ -131,8 +130,7 @@ class Predictor:
         if spec.continuous:
             content = self.held_out.values[shown][sample]
         else:
-            room = spec.layout.num_tokens - isinstance(spec.layout, Sequenced)  # a sequence's end marker takes one
-            content = self.ids(shown)[sample][:room]
+            content = self.ids(shown)[sample][: spec.layout.num_tokens]
         return Condition(content, keep=self._kept(task, given, sample)) if given in task.keep else content
 
     def _kept(self, task: Task, given: str, sample: str) -> np.ndarray:

@@ -129,6 +129,7 @@ def _load_data(
         samples=max(settings.samples, settings.matrix_samples if matrix else 0),
         seed=settings.seed,
     )
+    notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
     if given.train is None:
         notes.append("no training samples are configured (data.train), so that no constant predictors are fitted")
         return held_out, {}

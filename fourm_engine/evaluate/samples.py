@@ -6,7 +6,7 @@ In: a folder of raw data. Out: `Samples`, some of them drawn by a seed, in memor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from fourm_plugins.modality import Modality
 
 @dataclass(frozen=True)
 class Samples:
-    """`values[modality][sample]` and `arrays[modality][sample]`; a sample may lack modalities."""
+    """`values[modality][sample]` and `arrays[modality][sample]`; a sample may lack modalities. `errors`: modality ->
+    files that could not be used."""
 
     names: list[str]
     values: dict[str, dict[str, Any]]
     arrays: dict[str, dict[str, Any]]
+    errors: dict[str, int] = field(default_factory=dict)
 
     def having(self, modalities: Iterable[str]) -> list[str]:
         """Names of the samples that have all of `modalities`."""
@@ -62,4 +64,4 @@ def load_samples(
             values[name][sample] = value
     if not any(values.values()):
         raise ValueError(f"{root}: none of the {len(names)} samples drawn can be used; see the warnings above")
-    return Samples(names, values, arrays)
+    return Samples(names, values, arrays, data.errors)

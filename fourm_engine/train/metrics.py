@@ -64,10 +64,6 @@ class Metrics:
             self._write({"step": step, "eval": {name: _finite(value) for name, value in scores.items()}})
             print("  ".join(["  held out", *(f"{name} {_short(value)}" for name, value in scores.items())]), flush=True)
 
-    def message(self, text: str) -> None:
-        if self.active:
-            print(text, flush=True)
-
     def close(self) -> None:
         if self.active:
             self._file.close()
