@@ -29,6 +29,8 @@ CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
 MAX_CONFIG_BYTES = 1 << 23
 #: Far beyond every model; they keep a hostile config from making us build for hours.
 MAX_WIDTH, MAX_BLOCKS, MAX_MODALITIES = 1 << 15, 1 << 10, 1 << 10
+#: Numbers in the table of positions, which is computed and not in the file of weights.
+MAX_POSITIONS = 1 << 28
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=128)]
 Distribution = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
@@ -105,6 +107,9 @@ def read_config(folder: Path) -> ExportedConfig:
         raise ValueError(f"{path}: {error}") from None
     if config.model.width > MAX_WIDTH or max(config.model.encoder_blocks, config.model.decoder_blocks) > MAX_BLOCKS:
         raise ValueError(f"{path}: a model of width {config.model.width} is beyond what is loaded; the file is damaged")
+    positions = sum((1 + (e.layout.kind == "sequence")) * e.layout.num_tokens for e in config.vocabulary)
+    if positions * config.model.width > MAX_POSITIONS:
+        raise ValueError(f"{path}: {positions} positions of width {config.model.width} are beyond what is loaded")
     return config
 
 

@@ -137,7 +137,15 @@ def test_tensors_that_do_not_fit_are_named(model, tmp_path):
         FourM.from_pretrained(tmp_path / "model")
 
 
+def stretch(config):
+    """Positions without end, which are computed and not in the file of weights."""
+    config["model"]["width"] = 1 << 15
+    row = next(row for row in config["vocabulary"] if row["name"] == "words")
+    row["layout"]["max_tokens"] = config["modalities"]["words"]["spec"]["layout"]["max_tokens"] = 8192
+
+
 HOSTILE = {
+    "positions without end": stretch,
     "an importable path for a plugin": lambda c: c["modalities"]["pose"].update(plugin="os:system"),
     "a class to import": lambda c: c["modalities"]["pose"].update(class_path="os.system"),
     "a command for a distribution": lambda c: c["modalities"]["pose"].update(distribution="x; touch /tmp/owned"),
