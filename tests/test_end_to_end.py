@@ -96,6 +96,18 @@ def test_one_modality_from_another_with_the_same_result_for_the_same_seed(traine
     assert any(name.startswith("caption") for name in outputs[0])
 
 
+def test_the_same_seed_gives_the_same_model_from_raw_files_on(trained):
+    folder, path = trained
+    again = (path, f"run={folder / 'again'}", f"tokenizers.folder={folder / 'again/tokenizers'}")
+    again = (*again, f"data.tokens={folder / 'again/tokens'}")
+    fourm("tokenizer", "fit", *again, "--jobs", "2")
+    fourm("tokenize", *again)
+    fourm("train", *again)
+    for weights in (folder / "run/model").rglob("*.safetensors"):
+        other = folder / "again/model" / weights.relative_to(folder / "run/model")
+        assert weights.read_bytes() == other.read_bytes(), weights.name
+
+
 def test_doing_it_all_again_does_nothing_and_changes_nothing(trained):
     folder, path = trained
     before = {p: p.stat().st_mtime_ns for p in (folder / "tokens").rglob("*.safetensors")}
