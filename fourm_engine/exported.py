@@ -26,6 +26,8 @@ from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 
 CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
+#: Key of the metadata of the weights.
+PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
 #: Far beyond every model; they keep a hostile config from making us build for hours.
 MAX_WIDTH, MAX_BLOCKS, MAX_MODALITIES = 1 << 15, 1 << 10, 1 << 10
@@ -145,10 +147,32 @@ def load_network(folder: Path, config: ExportedConfig, device: torch.device | st
     return network.to(device).eval()
 
 
+def published_arguments(folder: Path) -> dict[str, Any] | None:
+    """Arguments of the published model that an export was converted from; None for a model trained here."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        note = (file.metadata() or {}).get(PUBLISHED, "null")
+    try:
+        arguments = json.loads(note) if len(note) <= MAX_CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        arguments = None
+    if isinstance(arguments, dict) and all(isinstance(arguments.get(k), list) for k in ("domains_in", "domains_out")):
+        return arguments
+    if note != "null":
+        raise ValueError(f"{folder / WEIGHTS}: the note {PUBLISHED!r} in its metadata cannot be read; convert it again")
+    return None
+
+
 def write_folder(
-    folder: Path, config: ExportedConfig, network: Transformer, write_tokenizers: Callable[[Path], None]
+    folder: Path,
+    config: ExportedConfig,
+    network: Transformer,
+    write_tokenizers: Callable[[Path], None],
+    *,
+    published: dict[str, Any] | None = None,
 ) -> None:
-    """All or nothing: written beside `folder`, then renamed. Replaces an earlier export, and nothing else."""
+    """All or nothing: written beside `folder`, then renamed. Replaces an earlier export, and nothing else.
+
+    `published`: the arguments of the published model that this one is, noted in the metadata of the weights."""
     folder = folder.absolute()
     if folder.exists():
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
@@ -160,7 +184,8 @@ def write_folder(
         text = json.dumps(config.model_dump(mode="json"), indent=1)
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        note = {} if published is None else {PUBLISHED: json.dumps(published)}
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **note})
         write_tokenizers(temporary / TOKENIZERS)
         temporary.chmod(0o755)
         if folder.exists():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine import exported
+from fourm_engine.convert.absent import AbsentTokenizer, Undecoded
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.plan import Stage, default_plan
@@ -59,6 +60,8 @@ class FourM:
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
         self._origin = origin
+        #: Arguments of the published model that this one is, and None for a model trained here.
+        self.published: dict[str, Any] | None = None
         for name, modality in modalities.items():
             if not modality.spec.continuous and name not in self.tokenizers:
                 raise ValueError(f"{name!r} has no tokenizer; fit it with `fourm tokenizer fit`")
@@ -83,18 +86,37 @@ class FourM:
         domains: Iterable[str] | None = None,
         manager: PluginManager | None = None,
         revision: str | None = None,
+        tokenizers: Mapping[str, str | Path] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> FourM:
-        """Load an exported model: a folder, a run's folder, or a Hugging Face Hub id (at `revision`).
+        """Load an exported model: a folder, a run's folder, or a Hugging Face Hub id (at `revision`); or a published 4M
+        model: its safetensors file, a folder with that file, or a Hub id.
 
         `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
         installed is listed in `missing`, and is an error only when it is asked for. `device`: by default a GPU if there
         is one.
 
+        Published models come without tokenizers, and exports of them may, too: then token ids alone go in and come out,
+        but for the modalities of `tokenizers`, {modality: file, folder or Hub id of a tokenizer, or a WordPiece
+        vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: their files do not
+        say them all.
+
         Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
         model was trained with."""
+        from fourm_engine.convert import published
+        from fourm_engine.convert.domains import restrict
+        from fourm_engine.convert.model import given_tokenizers, load_published
         from fourm_engine.tokenizers.store import load_tokenizers
 
-        folder = exported.locate(path_or_id, revision=revision)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        source = published.find(path_or_id)
+        folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
+        if source := source or published.find(folder):
+            return load_published(
+                source, device=device, domains=domains, tokenizers=tokenizers, settings=settings, manager=manager
+            )
+        if settings:
+            raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
         config = exported.read_config(folder)
         manager = manager or PluginManager()
         names = set(config.modalities if domains is None else domains)
@@ -112,6 +134,7 @@ class FourM:
                 missing[name] = _why_missing(name, saved, manager, error)
                 log.warning("%s: %s", folder, missing[name])
                 continue
+            restrict(modality, saved.spec.input, saved.spec.target)
             if differences := exported.spec_differences(saved.spec, modality.spec):
                 now = plugins[name]
                 raise ValueError(
@@ -121,8 +144,10 @@ class FourM:
                 )
             found.append(modality)
         modalities = Modalities(found, plugins)
-        tokenizers = load_tokenizers(folder / exported.TOKENIZERS, modalities.token_spaces, manager)
-        for name, tokenizer in tokenizers.items():
+        spaces = modalities.token_spaces
+        fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
+        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
+        for name, tokenizer in loaded.items():
             space = modalities[name].spec.token_space
             assert space is not None
             if tokenizer.fingerprint != config.tokenizers.get(space.name):
@@ -130,10 +155,12 @@ class FourM:
                     f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
                     f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
                 )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        loaded |= given_tokenizers({s: specs for s, specs in spaces.items() if s not in fitted}, tokenizers or {})
         network = exported.load_network(folder, config, device)
         vocabulary = config.build_vocabulary()
-        return cls(network, modalities, tokenizers, vocabulary, missing=missing, origin=(folder, config))
+        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
+        model.published = exported.published_arguments(folder)
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
@@ -156,6 +183,8 @@ class FourM:
         for name, tokenizer in self.tokenizers.items():
             space = self.modalities[name].spec.token_space
             assert space is not None
+            if isinstance(tokenizer, AbsentTokenizer):
+                continue
             spaces[space.name] = tokenizer
             fingerprints[space.name] = tokenizer.fingerprint
         config = ExportedConfig(
@@ -174,7 +203,7 @@ class FourM:
                 assert self._origin is not None
                 shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)
 
-        exported.write_folder(Path(folder), config, self.network, write_tokenizers)
+        exported.write_folder(Path(folder), config, self.network, write_tokenizers, published=self.published)
 
     # Use
 
@@ -255,6 +284,8 @@ class FourM:
 
     def _decode(self, target: str, filled: Sequence[Filled]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]
+        if isinstance(tokenizer, AbsentTokenizer):
+            return [Undecoded(modality, f.ids, tokenizer) for f in filled]
         probabilities = [f.probabilities for f in filled if f.probabilities is not None]
         if probabilities:
             arrays = [tokenizer.decode_expected(p[None])[0] for p in probabilities]

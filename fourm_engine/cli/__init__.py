@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import evaluate, generate, label, plugins, tokenizer, train
+from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenizer, train
 
 app = typer.Typer(
     name="fourm",
@@ -28,6 +28,7 @@ app.command("tokenize")(tokenizer.tokenize)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
 
 
 def main() -> None:

@@ -6,10 +6,13 @@ In and out: channels-first maps (B, C, H, W) and latents (B, N, D), N = h · w t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.embeddings import sine_cosine_2d
@@ -24,6 +27,15 @@ class CodecSettings(Settings):
     heads: int = Field(default=4, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     post_mlp: bool = True
+    #: Positions of a grid of this size, resized to the grid at hand; null: of the grid itself.
+    position_grid: tuple[int, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = serialise(self)
+        if data.get("position_grid") is None:  # so that fingerprints from before it was added stay
+            data.pop("position_grid", None)
+        return data
 
     @model_validator(mode="after")
     def _check_width(self) -> CodecSettings:
@@ -52,7 +64,12 @@ class _Trunk(nn.Module):
     def __init__(self, grid: tuple[int, int], settings: CodecSettings) -> None:
         super().__init__()
         width, heads, ratio = settings.width, settings.heads, settings.mlp_ratio
-        self.register_buffer("pos_emb", sine_cosine_2d(*grid, width), persistent=False)  # (N, D)
+        positions = sine_cosine_2d(*(settings.position_grid or grid), width)
+        if settings.position_grid is not None and settings.position_grid != grid:
+            stored = rearrange(positions, "(h w) d -> 1 d h w", h=settings.position_grid[0])
+            resized = F.interpolate(stored, size=grid, mode="bicubic", align_corners=False)
+            positions = rearrange(resized, "1 d h w -> (h w) d")
+        self.register_buffer("pos_emb", positions, persistent=False)  # (N, D)
         self.blocks = nn.ModuleList(
             EncoderBlock(width, heads, mlp="gelu", mlp_ratio=ratio, bias=True, qk_norm=False)
             for _ in range(settings.blocks)

@@ -1,0 +1,107 @@
+"""Which installed plugin is which domain of a published checkpoint.
+
+In: the domains of a file and the plugin host. Out: for each an instance of the modality whose spec bears the domain's
+`published_name`, with settings that fit the file; or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fourm_engine.convert.published import Domain
+from fourm_plugins.manager import PluginError, PluginManager, distribution_hint
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid, ModalitySpec, Sequence
+
+_SUFFIX = re.compile(r"@(\d{1,5})$")
+
+
+def match(
+    domains: Iterable[Domain], manager: PluginManager, settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, tuple[Modality, str]], dict[str, str]]:
+    """({domain: (modality, entry point)}, {domain: why it is missing}).
+
+    `settings`: domain or modality name -> settings of the plugin, over those that fit the file. The first domain of a
+    plugin bears the plugin's name; further ones, at other sizes, have the size added. Raises ValueError where a plugin
+    provides a domain in another shape than the file has it, or two plugins provide one."""
+    found: dict[str, tuple[Modality, str]] = {}
+    missing: dict[str, str] = {}
+    taken: set[str] = set()
+    for domain in domains:
+        matches, failures = [], []
+        for plugin in manager.plugins:
+            if plugin.kind != "modality" or plugin.state != "ok":
+                continue
+            name = plugin.name if plugin.name not in taken else _further(plugin.name, domain.name)
+            own = settings.get(domain.name, settings.get(name, {}))
+            try:
+                fields = set(manager.modality_class(plugin.name).Settings.model_fields)
+                chosen = _settings(domain, fields) | dict(own)
+                modality = manager.modality(name, plugin=plugin.name, **chosen)
+            except PluginError as error:
+                failures.append(f"{plugin.name}: {str(error).splitlines()[0]}")
+                continue
+            if modality.spec.published_name == domain.name:
+                matches.append((modality, plugin.name))
+        if len(matches) > 1:
+            names = ", ".join(name for _, name in matches)
+            raise ValueError(f"{domain.name!r} is provided by several plugins: {names}; disable all but one")
+        if not matches:
+            missing[domain.name] = _why(domain.name, failures)
+            continue
+        modality, plugin_name = matches[0]
+        if differences := _differences(domain, modality.spec):
+            raise ValueError(
+                f"{domain.name!r} does not fit modality {modality.name!r}: {'; '.join(differences)}; give the plugin "
+                f"other settings, or leave it out with domains="
+            )
+        restrict(modality, domain.input, domain.target)
+        found[domain.name] = modality, plugin_name
+        taken.add(modality.name)
+    return found, missing
+
+
+def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
+    """What a model was never trained to see, or to predict, its modality does not offer."""
+    spec = modality.spec
+    offered = {"input": spec.input and is_input, "target": spec.target and is_target}
+    if offered != {"input": spec.input, "target": spec.target}:
+        modality.spec = spec.model_copy(update=offered)
+
+
+def _settings(domain: Domain, fields: set[str]) -> dict[str, Any]:
+    """Settings, of those that a plugin knows, that make its spec fit the file."""
+    size, settings = _SUFFIX.search(domain.name), {}
+    if size and isinstance(domain.layout, Grid):
+        settings = {"image_size": int(size[1]), "patch_size": max(1, int(size[1]) // domain.layout.height)}
+    if domain.size:
+        settings |= {"codebook_size": domain.size, "text": {"vocabulary_size": domain.size}}
+    if isinstance(domain.layout, Sequence):
+        settings["max_tokens"] = domain.layout.max_tokens
+    return {name: value for name, value in settings.items() if name in fields}
+
+
+def _further(plugin: str, domain: str) -> str:
+    suffix = domain.partition("@")[2] or "again"
+    return f"{plugin}_{suffix}" if "@" in plugin else f"{plugin}@{suffix}"
+
+
+def _differences(domain: Domain, spec: ModalitySpec) -> list[str]:
+    size = spec.token_space.size if spec.token_space else 0
+    facts = [
+        ("layout", domain.layout, spec.layout),
+        ("ids", domain.size, size),
+        ("numbers a patch", domain.patch_dim, spec.patch_dim),
+    ]
+    return [f"{what} {there} in the file, {here} here" for what, there, here in facts if there != here]
+
+
+def _why(name: str, failures: list[str]) -> str:
+    hint = distribution_hint(name.removeprefix("tok_"))
+    reason = f" ({'; '.join(failures)})" if failures else ""
+    return (
+        f"the checkpoint knows {name!r}, but no installed plugin provides it{reason}: install the package whose "
+        f"modality has published_name {name!r} (pip install {hint}), or load a part with domains=[…]"
+    )

@@ -1,0 +1,163 @@
+"""Published checkpoints: strict when read, the same bits when written back, usable as a model trained here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fourm_engine.convert import published
+from fourm_engine.convert.absent import MissingTokenizerError
+from fourm_engine.convert.model import save_published
+from fourm_engine.model import FourM
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.spec import Grid, Sequence
+
+GRID = Grid(height=2, width=2)
+DOMAINS = [
+    published.Domain("tok_rgb@32", GRID, 12, 0, True, True),
+    published.Domain("rgb@32", GRID, 0, 768, True, False),
+    published.Domain("tok_depth@32", GRID, 9, 0, True, True),
+    published.Domain("caption", Sequence(max_tokens=12), 4300, 0, True, True),
+    published.Domain("tok_normal@32", GRID, 7, 0, False, True),
+]
+
+
+@pytest.fixture(params=["gelu", "swiglu"])
+def checkpoint(request, tmp_path):
+    """A small file in the published format; its domains_out are in an order of their own."""
+    gelu = request.param == "gelu"
+    config = ModelConfig(
+        width=16, encoder_blocks=1, decoder_blocks=1, heads=2, mlp=request.param, bias=gelu, qk_norm=not gelu
+    )
+    vocabulary = published.vocabulary_of(DOMAINS)
+    torch.manual_seed(0)
+    network = Transformer(config, vocabulary)
+    names = {domain.name: domain.name for domain in DOMAINS}
+    arguments = published.arguments_of(config, DOMAINS, image_size=32, patch_size=16)
+    arguments["domains_out"] = sorted(arguments["domains_out"])
+    path = tmp_path / "published" / "model.safetensors"
+    path.parent.mkdir()
+    metadata = {key: str(value) for key, value in arguments.items()}
+    tensors = published.to_published(network, vocabulary, DOMAINS, names)
+    save_file(tensors, path, metadata={"format": "pt", **metadata})
+    return path
+
+
+def change(path, edit, **arguments):
+    tensors, (old, _, _) = load_file(path), published.read_arguments(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={k: str(v) for k, v in (old | arguments).items()})
+
+
+def test_a_round_trip_keeps_every_bit_and_the_order_of_the_domains(checkpoint, tmp_path):
+    FourM.from_pretrained(checkpoint, device="cpu").save_pretrained(tmp_path / "native")
+    native = FourM.from_pretrained(tmp_path / "native", device="cpu")
+    assert native.vocabulary.names == ["rgb", "rgb@pixels", "depth", "caption", "normal"]
+    save_published(native, tmp_path / "again" / "model.safetensors")
+    before, after = load_file(checkpoint), load_file(tmp_path / "again" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    arguments = published.read_arguments(checkpoint)[0]
+    assert published.read_arguments(tmp_path / "again" / "model.safetensors")[0] == arguments
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == arguments
+
+
+def test_arguments_may_stand_in_a_config_beside_the_file(checkpoint):
+    arguments = published.read_arguments(checkpoint)[0]
+    save_file(load_file(checkpoint), checkpoint, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"config\.json"):
+        FourM.from_pretrained(checkpoint, device="cpu")
+    checkpoint.with_name("config.json").write_text(json.dumps(arguments))
+    assert FourM.from_pretrained(checkpoint.parent, device="cpu").vocabulary.names[1] == "rgb@pixels"
+
+
+def test_tied_tensors_that_a_file_holds_once_are_found(checkpoint):
+    arguments = published.read_arguments(checkpoint)[0]
+    tensors = load_file(checkpoint)
+    gone, kept = (f"{side}_embeddings.caption.mod_emb" for side in ("decoder", "encoder"))
+    del tensors[gone]
+    save_file(tensors, checkpoint, metadata={k: str(v) for k, v in arguments.items()} | {gone: kept})
+    model = FourM.from_pretrained(checkpoint, device="cpu")
+    assert torch.equal(model.network.embedding.modality[model.vocabulary["caption"].index], tensors[kept][0, 0])
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_missing_an_unknown_and_a_misshapen_tensor_are_named(checkpoint, side):
+    key = f"{side}_embeddings.tok_depth@32.token_emb.weight"
+    change(checkpoint, lambda tensors: tensors.update({key: tensors[key][:, :4].contiguous()}))
+    with pytest.raises(ValueError, match=key):
+        FourM.from_pretrained(checkpoint, device="cpu")
+    change(checkpoint, lambda tensors: tensors.pop(key))
+    with pytest.raises(ValueError, match=f"{key} is missing"):
+        FourM.from_pretrained(checkpoint, device="cpu")
+
+
+def test_a_tensor_that_no_argument_asks_for_is_named(checkpoint):
+    change(checkpoint, lambda tensors: tensors.update({"encoder.7.odd": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"encoder\.7\.odd is unknown"):
+        FourM.from_pretrained(checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("num_register_tokens", 4), ("dim", "wide"), ("act_layer", "ReLU"), ("dim", 1 << 20), ("domains_in", "rgb@32")],
+)
+def test_arguments_that_ours_cannot_be_are_named(checkpoint, argument, value):
+    change(checkpoint, lambda tensors: None, **{argument: value})
+    with pytest.raises(ValueError, match="wide" if value == "wide" else argument.replace("dim", "width")):
+        FourM.from_pretrained(checkpoint, device="cpu")
+
+
+def test_a_domain_without_a_plugin_is_named_with_its_package_and_a_part_can_be_loaded(checkpoint):
+    manager = PluginManager(disabled=["depth"])
+    model = FourM.from_pretrained(checkpoint, device="cpu", manager=manager)
+    assert "pip install fourm-depth" in model.missing["tok_depth@32"]
+    with pytest.raises(ValueError, match="pip install fourm-depth"):
+        model.generate({"rgb": np.zeros(4, np.int64)}, ["tok_depth@32"])
+    with pytest.raises(ValueError, match="pip install fourm-depth"):
+        FourM.from_pretrained(checkpoint, device="cpu", manager=manager, domains=["tok_depth@32"])
+    part = FourM.from_pretrained(checkpoint, device="cpu", domains=["tok_depth@32", "caption"])
+    assert part.vocabulary.names == ["depth", "caption"]
+    stored = load_file(checkpoint)["encoder_embeddings.tok_depth@32.token_emb.weight"]
+    assert torch.equal(part.network.embedding.encoder_table[:9], stored)
+    with pytest.raises(ValueError, match="no 'bees'"):
+        FourM.from_pretrained(checkpoint, device="cpu", domains=["bees"])
+
+
+def test_a_model_without_tokenizers_takes_and_gives_ids_and_says_how_to_decode(checkpoint, tmp_path):
+    FourM.from_pretrained(checkpoint, device="cpu").save_pretrained(tmp_path / "native")
+    for place in (checkpoint, tmp_path / "native"):
+        model = FourM.from_pretrained(place, device="cpu")
+        out = model.generate({"rgb": np.array([1, 2, 3, 4]), "caption": [250, 260]}, ["depth", "normal"], seed=1)
+        assert out["depth"].tokens.shape == (4,)
+        with pytest.raises(MissingTokenizerError, match="tokenizers="):
+            _ = out["depth"].value
+        with pytest.raises(MissingTokenizerError, match="tokenizers="):
+            out["depth"].render()
+        with pytest.raises(ValueError, match="target only"):
+            model.generate({"normal": np.array([1, 2, 3, 4])}, ["depth"])
+        features, valid = model.encode([{"rgb": np.zeros((32, 32, 3), np.uint8)}])
+        assert features.shape == (1, 4, 16)
+        assert valid.all()
+
+
+def test_the_command_converts_both_ways(checkpoint, tmp_path):
+    def fourm(*arguments):
+        command = [sys.executable, "-m", "fourm_engine.cli", "convert", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert fourm(checkpoint, tmp_path / "native", "--to", "native").returncode == 0
+    assert fourm(tmp_path / "native", tmp_path / "back", "--to", "published").returncode == 0
+    before, after = load_file(checkpoint), load_file(tmp_path / "back" / "model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    failed = fourm(tmp_path / "nothing", tmp_path / "x", "--to", "native")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
