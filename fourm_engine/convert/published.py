@@ -87,10 +87,14 @@ def find(path_or_folder: str | Path) -> Path | None:
     weights = path / WEIGHTS
     if not weights.is_file():
         return None
-    try:
-        config = json.loads((path / CONFIG).read_text("utf-8")) if (path / CONFIG).is_file() else {}
-    except (ValueError, OSError):
-        return None
+    config: Any = {}
+    if (path / CONFIG).is_file():
+        try:
+            if (path / CONFIG).stat().st_size > MAX_CONFIG_BYTES:
+                return None
+            config = json.loads((path / CONFIG).read_text("utf-8"))
+        except (ValueError, OSError, RecursionError):
+            return None
     if not isinstance(config, dict) or config.get("format") == "fourm":
         return None
     if not config:
