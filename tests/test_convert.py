@@ -17,6 +17,7 @@ from fourm_engine.convert.model import save_published
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid, Sequence
 
@@ -132,6 +133,14 @@ def test_a_domain_without_a_plugin_is_named_with_its_package_and_a_part_can_be_l
         FourM.from_pretrained(checkpoint, device="cpu", domains=["bees"])
 
 
+def test_settings_of_a_plugin_that_the_file_does_not_say_can_be_given(checkpoint):
+    model = FourM.from_pretrained(checkpoint, device="cpu", settings={"depth": {"normalisation": "per_image"}})
+    assert model.modalities["depth"].settings.normalisation == "per_image"
+    assert model.modalities["depth"].settings.codebook_size == 9
+    with pytest.raises(ValueError, match="no 'bees'"):
+        FourM.from_pretrained(checkpoint, device="cpu", settings={"bees": {}})
+
+
 def test_a_model_without_tokenizers_takes_and_gives_ids_and_says_how_to_decode(checkpoint, tmp_path):
     FourM.from_pretrained(checkpoint, device="cpu").save_pretrained(tmp_path / "native")
     for place in (checkpoint, tmp_path / "native"):
@@ -147,6 +156,26 @@ def test_a_model_without_tokenizers_takes_and_gives_ids_and_says_how_to_decode(c
         features, valid = model.encode([{"rgb": np.zeros((32, 32, 3), np.uint8)}])
         assert features.shape == (1, 4, 16)
         assert valid.all()
+
+
+def test_a_vocabulary_that_is_given_reads_and_writes_text_and_is_saved_without_its_place(checkpoint, tmp_path):
+    spec = FourM.from_pretrained(checkpoint, device="cpu").modalities["caption"].spec
+    fitted = WordPieceTokenizer([spec])
+    fitted.fit(lambda: ["a red ball", "a red cube"])
+    fitted.save(tmp_path)
+    given = {"caption": tmp_path / "wordpiece.json"}
+    model = FourM.from_pretrained(checkpoint, device="cpu", tokenizers=given)
+    ids = fitted.encode(["a red ball"])[0]
+    assert model.tokenizers["caption"].decode([ids]) == ["a red ball"]
+    assert model.reader.read({"caption": "a red ball"}, [])[0].shown["caption"].ids.tolist() == [*ids, 3]
+    model.save_pretrained(tmp_path / "native")
+    assert FourM.from_pretrained(tmp_path / "native", device="cpu").tokenizers["caption"].decode([ids]) == [
+        "a red ball"
+    ]
+    for file in (tmp_path / "native").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text()
+    with pytest.raises(ValueError, match="'bees' needs none"):
+        FourM.from_pretrained(checkpoint, device="cpu", tokenizers={"bees": "x"})
 
 
 def test_the_command_converts_both_ways(checkpoint, tmp_path):

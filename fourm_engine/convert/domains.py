@@ -73,7 +73,8 @@ def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
 
 def _settings(domain: Domain, fields: set[str]) -> dict[str, Any]:
     """Settings, of those that a plugin knows, that make its spec fit the file."""
-    size, settings = _SUFFIX.search(domain.name), {}
+    size = _SUFFIX.search(domain.name)
+    settings: dict[str, Any] = {}
     if size and isinstance(domain.layout, Grid):
         settings = {"image_size": int(size[1]), "patch_size": max(1, int(size[1]) // domain.layout.height)}
     if domain.size:

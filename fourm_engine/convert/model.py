@@ -55,6 +55,9 @@ def load_published(
     manager = manager or PluginManager()
     checkpoint = published.open_checkpoint(path)
     found, missing = match(checkpoint.domains, manager, settings or {})
+    names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in found.values()}
+    if unknown := sorted((settings or {}).keys() - names_here):
+        raise ValueError(f"settings: the checkpoint has no {unknown[0]!r}; it has {', '.join(sorted(names_here))}")
     if domains is not None:
         chosen, ours = list(domains), {modality.name: name for name, (modality, _) in found.items()}
         known = {d.name: d.name for d in checkpoint.domains} | ours
@@ -117,7 +120,8 @@ def save_published(model: FourM, path: Path) -> None:
 
     A model that was published keeps its arguments, and with them the order of its domains. Raises ValueError for what
     the format cannot hold: other layouts, learned positions, modalities without a published name."""
-    names, domains = {}, []
+    names: dict[str, str] = {}
+    domains: list[Domain] = []
     for entry in model.vocabulary:
         if entry.name not in model.modalities:
             raise ValueError(

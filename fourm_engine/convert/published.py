@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -176,20 +175,22 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
     if not re.search(rf"\b{wanted}\b", activation):
         raise ValueError(f"{path}: act_layer={activation!r} with gated_mlp={gated}; supported is {wanted}")
     try:
-        config = ModelConfig(
-            width=arguments["dim"],
-            encoder_blocks=arguments["encoder_depth"],
-            decoder_blocks=arguments["decoder_depth"],
-            heads=arguments["num_heads"],
-            mlp_ratio=float(arguments.get("mlp_ratio", 4.0)),
-            mlp="swiglu" if gated else "gelu",
-            bias=biases["qkv_bias"],
-            qk_norm=arguments.get("qk_norm", False),
-            decoder_causal=arguments.get("decoder_causal_mask", False),
+        config = ModelConfig.model_validate(
+            {
+                "width": arguments["dim"],
+                "encoder_blocks": arguments["encoder_depth"],
+                "decoder_blocks": arguments["decoder_depth"],
+                "heads": arguments["num_heads"],
+                "mlp_ratio": float(arguments.get("mlp_ratio", 4.0)),
+                "mlp": "swiglu" if gated else "gelu",
+                "bias": biases["qkv_bias"],
+                "qk_norm": arguments.get("qk_norm", False),
+                "decoder_causal": arguments.get("decoder_causal_mask", False),
+            }
         )
     except KeyError as error:
         raise ValueError(f"{path}: argument {error} is missing; this is no published 4M model") from None
-    except (ValidationError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not the arguments of a 4M model: {' '.join(str(error).split()):.300}") from None
     if config.width > MAX_WIDTH or max(config.encoder_blocks, config.decoder_blocks) > MAX_BLOCKS:
         raise ValueError(f"{path}: a model of width {config.width} is beyond what is loaded; the file is damaged")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fourm_engine import exported
 from fourm_engine.convert import published
+from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
@@ -52,11 +53,13 @@ def load_wordpiece(path: Path, specs: Sequence[ModalitySpec]) -> WordPieceTokeni
     """The published vocabulary, ids as they are."""
     tokenizer = WordPieceTokenizer(specs, vocabulary=path)
     tokenizer.fit(lambda: ())
+    # What is saved says that the vocabulary was loaded, and not where it lay.
+    tokenizer.settings = tokenizer.settings.model_copy(update={"vocabulary": Path(path.name)})
     return tokenizer
 
 
-def load_vqvae(place: str | Path, spec: ModalitySpec | None = None) -> VQVAETokenizer:
-    """A published VQ-VAE.
+def load_vqvae(place: str | Path, spec: ModalitySpec | None = None, *, image_size: int | None = None) -> VQVAETokenizer:
+    """A published VQ-VAE. `image_size`: pixels of a side, where no `spec` says it and it is not the file's.
 
     `spec`: the modality it is for, of which layout, array and number of ids must fit; by default one made from the
     file, called `tokens`. Its grid may differ from that of the file: positions are then resized. Raises ValueError
@@ -67,7 +70,7 @@ def load_vqvae(place: str | Path, spec: ModalitySpec | None = None) -> VQVAEToke
         raise ValueError(f"{place}: no published tokenizer")
     arguments, shapes, tied = published.read_arguments(path)
     try:
-        spec = _spec(path, arguments, spec)
+        spec = _spec(path, arguments, spec, image_size)
         tokenizer = VQVAETokenizer([spec], **_settings(path, arguments, spec))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the arguments of a published tokenizer: {error!r}") from None
@@ -77,8 +80,8 @@ def load_vqvae(place: str | Path, spec: ModalitySpec | None = None) -> VQVAEToke
     return tokenizer
 
 
-def _spec(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec | None) -> ModalitySpec:
-    image, patch, codes = arguments["image_size"], arguments["patch_size"], arguments["codebook_size"]
+def _spec(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec | None, image_size: int | None) -> ModalitySpec:
+    image, patch, codes = image_size or arguments["image_size"], arguments["patch_size"], arguments["codebook_size"]
     labels, channels = arguments.get("n_labels"), arguments["n_channels"]
     if not (0 < patch <= image <= _MAX_SIZE and image % patch == 0):
         raise ValueError(f"{path}: image_size={image}, patch_size={patch} are no sizes of a tokenizer")
@@ -97,7 +100,7 @@ def _spec(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec | None) -
             extensions=("bin",),
         )
     array = spec.array
-    here = {
+    here: dict[str, tuple[Any, Any]] = {
         "codebook_size": (codes, spec.token_space.size if spec.token_space else 0),
         "n_labels": (labels, array.classes if isinstance(array, ClassMap) else None),
         "patch_size": (1 if arguments.get("patch_proj") is False else patch, spec.patch[0]),
@@ -117,11 +120,12 @@ def _settings(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) -> d
         raise ValueError(f"{path}: quant_type={arguments['quant_type']!r}; only 'lucid' is supported")
     if arguments.get("undo_std"):
         raise ValueError(f"{path}: undo_std is not supported")
-    codecs = {}
+    codecs: dict[str, dict[str, Any]] = {}
     for side, key in (("encoder", "enc_type"), ("decoder", "dec_type")):
         kind = _CODEC.match(str(arguments[key]))
         if not kind:
-            raise ValueError(f"{path}: {key}={arguments[key]!r}; supported are {', '.join(f'{k}_enc' for k in CODECS)}")
+            known = ", ".join(f"{codec}_{side[:3]}" for codec in CODECS)
+            raise ValueError(f"{path}: {key}={arguments[key]!r} is not supported; {known} are")
         codecs[side] = {**CODECS[kind[1]], "post_mlp": bool(arguments.get("post_mlp", False))}
         tokens = arguments["image_size"] // arguments["patch_size"]
         assert isinstance(spec.layout, Grid)
@@ -140,8 +144,9 @@ def _state(path: Path, tokenizer: VQVAETokenizer, tensors: Mapping[str, Tensor])
     wanted, state = tokenizer.state(), {}
     for key, value in tensors.items():
         name = key.replace("quantize._codebook.embed", "quantiser.codes")
-        if name.endswith(".pos_emb"):
-            continue  # sine-cosine: computed
+        if name in ("encoder.pos_emb", "decoder.pos_emb"):
+            _check_positions(path, key, value)  # computed
+            continue
         if name in ("encoder.proj.weight", "quant_proj.weight", "post_quant_proj.weight", "decoder.out_proj.weight"):
             value = value.flatten(1)
         if name == "quantiser.codes" and value.ndim == 3:
@@ -154,9 +159,19 @@ def _state(path: Path, tokenizer: VQVAETokenizer, tensors: Mapping[str, Tensor])
         if value.shape != wanted[name].shape:
             raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}, which does not fit the arguments")
         state[name] = value.to(torch.float32)
-    if missing := sorted(wanted.keys() - state.keys()):
+    positions = {"encoder.pos_emb", "decoder.pos_emb"} - tensors.keys()
+    if missing := sorted((wanted.keys() - state.keys()) | positions):
         raise ValueError(f"{path}: {_published_key(missing[0])} is missing")
     return state
+
+
+def _check_positions(path: Path, key: str, value: Tensor) -> None:
+    if value.ndim != 4 or value.shape[0] != 1 or value.shape[1] % 4 or max(value.shape) > _MAX_SIZE:
+        raise ValueError(f"{path}: {key} has shape {tuple(value.shape)}, expected (1, width, rows, columns)")
+    _, width, rows, columns = value.shape
+    computed = sine_cosine_2d(rows, columns, width).T.reshape(value.shape)
+    if (value.float() - computed).abs().max() > published.POSITION_TOLERANCE:
+        raise ValueError(f"{path}: {key} does not hold sine-cosine positions; learned ones are not supported")
 
 
 def _published_key(name: str) -> str:

@@ -19,9 +19,10 @@ RECONSTRUCTION = 1e-4
 @pytest.mark.parametrize("case", cases("vqvae"))
 @torch.inference_mode()
 def test_a_published_vqvae_gives_the_recorded_tokens_and_reconstructions(case: Case, tmp_path):
-    data = case.data()
-    tokenizer = load_vqvae(write_checkpoint(case, tmp_path / "model.safetensors"))
+    data, config = case.data(), case.config
     x = data["in/x"]
+    pixels = x.shape[-1] * (config["patch_size"] if config.get("patch_proj") is False else 1)
+    tokenizer = load_vqvae(write_checkpoint(case, tmp_path / "model.safetensors"), image_size=pixels)
     arrays = list(x if x.dtype.kind == "i" else x.astype(np.float32))
     ids = np.stack(tokenizer.encode(arrays))
     np.testing.assert_array_equal(ids, data["out/tokens"].reshape(ids.shape))
@@ -54,3 +55,8 @@ def test_the_published_vocabulary_gives_the_recorded_ids(case: Case):
     for entry in case.content:
         assert tokenizer.encode([entry["text"]])[0].tolist() == entry["ids"], entry["text"]
     assert (tokenizer.end_id, tokenizer.sentinel_ids[1]) == (3, 5)
+
+
+@pytest.mark.parametrize("case", [*cases("divae"), *cases("noise_schedules")])
+def test_a_published_diffusion_decoder_gives_the_recorded_pictures(case: Case):
+    pytest.skip("the diffusion decoder and its noise schedules are not there yet (docs/published.md)")
