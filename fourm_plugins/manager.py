@@ -38,6 +38,8 @@ _GROUP = re.compile(r"^fourm\.(modalities|tokenizers|maskers)\.v(\d+)$")
 _KINDS: dict[str, Kind] = {"modalities": "modality", "tokenizers": "tokenizer", "maskers": "masker"}
 _BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
 _ENGINE = "fourm-engine"
+#: Names in published checkpoints that are not what the project's plugin is called.
+_CALLED = {"det": "boxes"}
 
 
 class PluginError(ValueError):
@@ -155,7 +157,8 @@ class PluginManager:
 
 def distribution_hint(name: str) -> str:
     """What the project's own plugins are called; the best guess for a name that nothing recorded."""
-    return f"fourm-{name.partition('@')[0].replace('_', '-')}"
+    base = name.partition("@")[0]
+    return f"fourm-{_CALLED.get(base, base).replace('_', '-')}"
 
 
 def _find() -> list[Plugin]:

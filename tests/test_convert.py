@@ -133,6 +133,17 @@ def test_a_domain_without_a_plugin_is_named_with_its_package_and_a_part_can_be_l
         FourM.from_pretrained(checkpoint, device="cpu", domains=["bees"])
 
 
+def test_the_package_of_a_domain_that_is_called_otherwise_is_named(checkpoint):
+    edits = {}
+    for key, tensor in load_file(checkpoint).items():
+        edits[key.replace(".caption.", ".det.")] = tensor
+    arguments = published.read_arguments(checkpoint)[0]
+    save_file(edits, checkpoint, metadata={k: str(v).replace("'caption'", "'det'") for k, v in arguments.items()})
+    model = FourM.from_pretrained(checkpoint, device="cpu", manager=PluginManager(disabled=["boxes"]))
+    assert "pip install fourm-boxes" in model.missing["det"]
+    assert "boxes" in FourM.from_pretrained(checkpoint, device="cpu").modalities
+
+
 def test_settings_of_a_plugin_that_the_file_does_not_say_can_be_given(checkpoint):
     model = FourM.from_pretrained(checkpoint, device="cpu", settings={"depth": {"normalisation": "per_image"}})
     assert model.modalities["depth"].settings.normalisation == "per_image"
