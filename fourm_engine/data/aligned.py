@@ -182,7 +182,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
     expected = spec.array
     if expected.kind == "text":
         if not isinstance(array, str):
-            raise SampleError(f"expected a text, the plugin gave {type(array).__name__}")
+            raise SampleError(f"expected a text, found {type(array).__name__}")
         if len(array) > expected.max_characters:
             raise SampleError(f"{len(array)} characters, more than max_characters={expected.max_characters}")
         return
@@ -193,7 +193,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
     dtype = np.int64 if expected.kind == "class_map" else np.float32
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, the plugin gave {given}")
+        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, found {given}")
     if expected.kind == "class_map":
         low, high = int(array.min()), int(array.max())
         if low < -1 or high >= expected.classes:

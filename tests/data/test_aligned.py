@@ -163,8 +163,8 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
 @pytest.mark.parametrize(
     ("modality", "array", "reason"),
     [
-        ("a", np.zeros((2, 8, 8)), "expected float32 (2, 8, 8), the plugin gave float64 (2, 8, 8)"),
-        ("a", np.zeros((8, 8, 2), np.float32), "the plugin gave float32 (8, 8, 2)"),
+        ("a", np.zeros((2, 8, 8)), "expected float32 (2, 8, 8), found float64 (2, 8, 8)"),
+        ("a", np.zeros((8, 8, 2), np.float32), "found float32 (8, 8, 2)"),
         ("a", np.full((2, 8, 8), np.inf, np.float32), "128 values are NaN or infinite"),
         ("b", np.full((8, 8), -2), "class ids -2 to -2"),
         ("words", b"x", "expected a text"),
