@@ -92,6 +92,7 @@ class FourM:
 
         Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
         model was trained with."""
+        from fourm_engine.tokenizers.neural import NeuralTokenizer
         from fourm_engine.tokenizers.store import load_tokenizers
 
         folder = exported.locate(path_or_id, revision=revision)
@@ -132,6 +133,9 @@ class FourM:
                 )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         network = exported.load_network(folder, config, device)
+        for tokenizer in tokenizers.values():
+            if isinstance(tokenizer, NeuralTokenizer):
+                tokenizer.to(device)
         vocabulary = config.build_vocabulary()
         return cls(network, modalities, tokenizers, vocabulary, missing=missing, origin=(folder, config))
 

@@ -17,13 +17,15 @@ import numpy as np
 
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_plugins.modality import Modality, SampleError
-from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 
 log = logging.getLogger(__name__)
 #: Warnings of unusable files before they are only counted.
 MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
+#: Relative difference in width / height below which two pictures may be the same one at two resolutions.
+ASPECT_TOLERANCE = 0.03
 
 
 class BadFile(ValueError):
@@ -128,8 +130,10 @@ class AlignedData:
             return self.modalities[modality].read(self._sources[modality].files(name))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
-        """A value as read, through a view, at the modality's own size. Raises BadFile."""
+        """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
+        not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
+            check_aspect(self.modalities[modality], value, view)
             return self.modalities[modality].augment(value, view)
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
@@ -173,6 +177,21 @@ class AlignedData:
         for _, modality in self._bad:
             counts[modality] = counts.get(modality, 0) + 1
         return counts
+
+
+def check_aspect(modality: Modality, value: Any, view: View) -> None:
+    """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
+    follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
+    depth map that nothing turns, is such a pair."""
+    array, own = modality.spec.array, modality.aspect(value)
+    if own is None or modality.spec.alignment is None or not isinstance(array, (FeatureMap, ClassMap)):
+        return
+    drawn_for = array.width / array.height * view.height / view.width
+    if abs(own - drawn_for) > ASPECT_TOLERANCE * drawn_for:
+        raise SampleError(
+            f"width / height is {own:.3f}, but {drawn_for:.3f} in the picture that it belongs to; store them alike "
+            f"(turned by EXIF? cropped?)"
+        )
 
 
 def check_array(spec: ModalitySpec, array: Any) -> None:

@@ -10,6 +10,7 @@ without it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -154,6 +155,12 @@ class TrainingData(Dataset[PackedSample]):
     def __len__(self) -> int:
         """Samples of an epoch; positions go on beyond."""
         return len(self.names)
+
+    @property
+    def views_digest(self) -> str:
+        """Says through which recorded crops the tokens were made; the same for the same crops. '' where none are."""
+        digests = sorted(self._recorded.digests) if self._recorded else []
+        return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""
 
     def __getitem__(self, position: int) -> PackedSample:
         epoch, index = divmod(position, len(self.names))
