@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.modalities import ModalitiesConfig
+from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
 from fourm_plugins.explain import explain
+from fourm_plugins.manager import PluginManager
 
 #: A config is written by hand; anything larger is a mistake or an attack.
 MAX_CONFIG_BYTES = 1 << 20
@@ -50,6 +51,15 @@ class RunConfig(BaseModel):
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    def load_modalities(self, manager: PluginManager) -> Modalities:
+        """The modalities that take part: those selected, or with `select: installed` those installed that have data.
+
+        Raises ValueError for a plugin that cannot be used, and where nothing is left."""
+        modalities = load_modalities(self.modalities, manager)
+        tokens = self.data.tokens / "train" if self.data.tokens is not None else None
+        folders = [folder for folder in (self.data.train, tokens) if folder is not None]
+        return with_data(modalities, folders) if self.modalities.select == "installed" and folders else modalities
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""

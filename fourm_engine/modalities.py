@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,6 +60,27 @@ class Modalities(dict[str, Modality]):
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.build(self.specs)
+
+
+def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
+    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name); each of the
+    others is reported. What `select: installed` means for data that has not all that is installed.
+
+    Raises ValueError where none has any."""
+    folders = list(folders)
+    kept = []
+    for name, modality in modalities.items():
+        if any((folder / part).is_dir() for folder in folders for part in (modality.spec.source, name)):
+            kept.append(modality)
+        else:
+            wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
+            log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
+    if not kept:
+        raise ValueError(
+            f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
+            f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
+        )
+    return Modalities(kept, {modality.name: modalities.plugins[modality.name] for modality in kept})
 
 
 def load_manager(config: ModalitiesConfig) -> PluginManager:

@@ -106,6 +106,7 @@ class FourM:
         from fourm_engine.convert import published
         from fourm_engine.convert.domains import restrict
         from fourm_engine.convert.model import given_tokenizers, load_published
+        from fourm_engine.tokenizers.neural import NeuralTokenizer
         from fourm_engine.tokenizers.store import load_tokenizers
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -157,6 +158,9 @@ class FourM:
                 )
         loaded |= given_tokenizers({s: specs for s, specs in spaces.items() if s not in fitted}, tokenizers or {})
         network = exported.load_network(folder, config, device)
+        for tokenizer in loaded.values():
+            if isinstance(tokenizer, NeuralTokenizer):
+                tokenizer.to(device)
         vocabulary = config.build_vocabulary()
         model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
         model.published = exported.published_arguments(folder)

@@ -8,18 +8,24 @@
 set -euo pipefail
 name="$1" train_scenes="$2" val_scenes="$3" clip_steps="$4"
 here="$(dirname "$0")"
-config="$here/$name.yaml" data="data/$name" run="runs/$name"
-cores="$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')"
-cuda="$(python -c 'import torch; print(int(torch.cuda.is_available()))')"
+config="$here/$name.yaml" data="data/$name"
+# A model keeps its vocabulary: with a plugin uninstalled, another one is trained beside it, on the rest.
+absent="$(fourm plugins list --json | python -c '
+import json, sys
+have = {plugin["name"] for plugin in json.load(sys.stdin) if plugin["state"] == "ok"}
+modalities = ("rgb", "depth", "normal", "semseg", "boxes", "caption", "clip")
+print("".join(f"-without-{name}" for name in modalities if name not in have))')"
+run="runs/$name$absent"
 
 step() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 # Small models on a CPU: one thread a process and a process a core beat many threads in one process.
-if [ "$cuda" = 0 ]; then
-  export OMP_NUM_THREADS=1
-  processes=$((cores < 2 ? 1 : 2))
+cores="$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')"
+if [ "$(python -c 'import torch; print(int(torch.cuda.is_available()))')" = 1 ]; then
+  processes=1
 else
-  processes="$(python -c 'import torch; print(torch.cuda.device_count())')"
+  processes=$((cores < 2 ? 1 : 2))
+  export OMP_NUM_THREADS=1
 fi
 
 step "render the scenes"
@@ -27,7 +33,10 @@ python "$here/render.py" --out "$data" --train "$train_scenes" --val "$val_scene
 
 step "train the small contrastive model, then let it label the pictures"
 OMP_NUM_THREADS="$cores" python "$here/train_clip.py" --data "$data/train" --out "$data/clip_model" --steps "$clip_steps" --seed 0
-fourm label "$config" --from rgb --to clip --model "$data/clip_model"
+case "$absent" in
+  *rgb* | *clip*) echo "rgb or clip is not installed: nothing to label" ;;
+  *) fourm label "$config" --from rgb --to clip --model "$data/clip_model" ;;
+esac
 
 step "fit the tokenizers"
 fourm tokenizer fit "$config" --jobs "$processes"
@@ -36,7 +45,7 @@ step "tokenize everything once"
 torchrun --nproc-per-node="$processes" -m fourm_engine.cli tokenize "$config"
 
 step "train the model"
-torchrun --nproc-per-node="$processes" -m fourm_engine.train "$config"
+torchrun --nproc-per-node="$processes" -m fourm_engine.train "$config" run="$run"
 
 step "evaluate on the held-out scenes"
 OMP_NUM_THREADS="$cores" python "$here/report.py" "$run"

@@ -40,12 +40,12 @@ def fit(
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.config import load_config
-    from fourm_engine.modalities import load_manager, load_modalities
+    from fourm_engine.modalities import load_manager
     from fourm_engine.train.distributed import processes
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
-    modalities = load_modalities(settings.modalities, manager)
+    modalities = settings.load_modalities(manager)
     spaces = modalities.token_spaces
     if unknown := sorted(set(space or ()) - set(spaces)):
         raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(spaces)}")
@@ -129,16 +129,20 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
 
 def tokenize(config: Config, overrides: Overrides = None) -> None:
     """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
-    from fourm_engine.cli.share import rank_and_world
+    from fourm_engine.cli.share import local_device, rank_and_world
     from fourm_engine.config import load_config
     from fourm_engine.data.tokenize import tokenize_split
-    from fourm_engine.modalities import load_manager, load_modalities
+    from fourm_engine.modalities import load_manager
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
     from fourm_engine.tokenizers.store import load_tokenizers
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
-    modalities = load_modalities(settings.modalities, manager)
+    modalities = settings.load_modalities(manager)
     tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    for tokenizer in {id(t): t for t in tokenizers.values()}.values():
+        if isinstance(tokenizer, NeuralTokenizer):
+            tokenizer.to(local_device())
     data = settings.data
     if data.train is None or data.tokens is None:
         raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")

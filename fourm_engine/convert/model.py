@@ -51,6 +51,7 @@ def load_published(
     A domain whose plugin is not installed is listed in `missing`, as an exported model's is.
     Raises ValueError: a damaged file, an unknown domain, a plugin that does not fit."""
     from fourm_engine.model import FourM
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
 
     manager = manager or PluginManager()
     checkpoint = published.open_checkpoint(path)
@@ -81,10 +82,14 @@ def load_published(
     network = published.build_network(checkpoint, kept, names).to(device)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
     modalities = Modalities([modality for modality, _ in found.values()], plugins)
+    loaded = given_tokenizers(modalities.token_spaces, tokenizers or {})
+    for tokenizer in loaded.values():
+        if isinstance(tokenizer, NeuralTokenizer):
+            tokenizer.to(device)
     model = FourM(
         network,
         modalities,
-        given_tokenizers(modalities.token_spaces, tokenizers or {}),
+        loaded,
         published.vocabulary_of(kept, names),
         missing=missing,
     )

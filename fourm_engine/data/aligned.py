@@ -17,13 +17,15 @@ import numpy as np
 
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_plugins.modality import Modality, SampleError
-from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 
 log = logging.getLogger(__name__)
 #: Warnings of unusable files before they are only counted.
 MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
+#: Relative difference in width / height below which two pictures may be the same one at two resolutions.
+ASPECT_TOLERANCE = 0.03
 
 
 class BadFile(ValueError):
@@ -128,8 +130,10 @@ class AlignedData:
             return self.modalities[modality].read(self._sources[modality].files(name))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
-        """A value as read, through a view, at the modality's own size. Raises BadFile."""
+        """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
+        not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
+            check_aspect(self.modalities[modality], value, view)
             return self.modalities[modality].augment(value, view)
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
@@ -175,6 +179,21 @@ class AlignedData:
         return counts
 
 
+def check_aspect(modality: Modality, value: Any, view: View) -> None:
+    """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
+    follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
+    depth map that nothing turns, is such a pair."""
+    array, own = modality.spec.array, modality.aspect(value)
+    if own is None or modality.spec.alignment is None or not isinstance(array, (FeatureMap, ClassMap)):
+        return
+    drawn_for = array.width / array.height * view.height / view.width
+    if abs(own - drawn_for) > ASPECT_TOLERANCE * drawn_for:
+        raise SampleError(
+            f"width / height is {own:.3f}, but {drawn_for:.3f} in the picture that it belongs to; store them alike "
+            f"(turned by EXIF? cropped?)"
+        )
+
+
 def check_array(spec: ModalitySpec, array: Any) -> None:
     """Raise SampleError where an array is not what its spec says: kind, shape, dtype, finite, class ids in range.
 
@@ -182,7 +201,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
     expected = spec.array
     if expected.kind == "text":
         if not isinstance(array, str):
-            raise SampleError(f"expected a text, the plugin gave {type(array).__name__}")
+            raise SampleError(f"expected a text, found {type(array).__name__}")
         if len(array) > expected.max_characters:
             raise SampleError(f"{len(array)} characters, more than max_characters={expected.max_characters}")
         return
@@ -193,7 +212,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
     dtype = np.int64 if expected.kind == "class_map" else np.float32
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, the plugin gave {given}")
+        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, found {given}")
     if expected.kind == "class_map":
         low, high = int(array.min()), int(array.max())
         if low < -1 or high >= expected.classes:

@@ -117,6 +117,7 @@ class FourMTask(Task):
             "loss.average_over": self.average_over,
             "data.samples": len(self.data),
             "data.names": hashlib.sha256("\n".join(self.data.names).encode()).hexdigest()[:16],
+            "data.views": self.data.views_digest,
         }
 
     def versions(self) -> dict[str, str]:

@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fourm_plugins.spec import ClassMap, FeatureMap, FeatureVector, ModalitySpec
+from fourm_engine.data.aligned import check_array
+from fourm_plugins.modality import SampleError
+from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 WEIGHTS = "weights.safetensors"
@@ -99,9 +101,11 @@ class NeuralTokenizer(Tokenizer):
 
         Raises ValueError naming the modality where shape, type or values are not what the spec says."""
         for array in arrays:
-            check_array(np.asarray(array), self.spec)
-        dtype = np.int64 if isinstance(self.spec.array, ClassMap) else np.float32
-        return torch.from_numpy(np.stack([np.asarray(array, dtype) for array in arrays]))
+            try:
+                check_array(self.spec, array)
+            except SampleError as error:
+                raise ValueError(f"{self.spec.name}: {error}") from None
+        return torch.from_numpy(np.stack(arrays))
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         ids: list[np.ndarray] = []
@@ -184,38 +188,3 @@ class NeuralTokenizer(Tokenizer):
             self.adopt(load_file(folder / WEIGHTS))
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{folder / WEIGHTS}: {error}") from None
-
-
-def array_shape(spec: ModalitySpec) -> tuple[int, ...]:
-    """Shape of one array of a spec that is no text."""
-    array = spec.array
-    if isinstance(array, FeatureMap):
-        return array.channels, array.height, array.width
-    if isinstance(array, ClassMap):
-        return array.height, array.width
-    assert isinstance(array, FeatureVector)
-    return (array.size,)
-
-
-def check_array(array: np.ndarray, spec: ModalitySpec) -> None:
-    """Raise ValueError unless `array` is what `spec.array` says. NaN may stand only in feature maps with gaps, and
-    not everywhere."""
-    shape = array_shape(spec)
-    if array.shape != shape:
-        raise ValueError(f"{spec.name}: array of shape {array.shape}, expected {shape}")
-    if isinstance(spec.array, ClassMap):
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"{spec.name}: class ids of type {array.dtype}, expected integers")
-        if array.min() < -1 or array.max() >= spec.array.classes:
-            raise ValueError(
-                f"{spec.name}: class ids {array.min()}…{array.max()} in an array of shape {shape}, expected -1 (no "
-                f"class) or ids in [0, {spec.array.classes})"
-            )
-        return
-    if array.dtype.kind != "f":
-        raise ValueError(f"{spec.name}: array of type {array.dtype}, expected floating point")
-    gaps = isinstance(spec.array, FeatureMap) and spec.array.gaps
-    if np.isinf(array).any() or (not gaps and np.isnan(array).any()):
-        raise ValueError(f"{spec.name}: NaN or infinite values in an array of shape {shape}")
-    if np.isnan(array).all():
-        raise ValueError(f"{spec.name}: an array of shape {shape} is NaN throughout; nothing is known of this sample")

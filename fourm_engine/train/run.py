@@ -6,7 +6,7 @@ from functools import partial
 
 from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
-from fourm_engine.modalities import load_manager, load_modalities
+from fourm_engine.modalities import load_manager
 from fourm_engine.tasks.fourm import FourMTask
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.loop import Trainer
@@ -17,7 +17,7 @@ def train(config: RunConfig) -> dict[str, float]:
 
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data."""
     manager = load_manager(config.modalities)
-    modalities = load_modalities(config.modalities, manager)
+    modalities = config.load_modalities(manager)
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager)
     vocabulary = modalities.vocabulary()
 

@@ -120,7 +120,7 @@ def test_an_unusable_file_is_reported_with_file_and_reason(tmp_path, case, caplo
     path.write_bytes(content)
     data = AlignedData(tmp_path, MODALITIES)
     with pytest.raises(BadFile) as error:
-        data.array("0001", modality, View())
+        data.array("0001", modality, View.centre(source_aspect=16 / 12))
     assert error.value.where == str(path)
     assert reason in error.value.reason
     for _ in range(2):
@@ -163,8 +163,8 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
 @pytest.mark.parametrize(
     ("modality", "array", "reason"),
     [
-        ("a", np.zeros((2, 8, 8)), "expected float32 (2, 8, 8), the plugin gave float64 (2, 8, 8)"),
-        ("a", np.zeros((8, 8, 2), np.float32), "the plugin gave float32 (8, 8, 2)"),
+        ("a", np.zeros((2, 8, 8)), "expected float32 (2, 8, 8), found float64 (2, 8, 8)"),
+        ("a", np.zeros((8, 8, 2), np.float32), "found float32 (8, 8, 2)"),
         ("a", np.full((2, 8, 8), np.inf, np.float32), "128 values are NaN or infinite"),
         ("b", np.full((8, 8), -2), "class ids -2 to -2"),
         ("words", b"x", "expected a text"),
@@ -212,3 +212,11 @@ def test_two_shapes_in_one_group_are_an_error():
 
     with pytest.raises(ValueError, match="a and b share the crops of group 'image'"):
         ViewDrawer({**MODALITIES, "b": Wide("b")})
+
+
+def test_a_picture_of_another_shape_than_the_one_the_crop_was_drawn_for_is_refused(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(1))
+    data = AlignedData(tmp_path, MODALITIES)
+    upright = View.centre(source_aspect=12 / 16)  # of the same photograph, turned
+    with pytest.raises(BadFile, match=r"width / height is 1.333, but 0.750 in the picture that it belongs to"):
+        data.array("0000", "a", upright)

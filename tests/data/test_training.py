@@ -17,7 +17,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
 from fourm_engine.data.order import epoch_order, sample_rng
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.training import TrainingData, _Cache
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
 from fourm_engine.train.task import Share
@@ -295,3 +295,13 @@ def test_two_ranks_read_what_one_process_reads(config):
     assert whole.target_counts == {
         name: sum(half.target_counts[name] for half in halves) for name in whole.target_counts
     }
+
+
+def test_cached_arrays_are_what_was_put_in_and_stay_within_their_budget():
+    cache, rng = _Cache(1000), np.random.default_rng(0)
+    arrays = {(i,): rng.integers(0, 255, (5, 4 + i % 2)).astype(np.uint8) for i in range(100)}
+    for key, array in arrays.items():
+        cache.put(key, array)
+    kept = {key: cache.get(key) for key in arrays if cache.get(key) is not None}
+    assert all((found == arrays[key]).all() for key, found in kept.items())
+    assert 900 <= sum(found.nbytes for found in kept.values()) <= 1000
