@@ -28,6 +28,7 @@ def thermal(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-thermal\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[{}]\n{} = {}\n".format(*entry_points.groups()))
     monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("acme_thermal", None)  # of another test's fake distribution
     yield PluginManager().modality("thermal", image_size=32, patch_size=8, codebook_size=16)
     sys.modules.pop("acme_thermal", None)
 
