@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from fourm_engine.train.metrics import Metrics, duration
 
 
@@ -25,7 +27,7 @@ def test_losses_of_a_line_are_means_over_all_items_since_the_last(tmp_path, caps
     (row,) = rows(tmp_path)
     assert row["losses"] == {"a": 2.0, "b": 1.0}
     assert row["loss"] == 2.0
-    assert row["tokens_per_s"] / row["samples_per_s"] == 10
+    assert row["tokens_per_s"] / row["samples_per_s"] == pytest.approx(10)
     printed = capsys.readouterr().out
     assert "step   2/100  loss 2  a 2  b 1" in printed
     assert printed.rstrip().endswith("left")
