@@ -1,7 +1,7 @@
 """Processes and devices: joining those that torchrun started, small reductions on the host, gradients over processes.
 
-On CPUs (and for small models) all gradients lie in one buffer that is reduced at once: a step of a 2M-parameter model
-on two processes then costs 8% more than without, against 17% for DDP and 78% for FSDP2. On GPUs FSDP2 overlaps its
+On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, which costs a small model on two
+processes a fraction of what DDP or FSDP2 do (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
 collectives with the backward pass.
 """
 
