@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -115,6 +115,22 @@ def read_config(folder: Path) -> ExportedConfig:
     return config
 
 
+def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
+    """Raise ValueError, beginning with `what`, naming the first tensors that are missing, unknown or misshapen."""
+    wrong = [
+        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
+        *(f"{name} is unknown" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"{name} has shape {found[name]}, expected {expected[name]}"
+            for name in sorted(expected.keys() & found.keys())
+            if found[name] != expected[name]
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{what}: {'; '.join(wrong[:5])}{more}")
+
+
 def load_network(folder: Path, config: ExportedConfig, device: torch.device | str) -> Transformer:
     """The network with the file's weights. Raises ValueError naming tensors that are missing, unknown or misshapen."""
     path = folder / WEIGHTS
@@ -126,18 +142,7 @@ def load_network(folder: Path, config: ExportedConfig, device: torch.device | st
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            wrong = [
-                *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
-                *(f"{name} is unknown" for name in sorted(found.keys() - expected.keys())),
-                *(
-                    f"{name} has shape {found[name]}, not {expected[name]}"
-                    for name in sorted(expected.keys() & found.keys())
-                    if found[name] != expected[name]
-                ),
-            ]
-            if wrong:
-                more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-                raise ValueError(f"{path} does not fit {CONFIG}: {'; '.join(wrong[:5])}{more}")
+            check_shapes(found, expected, f"{path} does not fit {CONFIG}")
             network.to_empty(device="cpu")
             with torch.random.fork_rng(devices=[]):
                 network.initialise()  # for the tables of positions, which the file does not hold

@@ -29,6 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fourm_engine.exported import check_shapes
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
@@ -245,18 +246,7 @@ def _check(checkpoint: Checkpoint) -> None:
         for key, tensor in _published_tensors(network, vocabulary, checkpoint.domains, names).items()
     }
     found = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
-    wrong = [
-        *(f"{key} is missing" for key in sorted(expected.keys() - found.keys())),
-        *(f"{key} is unknown" for key in sorted(found.keys() - expected.keys())),
-        *(
-            f"{key} has shape {found[key]}, expected {expected[key]}"
-            for key in sorted(expected.keys() & found.keys())
-            if found[key] != expected[key]
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{checkpoint.path} does not fit its arguments: {'; '.join(wrong[:5])}{more}")
+    check_shapes(found, expected, f"{checkpoint.path} does not fit its arguments")
     for name in _bare_norms(network):
         if checkpoint.tensor(f"{name}.bias").any():
             raise ValueError(f"{checkpoint.path}: {name}.bias is not zero, but norm_bias=False")
