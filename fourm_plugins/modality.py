@@ -97,6 +97,10 @@ class Modality(ABC, Generic[Value]):
     def render(self, value: Value) -> Any:
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
 
+    def remark(self, value: Value) -> str:
+        """What a person should know of a value that `denormalise` made, such as what of it was lost; '' for nothing."""
+        return ""
+
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The modality's own measures, the most telling first."""

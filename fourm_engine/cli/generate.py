@@ -55,6 +55,8 @@ def generate(
             picture = generated.render()
             if isinstance(picture, str):
                 print(f"{name}: {picture}")
+            if remark := generated.remark():
+                print(f"{name}: {remark}")
 
 
 def _split(text: str) -> tuple[str, str]:
