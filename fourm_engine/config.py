@@ -127,7 +127,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is no section")
+    section[leaf] = read_value(value, f"override {override!r}")
+
+
+def read_value(text: str, origin: str) -> Any:
+    """A value of the command line, in YAML. Raises ConfigError."""
     try:
-        section[leaf] = yaml.load(value, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None

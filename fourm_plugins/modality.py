@@ -50,7 +50,8 @@ class Labeller(ABC):
 
     @abstractmethod
     def label(self, values: Sequence[Any]) -> list[Any]:
-        """One value of the labelled modality for each value of the source modality."""
+        """One value of the labelled modality for each value of the source modality, or in its place the `SampleError`
+        that says why there is none."""
 
 
 class Modality(ABC, Generic[Value]):
@@ -110,8 +111,14 @@ class Modality(ABC, Generic[Value]):
         model must beat them. Empty where no constant makes sense."""
         return {}
 
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        """Plugins whose modalities `labeller` can make this one from, the best first, with a pretrained `model` or
+        without one. Empty where there is no labeller."""
+        return ()
+
     def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
-        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model."""
+        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model, None
+        for plain geometry. Raises ValueError, one line, for what it cannot use."""
         raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")
 
     @abstractmethod

@@ -10,15 +10,18 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import Field
 
 from fourm_boxes.box import Box, Boxed, Order, ordered, parse_boxes, write_boxes
+from fourm_boxes.labeller import DetectionLabeller, DetectionOptions, RegionLabeller, RegionOptions
 from fourm_boxes.measures import average_precision, dropped, mean_average_precision
-from fourm_plugins import Metric, Modality, ModalitySpec, SampleError, Settings, Text, View, images
+from fourm_plugins import Labeller, Metric, Modality, ModalitySpec, SampleError, Settings, Text, View, images
 from fourm_plugins import Sequence as SequenceLayout
+from fourm_plugins.labelling import label_options
 from fourm_plugins.text import TextSettings
 
 __all__ = ["Box", "Boxed", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
@@ -156,6 +159,23 @@ class Boxes(Modality[list[Box]]):
             Metric("AP50", mean_average_precision, True),
             Metric("dropped", dropped, False, "a sample"),
         )
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",) if model else ("semseg",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
+        """With the Hub name or folder of an object detection model, boxes of pictures (`DetectionOptions`); without,
+        boxes about the regions of class maps (`RegionOptions`)."""
+        if model is not None:
+            given = label_options(DetectionOptions, options, target=self.name)
+            return DetectionLabeller(model, given, labels=self.settings.labels)
+        classes = tuple(getattr(source.settings, "classes", ()))
+        if not classes:
+            raise ValueError(
+                f"{self.name} needs a model, a folder or a Hub id such as facebook/detr-resnet-50; or class maps whose "
+                f"classes have names, which {source.name} has not (classes: [...])"
+            )
+        return RegionLabeller(label_options(RegionOptions, options, target=self.name), classes=classes)
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         labels = self.settings.labels or ("disc", "square", "triangle")

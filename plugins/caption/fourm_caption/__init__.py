@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from fourm_caption.labeller import CaptionLabeller, CaptionOptions
 from fourm_plugins import Metric, Modality, ModalitySpec, SampleError, Settings, Text, View, images
 from fourm_plugins import Sequence as SequenceLayout
+from fourm_plugins.labelling import label_options
 from fourm_plugins.text import TextSettings
 
 Value = tuple[str, ...] | str
@@ -89,6 +92,18 @@ class Caption(Modality[Value]):
 
     def metrics(self) -> tuple[Metric, ...]:
         return Metric("word F1", word_f1, True), Metric("length ratio", length_ratio, True)
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> CaptionLabeller:
+        """Captions of pictures; `model` is a captioning model's Hub name or folder. Options: `CaptionOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a captioning model: name one, a folder or a Hub id such as "
+                f"Salesforce/blip-image-captioning-base"
+            )
+        return CaptionLabeller(model, label_options(CaptionOptions, options, target=self.name))
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         samples = []

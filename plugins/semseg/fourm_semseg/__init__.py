@@ -7,12 +7,15 @@ a pixel has no class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
 from fourm_plugins import ClassMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins.labelling import label_options
+from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
 
 _EXTENSIONS = ("png",)
 
@@ -122,6 +125,24 @@ class SemSeg(Modality[np.ndarray]):
         value = int(counts.sum((1, 2)).argmax())
         image = np.where(counts.any(0), counts.argmax(0), value)
         return {"one value": np.full(image.shape, value, np.int64), "one image": image.astype(np.int64)}
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> SemSegLabeller:
+        """Class maps of pictures; `model` is a segmentation model's Hub name or folder. Options: `SemSegOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a segmentation model: name one, a folder or a Hub id such as "
+                f"nvidia/segformer-b0-finetuned-ade-512-512"
+            )
+        return SemSegLabeller(
+            model,
+            label_options(SemSegOptions, options, target=self.name),
+            classes=self.settings.classes,
+            number=self.settings.num_classes,
+            ignored=self.settings.ignore is not None,
+        )
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         samples = []
