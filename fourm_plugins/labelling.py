@@ -39,13 +39,22 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
         raise ValueError(f"options of {target}: {'; '.join(explain(error, cls))}") from None
 
 
-def load_network(model: str, kinds: Sequence[str], *, what: str, install: str, device: str | None = None) -> Any:
+def load_network(
+    model: str,
+    kinds: Sequence[str],
+    *,
+    what: str,
+    install: str,
+    device: str | None = None,
+    spare: tuple[str, ...] = (),
+) -> Any:
     """The network of `model` for the first of `kinds` (auto classes of `transformers`) that it fits: float32, in
     evaluation mode, on its device, with all its weights.
 
     Args:
         what: what is needed, such as "a depth model", for messages.
         install: the distribution with its extra that provides torch and transformers.
+        spare: beginnings of names of weights that are not used, and may be missing.
 
     Raises ValueError, one line: what is not installed, or why the model cannot be used."""
     try:
@@ -65,7 +74,7 @@ def load_network(model: str, kinds: Sequence[str], *, what: str, install: str, d
                 raise ValueError(f"{model}: cannot be used as {what}: {_first_line(error)}") from error
     assert network is not None
     assert info is not None
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(spare)):
         # The library would go on with random numbers in their place.
         raise ValueError(f"{model}: not trained as {what}: lacks the weights {missing[0]} ({len(missing)} missing)")
     chosen = device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
@@ -80,8 +89,17 @@ class PictureNetwork:
 
     Arguments as of `load_network`; `options` say batch size and device."""
 
-    def __init__(self, model: str, kinds: Sequence[str], *, what: str, install: str, options: NetworkOptions) -> None:
-        self.network = load_network(model, kinds, what=what, install=install, device=options.device)
+    def __init__(
+        self,
+        model: str,
+        kinds: Sequence[str],
+        *,
+        what: str,
+        install: str,
+        options: NetworkOptions,
+        spare: tuple[str, ...] = (),
+    ) -> None:
+        self.network = load_network(model, kinds, what=what, install=install, device=options.device, spare=spare)
         self.config = self.network.config
         self.model, self._batch_size = model, options.batch_size
         from transformers import AutoImageProcessor

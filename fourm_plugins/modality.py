@@ -31,12 +31,14 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(predictions, truths) -> float` over two equally long lists of values."""
+    """`compute(predictions, truths) -> float` over two equally long lists of values, of which there must be at least
+    `min_samples` for the number to mean anything."""
 
     name: str
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
     higher_is_better: bool
     unit: str = ""
+    min_samples: int = 1
 
 
 class Settings(BaseModel):
@@ -105,6 +107,11 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The modality's own measures, the most telling first."""
+
+    def network_metrics(self, model: str) -> tuple[Metric, ...]:
+        """Measures in the features of a pretrained network, given by name or folder, such as a distance between sets of
+        pictures. Raises ValueError, one line, for what it cannot use."""
+        return ()
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
         """The best predictors that look at nothing, {what it is: value}, such as one value everywhere and one image. A

@@ -54,8 +54,9 @@ def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Ma
             raise ValueError(f"{target} has no labeller: it cannot be made from other modalities")
         there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]
         if not there:
+            needed = " or ".join(wanted)
             raise ValueError(
-                f"{target} is made from {' or '.join(wanted)}, not from {source}; name that with --from or add it to --to"
+                f"{target} is made from {needed}, not from {source}; name that with --from, or add it to --to"
             )
         made_from[target] = there[0]
     steps: list[Step] = []

@@ -56,9 +56,10 @@ def test_metric_depth_is_the_models_own_in_metres(stored, pictures):
     assert [x.shape for x in labels] == [(40, 60), (50, 30), (40, 60)]
     processor, found = outputs(folder, "AutoModelForDepthEstimation", pictures[2])
     expected = processor.post_process_depth_estimation(found, target_sizes=[(40, 60)])[0]["predicted_depth"]
-    assert labels[2] == pytest.approx(expected.numpy(), rel=1e-4)
-    assert labels[2].std() > 0
-    assert depth.read(depth.write(labels[2])) == pytest.approx(labels[2], abs=1e-3)
+    expected = np.where(expected > 0, expected, np.nan)  # what is not in front of the camera was not measured
+    assert labels[2] == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert np.nanstd(labels[2]) > 0
+    assert depth.read(depth.write(labels[2])) == pytest.approx(labels[2], abs=1e-3, nan_ok=True)
 
 
 def test_relative_depth_says_so_and_is_no_metres(stored, pictures):
@@ -110,7 +111,7 @@ def test_class_maps_without_names_need_as_many_classes(stored, pictures):
     with pytest.raises(ValueError, match=r"'sky-other' is none of the classes; map it"):
         modality("semseg", classes=["wall", "floor"], ignore=None).labeller(RGB, folder)
     with pytest.raises(ValueError, match="has no class 'ceiling'"):
-        modality("semseg", classes=["wall"]).labeller(RGB, folder, mapping={"ceiling": "wall"})
+        modality("semseg", classes=["wall", "lamp"]).labeller(RGB, folder, mapping={"ceiling": "wall"})
 
 
 @pytest.mark.parametrize("kind", ["yolos", "detr"])
@@ -136,7 +137,7 @@ def test_detected_classes_that_may_not_occur_are_left_out_or_renamed(stored, pic
     kept = boxes.labeller(RGB, folder, min_score=0.0, mapping={"cat": "pet", "dog": None}).label(pictures)
     assert [[b.score for b in x] for x in kept] == [[b.score for b in x if b.label == "cat"] for x in every]
     assert {b.label for x in kept for b in x} <= {"pet"}
-    with pytest.raises(ValueError, match="no class of .* is one of the 1 labels"):
+    with pytest.raises(ValueError, match=r"no class of .* is one of the 1 labels"):
         modality("boxes", labels=["car"]).labeller(RGB, folder)
 
 
@@ -258,7 +259,7 @@ def test_values_that_are_no_pictures_and_options_that_are_none_are_one_line(stor
         modality("depth").labeller(RGB, folder).label([np.zeros((4, 4), np.float32)])
     with pytest.raises(ValueError, match=r"options of depth: outptu: unknown key; did you mean output\?"):
         modality("depth").labeller(RGB, folder, outptu="metric")
-    with pytest.raises(ValueError, match="device 'cuda:77' cannot be used|device 'nowhere' cannot be used"):
+    with pytest.raises(ValueError, match="device 'nowhere' cannot be used"):
         modality("depth").labeller(RGB, folder, device="nowhere")
 
 

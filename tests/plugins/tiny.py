@@ -93,7 +93,7 @@ def _mask2former() -> tuple:
         id2label=CLASSES,
         label2id={name: i for i, name in CLASSES.items()},
     )
-    processor = t.Mask2FormerImageProcessor(size={"height": 32, "width": 32})
+    processor = t.Mask2FormerImageProcessor(size={"height": 64, "width": 64})
     return t.Mask2FormerForUniversalSegmentation(config), processor, None
 
 

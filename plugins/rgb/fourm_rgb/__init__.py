@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, TokenizerRecipe, View, images
+from fourm_rgb.measures import frechet_distance, mean_absolute_error, psnr, ssim
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
@@ -60,7 +61,14 @@ class _Picture(Modality[np.ndarray]):
         return Image.fromarray(np.ascontiguousarray(value))
 
     def metrics(self) -> tuple[Metric, ...]:
-        return Metric("PSNR", psnr, True, "dB"), Metric("mean absolute error", mean_absolute_error, False, "of 255")
+        return (
+            Metric("PSNR", psnr, True, "dB"),
+            Metric("SSIM", ssim, True),
+            Metric("mean absolute error", mean_absolute_error, False, "of 255"),
+        )
+
+    def network_metrics(self, model: str) -> tuple[Metric, ...]:
+        return (frechet_distance(model),)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The mean colour everywhere, and the mean picture: of least squared error, so of highest PSNR."""
@@ -122,14 +130,3 @@ class RGBPixels(_Picture):
             licence="Apache-2.0",
             description="RGB picture, as patches of pixels",
         )
-
-
-def psnr(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
-    """Peak signal-to-noise ratio in dB of the mean squared error over every pixel of every picture; at most 100."""
-    errors = [np.mean((p.astype(np.float64) - t) ** 2) for p, t in zip(predictions, truths, strict=True)]
-    return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(errors), 1e-12))))
-
-
-def mean_absolute_error(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
-    """Mean difference in levels of [0, 255]."""
-    return float(np.mean([np.mean(abs(p.astype(np.float64) - t)) for p, t in zip(predictions, truths, strict=True)]))
