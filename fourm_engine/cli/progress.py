@@ -11,16 +11,17 @@ class Progress:
     """Called with (done, in all) of what is left to do in this process; prints a line every ten seconds, in the first
     process alone."""
 
-    def __init__(self, what: str, rank: int = 0, *, every: float = EVERY) -> None:
-        self.what, self.rank, self.every = what, rank, every
+    def __init__(self, what: str, rank: int = 0) -> None:
+        self.what, self.rank = what, rank
         self._began = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._last < self.every or self.rank or not done:
+        if now - self._last < EVERY or self.rank or not done:
             return
         self._last = now
         from fourm_engine.train.metrics import duration
 
         rate = done / (now - self._began)
-        print(f"{self.what}: {done}/{total}, {rate:.3g} samples/s, {duration((total - done) / rate)} left", flush=True)
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
+        print(f"{self.what}: {done}/{total}, {speed} samples/s, {duration((total - done) / rate)} left", flush=True)

@@ -4,11 +4,13 @@ stored and loaded as published ones are, without a network."""
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fourm_boxes import Box
 from fourm_normal.labeller import normals_of_depth
+from fourm_normal.measures import angles
 
 from fourm_plugins import SampleError
 from tests.plugins import tiny
@@ -187,6 +189,22 @@ def test_the_normals_of_a_plane_are_the_planes(normal):
     known = np.isfinite(found).all(-1)
     assert known.sum() > 100
     assert found[known] @ normal == pytest.approx(1, abs=1e-4)
+
+
+def test_normals_of_rendered_scenes_are_nearly_the_true_ones(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples/scenes"))
+    import raycast
+    import world
+
+    found = []
+    for seed in range(3):
+        scene = world.sample_world(np.random.default_rng(seed))
+        picture = raycast.cast(scene, 64)
+        fov = np.degrees(scene.camera.fov)
+        labels = modality("normal").labeller(modality("depth"), None, fov=fov).label([picture.depth])
+        found.append(angles(labels, [picture.normal]))
+    assert np.median(np.concatenate(found)) < 0.01  # degrees
+    assert np.mean(np.concatenate(found)) < 3  # creases and outlines
 
 
 def test_normals_do_not_bend_at_edges_and_gaps_have_none():
