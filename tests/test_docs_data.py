@@ -43,7 +43,7 @@ def test_the_extras_that_the_page_installs_exist():
 
 def test_the_labelling_command_can_be_carried_out_in_the_order_that_the_table_says():
     words = COMMANDS.split("fourm label ")[1].split()
-    given = {flag: [words[i + 1] for i, word in enumerate(words) if word == flag] for flag in set(words)}
+    given = {flag: [words[i + 1] for i, word in enumerate(words) if word == flag] for flag in words if flag[:2] == "--"}
     targets = given["--to"][0].split(",")
     models, options = _models(given["--model"], targets), _options(given["--option"], targets)
     modalities = load_modalities(ModalitiesConfig(), load_manager(ModalitiesConfig()))
@@ -56,7 +56,7 @@ def test_the_labelling_command_can_be_carried_out_in_the_order_that_the_table_sa
 
 
 def test_the_table_names_every_option_of_every_labeller_and_no_other():
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|(.*?)\|$", PAGE, re.MULTILINE)
     assert {(name, by) for name, _, by, _ in rows} == set(OPTIONS)
     for name, _, by, options in rows:
         fields = set(OPTIONS[name, by].model_fields) - set(NetworkOptions.model_fields)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fourm_engine.data.atomic import whole
 from fourm_engine.data.views import SampleViews
@@ -55,8 +55,11 @@ def _open(path: Path) -> Any:
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
+    # permissions keep everybody else from reading the shard.
+    content = save(tensors, {"format": _FORMAT, **metadata})
     with whole(path) as temporary:
-        save_file(tensors, temporary, {"format": _FORMAT, **metadata})
+        temporary.write_bytes(content)
 
 
 class TokenShardWriter:

@@ -70,7 +70,7 @@ def test_photographs_become_an_aligned_data_set_in_one_command(photographs, mode
     for target, folder in models.items():
         command += ["--model", f"{target}={folder}"]
     command += ["--option", "semseg.mapping={sky-other: sky}", "--option", "boxes.exclude=[sky]"]
-    command += ["--option", "normal.fov=70", "--option", "boxes.min_area=0.0"]
+    command += ["--option", "caption.max_new_tokens=6", "--option", "normal.fov=70", "--option", "boxes.min_area=0.0"]
     # Two processes, one after the other: each makes all targets of its share.
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
@@ -130,17 +130,19 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
 def test_a_kill_while_a_shard_is_written_leaves_no_broken_one_and_no_rest(root, monkeypatch, moment, number):
     count = 0
 
-    def save_and_die(tensors, path, metadata):
+    rename = os.replace
+
+    def rename_or_die(temporary, path):
         nonlocal count
-        save_file(tensors, path, metadata)
         if count == number:
             if moment == "written in part":
-                Path(path).write_bytes(Path(path).read_bytes()[:100])
+                Path(temporary).write_bytes(Path(temporary).read_bytes()[:100])
             os.kill(os.getpid(), signal.SIGKILL)
         count += 1
+        rename(temporary, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fourm_engine.data.tokens.save_file", save_and_die)
+        patch.setattr(os, "replace", rename_or_die)
         assert not in_a_process(lambda: run(root))
     files = [p for p in (root / "tokens").rglob("*") if p.is_file()]
     assert len([p for p in files if not p.name.startswith(".")]) == number
@@ -148,6 +150,13 @@ def test_a_kill_while_a_shard_is_written_leaves_no_broken_one_and_no_rest(root, 
     report = run(root)
     assert report.written + report.finished == 9
     assert all(p.name.startswith("shard-") for p in (root / "tokens").rglob("*") if p.is_file())
+
+
+def test_shards_may_be_read_by_whoever_may_read_new_files(root):
+    run(root)
+    (root / "new").touch()
+    modes = {p.stat().st_mode for p in (root / "tokens").rglob("shard-*.safetensors")}
+    assert modes == {(root / "new").stat().st_mode}
 
 
 def test_what_another_process_is_writing_is_left_alone(root):
