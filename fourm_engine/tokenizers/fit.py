@@ -26,7 +26,7 @@ from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantise import usage
+from fourm_engine.tokenizers.quantisers.base import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
