@@ -28,10 +28,9 @@ TAIL_CHANNELS = 32
 
 
 class CodecSettings(Settings):
-    """Size of an encoder or decoder: width, blocks and heads, or `size` S, B or L for all three. `post_mlp`: a last tanh
-    MLP, added to the residual stream."""
+    """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
 
-    #: Stands for the three numbers below, and is stored as these.
+    #: A size of the paper in place of width, blocks and heads; stored as these.
     size: Literal["S", "B", "L"] | None = Field(default=None, exclude=True)
     width: int = Field(default=128, ge=4, le=8192)
     blocks: int = Field(default=2, ge=0, le=256)
@@ -70,9 +69,10 @@ class CodecSettings(Settings):
 
 
 class DecoderSettings(CodecSettings):
-    """A decoder's. `conv_tail`: residual blocks of 3x3 convolutions over the finished map, which let the pixels on either
-    side of a seam between patches see one another; 0: none."""
+    """Size of a decoder."""
 
+    #: Residual blocks of 3x3 convolutions over the finished map, in which the pixels on either side of a seam between
+    #: patches see one another; 0: none.
     conv_tail: int = Field(default=0, ge=0, le=16)
 
     @model_serializer(mode="wrap")

@@ -56,13 +56,17 @@ class VQVAE(TokenizerNetwork):
             channels_in, channels_out = settings.class_dim, spec.array.classes
         else:
             channels_in = channels_out = spec.array.channels
-        self.loss_names = tuple(loss_weights(settings.loss, spec))
         self.encoder = ViTEncoder(channels_in, patch, grid, settings.encoder)
         self.quantiser = make_quantiser(settings, spec.token_space.size)
         # The published 1x1 convolutions, as products: weights (out, in).
         self.quant_proj = nn.Linear(settings.encoder.width, self.quantiser.dim)
+        self.make_decoder(spec, settings, channels_out)
+
+    def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
+        """What turns quantised latents into maps of `channels`; other decoders replace it."""
+        self.loss_names = tuple(loss_weights(settings.loss, spec))
         self.post_quant_proj = nn.Linear(self.quantiser.dim, settings.decoder.width)
-        self.decoder = ViTDecoder(channels_out, patch, grid, settings.decoder)
+        self.decoder = ViTDecoder(channels, spec.patch, self.grid, settings.decoder)
 
     def latents(self, x: Tensor) -> Tensor:
         """Maps -> latents before quantisation (B, N, d)."""

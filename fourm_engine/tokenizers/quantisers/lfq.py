@@ -31,7 +31,7 @@ class LookupFreeQuantiser(Quantiser):
         super().__init__(1 << bits, bits, decay=decay)
         self.temperature = temperature
         groups = -(-bits // GROUP_BITS)
-        self.groups = [part.tolist() for part in torch.arange(bits).chunk(groups)]
+        self.groups = [list(range(bits * i // groups, bits * (i + 1) // groups)) for i in range(groups)]
 
     def nearest(self, z: Tensor) -> Tensor:
         places = torch.arange(self.dim, device=z.device)

@@ -76,9 +76,7 @@ class CodebookSettings(Settings):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is not a setting of quantiser {self.quantiser!r}; leave it out")
         if (self.levels is not None) != (self.quantiser == "fsq"):
-            raise ValueError(
-                f"levels={self.levels} and quantiser={self.quantiser!r}: levels go with 'fsq', and only so"
-            )
+            raise ValueError(f"levels={self.levels} and quantiser={self.quantiser!r}: 'fsq' needs levels")
         if self.levels is not None and (not self.levels or min(self.levels) < 3 or max(self.levels) > 256):
             raise ValueError(f"levels={list(self.levels)}: each must be in 3…256 (for two levels take 'lfq')")
         if self.quantiser == "vq" and self.latent_dim % self.heads:
