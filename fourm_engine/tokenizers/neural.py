@@ -83,6 +83,7 @@ class NeuralTokenizer(Tokenizer):
             raise ValueError(f"a {self.kind} tokenizer serves one modality, not {names}; give each its own token space")
         self.network = self.make_network()
         self.network.eval()
+        self.positional = self.network.quantiser.positional
 
     @abstractmethod
     def make_network(self) -> TokenizerNetwork:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.perceptual import PERCEPTUAL, Perceptual, PerceptualSettings
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -21,6 +22,8 @@ from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 class VQVAESettings(CodebookSettings):
     """Sizes, loss and codebook. The number of codes is the token space's."""
 
+    ADDED_LATER = (*CodebookSettings.ADDED_LATER, "perceptual")
+
     encoder: CodecSettings = CodecSettings(blocks=0)
     decoder: DecoderSettings = DecoderSettings(blocks=2)
     #: Channels in which class ids are embedded, for class maps.
@@ -28,6 +31,8 @@ class VQVAESettings(CodebookSettings):
     #: Terms of the reconstruction loss and their weights. Default: cross_entropy for class maps, mse for the others.
     #: "cosine" is 1 − cos between the channel vectors of a pixel.
     loss: dict[LossName, float] | None = None
+    #: Also compare pictures in the features of a pretrained model; null: not.
+    perceptual: PerceptualSettings | None = None
 
     @model_validator(mode="after")
     def _known(self) -> VQVAESettings:
@@ -65,6 +70,7 @@ class VQVAE(TokenizerNetwork):
     def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
         """What turns quantised latents into maps of `channels`; other decoders replace it."""
         self.loss_names = tuple(loss_weights(settings.loss, spec))
+        self.perceptual = Perceptual(settings.perceptual) if settings.perceptual is not None else None
         self.post_quant_proj = nn.Linear(self.quantiser.dim, settings.decoder.width)
         self.decoder = ViTDecoder(channels, spec.patch, self.grid, settings.decoder)
 
@@ -89,7 +95,10 @@ class VQVAE(TokenizerNetwork):
             return sums | {"cross_entropy": F.cross_entropy(output, x, ignore_index=-1, reduction="sum")}
         known = ~x.isnan().any(1)  # (B, H, W)
         target = torch.nan_to_num(x)
-        return sums | {name: (LOSSES[name](output, target) * known).sum() for name in self.loss_names}
+        sums |= {name: (LOSSES[name](output, target) * known).sum() for name in self.loss_names}
+        if self.perceptual is not None:
+            sums[PERCEPTUAL] = self.perceptual(output, target).sum()
+        return sums
 
     def encode(self, x: Tensor) -> Tensor:
         return self.quantiser.nearest(self.latents(x))
@@ -116,16 +125,23 @@ class VQVAETokenizer(NeuralTokenizer):
     def make_network(self) -> VQVAE:
         if not isinstance(self.spec.layout, Grid):
             raise ValueError(f"{self.spec.name}: a vqvae tokenizer needs a grid, not a {self.spec.layout.kind}")
+        array = self.spec.array
+        pictures = isinstance(array, FeatureMap) and array.channels == 3 and not array.gaps
+        if self.settings.perceptual is not None and not pictures:
+            raise ValueError(f"{self.spec.name}: perceptual compares pictures of three channels without gaps")
         return VQVAE(self.spec, self.settings)
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Latents, and pixels of which something is known."""
+        """Latents, pixels of which something is known, and pictures."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
         tokens = float(len(arrays) * self.spec.layout.num_tokens)
-        return dict.fromkeys(self.network.quantiser.loss_names, tokens) | dict.fromkeys(
-            loss_weights(self.settings.loss, self.spec), pixels
-        )
+        counts = dict.fromkeys(self.network.quantiser.loss_names, tokens)
+        counts |= dict.fromkeys(loss_weights(self.settings.loss, self.spec), pixels)
+        return counts if self.settings.perceptual is None else counts | {PERCEPTUAL: float(len(arrays))}
 
     def weights(self) -> dict[str, float]:
-        return self.settings.quantiser_weights(self.network.quantiser) | loss_weights(self.settings.loss, self.spec)
+        weights = self.settings.quantiser_weights(self.network.quantiser)
+        weights |= loss_weights(self.settings.loss, self.spec)
+        extra = self.settings.perceptual
+        return weights if extra is None else weights | {PERCEPTUAL: extra.weight}
