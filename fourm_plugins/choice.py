@@ -39,9 +39,7 @@ def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[
     return [_decide(plugin, plugins, disabled, providers) for plugin in plugins]
 
 
-def _decide(
-    plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]
-) -> Plugin:
+def _decide(plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]) -> Plugin:
     claims = [p for p in plugins if (p.kind, p.name) == (plugin.kind, plugin.name)]
     rivals = [p.distribution for p in claims if p.state == "ok"]
     chosen = providers.get(plugin.name)

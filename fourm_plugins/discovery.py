@@ -65,7 +65,7 @@ def discover() -> list[Plugin]:
         try:
             entry_points = [ep for ep in dist.entry_points if ep.group.startswith("fourm.")]
         except Exception as error:  # a damaged file raises whatever its parser stumbles over
-            if "fourm." in (dist.read_text("entry_points.txt") or ""):
+            if _claims_to_be_ours(dist):
                 found.append(_unreadable(dist, error))
             continue
         if not entry_points:
@@ -131,6 +131,15 @@ def _plugins(
             yield replace(plugin, state="broken", reason=reason, remedy=reinstall)
         else:
             yield plugin
+
+
+def _claims_to_be_ours(dist: importlib.metadata.Distribution) -> bool:
+    """Whether a file of entry points that cannot be read as such names a group of ours."""
+    folder = getattr(dist, "_path", None)  # a pathlib or zipfile path; other finders have none
+    try:
+        return folder is not None and b"fourm." in (folder / "entry_points.txt").read_bytes()
+    except OSError:
+        return False
 
 
 def _unreadable(dist: importlib.metadata.Distribution, error: Exception) -> Plugin:
