@@ -1,7 +1,7 @@
 """ScalarVector: a row of a table, a few numbers that belong together, such as what a weather station measures.
 
 Files: JSON object {column: number}. Value: the same as a dict. Array: float32 (columns,), each column linear from its
-range to [-1, 1]. One token a column, in `bins` levels.
+range to [-1, 1]. One token a column: in which of `codebook_size` equal bins of the range the number lies.
 """
 
 from __future__ import annotations
@@ -70,11 +70,14 @@ class ScalarVector(StandardModality[Row]):
 
     def make_spec(self) -> ModalitySpec:
         s, length = self.settings, len(self.settings.columns)
+        # The range is that of the columns, not of what happens to lie in the training data, unless a config wants bins
+        # that follow the data.
+        bins = {} if "spacing" in s.tokenizer else {"low": -1.0, "high": 1.0}
         return self.build_spec(
             layout=Vector(length=length),
             array=FeatureVector(size=length),
             token_space=TokenSpace(name=self.name, size=s.codebook_size),
-            tokenizer=TokenizerRecipe.choose(s.tokenizer, kind="bins"),
+            tokenizer=TokenizerRecipe.choose(s.tokenizer, kind="bins", **bins),
             expected_decoding=True,
         )
 

@@ -206,7 +206,7 @@ def test_a_run_trains_on_the_three_modalities_with_the_masker_and_the_tokenizer_
         "tokenizers": {"folder": str(tmp_path / "tokenizers")},
         "masking": {"input_tokens": [1, 24], "target_tokens": 16},
         "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 3, "log_every": 1, "tensorboard": False, "threads": 1},
+        "train": {"batch_size": 4, "steps": 3, "lr": 1e-3, "log_every": 1, "tensorboard": False, "threads": 1},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
