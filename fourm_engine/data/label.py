@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.aligned import BadFile
-from fourm_engine.data.atomic import remove_leftovers, whole
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_source
+from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Labeller, Modality, SampleError
 
@@ -216,7 +216,7 @@ def _exists(folder: Path, name: str, target: Modality) -> bool:
 
 
 def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    with whole(path) as temporary, tarfile.open(temporary, "w") as tar:
+    with replacing_file(path) as temporary, tarfile.open(temporary, "w") as tar:
         for name, files in samples:
             for extension, content in files.items():
                 member = tarfile.TarInfo(f"{name}.{extension}")
@@ -227,5 +227,4 @@ def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Non
 def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
     for name, files in samples:
         for extension, content in files.items():
-            with whole(folder / f"{name}.{extension}") as temporary:
-                temporary.write_bytes(content)
+            write_atomically(folder / f"{name}.{extension}", content)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from fourm_engine.data.aligned import AlignedData, BadFile
-from fourm_engine.data.atomic import remove_leftovers
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.tokens import (
     VIEWS_FOLDER,
@@ -29,6 +28,7 @@ from fourm_engine.data.tokens import (
     write_views,
 )
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.files import remove_leftovers
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View

@@ -20,8 +20,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fourm_engine.data.atomic import whole
 from fourm_engine.data.views import SampleViews
+from fourm_engine.files import write_atomically
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
@@ -58,8 +58,7 @@ def _save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
     # permissions keep everybody else from reading the shard.
     content = save(tensors, {"format": _FORMAT, **metadata})
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
+    write_atomically(path, content)
 
 
 class TokenShardWriter:

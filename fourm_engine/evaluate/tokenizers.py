@@ -18,10 +18,10 @@ import numpy as np
 
 from fourm_engine.config import RunConfig
 from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.atomic import whole
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
 from fourm_engine.evaluate.results import Score
+from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.samples import named_values
@@ -205,8 +205,7 @@ def _describe(
 
 def _write(out: Path, found: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
     document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in found], "notes": list(notes)}
-    with whole(out / JSON) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return out / JSON
 
 
@@ -226,6 +225,5 @@ def _draw(
             rendered = (None, None) if value is None else (render(again), render(value))
             outputs.append(Output(name, *rendered))
         rows.append(SamplePictures(sample, {}, outputs))
-    with whole(out / SHEET) as temporary:
-        temporary.write_bytes(png(contact_sheet(rows, above="reconstruction")))
+    write_atomically(out / SHEET, png(contact_sheet(rows, above="reconstruction")))
     return out / SHEET

@@ -160,7 +160,7 @@ def test_shards_may_be_read_by_whoever_may_read_new_files(root):
 
 
 def test_what_another_process_is_writing_is_left_alone(root):
-    other = root / "tokens/a/.shard-00001.safetensors.99.tmp"
+    other = root / "tokens/a/.shard-00001.safetensors.99.part"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"half")
     run(root, rank=0, world=2)

@@ -1,7 +1,7 @@
-"""Measures of pictures.
+"""Measures of pictures beside those of every picture-like modality.
 
-In: equally long lists of pictures uint8 (H, W, 3), predicted and true. PSNR is over all pixels of all pictures
-together, SSIM the mean over pictures. The Fréchet distance compares two sets of pictures, in the features of a network.
+In: equally long lists of pictures uint8 (H, W, 3), predicted and true. SSIM is the mean over pictures; the Fréchet
+distance compares two sets of pictures, in the features of a network.
 """
 
 from __future__ import annotations
@@ -22,41 +22,29 @@ _SIGMA, _RADIUS = 1.5, 5  # pixels: the Gaussian window of SSIM, 11 wide
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def psnr(predictions: Pictures, truths: Pictures) -> float:
-    """Peak signal-to-noise ratio in dB of the mean squared error over every pixel of every picture; at most 100."""
-    errors = [np.mean((p.astype(np.float64) - t) ** 2) for p, t in zip(predictions, truths, strict=True)]
-    return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(errors), 1e-12))))
-
-
-def mean_absolute_error(predictions: Pictures, truths: Pictures) -> float:
-    """Mean difference in levels of [0, 255]."""
-    return float(np.mean([np.mean(abs(p.astype(np.float64) - t)) for p, t in zip(predictions, truths, strict=True)]))
-
-
 def ssim(predictions: Pictures, truths: Pictures) -> float:
     """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error visibility to structural
     similarity", eq. 13), with its Gaussian window of 11 pixels, over the places where the window lies within the
-    picture, and over the colours. Raises ValueError for pictures smaller than the window."""
+    picture, and over the colours. Of a smaller picture the window is the largest that fits."""
     return float(np.mean([_ssim(p, t) for p, t in zip(predictions, truths, strict=True)]))
 
 
 def _ssim(p: np.ndarray, t: np.ndarray) -> float:
-    if min(p.shape[:2]) < 2 * _RADIUS + 1:
-        raise ValueError(f"SSIM needs pictures of at least 11x11 pixels, this one has {p.shape[0]}x{p.shape[1]}")
+    radius = min(_RADIUS, (min(p.shape[:2]) - 1) // 2)
     x, y = p.astype(np.float64), t.astype(np.float64)
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
-    covariance = _blur(x * y) - mean_x * mean_y
+    mean_x, mean_y = _blur(x, radius), _blur(y, radius)
+    var_x, var_y = _blur(x * x, radius) - mean_x**2, _blur(y * y, radius) - mean_y**2
+    covariance = _blur(x * y, radius) - mean_x * mean_y
     structure = (2 * covariance + _C2) / (var_x + var_y + _C2)
     return float(np.mean((2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1) * structure))
 
 
-def _blur(x_HWC: np.ndarray) -> np.ndarray:
-    """Gaussian means of the windows that lie within (H, W, C): (H - 10, W - 10, C)."""
-    weights = np.exp(-(np.arange(-_RADIUS, _RADIUS + 1) ** 2) / (2 * _SIGMA**2))
+def _blur(x_HWC: np.ndarray, radius: int) -> np.ndarray:
+    """Gaussian means of the windows that lie within (H, W, C): (H - 2 radius, W - 2 radius, C)."""
+    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * _SIGMA**2))
     weights /= weights.sum()
     for axis in (0, 1):
-        length = x_HWC.shape[axis] - 2 * _RADIUS
+        length = x_HWC.shape[axis] - 2 * radius
         x_HWC = sum(w * np.take(x_HWC, range(i, i + length), axis) for i, w in enumerate(weights))
     return x_HWC
 
