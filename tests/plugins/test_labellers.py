@@ -283,7 +283,7 @@ def test_values_that_are_no_pictures_and_options_that_are_none_are_one_line(stor
 
 def test_without_the_libraries_the_command_that_installs_them_is_named():
     code = (
-        "import sys\nsys.modules['transformers'] = None\n"
+        "import sys\nsys.modules['torch'] = None\n"
         "from fourm_plugins.manager import PluginManager\n"
         "m = PluginManager(); rgb = m.modality('rgb')\n"
         "try: m.modality('depth').labeller(rgb, 'x')\n"
