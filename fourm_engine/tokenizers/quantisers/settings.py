@@ -57,7 +57,7 @@ class CodebookSettings(Settings):
     #: Of the distributions behind it: lower asks less of latents that are far from zero.
     temperature: float = Field(default=1.0, gt=0)
 
-    #: Weight of the distance between latents and codes (vq, lfq).
+    #: Weight of the distance between latents and codes (vq, lfq; less for lfq, such as 0.25, leaves the entropy room).
     commitment: float = Field(default=1.0, ge=0)
 
     @model_serializer(mode="wrap")
