@@ -41,7 +41,7 @@ def made(**settings):
 VARIANTS = [
     {},
     {"codebooks": "shared", "loss": {"mse": 1.0, "cosine": 1.0}},
-    {"quantiser": "lfq", "latent_dim": 16, "entropy": 0.3, "commitment": 0.25},
+    {"quantiser": "lfq", "latent_dim": 16},
 ]
 
 

@@ -118,10 +118,11 @@ def test_fitting_beats_the_constant_and_uses_the_codes(fitted):
 
 WAYS = {
     "split": {"restart": "split"},
-    "random start": {"kmeans_start": False, "restart_below": 0.2},
-    "product": {"heads": 3, "latent_dim": 9},
+    "random start": {"kmeans_start": False, "restart_below": 0.2, "decay": 0.95},
+    "euclidean": {"normalise_codes": False, "decay": 0.9},
+    "product": {"heads": 2},
     "fsq": {"quantiser": "fsq", "levels": [3, 3, 3], "latent_dim": 16},
-    "lfq": {"quantiser": "lfq", "latent_dim": 16, "commitment": 0.25},
+    "lfq": {"quantiser": "lfq", "latent_dim": 16},
     "conv tail": {"decoder": {"width": 32, "blocks": 1, "conv_tail": 1}},
 }
 
@@ -129,7 +130,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_quantising_learns(way):
     torch.manual_seed(0)
-    codes = {"fsq": 27, "product": 27, "lfq": 32}.get(way, CODES)
+    codes = {"fsq": 27, "product": 25, "lfq": 32}.get(way, CODES)
     tokenizer = VQVAETokenizer([map_spec(features(), codes=codes)], **{**SMALL, **WAYS[way]})
     report = fit_network(tokenizer, ramps(100), FIT.model_copy(update={"steps": 120}))
     held_out = np.stack(ramps(40, seed=1))

@@ -57,8 +57,14 @@ class CodebookSettings(Settings):
     #: Of the distributions behind it: lower asks less of latents that are far from zero.
     temperature: float = Field(default=1.0, gt=0)
 
-    #: Weight of the distance between latents and codes (vq, lfq; less for lfq, such as 0.25, leaves the entropy room).
+    #: Weight of the distance between latents and codes, for vq and lfq. For lfq the default is 0.1: more makes latents
+    #: settle on the code that they are next to at first.
     commitment: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _commitment_of_lfq(cls, data: Any) -> Any:
+        return {"commitment": 0.1} | data if isinstance(data, dict) and data.get("quantiser") == "lfq" else data
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
