@@ -5,6 +5,7 @@ The number of codes is the token space's; settings that do not make exactly as m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -98,14 +99,13 @@ def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Q
     """The quantiser of `size` codes. Raises ValueError where the settings make another number of them."""
     if settings.quantiser == "fsq":
         assert settings.levels is not None
-        quantiser: Quantiser = FiniteScalarQuantiser(settings.levels)
-        if quantiser.size != size:
+        if (made := math.prod(settings.levels)) != size:
             shown = "x".join(map(str, settings.levels))
             raise ValueError(
-                f"levels {shown} make {quantiser.size} codes, the token space has {size}; set its size "
-                f"(codebook_size) to {quantiser.size}, or choose other levels"
+                f"levels {shown} make {made} codes, the token space has {size}; set its size "
+                f"(codebook_size) to {made}, or choose other levels"
             )
-        return quantiser
+        return FiniteScalarQuantiser(settings.levels)
     if settings.quantiser == "lfq":
         bits = size.bit_length() - 1
         if size != 1 << bits:
