@@ -22,7 +22,7 @@ from fourm_plugins import Metric
 
 FIT = FitConfig(steps=60, batch_size=4, lr=3e-3, device="cpu", threads=1, log_every=1000)
 #: An average of the weights is kept, too.
-SHORT = FIT.model_copy(update={"steps": 25, "ema": 0.8})
+AVERAGED = FIT.model_copy(update={"steps": 25, "ema": 0.8})
 QUANTISERS = {
     "batch": {"restart_below": 0.3},
     "split": {"restart_below": 0.3, "restart": "split", "kmeans_start": False},
@@ -106,7 +106,7 @@ def test_other_steps_data_or_settings_are_fitted_anew(tmp_path, change):
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch, quantiser):
     maps = Maps({**SMALL, **QUANTISERS[quantiser]}, codes=16)
-    whole = fit(tmp_path / "whole", config=SHORT, modality=maps)
+    whole = fit(tmp_path / "whole", config=AVERAGED, modality=maps)
     seen = []
     after_step = TokenizerTask.after_step
 
@@ -116,7 +116,7 @@ def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch, quantiser):
             raise KeyboardInterrupt
         after_step(self, model, step)
 
-    config = SHORT.model_copy(update={"checkpoint_every": 10})
+    config = AVERAGED.model_copy(update={"checkpoint_every": 10})
     monkeypatch.setattr(TokenizerTask, "after_step", stop)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", config=config, modality=maps)
@@ -173,18 +173,21 @@ def test_sizes_that_cannot_be_built_are_refused_by_name(settings, reason):
         make_tokenizer([Maps(settings)], Host())
 
 
+# Small steps: a latent that lies between two codes to within rounding goes to one or the other, and large steps make of
+# that another run.
+SHORT = FIT.model_copy(update={"steps": 14, "lr": 1e-3})
 PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_tokenizer_fit import FIT, Words, data, fit, fit_tokenizer, Host
+from test_tokenizer_fit import FIT, SHORT, Words, data, fit, fit_tokenizer, Host
 from fourm_engine.train.distributed import processes
 folder = Path(sys.argv[2])
 with processes(FIT):
     for _ in range(2):
-        fit(folder, config=FIT.model_copy(update={"steps": 20}))
+        fit(folder, config=SHORT)
         fit_tokenizer([Words("caption")], {"caption": data(["a red cube"] * 3)}, {}, FIT, folder, Host())
-    fit(folder / "sharded", config=FIT.model_copy(update={"steps": 20, "parallel": "shard"}))
+    fit(folder / "sharded", config=SHORT.model_copy(update={"parallel": "shard"}))
 """
 
 
@@ -205,16 +208,14 @@ def test_two_processes_fit_the_tokenizer_of_one(tmp_path):
         for process in started:
             process.kill()
     assert not any(process.returncode for process in started), errors
-    # Micro-batches of the size that the processes have: products of other shapes round otherwise, and a latent that
-    # for that reason falls to another code sends the run another way.
-    fit(tmp_path / "one", config=FIT.model_copy(update={"steps": 20, "accumulate": 2}))
-    one, *others = (
-        load_file(tmp_path / folder / "map" / "weights.safetensors") for folder in ("one", "two", "two/sharded")
-    )
+    # In micro-batches of the size that the processes have, so that all products are of the same shapes.
+    fit(tmp_path / "one", config=SHORT.model_copy(update={"accumulate": 2}))
+    folders = ("one", "two", "two/sharded")
+    one, *others = (load_file(tmp_path / folder / "map" / "weights.safetensors") for folder in folders)
     # Not all weights: the keys' bias has no gradient but rounding errors, which Adam blows up.
     for name in ("quantiser.codes", "encoder.proj.weight", "decoder.out_proj.bias"):
         for two in others:
-            torch.testing.assert_close(two[name], one[name], atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-4)
     assert (tmp_path / "two" / "text" / "wordpiece.json").exists()
 
 
@@ -263,7 +264,7 @@ def test_overrides_of_a_token_space_replace_what_they_name():
 def test_the_average_of_the_weights_is_what_is_fitted(tmp_path):
     plain, averaged = (
         fit(tmp_path / "a", config=FIT.model_copy(update={"steps": 25})),
-        fit(tmp_path / "b", config=SHORT),
+        fit(tmp_path / "b", config=AVERAGED),
     )
     ours, theirs = averaged.tokenizer.state(), plain.tokenizer.state()
     assert torch.equal(ours["quantiser.codes"], theirs["quantiser.codes"])  # an average already
@@ -273,7 +274,7 @@ def test_the_average_of_the_weights_is_what_is_fitted(tmp_path):
 def test_a_fit_follows_its_codes_and_writes_curves(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr("fourm_engine.tokenizers.fit.shutil.rmtree", lambda folder, **_: kept.append(folder))
-    fit(tmp_path, config=SHORT.model_copy(update={"log_every": 5, "eval_every": 10, "tensorboard": True}))
+    fit(tmp_path, config=AVERAGED.model_copy(update={"log_every": 5, "eval_every": 10, "tensorboard": True}))
     run = next(folder for folder in kept if (folder / "metrics.jsonl").exists() or any(folder.glob("*/metrics.jsonl")))
     rows = [json.loads(line) for line in next(run.rglob("metrics.jsonl")).read_text().splitlines()]
     lines = [row for row in rows if "losses" in row]
