@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -98,29 +100,11 @@ def info(
     ] = None,
 ) -> None:
     """Say all that a plugin says of itself: layout, tokens, tokenizer, files, licence, metrics, settings."""
-    from fourm_engine.installed.describe import describe_class, describe_modality, tokenizers_of
+    from fourm_engine.installed.describe import describe
     from fourm_engine.installed.text import print_description
-    from fourm_plugins.manager import PluginError
 
-    settings, manager = _manager(config)
-    folder = tokenizers_of(run) if run is not None else settings.tokenizers.folder if settings is not None else None
-    own = dict(settings.modalities.settings.get(name, {})) if settings is not None else {}
-    entry_point = own.pop("plugin", name)
-    kinds = dict.fromkeys(p.kind for p in manager.plugins if p.name == entry_point)
-    found = []
-    for kind in kinds:
-        plugin = manager.find(kind, entry_point)
-        if kind == "modality":
-            modality = manager.modality(name, plugin=entry_point, **own)
-            found.append(describe_modality(manager, modality, plugin, folder))
-        else:
-            cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
-            found.append(describe_class(plugin, cls))
-    if not found:
-        from fourm_plugins.choice import nearest
-
-        known = {p.name for p in manager.plugins}
-        raise PluginError(f"no installed plugin is called {entry_point!r}; {nearest(entry_point, known)}")
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        found = describe(name, *_manager(config), run)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -13,20 +13,46 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
+from fourm_plugins.choice import nearest
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
 
 #: The report of the conformance kit, inside a plugin's package.
 CONFORMANCE = "fourm-conformance.json"
 _MAX_REPORT = 1 << 22
 _ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decoded in parallel"}
+
+
+def describe(name: str, config: RunConfig | None, manager: PluginManager, run: Path | None) -> list[dict[str, Any]]:
+    """Every plugin that is called `name`, one of each kind at most; with a config also an instance that it sets up.
+
+    `run`: where fitted tokenizers are looked for, in place of the config's folder. Raises ValueError."""
+    folder = tokenizers_of(run) if run is not None else config.tokenizers.folder if config is not None else None
+    settings = dict(config.modalities.settings.get(name, {})) if config is not None else {}
+    entry_point = settings.pop("plugin", name)
+    found = []
+    for kind in dict.fromkeys(p.kind for p in manager.plugins if p.name == entry_point):
+        plugin = manager.find(kind, entry_point)
+        if kind == "modality":
+            modality = manager.modality(name, plugin=entry_point, **settings)
+            found.append(describe_modality(manager, modality, plugin, folder))
+        else:
+            cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
+            found.append(describe_class(plugin, cls))
+    if not found:
+        known = {p.name for p in manager.plugins}
+        raise PluginError(f"no installed plugin is called {entry_point!r}; {nearest(entry_point, known)}")
+    return found
 
 
 def describe_modality(
