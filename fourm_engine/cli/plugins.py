@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -40,14 +39,7 @@ def list_plugins(
     config: Config = None,
 ) -> None:
     """List every plugin found, its state, and the command that mends it."""
-    from fourm_plugins.discovery import discover
-
-    if config is None and not os.environ.get("FOURM_DISABLE"):
-        from fourm_plugins.choice import decide
-
-        found = decide(discover(), (), {})
-    else:
-        found = list(_manager(config)[1].plugins)
+    found = list(_manager(config)[1].plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
     if load:
         from fourm_plugins.probe import probe_all
@@ -69,16 +61,13 @@ def list_plugins(
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """The table, and below it what is wrong: a reason, a command and a traceback are to be copied, not wrapped."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "kind", "state", "distribution", "version", "location", box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*(row[k] for k in ("name", "kind", "state", "distribution", "version", "location")))
-    # A pipe has no width of its own; nothing should be cut there.
-    Console(width=None if os.isatty(1) else 160, highlight=False).print(table)
+    """The table, and below it what is wrong: a reason, a command and a traceback are to be copied, not wrapped. (rich
+    would take a fifth of the time that a listing has.)"""
+    columns = ("name", "kind", "state", "distribution", "version", "location")
+    widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
+    for cells in (columns, *([row[column] for column in columns] for row in rows)):
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print()
     for row in rows:
         if not row["reason"]:
             continue
