@@ -1,12 +1,17 @@
-"""`install`: a fake installed distribution on the path."""
+"""For all tests: hypothesis without deadlines, since the machines that run them are shared; and `install`, a fake
+installed distribution on the path."""
 
 from __future__ import annotations
 
 import sys
 
+import hypothesis
 import pytest
 
 from tests.sdk.sites import put
+
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from fourm_engine.cli.new import new
+
 if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
     from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(help="Installed modality, tokenizer and masker plugins.", no_args_is_help=True)
+app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 Config = Annotated[

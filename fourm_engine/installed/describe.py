@@ -174,18 +174,15 @@ def conformance(plugin: Plugin) -> dict[str, Any] | None:
         if path.stat().st_size > _MAX_REPORT:
             raise ValueError(f"larger than {_MAX_REPORT} bytes")
         report = json.loads(path.read_text(encoding="utf-8"))
-        counts = {key: _count(report[key]) for key in ("ran", "failed", "expected", "not_claimed")}
-        version = str(report["version"])
+        counts = {key: int(report[key]) for key in ("ran", "failed", "expected", "not_claimed")}
+        counts["not_run"] = int(report.get("not_run", 0))
+        modality, version = str(report["modality"]), str(report["version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a report of the conformance kit: {error!r:.200}") from None
-    found: dict[str, Any] = {"report": str(path), "version": version, **counts}
+    found: dict[str, Any] = {"report": str(path), "modality": modality, "version": version, **counts}
     if version != plugin.version:
         found["note"] = f"made with version {version}, installed is {plugin.version}"
     return found
-
-
-def _count(value: Any) -> int:
-    return len(value) if isinstance(value, (list, dict)) else int(value)
 
 
 def _report(plugin: Plugin) -> Path | None:

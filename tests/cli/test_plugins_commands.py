@@ -229,13 +229,13 @@ def test_info_shows_the_report_of_the_conformance_kit(fourm, install, tmp_path):
     (tmp_path / "acme_package").mkdir()
     (tmp_path / "acme_package/__init__.py").write_text(GOOD)
     install("acme-package", entry("thermal", "acme_package:Thermal"), source="")
-    report = {"plugin": "thermal", "version": "1.1", "ran": 40, "failed": 1, "expected": 2, "not_claimed": ["x", "y"]}
+    counts = {"ran": 40, "failed": 1, "expected": 2, "not_claimed": 2, "not_run": 3}
+    report = {"plugin": "acme-package", "modality": "thermal", "version": "1.1", **counts, "checks": []}
     path = tmp_path / "acme_package" / CONFORMANCE
     path.write_text(json.dumps(report))
     (found,) = json.loads(fourm("plugins", "info", "thermal", "--json")[1])
-    counts = {"ran": 40, "failed": 1, "expected": 2, "not_claimed": 2}
     note = {"note": "made with version 1.1, installed is 1.2"}
-    assert found["conformance"] == {"report": str(path), "version": "1.1", **counts, **note}
+    assert found["conformance"] == {"report": str(path), "modality": "thermal", "version": "1.1", **counts, **note}
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=f"{CONFORMANCE}: not a report"):
         fourm("plugins", "info", "thermal")

@@ -67,9 +67,9 @@ def test_a_class_that_lacks_or_misspells_a_method_is_refused_by_name(install, ch
 
 def test_a_tokenizer_whose_kind_is_not_its_entry_points_name_is_refused(install):
     source = "from tests.generate.toys import Bins as Base\nclass Bins(Base): kind = 'bin'\n"
-    install("acme-bins", entry("bins", "acme_bins:Bins", "fourm.tokenizers.v1"), source=source)
-    with pytest.raises(PluginError, match="its `kind` is 'bin', its entry point is called 'bins'"):
-        PluginManager().tokenizer_class("bins")
+    install("acme-bins", entry("notches", "acme_bins:Bins", "fourm.tokenizers.v1"), source=source)
+    with pytest.raises(PluginError, match="its `kind` is 'bin', its entry point is called 'notches'"):
+        PluginManager().tokenizer_class("notches")
 
 
 @pytest.mark.parametrize("source", ["1 / 0", "raise SystemExit('no licence')", "import nowhere_at_all", "x = ("])
