@@ -23,6 +23,7 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
+from fourm_plugins.discovery import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
@@ -80,6 +81,26 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, RunConfig))) from None
+
+
+def manager_of_run(run: str | Path) -> PluginManager:
+    """The plugin host for a model that was trained: what its run disabled, and the providers it chose, as far as they
+    are installed here. `run`: a run's folder; for anything else, a host without choices. Raises ConfigError."""
+    path, host = Path(run) / "config.yaml", PluginManager()
+    if not path.is_file():
+        return host
+    try:
+        chosen = ModalitiesConfig.model_validate(read_yaml(path).get("modalities") or {})
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(f"{path}: modalities: {line}" for line in explain(error, ModalitiesConfig))
+        ) from None
+    names = {plugin.name for plugin in host.plugins}
+    claims = {(plugin.name, canonical(plugin.distribution)) for plugin in host.plugins}
+    return PluginManager(
+        disabled=names & set(chosen.disable),
+        providers={name: d for name, d in chosen.providers.items() if (name, canonical(d)) in claims},
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

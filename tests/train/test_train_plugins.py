@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fourm_engine.config import load_config
+from fourm_engine.config import load_config, manager_of_run
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import activate_kinds, load_manager, load_modalities
@@ -146,3 +146,20 @@ def test_the_registry_is_frozen_when_a_model_is_loaded(monkeypatch, tmp_path):
 
     monkeypatch.setattr(exported, "load_network", check)
     assert model.FourM.from_pretrained(tmp_path / "model", device="cpu").missing == {}
+
+
+def test_what_a_run_chose_counts_when_its_model_is_used_as_far_as_it_is_installed(install, tmp_path):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
+    install("other-thermal", entry("thermal", "other_thermal:Thermal"))
+    install("acme-radar", entry("radar", "acme_radar:Thermal"))
+    with pytest.raises(PluginError, match="conflict"):
+        manager_of_run(tmp_path).find("modality", "thermal")
+    choice = {"providers": {"thermal": "Other_Thermal", "gone": "gone"}, "disable": ["radar", "left"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"modalities": choice}))
+    manager = manager_of_run(tmp_path)
+    assert manager.find("modality", "thermal").distribution == "other-thermal"
+    with pytest.raises(PluginError, match="disabled"):
+        manager.find("modality", "radar")
+    (tmp_path / "config.yaml").write_text("modalities: {provider: {}}")
+    with pytest.raises(ValueError, match=r"modalities: provider: unknown key; did you mean providers\?"):
+        manager_of_run(tmp_path)
