@@ -62,7 +62,7 @@ class Modality(ABC, Generic[Value]):
 
     Settings: ClassVar[type[BaseModel]] = Settings
 
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
         self.settings: Any = self.Settings(**settings)
         self.spec: ModalitySpec = self.make_spec()

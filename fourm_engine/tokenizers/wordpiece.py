@@ -70,6 +70,16 @@ class WordPieceSettings(Settings):
         return self
 
 
+#: Parts of a file of the `tokenizers` library, and what may stand there.
+_PARTS: dict[str, tuple[str | None, ...]] = {
+    "model": ("WordPiece",),
+    "normalizer": ("BertNormalizer",),
+    "pre_tokenizer": ("BertPreTokenizer",),
+    "decoder": ("WordPiece", None),
+    "post_processor": (None,),
+    "truncation": (None,),
+    "padding": (None,),
+}
 _COORDINATE = re.compile(r"v[0-3]=\d+")
 
 
@@ -135,6 +145,10 @@ class WordPieceTokenizer(TextTokenizer):
             raise ValueError(
                 f"{self._names}: the vocabulary has {model.get_vocab_size()} ids, its token space {self.size}; set the "
                 f"space's size to {model.get_vocab_size()}"
+            )
+        if (highest := max(model.get_vocab().values())) >= self.size:
+            raise ValueError(
+                f"{self._names}: the vocabulary has the id {highest}, its token space ids below {self.size}"
             )
         self._model = model
         self._control = frozenset(ids.values())
@@ -232,7 +246,9 @@ class WordPieceTokenizer(TextTokenizer):
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is no vocabulary")
-            model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _check_form(json.loads(text))
+            model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}") from None
         self._use(model)
@@ -242,3 +258,13 @@ class WordPieceTokenizer(TextTokenizer):
 
     def load(self, folder: Path) -> None:
         self._read(folder / FILE)
+
+
+def _check_form(data: Any) -> None:
+    """Raise ValueError for what is no vocabulary of this format. The library's files may hold much more, such as
+    padding to any length and replacements that make a long text of a short one."""
+    for part, known in _PARTS.items():
+        value = data.get(part)
+        kind = value.get("type", "an object") if isinstance(value, dict) else value
+        if kind not in known:
+            raise ValueError(f"its {part} is {kind!r:.40}, not {known[0]!r}")
