@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenizer, train
+from fourm_engine.cli import convert, evaluate, extend, generate, label, plugins, tokenizer, train
 
 app = typer.Typer(
     name="fourm",
@@ -26,6 +26,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.command("label")(label.label)
 app.command("tokenize")(tokenizer.tokenize)
 app.command("train")(train.train)
+app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)

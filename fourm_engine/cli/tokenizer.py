@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
     from fourm_engine.modalities import Modalities
     from fourm_plugins.manager import PluginManager
+    from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
@@ -60,7 +61,7 @@ def fit(
         return
     with processes(settings.tokenizers.fit):  # joined once for all spaces
         for name in chosen:
-            for line in _fit_space(settings, manager, modalities, name):
+            for line in fit_space(settings, manager, modalities, name):
                 if rank == 0:
                     print(line, flush=True)
 
@@ -94,7 +95,7 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
-def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
+def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
     """Fit one token space; a line for each of its modalities, and for what was left out."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
@@ -129,17 +130,22 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
 
 def tokenize(config: Config, overrides: Overrides = None) -> None:
     """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
-    from fourm_engine.cli.share import local_device, rank_and_world
     from fourm_engine.config import load_config
-    from fourm_engine.data.tokenize import tokenize_split
     from fourm_engine.modalities import load_manager
-    from fourm_engine.tokenizers.neural import NeuralTokenizer
     from fourm_engine.tokenizers.store import load_tokenizers
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
-    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    tokenize_data(settings, modalities, load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager))
+
+
+def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:
+    """Write the token shards of this process, of both splits."""
+    from fourm_engine.cli.share import local_device, rank_and_world
+    from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
+
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
