@@ -13,5 +13,5 @@ fourm tokenizer fit "$here/extend.yaml"
 fourm tokenize "$here/extend.yaml"
 fourm train "$here/extend.yaml"
 for train in rows lora all; do
-  fourm extend runs/grow --add normal --train "$train" train.steps=250
+  fourm extend runs/grow --add normal --train "$train" train.steps=150 tokenizers.fit.steps=200
 done

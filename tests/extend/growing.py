@@ -62,6 +62,14 @@ class PairTokenizer(_Unfitted, Tokenizer):
         return [((row + 0.5) / PAIR_IDS).astype(np.float32) for row in ids]
 
 
+class Uneven(Labels):
+    """Class maps of which some classes are frequent, so that there is something to learn."""
+
+    def example_samples(self, n, seed):
+        rng = np.random.default_rng(seed)
+        return [self.write(rng.choice(5, (12, 16), p=[0.6, 0.2, 0.1, 0.05, 0.05])) for _ in range(n)]
+
+
 class Clash(Labels):
     """A grid whose token space bears the name of another's."""
 
@@ -69,7 +77,7 @@ class Clash(Labels):
         return super().make_spec().model_copy(update={"token_space": TokenSpace(name="a", size=5)})
 
 
-CLASSES = {"a": Picture, "a@pixels": Pixels, "b": Labels, "words": Words}
+CLASSES = {"a": Picture, "a@pixels": Pixels, "b": Uneven, "words": Words}
 CLASSES |= {"more": Words, "c@pixels": Pixels, "pair": Pair, "clash": Clash}
 
 
