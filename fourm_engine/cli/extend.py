@@ -42,8 +42,9 @@ def extend(
     from fourm_engine.train.distributed import processes
 
     settings = extension_config(run, overrides or [], add=add, train=train.value, out=out, config=config)
+    extension = Extension.open(settings)
     with processes(settings.train):  # joined once for all that follows
-        extension = Extension.open(settings)
+        extension.check_same()
         _prepare(extension)
         train_extension(extension)
     if rank_and_world()[0] == 0:

@@ -8,13 +8,14 @@ sums), and that of a change is over the samples' own changes, so that easy and h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fourm_engine.files import write_atomically
 
 FORMAT = 1
 FILE = "extend.json"
@@ -78,9 +79,7 @@ class Report:
     not_measured: list[str]
 
     def save(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Report:

@@ -9,6 +9,7 @@ from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.source import Extension
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.tasks.extend import ExtendTask
+from fourm_engine.train.distributed import processes
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -17,9 +18,13 @@ def train_extension(extension: Extension) -> dict[str, float]:
     """Train, or continue; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
+    with processes(extension.config.train):
+        extension.check_same()
+        return _train(extension)
+
+
+def _train(extension: Extension) -> dict[str, float]:
     config, settings, new = extension.config, extension.settings, extension.new
-    if config.data.val is None:
-        raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
     for case, components in (
@@ -39,7 +44,6 @@ def train_extension(extension: Extension) -> dict[str, float]:
         loss=config.loss,
         workers=config.data.workers,
     )
-    extension.manager.freeze()
     save = partial(config.save, config.run / "config.yaml")
     return Trainer(task, config.train, config.run, seed=config.seed, accepted=save).run()
 

@@ -19,11 +19,12 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.convert.domains import restrict
 from fourm_engine.exported import ExportedConfig
-from fourm_engine.modalities import Modalities, load_manager
+from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import ExtendConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
+from fourm_engine.train.distributed import check_same
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import ModalitySpec
@@ -47,8 +48,12 @@ class Extension:
     @classmethod
     def open(cls, config: RunConfig, manager: PluginManager | None = None) -> Extension:
         """Raises ValueError: no such model; a new modality that it has already, that is not installed, or whose token
-        space clashes; a config that changes what the model has."""
+        space clashes; a config that changes what the model has, or names no held-out data."""
         assert config.extend is not None
+        if config.data.val is None:
+            raise ValueError(
+                "data.val is not set: what is gained and forgotten is measured on held-out samples; set it"
+            )
         folder = find_model(config.extend.source)
         saved = exported.read_config(folder)
         manager = manager or load_manager(config.modalities)
@@ -72,6 +77,8 @@ class Extension:
         found._check_settings()
         found._check_model()
         found._check_spaces()
+        activate_kinds(found.training, manager, maskers=True)
+        manager.freeze()
         return found
 
     @property
@@ -95,6 +102,10 @@ class Extension:
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
+
+    def check_same(self) -> None:
+        """All processes must have the same plugins; RankMismatch names the rank and the plugin that differ."""
+        check_same(identity(self.modalities, self.manager))
 
     @property
     def unfitted(self) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.run import train_extension
 from fourm_engine.extend.source import Extension
+from fourm_engine.masking.grid import GridMasker
+from fourm_engine.masking.span import SpanMasker
 from fourm_engine.modalities import Modalities
 from fourm_engine.tasks.extend import ExtendTask
 from fourm_engine.tasks.fourm import FourMTask
@@ -85,6 +88,7 @@ class Host:
     """Stands for the plugin host, with all of these installed but `absent`."""
 
     plugins = ()
+    active: ClassVar[dict] = {}
 
     def __init__(self, absent=()):
         self.absent = set(absent)
@@ -101,7 +105,7 @@ class Host:
         return (TOKENIZERS | {"fake_pair": PairTokenizer})[kind]
 
     def masker_class(self, kind):
-        raise AssertionError("no fake names a masker")
+        return {"grid": GridMasker, "span": SpanMasker}[kind]
 
     def freeze(self):
         pass
