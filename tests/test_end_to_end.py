@@ -186,7 +186,11 @@ def test_what_cannot_be_extended_is_named_before_anything_is_written(trained, so
 
 def test_an_exported_folder_is_extended_with_the_settings_it_has(trained):
     folder, path = trained
+    lora = yaml.safe_load(path.read_text()) | {"extend": {"lora": {"rank": 3}}}
+    (folder / "lora.yaml").write_text(yaml.safe_dump(lora))
+    path = folder / "lora.yaml"
     config = extension_config(str(folder / "run/model"), [], add=["semseg"], train="rows", out=None, config=path)
+    assert config.extend.lora.rank == 3
     assert config.run == folder / "run/model-semseg-rows"
     assert config.modalities.settings["depth"]["codebook_size"] == 16
     assert config.extend.replay_share == 0

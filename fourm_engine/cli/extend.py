@@ -68,7 +68,8 @@ def extension_config(
         raise ValueError(f"{path}: no such file; say with --config which config tells where the data is")
     raw = read_yaml(path)
     raw["run"] = str(out or f"{str(run).rstrip('/')}-{'-'.join(add)}-{train}")
-    raw["extend"] = {"source": run, "add": add, "train": train}
+    # A config given for this may say more of it; the run's own is about an earlier extension, if it is one.
+    raw["extend"] = {**((config and raw.get("extend")) or {}), "source": run, "add": add, "train": train}
     if "model" not in raw:
         raw["model"] = saved.model.model_dump(mode="json")
     modalities = raw["modalities"] = dict(raw.get("modalities") or {})

@@ -106,7 +106,9 @@ class ExtendTask(FourMTask):
                 first += count
                 nats_B = np.bincount(own_T, nats_T.double().cpu().numpy(), size)
                 tokens_B = np.bincount(own_T, minlength=size)
-                found[name] += [(start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B)]
+                found[name] += [
+                    (start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B).tolist()
+                ]
         return found
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:

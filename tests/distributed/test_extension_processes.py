@@ -24,6 +24,7 @@ def test_two_processes_sharded_and_killed_end_where_one_does(tmp_path, monkeypat
     extend(run_config(tmp_path, tmp_path / "one", **changes))
     arguments = "extend/growing.py", str(tmp_path), str(tmp_path / "two")
     launch(*arguments, json.dumps(changes | {"parallel": "shard", "kill_at": 3}), world=2, fail=True)
+    assert (tmp_path / "two/checkpoints/step-00000002").is_dir()
     said = launch(*arguments, json.dumps(changes | {"parallel": "shard"}), world=2)
     assert "continuing after step 2" in said
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
