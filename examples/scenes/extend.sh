@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What it shows: a trained model learns a modality that it did not know, in three ways, and what each of them forgets.
 # The command:   bash examples/scenes/extend.sh
-# The result:    three tables, as in docs/extending.md; runs/grow-normal-{rows,lora,all}/extend.json
+# The result:    three tables, whose numbers docs/extending.md quotes; runs/grow-normal-{rows,lora,all}/extend.json
 #
 # Stop it anywhere; run again, it continues where it was.
 set -euo pipefail
