@@ -19,7 +19,10 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm_engine.exported import check_shapes
@@ -295,6 +299,20 @@ def to_published(
     """Tensors under their published names, on the CPU, none sharing memory. `names`: domain -> our name."""
     views = _published_tensors(network, vocabulary, domains, names)
     return {key: view.detach().cpu().clone().contiguous() for key, view in views.items()}
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> None:
+    """`path` with the arguments in its metadata and in a `config.json` beside it; each appears at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        metadata = {key: str(value) for key, value in arguments.items()}
+        save_file(tensors, temporary / path.name, metadata={"format": "pt", **metadata})
+        (temporary / CONFIG).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+        for name in (path.name, CONFIG):
+            os.replace(temporary / name, path.with_name(name))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int, patch_size: int) -> dict[str, Any]:

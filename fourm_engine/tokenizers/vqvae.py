@@ -87,7 +87,6 @@ class VQVAE(TokenizerNetwork):
             channels_in, channels_out = settings.class_dim, spec.array.classes
         else:
             channels_in = channels_out = spec.array.channels
-        self.loss_names = tuple(loss_weights(settings, spec))
         self.encoder = ViTEncoder(channels_in, patch, grid, settings.encoder)
         # The published 1x1 convolutions, as products: weights (out, in).
         self.quant_proj = nn.Linear(settings.encoder.width, settings.latent_dim)
@@ -98,8 +97,13 @@ class VQVAE(TokenizerNetwork):
             decay=settings.decay,
             restart_below=settings.restart_below,
         )
+        self.make_decoder(spec, settings, channels_out)
+
+    def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
+        """What turns quantised latents into maps of `channels`; other decoders replace it."""
+        self.loss_names = tuple(loss_weights(settings, spec))
         self.post_quant_proj = nn.Linear(settings.latent_dim, settings.decoder.width)
-        self.decoder = ViTDecoder(channels_out, patch, grid, settings.decoder)
+        self.decoder: nn.Module = ViTDecoder(channels, spec.patch, self.grid, settings.decoder)
 
     def latents(self, x: Tensor) -> Tensor:
         """Maps -> latents before quantisation (B, N, d)."""

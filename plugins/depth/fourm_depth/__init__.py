@@ -43,6 +43,7 @@ class DepthSettings(images.TokenSettings):
 
 class Depth(Modality[np.ndarray]):
     Settings = DepthSettings
+    published_settings = {"normalisation": "per_image"}  # noqa: RUF012 (declared by the base class)
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size

@@ -86,6 +86,7 @@ class RGB(_Picture):
     """Pictures as tokens."""
 
     Settings = TokenSettings
+    published_settings = {"normalisation": "unit"}  # noqa: RUF012 (declared by the base class)
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size
@@ -108,6 +109,7 @@ class RGBPixels(_Picture):
     """Pictures as patches of pixels: input only."""
 
     Settings = PixelSettings
+    published_settings = {"normalisation": "imagenet"}  # noqa: RUF012 (declared by the base class)
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size

@@ -1,7 +1,7 @@
 """Semantic class maps.
 
-Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value and array: int64 (H, W), -1 where
-a pixel has no class.
+Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value: int64 (H, W), -1 where a pixel
+has no class. Array: the same, or with `void_first` one more everywhere, so that 0 stands for no class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ class SemSegSettings(images.TokenSettings):
     codebook_size: int = 4096
     #: Names of the classes, in the order of their ids; they set `num_classes`.
     classes: tuple[str, ...] = ()
-    #: The published models' number, where neither this nor `classes` is given.
+    #: As many labels as the published tokenizers have, where neither this nor `classes` is given.
     num_classes: int = Field(default=134, ge=2, le=65535)
+    #: Whether class 0 of what is tokenized stands for "no class", and the classes count from 1.
+    void_first: bool = False
     #: Id that means "no class".
     ignore: int | None = Field(default=255, ge=0, le=65535)
 
@@ -50,13 +52,15 @@ class SemSegSettings(images.TokenSettings):
 
 class SemSeg(Modality[np.ndarray]):
     Settings = SemSegSettings
+    #: 134 labels, for the 133 classes of COCO and for none.
+    published_settings = {"num_classes": 133, "void_first": True}  # noqa: RUF012 (declared by the base class)
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size
         return ModalitySpec(
             name=self.name,
             layout=self.settings.grid(),
-            array=ClassMap(classes=self.settings.num_classes, height=height, width=width),
+            array=ClassMap(classes=self.settings.num_classes + self.settings.void_first, height=height, width=width),
             token_space=self.settings.token_space(self.name),
             tokenizer=TokenizerRecipe(
                 kind="vqvae", settings={"loss": {"cross_entropy": 1.0}, **self.settings.tokenizer}
@@ -94,11 +98,11 @@ class SemSeg(Modality[np.ndarray]):
         return images.view_map(value, view, self.settings.size)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(value, np.int64)
+        return np.ascontiguousarray(value + self.settings.void_first, np.int64)
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
         assert isinstance(array, np.ndarray)
-        return array.astype(np.int64)
+        return array.astype(np.int64) - self.settings.void_first
 
     def render(self, value: np.ndarray) -> Image.Image:
         colours = np.concatenate([images.palette(self.settings.num_classes), np.array([images.NOTHING], np.uint8)])
