@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from fourm_plugins.modality import SampleError, Settings
-from fourm_plugins.spec import Grid, TokenSpace
+from fourm_plugins.spec import Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
 #: Pictures of more pixels are refused by their header, before anything is decoded.
@@ -94,11 +94,17 @@ class TokenSettings(PictureSettings):
     """Settings of a grid modality with a tokenizer of its own."""
 
     codebook_size: int = Field(default=8192, ge=2)
-    #: Settings of the tokenizer kind `vqvae`, over the modality's own defaults.
+    #: Kind of the tokenizer, and its settings; those of `vqvae` go over the modality's own defaults.
+    tokenizer_kind: str = Field(default="vqvae", pattern=r"^[a-z][a-z0-9_]*$")
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self, name: str) -> TokenSpace:
         return TokenSpace(name=name, size=self.codebook_size)
+
+    def recipe(self, *, loss: Mapping[str, float]) -> TokenizerRecipe:
+        """`loss`: terms of the reconstruction loss of `vqvae` that suit the modality."""
+        own = {"loss": dict(loss)} if self.tokenizer_kind == "vqvae" else {}
+        return TokenizerRecipe(kind=self.tokenizer_kind, settings={**own, **self.tokenizer})
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

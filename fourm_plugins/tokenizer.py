@@ -27,6 +27,8 @@ class Tokenizer(ABC):
     #: Settings that say where something lies that fitting starts from. What was learned does not depend on the place,
     #: and a fitted tokenizer is stored without them.
     places: ClassVar[frozenset[str]] = frozenset()
+    #: Whether an id means something else at each position; the use of codes is then counted position by position.
+    positional: bool = False
 
     def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
         spaces = {spec.token_space for spec in specs}

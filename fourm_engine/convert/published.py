@@ -19,10 +19,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm_engine.exported import check_shapes
+from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
@@ -303,16 +301,10 @@ def to_published(
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> None:
     """`path` with the arguments in its metadata and in a `config.json` beside it; each appears at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        metadata = {key: str(value) for key, value in arguments.items()}
-        save_file(tensors, temporary / path.name, metadata={"format": "pt", **metadata})
-        (temporary / CONFIG).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
-        for name in (path.name, CONFIG):
-            os.replace(temporary / name, path.with_name(name))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    metadata = {key: str(value) for key, value in arguments.items()}
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        write_atomically(path.with_name(CONFIG), json.dumps(arguments, indent=1) + "\n")
 
 
 def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int, patch_size: int) -> dict[str, Any]:

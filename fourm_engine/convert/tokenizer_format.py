@@ -29,15 +29,11 @@ from fourm_engine.exported import check_shapes
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.neural import Carried
-from fourm_engine.tokenizers.vit import CodecSettings
+from fourm_engine.tokenizers.vit import SIZES, CodecSettings, DecoderSettings
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 
-CODECS: dict[str, dict[str, int]] = {
-    "vit_s": {"width": 512, "blocks": 8, "heads": 8},
-    "vit_b": {"width": 768, "blocks": 12, "heads": 12},
-    "vit_l": {"width": 1024, "blocks": 24, "heads": 16},
-}
+CODECS = {f"vit_{size.lower()}": numbers for size, numbers in SIZES.items()}
 UNETS: dict[str, dict[str, Any]] = {
     "unet_patched": {
         "patch": 4,
@@ -234,6 +230,10 @@ def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
     assert isinstance(spec.layout, Grid)
     assert isinstance(spec.array, (FeatureMap, ClassMap))
     diffusion = isinstance(tokenizer, DiVAETokenizer)
+    if s.quantiser != "vq" or s.heads != 1:
+        raise ValueError(
+            f"{spec.name}: quantiser {s.quantiser!r} of {s.heads} heads; the published format has vq of one"
+        )
     grids = {getattr(s, side).position_grid for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     post_mlp = {getattr(s, side).post_mlp for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     rows, columns = grids.pop() or (spec.layout.height, spec.layout.width)
@@ -273,6 +273,8 @@ def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
 
 def _codec(spec: ModalitySpec, side: str, codec: CodecSettings) -> str:
     sizes = {"width": codec.width, "blocks": codec.blocks, "heads": codec.heads}
+    if isinstance(codec, DecoderSettings) and codec.conv_tail:
+        raise ValueError(f"{spec.name}: a decoder with conv_tail {codec.conv_tail}; the published format has none")
     for name, known in CODECS.items():
         if sizes == known and codec.mlp_ratio == 4:
             return name

@@ -96,6 +96,10 @@ class TokenizerTask(Task):
         with replacing_folder(folder / FITTED) as temporary:
             self.tokenizer.save(temporary)
 
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, TokenizerNetwork)
+        return model.blocks()
+
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,

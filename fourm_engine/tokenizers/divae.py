@@ -14,27 +14,30 @@ import torch
 from einops import rearrange
 from pydantic import Field, model_validator
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
 from fourm_engine.tokenizers.neural import CHUNK, WEIGHTS, check_weights
+from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
-from fourm_engine.tokenizers.vqvae import COMMITMENT, VQVAE, VQVAESettings, VQVAETokenizer
+from fourm_engine.tokenizers.vit import CodecSettings
+from fourm_engine.tokenizers.vqvae import VQVAE, VQVAETokenizer
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
 
 LOSS = "diffusion"
 #: Parts of the network that a frozen encoder brings.
 _ENCODER = ("encoder.", "quant_proj.", "quantiser.")
 #: Settings of these parts that must be those of the tokenizer that they come from.
-_SHARED = ("encoder", "latent_dim", "normalise_codes")
+_SHARED = ("encoder", "quantiser", "latent_dim", "heads", "normalise_codes", "levels")
 
 
-class DiVAESettings(VQVAESettings):
-    """Those of the VQ-VAE but its decoder and its loss, which is the squared error of what the diffusion predicts."""
+class DiVAESettings(CodebookSettings):
+    """Encoder and codebook as the VQ-VAE's. The loss is the squared error of what the diffusion predicts."""
 
-    decoder: UNetSettings = UNetSettings()  # type: ignore[assignment]
+    encoder: CodecSettings = CodecSettings(blocks=0)
+    decoder: UNetSettings = UNetSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     #: Share of the training maps that are decoded without any condition, so that decoding can be guided.
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -48,8 +51,6 @@ class DiVAESettings(VQVAESettings):
 
     @model_validator(mode="after")
     def _fits(self) -> DiVAESettings:
-        if self.loss is not None:
-            raise ValueError("loss: a divae learns what its diffusion predicts and has no other loss; leave it out")
         low, high = self.condition_mask
         if not 0 <= low <= high <= 1:
             raise ValueError(f"condition_mask {list(self.condition_mask)}: give shares with 0 <= low <= high <= 1")
@@ -63,9 +64,15 @@ class DiVAESettings(VQVAESettings):
 class DiVAE(VQVAE):
     """Encoder, codebook and UNet of one grid modality. `forward` takes feature maps (B, C, H, W)."""
 
-    decoder: PatchedUNet
+    decoder: PatchedUNet  # type: ignore[assignment]
+    map_shape: tuple[int, int, int]
+    frozen: bool
+    condition_dropout: float
+    condition_mask: tuple[float, float]
+    guidance: float
+    diffusion: Diffusion
 
-    def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
+    def make_decoder(self, spec: ModalitySpec, settings: CodebookSettings, channels: int) -> None:
         assert isinstance(settings, DiVAESettings)
         assert isinstance(spec.array, FeatureMap)
         self.loss_names = (LOSS,)
@@ -82,7 +89,7 @@ class DiVAE(VQVAE):
                 latents, sums = self.quantiser.lookup(self.encode(x)), {}
         else:
             quantised = self.quantiser(self.latents(x))
-            latents, sums = quantised.latents, {COMMITMENT: quantised.commitment.sum()}
+            latents, sums = quantised.latents, {name: values.sum() for name, values in quantised.losses.items()}
         known = ~x.isnan().any(1, keepdim=True)
         clean = torch.nan_to_num(x)
         # Spread evenly over the batch: a lower variance than independent draws have.
@@ -139,6 +146,10 @@ class DiVAE(VQVAE):
 
         return guided
 
+    def blocks(self) -> list[nn.Module]:
+        unet = self.decoder
+        return [*self.encoder.blocks, *unet.input_blocks, unet.middle_block, *unet.output_blocks]
+
     def after_step(self, step: int, steps: int) -> None:
         if not self.frozen:
             super().after_step(step, steps)
@@ -151,7 +162,7 @@ class DiVAETokenizer(VQVAETokenizer):
     """Kind `divae`."""
 
     kind = "divae"
-    Settings = DiVAESettings
+    Settings = DiVAESettings  # type: ignore[assignment]
     places = frozenset({"encoder_from"})
 
     def make_network(self) -> DiVAE:
@@ -171,7 +182,7 @@ class DiVAETokenizer(VQVAETokenizer):
         network = self.make_network()
         if self.settings.encoder_from is not None:
             network.load_state_dict(self._borrowed(self.settings.encoder_from), strict=False)
-            network.quantiser.started.fill_(True)
+            network.quantiser.mark_fitted()
             for module in (network.encoder, network.quant_proj):
                 module.requires_grad_(False)
         return network
@@ -184,11 +195,12 @@ class DiVAETokenizer(VQVAETokenizer):
     def _borrowed(self, folder: Path) -> dict[str, Tensor]:
         """Encoder and codebook of a fitted tokenizer. Raises ValueError where they do not fit."""
         document = _document(folder)
-        theirs: dict[str, Any] = document["settings"]
-        ours = self.settings.model_dump(mode="json")
+        kind = DiVAETokenizer if document["kind"] == DiVAETokenizer.kind else VQVAETokenizer
+        theirs = kind.Settings.model_validate(document["settings"])
         for key in _SHARED:
-            if theirs.get(key) != ours[key]:
-                raise ValueError(f"{folder}: {key} is {theirs.get(key)}, but {self.spec.name} has {ours[key]}; set it")
+            there, here = getattr(theirs, key), getattr(self.settings, key)
+            if there != here:
+                raise ValueError(f"{folder}: {key} is {there!r}, but {self.spec.name} has {here!r}; set it alike")
         arrays = [ModalitySpec.model_validate(raw).array for raw in document["specs"]]
         if arrays != [self.spec.array]:
             raise ValueError(f"{folder}: fitted for {arrays[0]!r}, but {self.spec.name} is {self.spec.array!r}")
@@ -198,13 +210,12 @@ class DiVAETokenizer(VQVAETokenizer):
             return {name: file.get_tensor(name) for name in wanted}
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Pixels of which something is known and, unless the encoder is frozen, latents."""
+        """Latents, unless the encoder is frozen, and pixels of which something is known."""
         tokens = float(len(arrays) * self.spec.layout.num_tokens)
-        found = {COMMITMENT: tokens, LOSS: float((~arrays.isnan().any(1)).sum())}
-        return {name: found[name] for name in self.weights()}
+        return dict.fromkeys(self.weights(), tokens) | {LOSS: float((~arrays.isnan().any(1)).sum())}
 
     def weights(self) -> dict[str, float]:
-        learned = {} if self.settings.encoder_from else {COMMITMENT: self.settings.commitment}
+        learned = {} if self.settings.encoder_from else self.settings.quantiser_weights(self.network.quantiser)
         return learned | {LOSS: 1.0}
 
 

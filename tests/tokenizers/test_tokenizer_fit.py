@@ -61,7 +61,7 @@ def fit(folder, *, config=FIT, modality=None, fingerprint="one", seed=0):
 def test_fitting_stores_a_tokenizer_and_reports_in_the_modalitys_own_metric(tmp_path):
     fitted = fit(tmp_path)
     assert fitted.fresh
-    assert sorted(fitted.report["map"]) == ["mse", "perplexity", "usage"]
+    assert sorted(fitted.report["map"]) == ["dead codes", "mse", "perplexity", "usage"]
     assert 0 < fitted.report["map"]["mse"] < 0.2
     assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["tokenizer.json", "weights.safetensors"]
     assert not list((tmp_path / ".fit").iterdir())

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from fourm_clip.labeller import ClipLabeller
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, View, images
 
 __all__ = ["CLIP", "ClipLabeller", "cosine_similarity"]
 
@@ -42,7 +42,7 @@ class CLIP(Modality[np.ndarray]):
             layout=grid,
             array=FeatureMap(channels=self.settings.channels, height=grid.height, width=grid.width),
             token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": _LOSS, **self.settings.tokenizer}),
+            tokenizer=self.settings.recipe(loss=_LOSS),
             source=self.settings.source,
             extensions=_EXTENSIONS,
             expected_decoding=True,

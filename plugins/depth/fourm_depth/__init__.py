@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, View, images
 
 _EXTENSIONS = ("png", "npy")
 _TRIM = 0.1  # share of the depths left out at either end by "per_image"
@@ -52,7 +52,7 @@ class Depth(Modality[np.ndarray]):
             layout=self.settings.grid(),
             array=FeatureMap(channels=1, height=height, width=width, gaps=True),
             token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": {"l1": 1.0}, **self.settings.tokenizer}),
+            tokenizer=self.settings.recipe(loss={"l1": 1.0}),
             source=self.settings.source,
             extensions=_EXTENSIONS,
             expected_decoding=True,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_normal.measures import constants, mean_angle, median_angle, share_within
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, View, images
 
 _EXTENSIONS = ("png",)
 _SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
@@ -34,7 +34,7 @@ class Normal(Modality[np.ndarray]):
             layout=self.settings.grid(),
             array=FeatureMap(channels=3, height=height, width=width, gaps=True),
             token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": _LOSS, **self.settings.tokenizer}),
+            tokenizer=self.settings.recipe(loss=_LOSS),
             source=self.settings.source,
             extensions=_EXTENSIONS,
             expected_decoding=True,

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, View, images
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
@@ -95,7 +95,7 @@ class RGB(_Picture):
             layout=self.settings.grid(),
             array=FeatureMap(channels=3, height=height, width=width),
             token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": {"mse": 1.0}, **self.settings.tokenizer}),
+            tokenizer=self.settings.recipe(loss={"mse": 1.0}),
             source=self.settings.source,
             extensions=_EXTENSIONS,
             expected_decoding=True,

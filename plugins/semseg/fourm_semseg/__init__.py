@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from fourm_plugins import ClassMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import ClassMap, Metric, Modality, ModalitySpec, SampleError, View, images
 
 _EXTENSIONS = ("png",)
 
@@ -62,9 +62,7 @@ class SemSeg(Modality[np.ndarray]):
             layout=self.settings.grid(),
             array=ClassMap(classes=self.settings.num_classes + self.settings.void_first, height=height, width=width),
             token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(
-                kind="vqvae", settings={"loss": {"cross_entropy": 1.0}, **self.settings.tokenizer}
-            ),
+            tokenizer=self.settings.recipe(loss={"cross_entropy": 1.0}),
             source=self.settings.source,
             extensions=_EXTENSIONS,
             expected_decoding=False,
