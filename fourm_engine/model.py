@@ -53,14 +53,13 @@ class FourM:
         *,
         missing: Mapping[str, str] | None = None,
         origin: tuple[Path, ExportedConfig] | None = None,
-        manager: PluginManager | None = None,
     ) -> None:
         """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
-        where the model was loaded from. `manager`: the plugin host that saving asks; by default what is installed."""
+        where the model was loaded from."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
-        self._origin, self._manager = origin, manager
+        self._origin = origin
         #: Arguments of the published model that this one is, and None for a model trained here.
         self.published: dict[str, Any] | None = None
         for name, modality in modalities.items():
@@ -150,7 +149,7 @@ class FourM:
                     f"{saved.distribution}=={saved.version}, or leave it out with domains="
                 )
             found.append(modality)
-        modalities = Modalities(found, plugins)
+        modalities = Modalities(found, plugins, manager)
         spaces = modalities.token_spaces
         fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
         loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
@@ -169,7 +168,7 @@ class FourM:
             if isinstance(tokenizer, NeuralTokenizer):
                 tokenizer.to(device)
         vocabulary = config.build_vocabulary()
-        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config), manager=manager)
+        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
         model.published = exported.published_arguments(folder)
         return model
 
@@ -209,7 +208,7 @@ class FourM:
         def write_tokenizers(target: Path) -> None:
             target.mkdir()
             for space, tokenizer in spaces.items():
-                save_tokenizer(tokenizer, target / space, manager=self._manager)
+                save_tokenizer(tokenizer, target / space, manager=self.modalities.manager)
             for space in sorted(fingerprints.keys() - spaces.keys()):
                 assert self._origin is not None
                 shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)

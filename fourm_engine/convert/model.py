@@ -76,7 +76,7 @@ def load_published(
     kept = [domain for domain in checkpoint.domains if domain.name in found]
     network = published.build_network(checkpoint, kept, names).to(device)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
-    modalities = Modalities([modality for modality, _ in found.values()], plugins)
+    modalities = Modalities([modality for modality, _ in found.values()], plugins, manager)
     loaded = given_tokenizers(modalities.token_spaces, tokenizers or {}, manager)
     for tokenizer in loaded.values():
         if isinstance(tokenizer, NeuralTokenizer):
@@ -87,7 +87,6 @@ def load_published(
         loaded,
         published.vocabulary_of(kept, names),
         missing=missing,
-        manager=manager,
     )
     model.published = checkpoint.arguments
     return model

@@ -160,16 +160,8 @@ def test_a_folder_that_claims_more_than_it_holds_is_refused_before_memory_is_tak
     save_tokenizer(make(), tmp_path / "map", manager=Host())
     path = tmp_path / "map" / "tokenizer.json"
     document = json.loads(path.read_text())
-    huge = {
-        **document["settings"],
-        "decoder": {**document["settings"]["decoder"], "width": 4096, "multipliers": [64] * 8},
-    }
-    path.write_text(json.dumps(document | {"settings": huge}))
-    held_out = map_spec(features())
-    with pytest.raises(ValueError, match=r"16x16 does not divide"):
-        load_tokenizer(tmp_path / "map", [map_spec(features())], Host())
-    huge["decoder"]["multipliers"] = [64, 64]
-    path.write_text(json.dumps(document | {"settings": huge}))
+    document["settings"]["decoder"] |= {"width": 4096, "multipliers": [64, 64]}  # 5 TB
+    path.write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the tokenizer's settings: decoder\."):
         load_tokenizer(tmp_path / "map", [map_spec(features())], Host())
 
