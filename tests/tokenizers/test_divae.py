@@ -93,10 +93,10 @@ def test_expected_decoding_of_certain_ids_is_plain_decoding():
 def test_a_frozen_encoder_keeps_the_ids_of_the_tokenizer_it_comes_from(tmp_path):
     torch.manual_seed(1)
     source = VQVAETokenizer([map_spec(features())], **SMALL)
-    fit_network(source, ramps(100), FIT.model_copy(update={"steps": 60}))
+    fit_network(source, ramps(100), FIT.model_copy(update={"steps": 100, "lr": 3e-3}))
     save_tokenizer(source, tmp_path / "source", manager=Host())
     tokenizer = DiVAETokenizer(source.specs, **TINY, encoder_from=tmp_path / "source")
-    fit_network(tokenizer, ramps(100), FIT.model_copy(update={"steps": 120, "lr": 3e-3}))
+    fit_network(tokenizer, ramps(100), FIT.model_copy(update={"steps": 200, "lr": 3e-3}))
     maps = ramps(20, seed=2)
     assert np.array_equal(tokenizer.encode(maps), source.encode(maps))
     assert error_of(tokenizer) < 1
