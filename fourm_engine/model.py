@@ -115,6 +115,7 @@ class FourM:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if manager is not None and (disable or providers):
             raise ValueError("disable and providers are the manager's; give them to it, or leave it out")
+        own = manager is None
         manager = manager or PluginManager(disabled=disable, providers=providers)
         source = published.find(path_or_id)
         folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
@@ -163,6 +164,8 @@ class FourM:
                 )
         unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
         loaded |= given_tokenizers(unfitted, tokenizers or {}, manager)
+        if own:  # a caller's own host may serve further models
+            manager.freeze()
         network = exported.load_network(folder, config, device)
         for tokenizer in loaded.values():
             if isinstance(tokenizer, NeuralTokenizer):

@@ -60,8 +60,10 @@ class PictureSettings(Settings):
     image_size: int | tuple[int, int] = 224
     #: Pixels behind one token, one number or [height, width].
     patch_size: int | tuple[int, int] = 16
-    #: Folder of the data set that is read.
-    source: str
+    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    source: str | None = None
+    #: Kind of masker, in place of the layout's own.
+    masker: str | None = None
 
     @field_validator("image_size", "patch_size")
     @classmethod
@@ -94,17 +96,14 @@ class TokenSettings(PictureSettings):
     """Settings of a grid modality with a tokenizer of its own."""
 
     codebook_size: int = Field(default=8192, ge=2)
-    #: Kind of the tokenizer, and its settings; those of `vqvae` go over the modality's own defaults.
-    tokenizer_kind: str = Field(default="vqvae", pattern=r"^[a-z][a-z0-9_]*$")
+    #: Settings of the tokenizer, over the modality's own defaults; `kind` takes another kind than `vqvae`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self, name: str) -> TokenSpace:
         return TokenSpace(name=name, size=self.codebook_size)
 
-    def recipe(self, *, loss: Mapping[str, float]) -> TokenizerRecipe:
-        """`loss`: terms of the reconstruction loss of `vqvae` that suit the modality."""
-        own = {"loss": dict(loss)} if self.tokenizer_kind == "vqvae" else {}
-        return TokenizerRecipe(kind=self.tokenizer_kind, settings={**own, **self.tokenizer})
+    def recipe(self, **defaults: Any) -> TokenizerRecipe:
+        return TokenizerRecipe.choose(self.tokenizer, kind="vqvae", **defaults)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -43,7 +43,7 @@ each = pytest.mark.parametrize("name", sorted(SETTINGS))
 
 
 @each
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_ids_are_in_range_and_name_the_latents_that_are_passed_on(name, seed, scale):
     quantiser = made(name).eval()
