@@ -191,11 +191,13 @@ def _request(
     quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "tensorboard", "threads", "cache_mb", "device"}
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
-        "settings": tokenizer.settings.model_dump(mode="json"),
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": {spec.name: spec.fingerprint() for spec in tokenizer.specs},
         "data": {name: [data.fingerprint, len(data)] for name, data in sorted(train.items())},
         "config": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
         "seed": seed,
     }
+    if isinstance(tokenizer, NeuralTokenizer) and (start := tokenizer.starting_point):
+        request["start"] = start
     request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     return request

@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fourm_engine.files import replacing_folder
+from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -38,7 +41,7 @@ def save_tokenizer(
         "kind": tokenizer.kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "settings": tokenizer.settings.model_dump(mode="json"),
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
         "fingerprint": tokenizer.fingerprint,
         "fit": fit or {},
@@ -96,10 +99,12 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
     for spec in specs:
         _check_same_arrays(folder, known.get(spec.name), spec)
     try:
-        tokenizer = cls(specs, **document["settings"])
-    except (ValueError, TypeError) as error:  # TypeError: a key that is none of a setting
+        tokenizer = cls.restore(specs, document["settings"], folder)
+    except ValidationError as error:
+        reasons = "; ".join(explain(error, cls.Settings))
+        raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
+    except TypeError as error:  # a key that is none of a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
-    tokenizer.load(folder)
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "

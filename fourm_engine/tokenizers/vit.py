@@ -18,6 +18,8 @@ from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
+#: Numbers in the table of positions, which is computed and in no file.
+MAX_POSITIONS = 1 << 28
 #: Sizes of the paper (4M, appendix B).
 SIZES: dict[str, dict[str, int]] = {
     "S": {"width": 512, "blocks": 8, "heads": 8},
@@ -104,7 +106,10 @@ class _Trunk(nn.Module):
     def __init__(self, grid: tuple[int, int], settings: CodecSettings) -> None:
         super().__init__()
         width, heads, ratio = settings.width, settings.heads, settings.mlp_ratio
-        positions = sine_cosine_2d(*(settings.position_grid or grid), width)
+        rows, columns = settings.position_grid or grid
+        if rows * columns * width > MAX_POSITIONS:
+            raise ValueError(f"{rows}x{columns} positions of width {width} are beyond what is loaded")
+        positions = sine_cosine_2d(rows, columns, width)
         if settings.position_grid is not None and settings.position_grid != grid:
             stored = rearrange(positions, "(h w) d -> 1 d h w", h=settings.position_grid[0])
             resized = F.interpolate(stored, size=grid, mode="bicubic", align_corners=False)
