@@ -97,7 +97,8 @@ def _check_out(out: Path, taken: set[Path]) -> None:
 def _prepare(extension: Extension) -> None:
     """Tokenizers of new token spaces, then tokens of all that lacks them."""
     from fourm_engine.cli.share import rank_and_world
-    from fourm_engine.cli.tokenizer import fit_space, tokenize_data
+    from fourm_engine.cli.tokenize import tokenize_data
+    from fourm_engine.cli.tokenizer import fit_space
     from fourm_engine.train.distributed import sum_numbers
 
     config, first = extension.config, rank_and_world()[0] == 0
