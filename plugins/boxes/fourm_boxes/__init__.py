@@ -10,6 +10,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,6 +31,8 @@ _CANVAS = 256  # pixels
 
 
 class BoxesSettings(Settings):
+    small: ClassVar[Mapping[str, Any]] = {"text": TextSettings.small, "max_tokens": 48}
+
     text: TextSettings = TextSettings()
     #: Labels that may occur; any where none are given. A label read that is not among them is an error.
     labels: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +27,8 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 class CaptionSettings(Settings):
+    small: ClassVar[Mapping[str, Any]] = {"text": TextSettings.small, "max_tokens": 48}
+
     text: TextSettings = TextSettings()
     max_tokens: int = Field(default=256, ge=2, le=8192)
     max_characters: int = Field(default=4096, ge=16)

@@ -8,7 +8,7 @@ its shape. Array: float32 (channels, rows, columns) of the token grid, each feat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -26,6 +26,8 @@ _LOSS = {"mse": 1.0, "cosine": 1.0}
 
 class ClipSettings(images.TokenSettings):
     """The token grid is image_size / patch_size, as of the picture that the features describe."""
+
+    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "channels": 16}
 
     source: str = "clip"
     channels: int = Field(default=512, ge=1)

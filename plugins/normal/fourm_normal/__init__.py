@@ -26,6 +26,7 @@ class NormalSettings(images.TokenSettings):
 
 class Normal(Modality[np.ndarray]):
     Settings = NormalSettings
+    claims = frozenset({"directions"})
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size

@@ -7,6 +7,7 @@ a pixel has no class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,8 @@ _EXTENSIONS = ("png",)
 
 
 class SemSegSettings(images.TokenSettings):
+    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "num_classes": 6}
+
     source: str = "semseg"
     codebook_size: int = 4096
     #: Names of the classes, in the order of their ids; they set `num_classes`.
