@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ from fourm_plugins.masker import Masked
 from fourm_plugins.testing.harness import Harness, Member, TinyModel
 from fourm_plugins.tokenizer import Tokenizer
 
-FIT = FitConfig(steps=120, batch_size=8, lr=3e-3, device="cpu", log_every=1000)
+FIT = FitConfig(steps=200, batch_size=8, lr=3e-3, device="cpu", log_every=1000)
 MODEL = ModelConfig(width=32, encoder_blocks=1, decoder_blocks=1, heads=2)
 BATCH = 8
 #: Tokens of a sample, of inputs and of targets each, at most.
@@ -60,7 +61,13 @@ class EngineHarness(Harness):
         data = _MemberData(members, modalities, seed)
         task = _Task(modalities, tokenizers, MODEL, data)
         config = TrainConfig(
-            batch_size=BATCH, steps=steps, lr=5e-3, warmup=steps // 10, device="cpu", log_every=1, checkpoint_every=steps
+            batch_size=BATCH,
+            steps=steps,
+            lr=5e-3,
+            warmup=steps // 10,
+            device="cpu",
+            log_every=1,
+            checkpoint_every=steps,
         )
         with tempfile.TemporaryDirectory() as run, _quiet():
             Trainer(task, config, Path(run), seed=seed).run()
@@ -71,7 +78,8 @@ class EngineHarness(Harness):
         return EngineModel(model, losses=losses, data=data)
 
     def load(self, folder: Path, manager: PluginManager) -> EngineModel:
-        return EngineModel(FourM.from_pretrained(folder, device="cpu", manager=manager))
+        with _quiet():
+            return EngineModel(FourM.from_pretrained(folder, device="cpu", manager=manager))
 
 
 class EngineModel(TinyModel):
@@ -190,7 +198,12 @@ def _rows(gradient: Tensor | None, start: int, stop: int) -> Tensor | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The trainer's lines of progress are of no interest here; torch's random state is put back."""
-    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+    """Lines of progress and warnings are of no interest here; torch's random state is put back."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(disabled)

@@ -56,7 +56,7 @@ _VIRIDIS = np.array(
 class PictureSettings(Settings):
     """Settings that modalities on a grid of patches share."""
 
-    small: ClassVar[Mapping[str, Any]] = {"image_size": 32, "patch_size": 8}
+    small: ClassVar[Mapping[str, Any]] = {"image_size": 24, "patch_size": 4}
 
     #: Pixels, one number for a square or [height, width].
     image_size: int | tuple[int, int] = 224
@@ -95,7 +95,11 @@ class PictureSettings(Settings):
 class TokenSettings(PictureSettings):
     """Settings of a grid modality with a tokenizer of its own."""
 
-    small: ClassVar[Mapping[str, Any]] = {**PictureSettings.small, "codebook_size": 32}
+    small: ClassVar[Mapping[str, Any]] = {
+        **PictureSettings.small,
+        "codebook_size": 64,
+        "tokenizer": {"encoder": {"width": 64, "blocks": 0}, "decoder": {"width": 64, "blocks": 1}},
+    }
 
     codebook_size: int = Field(default=8192, ge=2)
     #: Settings of the tokenizer kind `vqvae`, over the modality's own defaults.

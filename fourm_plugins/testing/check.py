@@ -136,7 +136,10 @@ def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, st
     if reason is not None and state == "failed":
         state, message = "expected failure", f"{reason} ({message})"
     elif reason is not None and state == "passed":
-        state, message = "unexpected pass", f"expected to fail ({reason}), but it passes: remove it from what is expected"
+        state, message = (
+            "unexpected pass",
+            f"expected to fail ({reason}), but it passes: remove it from what is expected",
+        )
     return Outcome(check.name, state, time.perf_counter() - start, message)
 
 

@@ -24,7 +24,9 @@ from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import PATIENCE
 
 #: Not part of a package, and sometimes large.
-_LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules", "venv", "runs")
+_LEFT_BEHIND = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules", "venv", "runs"
+)
 
 _LOOK = """
 import json, sys
@@ -59,10 +61,11 @@ class Wheel:
         """What a process finds that has this package and its requirements, and neither the source tree nor whatever a
         site's .pth files bring: "found", "module", "made", "samples", and "error" where it ended."""
         paths = [str(self.folder), *(path for path in _search_path() if not _inside(Path(path), self.source))]
-        request = json.dumps({"name": name, "settings": dict(settings)})
+        request, empty = json.dumps({"name": name, "settings": dict(settings)}), self.folder.parent / "empty"
+        empty.mkdir(exist_ok=True)
         done = subprocess.run(
             [sys.executable, "-S", "-c", _LOOK, request],
-            cwd=self.folder,
+            cwd=empty,  # which -c puts first on sys.path
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -113,7 +116,9 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        told = next((line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["no reason"])[-1])
+        told = next(
+            (line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["no reason"])[-1]
+        )
         raise CheckFailed(f"no wheel can be built from {tree.name}: {told}")
     return Wheel(installed, tree.resolve())
 
@@ -146,7 +151,8 @@ def _backend_is_here(tree: Path) -> bool:
 
 
 def _search_path() -> list[str]:
-    return [os.path.abspath(path) for path in sys.path]
+    """This process's sys.path, and where the SDK is, should a .pth file have brought it."""
+    return [*(os.path.abspath(path) for path in sys.path), str(Path(__file__).resolve().parents[2])]
 
 
 def _inside(path: Path, tree: Path) -> bool:

@@ -31,65 +31,22 @@ class Draw:
 
 def budgets_are_kept(subject: Subject) -> None:
     """There are never more inputs or targets than the budgets allow, and what belongs together is equally long."""
-
-    def holds(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-        shown, asked = len(masked.input_ids), len(masked.labels)
-        require(len(masked.input_pos) == shown, f"{shown} input ids, but {len(masked.input_pos)} positions")
-        lengths = {len(masked.target_ids), len(masked.target_pos), len(masked.target_order), asked}
-        require(len(lengths) == 1, f"target ids, positions, orders and labels of lengths {sorted(lengths)}")
-        require(shown <= draw.input_budget, f"{shown} inputs for a budget of {draw.input_budget}")
-        require(asked <= draw.target_budget, f"{asked} targets for a budget of {draw.target_budget}")
-
-    _for_all(subject, holds)
+    _for_all(subject, _budgets)
 
 
 def inputs_and_targets_are_disjoint(subject: Subject) -> None:
     """No token is both shown and asked for, or either twice."""
-    if not isinstance(subject.spec.layout, Sequence):
-
-        def apart(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-            places = [*masked.input_pos.tolist(), *masked.target_pos.tolist()]
-            require(len(set(places)) == len(places), "a token is shown and asked for, or one of them twice")
-            require(not places or (min(places) >= 0 and max(places) < len(ids)), "a position outside the tokens")
-
-        _for_all(subject, apart)
-        return
-    special = special_ids(subject.masker)
-
-    def words_apart(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-        # The ids of a draw are all different, so that each says which token it is.
-        words = [i for i in [*masked.input_ids.tolist(), *masked.labels.tolist()] if i not in special]
-        require(len(set(words)) == len(words), "a token is shown and asked for, or one of them twice")
-
-    _for_all(subject, words_apart)
+    _for_all(subject, _apart)
 
 
 def masked_tokens_are_the_source(subject: Subject) -> None:
     """Ids are those at their positions; of a sequence the target's spans fill the input's gaps and give the source."""
-    if not isinstance(subject.spec.layout, Sequence):
+    _for_all(subject, _true)
 
-        def true(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-            require((ids[masked.input_pos] == masked.input_ids).all(), "an input id is not the one at its position")
-            require((ids[masked.target_pos] == masked.labels).all(), "a label is not the id at its position")
 
-        _for_all(subject, true)
-        return
-    masker, limit = subject.masker, subject.spec.layout.num_tokens
-    assert masker.specials is not None
-    sentinels, end = set(masker.specials.sentinels), masker.specials.end
-
-    def reconstructs(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-        source = [*ids.tolist(), end][:limit]
-        target = [*masked.target_ids[:1].tolist(), *masked.labels.tolist()]
-        known = {*source} | sentinels
-        stray = {*masked.input_ids.tolist(), *target} - known
-        require(not stray, f"id {min(stray, default=0)} is neither in the source nor a sentinel")
-        # Room for every token, a sentinel for each and the closing one: nothing may be cut off.
-        if draw.input_budget >= len(source) and draw.target_budget >= 2 * len(source) + 2:
-            again = _rebuild(masked.input_ids.tolist(), target, sentinels)
-            require(again == source, "the target's spans, put into the input's gaps, do not give the source")
-
-    _for_all(subject, reconstructs)
+def same_generator_same_mask(subject: Subject) -> None:
+    """The mask is a function of its arguments and the generator's state, and leaves global generators alone."""
+    _for_all(subject, _repeats)
 
 
 def edge_budgets_are_met(subject: Subject) -> None:
@@ -118,17 +75,51 @@ def edge_budgets_are_met(subject: Subject) -> None:
         require(len(mask(0, 1).labels) <= 1, "more than one token is asked for with a budget of 1")
 
 
-def same_generator_same_mask(subject: Subject) -> None:
-    """The mask is a function of its arguments and the generator's state, and leaves global generators alone."""
+def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    shown, asked = len(masked.input_ids), len(masked.labels)
+    require(len(masked.input_pos) == shown, f"{shown} input ids, but {len(masked.input_pos)} positions")
+    lengths = {len(masked.target_ids), len(masked.target_pos), len(masked.target_order), asked}
+    require(len(lengths) == 1, f"target ids, positions, orders and labels of lengths {sorted(lengths)}")
+    require(shown <= draw.input_budget, f"{shown} inputs for a budget of {draw.input_budget}")
+    require(asked <= draw.target_budget, f"{asked} targets for a budget of {draw.target_budget}")
 
-    def repeats(draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-        before = np.random.get_state(legacy=False)
-        again = _mask(subject.masker, draw, ids)
-        require(str(before) == str(np.random.get_state(legacy=False)), "masking draws from NumPy's global generator")
-        for name, first in vars(masked).items():
-            require(np.array_equal(first, getattr(again, name)), f"{name} differs for the same generator")
 
-    _for_all(subject, repeats)
+def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    message = "a token is shown and asked for, or one of them twice"
+    if isinstance(subject.spec.layout, Sequence):
+        # The ids of a draw are all different, so that each says which token it is.
+        special = special_ids(subject.masker)
+        words = [i for i in [*masked.input_ids.tolist(), *masked.labels.tolist()] if i not in special]
+        require(len(set(words)) == len(words), message)
+        return
+    places = [*masked.input_pos.tolist(), *masked.target_pos.tolist()]
+    require(len(set(places)) == len(places), message)
+    require(not places or (min(places) >= 0 and max(places) < len(ids)), "a position outside the tokens")
+
+
+def _true(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    specials = subject.masker.specials
+    if not isinstance(subject.spec.layout, Sequence) or specials is None:
+        require(np.array_equal(ids[masked.input_pos], masked.input_ids), "an input id is not the one at its position")
+        require(np.array_equal(ids[masked.target_pos], masked.labels), "a label is not the id at its position")
+        return
+    source = [*ids.tolist(), specials.end][: subject.spec.layout.num_tokens]
+    target = [*masked.target_ids[:1].tolist(), *masked.labels.tolist()]
+    stray = {*masked.input_ids.tolist(), *target} - {*source, *specials.sentinels}
+    require(not stray, f"id {min(stray, default=0)} is neither in the source nor a sentinel")
+    # Room for every token, a sentinel for each and the closing one: nothing may be cut off.
+    if draw.input_budget >= len(source) and draw.target_budget >= 2 * len(source) + 2:
+        again = _rebuild(masked.input_ids.tolist(), target, set(specials.sentinels))
+        require(again == source, "the target's spans, put into the input's gaps, do not give the source")
+
+
+def _repeats(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    drawn_before = int(np.random.get_state(legacy=False)["state"]["pos"])
+    again = _mask(subject.masker, draw, ids)
+    drawn = int(np.random.get_state(legacy=False)["state"]["pos"]) != drawn_before
+    require(not drawn, "masking draws from NumPy's global generator")
+    for name, first in vars(masked).items():
+        require(np.array_equal(first, getattr(again, name)), f"{name} differs for the same generator")
 
 
 def _rebuild(shown: list[int], target: list[int], sentinels: set[int]) -> list[int]:
@@ -143,11 +134,26 @@ def _rebuild(shown: list[int], target: list[int], sentinels: set[int]) -> list[i
     return [j for i in shown for j in (runs.get(i, []) if i in sentinels else [i])]
 
 
-Property = Callable[[Draw, np.ndarray, Masked], None]
+Property = Callable[[Subject, Draw, np.ndarray, Masked], None]
+_PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
 
 
 def _for_all(subject: Subject, holds: Property) -> None:
-    """Raise CheckFailed with a draw for which `holds` does."""
+    """Raise CheckFailed with a draw for which `holds` does. The draws are shared: only where one of the properties
+    fails is each looked at by itself."""
+    if not subject.made("masks", lambda: _all_hold(subject)):
+        _draws(subject, (holds,))
+
+
+def _all_hold(subject: Subject) -> bool:
+    try:
+        _draws(subject, _PROPERTIES)
+    except Exception:  # which of them it is, each check finds out
+        return False
+    return True
+
+
+def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
     masker, spec = subject.masker, subject.spec
     most = spec.layout.num_tokens
     lengths = (0, min(most - 1, len(ordinary_ids(subject)))) if isinstance(spec.layout, Sequence) else (most, most)
@@ -156,10 +162,12 @@ def _for_all(subject: Subject, holds: Property) -> None:
     def try_one(length: int, shown: int, asked: int, keep: str, seed: int) -> None:
         draw = Draw(length, shown, asked, keep, seed)
         ids = _ids(subject, draw)
-        try:
-            holds(draw, ids, _mask(masker, draw, ids))
-        except CheckFailed as error:
-            raise CheckFailed(f"{error}, for {draw}") from None
+        masked = _mask(masker, draw, ids)
+        for holds in properties:
+            try:
+                holds(subject, draw, ids, masked)
+            except CheckFailed as error:
+                raise CheckFailed(f"{error}, for {draw}") from None
 
     if importlib.util.find_spec("hypothesis") is None:
         rng = np.random.default_rng(0)
@@ -184,9 +192,7 @@ def _for_all(subject: Subject, holds: Property) -> None:
 
 def _mask(masker: Masker, draw: Draw, ids: np.ndarray) -> Masked:
     rng = np.random.default_rng(draw.seed)
-    return masker.mask(
-        ids, input_budget=draw.input_budget, target_budget=draw.target_budget, keep=draw.keep, rng=rng
-    )
+    return masker.mask(ids, input_budget=draw.input_budget, target_budget=draw.target_budget, keep=draw.keep, rng=rng)
 
 
 def _ids(subject: Subject, draw: Draw) -> np.ndarray:

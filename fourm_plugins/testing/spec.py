@@ -38,9 +38,7 @@ def spec_names_itself(subject: Subject) -> None:
     spec = subject.spec
     require(spec.name == subject.modality.name, f"spec.name is {spec.name!r}, the instance {subject.modality.name!r}")
     for extension in spec.extensions:
-        require(
-            _EXTENSION.fullmatch(extension), f"extension {extension!r}: write it in lower case and without a dot"
-        )
+        require(_EXTENSION.fullmatch(extension), f"extension {extension!r}: write it in lower case and without a dot")
     second = f"{subject.name.partition('@')[0]}@kit"
     other = subject.manager.modality(second, plugin=subject.name, **subject.settings).spec
     require(other.name == second, f"an instance called {second!r} says it is {other.name!r}; use self.name")

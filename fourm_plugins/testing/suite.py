@@ -166,7 +166,10 @@ def run_checks(
 
 
 def check_modality(
-    modality: str, settings: Mapping[str, Any] | None = None, *, expected_failures: Mapping[str, str] | None = None,
+    modality: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Report:
     """Run every check on an installed modality. `options` are those of `Subject`."""

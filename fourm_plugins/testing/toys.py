@@ -159,6 +159,4 @@ def _statistics(array: Any) -> np.ndarray:
 
 
 def _plugin(kind: Any, name: str) -> Plugin:
-    return Plugin(
-        kind=kind, name=name, value=f"{__name__}:Toy", distribution="fourm-engine", version="0", location=""
-    )
+    return Plugin(kind=kind, name=name, value=f"{__name__}:Toy", distribution="fourm-engine", version="0", location="")

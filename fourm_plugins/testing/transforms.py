@@ -205,7 +205,9 @@ def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarr
     steps = (-_MARGIN, 0, _MARGIN)
     for i in range(shape[0]):
         for j in range(shape[1]):
-            marked = [_seen_mark((i + 0.5 + a) / shape[0], (j + 0.5 + b) / shape[1], view) for a in steps for b in steps]
+            marked = [
+                _seen_mark((i + 0.5 + a) / shape[0], (j + 0.5 + b) / shape[1], view) for a in steps for b in steps
+            ]
             inside[i, j], outside[i, j] = all(marked), not any(marked)
     return inside, outside
 
@@ -233,7 +235,9 @@ def _check_coarse(pixels: np.ndarray, view: View) -> None:
     right = _follows(pixels, view)
     for name, wrong in _wrong_views(view).items():
         other = _follows(pixels, wrong)
-        require(right > other, f"through {view} the array looks as if augment {name}; use View.pixels of the value's size")
+        require(
+            right > other, f"through {view} the array looks as if augment {name}; use View.pixels of the value's size"
+        )
 
 
 def _follows(pixels: np.ndarray, view: View) -> float:

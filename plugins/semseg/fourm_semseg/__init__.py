@@ -19,7 +19,7 @@ _EXTENSIONS = ("png",)
 
 
 class SemSegSettings(images.TokenSettings):
-    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "num_classes": 6}
+    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "image_size": 16, "num_classes": 6}
 
     source: str = "semseg"
     codebook_size: int = 4096
