@@ -47,6 +47,7 @@ class BoxesSettings(Settings):
 
 class Boxes(Modality[list[Box]]):
     Settings = BoxesSettings
+    claims = frozenset({"exact_files"})
 
     def make_spec(self) -> ModalitySpec:
         return ModalitySpec(

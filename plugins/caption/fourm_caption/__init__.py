@@ -38,6 +38,7 @@ class CaptionSettings(Settings):
 
 class Caption(Modality[Value]):
     Settings = CaptionSettings
+    claims = frozenset({"exact_files"})
 
     def make_spec(self) -> ModalitySpec:
         return ModalitySpec(

@@ -33,6 +33,8 @@ class TokenSettings(images.TokenSettings):
 
 
 class _Picture(Modality[np.ndarray]):
+    claims = frozenset({"exact_files"})
+
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
         return images.decode_rgb(images.only_file(files, _EXTENSIONS)[1])
 

@@ -53,6 +53,7 @@ class SemSegSettings(images.TokenSettings):
 
 class SemSeg(Modality[np.ndarray]):
     Settings = SemSegSettings
+    claims = frozenset({"exact_files"})
 
     def make_spec(self) -> ModalitySpec:
         height, width = self.settings.size
