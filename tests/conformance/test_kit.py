@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -220,3 +221,11 @@ def test_the_command_fails_where_a_check_does_or_passes_against_expectation(comm
 
 def test_the_command_names_the_nearest_of_an_unknown_modality(command):
     assert "did you mean 'caption'" in str(command("captoin").exception)
+
+
+def test_the_page_lists_every_check_and_claim():
+    page = (Path(__file__).parents[2] / "docs/conformance.md").read_text()
+    for check in CHECKS:
+        assert f"| `{check.name}` | {check.says} | {', '.join(check.claims)} |" in page
+    for name, meaning in CLAIMS.items():
+        assert f"| `{name}` | {meaning} |" in page
