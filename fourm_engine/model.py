@@ -53,13 +53,15 @@ class FourM:
         *,
         missing: Mapping[str, str] | None = None,
         origin: tuple[Path, ExportedConfig] | None = None,
+        manager: PluginManager | None = None,
     ) -> None:
         """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
-        where the model was loaded from."""
+        where the model was loaded from. `manager`: the host that says which package provides a tokenizer when the model
+        is saved; by default what is installed."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
-        self._origin = origin
+        self._origin, self._manager = origin, manager
         #: Arguments of the published model that this one is, and None for a model trained here.
         self.published: dict[str, Any] | None = None
         for name, modality in modalities.items():
@@ -162,7 +164,7 @@ class FourM:
             if isinstance(tokenizer, NeuralTokenizer):
                 tokenizer.to(device)
         vocabulary = config.build_vocabulary()
-        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
+        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config), manager=manager)
         model.published = exported.published_arguments(folder)
         return model
 
@@ -202,7 +204,7 @@ class FourM:
         def write_tokenizers(target: Path) -> None:
             target.mkdir()
             for space, tokenizer in spaces.items():
-                save_tokenizer(tokenizer, target / space)
+                save_tokenizer(tokenizer, target / space, manager=self._manager)
             for space in sorted(fingerprints.keys() - spaces.keys()):
                 assert self._origin is not None
                 shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)

@@ -44,6 +44,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
+    small: ClassVar[Mapping[str, Any]] = {}
+
 
 class Labeller(ABC):
     """Makes values of one modality from values of another, with a pretrained model or by geometry."""
@@ -58,6 +61,9 @@ class Modality(ABC, Generic[Value]):
     (`rgb`, `rgb@448`), which differ in `settings`."""
 
     Settings: ClassVar[type[BaseModel]] = Settings
+    #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
+    #: "directions".
+    claims: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str, **settings: Any) -> None:
         self.name = name

@@ -6,12 +6,17 @@ a pixel has no class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import Field
 
 from fourm_plugins.bases import ClassGrid, ClassSettings
 
 
 class SemSegSettings(ClassSettings):
+    small: ClassVar[Mapping[str, Any]] = {**ClassSettings.small, "num_classes": 6}
+
     source: str = "semseg"
     codebook_size: int = 4096
     #: The published models' number, where neither this nor `classes` is given.
