@@ -74,7 +74,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read `path`, apply `section.key=value` overrides (values are YAML), validate. Raises ConfigError."""
     raw = read_yaml(Path(path))
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return parse_config(raw, str(path))
 
 
@@ -117,7 +117,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set what `section.key=value` says, in place; the value is YAML. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")

@@ -39,7 +39,7 @@ from fourm_plugins.testing.harness import Harness, Member, TinyModel
 from fourm_plugins.tokenizer import Tokenizer
 
 FIT = FitConfig(steps=200, batch_size=8, lr=3e-3, device="cpu", log_every=1000)
-MODEL = ModelConfig(width=32, encoder_blocks=1, decoder_blocks=1, heads=2)
+MODEL = ModelConfig.model_validate({"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2})
 BATCH = 8
 #: Tokens of a sample, of inputs and of targets each, at most.
 TOKENS = 24
@@ -60,15 +60,7 @@ class EngineHarness(Harness):
         tokenizers = {m.name: m.tokenizer for m in members if m.tokenizer is not None}
         data = _MemberData(members, modalities, seed)
         task = _Task(modalities, tokenizers, MODEL, data)
-        config = TrainConfig(
-            batch_size=BATCH,
-            steps=steps,
-            lr=5e-3,
-            warmup=steps // 10,
-            device="cpu",
-            log_every=1,
-            checkpoint_every=steps,
-        )
+        config = TrainConfig(batch_size=BATCH, steps=steps, lr=5e-3, warmup=steps // 10, device="cpu", log_every=1)
         with tempfile.TemporaryDirectory() as run, _quiet():
             Trainer(task, config, Path(run), seed=seed).run()
             losses = _losses(Path(run) / "metrics.jsonl")
@@ -202,8 +194,8 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
+        out, err = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+        with torch.random.fork_rng(devices=[]), out, err:
+            yield
     finally:
         logging.disable(disabled)

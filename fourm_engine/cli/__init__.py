@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenizer, train
+from fourm_engine.cli import check, convert, evaluate, generate, label, plugins, tokenizer, train
 
 app = typer.Typer(
     name="fourm",
@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("label")(label.label)

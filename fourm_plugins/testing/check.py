@@ -44,10 +44,10 @@ class Broken(Exception):
 @dataclass(frozen=True)
 class Check:
     """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
-    its docstring what the check asks for. It is run where the subject's claims include `claim`; with none, always."""
+    its docstring what the check asks for. It is run where the subject claims all of `claims`; with none, always."""
 
     run: Callable[[Subject], None]
-    claim: str = ""
+    claims: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -122,8 +122,8 @@ def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, st
     reason = expected_failures.get(check.name)
     state: State
     try:
-        if check.claim and check.claim not in subject.claims:
-            state, message = "not claimed", f"the plugin does not claim {check.claim!r}"
+        if unclaimed := [claim for claim in check.claims if claim not in subject.claims]:
+            state, message = "not claimed", f"the plugin does not claim {unclaimed[0]!r}"
         else:
             check.run(subject)
             state, message = "passed", ""

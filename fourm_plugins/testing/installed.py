@@ -24,9 +24,7 @@ from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import PATIENCE
 
 #: Not part of a package, and sometimes large.
-_LEFT_BEHIND = shutil.ignore_patterns(
-    ".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules", "venv", "runs"
-)
+_LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv", "runs")
 
 _LOOK = """
 import json, sys
@@ -115,10 +113,8 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
         check=False,
     )
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        told = next(
-            (line for line in reversed(lines) if line.lower().startswith("error")), (lines or ["no reason"])[-1]
-        )
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        told = next((line for line in reversed(lines) if line.lower().startswith("error")), lines[-1])
         raise CheckFailed(f"no wheel can be built from {tree.name}: {told}")
     return Wheel(installed, tree.resolve())
 

@@ -172,8 +172,8 @@ def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
     if importlib.util.find_spec("hypothesis") is None:
         rng = np.random.default_rng(0)
         for seed in range(DRAWS):
-            numbers = [int(rng.integers(low, high + 1)) for low, high in (lengths, (0, most + 2), targets)]
-            try_one(*numbers, KEEPS[seed % 3], seed)
+            length, shown, asked = (int(rng.integers(low, high + 1)) for low, high in (lengths, (0, most + 2), targets))
+            try_one(length, shown, asked, KEEPS[seed % 3], seed)
         return
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st

@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from fourm_plugins.testing.check import Check, require
+from fourm_plugins.testing.check import Broken, Check, require
 from fourm_plugins.testing.subject import Subject
 
 #: What provides the SDK.
@@ -35,7 +35,9 @@ def wheel_is_found(subject: Subject) -> None:
 def wheel_has_examples(subject: Subject) -> None:
     """The example samples are made by the code or lie inside the wheel."""
     seen = subject.wheel.look(subject.name, subject.settings)
-    require(seen.get("samples") == 2 or not seen.get("made"), f"from its wheel alone: {seen.get('error')}")
+    if not seen.get("made"):
+        raise Broken(wheel_is_found.__name__, ValueError(seen.get("error")))
+    require(seen.get("samples") == 2, f"from its wheel alone: {seen.get('error')}")
 
 
 def requirements_are_declared(subject: Subject) -> None:

@@ -42,11 +42,8 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
     """Look at modality `name` from a fresh interpreter. Raises ValueError where it cannot be made to look at all."""
     found = folder / f"probe-{hash_seed}.json"
     request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(found)})
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": str(hash_seed),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, request],

@@ -64,7 +64,7 @@ def examples_are_read(subject: Subject) -> None:
 
 
 def examples_follow_the_seed(subject: Subject) -> None:
-    """Example samples are the same for the same seed, other ones for another, and a longer list begins with a shorter."""
+    """Example samples are the same for the same seed, others for another; a longer list begins with a shorter one."""
     make = subject.modality.example_samples
     require(make(3, 5) == make(3, 5), "the same seed gives other examples")
     require(make(3, 5)[:2] == make(2, 5), "the first two of three examples are not the two of two")
@@ -86,8 +86,6 @@ def files_are_read_back(subject: Subject) -> None:
         stray = sorted(set(files) - set(subject.spec.extensions))
         require(not stray, f"write gives a file .{''.join(stray[:1])}, the spec's are {subject.spec.extensions}")
         again = subject.array(modality.read(dict(files)))
-        wrong = misfit(subject.spec, again)
-        require(not wrong, f"written and read again: {wrong}")
         error = distance(array, again)
         require(
             error <= FILE_TOLERANCE * scale,
@@ -144,6 +142,6 @@ CHECKS = (
     Check(settings_rebuild_it),
     Check(examples_follow_the_seed),
     Check(files_are_read_back),
-    Check(files_are_exact, claim="exact_files"),
+    Check(files_are_exact, claims=("exact_files",)),
     Check(wrong_files_are_refused),
 )

@@ -65,7 +65,7 @@ class _Conformance:
             for check in cls.checks:
                 setattr(cls, f"test_{check.name}", _as_test(check))
             return
-        (base,) = (c for c in cls.__mro__ if "_is_kit" in c.__dict__)
+        (base,) = (c for c in cls.__mro__ if issubclass(c, _Conformance) and "_is_kit" in c.__dict__)
         if cls.checks is not base.checks:
             raise TypeError(f"{cls.__name__} replaces the kit's checks; leave `checks` as it is")
         for check in base.checks:

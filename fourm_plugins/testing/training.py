@@ -108,8 +108,8 @@ def generated_tokens_decode(subject: Subject) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check(learns, claim="target"),
+    Check(learns, claims=("target",)),
     Check(gradients_arrive),
-    Check(targets_do_not_leak, claim="target"),
-    Check(generated_tokens_decode, claim="target"),
+    Check(targets_do_not_leak, claims=("target",)),
+    Check(generated_tokens_decode, claims=("target",)),
 )

@@ -35,7 +35,7 @@ def every_view_fits(subject: Subject) -> None:
 
 
 def augment_is_deterministic(subject: Subject) -> None:
-    """The same value through the same view gives the same array; any choice is the view's, none a global generator's."""
+    """The same value through the same view gives the same array: every choice is the view's, none a generator's."""
     for value, view in zip(subject.values, _views(8), strict=False):
         found = []
         for seed in (0, 1):
@@ -59,7 +59,7 @@ def view_moves_the_picture(subject: Subject) -> None:
         stray = _stray(pixels, *_reference(pixels.shape[1:], view))
         require(
             stray <= STRAY_PIXELS,
-            f"through {view} {stray:.0%} of the pixels do not show what lies there; use View.pixels of the value's size",
+            f"through {view} {stray:.0%} of the pixels do not show what lies there; see View.pixels",
         )
 
 
@@ -235,9 +235,7 @@ def _check_coarse(pixels: np.ndarray, view: View) -> None:
     right = _follows(pixels, view)
     for name, wrong in _wrong_views(view).items():
         other = _follows(pixels, wrong)
-        require(
-            right > other, f"through {view} the array looks as if augment {name}; use View.pixels of the value's size"
-        )
+        require(right > other, f"through {view} the array looks as if augment {name}; see View.pixels")
 
 
 def _follows(pixels: np.ndarray, view: View) -> float:
@@ -263,7 +261,9 @@ def _wrong_views(view: View) -> dict[str, View]:
         "flips before it crops": View(top, max(0.0, 1 - left - width), height, width, flip=view.flip),
         "takes rows for columns": View(left, top, width, height, flip=view.flip),
     }
-    return {name: wrong for name, wrong in views.items() if wrong != view}
+    return {
+        name: wrong for name, wrong in views.items() if np.abs(np.subtract(wrong.to_row(), view.to_row())).max() > 0.1
+    }
 
 
 # Drawn pictures
@@ -310,12 +310,12 @@ def _reduced(picture: np.ndarray) -> np.ndarray:
 CHECKS: tuple[Check, ...] = (
     Check(every_view_fits),
     Check(augment_is_deterministic),
-    Check(view_moves_the_picture, claim="picture"),
-    Check(flip_mirrors, claim="grid"),
-    Check(directions_change_sign, claim="directions"),
-    Check(flip_twice_restores, claim="aligned"),
+    Check(view_moves_the_picture, claims=("picture",)),
+    Check(flip_mirrors, claims=("grid",)),
+    Check(directions_change_sign, claims=("directions",)),
+    Check(flip_twice_restores, claims=("aligned",)),
     Check(value_survives_its_array),
     Check(values_are_shown),
-    Check(measures_prefer_the_truth, claim="metrics"),
-    Check(constants_are_values, claim="constants"),
+    Check(measures_prefer_the_truth, claims=("metrics",)),
+    Check(constants_are_values, claims=("constants",)),
 )
