@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from fourm_engine.cli.new import new
+
 app = typer.Typer(help="Installed modality, tokenizer and masker plugins.", no_args_is_help=True)
+app.command("new")(new)
 
 
 @app.callback()
