@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -56,6 +56,8 @@ _VIRIDIS = np.array(
 class PictureSettings(Settings):
     """Settings that modalities on a grid of patches share."""
 
+    small: ClassVar[Mapping[str, Any]] = {"image_size": 24, "patch_size": 4}
+
     #: Pixels, one number for a square or [height, width].
     image_size: int | tuple[int, int] = 224
     #: Pixels behind one token, one number or [height, width].
@@ -94,6 +96,12 @@ class PictureSettings(Settings):
 
 class TokenSettings(PictureSettings):
     """Settings of a grid modality with a tokenizer of its own."""
+
+    small: ClassVar[Mapping[str, Any]] = {
+        **PictureSettings.small,
+        "codebook_size": 64,
+        "tokenizer": {"encoder": {"width": 64, "blocks": 0}, "decoder": {"width": 64, "blocks": 1}},
+    }
 
     codebook_size: int = Field(default=8192, ge=2)
     #: Settings of the tokenizer, over the modality's own defaults; `kind` takes another kind than `vqvae`.

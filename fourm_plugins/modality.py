@@ -46,6 +46,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
+    small: ClassVar[Mapping[str, Any]] = {}
+
 
 class Labeller(ABC):
     """Makes values of one modality from values of another, with a pretrained model or by geometry."""
@@ -64,6 +67,9 @@ class Modality(ABC, Generic[Value]):
     #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
     #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
+    #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
+    #: "directions".
+    claims: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name

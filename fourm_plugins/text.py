@@ -6,7 +6,8 @@ takes these settings under the key `text`; a config that changes them changes th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,6 +17,8 @@ from fourm_plugins.spec import TokenizerRecipe, TokenSpace
 
 class TextSettings(Settings):
     """The shared token space `text`."""
+
+    small: ClassVar[Mapping[str, Any]] = {"vocabulary_size": 512, "coordinate_bins": 32}
 
     #: Ids of the vocabulary at most: special tokens, sentinels, coordinates and word pieces.
     vocabulary_size: int = Field(default=30_000, ge=2)

@@ -6,6 +6,7 @@ that is then put on the path.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -24,6 +25,8 @@ def install(site: Path, *packages: Path) -> Path:
         info.mkdir()
         lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {r}" for r in requires), ""]))
+        record = {"url": package.resolve().as_uri(), "dir_info": {"editable": True}}
+        (info / "direct_url.json").write_text(json.dumps(record))
         key, _, value = entry.partition(" = ")
         (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value.strip(chr(34))}\n")
     return site

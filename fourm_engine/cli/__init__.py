@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import convert, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
+from fourm_engine.cli import check, convert, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
 from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("label")(label.label)

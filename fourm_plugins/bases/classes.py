@@ -7,7 +7,7 @@ a pixel has no class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,8 @@ from fourm_plugins.spec import ClassMap
 
 class ClassSettings(images.TokenSettings):
     """`classes` or `num_classes` must be given, by a subclass or by the config."""
+
+    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "image_size": 16}
 
     #: Names of the classes, in the order of their ids; they set `num_classes`.
     classes: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ its shape. Array: float32 (channels, rows, columns) of the token grid, each feat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,8 @@ _CELL = 16  # pixels of a feature in pictures for people
 
 class FeatureSettings(images.TokenSettings):
     """The token grid is image_size / patch_size, as of the picture that the features describe."""
+
+    small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "channels": 16}
 
     channels: int = Field(ge=1)
     normalisation: Literal["unit", "none"] = "unit"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -29,6 +29,8 @@ _WORDS = ("small", "large", "bright", "dark", "round", "square", "near", "far")
 
 class SequenceSettings(Settings):
     """Settings that all modalities of text share."""
+
+    small: ClassVar[Mapping[str, Any]] = {"text": TextSettings.small, "max_tokens": 48}
 
     text: TextSettings = TextSettings()
     max_tokens: int = Field(default=256, ge=2, le=8192)

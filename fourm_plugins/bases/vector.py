@@ -42,6 +42,8 @@ class Column(Settings):
 class VectorSettings(Settings):
     """A subclass gives `columns` a default; without, a config must set them."""
 
+    small: ClassVar[Mapping[str, Any]] = {"codebook_size": 32}
+
     columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
     #: Ids of the tokenizer: levels into which each column is divided.
     codebook_size: int = Field(default=256, ge=2)

@@ -46,6 +46,7 @@ class BoxesSettings(SequenceSettings):
 
 class Boxes(SequenceModality[list[Box]]):
     Settings = BoxesSettings
+    claims = frozenset({"exact_files"})
 
     extensions = ("json",)
     published_name = "det"

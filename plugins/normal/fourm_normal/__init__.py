@@ -28,6 +28,7 @@ class NormalSettings(images.TokenSettings):
 
 class Normal(GridModality):
     Settings = NormalSettings
+    claims = frozenset({"directions"})
 
     extensions = ("png",)
     loss: ClassVar = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free

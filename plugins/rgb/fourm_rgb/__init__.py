@@ -32,6 +32,7 @@ class TokenSettings(images.TokenSettings):
 
 
 class _Picture(PictureGrid):
+    claims = frozenset({"exact_files"})
     licence = "Apache-2.0"
 
     def metrics(self) -> tuple[Metric, ...]:

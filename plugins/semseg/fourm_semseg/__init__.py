@@ -6,6 +6,7 @@ has no class. Array: the same, or with `void_first` one more everywhere, so that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,8 @@ from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
 
 
 class SemSegSettings(ClassSettings):
+    small: ClassVar[Mapping[str, Any]] = {**ClassSettings.small, "num_classes": 6}
+
     source: str = "semseg"
     codebook_size: int = 4096
     #: As many labels as the published tokenizers have, where neither this nor `classes` is given.
@@ -30,6 +33,7 @@ class SemSeg(ClassGrid):
     Settings = SemSegSettings
     #: 134 labels, for the 133 classes of COCO and for none.
     published_settings: ClassVar = {"num_classes": 133, "void_first": True}
+    claims = frozenset({"exact_files"})
     published_prefix = "tok_semseg"
     licence = "Apache-2.0"
     description = "semantic classes"

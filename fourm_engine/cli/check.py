@@ -1,0 +1,71 @@
+"""`fourm plugins check NAME`: the conformance kit on an installed modality, without code or pytest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
+    *,
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value, a setting of the instance (YAML); over the plugin's small ones."),
+    ] = None,
+    claim: Annotated[Optional[list[str]], typer.Option(help="A claim beyond those the plugin makes.")] = None,  # noqa: UP045
+    expect: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="CHECK=REASON: this check fails, for this reason."),
+    ] = None,
+    tolerance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's."),
+    ] = None,
+    source: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The package's source tree, where it was not installed from a folder."),
+    ] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report to this file.")] = None,  # noqa: UP045
+) -> None:
+    """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
+    from fourm_engine.config import apply_override
+    from fourm_plugins.manager import PluginManager
+    from fourm_plugins.testing.check import BAD
+    from fourm_plugins.testing.subject import Subject
+    from fourm_plugins.testing.suite import CHECKS, report, run_checks
+
+    settings: dict[str, Any] = {}
+    for pair in set_ or ():
+        apply_override(settings, pair)
+    subject = Subject(name, settings, claims=frozenset(claim or ()), tolerance=tolerance, source=source)
+    try:
+        PluginManager().find("modality", name)  # a name that nothing provides is no failed check
+        concern = {c.name: c.concern for c in CHECKS}
+        outcomes = []
+        for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):
+            outcomes.append(outcome)
+            told = f": {outcome.message}" if outcome.message else ""
+            mark = "!" if outcome.state in BAD else " "
+            print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{told}", flush=True)
+        found = report(subject, tuple(outcomes))
+    finally:
+        subject.close()
+    counts = found.to_json()
+    numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
+    print(f"{found.modality} ({found.plugin} {found.version}): {numbers}, {counts['not_claimed']} not claimed", end="")
+    print(f", {counts['not_run']} not run" if counts["not_run"] else "")
+    if json_file is not None:
+        found.write(json_file)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _reasons(pairs: list[str]) -> dict[str, str]:
+    reasons = {}
+    for pair in pairs:
+        name, _, reason = pair.partition("=")
+        reasons[name] = reason
+    return reasons

@@ -1,0 +1,168 @@
+"""What a check is, how it can end, and the report of all.
+
+In: `Check`s (one small function each, under a stable name) and what they are run on. Out: an `Outcome` a check, and a
+`Report` that counts them and is written as JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from fourm_plugins.testing.subject import Subject
+
+#: failed, and "unexpected pass" (an expected failure that is none any more), are bad; all others are not.
+State = Literal["passed", "failed", "expected failure", "unexpected pass", "not claimed", "not run"]
+BAD: frozenset[State] = frozenset({"failed", "unexpected pass"})
+
+
+class CheckFailed(AssertionError):
+    """The plugin does not do what the check asks for; the message says what it does instead."""
+
+
+class NotRun(Exception):
+    """The check cannot be run here, with the reason: nothing is known of the plugin."""
+
+
+class Broken(Exception):
+    """Something that several checks need could not be made; the check called `owner` reports it, the others are not
+    run."""
+
+    def __init__(self, owner: str, error: Exception) -> None:
+        super().__init__(f"needs what {owner} asks for, which failed")
+        self.owner, self.error = owner, error
+
+
+@dataclass(frozen=True)
+class Check:
+    """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
+    its docstring what the check asks for. It is run where the subject claims all of `claims`; with none, always."""
+
+    run: Callable[[Subject], None]
+    claims: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+    @property
+    def concern(self) -> str:
+        """The file that holds it: packaging, imports, spec, transforms, tokenizer, masker, training, coexistence."""
+        return self.run.__module__.rpartition(".")[2]
+
+    @property
+    def says(self) -> str:
+        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check ended. `message`: why, where it did not pass."""
+
+    name: str
+    state: State
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one modality. `plugin` is its distribution."""
+
+    plugin: str
+    modality: str
+    version: str
+    checks: tuple[Outcome, ...]
+
+    def count(self, *states: State) -> int:
+        return sum(outcome.state in states for outcome in self.checks)
+
+    @property
+    def failed(self) -> int:
+        """Checks that failed, and expected failures that passed."""
+        return self.count(*BAD)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plugin": self.plugin,
+            "modality": self.modality,
+            "version": self.version,
+            "ran": self.count("passed", "failed", "expected failure", "unexpected pass"),
+            "failed": self.failed,
+            "expected": self.count("expected failure"),
+            "not_claimed": self.count("not claimed"),
+            "not_run": self.count("not run"),
+            "checks": [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in self.checks],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the report, at once and whole."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def require(condition: Any, message: str) -> None:
+    """Raise `CheckFailed` with `message` unless `condition` holds."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, str]) -> Outcome:
+    """Run one check. Never raises what the plugin raises."""
+    start = time.perf_counter()
+    reason = expected_failures.get(check.name)
+    state: State
+    try:
+        if unclaimed := [claim for claim in check.claims if claim not in subject.claims]:
+            state, message = "not claimed", f"the plugin does not claim {unclaimed[0]!r}"
+        else:
+            check.run(subject)
+            state, message = "passed", ""
+    except NotRun as error:
+        state, message = "not run", str(error)
+    except Broken as error:
+        state, message = ("failed", explain(error.error)) if error.owner == check.name else ("not run", str(error))
+    except Exception as error:
+        state, message = "failed", explain(error)
+    if reason is not None and state == "failed":
+        state, message = "expected failure", f"{reason} ({message})"
+    elif reason is not None and state == "passed":
+        state, message = (
+            "unexpected pass",
+            f"expected to fail ({reason}), but it passes: remove it from what is expected",
+        )
+    return Outcome(check.name, state, time.perf_counter() - start, message)
+
+
+def explain(error: BaseException) -> str:
+    """One line: what was raised, and where unless a check raised it on purpose."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, CheckFailed):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}: {text:.500}"
+
+
+def check_expectations(expected: Mapping[str, str], names: Collection[str]) -> None:
+    """Raise ValueError unless every expected failure names a check and gives a reason."""
+    for name, reason in expected.items():
+        if name not in names:
+            raise ValueError(f"expected_failures: no check is called {name!r}{nearest(name, names)}")
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"expected_failures: {name!r} has no reason; say why it fails")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean …?' for a misspelt name, or ''."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

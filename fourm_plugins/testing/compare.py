@@ -1,0 +1,96 @@
+"""Arrays against specs and against each other, whatever kind they are.
+
+In: arrays as `ModalitySpec.array` describes them. Out: '' where one fits, otherwise what is wrong; numbers that say how
+far two of them lie apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
+
+
+def misfit(spec: ModalitySpec, array: Any) -> str:
+    """What is wrong with an array of `spec`; '' where nothing is."""
+    wanted = spec.array
+    if isinstance(wanted, Text):
+        if not isinstance(array, str):
+            return f"expected a str, found {type(array).__name__}"
+        long = len(array) > wanted.max_characters
+        return f"{len(array)} characters, more than max_characters={wanted.max_characters}" if long else ""
+    dtype = np.dtype(np.int64 if isinstance(wanted, ClassMap) else np.float32)
+    shape: tuple[int, ...]
+    if isinstance(wanted, FeatureMap):
+        shape = (wanted.channels, wanted.height, wanted.width)
+    else:
+        shape = (wanted.height, wanted.width) if isinstance(wanted, ClassMap) else (wanted.size,)
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        return f"expected {dtype} {shape}, found {given}"
+    if isinstance(wanted, ClassMap):
+        low, high = int(array.min()), int(array.max())
+        inside = low >= -1 and high < wanted.classes
+        return "" if inside else f"class ids {low} to {high}, outside -1 to {wanted.classes - 1}"
+    if isinstance(wanted, FeatureMap) and wanted.gaps:
+        bad = np.isinf(array).any() or np.isnan(array).all()
+        return "holds infinite values, or nothing but NaN" if bad else ""
+    return "" if np.isfinite(array).all() else f"{int((~np.isfinite(array)).sum())} values are NaN or infinite"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Identical arrays; NaN equals NaN."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return type(a) is type(b) and bool(a == b)
+
+
+def distance(a: Any, b: Any) -> float:
+    """How far two arrays of one spec lie apart: mean absolute difference of features over what both know, share of
+    other classes, share of characters to be changed of texts."""
+    if isinstance(a, str):
+        plain_a, plain_b = " ".join(a.lower().split()), " ".join(b.lower().split())
+        return 1 - difflib.SequenceMatcher(None, plain_a, plain_b, autojunk=False).ratio()
+    if a.dtype.kind == "i":
+        known = (a >= 0) & (b >= 0)
+        return float(np.mean(a[known] != b[known])) if known.any() else 0.0
+    known = np.isfinite(a) & np.isfinite(b)
+    return float(np.mean(np.abs(a[known] - b[known]))) if known.any() else 0.0
+
+
+def constant(arrays: Sequence[Any]) -> Any:
+    """The array that is best where nothing is looked at: each channel's median, the most frequent class, no text."""
+    first = arrays[0]
+    if isinstance(first, str):
+        return ""
+    stacked = np.stack(arrays)
+    if stacked.dtype.kind == "i":
+        return np.full_like(first, np.bincount(stacked[stacked >= 0]).argmax())
+    axes = (0, *range(2, stacked.ndim)) if stacked.ndim > 2 else (0,)
+    median = np.nan_to_num(np.nanmedian(stacked, axis=axes))
+    return np.broadcast_to(median.reshape(-1, *([1] * (first.ndim - 1))), first.shape).astype(np.float32)
+
+
+def spread(arrays: Sequence[Any]) -> float:
+    """Mean distance of arrays from their best constant."""
+    best = constant(arrays)
+    return float(np.mean([distance(array, best) for array in arrays]))
+
+
+@contextmanager
+def global_seed(seed: int) -> Iterator[None]:
+    """Python's and NumPy's global generators seeded, and put back."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -1,0 +1,102 @@
+"""What the checks of a model ask of an engine: `Harness` and `TinyModel`, abstract, so that the SDK needs no engine.
+
+An engine provides a subclass of `Harness` through an entry point of the group `fourm.conformance.v1`. Without one the
+checks that need a model are reported "not run", never as passed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_plugins.manager import Plugin, PluginManager
+from fourm_plugins.masker import Masked, Masker
+from fourm_plugins.modality import Modality
+from fourm_plugins.testing.check import NotRun
+from fourm_plugins.tokenizer import Tokenizer
+
+GROUP = "fourm.conformance.v1"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One modality of a tiny model. `arrays` are of as many samples as every other member's, in the same order; a
+    continuous modality has neither tokenizer nor targets."""
+
+    modality: Modality
+    plugin: Plugin
+    tokenizer: Tokenizer | None
+    masker: Masker
+    arrays: Sequence[Any]
+
+    @property
+    def name(self) -> str:
+        return self.modality.name
+
+
+class TinyModel(ABC):
+    """A trained or loaded model, in evaluation mode on the CPU."""
+
+    @property
+    @abstractmethod
+    def losses(self) -> Mapping[str, Sequence[float]]:
+        """Modality -> nats per target token, a number for each step that asked for it. Empty of a loaded model."""
+
+    @abstractmethod
+    def gradients(self, name: str) -> dict[str, float]:
+        """Norms of the gradients of a training batch that reached what belongs to a modality: "input rows" (its rows of
+        the encoder's table, or the projection of a continuous input), "output rows" and, of a sequence, "decoder rows".
+        Parts that it does not have are absent."""
+
+    @abstractmethod
+    def forward(
+        self, masked: Mapping[str, Masked], arrays: Mapping[str, Any]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """One masked sample: the encoder's output (n, D), and of each modality with targets the logits of its target
+        rows (m, size). `arrays` holds the arrays of continuous modalities."""
+
+    @abstractmethod
+    def generate(self, target: str, given: Mapping[str, np.ndarray], *, seed: int) -> tuple[np.ndarray, Any]:
+        """(ids, value) of `target` from the token ids of other modalities: sampled, decoded by its tokenizer, and
+        denormalised."""
+
+    @abstractmethod
+    def encode(self, name: str, array: Any) -> np.ndarray:
+        """The ids that this model's tokenizer gives an array."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint."""
+
+
+class Harness(ABC):
+    """Makes tokenizers and tiny models in seconds of one core, the same for the same arguments."""
+
+    @abstractmethod
+    def fit(self, tokenizer: Tokenizer, arrays: Sequence[Any]) -> None:
+        """Fit a tokenizer on a few arrays, in a time that suits a test."""
+
+    @abstractmethod
+    def train(self, members: Sequence[Member], manager: PluginManager, *, steps: int, seed: int) -> TinyModel:
+        """A model of these modalities, each predicted from all others."""
+
+    @abstractmethod
+    def load(self, folder: Path, manager: PluginManager) -> TinyModel:
+        """A saved model with the plugins of `manager`. Raises ValueError as the engine does where one is asked for that
+        is missing, on generation at the latest."""
+
+
+def find_harness() -> Harness:
+    """The installed engine's. Raises `NotRun` where there is none."""
+    found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
+    if not found:
+        raise NotRun("fourm-engine is not installed (pip install fourm-engine)")
+    harness = found[0].load()()
+    assert isinstance(harness, Harness)
+    return harness

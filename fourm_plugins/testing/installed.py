@@ -1,0 +1,159 @@
+"""A plugin's package, built and installed by itself, and what a process sees that has nothing else of it.
+
+In: the plugin and its source tree. Out: `Wheel`: the folder it was installed into, and what could be read from there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from fourm_plugins.manager import Plugin
+from fourm_plugins.testing.check import CheckFailed, NotRun
+from fourm_plugins.testing.probe import PATIENCE
+
+#: Not part of a package, and sometimes large.
+_LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv", "runs")
+
+_LOOK = """
+import json, sys
+request = json.loads(sys.argv[1])
+answer = {}
+try:
+    from fourm_plugins.manager import PluginManager
+    host = PluginManager()
+    found = [p for p in host.plugins if (p.kind, p.name) == ("modality", request["name"])]
+    answer["found"] = [[p.distribution, p.location] for p in found]
+    cls = host.modality_class(request["name"])
+    answer["module"] = getattr(sys.modules[cls.__module__], "__file__", "")
+    modality = host.modality(request["name"], **request["settings"])
+    answer["made"] = True
+    samples = modality.example_samples(2, 1)
+    [modality.read(dict(files)) for files in samples]
+    answer["samples"] = len(samples)
+except Exception as error:
+    answer["error"] = f"{type(error).__name__}: {' '.join(str(error).split('Traceback')[0].split()):.400}"
+print("\\n" + json.dumps(answer))
+"""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """`folder`: where the package alone is installed. `source`: the tree it was built from."""
+
+    folder: Path
+    source: Path
+
+    def look(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What a process finds that has this package and its requirements, and neither the source tree nor whatever a
+        site's .pth files bring: "found", "module", "made", "samples", and "error" where it ended."""
+        paths = [str(self.folder), *(path for path in _search_path() if not _inside(Path(path), self.source))]
+        request, empty = json.dumps({"name": name, "settings": dict(settings)}), self.folder.parent / "empty"
+        empty.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", _LOOK, request],
+            cwd=empty,  # which -c puts first on sys.path
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+        try:
+            return json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            return {"error": last}
+
+    @property
+    def metadata(self) -> importlib.metadata.Distribution:
+        """The installed package's metadata."""
+        (distribution,) = importlib.metadata.distributions(path=[str(self.folder)])
+        return distribution
+
+
+def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
+    """Build the wheel from a copy of the source tree and install it into a folder of its own. Raises `NotRun` where
+    the source tree is not known, `CheckFailed` where it cannot be built."""
+    tree = source or source_tree(plugin.distribution)
+    if tree is None:
+        raise NotRun(
+            f"the source tree of {plugin.distribution} is not known: it was not installed from a folder; name it "
+            f"(`source`, --source)"
+        )
+    if not (tree / "pyproject.toml").is_file():
+        raise CheckFailed(f"{tree} has no pyproject.toml, so no wheel can be built from it")
+    copy, installed = folder / "source", folder / "installed"
+    shutil.copytree(tree, copy, ignore=_LEFT_BEHIND)
+    if importlib.util.find_spec("pip") is None:
+        raise NotRun("pip is not installed in this environment, which builds the wheel (pip install pip)")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    if _backend_is_here(copy):
+        command.append("--no-build-isolation")  # otherwise pip fetches the build backend
+    done = subprocess.run(
+        [*command, "--no-input", "--target", str(installed), str(copy)],
+        # The copy has no history from which a version could be read.
+        env={**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": plugin.version},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
+        told = next((line for line in reversed(lines) if line.lower().startswith("error")), lines[-1])
+        raise CheckFailed(f"no wheel can be built from {tree.name}: {told}")
+    return Wheel(installed, tree.resolve())
+
+
+def source_tree(distribution: str) -> Path | None:
+    """The folder a distribution was installed from, editable or not; None for one that came from elsewhere."""
+    try:
+        text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
+        record = json.loads(text or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    if "dir_info" not in record:
+        return None
+    tree = Path(url2pathname(unquote(urlsplit(record["url"]).path)))
+    return tree if tree.is_dir() else None
+
+
+def _backend_is_here(tree: Path) -> bool:
+    """Whether what builds the tree is installed here."""
+    if sys.version_info < (3, 11):
+        return importlib.util.find_spec("setuptools") is not None
+    import tomllib
+
+    try:
+        document = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CheckFailed(f"pyproject.toml cannot be read: {error}") from None
+    backend = document.get("build-system", {}).get("build-backend", "setuptools.build_meta")
+    return importlib.util.find_spec(str(backend).partition(".")[0].partition(":")[0]) is not None
+
+
+def _search_path() -> list[str]:
+    """This process's sys.path, and where the SDK is, should a .pth file have brought it."""
+    return [*(os.path.abspath(path) for path in sys.path), str(Path(__file__).resolve().parents[2])]
+
+
+def _inside(path: Path, tree: Path) -> bool:
+    """Whether a folder of sys.path belongs to the source tree (an environment that lies inside it does not)."""
+    path = path.resolve()
+    return path.is_relative_to(tree) and "site-packages" not in path.parts

@@ -1,0 +1,226 @@
+"""The masker, on a thousand draws of tokens, budgets and generators: with hypothesis where it is installed, which also
+finds the smallest case that fails, otherwise in a plain seeded loop."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourm_plugins.masker import Masked, Masker
+from fourm_plugins.spec import Sequence
+from fourm_plugins.testing.check import Check, CheckFailed, require
+from fourm_plugins.testing.subject import Subject
+
+DRAWS = 1000
+KEEPS = ("random", "all", "binary")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One call of a masker. `length`: tokens of the sample."""
+
+    length: int
+    input_budget: int
+    target_budget: int
+    keep: str
+    seed: int
+
+
+def budgets_are_kept(subject: Subject) -> None:
+    """There are never more inputs or targets than the budgets allow, and what belongs together is equally long."""
+    _for_all(subject, _budgets)
+
+
+def inputs_and_targets_are_disjoint(subject: Subject) -> None:
+    """No token is both shown and asked for, or either twice."""
+    _for_all(subject, _apart)
+
+
+def masked_tokens_are_the_source(subject: Subject) -> None:
+    """Ids are those at their positions; of a sequence the target's spans fill the input's gaps and give the source."""
+    _for_all(subject, _true)
+
+
+def same_generator_same_mask(subject: Subject) -> None:
+    """The mask is a function of its arguments and the generator's state, and leaves global generators alone."""
+    _for_all(subject, _repeats)
+
+
+def edge_budgets_are_met(subject: Subject) -> None:
+    """Budgets of nothing give nothing, of one at most one, of everything everything."""
+    spec, masker = subject.spec, subject.masker
+    sequence = isinstance(spec.layout, Sequence)
+    n = min(spec.layout.num_tokens - (1 if sequence else 0), len(ordinary_ids(subject)))
+    everything = 4 * spec.layout.num_tokens
+    ids = _ids(subject, Draw(n, 0, 0, "all", 0))
+    wanted = n + (1 if sequence else 0)  # the end marker
+
+    def mask(shown: int, asked: int, keep: str = "all") -> Masked:
+        return masker.mask(ids, input_budget=shown, target_budget=asked, keep=keep, rng=np.random.default_rng(0))
+
+    for keep in KEEPS:
+        nothing = mask(0, 0, keep)
+        require(not len(nothing.input_ids) and not len(nothing.labels), f"keep={keep!r}: tokens for budgets of 0")
+    shown = len(mask(everything, 0).input_ids)
+    require(shown == wanted, f"{shown} of {wanted} tokens are shown for a budget of {everything}, keep='all'")
+    require(len(mask(1, 0).input_ids) <= 1, "more than one token is shown for a budget of 1")
+    if spec.target:
+        asked = len(mask(0, everything).labels)
+        least = wanted
+        require(asked >= least, f"{asked} of {least} tokens are asked for with a budget of {everything}, nothing shown")
+        require(not len(mask(0, everything).input_ids), "tokens are shown for an input budget of 0")
+        require(len(mask(0, 1).labels) <= 1, "more than one token is asked for with a budget of 1")
+
+
+def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    shown, asked = len(masked.input_ids), len(masked.labels)
+    require(len(masked.input_pos) == shown, f"{shown} input ids, but {len(masked.input_pos)} positions")
+    lengths = {len(masked.target_ids), len(masked.target_pos), len(masked.target_order), asked}
+    require(len(lengths) == 1, f"target ids, positions, orders and labels of lengths {sorted(lengths)}")
+    require(shown <= draw.input_budget, f"{shown} inputs for a budget of {draw.input_budget}")
+    require(asked <= draw.target_budget, f"{asked} targets for a budget of {draw.target_budget}")
+
+
+def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    message = "a token is shown and asked for, or one of them twice"
+    if isinstance(subject.spec.layout, Sequence):
+        # The ids of a draw are all different, so that each says which token it is.
+        special = special_ids(subject.masker)
+        words = [i for i in [*masked.input_ids.tolist(), *masked.labels.tolist()] if i not in special]
+        require(len(set(words)) == len(words), message)
+        return
+    places = [*masked.input_pos.tolist(), *masked.target_pos.tolist()]
+    require(len(set(places)) == len(places), message)
+    require(not places or (min(places) >= 0 and max(places) < len(ids)), "a position outside the tokens")
+
+
+def _true(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    specials = subject.masker.specials
+    if not isinstance(subject.spec.layout, Sequence) or specials is None:
+        require(np.array_equal(ids[masked.input_pos], masked.input_ids), "an input id is not the one at its position")
+        require(np.array_equal(ids[masked.target_pos], masked.labels), "a label is not the id at its position")
+        return
+    source = [*ids.tolist(), specials.end][: subject.spec.layout.num_tokens]
+    target = [*masked.target_ids[:1].tolist(), *masked.labels.tolist()]
+    stray = {*masked.input_ids.tolist(), *target} - {*source, *specials.sentinels}
+    require(not stray, f"id {min(stray, default=0)} is neither in the source nor a sentinel")
+    # Room for every token, a sentinel for each and the closing one: nothing may be cut off.
+    if draw.input_budget >= len(source) and draw.target_budget >= 2 * len(source) + 2:
+        again = _rebuild(masked.input_ids.tolist(), target, set(specials.sentinels))
+        require(again == source, "the target's spans, put into the input's gaps, do not give the source")
+
+
+def _repeats(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
+    drawn_before = int(np.random.get_state(legacy=False)["state"]["pos"])
+    again = _mask(subject.masker, draw, ids)
+    drawn = int(np.random.get_state(legacy=False)["state"]["pos"]) != drawn_before
+    require(not drawn, "masking draws from NumPy's global generator")
+    for name, first in vars(masked).items():
+        require(np.array_equal(first, getattr(again, name)), f"{name} differs for the same generator")
+
+
+def _rebuild(shown: list[int], target: list[int], sentinels: set[int]) -> list[int]:
+    """Every sentinel that is shown stands for what follows it in the target."""
+    runs: dict[int, list[int]] = {}
+    run: list[int] = []
+    for i in target:
+        if i in sentinels:
+            run = runs.setdefault(i, [])
+        else:
+            run.append(i)
+    return [j for i in shown for j in (runs.get(i, []) if i in sentinels else [i])]
+
+
+Property = Callable[[Subject, Draw, np.ndarray, Masked], None]
+_PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
+
+
+def _for_all(subject: Subject, holds: Property) -> None:
+    """Raise CheckFailed with a draw for which `holds` does. The draws are shared: only where one of the properties
+    fails is each looked at by itself."""
+    if not subject.made("masks", lambda: _all_hold(subject)):
+        _draws(subject, (holds,))
+
+
+def _all_hold(subject: Subject) -> bool:
+    try:
+        _draws(subject, _PROPERTIES)
+    except Exception:  # which of them it is, each check finds out
+        return False
+    return True
+
+
+def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
+    masker, spec = subject.masker, subject.spec
+    most = spec.layout.num_tokens
+    lengths = (0, min(most - 1, len(ordinary_ids(subject)))) if isinstance(spec.layout, Sequence) else (most, most)
+    targets = (0, 3 * most if isinstance(spec.layout, Sequence) else most + 2) if spec.target else (0, 0)
+
+    def try_one(length: int, shown: int, asked: int, keep: str, seed: int) -> None:
+        draw = Draw(length, shown, asked, keep, seed)
+        ids = _ids(subject, draw)
+        masked = _mask(masker, draw, ids)
+        for holds in properties:
+            try:
+                holds(subject, draw, ids, masked)
+            except CheckFailed as error:
+                raise CheckFailed(f"{error}, for {draw}") from None
+
+    if importlib.util.find_spec("hypothesis") is None:
+        rng = np.random.default_rng(0)
+        for seed in range(DRAWS):
+            length, shown, asked = (int(rng.integers(low, high + 1)) for low, high in (lengths, (0, most + 2), targets))
+            try_one(length, shown, asked, KEEPS[seed % 3], seed)
+        return
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    quiet = settings(
+        max_examples=DRAWS,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    numbers_of = [st.integers(*bounds) for bounds in (lengths, (0, most + 2), targets)]
+    quiet(given(*numbers_of, st.sampled_from(KEEPS), st.integers(0, 10**6))(try_one))()
+
+
+def _mask(masker: Masker, draw: Draw, ids: np.ndarray) -> Masked:
+    rng = np.random.default_rng(draw.seed)
+    return masker.mask(ids, input_budget=draw.input_budget, target_budget=draw.target_budget, keep=draw.keep, rng=rng)
+
+
+def _ids(subject: Subject, draw: Draw) -> np.ndarray:
+    """int64 (length,): different ordinary ids of a sequence, any ids of other layouts, places of continuous input."""
+    if subject.spec.continuous:
+        return np.arange(draw.length)
+    rng = np.random.default_rng(draw.seed)
+    if isinstance(subject.spec.layout, Sequence):
+        return rng.permutation(ordinary_ids(subject))[: draw.length]
+    return rng.integers(0, subject.spec.token_space.size, draw.length)  # type: ignore[union-attr]
+
+
+def ordinary_ids(subject: Subject) -> np.ndarray:
+    """Ids that are neither the end marker nor a sentinel; all of them where there are no such."""
+    if subject.spec.token_space is None:
+        return np.arange(subject.spec.layout.num_tokens)
+    ids = np.arange(subject.spec.token_space.size)
+    return ids[~np.isin(ids, sorted(special_ids(subject.masker)))]
+
+
+def special_ids(masker: Masker) -> set[int]:
+    return {masker.specials.end, *masker.specials.sentinels} if masker.specials else set()
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(budgets_are_kept),
+    Check(inputs_and_targets_are_disjoint),
+    Check(masked_tokens_are_the_source),
+    Check(edge_budgets_are_met),
+    Check(same_generator_same_mask),
+)

@@ -1,0 +1,121 @@
+"""What a fresh process sees of a plugin: modules that are imported, output, network, random state, spawned workers.
+
+`probe(...)` starts an interpreter that runs `main()` and gives back what it found, as data. Nothing of this process
+reaches the other but the modality's name and settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.view import View
+
+#: Seconds after which a plugin that does not come back is given up.
+PATIENCE = 300
+_PROGRAM = "from fourm_plugins.testing.probe import main; main()"
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
+
+
+@dataclass(frozen=True)
+class Probed:
+    """`output`: what the process printed. `facts`: what it found, see `_look`; where it ended early, "error" alone."""
+
+    output: str
+    facts: dict[str, Any]
+
+
+def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Path) -> Probed:
+    """Look at modality `name` from a fresh interpreter. Raises ValueError where it cannot be made to look at all."""
+    found = folder / f"probe-{hash_seed}.json"
+    request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(found)})
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, request],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"importing the plugin in a fresh process took more than {PATIENCE} s") from None
+    output = done.stdout + done.stderr
+    if not found.is_file():
+        last = (output.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(f"a fresh process cannot use the plugin: {last}")
+    return Probed(output, json.loads(found.read_text(encoding="utf-8")))
+
+
+def digest(modality: Modality, files: Mapping[str, bytes]) -> str:
+    """Of the array of a sample, seen whole."""
+    array = modality.normalise(modality.augment(modality.read(dict(files)), View()))
+    content = array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]:
+    reached: list[str] = []
+    sys.addaudithook(lambda event, args: reached.append(f"{event}{args!r:.80}") if event in _NETWORK else None)
+    before_modules, before_random = set(sys.modules), _random_state()
+    first = PluginManager().modality(name, **settings)
+    imported = sorted({module.partition(".")[0] for module in set(sys.modules) - before_modules})
+    after_random, modules = _random_state(), set(sys.modules)
+    second = PluginManager().modality(name, **settings)
+    facts: dict[str, Any] = {
+        "imported": imported,
+        "network": reached[:3],
+        "random": before_random == after_random,
+        "fingerprint": first.spec.fingerprint(),
+        "twice": {
+            "class": type(first) is type(second),
+            "spec": first.spec == second.spec,
+            "modules": sorted(set(sys.modules) - modules)[:3],
+        },
+    }
+    if spawn:
+        facts["spawn"] = _spawn(second)
+    return facts
+
+
+def _random_state() -> str:
+    """Of Python's and NumPy's global generators."""
+    numpy_state = np.random.get_state(legacy=False)
+    return hashlib.sha256(repr((random.getstate(), str(numpy_state))).encode()).hexdigest()
+
+
+def _spawn(modality: Modality) -> str:
+    """'' where a spawned process reads a sample as this one does, otherwise what went wrong."""
+    try:
+        files = modality.example_samples(1, 0)[0]
+        own = digest(modality, files)
+        # As a data loader's workers: a new interpreter that gets the instance pickled.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            there = pool.apply_async(digest, (modality, files)).get(PATIENCE / 2)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+    return "" if there == own else "a spawned process makes another array of the same file"
+
+
+def main() -> None:
+    """In the fresh process: look, and write the answer to the file that the request names."""
+    request = json.loads(sys.argv[1])
+    facts = _look(request["name"], request["settings"], spawn=request["spawn"])
+    Path(request["answer"]).write_text(json.dumps(facts), encoding="utf-8")

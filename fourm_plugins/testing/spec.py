@@ -1,0 +1,147 @@
+"""The spec and the files: what the plugin says of itself, and whether its samples are what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from fourm_plugins.modality import SampleError
+from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.testing.check import Check, require
+from fourm_plugins.testing.compare import distance, misfit, same, spread
+from fourm_plugins.testing.subject import Subject
+
+#: How far what is read again may lie from what was written, as a share of the examples' spread.
+FILE_TOLERANCE = 0.05
+_EXTENSION = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
+
+
+def spec_survives_json(subject: Subject) -> None:
+    """The spec is the same after a round trip through JSON, as checkpoints store it."""
+    spec = subject.make().spec
+    again = ModalitySpec.model_validate_json(json.dumps(json.loads(spec.model_dump_json())))
+    require(again == spec, f"after a round trip through JSON another spec: {_difference(spec, again)}")
+
+
+def fingerprint_is_stable(subject: Subject) -> None:
+    """The spec's fingerprint is the same under every hash seed, in every process."""
+    prints = {seed: subject.probed(seed).facts["fingerprint"] for seed in (1, 2)}
+    require(
+        len(set(prints.values())) == 1,
+        f"the spec depends on the hash seed: {prints[1]} and {prints[2]}; sort what comes out of sets",
+    )
+
+
+def spec_names_itself(subject: Subject) -> None:
+    """The spec bears the instance's name, its extensions are plain, and a token space that is not shared is its own."""
+    spec = subject.spec
+    require(spec.name == subject.modality.name, f"spec.name is {spec.name!r}, the instance {subject.modality.name!r}")
+    for extension in spec.extensions:
+        require(_EXTENSION.fullmatch(extension), f"extension {extension!r}: write it in lower case and without a dot")
+    second = f"{subject.name.partition('@')[0]}@kit"
+    other = subject.manager.modality(second, plugin=subject.name, **subject.settings).spec
+    require(other.name == second, f"an instance called {second!r} says it is {other.name!r}; use self.name")
+    space = spec.token_space
+    require(
+        space is None or space.shared or other.token_space is None or other.token_space.name != space.name,
+        f"two instances own one token space {space.name if space else ''!r}: name it after self.name, or share it",
+    )
+
+
+def settings_rebuild_it(subject: Subject) -> None:
+    """An instance made from stored settings, defaults spelt out in JSON, has the same spec: checkpoints rely on it."""
+    first = subject.make()
+    stored = json.loads(json.dumps(first.settings.model_dump(mode="json")))
+    second = subject.manager.modality(subject.name, **stored)
+    require(second.spec == first.spec, f"made from its stored settings: {_difference(first.spec, second.spec)}")
+
+
+def examples_are_read(subject: Subject) -> None:
+    """`read` takes every example sample, and the plugin's claims are known."""
+    assert subject.values
+    assert subject.claims is not None
+
+
+def examples_follow_the_seed(subject: Subject) -> None:
+    """Example samples are the same for the same seed, others for another; a longer list begins with a shorter one."""
+    make = subject.modality.example_samples
+    require(make(3, 5) == make(3, 5), "the same seed gives other examples")
+    require(make(3, 5)[:2] == make(2, 5), "the first two of three examples are not the two of two")
+    require(make(3, 5) != make(3, 6), "another seed gives the same examples")
+
+
+def arrays_fit_the_spec(subject: Subject) -> None:
+    """`normalise` of an example gives the array that the spec describes: type, shape, range."""
+    for array in subject.arrays:
+        wrong = misfit(subject.spec, array)
+        require(not wrong, wrong)
+
+
+def files_are_read_back(subject: Subject) -> None:
+    """What `write` writes, `read` reads, to the format's precision, from extensions of the spec."""
+    modality, scale = subject.modality, spread(subject.arrays)
+    for value, array in zip(subject.values, subject.arrays, strict=True):
+        files = modality.write(value)
+        stray = sorted(set(files) - set(subject.spec.extensions))
+        require(not stray, f"write gives a file .{''.join(stray[:1])}, the spec's are {subject.spec.extensions}")
+        again = subject.array(modality.read(dict(files)))
+        error = distance(array, again)
+        require(
+            error <= FILE_TOLERANCE * scale,
+            f"written and read again it differs by {error:.3g}, examples among themselves by {scale:.3g}",
+        )
+
+
+def files_are_exact(subject: Subject) -> None:
+    """What is written and read again is the same to the last bit."""
+    for value in subject.values:
+        again = subject.modality.read(dict(subject.modality.write(value)))
+        require(same(subject.array(value), subject.array(again)), "written and read again, its array differs")
+
+
+def wrong_files_are_refused(subject: Subject) -> None:
+    """Empty, truncated and foreign files raise SampleError with one line, and nothing else."""
+    for files in subject.files[:3]:
+        for extension, content in files.items():
+            for what, damaged in (
+                ("an empty", b""),
+                ("a truncated", content[: len(content) // 2]),
+                ("a foreign", b"\x00\xff\xfe not such a file \x00" * 4),
+            ):
+                refused = _refused(subject, {**files, extension: damaged}, f"{what} .{extension} file")
+                # Half a text is a text.
+                may_be_read = what == "a truncated" and isinstance(subject.spec.array, Text)
+                require(refused or may_be_read, f"{what} .{extension} file is read as if it were whole")
+
+
+def _refused(subject: Subject, files: dict[str, bytes], what: str) -> bool:
+    try:
+        subject.modality.read(files)
+    except SampleError as error:
+        lines = str(error).strip().splitlines()
+        require(len(lines) == 1, f"{what}: the SampleError must say the reason in one line, not {len(lines)}")
+        return True
+    except Exception as error:
+        require(False, f"{what} raises {type(error).__name__} ({error:.100}); raise SampleError with the reason")
+    return False
+
+
+def _difference(a: ModalitySpec, b: ModalitySpec) -> str:
+    one, two = a.model_dump(mode="json"), b.model_dump(mode="json")
+    changed: list[Any] = [f"{key} {one[key]!r} -> {two[key]!r}" for key in one if one[key] != two[key]]
+    return "; ".join(changed)[:300] or "types differ"
+
+
+CHECKS = (
+    Check(examples_are_read),
+    Check(arrays_fit_the_spec),
+    Check(spec_survives_json),
+    Check(fingerprint_is_stable),
+    Check(spec_names_itself),
+    Check(settings_rebuild_it),
+    Check(examples_follow_the_seed),
+    Check(files_are_read_back),
+    Check(files_are_exact, claims=("exact_files",)),
+    Check(wrong_files_are_refused),
+)

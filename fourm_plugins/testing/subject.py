@@ -1,0 +1,326 @@
+"""The plugin that is checked, at a small size, and what several checks need of it, each made once.
+
+In: the modality's name, settings and claims. Out: attributes, lazily: instance, samples, arrays, fitted tokenizer,
+masker, trained model, what a subprocess saw of it, its built wheel.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from fourm_plugins.manager import Plugin, PluginManager
+from fourm_plugins.masker import Masker, Specials
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text, TokenizerRecipe
+from fourm_plugins.testing import toys
+from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, nearest, require
+from fourm_plugins.testing.harness import Harness, Member, TinyModel, find_harness
+from fourm_plugins.testing.installed import Wheel, build
+from fourm_plugins.testing.probe import Probed, probe
+from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+from fourm_plugins.view import View
+
+T = TypeVar("T")
+
+#: What a plugin may claim, and what that means. Those of `_implied` follow from the spec; others are stated, by the
+#: class (`Modality.claims`) or the test.
+CLAIMS = {
+    "tokens": "has a token space, so that it is tokenized",
+    "input": "may be shown to the model",
+    "target": "may be asked of the model",
+    "aligned": "shares the crop and flip of its alignment group",
+    "picture": "is seen as a picture that crops and flips move: a map of rows and columns, or what `render` draws",
+    "grid": "is aligned and its array has rows and columns",
+    "constants": "names the best constant predictors",
+    "metrics": "brings measures of its own",
+    "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
+    "exact_files": "reads back from its files exactly what it wrote",
+}
+#: Samples that checks look at, and samples that a tokenizer and a model learn from.
+SAMPLES, TRAINING_SAMPLES = 6, 64
+TRAINING_STEPS = 150
+
+
+class Subject:
+    """Attributes raise `Broken` where they cannot be made, `NotRun` where something else is missing."""
+
+    def __init__(
+        self,
+        modality: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        claims: frozenset[str] = frozenset(),
+        tolerance: float | None = None,
+        source: Path | None = None,
+        tokenizer: TokenizerRecipe | None = None,
+        masker: str | None = None,
+    ) -> None:
+        """`settings` come over the class's small ones (`Settings.small`). `tolerance`: of the tokenizer's round trip.
+        `source`: the package's source tree. `tokenizer`, `masker`: what is checked in place of the modality's own."""
+        for claim in sorted(claims):
+            if claim not in CLAIMS:
+                raise ValueError(f"claims: {claim!r} is unknown{nearest(claim, CLAIMS)}; known: {', '.join(CLAIMS)}")
+        self.name = modality
+        self._given_settings, self._given_claims = dict(settings or {}), claims
+        self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
+        self._made: dict[str, Any] = {}
+        self._temporary = tempfile.TemporaryDirectory(prefix="fourm-check-")
+
+    @property
+    def folder(self) -> Path:
+        """A folder for what the checks write; gone with `close`."""
+        return Path(self._temporary.name)
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+        self._made.clear()
+
+    def _once(self, what: str, owner: str, make: Callable[[], T]) -> T:
+        if what not in self._made:
+            try:
+                self._made[what] = make()
+            except (Broken, NotRun) as error:
+                self._made[what] = error
+            except Exception as error:
+                self._made[what] = Broken(owner, error)
+        made = self._made[what]
+        if isinstance(made, (Broken, NotRun)):
+            raise made
+        return made
+
+    # The plugin
+
+    @cached_property
+    def manager(self) -> PluginManager:
+        """What is installed, and the kit's toys."""
+        return toys.manager()
+
+    @property
+    def plugin(self) -> Plugin:
+        return self._once("plugin", "is_activated", lambda: self.manager.find("modality", self.name))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The small settings, and over them those of the test."""
+        cls = self._once("class", "is_activated", lambda: self.manager.modality_class(self.name))
+        return {**getattr(cls.Settings, "small", {}), **self._given_settings}
+
+    def make(self) -> Modality:
+        """Another instance."""
+        return self.manager.modality(self.name, **self.settings)
+
+    @property
+    def modality(self) -> Modality:
+        return self._once("modality", "is_activated", self._modality)
+
+    def _modality(self) -> Modality:
+        modality = self.make()
+        changes: dict[str, Any] = {}
+        if self._recipe is not None:
+            changes["tokenizer"] = self._recipe
+        if self._masker_kind is not None:
+            changes["masker"] = self._masker_kind
+        if changes:
+            modality.spec = modality.spec.model_copy(update=changes)
+        return modality
+
+    @property
+    def spec(self) -> ModalitySpec:
+        return self.modality.spec
+
+    @property
+    def claims(self) -> frozenset[str]:
+        return self._once("claims", "examples_are_read", self._claims)
+
+    def _claims(self) -> frozenset[str]:
+        stated = frozenset(type(self.modality).claims)
+        if unknown := sorted(stated - CLAIMS.keys()):
+            known = ", ".join(CLAIMS)
+            raise CheckFailed(f"{type(self.modality).__name__}.claims: {unknown[0]!r} is unknown; known: {known}")
+        return _implied(self) | stated | self._given_claims
+
+    # Samples
+
+    @property
+    def files(self) -> list[dict[str, bytes]]:
+        """Example samples."""
+        return self._once("files", "examples_are_read", lambda: self._examples(SAMPLES))
+
+    @property
+    def values(self) -> list[Any]:
+        return self._once("values", "examples_are_read", lambda: [self.modality.read(dict(f)) for f in self.files])
+
+    @property
+    def arrays(self) -> list[Any]:
+        """Of the examples, seen whole."""
+        return self._once("arrays", "arrays_fit_the_spec", lambda: [self.array(value) for value in self.values])
+
+    @property
+    def training_arrays(self) -> list[Any]:
+        """Of other examples, for what learns."""
+
+        def read() -> list[Any]:
+            return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
+
+        def make() -> list[Any]:
+            return [self.array(value) for value in self._once("training values", "examples_are_read", read)]
+
+        return self._once("training arrays", "arrays_fit_the_spec", make)
+
+    def array(self, value: Any, view: View | None = None) -> Any:
+        """The array of a value through `view`; by default the whole."""
+        return self.modality.normalise(self.modality.augment(value, view or View()))
+
+    def _examples(self, n: int) -> list[dict[str, bytes]]:
+        samples = self.modality.example_samples(n, 1)
+        require(len(samples) == n, f"example_samples({n}, 1) gave {len(samples)} samples")
+        for files in samples:
+            known = self.spec.extensions
+            require(
+                isinstance(files, dict) and files and all(isinstance(content, bytes) for content in files.values()),
+                "example_samples must give {extension: bytes} for each sample",
+            )
+            stray = sorted(set(files) - set(known))
+            require(not stray, f"an example has a file .{''.join(stray[:1])}; the spec's extensions are {known}")
+        return samples
+
+    # Tokenizer, masker, model
+
+    @property
+    def harness(self) -> Harness:
+        return self._once("harness", "", find_harness)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest error of decode∘encode, as a share of the error of the best constant array. By default a text may
+        lose a quarter of its characters; any other array, of which the tokenizer has seen few examples for a moment,
+        must be better than that constant."""
+        default = 0.25 if isinstance(self.spec.array, Text) else 1.0
+        return default if self._tolerance is None else self._tolerance
+
+    def new_tokenizer(self) -> Tokenizer:
+        """By the recipe, not fitted."""
+        recipe = self.spec.tokenizer
+        assert recipe is not None
+        if not any((p.kind, p.name) == ("tokenizer", recipe.kind) for p in self.manager.plugins):
+            _ = self.harness  # a kind of the engine's, which is not there
+        return self.manager.tokenizer_class(recipe.kind)([self.spec], **recipe.settings)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Fitted on the training arrays."""
+        return self._once("tokenizer", "tokenizer_is_fitted", self._fitted)
+
+    def _fitted(self) -> Tokenizer:
+        tokenizer = self.new_tokenizer()
+        arrays = self.training_arrays
+        try:
+            harness = self.harness
+        except NotRun:  # a tokenizer that needs no engine
+            tokenizer.fit(lambda: iter(arrays))
+        else:
+            harness.fit(tokenizer, arrays)
+        return tokenizer
+
+    @property
+    def ids(self) -> list[np.ndarray]:
+        """Of the examples."""
+        return self._once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
+
+    @property
+    def masker(self) -> Masker:
+        return self._once("masker", "budgets_are_kept", self._masker)
+
+    def _masker(self) -> Masker:
+        kind = self.spec.masker or ("span" if self.spec.layout.kind == "sequence" else "grid")
+        if not any((p.kind, p.name) == ("masker", kind) for p in self.manager.plugins):
+            _ = self.harness
+        specials = None
+        if self.spec.layout.kind == "sequence":
+            tokenizer = self.tokenizer
+            require(isinstance(tokenizer, TextTokenizer), f"a sequence needs a TextTokenizer, not {tokenizer.kind!r}")
+            assert isinstance(tokenizer, TextTokenizer)
+            specials = Specials(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
+        return self.manager.masker_class(kind)(self.spec, specials)
+
+    @property
+    def members(self) -> list[Member]:
+        """This modality and the toy, sample by sample."""
+
+        def make() -> list[Member]:
+            tokenizer = None if self.spec.continuous else self.tokenizer
+            own = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
+            return [own, toys.member(self.manager, toys.TOY, self.training_arrays)]
+
+        return self._once("members", "learns", make)
+
+    @property
+    def model(self) -> TinyModel:
+        """Trained on this modality and the toy."""
+
+        def make() -> TinyModel:
+            harness, members = self.harness, self.members
+            return harness.train(members, self.manager, steps=TRAINING_STEPS, seed=0)
+
+        return self._once("model", "learns", make)
+
+    def made(self, what: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once."""
+        return self._once(what, "", make)
+
+    # Outside this process
+
+    def probed(self, hash_seed: int = 1) -> Probed:
+        """What a fresh process saw of the plugin."""
+
+        def make() -> Probed:
+            return probe(self.name, self.settings, hash_seed=hash_seed, folder=self.folder)
+
+        _ = self.modality
+        return self._once(f"probe {hash_seed}", "is_activated", make)
+
+    @property
+    def wheel(self) -> Wheel:
+        """The package, built and installed by itself."""
+        _ = self.modality
+        return self._once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))
+
+
+def _implied(subject: Subject) -> frozenset[str]:
+    """The claims that follow from the spec and the class."""
+    modality, spec = subject.modality, subject.spec
+    claims = {name for name, holds in (("input", spec.input), ("target", spec.target)) if holds}
+    if not spec.continuous:
+        claims.add("tokens")
+    if spec.alignment is not None:
+        claims.add("aligned")
+        if isinstance(spec.array, (FeatureMap, ClassMap)):
+            claims |= {"grid", "picture"}
+        elif _draws_pictures(subject):
+            claims.add("picture")
+    if _measures(modality):
+        claims.add("metrics")
+    if type(modality).constants is not Modality.constants:
+        claims.add("constants")
+    return frozenset(claims)
+
+
+def _draws_pictures(subject: Subject) -> bool:
+    try:
+        return isinstance(subject.modality.render(subject.values[0]), Image.Image)
+    except Exception:  # the check of `render` says so
+        return False
+
+
+def _measures(modality: Modality) -> bool:
+    try:
+        return bool(modality.metrics())
+    except Exception:  # the check of the metrics says so
+        return True

@@ -1,0 +1,162 @@
+"""The tokenizer, by the modality's recipe, fitted on its examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fourm_plugins.spec import ClassMap, Sequence, Text
+from fourm_plugins.testing.check import Check, require
+from fourm_plugins.testing.compare import distance, global_seed, misfit, same, spread
+from fourm_plugins.testing.subject import Subject
+
+
+def tokenizer_is_fitted(subject: Subject) -> None:
+    """The recipe's tokenizer is installed, takes the recipe's settings, and can be fitted on the examples."""
+    assert subject.tokenizer
+
+
+def ids_are_in_range(subject: Subject) -> None:
+    """`encode` gives one int64 vector an array, of `layout.num_tokens` ids (of a sequence: any number) in [0, size)."""
+    ids = subject.ids
+    require(len(ids) == len(subject.arrays), f"{len(ids)} rows of ids for {len(subject.arrays)} arrays")
+    for row in ids:
+        _check_ids(subject, row)
+
+
+def encoding_is_deterministic(subject: Subject) -> None:
+    """The same array gives the same ids, whatever a global generator has drawn."""
+    found = []
+    for seed in (0, 1):
+        with global_seed(seed):
+            found.append(subject.tokenizer.encode(subject.arrays))
+    require(_equal(*found), "the same arrays give other ids a second time")
+
+
+def batches_change_nothing(subject: Subject) -> None:
+    """An array has the same ids alone and in any batch; ids likewise the same array."""
+    tokenizer, arrays, ids = subject.tokenizer, subject.arrays, subject.ids
+    alone = [tokenizer.encode([array])[0] for array in arrays]
+    require(_equal(alone, ids), "an array alone has other ids than in a batch")
+    require(_equal(tokenizer.encode(arrays[::-1])[::-1], ids), "in a batch of another order an array has other ids")
+    together = tokenizer.decode(ids)
+    for row, array in zip(ids, together, strict=True):
+        (single,) = tokenizer.decode([row])
+        error = distance(single, array)
+        require(error <= 1e-4, f"ids decoded alone differ by {error:.3g} from the same in a batch")
+
+
+def decoded_arrays_fit_the_spec(subject: Subject) -> None:
+    """`decode` gives the arrays that the spec describes."""
+    decoded = subject.tokenizer.decode(subject.ids)
+    require(len(decoded) == len(subject.ids), f"{len(decoded)} arrays for {len(subject.ids)} rows of ids")
+    for array in decoded:
+        wrong = misfit(subject.spec, array)
+        require(not wrong, wrong)
+
+
+def any_ids_decode(subject: Subject) -> None:
+    """No ids in [0, size) make `decode`, `denormalise` or `render` raise, nor does a mean of all codes."""
+    tokenizer, modality, spec = subject.tokenizer, subject.modality, subject.spec
+    rng, size = np.random.default_rng(0), tokenizer.size
+    lengths = [spec.layout.num_tokens] * 6
+    if isinstance(spec.layout, Sequence):
+        lengths = [0, 1, 2, *lengths]
+    rows = [rng.integers(0, size, n) for n in lengths]
+    rows += [np.full(spec.layout.num_tokens, k, np.int64) for k in (0, size - 1)]
+    decoded = list(tokenizer.decode(rows))
+    if spec.expected_decoding:
+        decoded += tokenizer.decode_expected(np.full((1, spec.layout.num_tokens, size), 1 / size, np.float32))
+    for array in decoded:
+        modality.render(modality.denormalise(array))
+
+
+def round_trip_is_within_tolerance(subject: Subject) -> None:
+    """What is encoded and decoded is near what it was: within the declared share of the best constant's error."""
+    decoded = subject.tokenizer.decode(subject.ids)
+    error = float(np.mean([distance(a, b) for a, b in zip(subject.arrays, decoded, strict=True)]))
+    share = error / max(spread(subject.arrays), 1e-12)
+    require(
+        share <= subject.tolerance,
+        f"decode∘encode is off by {share:.2f} of what the best constant is off by; at most {subject.tolerance:.2f}",
+    )
+
+
+def round_trip_beats_a_constant(subject: Subject) -> None:
+    """By the modality's first metric, what is decoded is better than every constant of `constants`."""
+    modality = subject.modality
+    values = [modality.denormalise(array) for array in subject.arrays]
+    decoded = [modality.denormalise(array) for array in subject.tokenizer.decode(subject.ids)]
+    metric = modality.metrics()[0]
+    score = float(metric.compute(decoded, values))
+    for name, value in modality.constants(values).items():
+        other = float(metric.compute([value] * len(values), values))
+        better = score > other if metric.higher_is_better else score < other
+        require(better, f"{metric.name}: decode∘encode scores {score:.4g}, the constant {name!r} {other:.4g}")
+
+
+def gaps_and_nothing_are_encoded(subject: Subject) -> None:
+    """No arrays give no ids; gaps (NaN, no class, no words) give ids in range, or ValueError where none may be."""
+    tokenizer = subject.tokenizer
+    require(len(tokenizer.encode([])) == 0, "encode([]) must give []")
+    require(len(tokenizer.decode([])) == 0, "decode([]) must give []")
+    whole = subject.arrays[0]
+    if isinstance(subject.spec.array, Text):
+        (row,) = tokenizer.encode([""])
+        _check_range(subject, row)
+        return
+    holes = whole.copy()
+    holes.reshape(-1)[: whole.size // 2] = -1 if isinstance(subject.spec.array, ClassMap) else np.nan
+    gaps_allowed = isinstance(subject.spec.array, ClassMap) or getattr(subject.spec.array, "gaps", False)
+    try:
+        (row,) = tokenizer.encode([holes])
+    except ValueError as error:
+        require(not gaps_allowed, f"the spec allows gaps, but encode raises: {error}")
+        return
+    _check_range(subject, row)
+
+
+def saved_tokenizer_is_the_same(subject: Subject) -> None:
+    """A tokenizer that was saved and loaded has the same fingerprint and gives the same ids."""
+    folder = subject.folder / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    subject.tokenizer.save(folder)
+    again = subject.new_tokenizer()
+    again.load(folder)
+    require(again.fingerprint == subject.tokenizer.fingerprint, "saved and loaded, its fingerprint is another")
+    require(_equal(again.encode(subject.arrays), subject.ids), "saved and loaded, it gives other ids")
+
+
+def _check_ids(subject: Subject, row: Any) -> None:
+    layout = subject.spec.layout
+    require(
+        isinstance(row, np.ndarray) and row.dtype == np.int64 and row.ndim == 1,
+        f"ids must be int64 vectors, found {getattr(row, 'dtype', type(row).__name__)} {getattr(row, 'shape', '')}",
+    )
+    if not isinstance(layout, Sequence):
+        require(len(row) == layout.num_tokens, f"{len(row)} ids for {layout.num_tokens} tokens")
+    _check_range(subject, row)
+
+
+def _check_range(subject: Subject, row: np.ndarray) -> None:
+    size = subject.tokenizer.size
+    require(not len(row) or (row.min() >= 0 and row.max() < size), f"ids outside [0, {size})")
+
+
+def _equal(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(tokenizer_is_fitted, claims=("tokens",)),
+    Check(ids_are_in_range, claims=("tokens",)),
+    Check(encoding_is_deterministic, claims=("tokens",)),
+    Check(batches_change_nothing, claims=("tokens",)),
+    Check(decoded_arrays_fit_the_spec, claims=("tokens",)),
+    Check(any_ids_decode, claims=("tokens",)),
+    Check(round_trip_is_within_tolerance, claims=("tokens",)),
+    Check(round_trip_beats_a_constant, claims=("tokens", "constants", "metrics")),
+    Check(gaps_and_nothing_are_encoded, claims=("tokens",)),
+    Check(saved_tokenizer_is_the_same, claims=("tokens",)),
+)
