@@ -86,8 +86,7 @@ class ClassMap(Frozen):
 
 
 class FeatureVector(Frozen):
-    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing, which
-    only tokenizers that say so take."""
+    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing."""
 
     kind: Literal["feature_vector"] = "feature_vector"
     size: int = Field(ge=1)
