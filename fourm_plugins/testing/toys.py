@@ -122,7 +122,7 @@ class ToyManager(PluginManager):
         }
         mine = [_plugin(kind, name) for kind, name in self._toys]
         kept = [p for p in self.plugins if p.kind != "modality" or p.name not in without]
-        self.plugins = [*kept, *mine]
+        self.plugins = (*kept, *mine)
 
     def modality_class(self, name: str) -> type[Modality]:
         return self._toys.get(("modality", name)) or super().modality_class(name)
