@@ -39,6 +39,7 @@ class BoxesSettings(SequenceSettings):
 
 class Boxes(SequenceModality[list[Box]]):
     Settings = BoxesSettings
+    claims = frozenset({"exact_files"})
 
     extensions = ("json",)
     published_name = "det"

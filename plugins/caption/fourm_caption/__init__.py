@@ -24,6 +24,7 @@ class CaptionSettings(TextSequenceSettings):
 
 class Caption(TextSequence):
     Settings = CaptionSettings
+    claims = frozenset({"exact_files"})
     published_name = "caption"
     licence = "Apache-2.0"
     description = "a sentence about the picture"

@@ -31,6 +31,7 @@ class TokenSettings(images.TokenSettings):
 
 
 class _Picture(PictureGrid):
+    claims = frozenset({"exact_files"})
     licence = "Apache-2.0"
 
     def normalise(self, value: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ class SemSegSettings(ClassSettings):
 
 class SemSeg(ClassGrid):
     Settings = SemSegSettings
+    claims = frozenset({"exact_files"})
     published_prefix = "tok_semseg"
     licence = "Apache-2.0"
     description = "semantic classes"

@@ -1,0 +1,111 @@
+"""The kit itself: a good plugin passes every check, and for every check there is a broken one that it alone finds."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.testing import CHECKS, Subject
+from fourm_plugins.testing import masker as masker_checks
+from fourm_plugins.testing.check import run_check
+from tests.conformance.broken import BROKEN
+from tests.conformance.packages import install
+
+CONCERN = {check.name: check.concern for check in CHECKS}
+#: Checks that take a process, a build or a training run.
+COSTLY = {"imports", "packaging", "masker", "training", "coexistence"}
+#: Stricter than what follows from the kit's default, so that a tokenizer can be too coarse and still beat a constant.
+TOLERANCE = 0.8
+
+
+@pytest.fixture
+def put(tmp_path, monkeypatch):
+    """put(package, changes, claims) -> the subject. What the plugin does to shared classes is undone."""
+    monkeypatch.setattr(Modality, "__init__", Modality.__init__)
+    monkeypatch.setattr(PluginManager, "modality", PluginManager.modality)
+    monkeypatch.setattr(PluginManager, "find", PluginManager.find)
+    subjects = []
+
+    def make(package, changes=None, claims=frozenset()):
+        monkeypatch.syspath_prepend(str(install(tmp_path, package, changes or {})))
+        subjects.append(Subject(package, claims=claims, tolerance=TOLERANCE))
+        return subjects[-1]
+
+    yield make
+    for subject in subjects:
+        subject.close()
+    for module in [name for name in sys.modules if name.startswith("acme_")]:
+        del sys.modules[module]
+
+
+def failures(subject, concerns=None):
+    """Check -> (state, message) of those that did not pass."""
+    outcomes = [run_check(c, subject, {}) for c in CHECKS if concerns is None or c.concern in concerns]
+    return {o.name: (o.state, o.message) for o in outcomes if o.state not in ("passed", "not claimed")}
+
+
+@pytest.mark.parametrize("package", ["wind", "notes"])
+def test_a_good_plugin_passes_every_check(put, package):
+    subject = put(package, claims=frozenset({"exact_files"}))
+    assert failures(subject) == {}
+    assert "tokens" in subject.claims
+
+
+def test_every_check_has_a_plugin_that_it_finds_broken():
+    assert {broken.check for broken in BROKEN} == set(CONCERN)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=str)
+def test_a_broken_plugin_is_found_by_its_check_alone(put, broken, monkeypatch):
+    """Among the checks of its own concern and all that are quick."""
+    monkeypatch.setattr(masker_checks, "DRAWS", 200)
+    concerns = (set(CONCERN.values()) - COSTLY) | {CONCERN[broken.check]}
+    found = failures(put(broken.package, broken.changes(), broken.claims), concerns)
+    assert_only(found, broken.check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", BROKEN, ids=str)
+def test_a_broken_plugin_is_found_by_its_check_alone_of_all(put, broken):
+    assert_only(failures(put(broken.package, broken.changes(), broken.claims)), broken.check)
+
+
+def assert_only(found, check):
+    """`check` failed; nothing else did, though what depends on it may not have been run."""
+    assert found.get(check, ("passed", ""))[0] == "failed", found
+    others = {name: outcome for name, outcome in found.items() if name != check}
+    assert all(state == "not run" and check in message for state, message in others.values()), others
+    assert found[check][1], "says why"
+    assert len(found[check][1].splitlines()) == 1
+
+
+def test_without_an_engine_what_needs_one_is_not_run_and_never_passed(put, monkeypatch):
+    import importlib.metadata
+
+    entry_points = importlib.metadata.entry_points
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda **by: () if by.get("group") == "fourm.conformance.v1" else entry_points(**by),
+    )
+    found = failures(put("wind"), {"tokenizer", "training", "coexistence"})
+    assert set(found) == {name for name, concern in CONCERN.items() if concern in ("training", "coexistence")}
+    assert all(state == "not run" and "fourm-engine is not installed" in message for state, message in found.values())
+
+
+def test_boxes_that_do_not_follow_a_view_are_seen_in_what_is_drawn(monkeypatch):
+    from fourm_boxes import Boxes
+
+    from fourm_plugins import View
+
+    augment = Boxes.augment
+    monkeypatch.setattr(Boxes, "augment", lambda self, value, view: augment(self, value, View(flip=view.flip)))
+    subject = Subject("boxes")
+    (check,) = (c for c in CHECKS if c.name == "view_moves_the_picture")
+    outcome = run_check(check, subject, {})
+    subject.close()
+    assert outcome.state == "failed"
+    assert "does not crop" in outcome.message

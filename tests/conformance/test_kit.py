@@ -1,0 +1,231 @@
+"""How checks end, what is counted, and that no check can be got rid of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_plugins.testing import (
+    CHECKS,
+    CLAIMS,
+    Check,
+    CheckFailed,
+    ModalityConformance,
+    NotRun,
+    Report,
+    Subject,
+    suite,
+)
+from fourm_plugins.testing.check import Broken, check_expectations, run_check
+
+
+class Claiming:
+    """Stands for a subject in checks that look at nothing else."""
+
+    claims = frozenset({"tokens"})
+
+    def close(self):
+        """Nothing to close."""
+
+
+def fine(subject):
+    """It is fine."""
+
+
+def wrong(subject):
+    """It is right."""
+    raise CheckFailed("it is wrong")
+
+
+def crashes(subject):
+    """It does not crash."""
+    {}["missing"]
+
+
+def depends(subject):
+    """It depends."""
+    raise Broken("wrong", ValueError("x"))
+
+
+def absent(subject):
+    """It is there."""
+    raise NotRun("fourm-engine is not installed")
+
+
+def unclaimed(subject):
+    """It is claimed."""
+    raise AssertionError("never run")
+
+
+TOY_CHECKS = (
+    *(Check(f) for f in (fine, wrong, crashes, depends, absent)),
+    Check(unclaimed, claims=("tokens", "directions")),
+)
+
+
+class ToyKit(suite._Conformance, kit=True):
+    checks = TOY_CHECKS
+
+    @classmethod
+    def make_subject(cls):
+        return Claiming()
+
+
+def outcome(name, expected=None):
+    (check,) = (c for c in TOY_CHECKS if c.name == name)
+    return run_check(check, Claiming(), expected or {})
+
+
+def test_every_way_a_check_ends_has_its_own_state():
+    assert outcome("fine").state == "passed"
+    assert (outcome("wrong").state, outcome("wrong").message) == ("failed", "it is wrong")
+    assert outcome("crashes").state == "failed"
+    assert outcome("crashes").message.startswith("KeyError at test_kit.py:")
+    assert (outcome("absent").state, outcome("absent").message) == ("not run", "fourm-engine is not installed")
+    assert outcome("depends").state == "not run"
+    assert outcome("unclaimed").state == "not claimed"
+    assert "directions" in outcome("unclaimed").message
+
+
+def test_an_expected_failure_says_why_and_one_that_passes_is_a_failure():
+    expected = outcome("wrong", {"wrong": "known since 1.2"})
+    assert (expected.state, expected.message) == ("expected failure", "known since 1.2 (it is wrong)")
+    passing = outcome("fine", {"fine": "known since 1.2"})
+    assert passing.state == "unexpected pass"
+    assert "passes" in passing.message
+    assert outcome("unclaimed", {"unclaimed": "reason"}).state == "not claimed"
+
+
+def test_the_report_counts_each_state_apart(tmp_path):
+    expected = {"fine": "reason", "crashes": "reason"}
+    report = Report("acme", "thermal", "1.2", tuple(run_check(c, Claiming(), expected) for c in TOY_CHECKS))
+    report.write(tmp_path / "report.json")
+    found = json.loads((tmp_path / "report.json").read_text())
+    counts = {k: found[k] for k in ("ran", "failed", "expected", "not_claimed", "not_run")}
+    assert counts == {"ran": 3, "failed": 2, "expected": 1, "not_claimed": 1, "not_run": 2}
+    assert (found["plugin"], found["modality"], found["version"]) == ("acme", "thermal", "1.2")
+    assert [check["name"] for check in found["checks"]] == [check.name for check in TOY_CHECKS]
+    assert all(check.keys() == {"name", "state", "seconds", "message"} for check in found["checks"])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_pytest_is_told_how_each_check_ended():
+    class Declared(ToyKit):
+        modality = "thermal"
+        expected_failures = {"crashes": "known since 1.2"}  # noqa: RUF012
+
+    tests = Declared()
+    tests.test_fine()
+    with pytest.raises(pytest.fail.Exception, match=r"wrong: it is wrong\n  asked for: It is right"):
+        tests.test_wrong()
+    with pytest.raises(pytest.xfail.Exception, match=r"known since 1\.2"):
+        tests.test_crashes()
+    for name in ("depends", "absent", "unclaimed"):
+        with pytest.raises(pytest.skip.Exception, match=r"not run|not claimed"):
+            getattr(tests, f"test_{name}")()
+    tests.test_no_check_is_missing()
+    Declared.teardown_class()
+
+
+def test_one_test_a_check_is_collected():
+    tests = {name for name in vars(ModalityConformance) if name.startswith("test_")}
+    assert tests == {f"test_{check.name}" for check in CHECKS}
+    assert len(CHECKS) == len({check.name for check in CHECKS}) > 40
+    assert all(check.says.endswith(".") for check in CHECKS)
+    assert {claim for check in CHECKS for claim in check.claims} <= set(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"test_learns": None}, "replaces or removes test_learns"),
+        ({"test_learns": lambda self: None}, "replaces or removes test_learns"),
+        ({"checks": CHECKS[1:]}, "replaces the kit's checks"),
+        ({"expected_failures": {"learns": " "}}, "'learns' has no reason"),
+        ({"expected_failures": {"lerns": "slow"}}, "no check is called 'lerns'; did you mean 'learns'"),
+    ],
+)
+def test_a_check_can_neither_be_removed_nor_expected_to_fail_without_a_reason(body, message):
+    with pytest.raises(TypeError, match=message):
+        type("TestThermal", (ModalityConformance,), {"modality": "thermal", **body})
+
+
+def test_a_check_removed_later_is_missed():
+    cls = type("TestThermal", (ToyKit,), {"modality": "thermal", "test_own": lambda self: None})
+    cls.test_wrong = None
+    with pytest.raises(AssertionError, match="test_wrong is not the kit's"):
+        cls().test_no_check_is_missing()
+
+
+def test_misspelt_expectations_and_claims_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'learns'"):
+        check_expectations({"lerns": "slow"}, ["learns"])
+    with pytest.raises(ValueError, match="'direction' is unknown; did you mean 'directions'"):
+        Subject("caption", claims=frozenset({"direction"}))
+
+
+def test_the_kit_imports_neither_torch_nor_pytest_nor_the_engine():
+    code = (
+        "import sys, fourm_plugins.testing\n"
+        "bad = {'torch', 'pytest', 'hypothesis', 'fourm_engine'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# On the command line
+
+
+QUICK = tuple(
+    c for c in CHECKS if c.name in ("examples_are_read", "spec_survives_json", "flip_mirrors", "files_are_exact")
+)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`fourm plugins check …` with four quick checks."""
+    monkeypatch.setattr(suite, "CHECKS", QUICK)
+    return lambda *arguments: CliRunner().invoke(app, ["plugins", "check", *map(str, arguments)])
+
+
+def test_the_command_checks_without_code_and_writes_the_report(command, tmp_path):
+    done = command(
+        "caption", "--set", "max_tokens=20", "--set", "text.vocabulary_size=400", "--json", tmp_path / "r.json"
+    )
+    assert done.exit_code == 0, done.output
+    assert "caption (fourm-caption 0.1.0): 3 ran, 0 failed, 0 expected to fail, 1 not claimed" in done.output
+    assert json.loads((tmp_path / "r.json").read_text())["not_claimed"] == 1
+
+
+def test_the_command_fails_where_a_check_does_or_passes_against_expectation(command):
+    done = command("depth", "--claim", "files_are_exact")
+    assert isinstance(done.exception, ValueError)  # a claim, not a check
+    assert "exact_files" in str(done.exception)
+    done = command("normal", "--claim", "exact_files")  # vectors are stored in 8 bits
+    assert done.exit_code == 1
+    assert "! failed          spec         files_are_exact: written and read again" in done.output
+    known = "files_are_exact=stored in 8 bits a component"
+    assert command("normal", "--claim", "exact_files", "--expect", known).exit_code == 0
+    done = command("caption", "--expect", "spec_survives_json=known since 1.2")
+    assert done.exit_code == 1
+    assert "unexpected pass" in done.output
+    done = command("caption", "--expect", "spec_survives_json")
+    assert "has no reason" in str(done.exception)
+
+
+def test_the_command_names_the_nearest_of_an_unknown_modality(command):
+    assert "did you mean 'caption'" in str(command("captoin").exception)
+
+
+def test_the_page_lists_every_check_and_claim():
+    page = (Path(__file__).parents[2] / "docs/conformance.md").read_text()
+    for check in CHECKS:
+        assert f"| `{check.name}` | {check.says} | {', '.join(check.claims)} |" in page
+    for name, meaning in CLAIMS.items():
+        assert f"| `{name}` | {meaning} |" in page
