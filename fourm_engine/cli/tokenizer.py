@@ -143,6 +143,16 @@ def tokenize(config: Config, overrides: Overrides = None) -> None:
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
     tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    for name, tokenizer in tokenizers.items():
+        recipe = modalities[name].spec.tokenizer
+        if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change
+            log.warning(
+                "%s: tokens are made by the stored tokenizer, of kind %s; the config names %s, which would have to be "
+                "fitted (fourm tokenizer fit)",
+                name,
+                tokenizer.kind,
+                recipe.kind,
+            )
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
