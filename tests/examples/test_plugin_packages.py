@@ -183,9 +183,7 @@ def test_kmeans_refuses_what_is_no_feature_map_and_damaged_arrays(manager):
             tokenizer.encode([array])
 
 
-def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_config(
-    manager, tmp_path, caplog
-):
+def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_config(manager, tmp_path, caplog):
     """`fourm tokenizer fit`, `tokenize`, `train` and `generate`, as the README has it, in one process."""
     grid = {"codebook_size": 16, "tokenizer": {"kind": "kmeans", "rounds": 3}, "masker": "blocks"}
     settings = {
