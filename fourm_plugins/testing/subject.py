@@ -166,8 +166,11 @@ class Subject:
     def training_arrays(self) -> list[Any]:
         """Of other examples, for what learns."""
 
+        def read() -> list[Any]:
+            return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
+
         def make() -> list[Any]:
-            return [self.array(self.modality.read(dict(files))) for files in self._examples(TRAINING_SAMPLES)]
+            return [self.array(value) for value in self._once("training values", "examples_are_read", read)]
 
         return self._once("training arrays", "arrays_fit_the_spec", make)
 

@@ -68,9 +68,8 @@ class _Conformance:
         (base,) = (c for c in cls.__mro__ if issubclass(c, _Conformance) and "_is_kit" in c.__dict__)
         if cls.checks is not base.checks:
             raise TypeError(f"{cls.__name__} replaces the kit's checks; leave `checks` as it is")
-        for check in base.checks:
-            test = f"test_{check.name}"
-            if getattr(cls, test, None) is not base.__dict__[test]:
+        for test in ("test_no_check_is_missing", *(f"test_{check.name}" for check in base.checks)):
+            if getattr(cls, test, None) is not getattr(base, test):
                 raise TypeError(
                     f"{cls.__name__} replaces or removes {test}; name the check in expected_failures, with the reason"
                 )

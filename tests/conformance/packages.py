@@ -232,7 +232,7 @@ class Notes(Modality):
         samples = []
         for index in range(n):
             rng = np.random.default_rng([seed, index])
-            samples.append(self.write("left " + " ".join(rng.choice(WORDS[:8], 3)) + " near"))
+            samples.append(self.write("left " + " ".join(rng.choice(WORDS[:8], 3)) + " right"))
         return samples
 
 

@@ -146,6 +146,7 @@ def test_one_test_a_check_is_collected():
     [
         ({"test_learns": None}, "replaces or removes test_learns"),
         ({"test_learns": lambda self: None}, "replaces or removes test_learns"),
+        ({"test_no_check_is_missing": None}, "replaces or removes test_no_check_is_missing"),
         ({"checks": CHECKS[1:]}, "replaces the kit's checks"),
         ({"expected_failures": {"learns": " "}}, "'learns' has no reason"),
         ({"expected_failures": {"lerns": "slow"}}, "no check is called 'lerns'; did you mean 'learns'"),
