@@ -34,9 +34,10 @@ def generate(
         if sum(name == other for other, _ in parts) > 1:
             raise ValueError(f"--input {name}: given twice; give it once")
 
+    from fourm_engine.config import manager_of_run
     from fourm_engine.model import FourM
 
-    model = FourM.from_pretrained(run, device=device)
+    model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
     inputs = {name: _value(model, name, text) for name, text in parts}
     options: dict[str, Any] = {
         "steps": steps,
@@ -55,6 +56,8 @@ def generate(
             picture = generated.render()
             if isinstance(picture, str):
                 print(f"{name}: {picture}")
+            if remark := generated.remark():
+                print(f"{name}: {remark}")
 
 
 def _split(text: str) -> tuple[str, str]:

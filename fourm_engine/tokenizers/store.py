@@ -64,7 +64,7 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         for key, kind in wanted.items():
             if not isinstance(document[key], kind):
                 raise ValueError(f"{key} is of type {type(document[key]).__name__}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a tokenizer's description: {error!r:.200}; fit it again") from None
     return document
 
@@ -87,13 +87,17 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
         ) from None
     known = {}
     for raw in document["specs"]:
-        stored = ModalitySpec.model_validate(raw)
+        try:
+            stored = ModalitySpec.model_validate(raw)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
         known[stored.name] = stored
     for spec in specs:
         _check_same_arrays(folder, known.get(spec.name), spec)
     try:
         tokenizer = cls(specs, **document["settings"])
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a key that is none of a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
     tokenizer.load(folder)
     if tokenizer.fingerprint != document["fingerprint"]:

@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from fourm_plugins import Modality
 from fourm_plugins.bases import ClassGrid, ClassSettings
+from fourm_plugins.labelling import label_options
+from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
 
 
 class SemSegSettings(ClassSettings):
@@ -29,3 +32,21 @@ class SemSeg(ClassGrid):
     published_prefix = "tok_semseg"
     licence = "Apache-2.0"
     description = "semantic classes"
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> SemSegLabeller:
+        """Class maps of pictures; `model` is a segmentation model's Hub name or folder. Options: `SemSegOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a segmentation model: name one, a folder or a Hub id such as "
+                f"nvidia/segformer-b0-finetuned-ade-512-512"
+            )
+        return SemSegLabeller(
+            model,
+            label_options(SemSegOptions, options, target=self.name),
+            classes=self.settings.classes,
+            number=self.settings.num_classes,
+            ignored=self.settings.ignore is not None,
+        )
