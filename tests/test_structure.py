@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ENGINE = sorted((ROOT / "fourm_engine").rglob("*.py"))
 SDK = sorted((ROOT / "fourm_plugins").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("fourm_*/**/*.py"))
+EXAMPLE_PLUGINS = sorted((ROOT / "examples/plugins").glob("*/*.py"))
 #: "clip_sample" is what `diffusers` and the published format call the clipping of predicted maps.
 MODALITY = re.compile(
     r"^(?!clip_sample$)(tok_)?(rgb|depth|normals?|semseg|boxes|box|det|captions?|clip)(_[a-z]+)?(@\w+)?$"
@@ -44,7 +45,8 @@ def test_the_sdk_does_not_import_the_engine():
 
 def test_plugins_import_the_sdk_and_not_the_engine():
     assert len(PLUGINS) >= 7
-    assert not [path for path in PLUGINS if "fourm_engine" in imported(path)]
+    assert len(EXAMPLE_PLUGINS) >= 10
+    assert not [path for path in [*PLUGINS, *EXAMPLE_PLUGINS] if "fourm_engine" in imported(path)]
 
 
 def test_the_engine_imports_no_plugin():
@@ -64,7 +66,7 @@ def test_importing_the_sdk_and_listing_plugins_import_neither_torch_nor_a_plugin
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("path", [*ENGINE, *SDK, *PLUGINS], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*ENGINE, *SDK, *PLUGINS, *EXAMPLE_PLUGINS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_file_opens_with_what_it_holds_and_stays_under_500_lines(path):
     text = path.read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "no module docstring"

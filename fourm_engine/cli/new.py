@@ -12,14 +12,14 @@ import importlib.util
 import keyword
 import os
 import re
-import shutil
-import tempfile
 from enum import Enum
 from pathlib import Path
 from string import Template
 from typing import Annotated
 
 import typer
+
+from fourm_engine.files import replacing_folder
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST_NAME = 40
@@ -69,23 +69,17 @@ def write_package(name: str, layout: str, into: Path) -> Path:
         ".github/workflows/ci.yml": "ci",
     }
     templates = importlib.resources.files("fourm_engine.cli") / "templates"
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=into))
-    try:
-        temporary.chmod(0o755)
+    with replacing_folder(folder) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             text = (templates / f"{template}.txt").read_text(encoding="utf-8")
             (temporary / path).write_text(Template(text).substitute(facts), encoding="utf-8")
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
 def _facts(name: str, layout: str) -> dict[str, str]:
     """What the templates' placeholders stand for."""
-    from fourm_plugins.manager import PluginManager
+    from fourm_plugins.discovery import discover
 
     words = name.replace("-", "_").split("_")
     cls = "".join(word.capitalize() for word in words)
@@ -100,7 +94,7 @@ def _facts(name: str, layout: str) -> dict[str, str]:
     if importlib.util.find_spec(module) is not None:
         raise ValueError(f"a package {module} is installed already; choose another name than {name!r}")
     modality = "_".join(words)
-    if owners := [p.distribution for p in PluginManager().plugins if (p.kind, p.name) == ("modality", modality)]:
+    if owners := [p.distribution for p in discover() if (p.kind, p.name) == ("modality", modality)]:
         raise ValueError(f"{' and '.join(owners)} provides the modality {modality!r} already; choose another name")
     extension, setting = _SHOWN[layout]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
     from fourm_engine.modalities import Modalities
     from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def tokenize(
@@ -26,7 +29,18 @@ def tokenize(
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
-    tokenize_data(settings, modalities, load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager))
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    for name, tokenizer in tokenizers.items():
+        recipe = modalities[name].spec.tokenizer
+        if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change
+            log.warning(
+                "%s: tokens are made by the stored tokenizer, of kind %s; the config names %s, which would have to be "
+                "fitted (fourm tokenizer fit)",
+                name,
+                tokenizer.kind,
+                recipe.kind,
+            )
+    tokenize_data(settings, modalities, tokenizers)
 
 
 def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:

@@ -1,7 +1,8 @@
 """ScalarVector: a row of a table, a few numbers that belong together, such as what a weather station measures.
 
-Files: JSON object {column: number}. Value: the same as a dict. Array: float32 (columns,), each column linear from its
-range to [-1, 1]. One token a column: in which of `codebook_size` equal bins of the range the number lies.
+Files: JSON object {column: number}. Value: the same as a dict; if the class has `gaps`, NaN for a number that is
+missing. Array: float32 (columns,), each column linear from its range to [-1, 1]. One token a column: in which of
+`codebook_size` equal bins of the range the number lies.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ class VectorSettings(Settings):
 
 
 class ScalarVector(StandardModality[Row]):
-    """One number a column; a file that lacks one is refused. No crop changes it."""
+    """One number a column; no crop changes it. With `gaps` a file may lack numbers, or hold null, which count nowhere;
+    without, it is refused."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
     extensions = ("json",)
     alignment = None
+    gaps: ClassVar[bool] = False
 
     def make_spec(self) -> ModalitySpec:
         s, length = self.settings, len(self.settings.columns)
@@ -77,7 +80,7 @@ class ScalarVector(StandardModality[Row]):
         bins = {} if "spacing" in s.tokenizer else {"low": -1.0, "high": 1.0}
         return self.build_spec(
             layout=Vector(length=length),
-            array=FeatureVector(size=length),
+            array=FeatureVector(size=length, gaps=self.gaps),
             token_space=TokenSpace(name=self.name, size=s.codebook_size),
             tokenizer=TokenizerRecipe.choose(s.tokenizer, kind="bins", **bins),
             expected_decoding=True,
@@ -97,21 +100,25 @@ class ScalarVector(StandardModality[Row]):
         row = {}
         for column in self.settings.columns:
             number = entries.get(column.name)
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > 1e300:
+            if number is None and self.gaps:
+                number = math.nan
+            elif isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > 1e300:
                 raise SampleError(f"column {column.name!r} holds {number!r:.40}; a number is needed")
-            if not math.isfinite(number):
+            elif not math.isfinite(number):
                 raise SampleError(f"column {column.name!r} holds {number}; all must be finite")
             row[column.name] = float(number)
-        return row
+        return self._known(row)
 
     def write(self, value: Row) -> dict[str, bytes]:
-        return {"json": json.dumps({name: float(number) for name, number in value.items()}).encode()}
+        known = {name: None if math.isnan(number) else float(number) for name, number in value.items()}
+        return {"json": json.dumps(known).encode()}
 
     def augment(self, value: Row, view: View) -> Row:
         return value
 
     def normalise(self, value: Row) -> np.ndarray:
         low, high = self._ranges()
+        self._known(value)
         numbers = np.array([value[column.name] for column in self.settings.columns], np.float64)
         return np.clip(2 * (numbers - low) / (high - low) - 1, -1, 1).astype(np.float32)
 
@@ -122,26 +129,38 @@ class ScalarVector(StandardModality[Row]):
         return {column.name: float(x) for column, x in zip(self.settings.columns, numbers, strict=True)}
 
     def render(self, value: Row) -> str:
-        """A line a column: name, number, unit."""
-        return "\n".join(f"{c.name} {value[c.name]:.4g} {c.unit}".rstrip() for c in self.settings.columns)
+        """A line a column: name, number, unit; a dash for what is missing."""
+        numbers = {name: "–" if math.isnan(number) else f"{number:.4g}" for name, number in value.items()}
+        return "\n".join(f"{c.name} {numbers[c.name]} {c.unit}".rstrip() for c in self.settings.columns)
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit."""
+        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. What the
+        truth lacks does not count; what a prediction lacks is wrong by the whole range. 0 where nothing is known."""
+        columns = self.settings.columns
+
+        def errors(predictions: Sequence[Row], truths: Sequence[Row], column: Column) -> list[float]:
+            span = column.highest - column.lowest
+            pairs = [(p[column.name], t[column.name]) for p, t in zip(predictions, truths, strict=True)]
+            return [span if math.isnan(p) else abs(p - t) for p, t in pairs if not math.isnan(t)]
 
         def share(predictions: Sequence[Row], truths: Sequence[Row]) -> float:
-            errors = [np.abs(self.normalise(p) - self.normalise(t)) for p, t in zip(predictions, truths, strict=True)]
-            return float(np.mean(errors) / 2)
+            spans = {c.name: c.highest - c.lowest for c in columns}
+            shares = [error / spans[c.name] for c in columns for error in errors(predictions, truths, c)]
+            return float(np.mean(shares or [0.0]))
 
-        def of(name: str) -> Callable[[Sequence[Row], Sequence[Row]], float]:
-            return lambda p, t: float(np.mean([abs(a[name] - b[name]) for a, b in zip(p, t, strict=True)]))
+        def of(column: Column) -> Callable[[Sequence[Row], Sequence[Row]], float]:
+            return lambda p, t: float(np.mean(errors(p, t, column) or [0.0]))
 
-        each = (Metric(f"{c.name}, mean absolute error", of(c.name), False, c.unit) for c in self.settings.columns)
+        each = (Metric(f"{c.name}, mean absolute error", of(c), False, c.unit) for c in columns)
         return Metric("mean absolute error", share, False, "of the range"), *each
 
     def constants(self, values: Sequence[Row]) -> dict[str, Row]:
-        """The median of each column: of least mean absolute error."""
-        names = [column.name for column in self.settings.columns]
-        return {"one value": {name: float(np.median([value[name] for value in values])) for name in names}}
+        """The median of each column: of least mean absolute error; the middle of its range where none is known."""
+        row = {}
+        for column in self.settings.columns:
+            known = [value[column.name] for value in values if not math.isnan(value[column.name])]
+            row[column.name] = float(np.median(known or [column.lowest, column.highest]))
+        return {"one value": row}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         """Columns that rise and fall together, more or less."""
@@ -150,10 +169,17 @@ class ScalarVector(StandardModality[Row]):
         for index in range(n):
             rng = np.random.default_rng([seed, index, 9])
             level = np.clip(rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, len(low)), 0, 1)
-            numbers = low + level * (high - low)
-            row = {c.name: round(float(x), 6) for c, x in zip(self.settings.columns, numbers, strict=True)}
+            numbers = np.round(low + level * (high - low), 6)
+            if self.gaps and index % 3 == 2 and len(low) > 1:
+                numbers[rng.integers(len(low))] = np.nan
+            row = {c.name: float(x) for c, x in zip(self.settings.columns, numbers, strict=True)}
             samples.append(self.write(row))
         return samples
+
+    def _known(self, row: Row) -> Row:
+        if all(math.isnan(number) for number in row.values()):
+            raise SampleError("no column holds a number")
+        return row
 
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
         columns = self.settings.columns

@@ -38,7 +38,7 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
         low, high = int(array.min()), int(array.max())
         inside = low >= -1 and high < wanted.classes
         return "" if inside else f"class ids {low} to {high}, outside -1 to {wanted.classes - 1}"
-    if isinstance(wanted, FeatureMap) and wanted.gaps:
+    if wanted.gaps:
         bad = np.isinf(array).any() or np.isnan(array).all()
         return "holds infinite values, or nothing but NaN" if bad else ""
     return "" if np.isfinite(array).all() else f"{int((~np.isfinite(array)).sum())} values are NaN or infinite"

@@ -183,7 +183,7 @@ def test_kmeans_refuses_what_is_no_feature_map_and_damaged_arrays(manager):
             tokenizer.encode([array])
 
 
-def test_a_run_trains_on_the_three_modalities_with_the_masker_and_the_tokenizer_of_its_config(manager, tmp_path):
+def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_config(manager, tmp_path, caplog):
     """`fourm tokenizer fit`, `tokenize`, `train` and `generate`, as the README has it, in one process."""
     grid = {"codebook_size": 16, "tokenizer": {"kind": "kmeans", "rounds": 3}, "masker": "blocks"}
     settings = {
@@ -225,6 +225,9 @@ def test_a_run_trains_on_the_three_modalities_with_the_masker_and_the_tokenizer_
         "weather": ("bins", "fourm-engine"),
     }
     fourm("tokenize", path)
+    with caplog.at_level("WARNING"):
+        fourm("tokenize", path, "modalities.settings.thermal.tokenizer={kind: vqvae}")
+    assert "thermal: tokens are made by the stored tokenizer, of kind kmeans; the config names vqvae" in caplog.text
     fourm("train", path)
     row = json.loads(next((tmp_path / "val/weather").iterdir()).read_text())
     given = tmp_path / "weather.json"

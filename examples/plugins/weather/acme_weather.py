@@ -1,7 +1,7 @@
 """What a weather station measures: a row of a table, one number a column.
 
-Files: JSON object, `{"temperature": 21.5, "humidity": 40, ...}`; keys that are no column are left out. Value: the same
-as a dict.
+Files: JSON object, `{"temperature": 21.5, "humidity": null, ...}`; keys that are no column are left out. Value: the
+same as a dict, NaN for what is missing.
 """
 
 from fourm_plugins.bases import Column, ScalarVector, VectorSettings
@@ -21,5 +21,6 @@ class WeatherSettings(VectorSettings):
 
 class Weather(ScalarVector):
     Settings = WeatherSettings
+    gaps = True  # a sensor fails now and then
     licence = "Apache-2.0"
     description = "what a weather station measures"
