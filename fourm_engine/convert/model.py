@@ -116,7 +116,7 @@ def given_tokenizers(
                 f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
             )
         tokenizer = load_for(places.pop(), specs) if places else absent(specs)
-        tokenizers |= {spec.name: tokenizer for spec in specs}
+        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
     return tokenizers
 
 

@@ -129,7 +129,8 @@ def _settings(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) -> d
         codecs[side] = {**CODECS[kind[1]], "post_mlp": bool(arguments.get("post_mlp", False))}
         tokens = arguments["image_size"] // arguments["patch_size"]
         assert isinstance(spec.layout, Grid)
-        if (spec.layout.height, spec.layout.width) != (tokens, tokens):
+        assert spec.token_space is not None
+        if (spec.layout.height, spec.layout.width) != (tokens, tokens) or spec.token_space.shared:
             codecs[side]["position_grid"] = (tokens, tokens)
     return {
         **codecs,

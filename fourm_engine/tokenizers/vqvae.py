@@ -67,7 +67,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class VQVAE(TokenizerNetwork):
     """Encoder, codebook, decoder of one grid modality.
 
-    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64."""
+    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch
+    divides."""
 
     training_state = frozenset(f"quantiser.{name}" for name in VectorQuantiser.TRAINING_STATE)
 
@@ -78,7 +79,7 @@ class VQVAE(TokenizerNetwork):
         assert spec.token_space is not None
         grid, patch = (spec.layout.height, spec.layout.width), spec.patch
         self.warmup = settings.warmup
-        self.grid = grid
+        self.grid, self.patch = grid, patch
         self.cls_emb: nn.Embedding | None = None
         channels_in = channels_out = 0
         if isinstance(spec.array, ClassMap):
@@ -110,13 +111,13 @@ class VQVAE(TokenizerNetwork):
             x = torch.nan_to_num(x)
         return self.quant_proj(self.encoder(x))
 
-    def reconstruct(self, latents_BNd: Tensor) -> Tensor:
-        """Quantised latents -> feature maps, or logits of the classes (B, classes, H, W)."""
-        return self.decoder(self.post_quant_proj(latents_BNd))
+    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Quantised latents of a grid -> feature maps, or logits of the classes (B, classes, H, W)."""
+        return self.decoder(self.post_quant_proj(latents_BNd), grid)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         quantised = self.quantiser(self.latents(x))
-        output = self.reconstruct(quantised.latents).float()
+        output = self.reconstruct(quantised.latents, self._grid_of(x)).float()
         sums = {COMMITMENT: quantised.commitment.sum()}
         if self.cls_emb is not None:
             return sums | {"cross_entropy": F.cross_entropy(output, x, ignore_index=-1, reduction="sum")}
@@ -127,11 +128,14 @@ class VQVAE(TokenizerNetwork):
     def encode(self, x: Tensor) -> Tensor:
         return self.quantiser.nearest(self.latents(x))
 
-    def decode(self, ids_BN: Tensor) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN)))
+    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid or self.grid))
 
-    def decode_expected(self, probabilities_BNK: Tensor) -> Tensor:
-        return self._to_array(self.reconstruct(probabilities_BNK @ self.quantiser.codes))
+    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self._to_array(self.reconstruct(probabilities_BNK @ self.quantiser.codes, grid or self.grid))
+
+    def _grid_of(self, x: Tensor) -> tuple[int, int]:
+        return x.shape[-2] // self.patch[0], x.shape[-1] // self.patch[1]
 
     def _to_array(self, output: Tensor) -> Tensor:
         return output if self.cls_emb is None else output.argmax(1)
@@ -183,7 +187,8 @@ class VQVAETokenizer(NeuralTokenizer):
         """Latents, and pixels of which something is known."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
-        tokens = float(len(arrays) * self.spec.layout.num_tokens)
+        rows, columns = self.spec.patch
+        tokens = float(len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns))
         return {COMMITMENT: tokens} | dict.fromkeys(loss_weights(self.settings, self.spec), pixels)
 
     def weights(self) -> dict[str, float]:
