@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
 
@@ -85,10 +85,19 @@ class ClassMap(Frozen):
 
 
 class FeatureVector(Frozen):
-    """float32 (size,): a global feature, a few scalars."""
+    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing, which
+    only tokenizers that say so take."""
 
     kind: Literal["feature_vector"] = "feature_vector"
     size: int = Field(ge=1)
+    gaps: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = serialise(self)
+        if not self.gaps:  # so that fingerprints from before it was added stay
+            data.pop("gaps", None)
+        return data
 
 
 class Text(Frozen):
@@ -196,6 +205,8 @@ class ModalitySpec(Frozen):
             )
         if self.continuous and not isinstance(self.array, (FeatureMap, FeatureVector)):
             raise ValueError(f"{self.name}: continuous input needs a feature map or a feature vector")
+        if self.continuous and isinstance(self.array, FeatureVector) and self.array.gaps:
+            raise ValueError(f"{self.name}: continuous input has no number for a gap in a feature vector")
         return self
 
     def fingerprint(self) -> str:

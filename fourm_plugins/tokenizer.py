@@ -24,6 +24,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
+    #: Whether an id means something else at each position; the use of codes is then counted position by position.
+    positional: bool = False
 
     def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
         spaces = {spec.token_space for spec in specs}

@@ -20,17 +20,14 @@ from fourm_engine import exported
 from fourm_engine.convert import published
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer
+from fourm_engine.tokenizers.vit import SIZES
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 from fourm_plugins.tokenizer import Tokenizer
 
-CODECS: dict[str, dict[str, int]] = {
-    "vit_s": {"width": 512, "blocks": 8, "heads": 8},
-    "vit_b": {"width": 768, "blocks": 12, "heads": 12},
-    "vit_l": {"width": 1024, "blocks": 24, "heads": 16},
-}
+CODECS = {f"vit_{size.lower()}": numbers for size, numbers in SIZES.items()}
 _CODEC = re.compile(r"^(vit_[sbl])_(enc|dec)$")
 #: State of the published training, which says nothing of ids.
 _TRAINING = re.compile(r"^quantize\._codebook\.(initted|cluster_size|embed_avg)$")

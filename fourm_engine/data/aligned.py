@@ -224,7 +224,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
         low, high = int(array.min()), int(array.max())
         if low < -1 or high >= expected.classes:
             raise SampleError(f"class ids {low} to {high}, outside -1 to {expected.classes - 1}")
-    elif expected.kind == "feature_map" and expected.gaps:
+    elif expected.gaps:
         if np.isinf(array).any() or np.isnan(array).all():
             raise SampleError("holds infinite values, or nothing but NaN")
     elif not np.isfinite(array).all():

@@ -114,6 +114,10 @@ class TokenizerTask(Task):
         else:
             os.replace(temporary, final)
 
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, TokenizerNetwork)
+        return model.blocks()
+
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,

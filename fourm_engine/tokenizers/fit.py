@@ -27,7 +27,7 @@ from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantise import usage
+from fourm_engine.tokenizers.quantisers.base import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted tokenizer. `report`: modality -> {metric: number}, "usage" and "perplexity" as shares of the codebook;
-    of one that was adapted, "<modality> at <height>x<width>" and the same "before adapting", too. `fresh` is False
-    where an up-to-date one was found."""
+    """A fitted tokenizer. `report`: modality -> {metric: number}, "usage" and "perplexity" as shares of the codebook,
+    "dead codes" as their number; of one that was adapted, "<modality> at <height>x<width>" and the same "before
+    adapting", too. `fresh` is False where an up-to-date one was found."""
 
     tokenizer: Tokenizer
     report: dict[str, dict[str, float]]
@@ -216,8 +216,8 @@ def _up_to_date(folder: Path, tokenizer: Tokenizer, request: dict[str, Any], man
 
 
 def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig, *, seed: int = 0) -> dict[str, float]:
-    """Fit a neural tokenizer on arrays in memory, leaving nothing on disk. Returns the share of codes in use and their
-    perplexity / size on the arrays themselves."""
+    """Fit a neural tokenizer on arrays in memory, leaving nothing on disk. Returns how the arrays themselves use the
+    codes."""
     data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
     task = TokenizerTask(tokenizer, data, None, steps=config.steps, seed=seed)
     with tempfile.TemporaryDirectory() as run:
@@ -229,7 +229,8 @@ def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
     """What is left of held-out values after encoding and decoding: the ceiling of any model that predicts these tokens.
 
-    Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1]."""
+    Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1] (means
+    over the positions, where each has codes of its own), and its "dead codes", which no held-out value has."""
     if not values:
         return {}
     ids = tokenizer.encode([modality.normalise(value) for value in values])
@@ -241,8 +242,11 @@ def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[An
 
 
 def _codebook(tokenizer: Tokenizer, ids: Iterable[np.ndarray]) -> dict[str, float]:
-    used, perplexity = usage(torch.from_numpy(np.concatenate(list(ids))), tokenizer.size)
-    return {"usage": used, "perplexity": perplexity}
+    rows = torch.from_numpy(np.stack(list(ids)))
+    books = rows.unbind(1) if tokenizer.positional else [rows]
+    used, perplexity = np.mean([usage(book, tokenizer.size) for book in books], axis=0).tolist()
+    dead = round((1 - used) * tokenizer.size * len(books))
+    return {"usage": used, "perplexity": perplexity, "dead codes": float(dead)}
 
 
 def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:

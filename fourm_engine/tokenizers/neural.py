@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fourm_engine.data.aligned import check_array
+from fourm_engine.tokenizers.quantisers.base import Quantiser
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -39,8 +40,12 @@ class TokenizerNetwork(nn.Module):
     """A network with a discrete bottleneck. `forward` is what is trained; encoding and decoding are methods of their
     own."""
 
-    #: Names of buffers that only training needs.
-    training_state: frozenset[str] = frozenset()
+    quantiser: Quantiser
+
+    @property
+    def training_state(self) -> frozenset[str]:
+        """Names of buffers that only training needs."""
+        return frozenset(f"quantiser.{name}" for name in self.quantiser.training_state)
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -58,13 +63,17 @@ class TokenizerNetwork(nn.Module):
     def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Distributions over ids (B, N, K) -> arrays (B, …)."""
 
-    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Parts to shard one by one over several GPUs."""
+        return []
+
     def after_step(self, step: int, steps: int) -> None:
         """After the optimiser's `step` (from 0) of `steps`, in every process."""
+        self.quantiser.after_step(step, steps)
 
-    @abstractmethod
     def progress(self) -> dict[str, Tensor]:
         """Scalars worth following while training."""
+        return self.quantiser.progress()
 
 
 class NeuralTokenizer(Tokenizer):
@@ -81,6 +90,7 @@ class NeuralTokenizer(Tokenizer):
             self._check_alike(other)
         self.network = self.make_network()
         self.network.eval()
+        self.positional = self.network.quantiser.positional
 
     @abstractmethod
     def make_network(self) -> TokenizerNetwork:
@@ -208,6 +218,7 @@ class NeuralTokenizer(Tokenizer):
                     f"these weights were fitted with other settings"
                 )
         self.network.load_state_dict({name: state[name] for name in wanted}, strict=False)
+        self.network.quantiser.mark_fitted()
         self.network.eval()
 
     @property

@@ -9,7 +9,7 @@ Every codec takes grids of any size: its positions, those of `position_grid`, ar
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -21,10 +21,20 @@ from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
+#: Sizes of the paper (4M, appendix B).
+SIZES: dict[str, dict[str, int]] = {
+    "S": {"width": 512, "blocks": 8, "heads": 8},
+    "B": {"width": 768, "blocks": 12, "heads": 12},
+    "L": {"width": 1024, "blocks": 24, "heads": 16},
+}
+TAIL_CHANNELS = 32
+
 
 class CodecSettings(Settings):
     """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
 
+    #: A size of the paper in place of width, blocks and heads; stored as these.
+    size: Literal["S", "B", "L"] | None = Field(default=None, exclude=True)
     width: int = Field(default=128, ge=4, le=8192)
     blocks: int = Field(default=2, ge=0, le=256)
     heads: int = Field(default=4, ge=1)
@@ -32,6 +42,20 @@ class CodecSettings(Settings):
     post_mlp: bool = True
     #: Positions of a grid of this size, resized to the grid at hand; null: of the grid itself.
     position_grid: tuple[int, int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_size(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("size") not in SIZES:
+            return data
+        preset = SIZES[data["size"]]
+        for name, number in preset.items():
+            if data.get(name, number) != number:
+                raise ValueError(
+                    f"{name}={data[name]} contradicts size={data['size']!r}, whose {name} is {number}; leave one of "
+                    f"them out"
+                )
+        return data | preset
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -45,6 +69,22 @@ class CodecSettings(Settings):
         if self.width % 4 or self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of 4 (of its positions) and of heads {self.heads}")
         return self
+
+
+class DecoderSettings(CodecSettings):
+    """Size of a decoder."""
+
+    #: Residual blocks of 3x3 convolutions over the finished map, in which the pixels on either side of a seam between
+    #: patches see one another; 0: none.
+    conv_tail: int = Field(default=0, ge=0, le=16)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = serialise(self)
+        for name in ("position_grid", "conv_tail"):
+            if not data.get(name):
+                data.pop(name, None)
+        return data
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
@@ -137,6 +177,26 @@ class ViTEncoder(_Trunk):
         return self.trunk(self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)), grid)
 
 
+class ConvTail(nn.Module):
+    """x + out(blocks(in x)) over maps (B, C, H, W), blocks h + conv(gelu(conv(gelu h))). `out` starts at zero, so that
+    training starts from the decoder without it."""
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Conv2d(channels, TAIL_CHANNELS, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(TAIL_CHANNELS, TAIL_CHANNELS, 3, padding=1) for _ in range(2 * blocks))
+        self.proj_out = nn.Conv2d(TAIL_CHANNELS, channels, 1)
+        nn.init.zeros_(self.proj_out.weight)
+        assert self.proj_out.bias is not None
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        hidden = self.proj_in(x_BCHW)
+        for first, second in zip(self.convs[0::2], self.convs[1::2], strict=True):
+            hidden = hidden + second(F.gelu(first(F.gelu(hidden))))
+        return x_BCHW + self.proj_out(F.gelu(hidden))
+
+
 class ViTDecoder(_Trunk):
     """(B, h·w, D) -> (B, C, h·p, w·q), on a grid of any size."""
 
@@ -144,9 +204,12 @@ class ViTDecoder(_Trunk):
         super().__init__(grid, settings)
         self.patch = patch
         self.out_proj = nn.Linear(settings.width, channels * patch[0] * patch[1])
+        tail = settings.conv_tail if isinstance(settings, DecoderSettings) else 0
+        self.tail = ConvTail(channels, tail) if tail else None
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """`grid`: (h, w) where they are not the codec's own."""
         (p, q), (h, w) = self.patch, grid or self.grid
         patches = self.out_proj(self.trunk(x_BND, (h, w)))
-        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=p, q=q)
+        maps = rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=p, q=q)
+        return maps if self.tail is None else self.tail(maps)

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 import fourm_engine
-from fourm_engine.tokenizers.quantise import VectorQuantiser, usage
+from fourm_engine.tokenizers.quantisers.base import usage
+from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
 
 ROOT = Path(fourm_engine.__file__).parents[1]
 
@@ -65,7 +66,7 @@ def test_commitment_is_the_squared_distance_to_the_code():
     q = quantiser(normalise=False).eval()
     z = torch.randn(6, 4)
     found = q(z)
-    torch.testing.assert_close(found.commitment, ((z - q.codes[found.ids]) ** 2).sum(-1))
+    torch.testing.assert_close(found.losses["commitment"], ((z - q.codes[found.ids]) ** 2).sum(-1))
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -142,7 +143,7 @@ def test_before_the_start_latents_pass_unquantised():
     found = q(z)
     assert found.ids is None
     assert torch.equal(found.latents, z)
-    assert not found.commitment.any()
+    assert not found.losses["commitment"].any()
 
 
 def test_latents_of_a_skipped_step_teach_nothing():
@@ -161,7 +162,7 @@ def test_usage_and_perplexity_are_shares_of_the_codebook():
 PROGRAM = """
 import json, os, sys, torch
 import torch.distributed as dist
-from fourm_engine.tokenizers.quantise import VectorQuantiser
+from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
 torch.set_num_threads(1)
 world = int(os.environ["WORLD_SIZE"])
 if world > 1:

@@ -7,8 +7,9 @@ from grids import CLASSES, CODES, SIZE, SMALL, TOKENS, classes, features, halves
 
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.fit import fit_network
+from fourm_engine.tokenizers.losses import LOSSES, loss_weights
 from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder
-from fourm_engine.tokenizers.vqvae import LOSSES, VQVAETokenizer, loss_weights
+from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins import FeatureMap
 
 FIT = FitConfig(steps=250, batch_size=8, lr=3e-3, device="cpu", threads=1, log_every=1000)
@@ -168,7 +169,7 @@ def test_a_loss_that_does_not_fit_the_array_is_refused():
     with pytest.raises(ValueError, match=r"'l1'.*class_map.*cross_entropy"):
         VQVAETokenizer([map_spec(classes())], **SMALL, loss={"l1": 1.0})
     tokenizer = random_tokenizer(map_spec(features()), loss={"mse": 1.0, "cosine": 0.5})
-    assert loss_weights(tokenizer.settings, tokenizer.spec) == {"mse": 1.0, "cosine": 0.5}
+    assert loss_weights(tokenizer.settings.loss, tokenizer.spec) == {"mse": 1.0, "cosine": 0.5}
 
 
 WRONG = [

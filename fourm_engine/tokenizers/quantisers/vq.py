@@ -10,49 +10,45 @@ run on several processes learns the codebook that one process would learn from t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from fourm_engine.tokenizers.quantisers.base import COMMITMENT, Quantised, Quantiser
 
 SMOOTHING = 1e-5  # Laplace smoothing of the cluster sizes, in latents
 LLOYD_ITERATIONS = 12
 RECENT_PER_CODE = 32  # latents that the k-means start sees, a code
+SPLIT = 0.01  # how far the halves of a split code move apart, as a share of its length
 DISTANCES_AT_ONCE = 1 << 25  # bounds the memory of the distance matrix (numbers)
 
 
-class Quantised(NamedTuple):
-    latents: Tensor  # (..., d), carries the gradient to the encoder
-    ids: Tensor | None  # (...) int64; None before the codebook has started
-    commitment: Tensor  # (...), squared distance of each latent to its code, with gradient
-
-
-class VectorQuantiser(nn.Module):
+class VectorQuantiser(Quantiser):
     """A codebook of `size` codes of width `dim`.
 
     normalise: compare by cosine, and keep learned codes at unit length (4M, appendix B). Codes that are loaded may
-    have any
-        length: the cosine decides, and the quantised latent is the code as it is stored.
+        have any length: the cosine decides, and the quantised latent is the code as it is stored.
     decay: of the moving averages, an optimiser step.
-    restart_below: a code whose average use falls below this share of the mean use is restarted at a latent of the
-    batch.
+    restart_below: a code whose average use falls below this share of the mean use is restarted; 0 never restarts.
+    restart: where. "batch": at a latent of the batch; "split": beside a code that is used much, whose latents the two
+        then share out.
+    warmup: share of the steps before the codes are placed.
+    kmeans_start: place them by k-means on recent latents, else at random (`start`).
 
-    Until `start` is called, latents pass unquantised (a plain autoencoder) and the most recent are kept for k-means.
+    Until the codes are placed, latents pass unquantised (a plain autoencoder) and the most recent are kept.
     """
 
+    loss_names = (COMMITMENT,)
+
     codes: Tensor
-    cluster_size: Tensor
     cluster_sum: Tensor
     recent: Tensor
     counter: Tensor
     started: Tensor
-    batch_count: Tensor
     batch_sum: Tensor
-
-    #: Buffers that only training needs; they are checkpointed, and not part of a fitted tokenizer.
-    TRAINING_STATE = ("cluster_size", "cluster_sum", "recent", "counter", "started")
 
     def __init__(
         self,
@@ -62,21 +58,27 @@ class VectorQuantiser(nn.Module):
         normalise: bool,
         decay: float = 0.99,
         restart_below: float = 0.05,
+        restart: Literal["batch", "split"] = "batch",
+        warmup: float = 0.2,
+        kmeans_start: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.size, self.dim, self.normalise = size, dim, normalise
-        self.decay, self.restart_below, self.seed = decay, restart_below, seed
+        super().__init__(size, dim, decay=decay)
+        self.normalise, self.seed = normalise, seed
+        self.restart_below, self.restart = restart_below, restart
+        self.warmup, self.kmeans_start = warmup, kmeans_start
         self.register_buffer("codes", torch.zeros(size, dim))
-        self.register_buffer("cluster_size", torch.zeros(size))
         self.register_buffer("cluster_sum", torch.zeros(size, dim))
         self.register_buffer("recent", torch.zeros(RECENT_PER_CODE * size, dim))
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))  # latents in `recent`, later updates
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         # What the forward passes of one optimiser step saw on this rank.
-        self.register_buffer("batch_count", torch.zeros(size), persistent=False)
         self.register_buffer("batch_sum", torch.zeros(size, dim), persistent=False)
         self._batch_latents: list[Tensor] = []
+
+    @property
+    def training_state(self) -> frozenset[str]:
+        return frozenset({"cluster_size", "cluster_sum", "recent", "counter", "started"})
 
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (...) int64 of the codes nearest to (..., d), by cosine or Euclidean distance; the lowest of equals."""
@@ -92,8 +94,7 @@ class VectorQuantiser(nn.Module):
         return F.embedding(ids, self.codes)
 
     def forward(self, z: Tensor) -> Quantised:
-        """In training the statistics of the batch are kept for `update`. Always float32: bf16 cannot tell codes
-        apart."""
+        """In training the statistics of the batch are kept for `update`."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             if self.normalise:
@@ -101,13 +102,13 @@ class VectorQuantiser(nn.Module):
             if self.training:
                 self._batch_latents.append(z.detach().reshape(-1, self.dim))
             if not self.started:
-                return Quantised(z, None, torch.zeros_like(z[..., 0]))
+                return Quantised(z, None, {COMMITMENT: torch.zeros_like(z[..., 0])})
             ids = self.nearest(z.detach())
             codes = self.lookup(ids)
             if self.training:
-                self.batch_count.index_add_(0, ids.reshape(-1), torch.ones_like(z[..., 0]).reshape(-1))
+                self._count(ids)
                 self.batch_sum.index_add_(0, ids.reshape(-1), z.detach().reshape(-1, self.dim))
-            return Quantised(z + (codes - z).detach(), ids, (z - codes).square().sum(-1))
+            return Quantised(z + (codes - z).detach(), ids, {COMMITMENT: (z - codes).square().sum(-1)})
 
     @torch.no_grad()
     def update(self) -> int:
@@ -125,37 +126,63 @@ class VectorQuantiser(nn.Module):
             self.recent[place] = latents
             self.counter += len(latents)
             return len(latents)
+        self._average_use()
         if dist.is_initialized():
-            dist.all_reduce(self.batch_count)
             dist.all_reduce(self.batch_sum)
-        self.cluster_size.lerp_(self.batch_count, 1 - self.decay)
         self.cluster_sum.lerp_(self.batch_sum, 1 - self.decay)
-        self.batch_count.zero_()
         self.batch_sum.zero_()
         self.counter += 1
         self._restart_unused(latents)
         self._recompute_codes()
         return len(latents)
 
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        batch = self.update()
+        if self.started:
+            return
+        if step + 1 >= self.warmup * steps and self.ready:
+            self.start(batch)
+        elif step + 1 == steps:
+            raise ValueError(
+                f"{steps} steps showed the codebook fewer latents than its {self.size} codes; fit for more steps, "
+                f"with larger batches or a smaller codebook"
+            )
+
+    def mark_fitted(self) -> None:
+        self.started.fill_(True)
+
     @property
     def ready(self) -> bool:
         """Whether enough latents have been seen to place the codes."""
         return int(self.counter) >= self.size
 
-    def progress(self) -> dict[str, Tensor]:
-        """Share of codes in use and perplexity / size, by the moving averages; 0 before the start."""
-        share = self.cluster_size / self.cluster_size.sum().clamp(min=1e-12)
-        used = (self.cluster_size > self.restart_below * self.cluster_size.mean()).float().mean()
-        perplexity = torch.where(self.started, (-(share * share.clamp(min=1e-12).log()).sum()).exp() / self.size, 0.0)
-        return {"usage": used, "perplexity": perplexity}
-
     @torch.no_grad()
     def start(self, batch: int) -> None:
-        """Place the codes by k-means on the most recent latents, and quantise from now on; `batch` latents an
-        update."""
+        """Place the codes and quantise from now on; `batch` latents an update.
+
+        By k-means on the most recent latents; or at random, without looking at where they crowd: unit vectors of
+        random direction, or for Euclidean codes normal numbers of the latents' mean and deviation."""
         assert self.ready
         points = self.recent[: int(self.counter)]
         generator = torch.Generator().manual_seed(self.seed)
+        if self.kmeans_start:
+            self._k_means(points, generator)
+        else:
+            drawn = torch.randn(self.size, self.dim, generator=generator).to(points.device)
+            self.cluster_size.fill_(len(points) / self.size)
+            self.codes.copy_(F.normalize(drawn, dim=-1) if self.normalise else points.mean(0) + drawn * points.std(0))
+            self.cluster_sum.copy_(self.codes * self.cluster_size[:, None])
+        if dist.is_initialized():  # summation order may differ between devices
+            for buffer in (self.cluster_size, self.cluster_sum, self.codes):
+                dist.broadcast(buffer, 0)
+        # Weigh the clusters as one batch, which is what the moving averages hold.
+        self.cluster_size *= batch / len(points)
+        self.cluster_sum *= batch / len(points)
+        self.counter.zero_()
+        self.started.fill_(True)
+
+    def _k_means(self, points: Tensor, generator: torch.Generator) -> None:
         self.codes.copy_(points[torch.randperm(len(points), generator=generator)[: self.size].to(points.device)])
         for _ in range(LLOYD_ITERATIONS):
             ids = self.nearest(points)
@@ -168,14 +195,6 @@ class VectorQuantiser(nn.Module):
             self.cluster_size.copy_(count)
             self.cluster_sum.copy_(total)
             self._recompute_codes()
-        if dist.is_initialized():  # summation order may differ between devices
-            for buffer in (self.cluster_size, self.cluster_sum, self.codes):
-                dist.broadcast(buffer, 0)
-        # Weigh the clusters as one batch, which is what the moving averages hold.
-        self.cluster_size *= batch / len(points)
-        self.cluster_sum *= batch / len(points)
-        self.counter.zero_()
-        self.started.fill_(True)
 
     def _recompute_codes(self) -> None:
         if self.normalise:
@@ -186,24 +205,34 @@ class VectorQuantiser(nn.Module):
         self.codes.copy_(self.cluster_sum / smoothed[:, None])
 
     def _restart_unused(self, latents: Tensor) -> None:
-        """Move codes that are hardly used to latents drawn from the batch; the draw is the same on all ranks."""
+        """Move codes that are hardly used to where latents are; the draw is the same on all ranks."""
         threshold = self.restart_below * self.cluster_size.mean()
         unused = (self.cluster_size < threshold).nonzero()[:, 0]
         if not len(unused):
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.counter))
+        if self.restart == "split":
+            self._split(unused, threshold, generator)
+            return
         drawn = torch.randperm(len(latents), generator=generator)[: len(unused)].to(latents.device)
         unused = unused[: len(drawn)]
         weight = 2 * threshold  # light, so that the code follows its new latents quickly
         self.cluster_size[unused] = weight
         self.cluster_sum[unused] = latents[drawn] * weight
 
-
-def usage(ids: Tensor, size: int) -> tuple[float, float]:
-    """(share of the `size` codes that occur in `ids`, perplexity of their distribution / size), both in (0, 1]."""
-    share = torch.bincount(ids.reshape(-1), minlength=size).double() / ids.numel()
-    used = share[share > 0]
-    return len(used) / size, float((-(used * used.log()).sum()).exp()) / size
+    def _split(self, unused: Tensor, threshold: Tensor, generator: torch.Generator) -> None:
+        """Each unused code takes half of one of the most used codes, a little to one side; the other half moves to the
+        other side. Codes of which a half would be unused are not split."""
+        size, parents = self.cluster_size.sort(descending=True, stable=True)
+        parents = parents[: int((size >= 2 * threshold).sum())][: len(unused)]
+        unused = unused[: len(parents)]
+        half = self.cluster_size[parents] / 2
+        mean = self.cluster_sum[parents] / self.cluster_size[parents, None]
+        aside = torch.randn(len(parents), self.dim, generator=generator).to(mean.device)
+        aside = SPLIT * mean.norm(dim=-1, keepdim=True) * F.normalize(aside, dim=-1)
+        self.cluster_size[parents], self.cluster_size[unused] = half, half
+        self.cluster_sum[parents] = (mean - aside) * half[:, None]
+        self.cluster_sum[unused] = (mean + aside) * half[:, None]
 
 
 def _gather(x: Tensor) -> Tensor:

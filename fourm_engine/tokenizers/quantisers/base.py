@@ -1,0 +1,100 @@
+"""Quantiser: what a tokenizer needs of a discrete bottleneck, and how the use of its codes is followed.
+
+In: latents (..., d). Out: quantised latents that pass the gradient on, ids in [0, size), loss terms of each latent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+#: A code is in use while its average use is above this share of the mean use, and dead otherwise.
+IN_USE = 0.05
+COMMITMENT, ENTROPY = "commitment", "entropy"
+
+
+class Quantised(NamedTuple):
+    latents: Tensor  # (..., d), carries the gradient to the encoder
+    ids: Tensor | None  # (...) int64; None before a codebook has started
+    losses: dict[str, Tensor]  # term of `loss_names` -> (...), with gradient
+
+
+class Quantiser(nn.Module, ABC):
+    """`size` codes of width `dim`. All processes of a run hold the same state: what differs between them (the latents
+    that each has seen) is added up over them in `after_step` and, where a loss looks at a whole batch, in `forward`."""
+
+    #: Terms of the loss that `forward` gives, one number a latent.
+    loss_names: tuple[str, ...] = ()
+    #: Whether an id means another code at each position, so that use is counted position by position.
+    positional: bool = False
+
+    cluster_size: Tensor
+    batch_count: Tensor
+
+    def __init__(self, size: int, dim: int, *, decay: float) -> None:
+        super().__init__()
+        self.size, self.dim, self.decay = size, dim, decay
+        self.register_buffer("cluster_size", torch.zeros(size))  # moving average of the latents of a step, a code
+        # What the forward passes of one optimiser step saw on this rank.
+        self.register_buffer("batch_count", torch.zeros(size), persistent=False)
+
+    @property
+    def training_state(self) -> frozenset[str]:
+        """Buffers that only training needs; they are checkpointed, and not part of a fitted tokenizer."""
+        return frozenset({"cluster_size"})
+
+    @abstractmethod
+    def nearest(self, z: Tensor) -> Tensor:
+        """Latents (..., d) -> ids (...) int64."""
+
+    @abstractmethod
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Ids (...) in [0, size) -> quantised latents (..., d)."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Quantised:
+        """In float32 whatever the precision around it: bf16 cannot tell codes apart. In training mode it also notes
+        what `after_step` learns from."""
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """Distributions over ids (..., size) -> the mean latents (..., d)."""
+        return probabilities @ self.lookup(torch.arange(self.size, device=probabilities.device))
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        """After the optimiser's `step` (from 0) of `steps`, in every process: learn from what the forward passes saw
+        since the last call. Raises ValueError where a codebook cannot be started any more."""
+        self._average_use()
+
+    def mark_fitted(self) -> None:
+        """The state was loaded from a fitted tokenizer: quantise from now on."""
+
+    def progress(self) -> dict[str, Tensor]:
+        """By the moving averages: share of codes in use, perplexity / size, number of dead codes; 0 before any use."""
+        total = self.cluster_size.sum()
+        share = self.cluster_size / total.clamp(min=1e-12)
+        used = (self.cluster_size > IN_USE * self.cluster_size.mean()).float()
+        perplexity = torch.where(total > 0, (-(share * share.clamp(min=1e-12).log()).sum()).exp() / self.size, 0.0)
+        dead = torch.where(total > 0, self.size - used.sum(), 0.0)
+        return {"usage": used.mean(), "perplexity": perplexity, "dead codes": dead}
+
+    def _count(self, ids: Tensor) -> None:
+        ids = ids.reshape(-1)
+        self.batch_count.index_add_(0, ids, torch.ones_like(ids, dtype=self.batch_count.dtype))
+
+    def _average_use(self) -> None:
+        if dist.is_initialized():
+            dist.all_reduce(self.batch_count)
+        self.cluster_size.lerp_(self.batch_count, 1 - self.decay)
+        self.batch_count.zero_()
+
+
+def usage(ids: Tensor, size: int) -> tuple[float, float]:
+    """(share of the `size` codes that occur in `ids`, perplexity of their distribution / size), both in (0, 1]."""
+    share = torch.bincount(ids.reshape(-1), minlength=size).double() / ids.numel()
+    used = share[share > 0]
+    return len(used) / size, float((-(used * used.log()).sum()).exp()) / size

@@ -1,0 +1,76 @@
+"""Lookup-free quantisation (Yu et al., arXiv 2310.05737, section 3): the code of a latent is the signs of its
+dimensions, and its id the bits, the first dimension's the lowest. Nothing is looked up, so that codebooks may be large.
+
+In: latents (..., d). Out: latents of ±1; two terms of the loss for each latent:
+
+- "commitment": its squared distance to its code;
+- "entropy": E[H(q)] - H(E[q]). Each latent should be sure of its code, and all of them together use all codes alike. q
+  is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantised, Quantiser
+
+#: H(E[q]) is computed over groups of at most so many bits, of which the memory is latents x 2^bits numbers. Beyond, the
+#: groups' entropies are added up, as if the groups were independent.
+GROUP_BITS = 10
+
+
+class LookupFreeQuantiser(Quantiser):
+    """2^`bits` codes of width `bits`."""
+
+    loss_names = (COMMITMENT, ENTROPY)
+
+    def __init__(self, bits: int, *, temperature: float = 1.0, decay: float = 0.99) -> None:
+        super().__init__(1 << bits, bits, decay=decay)
+        self.temperature = temperature
+        groups = -(-bits // GROUP_BITS)
+        self.groups = [list(range(bits * i // groups, bits * (i + 1) // groups)) for i in range(groups)]
+
+    def nearest(self, z: Tensor) -> Tensor:
+        places = torch.arange(self.dim, device=z.device)
+        return ((z > 0).long() << places).sum(-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        places = torch.arange(self.dim, device=ids.device)
+        return ((ids[..., None] >> places) & 1).float() * 2 - 1
+
+    def forward(self, z: Tensor) -> Quantised:
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            ids = self.nearest(z.detach())
+            codes = self.lookup(ids)
+            if self.training:
+                self._count(ids)
+            losses = {COMMITMENT: (z - codes).square().sum(-1), ENTROPY: self._entropy(z)}
+            return Quantised(z + (codes - z).detach(), ids, losses)
+
+    def _entropy(self, z: Tensor) -> Tensor:
+        """(...), of which the mean over all latents is E[H(q)] - H(E[q]), and so is its gradient.
+
+        With m = E[q] over the latents of all processes, taken as a constant, Σ_c q_c log m_c is such a share: its mean
+        is Σ_c m_c log m_c = -H(m), and the gradient of m_c log m_c differs from log m_c by 1, which sums to nothing, as
+        Σ_c q_c = 1. (Micro-batches that are accumulated have an m each.)"""
+        logits = 4 * z / self.temperature  # of a bit: |z + 1|² - |z - 1|² = 4 z
+        log_on, log_off = F.logsigmoid(logits), F.logsigmoid(-logits)
+        total = -(log_on.exp() * log_on + log_off.exp() * log_off).sum(-1)
+        for bits in self.groups:
+            codes = torch.arange(1 << len(bits), device=z.device)
+            on = (codes >> torch.arange(len(bits), device=z.device)[:, None] & 1).float()  # (bits, codes)
+            q = (log_on[..., bits] @ on + log_off[..., bits] @ (1 - on)).exp()
+            total = total + q @ self._mean(q.detach()).clamp(min=1e-30).log()
+        return total
+
+    def _mean(self, q: Tensor) -> Tensor:
+        """(codes,), over all latents; in training over those of all processes."""
+        q = q.reshape(-1, q.shape[-1])
+        summed = torch.cat([q.sum(0), q.new_tensor([len(q)])])
+        if self.training and dist.is_initialized():
+            dist.all_reduce(summed)
+        return summed[:-1] / summed[-1]

@@ -1,0 +1,115 @@
+"""Several codebooks behind one quantiser.
+
+`ProductQuantiser`: each head quantises its part of the latent, and the heads' ids are the digits of one token, the
+first head's the lowest: id = id_0 + id_1 · K + id_2 · K² + …. So K codes a head make K^heads codes of the token space,
+of which a model predicts one a token, as it does of any other.
+
+`PositionQuantiser`: the heads are tokens of their own, for arrays whose tokens are a few numbered ones rather than
+places of a grid: token n has codebook n, and all of them share the ids [0, size).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser
+
+
+class _Heads(Quantiser):
+    """What both have in common: `heads` that learn by themselves."""
+
+    def __init__(self, size: int, dim: int, heads: list[Quantiser]) -> None:
+        super().__init__(size, dim, decay=heads[0].decay)
+        self.heads = nn.ModuleList(heads)
+        self.loss_names = heads[0].loss_names
+
+    def each(self) -> list[Quantiser]:
+        return [head for head in self.heads if isinstance(head, Quantiser)]
+
+    @property
+    def training_state(self) -> frozenset[str]:
+        own = {f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.training_state}
+        return super().training_state | own
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        for head in self.each():
+            head.after_step(step, steps)
+        super().after_step(step, steps)
+
+    def mark_fitted(self) -> None:
+        for head in self.each():
+            head.mark_fitted()
+
+    def _sum_losses(self, parts: list[Quantised]) -> dict[str, Tensor]:
+        return {name: torch.stack([part.losses[name] for part in parts]).sum(0) for name in self.loss_names}
+
+
+class ProductQuantiser(_Heads):
+    """Heads of equal size and width, side by side in the latent."""
+
+    def __init__(self, heads: list[Quantiser]) -> None:
+        super().__init__(heads[0].size ** len(heads), sum(head.dim for head in heads), heads)
+        self.radix = heads[0].size
+
+    def _parts(self, z: Tensor) -> list[tuple[Quantiser, Tensor]]:
+        return list(zip(self.each(), z.chunk(len(self.heads), dim=-1), strict=True))
+
+    def _combine(self, ids: list[Tensor]) -> Tensor:
+        return torch.stack([digit * self.radix**place for place, digit in enumerate(ids)]).sum(0)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return self._combine([head.nearest(part) for head, part in self._parts(z)])
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        digits = [ids // self.radix**place % self.radix for place in range(len(self.heads))]
+        return torch.cat([head.lookup(digit) for head, digit in zip(self.each(), digits, strict=True)], dim=-1)
+
+    def forward(self, z: Tensor) -> Quantised:
+        parts = [head(part) for head, part in self._parts(z)]
+        digits = [part.ids for part in parts if part.ids is not None]
+        ids = self._combine(digits) if len(digits) == len(parts) else None
+        if self.training and ids is not None:
+            self._count(ids)
+        return Quantised(torch.cat([part.latents for part in parts], dim=-1), ids, self._sum_losses(parts))
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """From each head's own distribution, in place of all combinations of codes."""
+        shape, means = probabilities.shape[:-1], []
+        for place, head in enumerate(self.each()):
+            # (..., higher digits, this one, lower digits)
+            split = probabilities.reshape(*shape, -1, self.radix, self.radix**place)
+            means.append(head.expected(split.sum((-3, -1))))
+        return torch.cat(means, dim=-1)
+
+
+class PositionQuantiser(_Heads):
+    """Latents (..., N, d) with a quantiser for each of the N positions."""
+
+    positional = True
+
+    def __init__(self, heads: list[Quantiser]) -> None:
+        super().__init__(heads[0].size, heads[0].dim, heads)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return torch.stack([head.nearest(z[..., n, :]) for n, head in enumerate(self.each())], dim=-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return torch.stack([head.lookup(ids[..., n]) for n, head in enumerate(self.each())], dim=-2)
+
+    def forward(self, z: Tensor) -> Quantised:
+        parts = [head(z[..., n, :]) for n, head in enumerate(self.each())]
+        known = [part.ids for part in parts if part.ids is not None]
+        losses = {name: torch.stack([part.losses[name] for part in parts], dim=-1) for name in self.loss_names}
+        ids = torch.stack(known, dim=-1) if len(known) == len(parts) else None
+        return Quantised(torch.stack([part.latents for part in parts], dim=-2), ids, losses)
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        return torch.stack([head.expected(probabilities[..., n, :]) for n, head in enumerate(self.each())], dim=-2)
+
+    def progress(self) -> dict[str, Tensor]:
+        """Means over the positions; dead codes of all of them together."""
+        each = [head.progress() for head in self.each()]
+        total = {name: torch.stack([found[name] for found in each]).sum() for name in each[0]}
+        return {name: value if name == "dead codes" else value / len(each) for name, value in total.items()}

@@ -1,0 +1,134 @@
+"""CodebookSettings: how the tokens of a learned tokenizer are made discrete, and the quantiser that they describe.
+
+The number of codes is the token space's; settings that do not make exactly as many are refused, with what would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantiser
+from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
+from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
+from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
+from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
+from fourm_plugins.modality import Settings
+
+_VQ_ONLY = ("latent_dim", "heads", "normalise_codes", "decay", "restart_below", "restart", "warmup", "kmeans_start")
+_LFQ_ONLY = ("entropy", "temperature")
+
+
+class CodebookSettings(Settings):
+    """Shared by the kinds of tokenizers that are networks."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = (
+        *("quantiser", "heads", "restart", "kmeans_start", "levels", "entropy", "temperature"),
+    )
+
+    #: "vq": a learned codebook; "fsq": a few levels a dimension; "lfq": signs, with an entropy loss.
+    quantiser: Literal["vq", "fsq", "lfq"] = "vq"
+
+    # vq
+    latent_dim: int = Field(default=16, ge=1, le=4096)
+    #: Parts of the latent with a codebook each; heads of K codes make K^heads codes of the token space.
+    heads: int = Field(default=1, ge=1, le=64)
+    #: Compare latents and codes by cosine, or by Euclidean distance.
+    normalise_codes: bool = True
+    decay: float = Field(default=0.99, gt=0, lt=1)
+    #: Codes used less than this share of the mean are restarted; 0 never restarts.
+    restart_below: float = Field(default=0.05, ge=0, lt=1)
+    #: Restart them at latents of the batch, or by splitting codes that are used much.
+    restart: Literal["batch", "split"] = "batch"
+    #: Share of the steps in which a plain autoencoder is trained, before the codes are placed.
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    #: Place the codes by k-means on recent latents, or at random.
+    kmeans_start: bool = True
+
+    # fsq
+    #: Levels of each dimension of the latent, such as [8, 5, 5, 5] for 1000 codes.
+    levels: tuple[int, ...] | None = None
+
+    # lfq
+    #: Weight of the entropy term.
+    entropy: float = Field(default=0.1, ge=0)
+    #: Of the distributions behind it: lower asks less of latents that are far from zero.
+    temperature: float = Field(default=1.0, gt=0)
+
+    #: Weight of the distance between latents and codes (vq, lfq).
+    commitment: float = Field(default=1.0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what stands at a default that was added later, so that earlier fingerprints stay."""
+        data = serialise(self)
+        for name in self.ADDED_LATER:
+            if name in data and getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        return data
+
+    @model_validator(mode="after")
+    def _fits_quantiser(self) -> CodebookSettings:
+        others = (*(() if self.quantiser == "vq" else _VQ_ONLY), *(() if self.quantiser == "lfq" else _LFQ_ONLY))
+        for name in others:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is not a setting of quantiser {self.quantiser!r}; leave it out")
+        if (self.levels is not None) != (self.quantiser == "fsq"):
+            raise ValueError(f"levels={self.levels} and quantiser={self.quantiser!r}: 'fsq' needs levels")
+        if self.levels is not None and (not self.levels or min(self.levels) < 3 or max(self.levels) > 256):
+            raise ValueError(f"levels={list(self.levels)}: each must be in 3…256 (for two levels take 'lfq')")
+        if self.quantiser == "vq" and self.latent_dim % self.heads:
+            raise ValueError(f"latent_dim {self.latent_dim} does not divide into {self.heads} heads")
+        return self
+
+    def quantiser_weights(self, quantiser: Quantiser) -> dict[str, float]:
+        """The weight of each of its terms of the loss."""
+        return {name: {COMMITMENT: self.commitment, ENTROPY: self.entropy}[name] for name in quantiser.loss_names}
+
+
+def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Quantiser:
+    """The quantiser of `size` codes. Raises ValueError where the settings make another number of them."""
+    if settings.quantiser == "fsq":
+        assert settings.levels is not None
+        quantiser: Quantiser = FiniteScalarQuantiser(settings.levels)
+        if quantiser.size != size:
+            shown = "x".join(map(str, settings.levels))
+            raise ValueError(
+                f"levels {shown} make {quantiser.size} codes, the token space has {size}; set its size "
+                f"(codebook_size) to {quantiser.size}, or choose other levels"
+            )
+        return quantiser
+    if settings.quantiser == "lfq":
+        bits = size.bit_length() - 1
+        if size != 1 << bits:
+            raise ValueError(
+                f"quantiser 'lfq' has 2^bits codes, the token space {size}; set its size (codebook_size) to "
+                f"{1 << bits} or {2 << bits}"
+            )
+        return LookupFreeQuantiser(bits, temperature=settings.temperature)
+    heads = settings.heads
+    radix = round(size ** (1 / heads))
+    if radix**heads != size or radix < 2:
+        near = max(2, radix)
+        raise ValueError(
+            f"{heads} heads of {near} codes make {near**heads} codes, the token space has {size}; set its size "
+            f"(codebook_size) to {near**heads}, or choose another number of heads"
+        )
+    make = _vector_quantiser(settings, radix, settings.latent_dim // heads)
+    return make(seed) if heads == 1 else ProductQuantiser([make(seed + head) for head in range(heads)])
+
+
+def _vector_quantiser(settings: CodebookSettings, size: int, dim: int) -> Callable[[int], Quantiser]:
+    return lambda seed: VectorQuantiser(
+        size,
+        dim,
+        normalise=settings.normalise_codes,
+        decay=settings.decay,
+        restart_below=settings.restart_below,
+        restart=settings.restart,
+        warmup=settings.warmup,
+        kmeans_start=settings.kmeans_start,
+        seed=seed,
+    )
