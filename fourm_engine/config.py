@@ -6,7 +6,6 @@ that they configure. A key that does not exist is named by its full path with th
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.files import write_atomically
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
 from fourm_engine.nn.config import ModelConfig
@@ -67,11 +67,7 @@ class RunConfig(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

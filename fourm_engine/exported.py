@@ -8,10 +8,7 @@ other before memory is taken for it.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from fourm_engine.files import replacing_folder
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
@@ -178,30 +176,17 @@ def write_folder(
     """All or nothing: written beside `folder`, then renamed. Replaces an earlier export, and nothing else.
 
     `published`: the arguments of the published model that this one is, noted in the metadata of the weights."""
-    folder = folder.absolute()
     if folder.exists():
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
         if foreign:
             raise ValueError(f"{folder} holds {foreign[0]!r}, which no exported model does; choose a folder of its own")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing_folder(folder) as temporary:
         text = json.dumps(config.model_dump(mode="json"), indent=1)
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         note = {} if published is None else {PUBLISHED: json.dumps(published)}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **note})
         write_tokenizers(temporary / TOKENIZERS)
-        temporary.chmod(0o755)
-        if folder.exists():
-            old = temporary.with_name(temporary.name + "-old")
-            os.rename(folder, old)
-            os.rename(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:

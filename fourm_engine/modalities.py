@@ -6,6 +6,7 @@ from which the vocabulary is built.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
-from fourm_plugins.manager import Plugin, PluginManager, distribution_hint
+from fourm_plugins.discovery import ENGINE
+from fourm_plugins.manager import Plugin, PluginError, PluginManager, distribution_hint
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 
@@ -81,6 +84,33 @@ def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
         )
     return Modalities(kept, {modality.name: modalities.plugins[modality.name] for modality in kept})
+
+
+def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:
+    """Activate the tokenizers (and maskers) that the modalities use, so that one that cannot be used ends the run now,
+    before data is read. Raises PluginError."""
+    for name, modality in modalities.items():
+        spec = modality.spec
+        try:
+            if spec.tokenizer is not None:
+                manager.tokenizer_class(spec.tokenizer.kind)
+            if maskers:
+                manager.masker_class(masker_kind(spec))
+        except PluginError as error:
+            raise PluginError(f"modality {name!r} cannot be used: {error}") from error
+
+
+def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
+    """What all processes of a run must have alike, whatever data and model they are given: the layout of the
+    vocabulary, what each modality is, and the versions of the plugins that are active."""
+    active = {f"{kind} {name}": p for (kind, name), p in manager.active.items() if kind != "modality"}
+    plugins = {f"plugin {name}": p for name, p in modalities.plugins.items()} | active
+    return {
+        **{key: f"{p.distribution} {p.version}" for key, p in plugins.items()},
+        **{f"modality {name}": modality.spec.fingerprint() for name, modality in modalities.items()},
+        **{f"vocabulary {row['name']}": row for row in modalities.vocabulary().to_json()},
+        ENGINE: importlib.metadata.version(ENGINE),
+    }
 
 
 def load_manager(config: ModalitiesConfig) -> PluginManager:

@@ -119,6 +119,7 @@ class FourM:
         if settings:
             raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
         config = exported.read_config(folder)
+        own = manager is None
         manager = manager or PluginManager()
         names = set(config.modalities if domains is None else domains)
         if unknown := sorted(names - config.modalities.keys()):
@@ -148,6 +149,8 @@ class FourM:
         spaces = modalities.token_spaces
         fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
         loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
+        if own:  # a caller's own host may serve further models
+            manager.freeze()
         for name, tokenizer in loaded.items():
             space = modalities[name].spec.token_space
             assert space is not None

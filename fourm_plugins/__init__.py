@@ -1,22 +1,32 @@
-"""The SDK for writers of modality plugins. Imports neither the engine nor torch."""
+"""The SDK for writers of modality plugins. Imports neither the engine nor torch.
 
-from fourm_plugins.hookspecs import hookimpl
-from fourm_plugins.masker import MASK, Masked, Masker, Specials
-from fourm_plugins.modality import Labeller, Metric, Modality, SampleError, Settings
-from fourm_plugins.spec import (
-    ClassMap,
-    FeatureMap,
-    FeatureVector,
-    Grid,
-    ModalitySpec,
-    Sequence,
-    Text,
-    TokenizerRecipe,
-    TokenSpace,
-    Vector,
-)
-from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
-from fourm_plugins.view import View
+The names below are imported when they are first asked for: finding plugins (`fourm_plugins.manager`) needs none of
+them, nor NumPy and pydantic, which they are made of.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fourm_plugins.hookspecs import hookimpl
+    from fourm_plugins.masker import MASK, Masked, Masker, Specials
+    from fourm_plugins.modality import Labeller, Metric, Modality, SampleError, Settings
+    from fourm_plugins.spec import (
+        ClassMap,
+        FeatureMap,
+        FeatureVector,
+        Grid,
+        ModalitySpec,
+        Sequence,
+        Text,
+        TokenizerRecipe,
+        TokenSpace,
+        Vector,
+    )
+    from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+    from fourm_plugins.view import View
 
 __all__ = [
     "MASK",
@@ -43,3 +53,22 @@ __all__ = [
     "View",
     "hookimpl",
 ]
+
+#: Module -> the names above that it holds.
+_HOMES = {
+    "hookspecs": "hookimpl",
+    "masker": "MASK Masked Masker Specials",
+    "modality": "Labeller Metric Modality SampleError Settings",
+    "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",
+    "tokenizer": "TextTokenizer Tokenizer",
+    "view": "View",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

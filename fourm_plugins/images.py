@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from fourm_plugins.modality import SampleError, Settings
-from fourm_plugins.spec import NAME_PATTERN, Grid, TokenSpace
+from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
 #: Pictures of more pixels are refused by their header, before anything is decoded.
@@ -60,8 +60,10 @@ class PictureSettings(Settings):
     image_size: int | tuple[int, int] = 224
     #: Pixels behind one token, one number or [height, width].
     patch_size: int | tuple[int, int] = 16
-    #: Folder of the data set that is read.
-    source: str
+    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    source: str | None = None
+    #: Kind of masker, in place of the layout's own.
+    masker: str | None = None
 
     @field_validator("image_size", "patch_size")
     @classmethod
@@ -97,11 +99,14 @@ class TokenSettings(PictureSettings):
     #: Token space that instances of several sizes share, and with it one tokenizer: the same codes and ids. null: a
     #: space of its own, called as the modality.
     space: str | None = Field(default=None, pattern=NAME_PATTERN)
-    #: Settings of the tokenizer kind `vqvae`, over the modality's own defaults.
+    #: Settings of the tokenizer, over the modality's own defaults; `kind` takes another kind than `vqvae`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self, name: str) -> TokenSpace:
         return TokenSpace(name=self.space or name, size=self.codebook_size, shared=self.space is not None)
+
+    def recipe(self, **defaults: Any) -> TokenizerRecipe:
+        return TokenizerRecipe.choose(self.tokenizer, kind="vqvae", **defaults)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -85,8 +86,7 @@ class ClassMap(Frozen):
 
 
 class FeatureVector(Frozen):
-    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing, which
-    only tokenizers that say so take."""
+    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing."""
 
     kind: Literal["feature_vector"] = "feature_vector"
     size: int = Field(ge=1)
@@ -125,6 +125,14 @@ class TokenizerRecipe(Frozen):
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def choose(cls, section: Mapping[str, Any], *, kind: str, **defaults: Any) -> TokenizerRecipe:
+        """What a config's `tokenizer` section asks for: its settings laid over `defaults` of `kind`; or, where its key
+        `kind` names another, that one with the section's settings alone."""
+        given = dict(section)
+        chosen = given.pop("kind", kind)
+        return cls(kind=chosen, settings=defaults | given if chosen == kind else given)
 
 
 class ModalitySpec(Frozen):

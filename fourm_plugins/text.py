@@ -6,6 +6,8 @@ takes these settings under the key `text`; a config that changes them changes th
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from fourm_plugins.modality import Settings
@@ -21,10 +23,12 @@ class TextSettings(Settings):
     coordinate_bins: int = Field(default=1000, ge=2)
     #: A vocabulary to load instead of fitting one, in the JSON of the `tokenizers` library.
     vocabulary: str | None = None
+    #: Further settings of the tokenizer; `kind` takes another kind than `wordpiece`.
+    tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self) -> TokenSpace:
         return TokenSpace(name="text", size=self.vocabulary_size, shared=True)
 
     def recipe(self) -> TokenizerRecipe:
-        settings = {"coordinate_bins": self.coordinate_bins, "vocabulary": self.vocabulary}
-        return TokenizerRecipe(kind="wordpiece", settings=settings)
+        defaults = {"coordinate_bins": self.coordinate_bins, "vocabulary": self.vocabulary}
+        return TokenizerRecipe.choose(self.tokenizer, kind="wordpiece", **defaults)

@@ -1,4 +1,4 @@
-"""The documentation's own example works as written."""
+"""What the documentation says can be typed works as written."""
 
 from __future__ import annotations
 
@@ -8,51 +8,129 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+import yaml
 
+from fourm_engine.cli import app
+from fourm_engine.cli.new import write_package
+from fourm_engine.masking.pack import build_maskers
+from fourm_engine.modalities import ModalitiesConfig, load_modalities
+from fourm_engine.tokenizers.fit import make_tokenizer
 from fourm_engine.vocabulary import Vocabulary
-from fourm_plugins import View
+from fourm_plugins import SampleError, View, images
 from fourm_plugins.manager import PluginManager
+from tests.installing import install
 
 ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/plugins.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
+
+
+def blocks(language: str, text: str = PAGE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
-def thermal(tmp_path, monkeypatch):
-    """The example of docs/plugins.md, installed from the page's own text."""
-    page = (ROOT / "docs/plugins.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
-    entry_points = re.search(r'\[project\.entry-points\."(.+?)"\]\n(\w+) = "(.+?)"', page)
-    (tmp_path / "acme_thermal.py").write_text(code)
-    info = tmp_path / "acme_thermal-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-thermal\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[{}]\n{} = {}\n".format(*entry_points.groups()))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("acme_thermal", None)  # of another test's fake distribution
-    yield PluginManager().modality("thermal", image_size=32, patch_size=8, codebook_size=16)
-    sys.modules.pop("acme_thermal", None)
+def thermal_package(tmp_path):
+    """What an author has who followed docs/plugins.md: the package that the page's command makes, with the page's
+    module in it."""
+    name, layout = re.search(r"^fourm plugins new (\S+) --layout (\S+)$", PAGE, re.MULTILINE).groups()
+    folder = write_package(name, layout, tmp_path)
+    (folder / "fourm_thermal.py").write_text(blocks("python")[0])
+    return folder
 
 
-def test_the_example_plugin_reads_crops_normalises_and_writes_back(thermal):
+@pytest.fixture
+def manager(tmp_path, thermal_package, monkeypatch):
+    """The plugin host with that package and the example packages installed."""
+    site = tmp_path / "site"
+    site.mkdir()
+    examples = [path.parent for path in sorted((ROOT / "examples/plugins").glob("*/pyproject.toml"))]
+    others = [path for path in examples if path.name != "thermal"]
+    monkeypatch.syspath_prepend(str(install(site, thermal_package, *others)))
+    before = set(sys.modules)
+    yield PluginManager()
+    for module in set(sys.modules) - before:
+        if module.startswith(("acme_", "fourm_thermal")):
+            del sys.modules[module]
+
+
+@pytest.fixture
+def thermal(manager):
+    return manager.modality("thermal", image_size=32, patch_size=8, codebook_size=16)
+
+
+def test_the_pages_modality_reads_crops_normalises_and_writes_back(thermal):
     for files in thermal.example_samples(3, seed=0):
         value = thermal.read(files)
-        assert thermal.read(thermal.write(value)) == pytest.approx(value)
+        assert thermal.read(thermal.write(value)) == pytest.approx(value, abs=0.005, nan_ok=True)
         seen = thermal.augment(value, View.centre(source_aspect=thermal.aspect(value)))
         array = thermal.normalise(seen)
         assert (array.shape, array.dtype) == ((1, 32, 32), np.float32)
-        assert thermal.denormalise(array) == pytest.approx(seen, abs=1e-3)
-        assert thermal.metrics()[0].compute([seen], [seen]) == 0
+        assert thermal.denormalise(array) == pytest.approx(seen, abs=1e-3, nan_ok=True)
+        assert all(metric.compute([seen], [seen]) == 0 for metric in thermal.metrics())
         assert thermal.render(seen).size == (32, 32)
         assert {v.shape for v in thermal.constants([seen, seen]).values()} == {(32, 32)}
 
 
-def test_the_example_plugin_gets_rows_of_the_vocabulary(thermal):
+def test_the_pages_modality_reads_what_the_page_says(thermal):
+    value = thermal.read({"png": images.encode_png(np.array([[0, 27315], [30315, 31015]], np.uint16))})
+    assert value == pytest.approx(np.array([[np.nan, 0], [30, 37]]), abs=1e-3, nan_ok=True)
+    warmer = np.where(np.isnan(value), np.nan, value + 2)
+    assert thermal.metrics()[-1].compute([warmer], [value]) == pytest.approx(2)
+    with pytest.raises(SampleError):
+        thermal.read({"png": b""})
+
+
+def test_the_pages_modality_gets_rows_of_the_vocabulary(thermal):
     assert Vocabulary.build([thermal.spec])["thermal"].size == 16
 
 
+def test_the_pages_test_is_the_one_that_new_writes(thermal_package):
+    assert (thermal_package / "test_fourm_thermal.py").read_text().endswith(blocks("python")[1])
+
+
+def test_the_pages_configs_are_taken_with_the_maskers_and_tokenizers_that_they_name(manager):
+    for text in blocks("yaml"):
+        raw = yaml.safe_load(text)["modalities"]
+        modalities = load_modalities(ModalitiesConfig(**raw, select=sorted(raw["settings"])), manager)
+        tokenizers = {name: make_tokenizer([modality], manager) for name, modality in modalities.items()}
+        grids = {name: m for name, m in modalities.items() if m.spec.layout.kind == "grid"}
+        maskers = build_maskers(grids, tokenizers, manager.masker_class)
+        for name, settings in raw["settings"].items():
+            assert modalities[name].spec.masker == settings.get("masker")
+            if "kind" in settings.get("tokenizer", {}):
+                assert tokenizers[name].kind == settings["tokenizer"]["kind"]
+        assert {type(masker).__name__ for masker in maskers.values()} <= {"GridMasker", "BlockMasker"}
+
+
+COMMANDS = [
+    (page.relative_to(ROOT).as_posix(), line.partition("#")[0].replace("\\", " ").split())
+    for page in PAGES
+    for block in blocks("sh", page.read_text())
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("fourm ")
+]
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda x: x if isinstance(x, str) else " ".join(x[1:3]))
+def test_every_command_of_the_pages_exists_with_its_options(page, words):
+    command = typer.main.get_command(app)
+    rest = words[1:]
+    while hasattr(command, "commands"):
+        command = command.commands.get(rest[0]) if rest else None
+        assert command is not None, f"{page}: no command {' '.join(words)}"
+        rest = rest[1:]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in rest if word.startswith("--")} <= known, f"{page}: {' '.join(words)}"
+
+
 def test_every_file_that_the_pages_name_exists():
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in PAGES:
+        text = page.read_text()
         for name in re.findall(
-            r"`((?:fourm_\w+|examples|plugins|tests|docs|benchmarks)/[\w./-]*\.(?:py|yaml|md))`", page.read_text()
+            r"`((?:fourm_\w+|examples|plugins|tests|docs|benchmarks)/[\w./-]*\.(?:py|yaml|md))`", text
         ):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+        for name in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+            assert (page.parent / name).exists(), f"{page.name} links to {name}"

@@ -13,6 +13,7 @@ import sys
 import typer
 
 from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenizer, train
+from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
     name="fourm",
@@ -29,6 +30,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+add_no_plugin(app)  # after all commands are there
 
 
 def main() -> None:

@@ -1,44 +1,171 @@
-"""`fourm plugins …`: what is installed, from metadata only; neither torch nor any plugin is imported."""
+"""`fourm plugins …`: what is installed. `list` reads metadata only; neither torch nor any plugin is imported."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from fourm_engine.cli.new import new
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
+    from fourm_plugins.manager import PluginManager
+
 app = typer.Typer(help="Installed modality, tokenizer and masker plugins.", no_args_is_help=True)
+app.command("new")(new)
+
+Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+Config = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="A run's config: its `modalities.disable` and `providers` count, and its settings."),
+]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
 
 @app.callback()
 def _group() -> None:
-    """Keeps `plugins` a group of commands even while it has one."""
+    """Keeps `plugins` a group of commands."""
 
 
 @app.command("list")
 def list_plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False,
+    as_json: Json = False,
     strict: Annotated[bool, typer.Option(help="Exit 1 when any plugin is not ok.")] = False,
+    load: Annotated[bool, typer.Option(help="Activate each in a process of its own, too.")] = False,
+    timeout: Timeout = 60.0,
+    config: Config = None,
 ) -> None:
     """List every plugin found, its state, and the command that mends it."""
-    from fourm_plugins.manager import PluginManager
+    from fourm_plugins.discovery import discover
 
-    found = PluginManager().plugins
+    if config is None and not os.environ.get("FOURM_DISABLE"):
+        from fourm_plugins.choice import decide
+
+        found = decide(discover(), (), {})
+    else:
+        found = list(_manager(config)[1].plugins)
+    rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
+    if load:
+        from fourm_plugins.probe import probe_all
+
+        probes = probe_all(found, timeout=timeout)
+        found = [probe.plugin for probe in probes]
+        rows = [
+            asdict(p.plugin) | {"seconds": round(p.seconds, 2), "printed": p.printed, "detail": p.detail}
+            for p in probes
+        ]
     if as_json:
-        print(json.dumps([asdict(plugin) for plugin in found], indent=2))
-    elif not found:
+        print(json.dumps(rows, indent=2))
+    elif not rows:
         print("no plugins installed; the project's own are fourm-rgb, fourm-caption, … (pip install fourm-rgb)")
     else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("kind", "name", "state", "distribution", "version", "reason and remedy")
-        for p in found:
-            table.add_row(
-                p.kind, p.name, p.state, p.distribution, p.version, "; ".join(filter(None, (p.reason, p.remedy)))
-            )
-        Console(width=None if os.isatty(1) else 160).print(table)
+        _print_table(rows)
     if strict and any(plugin.state != "ok" for plugin in found):
         raise typer.Exit(1)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """The table, and below it what is wrong: a reason, a command and a traceback are to be copied, not wrapped."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "kind", "state", "distribution", "version", "location", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(row[k] for k in ("name", "kind", "state", "distribution", "version", "location")))
+    # A pipe has no width of its own; nothing should be cut there.
+    Console(width=None if os.isatty(1) else 160, highlight=False).print(table)
+    for row in rows:
+        if not row["reason"]:
+            continue
+        print(f"{row['name']} ({row['kind']}, {row['distribution']} {row['version']}) {row['state']}: {row['reason']}")
+        if row["remedy"]:
+            print(f"    {row['remedy']}")
+        for line in row.get("detail", "").splitlines():
+            print(f"    {line}")
+
+
+@app.command("info")
+def info(
+    name: Annotated[str, typer.Argument(help="Modality, tokenizer or masker; with --config also an instance of one.")],
+    as_json: Json = False,
+    config: Config = None,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run, exported model or folder of tokenizers, for the fitted tokenizer's fingerprint."),
+    ] = None,
+) -> None:
+    """Say all that a plugin says of itself: layout, tokens, tokenizer, files, licence, metrics, settings."""
+    from fourm_engine.installed.describe import describe_class, describe_modality, tokenizers_of
+    from fourm_engine.installed.text import print_description
+    from fourm_plugins.manager import PluginError
+
+    settings, manager = _manager(config)
+    folder = tokenizers_of(run) if run is not None else settings.tokenizers.folder if settings is not None else None
+    own = dict(settings.modalities.settings.get(name, {})) if settings is not None else {}
+    entry_point = own.pop("plugin", name)
+    kinds = dict.fromkeys(p.kind for p in manager.plugins if p.name == entry_point)
+    found = []
+    for kind in kinds:
+        plugin = manager.find(kind, entry_point)
+        if kind == "modality":
+            modality = manager.modality(name, plugin=entry_point, **own)
+            found.append(describe_modality(manager, modality, plugin, folder))
+        else:
+            cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
+            found.append(describe_class(plugin, cls))
+    if not found:
+        from fourm_plugins.choice import nearest
+
+        known = {p.name for p in manager.plugins}
+        raise PluginError(f"no installed plugin is called {entry_point!r}; {nearest(entry_point, known)}")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for description in found:
+            print_description(description)
+
+
+@app.command("doctor")
+def doctor(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Only these plugins; by default all.")] = None,  # noqa: UP045
+    as_json: Json = False,
+    config: Config = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="Pretrained model that `fourm label` takes.")] = None,  # noqa: UP045
+    timeout: Timeout = 60.0,
+) -> None:
+    """Check everything that a run needs, by doing it; exit 1 when anything that is selected is bad."""
+    from fourm_engine.installed.examine import examine
+
+    settings, manager = _manager(config)
+    bad = 0
+    checks = []
+    for check in examine(manager, settings, names or [], models=model or [], timeout=timeout):
+        checks.append(asdict(check))
+        bad += check.state == "bad"
+        if not as_json:
+            mend = f"\n      {check.remedy}" if check.remedy else ""
+            print(f"{check.state:4}  {check.name}: {check.detail}{mend}", flush=True)
+    if as_json:
+        print(json.dumps(checks, indent=2))
+    else:
+        print(f"{len(checks)} checks, {bad} bad")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _manager(config: Path | None) -> tuple[RunConfig | None, PluginManager]:
+    from fourm_plugins.manager import PluginManager
+
+    if config is None:
+        return None, PluginManager()
+    from fourm_engine.config import load_config
+    from fourm_engine.modalities import load_manager
+
+    settings = load_config(config)
+    return settings, load_manager(settings.modalities)

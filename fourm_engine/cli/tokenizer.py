@@ -40,12 +40,13 @@ def fit(
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.config import load_config
-    from fourm_engine.modalities import load_manager
-    from fourm_engine.train.distributed import processes
+    from fourm_engine.modalities import activate_kinds, identity, load_manager
+    from fourm_engine.train.distributed import check_same, processes
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
+    activate_kinds(modalities, manager, maskers=False)
     spaces = modalities.token_spaces
     if unknown := sorted(set(space or ()) - set(spaces)):
         raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(spaces)}")
@@ -58,7 +59,9 @@ def fit(
     if jobs > 1 and len(chosen) > 1:
         _fit_in_processes(config, overrides or [], chosen, jobs)
         return
+    manager.freeze()
     with processes(settings.tokenizers.fit):  # joined once for all spaces
+        check_same(identity(modalities, manager))
         for name in chosen:
             for line in _fit_space(settings, manager, modalities, name):
                 if rank == 0:

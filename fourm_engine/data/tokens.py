@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fourm_engine.data.views import SampleViews
+from fourm_engine.files import replacing_file
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
@@ -55,10 +55,8 @@ def _open(path: Path) -> Any:
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, {"format": _FORMAT, **metadata})
-    os.replace(temporary, path)
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary, {"format": _FORMAT, **metadata})
 
 
 class TokenShardWriter:

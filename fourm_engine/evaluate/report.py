@@ -13,8 +13,9 @@ from typing import Any
 
 from fourm_engine.evaluate.charts import Curve, draw
 from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
-from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, Matrix, TaskResult, write_atomically
+from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, Matrix, TaskResult
 from fourm_engine.evaluate.style import STYLE
+from fourm_engine.files import write_atomically
 
 
 def write_report(

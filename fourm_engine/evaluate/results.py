@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fourm_engine.files import write_atomically
 
 #: Version of the layout of `evaluation.json`.
 FORMAT = 1
@@ -129,11 +130,3 @@ def finite(record: Any) -> Any:
     if isinstance(record, float) and not math.isfinite(record):
         return None
     return record
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """A reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)

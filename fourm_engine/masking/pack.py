@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourm_engine.masking.grid import GridMasker
-from fourm_engine.masking.span import SpanMasker
+from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
 from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, ModalitySpec
@@ -49,10 +49,10 @@ def build_maskers(
     tokenizers: Mapping[str, Tokenizer],
     masker_class: Callable[[str], type[Masker]] | None = None,
 ) -> dict[str, Masker]:
-    """The masker of each modality: the spec's own (`masker_class(kind)`, the plugin host's), or its layout's.
+    """The masker of each modality, from the plugin host's `masker_class`, by default a fresh host's.
 
-    Raises ValueError for a sequence without a text tokenizer, or a named masker without a host."""
-    maskers: dict[str, Masker] = {}
+    Raises ValueError for a sequence without a text tokenizer, and for a masker that cannot be used."""
+    find, maskers = masker_class or PluginManager().masker_class, dict[str, Masker]()
     for name, modality in modalities.items():
         spec, specials = modality.spec, None
         if spec.layout.kind == "sequence":
@@ -62,12 +62,7 @@ def build_maskers(
                     f"{name}: a sequence needs its text tokenizer to be masked; fit it with `fourm tokenizer fit`"
                 )
             specials = Specials(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
-        kind: type[Masker] = SpanMasker if specials else GridMasker
-        if spec.masker is not None:
-            if masker_class is None:
-                raise ValueError(f"{name}: names the masker {spec.masker!r}, but no plugin host was given to find it")
-            kind = masker_class(spec.masker)
-        maskers[name] = kind(spec, specials)
+        maskers[name] = find(masker_kind(spec))(spec, specials)
     return maskers
 
 

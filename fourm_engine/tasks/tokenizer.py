@@ -6,7 +6,6 @@ itself in the first process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fourm_engine.data.order import epoch_order
+from fourm_engine.files import replacing_folder
 from fourm_engine.tokenizers.arrays import ArrayData
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
 from fourm_engine.train.task import Loss, Share, Task
@@ -103,16 +103,8 @@ class TokenizerTask(Task):
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         self.tokenizer.adopt(weights)
-        temporary = folder / f".{FITTED}.tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(temporary)
-        final = folder / FITTED
-        if final.exists():  # an earlier end of this same run
-            for path in temporary.iterdir():
-                os.replace(path, final / path.name)
-            temporary.rmdir()
-        else:
-            os.replace(temporary, final)
+        with replacing_folder(folder / FITTED) as temporary:
+            self.tokenizer.save(temporary)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         assert isinstance(model, TokenizerNetwork)

@@ -48,8 +48,8 @@ class BinsSettings(Settings):
 
 
 class BinsTokenizer(Tokenizer):
-    """Fitted state: `edges` float64 (size, bins - 1) between the bins, of which the upper one takes a value on the edge;
-    `values` float32 (size, bins) that stand for them."""
+    """Fitted state: `edges` float64 (size, bins - 1) between the bins, which belong to the bin above; `values` float32
+    (size, bins), which stand for the bins."""
 
     kind = "bins"
     Settings = BinsSettings

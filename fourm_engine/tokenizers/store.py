@@ -9,15 +9,13 @@ A kind is resolved by name against what is installed; nothing that is read here 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from fourm_engine.files import replacing_folder
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.manager import PluginError, PluginManager
@@ -49,20 +47,9 @@ def save_tokenizer(
         "fingerprint": tokenizer.fingerprint,
         "fit": fit or {},
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
+    with replacing_folder(folder) as temporary:
         tokenizer.save(temporary)
         (temporary / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        old = temporary.with_name(temporary.name + ".old")
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fourm_engine.files import write_atomically
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (
@@ -359,10 +359,8 @@ class Trainer:
         weights = self._weights()
         if rank() == 0:
             self.task.export(weights, self.folder, scores)
-            path = self.folder / "finished.json"
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"step": self.progress.step, "scores": scores}))
-            os.replace(temporary, path)
+            finished = json.dumps({"step": self.progress.step, "scores": scores})
+            write_atomically(self.folder / "finished.json", finished)
         sum_numbers([0.0])  # no process ends before the artefact is there
         return scores
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fourm_engine.files import write_atomically
 
 
 class Metrics:
@@ -140,9 +141,7 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, "".join(kept))
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

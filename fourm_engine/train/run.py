@@ -6,10 +6,12 @@ from functools import partial
 
 from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
-from fourm_engine.modalities import load_manager
+from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.tasks.fourm import FourMTask
 from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
+from fourm_plugins.manager import PluginManager
 
 
 def train(config: RunConfig) -> dict[str, float]:
@@ -18,7 +20,15 @@ def train(config: RunConfig) -> dict[str, float]:
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data."""
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
+    activate_kinds(modalities, manager, maskers=True)
+    with processes(config.train):
+        check_same(identity(modalities, manager))
+        return _train(config, modalities, manager)
+
+
+def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) -> dict[str, float]:
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager)
+    manager.freeze()
     vocabulary = modalities.vocabulary()
 
     def data(*, training: bool) -> TrainingData:
@@ -45,7 +55,6 @@ def train(config: RunConfig) -> dict[str, float]:
         loss=config.loss,
         workers=config.data.workers,
     )
-    manager.freeze()
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
     save = partial(config.save, config.run / "config.yaml")
     return Trainer(task, config.train, config.run, seed=config.seed, accepted=save).run()

@@ -54,7 +54,7 @@ def test_the_number_of_jobs_changes_no_byte(tmp_path: Path) -> None:
     assert len(shards(tmp_path / "one")) == 2 * len(EXTENSIONS)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scenes)
 def test_every_pixel_has_a_depth_a_unit_normal_and_the_class_of_its_object(scene: Scene) -> None:
     picture = scene.picture
@@ -67,7 +67,7 @@ def test_every_pixel_has_a_depth_a_unit_normal_and_the_class_of_its_object(scene
     assert (picture.semseg[picture.instance == -1] <= CLASSES.index("wall")).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scenes)
 def test_visible_surfaces_face_the_camera(scene: Scene) -> None:
     points = camera_points(scene)
@@ -75,7 +75,7 @@ def test_visible_surfaces_face_the_camera(scene: Scene) -> None:
     assert (np.sum(points * scene.picture.normal, axis=-1) < 1e-4).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_normals_are_those_of_the_surface_that_the_depth_describes(index: int) -> None:
     scene = render_scene(3, index, size=48)
@@ -102,7 +102,7 @@ def camera_points(scene: Scene) -> np.ndarray:
     return np.stack([depth * slope[None, :], -depth * slope[:, None], -depth], axis=-1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scenes)
 def test_boxes_are_the_extents_of_the_visible_objects_largest_first(scene: Scene) -> None:
     assert sorted(scene.order) == list(range(len(scene.world.bodies)))
@@ -115,7 +115,7 @@ def test_boxes_are_the_extents_of_the_visible_objects_largest_first(scene: Scene
     assert areas == sorted(areas, reverse=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scenes)
 def test_every_object_of_a_scene_is_well_visible(scene: Scene) -> None:
     assert 1 <= len(scene.world.bodies) <= 4
@@ -125,7 +125,7 @@ def test_every_object_of_a_scene_is_well_visible(scene: Scene) -> None:
         assert seen >= rendering.MIN_PIXELS * scene.picture.instance.size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes)
 def test_every_caption_names_exactly_the_objects_of_its_scene(scene: Scene) -> None:
     assert len(scene.captions) == len(set(scene.captions)) == CAPTIONS

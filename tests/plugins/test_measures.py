@@ -70,7 +70,7 @@ def maps(low, high):
 
 
 @given(maps(0.5, 9), st.floats(0.5, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_other_constant_depth_has_a_lower_relative_error(truths, other):
     depth = modality("depth")
     truths = truths.astype(np.float32)
@@ -84,7 +84,7 @@ def test_no_other_constant_depth_has_a_lower_relative_error(truths, other):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_other_constant_normal_has_a_smaller_mean_angle(seed):
     normal = modality("normal")
     rng = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def test_decoded_normals_have_unit_length():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_iou_is_what_counting_pixels_gives(seed):
     semseg = modality("semseg", num_classes=5)
     rng = np.random.default_rng(seed)
@@ -203,7 +203,7 @@ def test_average_precision_by_class_is_the_mean_over_true_classes():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_other_constant_feature_has_a_higher_mean_cosine(seed):
     clip = modality("clip", channels=4)
     rng = np.random.default_rng(seed)

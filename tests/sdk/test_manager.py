@@ -2,58 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from fourm_plugins.manager import PluginError, PluginManager
-
-GOOD = """
-from fourm_plugins import FeatureMap, Grid, Modality, ModalitySpec, Settings, TokenizerRecipe, TokenSpace
-
-class Thermal(Modality):
-    class Settings(Settings):
-        codes: int = 64
-    def make_spec(self):
-        return ModalitySpec(
-            name=self.name, source="thermal", extensions=("npy",), layout=Grid(height=2, width=2),
-            array=FeatureMap(channels=1, height=4, width=4), tokenizer=TokenizerRecipe(kind="vqvae"),
-            token_space=TokenSpace(name=self.name, size=self.settings.codes),
-        )
-    def read(self, files): return files
-    def write(self, value): return value
-    def augment(self, value, view): return value
-    def normalise(self, value): return value
-    def denormalise(self, array): return array
-    def render(self, value): return str(value)
-    def metrics(self): return ()
-    def example_samples(self, n, seed): return []
-"""
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """install(distribution, entry_points, source) puts a fake installed distribution on the path."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def put(distribution: str, entry_points: str, *, source: str = GOOD, requires: str = "", module: str = "") -> None:
-        module = module or distribution.replace("-", "_")
-        info = tmp_path / f"{distribution.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        requires = f"Requires-Dist: {requires}\n" if requires else ""
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n{requires}")
-        (info / "entry_points.txt").write_text(entry_points)
-        if source:
-            (tmp_path / f"{module}.py").write_text(source)
-        monkeypatch.delitem(sys.modules, module, raising=False)
-
-    return put
-
-
-def entry(name: str, value: str, group: str = "fourm.modalities.v1") -> str:
-    return f"[{group}]\n{name} = {value}\n"
+from tests.sdk.sites import GOOD, entry
 
 
 def state_of(name: str, **options) -> list[str]:
@@ -72,36 +24,6 @@ def test_a_module_with_a_hook_is_a_modality(install):
     hook = "\nfrom fourm_plugins import hookimpl\n@hookimpl\ndef fourm_modality(name): return Thermal\n"
     install("acme-thermal", entry("thermal", "acme_thermal"), source=GOOD + hook)
     assert PluginManager().modality("thermal").name == "thermal"
-
-
-@pytest.mark.parametrize(
-    ("hook", "message"),
-    [
-        ("def fourm_modalty(name): return Thermal\n", "unknown hook 'fourm_modalty'; did you mean 'fourm_modality'"),
-        ("def fourm_modality(name): return Thermal\n", "not marked with @fourm_plugins.hookimpl"),
-        ("from fourm_plugins import hookimpl\n@hookimpl\ndef fourm_modality(nme): return Thermal\n", "nme"),
-    ],
-)
-def test_a_misspelt_unmarked_or_wrongly_signed_hook_is_an_error_that_names_it(install, hook, message):
-    install("acme-thermal", entry("thermal", "acme_thermal"), source=GOOD + "\n" + hook)
-    with pytest.raises(PluginError, match=message):
-        PluginManager().modality("thermal")
-
-
-def test_a_plugin_that_raises_on_import_is_named_with_cause_and_leaves_nothing_behind(install):
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="1 / 0")
-    manager = PluginManager()
-    assert state_of("thermal") == ["ok"]  # metadata cannot know
-    with pytest.raises(PluginError, match=r"acme-thermal 1.2 .*ZeroDivisionError(.|\n)*Traceback"):
-        manager.modality("thermal")
-    assert "acme_thermal" not in sys.modules
-    assert not manager._active
-
-
-def test_a_class_that_leaves_out_a_method_is_refused_by_name(install):
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source=GOOD.replace("def read", "def raed"))
-    with pytest.raises(PluginError, match="does not define read"):
-        PluginManager().modality("thermal")
 
 
 def test_a_missing_module_is_broken_and_known_without_import(install):
@@ -174,18 +96,48 @@ def test_nothing_new_is_activated_once_the_registry_is_frozen(install):
         manager.modality("thermal")
 
 
-def test_the_listing_is_the_same_under_every_hash_seed(install, tmp_path):
+def test_the_claim_that_is_chosen_is_the_one_that_is_told_of(install):
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
-    install("other-thermal", entry("thermal", "other_thermal:Thermal"))
-    code = "from fourm_plugins.manager import PluginManager; print(PluginManager().plugins)"
-    root = str(Path(__file__).parents[2])
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": f"{tmp_path}:{root}"},
-            check=True,
-            capture_output=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
+    install("other-thermal", entry("thermal", "other_thermal:Thermal"), source="")
+    with pytest.raises(PluginError, match=r"other-thermal 1\.2\) is broken: module 'other_thermal'"):
+        PluginManager(providers={"thermal": "Other_Thermal"}).modality("thermal")
+
+
+def test_an_entry_point_that_names_no_module_is_broken_without_import(install):
+    install("acme-thermal", entry("thermal", "os.system('true')"))
+    with pytest.raises(PluginError, match="not module:attribute"):
+        PluginManager().modality("thermal")
+
+
+@pytest.mark.parametrize("file", ["entry_points.txt", "METADATA"])
+@pytest.mark.parametrize("content", [b"[fourm.modalities.v1]\nthermal\n", b"\xff\xfe [fourm.modalities.v1]", b""])
+def test_a_distribution_with_damaged_files_disturbs_no_other(install, tmp_path, file, content):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
+    install("acme-sonar", entry("sonar", "acme_sonar:Thermal"))
+    (tmp_path / "acme_thermal-1.2.dist-info" / file).write_bytes(content)
+    assert state_of("sonar") == ["ok"]
+    assert PluginManager().modality("sonar").name == "sonar"
+
+
+def test_an_editable_install_is_said_to_come_from_its_source(install, tmp_path):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
+    direct = '{"url": "file:///home/someone/a%20plugin", "dir_info": {"editable": true}}'
+    (tmp_path / "acme_thermal-1.2.dist-info" / "direct_url.json").write_text(direct)
+    assert PluginManager().find("modality", "thermal").location == "/home/someone/a plugin"
+
+
+def test_what_is_active_is_known_with_its_plugin(install):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
+    manager = PluginManager()
+    assert not manager.active
+    manager.modality("thermal@big", plugin="thermal")
+    assert {key: plugin.version for key, plugin in manager.active.items()} == {("modality", "thermal"): "1.2"}
+
+
+def test_every_name_of_the_sdk_is_there_and_none_is_forgotten():
+    import fourm_plugins
+
+    assert sorted(fourm_plugins._HOME) == sorted(fourm_plugins.__all__)
+    assert all(getattr(fourm_plugins, name) is not None for name in fourm_plugins.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Gird'"):
+        fourm_plugins.Gird  # noqa: B018

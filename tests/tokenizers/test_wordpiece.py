@@ -57,7 +57,7 @@ coordinate = st.integers(0, BINS - 1)
 box = st.tuples(coordinate, coordinate, coordinate, coordinate, st.sampled_from(LABELS))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(box, max_size=8))
 def test_boxes_survive_the_round_trip(fitted, boxes):
     text = " ".join(f"v0={a} v1={b} v2={c} v3={d} {label}" for a, b, c, d, label in boxes)
@@ -70,14 +70,14 @@ def test_boxes_survive_the_round_trip(fitted, boxes):
 word = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.one_of(word, st.sampled_from(["red", "cube", "spheres", "traffic light"])), max_size=12))
 def test_captions_survive_the_round_trip(fitted, words):
     text = " ".join(words)
     assert fitted.decode(fitted.encode([text])) == [text]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=60))
 def test_any_text_is_encoded_within_the_space_and_without_control_tokens(fitted, text):
     (ids,) = fitted.encode([text])

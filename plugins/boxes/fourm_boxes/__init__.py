@@ -17,50 +17,36 @@ from pydantic import Field
 
 from fourm_boxes.box import Box, parse_boxes, write_boxes
 from fourm_boxes.measures import average_precision, mean_average_precision
-from fourm_plugins import Metric, Modality, ModalitySpec, SampleError, Settings, Text, View, images
-from fourm_plugins import Sequence as SequenceLayout
-from fourm_plugins.text import TextSettings
+from fourm_plugins import Metric, SampleError, View, images
+from fourm_plugins.bases import SequenceModality, SequenceSettings
 
 __all__ = ["Box", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
 
-_EXTENSIONS = ("json",)
 _MAX_BYTES = 8_000_000
 _ROUNDING = 1e-3  # how far beyond the picture a stored coordinate may lie
 _CANVAS = 256  # pixels
 
 
-class BoxesSettings(Settings):
-    text: TextSettings = TextSettings()
+class BoxesSettings(SequenceSettings):
     #: Labels that may occur; any where none are given. A label read that is not among them is an error.
     labels: tuple[str, ...] = ()
-    max_tokens: int = Field(default=256, ge=2, le=8192)
     #: The largest this many are kept.
     max_boxes: int = Field(default=40, ge=1)
     #: Share of a box that a crop must show for the box to be kept.
     min_visible: float = Field(default=0.25, gt=0, le=1)
-    #: Folder of the data set that is read.
     source: str = "boxes"
 
 
-class Boxes(Modality[list[Box]]):
+class Boxes(SequenceModality[list[Box]]):
     Settings = BoxesSettings
 
-    def make_spec(self) -> ModalitySpec:
-        return ModalitySpec(
-            name=self.name,
-            layout=SequenceLayout(max_tokens=self.settings.max_tokens),
-            array=Text(),
-            token_space=self.settings.text.token_space(),
-            tokenizer=self.settings.text.recipe(),
-            source=self.settings.source,
-            extensions=_EXTENSIONS,
-            published_name="det",
-            licence="Apache-2.0",
-            description="labelled bounding boxes",
-        )
+    extensions = ("json",)
+    published_name = "det"
+    licence = "Apache-2.0"
+    description = "labelled bounding boxes"
 
     def read(self, files: Mapping[str, bytes]) -> list[Box]:
-        content = images.only_file(files, _EXTENSIONS)[1]
+        content = images.only_file(files, self.extensions)[1]
         if len(content) > _MAX_BYTES:
             raise SampleError(f"boxes in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
         try:

@@ -12,16 +12,16 @@ Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
 from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, ModalitySpec, SampleError, images
+from fourm_plugins.bases import GridModality
 
-_EXTENSIONS = ("png", "npy")
 _TRIM = 0.1  # share of the depths left out at either end by "per_image"
 
 
@@ -41,27 +41,24 @@ class DepthSettings(images.TokenSettings):
         return self
 
 
-class Depth(Modality[np.ndarray]):
+class Depth(GridModality):
     Settings = DepthSettings
 
-    def make_spec(self) -> ModalitySpec:
+    published_prefix = "tok_depth"
+    extensions = ("png", "npy")
+    loss: ClassVar = {"l1": 1.0}
+    licence = "Apache-2.0"
+
+    def make_array(self) -> FeatureMap:
         height, width = self.settings.size
-        return ModalitySpec(
-            name=self.name,
-            layout=self.settings.grid(),
-            array=FeatureMap(channels=1, height=height, width=width, gaps=True),
-            token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": {"l1": 1.0}, **self.settings.tokenizer}),
-            source=self.settings.source,
-            extensions=_EXTENSIONS,
-            expected_decoding=True,
-            published_name=self.settings.published("tok_depth"),
-            licence="Apache-2.0",
-            description="depth in metres" if self.settings.normalisation == "log" else "relative depth",
-        )
+        return FeatureMap(channels=1, height=height, width=width, gaps=True)
+
+    def make_spec(self) -> ModalitySpec:
+        description = "depth in metres" if self.settings.normalisation == "log" else "relative depth"
+        return super().make_spec().model_copy(update={"description": description})
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        extension, content = images.only_file(files, _EXTENSIONS)
+        extension, content = images.only_file(files, self.extensions)
         if extension == "png":
             counts = images.decode_map(content)
             if counts.dtype != np.uint16:
@@ -83,12 +80,6 @@ class Depth(Modality[np.ndarray]):
         if counts.max() > 65535 or (counts[np.isfinite(value)] < 1).any():
             return {"npy": images.encode_array(value.astype(np.float32))}
         return {"png": images.encode_png(counts.astype(np.uint16))}
-
-    def aspect(self, value: np.ndarray) -> float:
-        return value.shape[1] / value.shape[0]
-
-    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        return images.view_map(value, view, self.settings.size)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
         _measured(value)

@@ -7,16 +7,16 @@ NaN where there is none. Array: float32 (3, H, W), the same vectors, NaN where t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from fourm_normal.measures import constants, mean_angle, median_angle, share_within
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, TokenizerRecipe, View, images
+from fourm_plugins import FeatureMap, Metric, SampleError, View, images
+from fourm_plugins.bases import GridModality
 
-_EXTENSIONS = ("png",)
 _SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
-_LOSS = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
 _CLOSE = 11.25  # degrees
 
 
@@ -24,27 +24,21 @@ class NormalSettings(images.TokenSettings):
     source: str = "normal"
 
 
-class Normal(Modality[np.ndarray]):
+class Normal(GridModality):
     Settings = NormalSettings
 
-    def make_spec(self) -> ModalitySpec:
+    extensions = ("png",)
+    loss: ClassVar = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
+    published_prefix = "tok_normal"
+    licence = "Apache-2.0"
+    description = "unit surface normals in the camera's frame"
+
+    def make_array(self) -> FeatureMap:
         height, width = self.settings.size
-        return ModalitySpec(
-            name=self.name,
-            layout=self.settings.grid(),
-            array=FeatureMap(channels=3, height=height, width=width, gaps=True),
-            token_space=self.settings.token_space(self.name),
-            tokenizer=TokenizerRecipe(kind="vqvae", settings={"loss": _LOSS, **self.settings.tokenizer}),
-            source=self.settings.source,
-            extensions=_EXTENSIONS,
-            expected_decoding=True,
-            published_name=self.settings.published("tok_normal"),
-            licence="Apache-2.0",
-            description="unit surface normals in the camera's frame",
-        )
+        return FeatureMap(channels=3, height=height, width=width, gaps=True)
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        picture = images.decode_picture(images.only_file(files, _EXTENSIONS)[1])
+        picture = images.decode_picture(images.only_file(files, self.extensions)[1])
         if picture.mode != "RGB":
             raise SampleError(f"normals need a PNG with three channels of 8 bits, this one is {picture.mode}")
         stored = np.asarray(picture)
@@ -57,12 +51,9 @@ class Normal(Modality[np.ndarray]):
         known = np.isfinite(value).all(-1, keepdims=True)
         return {"png": images.encode_png(np.where(known, np.rint((value + 1) * 127.5), 0).astype(np.uint8))}
 
-    def aspect(self, value: np.ndarray) -> float:
-        return value.shape[1] / value.shape[0]
-
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
         """A mirrored scene has mirrored normals: x changes its sign."""
-        seen = images.view_map(value, view, self.settings.size)
+        seen = super().augment(value, view)
         return seen * np.array([-1, 1, 1], np.float32) if view.flip else seen
 
     def normalise(self, value: np.ndarray) -> np.ndarray:

@@ -123,6 +123,78 @@ def test_without_restarts_dead_codes_stay_dead():
     assert usage(q.nearest(z), 16)[0] <= 0.5
 
 
+def test_splitting_halves_the_most_used_codes():
+    q = quantiser(size=6, dim=3, normalise=False, restart="split", restart_below=0.1)
+    q.cluster_size.copy_(torch.tensor([10.0, 0.0, 30.0, 20.0, 0.01, 0.02]))
+    q.cluster_sum.copy_(q.codes * q.cluster_size[:, None])
+    means = q.codes.clone()
+    q._restart_unused(torch.zeros(4, 3))
+    assert q.cluster_size.tolist() == [5.0, 15.0, 15.0, 10.0, 10.0, 5.0]
+    assert float(q.cluster_size.sum()) == 60
+    q._recompute_codes()
+    for parent, child in ((2, 1), (3, 4), (0, 5)):
+        torch.testing.assert_close((q.codes[parent] + q.codes[child]) / 2, means[parent], atol=1e-4, rtol=1e-4)
+        apart = (q.codes[parent] - q.codes[child]).norm() / means[parent].norm()
+        assert 0.01 < float(apart) < 0.03
+
+
+def test_codes_of_which_a_half_would_be_unused_are_not_split():
+    q = quantiser(size=4, restart="split", restart_below=0.5)
+    before = torch.tensor([1.0, 1.0, 1.0, 0.0])  # half of one is above half the mean, but hardly
+    q.cluster_size.copy_(before)
+    q._restart_unused(torch.zeros(4, 4))
+    assert sorted(q.cluster_size.tolist()) == [0.5, 0.5, 1.0, 1.0]
+    q.cluster_size.copy_(torch.tensor([0.9, 0.9, 0.9, 0.45]))
+    q.restart_below = 0.65
+    kept = q.cluster_size.clone()
+    q._restart_unused(torch.zeros(4, 4))
+    assert torch.equal(q.cluster_size, kept)
+
+
+@pytest.mark.parametrize("restart", ["batch", "split"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_dead_codes_are_counted_and_brought_back(restart, normalise):
+    torch.manual_seed(0)
+    q = VectorQuantiser(32, 4, normalise=normalise, decay=0.9, kmeans_start=False, restart=restart, warmup=0.0).train()
+    corner = F.normalize(torch.tensor([3.0, 1.0, 1.0, 1.0]), dim=0)
+    for step in range(60):
+        q(corner + 0.1 * torch.randn(256, 4))
+        q.after_step(step, 60)
+        if step == 0:
+            assert q.started
+    found = q.progress()
+    assert float(found["dead codes"]) == 0
+    assert float(found["usage"]) == 1.0
+    assert usage(q.nearest(corner + 0.1 * torch.randn(2000, 4)), 32)[0] > 0.95
+
+
+def test_without_restarts_and_k_means_most_codes_are_dead_and_said_to_be():
+    torch.manual_seed(0)
+    q = VectorQuantiser(32, 4, normalise=True, decay=0.9, kmeans_start=False, restart_below=0.0, warmup=0.0).train()
+    corner = F.normalize(torch.tensor([3.0, 1.0, 1.0, 1.0]), dim=0)
+    for step in range(60):
+        q(corner + 0.1 * torch.randn(256, 4))
+        q.after_step(step, 60)
+    used = usage(q.nearest(corner + 0.1 * torch.randn(2000, 4)), 32)[0]
+    assert used < 0.5
+    assert float(q.progress()["dead codes"]) == pytest.approx(32 * (1 - used), abs=2)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_without_k_means_codes_start_at_random_where_latents_are(normalise):
+    q = VectorQuantiser(64, 3, normalise=normalise, kmeans_start=False).train()
+    z = 5 + 2 * torch.randn(500, 3)
+    q(z)
+    q.start(q.update())
+    if normalise:
+        torch.testing.assert_close(q.codes.norm(dim=-1), torch.ones(64))
+        assert (q.codes > 0).float().mean() == pytest.approx(0.5, abs=0.15)  # of all directions
+    else:
+        torch.testing.assert_close(q.codes.mean(0), z.mean(0), atol=1.0, rtol=0)
+        torch.testing.assert_close(q.codes.std(0), z.std(0), atol=0.7, rtol=0)
+    assert float(q.cluster_size.sum()) == pytest.approx(500)
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_k_means_starts_the_codes_at_the_clusters(normalise):
     torch.manual_seed(0)
@@ -162,52 +234,75 @@ def test_usage_and_perplexity_are_shares_of_the_codebook():
 PROGRAM = """
 import json, os, sys, torch
 import torch.distributed as dist
-from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
+from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 torch.set_num_threads(1)
 world = int(os.environ["WORLD_SIZE"])
 if world > 1:
     dist.init_process_group("gloo")
 rank = dist.get_rank() if world > 1 else 0
-q = VectorQuantiser(16, 4, normalise=True, decay=0.8, restart_below=0.3).train()
-g = torch.Generator().manual_seed(3)
-for step in range(12):
-    z = torch.randn(32, 4, generator=g) * torch.tensor([3.0, 1.0, 0.2, 0.1])
-    q(z.chunk(world)[rank])
-    batch = q.update()
-    if step == 3:
-        q.start(batch)
-codes = [torch.empty_like(q.codes) for _ in range(world)]
-if world > 1:
-    dist.all_gather(codes, q.codes)
-else:
-    codes = [q.codes]
+out = {}
+for name, settings in json.loads(sys.argv[1]).items():
+    q = make_quantiser(CodebookSettings(**settings), 16).train()
+    generator = torch.Generator().manual_seed(3)
+    loss = gradient = torch.zeros(())
+    for step in range(12):
+        z = torch.randn(32, q.dim, generator=generator) * torch.tensor([3.0, 1.0, 0.2, 0.1])[: q.dim]
+        own = z.chunk(world)[rank].requires_grad_()
+        loss = sum(value.sum() for value in q(own).losses.values()) / 32 + 0 * own.sum()
+        loss.backward()
+        q.after_step(step, 12)
+    state = [value.double().reshape(-1) for key, value in sorted(q.state_dict().items()) if not key.endswith("recent")]
+    state = torch.cat(state)
+    states = [torch.empty_like(state) for _ in range(world)]
+    sums = torch.cat([loss.detach().reshape(1), torch.zeros(32 * q.dim)])
+    sums[1:].view(32, q.dim)[rank * 32 // world : (rank + 1) * 32 // world] = own.grad
+    if world > 1:
+        dist.all_gather(states, state)
+        dist.all_reduce(sums)
+    else:
+        states = [state]
+    out[name] = {"states": [s.tolist() for s in states], "losses": sums.tolist()}
 if rank == 0:
-    print(json.dumps([c.tolist() for c in codes]))
+    print(json.dumps(out))
 if world > 1:
     dist.destroy_process_group()
 """
+VARIANTS = {
+    "batch": {"latent_dim": 4, "decay": 0.8, "restart_below": 0.3, "warmup": 0.3},
+    "split": {"latent_dim": 4, "decay": 0.8, "restart_below": 0.3, "restart": "split", "normalise_codes": False},
+    "random": {"latent_dim": 4, "decay": 0.8, "kmeans_start": False, "warmup": 0.0},
+    "product": {"latent_dim": 4, "heads": 2, "decay": 0.8, "restart_below": 0.3},
+    "fsq": {"quantiser": "fsq", "levels": [4, 4]},
+    "lfq": {"quantiser": "lfq"},
+}
 
 
-def codebooks(world: int) -> list[torch.Tensor]:
-    """The codebook of every process after the same run on `world` processes."""
+def learnt(world: int) -> dict[str, dict[str, list]]:
+    """By variant: the state of every process after the same run on `world` processes, the last loss and gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     environment |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(VARIANTS)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(world)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
     assert not any(process.returncode for process in started)
-    return [torch.tensor(codes) for codes in json.loads(outputs[0])]
+    return json.loads(outputs[0])
 
 
-def test_two_processes_learn_the_codebook_of_one():
-    (one,) = codebooks(1)
-    first, second = codebooks(2)
+@pytest.fixture(scope="module")
+def one_and_two():
+    return learnt(1), learnt(2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_learn_what_one_learns(one_and_two, name):
+    one, two = (found[name] for found in one_and_two)
+    first, second = (torch.tensor(state) for state in two["states"])
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, one, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(first, torch.tensor(one["states"][0]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,46 @@
+"""`--no-plugin NAME`, which every command takes.
+
+It acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin host
+reads, here and in every process that is started.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, Optional
+
+import typer
+
+from fourm_plugins.choice import DISABLE
+
+_HELP = "Plugin that is left alone, as if it were not installed; repeat it."
+_OPTION = Annotated[Optional[list[str]], typer.Option("--no-plugin", metavar="NAME", help=_HELP)]  # noqa: UP045
+
+
+def add_no_plugin(app: typer.Typer) -> None:
+    """Give the option to all commands of `app` and of the groups below it."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        command.callback = _with_option(command.callback)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        add_no_plugin(group.typer_instance)
+
+
+def _with_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*args: Any, no_plugin: list[str] | None = None, **kwargs: Any) -> Any:
+        if no_plugin:
+            before = [os.environ[DISABLE]] if os.environ.get(DISABLE) else []
+            os.environ[DISABLE] = ",".join([*before, *no_plugin])
+        return function(*args, **kwargs)
+
+    signature = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("no_plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_OPTION)
+    parameters = [*signature.parameters.values(), option]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped

@@ -1,0 +1,77 @@
+"""Checks of what a config needs beside packages: data, files that tokenizers name, fitted tokenizers.
+
+In: a config and its plugin host. Out: `Check`s, and the modalities that take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ValidationError
+
+from fourm_engine.installed.doctor import Check
+from fourm_engine.tokenizers.store import load_tokenizer, read_document
+from fourm_plugins.explain import explain
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.spec import ModalitySpec
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
+
+
+def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
+    try:
+        modalities = config.load_modalities(manager)
+    except ValueError as error:
+        yield Check("modalities", "bad", str(error).splitlines()[0], "see the plugins above, or change the config")
+        return
+    yield Check("modalities", "ok", f"{', '.join(modalities)} take part")
+    for what in ("train", "val"):
+        folder = getattr(config.data, what)
+        if folder is None:
+            continue
+        sources = sorted({m.spec.source for m in modalities.values() if (folder / m.spec.source).is_dir()})
+        if sources:
+            yield Check(f"data.{what}", "ok", f"{folder}: {', '.join(sources)}")
+        else:
+            yield Check(f"data.{what}", "bad", f"{folder}: no folder of any modality", f"put data there, or set {what}")
+    for space, specs in modalities.token_spaces.items():
+        yield from _check_tokenizer(space, specs, config.tokenizers.folder, manager)
+
+
+def _check_tokenizer(space: str, specs: list[ModalitySpec], folder: Path, manager: PluginManager) -> Iterator[Check]:
+    name, recipe = f"tokenizer {space}", specs[0].tokenizer
+    assert recipe is not None
+    try:
+        cls = manager.tokenizer_class(recipe.kind)
+        settings = cls.Settings(**recipe.settings)
+    except ValidationError as error:
+        yield Check(name, "bad", "; ".join(explain(error, cls.Settings)), "change the modality's settings")
+        return
+    except ValueError as error:
+        yield Check(name, "bad", str(error).splitlines()[0], "see the plugins above")
+        return
+    for key, path in _paths(settings):
+        there = path.exists()
+        detail = f"{key} is {path}" + ("" if there else ", which is not there")
+        yield Check(f"{name}, {key}", "ok" if there else "bad", detail, "" if there else "fetch it, or change the path")
+    try:
+        document = read_document(folder / space)
+        if document is None:
+            yield Check(name, "note", f"{recipe.kind}, not fitted yet in {folder / space}", "fourm tokenizer fit")
+            return
+        tokenizer = load_tokenizer(folder / space, specs, manager)
+    except ValueError as error:
+        yield Check(name, "bad", str(error).splitlines()[0], "fourm tokenizer fit")
+        return
+    yield Check(name, "ok", f"{recipe.kind}, loaded from {folder / space}, fingerprint {tokenizer.fingerprint[:12]}")
+
+
+def _paths(settings: BaseModel) -> Iterator[tuple[str, Path]]:
+    """Settings that name a file or folder."""
+    for key in type(settings).model_fields:
+        value = getattr(settings, key)
+        if isinstance(value, Path):
+            yield key, value

@@ -1,0 +1,175 @@
+"""One plugin in words and numbers: what `fourm plugins info` shows.
+
+In: the plugin host, a name, and where fitted tokenizers lie, if anywhere. Out: a dictionary of plain values, the same
+for JSON and for people.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.installed.settings import describe_settings
+from fourm_engine.tokenizers.store import read_document
+from fourm_plugins.manager import Plugin, PluginError, PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.view import View
+
+#: The report of the conformance kit, inside a plugin's package.
+CONFORMANCE = "fourm-conformance.json"
+_MAX_REPORT = 1 << 22
+_ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decoded in parallel"}
+
+
+def describe_modality(
+    manager: PluginManager, modality: Modality, plugin: Plugin, tokenizers: Path | None = None
+) -> dict[str, Any]:
+    """A configured modality. `tokenizers`: folder of fitted tokenizers, of a run or of an exported model."""
+    spec, layout = modality.spec, modality.spec.layout
+    space = spec.token_space
+    return {
+        **_origin(plugin, type(modality)),
+        "description": spec.description,
+        "layout": layout.model_dump(),
+        "tokens": layout.num_tokens,
+        "order": _ORDERS.get(layout.kind, "in sequence, decoded left to right"),
+        "array": spec.array.model_dump(),
+        "token space": space.model_dump() if space else f"none: {spec.patch_dim} numbers a token are projected",
+        "tokenizer": _tokenizer(manager, modality, tokenizers),
+        "masker": spec.masker or "the layout's own",
+        "used as": " and ".join(role for role, on in (("input", spec.input), ("target", spec.target)) if on),
+        "files": [f"{spec.source}/<sample>.{extension}" for extension in spec.extensions],
+        "aligned with": spec.alignment or "nothing",
+        "published as": spec.published_name,
+        "licence": spec.licence,
+        "metrics": [
+            {"name": m.name, "unit": m.unit, "better": "higher" if m.higher_is_better else "lower"}
+            for m in modality.metrics()
+        ],
+        "normalisation": _normalisation(modality),
+        "settings": [asdict(setting) for setting in describe_settings(modality.Settings, modality.settings)],
+        "spec fingerprint": spec.fingerprint(),
+        "conformance": conformance(plugin),
+    }
+
+
+def describe_class(plugin: Plugin, cls: type) -> dict[str, Any]:
+    """A tokenizer or masker."""
+    settings = getattr(cls, "Settings", None)
+    return {
+        **_origin(plugin, cls),
+        "settings": [asdict(setting) for setting in describe_settings(settings)] if settings else [],
+        "conformance": conformance(plugin),
+    }
+
+
+def _origin(plugin: Plugin, cls: type) -> dict[str, Any]:
+    module = sys.modules.get(cls.__module__)
+    about = inspect.getdoc(module) if module else None
+    return {**asdict(plugin), "about": about or inspect.getdoc(cls) or ""}
+
+
+def _tokenizer(manager: PluginManager, modality: Modality, folder: Path | None) -> dict[str, Any] | None:
+    recipe, space = modality.spec.tokenizer, modality.spec.token_space
+    if recipe is None or space is None:
+        return None
+    found: dict[str, Any] = {"kind": recipe.kind, "settings": recipe.settings}
+    try:
+        plugin = manager.find("tokenizer", recipe.kind)
+        found["provided by"] = f"{plugin.distribution} {plugin.version}"
+    except PluginError as error:
+        found["provided by"] = f"nothing usable: {error}"
+    if folder is None:
+        return found
+    place = folder / space.name
+    document = read_document(place)
+    if document is None:
+        found["fitted"] = f"not in {place}; run `fourm tokenizer fit`"
+        return found
+    by = f"{document['distribution']} {document['version']}"
+    found["fitted"] = {"folder": str(place), "fingerprint": document["fingerprint"], "kind": document["kind"], "by": by}
+    return found
+
+
+def tokenizers_of(place: Path) -> Path:
+    """The folder of fitted tokenizers that a run, an exported model or such a folder itself has. Raises ValueError."""
+    for folder in (place / "model" / "tokenizers", place / "tokenizers", place):
+        if folder.is_dir() and any((child / "tokenizer.json").is_file() for child in folder.iterdir()):
+            return folder
+    raise ValueError(f"{place}: holds no fitted tokenizers; give a run, an exported model or `tokenizers.folder`")
+
+
+def _normalisation(modality: Modality) -> dict[str, Any]:
+    """What the author says of it, and what it does to an example: the value as people think of it, the array that a
+    tokenizer or the model gets, and how far from the value the array leads back."""
+    said = type(modality).normalise.__doc__  # not inherited: what the base says of all modalities says nothing
+    found: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
+    samples = modality.example_samples(1, 0)
+    if not samples:
+        return found
+    value = modality.read(samples[0])
+    aspect = modality.aspect(value)
+    array_spec = modality.spec.array
+    target = getattr(array_spec, "width", 1) / getattr(array_spec, "height", 1)
+    view = View.centre(source_aspect=aspect, target_aspect=target) if aspect else View()
+    seen = modality.augment(value, view)
+    array = modality.normalise(seen)
+    back = modality.denormalise(array)
+    found["example"] = {"value": _numbers(seen), "array": _numbers(array)}
+    if isinstance(seen, np.ndarray) and isinstance(back, np.ndarray) and seen.shape == back.shape:
+        difference = np.abs(seen.astype(np.float64) - back.astype(np.float64))
+        found["example"]["largest difference after denormalising"] = float(f"{np.nanmax(difference):.3g}")
+    return found
+
+
+def _numbers(x: Any) -> str:
+    if not isinstance(x, np.ndarray):
+        return f"{type(x).__name__} {x!r:.100}"
+    low, mean, high = (float(f(x)) for f in (np.nanmin, np.nanmean, np.nanmax))
+    return f"{x.dtype} {x.shape}, {low:.4g} to {high:.4g}, mean {mean:.4g}"
+
+
+def conformance(plugin: Plugin) -> dict[str, Any] | None:
+    """The counts of the report that lies in the plugin's package, or None where there is none.
+
+    Raises ValueError naming the file where it cannot be read."""
+    path = _report(plugin)
+    if path is None:
+        return None
+    try:
+        if path.stat().st_size > _MAX_REPORT:
+            raise ValueError(f"larger than {_MAX_REPORT} bytes")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        counts = {key: _count(report[key]) for key in ("ran", "failed", "expected", "not_claimed")}
+        version = str(report["version"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a report of the conformance kit: {error!r:.200}") from None
+    found: dict[str, Any] = {"report": str(path), "version": version, **counts}
+    if version != plugin.version:
+        found["note"] = f"made with version {version}, installed is {plugin.version}"
+    return found
+
+
+def _count(value: Any) -> int:
+    return len(value) if isinstance(value, (list, dict)) else int(value)
+
+
+def _report(plugin: Plugin) -> Path | None:
+    spec = importlib.util.find_spec(plugin.package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / CONFORMANCE).is_file():
+            return Path(folder) / CONFORMANCE
+    try:
+        files = importlib.metadata.distribution(plugin.distribution).files or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(str(file.locate())) for file in files if file.name == CONFORMANCE]
+    return next((path for path in paths if path.is_file()), None)

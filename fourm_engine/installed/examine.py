@@ -1,0 +1,72 @@
+"""All checks of `fourm plugins doctor`, in order, for what is selected.
+
+In: the plugin host, a config or none, names of plugins or none. Out: `Check`s, one after the other as they are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourm_engine.installed import doctor, hardware
+from fourm_engine.installed.doctor import Check
+from fourm_plugins.choice import nearest
+from fourm_plugins.discovery import ENGINE
+from fourm_plugins.manager import PluginError, PluginManager
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
+
+
+def examine(
+    manager: PluginManager,
+    config: RunConfig | None,
+    names: Sequence[str],
+    *,
+    models: Sequence[str] = (),
+    timeout: float = 60.0,
+) -> Iterator[Check]:
+    """`names`: the plugins in question; by default those that `config` selects, or all that are not disabled."""
+    selected = _selected(manager, config, names)
+    yield from doctor.check_python()
+    involved = [p.distribution for p in manager.plugins if (p.kind, p.name) in selected and p.state == "ok"]
+    yield from doctor.check_requirements([ENGINE, *involved])
+    yield from doctor.check_plugins(manager.plugins, selected, timeout=timeout)
+    yield from hardware.check_torch(wants_gpu=config is not None and config.train.device == "cuda")
+    yield from hardware.check_processes()
+    if config is not None:
+        from fourm_engine.installed.assets import check_assets
+
+        yield from check_assets(config, manager)
+    for model in models:
+        yield from doctor.check_model(model)
+    yield from doctor.check_writable(_folders(config))
+
+
+def _selected(manager: PluginManager, config: RunConfig | None, names: Sequence[str]) -> set[tuple[str, str]]:
+    known = {p.name for p in manager.plugins}
+    if unknown := [name for name in names if name not in known]:
+        raise PluginError(f"no installed plugin is called {unknown[0]!r}; {nearest(unknown[0], known)}")
+    if not names and config is not None and config.modalities.select != "installed":
+        settings = config.modalities.settings
+        chosen = {settings.get(name, {}).get("plugin", name) for name in config.modalities.select}
+        if absent := sorted(chosen - known):
+            manager.find("modality", absent[0])  # raises, saying what to install
+        return {("modality", name) for name in chosen}
+    chosen = set(names) or {p.name for p in manager.plugins if p.state != "disabled"}
+    return {(p.kind, p.name) for p in manager.plugins if p.name in chosen}
+
+
+def _folders(config: RunConfig | None) -> dict[str, Path]:
+    """What a run writes to."""
+    import tempfile
+
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = {"temporary files": Path(tempfile.gettempdir()), "the model cache": Path(HF_HUB_CACHE)}
+    if config is not None:
+        folders |= {"the run": config.run, "tokenizers": config.tokenizers.folder}
+        if config.data.tokens is not None:
+            folders["tokens"] = config.data.tokens
+    return folders

@@ -1,0 +1,56 @@
+"""A plugin's description as lines of text, for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WIDTH = 18
+
+
+def print_description(found: dict[str, Any]) -> None:
+    """`found`: what `fourm_engine.installed.describe` made."""
+    print(f"{found['kind']} {found['name']}: {found['distribution']} {found['version']}")
+    _line("from", f"{found['value']} in {found['location']}")
+    for key in ("description", "tokens", "order"):
+        _line(key, found.get(key))
+    for key in ("layout", "array", "token space"):
+        _line(key, _plain(found.get(key)))
+    tokenizer = found.get("tokenizer")
+    if tokenizer:
+        _line("tokenizer", f"{tokenizer['kind']}, provided by {tokenizer['provided by']}")
+        _line("  settings", _plain(tokenizer["settings"]))
+        _line("  fitted", _plain(tokenizer.get("fitted")))
+    for key in ("masker", "used as", "aligned with", "published as", "licence"):
+        _line(key, found.get(key))
+    _line("files", ", ".join(found.get("files", ())))
+    for metric in found.get("metrics", ()):
+        unit = f" in {metric['unit']}" if metric["unit"] else ""
+        _line("metric", f"{metric['name']}{unit}, {metric['better']} is better")
+    normalisation = found.get("normalisation") or {}
+    _line("normalisation", normalisation.get("in words"))
+    for what, numbers in (normalisation.get("example") or {}).items():
+        _line(f"  {what}" if len(what) < _WIDTH else "  round trip", numbers)
+    _line("spec fingerprint", found.get("spec fingerprint"))
+    _line("conformance", _plain(found.get("conformance")) or "no report")
+    if found["about"]:
+        print("\n" + "\n".join(f"  {line}" for line in found["about"].splitlines()))
+    if found["settings"]:
+        print("\nsettings")
+    for setting in found["settings"]:
+        default = "required" if setting["required"] else f"default {setting['default']!r}"
+        changed = f", here {setting['value']!r}" if setting["value"] != setting["default"] else ""
+        print(f"  {setting['name']} ({setting['type']}, {default}{changed})")
+        if setting["meaning"]:
+            print(f"      {setting['meaning']}")
+    print()
+
+
+def _line(key: str, value: Any) -> None:
+    if value not in (None, "", ()):
+        print(f"{key:{_WIDTH}}{value}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    return "" if value is None else str(value)

@@ -1,0 +1,12 @@
+"""Which masker a modality has: the one its spec names, or its layout's. Both are plugins, found by name."""
+
+from __future__ import annotations
+
+from fourm_plugins.spec import ModalitySpec
+
+_OF_LAYOUT = {"sequence": "span", "grid": "grid", "vector": "grid"}
+
+
+def masker_kind(spec: ModalitySpec) -> str:
+    """Name of an entry point of `fourm.maskers.v1`."""
+    return spec.masker or _OF_LAYOUT[spec.layout.kind]

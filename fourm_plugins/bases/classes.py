@@ -1,0 +1,143 @@
+"""ClassGrid: maps of classes.
+
+Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value and array: int64 (H, W), -1 where
+a pixel has no class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field, model_validator
+
+from fourm_plugins import images
+from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.spec import ClassMap
+
+
+class ClassSettings(images.TokenSettings):
+    """`classes` or `num_classes` must be given, by a subclass or by the config."""
+
+    #: Names of the classes, in the order of their ids; they set `num_classes`.
+    classes: tuple[str, ...] = ()
+    num_classes: int = Field(ge=2, le=65535)
+    #: Id that means "no class".
+    ignore: int | None = Field(default=255, ge=0, le=65535)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, data: dict) -> dict:
+        classes = data.get("classes", cls.model_fields["classes"].default) if isinstance(data, dict) else ()
+        if classes:
+            data = dict(data)
+            given = data.setdefault("num_classes", len(classes))
+            if given != len(classes):
+                raise ValueError(f"num_classes is {given} but {len(classes)} classes are named; give one of the two")
+        return data
+
+    @model_validator(mode="after")
+    def _apart(self) -> ClassSettings:
+        if self.ignore is not None and self.ignore < self.num_classes:
+            raise ValueError(
+                f"ignore {self.ignore} is one of the {self.num_classes} classes; choose an id beyond them, or null"
+            )
+        return self
+
+
+class ClassGrid(GridModality):
+    """Codes of classes are never mixed: the likeliest is decoded."""
+
+    Settings: ClassVar[type[BaseModel]] = ClassSettings
+    extensions = ("png",)
+    loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
+    expected_decoding = False
+
+    def make_array(self) -> ClassMap:
+        height, width = self.settings.size
+        return ClassMap(classes=self.settings.num_classes, height=height, width=width)
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        ids = images.decode_map(images.only_file(files, self.extensions)[1]).astype(np.int64)
+        if self.settings.ignore is not None:
+            ids[ids == self.settings.ignore] = -1
+        if ids.max() >= self.settings.num_classes:
+            row, column = np.argwhere(ids >= self.settings.num_classes)[0]
+            raise SampleError(
+                f"class id {ids[row, column]} at row {row}, column {column}; "
+                f"{self.name} has {self.settings.num_classes} classes and ignores {self.settings.ignore}"
+            )
+        if ids.max() < 0:
+            raise SampleError("no pixel has a class")
+        return ids
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        stored = np.where(value < 0, self.settings.ignore or 0, value)
+        return {"png": images.encode_png(stored.astype(np.uint8 if stored.max() < 256 else np.uint16))}
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(value, np.int64)
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        assert isinstance(array, np.ndarray)
+        return array.astype(np.int64)
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        colours = np.concatenate([images.palette(self.settings.num_classes), np.array([images.NOTHING], np.uint8)])
+        return Image.fromarray(colours[value])  # -1 is the last row
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (
+            Metric("mIoU", lambda p, t: mean_iou(confusion(p, t, self.settings.num_classes)), True),
+            Metric("pixel accuracy", lambda p, t: accuracy(confusion(p, t, self.settings.num_classes)), True),
+        )
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The most frequent class, and the most frequent class of each pixel: of highest accuracy."""
+        height, width = images.stack(values[:1]).shape[1:]
+        rows, columns = np.mgrid[:height, :width]
+        counts = np.zeros((self.settings.num_classes, height, width), np.int64)
+        for value_HW in values:
+            if value_HW.shape != (height, width):
+                images.stack([values[0], value_HW])  # raises: they differ in size
+            counts[np.maximum(value_HW, 0), rows, columns] += value_HW >= 0
+        value = int(counts.sum((1, 2)).argmax())
+        image = np.where(counts.any(0), counts.argmax(0), value)
+        return {"one value": np.full(image.shape, value, np.int64), "one image": image.astype(np.int64)}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            kinds = np.random.default_rng([seed, index, 4]).integers(0, self.settings.num_classes, 4)
+            kinds[0] = 0
+            value = kinds[regions].astype(np.int64)
+            if self.settings.ignore is not None:
+                value[:3, :3] = -1  # a corner without a class
+            samples.append(self.write(value))
+        return samples
+
+
+def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """int64 (classes, classes + 1): pixels of each true class (row) by predicted class, the last column for none.
+    Pixels without a true class are left out."""
+    total = np.zeros((classes, classes + 1), np.int64)
+    for p, t in zip(predictions, truths, strict=True):
+        known = t >= 0
+        predicted = np.where(p[known] < 0, classes, p[known])
+        total += np.bincount(t[known] * (classes + 1) + predicted, minlength=total.size).reshape(total.shape)
+    return total
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """Mean over the classes that occur in the truth of intersection over union, each over all pictures together."""
+    right, true, predicted = np.diagonal(counts), counts.sum(1), counts[:, :-1].sum(0)
+    present = true > 0
+    return float(np.mean(right[present] / (true + predicted - right)[present]))
+
+
+def accuracy(counts: np.ndarray) -> float:
+    """Share of pixels whose class is right."""
+    return float(np.diagonal(counts).sum() / counts.sum())

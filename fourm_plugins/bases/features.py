@@ -1,0 +1,116 @@
+"""FeatureGrid: feature maps of a pretrained network.
+
+Files: .npy, float16 or float32 (h, w, channels). Value: float32 (h, w, channels), covering the whole picture whatever
+its shape. Array: float32 (channels, rows, columns) of the token grid, each feature scaled to length sqrt(channels)
+("unit", so that its numbers are of the order of 1) or left as it is ("none").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from fourm_plugins import images
+from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.spec import FeatureMap, Grid
+from fourm_plugins.view import View
+
+_CELL = 16  # pixels of a feature in pictures for people
+
+
+class FeatureSettings(images.TokenSettings):
+    """The token grid is image_size / patch_size, as of the picture that the features describe."""
+
+    channels: int = Field(ge=1)
+    normalisation: Literal["unit", "none"] = "unit"
+
+
+class FeatureGrid(GridModality):
+    """One feature a token."""
+
+    Settings: ClassVar[type[BaseModel]] = FeatureSettings
+    extensions = ("npy",)
+    loss: ClassVar[Mapping[str, float]] = {"mse": 1.0, "cosine": 1.0}
+
+    def make_array(self) -> FeatureMap:
+        grid = self.settings.grid()
+        return FeatureMap(channels=self.settings.channels, height=grid.height, width=grid.width)
+
+    def aspect(self, value: np.ndarray) -> float | None:
+        """None: a square map may describe a picture of any shape."""
+        return None
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        value = images.decode_array(images.only_file(files, self.extensions)[1], ndim=3).astype(np.float32)
+        if value.shape[2] != self.settings.channels:
+            raise SampleError(f"features of {value.shape[2]} channels; {self.name} is set to {self.settings.channels}")
+        if not np.isfinite(value).all():
+            row, column, _ = np.argwhere(~np.isfinite(value))[0]
+            raise SampleError(f"feature at row {row}, column {column} is NaN or infinite")
+        if not value.any(-1).all():
+            row, column = np.argwhere(~value.any(-1))[0]
+            raise SampleError(f"feature at row {row}, column {column} is zero in all channels")
+        return value
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        """In float16, or float32 where numbers are too large for it."""
+        small = np.abs(value).max() < 6e4
+        return {"npy": images.encode_array(value.astype(np.float16 if small else np.float32))}
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        scaled = unit(value) * self.settings.channels**0.5 if self.settings.normalisation == "unit" else value
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        """Of unit length where "unit" took the length away."""
+        assert isinstance(array, np.ndarray)
+        value = np.ascontiguousarray(array.transpose(1, 2, 0), np.float32)
+        return unit(value) if self.settings.normalisation == "unit" else value
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        """Three fixed random projections of the features as red, green and blue, each centred on the map: like features
+        have like colours within a map, and like maps look alike."""
+        axes = np.random.default_rng(0).normal(size=(value.shape[2], 3))
+        shown = unit(value) @ axes
+        shown = (shown - shown.mean((0, 1))) / np.maximum(shown.std((0, 1)), 1e-6)
+        colours = np.rint(np.clip(shown / 4 + 0.5, 0, 1) * 255).astype(np.uint8)
+        return Image.fromarray(colours.repeat(_CELL, 0).repeat(_CELL, 1))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (Metric("cosine similarity", cosine_similarity, True),)
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The mean of the features' directions, one everywhere and one at each place: of highest mean cosine."""
+        total = np.zeros(images.stack(values[:1]).shape[1:])
+        for value in values:
+            if value.shape != total.shape:
+                images.stack([values[0], value])  # raises: they differ in size
+            total += unit(value)
+        one = np.broadcast_to(total.sum((0, 1)), total.shape)
+        return {"one value": unit(one).astype(np.float32), "one image": unit(total).astype(np.float32)}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        grid = self.spec.layout
+        assert isinstance(grid, Grid)
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            features = np.random.default_rng([seed, index, 7]).normal(size=(4, self.settings.channels))
+            value = images.view_features(features[regions], View(), (grid.height, grid.width))
+            samples.append(self.write(unit(value)))
+        return samples
+
+
+def cosine_similarity(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """Mean cosine between predicted and true features, over the places of all maps."""
+    cosines = [(unit(p) * unit(t)).sum(-1).ravel() for p, t in zip(predictions, truths, strict=True)]
+    return float(np.concatenate(cosines).mean())
+
+
+def unit(value: np.ndarray) -> np.ndarray:
+    """Vectors (..., channels) of length 1; zero stays zero."""
+    return value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12)

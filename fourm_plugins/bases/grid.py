@@ -1,0 +1,64 @@
+"""GridModality: the base of every modality on a grid of patches, whatever its pixels hold.
+
+In: `images.TokenSettings` (tokens), or `images.PictureSettings` (continuous input). Out: the spec, and values of rows
+and columns first, (H, W) or (H, W, C), seen through a view.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from fourm_plugins import images
+from fourm_plugins.bases.standard import StandardModality
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
+from fourm_plugins.view import View
+
+
+class GridModality(StandardModality[np.ndarray]):
+    """Define `make_array`, `read`, `write`, `normalise`, `denormalise`, `render`, `metrics` and `example_samples`."""
+
+    Settings: ClassVar[type[BaseModel]] = images.TokenSettings
+    #: Terms of the tokenizer's reconstruction loss and their weights.
+    loss: ClassVar[Mapping[str, float]] = {"mse": 1.0}
+    #: Whether a mean of codes is a better answer than the likeliest code.
+    expected_decoding: ClassVar[bool] = True
+    #: Name in the published format, before "@" and the size.
+    published_prefix: ClassVar[str | None] = None
+
+    @abstractmethod
+    def make_array(self) -> FeatureMap | ClassMap:
+        """What `normalise` returns, at the size in the settings."""
+
+    def make_spec(self) -> ModalitySpec:
+        """One token a patch; patches of pixels as input only, where the settings have no tokens."""
+        s = self.settings
+        tokens = isinstance(s, images.TokenSettings)
+        return self.build_spec(
+            layout=s.grid(),
+            array=self.make_array(),
+            token_space=s.token_space(self.name) if tokens else None,
+            tokenizer=s.recipe(loss=dict(self.loss)) if tokens else None,
+            target=tokens,
+            expected_decoding=tokens and self.expected_decoding,
+            published_name=s.published(self.published_prefix) if self.published_prefix else None,
+        )
+
+    def aspect(self, value: np.ndarray) -> float | None:
+        return value.shape[1] / value.shape[0]
+
+    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
+        """Classes, and values with gaps: the nearest pixel, since neither can be mixed. Others: linear between pixels,
+        with antialiasing."""
+        array = self.spec.array
+        assert isinstance(array, (FeatureMap, ClassMap))
+        size = array.height, array.width
+        if isinstance(array, ClassMap) or array.gaps:
+            return images.view_map(value, view, size)
+        if value.ndim == 2:
+            return images.view_features(value[..., None], view, size)[..., 0]
+        return images.view_features(value, view, size)

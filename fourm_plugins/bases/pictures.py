@@ -1,0 +1,79 @@
+"""PictureGrid: colour pictures.
+
+Files: PNG, JPEG or WebP. Value: uint8 (H, W, 3). Array: float32 (3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from fourm_plugins import images
+from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.modality import Metric
+from fourm_plugins.spec import FeatureMap
+from fourm_plugins.view import View
+
+
+class PictureGrid(GridModality):
+    """As tokens; as patches of pixels, input only, with `Settings = images.PictureSettings`."""
+
+    extensions = ("png", "jpg", "jpeg", "webp")
+
+    def make_array(self) -> FeatureMap:
+        height, width = self.settings.size
+        return FeatureMap(channels=3, height=height, width=width)
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        return images.decode_rgb(images.only_file(files, self.extensions)[1])
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        return {"png": images.encode_png(value)}
+
+    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
+        return images.view_picture(value, view, self.settings.size)
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        return value.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        assert isinstance(array, np.ndarray)
+        return np.rint(np.clip((array + 1) / 2, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(value))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return Metric("PSNR", psnr, True, "dB"), Metric("mean absolute error", mean_absolute_error, False, "of 255")
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The mean colour everywhere, and the mean picture: of least squared error, so of highest PSNR."""
+        total = np.zeros(images.stack(values[:1]).shape[1:])
+        for value in values:
+            if value.shape != total.shape:
+                images.stack([values[0], value])  # raises: they differ in size
+            total += value
+        mean = total / len(values)
+        colour = np.broadcast_to(mean.mean((0, 1)), mean.shape)
+        return {name: np.rint(x).astype(np.uint8) for name, x in (("one value", colour), ("one image", mean))}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        samples = []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            colours = np.random.default_rng([seed, index, 1]).uniform(40, 255, (4, 3))
+            light = np.linspace(1, 0.6, regions.shape[0])[:, None, None]
+            samples.append(self.write(np.rint(colours[regions] * light).astype(np.uint8)))
+        return samples
+
+
+def psnr(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """Peak signal-to-noise ratio in dB of the mean squared error over every pixel of every picture; at most 100."""
+    errors = [np.mean((p.astype(np.float64) - t) ** 2) for p, t in zip(predictions, truths, strict=True)]
+    return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(errors), 1e-12))))
+
+
+def mean_absolute_error(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """Mean difference in levels of [0, 255]."""
+    return float(np.mean([np.mean(abs(p.astype(np.float64) - t)) for p, t in zip(predictions, truths, strict=True)]))

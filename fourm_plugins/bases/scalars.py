@@ -1,0 +1,149 @@
+"""ScalarGrid: maps of one physical quantity, such as a temperature, a height, a sound level.
+
+Files: .npy (H, W), or PNG of 16 bits where `png_unit` is set. Value: float32 (H, W) in the class's `unit`, NaN where
+nothing was measured if the class has `gaps`. Array: float32 (1, H, W), linear from [lowest, highest] to [-1, 1].
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field, model_validator
+
+from fourm_plugins import images
+from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.spec import FeatureMap, ModalitySpec
+
+
+class ScalarSettings(images.TokenSettings):
+    """A subclass gives `lowest` and `highest` defaults; without, a config must set them."""
+
+    #: The range that is told apart, in the modality's unit; values outside are clipped.
+    lowest: float
+    highest: float
+    #: PNG of 16 bits: value = png_zero + png_unit * count. Without `png_unit` only .npy is read and written.
+    png_unit: float | None = Field(default=None, gt=0)
+    png_zero: float = 0.0
+
+    @model_validator(mode="after")
+    def _range(self) -> ScalarSettings:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest {self.lowest} is not below highest {self.highest}")
+        return self
+
+
+class ScalarGrid(GridModality):
+    """`gaps`: NaN marks pixels without a measurement (0 in a PNG); they are neither learnt from nor counted."""
+
+    Settings: ClassVar[type[BaseModel]] = ScalarSettings
+    extensions = ("npy",)
+    loss: ClassVar[Mapping[str, float]] = {"l1": 1.0}
+    unit: ClassVar[str] = ""
+    gaps: ClassVar[bool] = False
+
+    def make_array(self) -> FeatureMap:
+        height, width = self.settings.size
+        return FeatureMap(channels=1, height=height, width=width, gaps=self.gaps)
+
+    def make_spec(self) -> ModalitySpec:
+        spec = super().make_spec()
+        if self.settings.png_unit is None or "png" in spec.extensions:
+            return spec
+        return spec.model_copy(update={"extensions": (*spec.extensions, "png")})
+
+    def read(self, files: Mapping[str, bytes]) -> np.ndarray:
+        extension, content = images.only_file(files, self.spec.extensions)
+        if extension == "png":
+            counts = images.decode_map(content)
+            if counts.dtype != np.uint16:
+                raise SampleError(f"{self.name} needs a PNG of 16 bits, this one has 8")
+            value = (counts * self.settings.png_unit + self.settings.png_zero).astype(np.float32)
+            if self.gaps:
+                value[counts == 0] = np.nan
+        else:
+            value = images.decode_array(content, ndim=2).astype(np.float32)
+        finite = np.isfinite(value)
+        if self.gaps:
+            value[~finite] = np.nan
+            return self._measured(value)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise SampleError(f"value {value[row, column]} at row {row}, column {column}; all must be finite")
+        return value
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        """PNG where it is set and its counts hold the values, else .npy."""
+        s = self.settings
+        if s.png_unit is not None:
+            known = np.isfinite(value)
+            counts = np.rint((np.where(known, value, s.png_zero).astype(np.float64) - s.png_zero) / s.png_unit)
+            first = 1 if self.gaps else 0  # 0 says "nothing measured"
+            if counts[known].min(initial=first) >= first and counts.max(initial=0) <= 65535:
+                return {"png": images.encode_png(counts.astype(np.uint16))}
+        return {"npy": images.encode_array(value.astype(np.float32))}
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        if self.gaps:
+            self._measured(value)
+        s = self.settings
+        return np.clip(2 * (value - s.lowest) / (s.highest - s.lowest) - 1, -1, 1).astype(np.float32)[None]
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        assert isinstance(array, np.ndarray)
+        s = self.settings
+        return (s.lowest + (np.clip(array[0], -1, 1) + 1) / 2 * (s.highest - s.lowest)).astype(np.float32)
+
+    def render(self, value: np.ndarray) -> Image.Image:
+        """Dark violet is `lowest`, yellow `highest`; black where nothing was measured."""
+        s = self.settings
+        level = np.clip((value - s.lowest) / (s.highest - s.lowest), 0, 1)
+        return Image.fromarray(images.colour_map(level))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        def absolute(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+            return float(np.abs(self._differences(predictions, truths)).mean())
+
+        def squared(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+            return float(np.sqrt((self._differences(predictions, truths) ** 2).mean()))
+
+        return Metric("mean absolute error", absolute, False, self.unit), Metric("RMSE", squared, False, self.unit)
+
+    def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The medians, over all pixels and of each pixel: of least mean absolute error."""
+        stacked = images.stack(values)
+        value = np.float32(np.nanmedian(stacked))
+        with warnings.catch_warnings():  # of a pixel that no map has
+            warnings.simplefilter("ignore", RuntimeWarning)
+            image = np.nanmedian(stacked, axis=0)
+        image = np.where(np.isfinite(image), image, value).astype(np.float32)
+        return {"one value": np.full_like(image, value), "one image": image}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        """Regions of one value each before a ground that rises from bottom to top."""
+        s, samples = self.settings, []
+        for index, regions in enumerate(images.example_regions(n, seed)):
+            levels = np.random.default_rng([seed, index, 8]).uniform(0.1, 0.9, 4)
+            level = np.where(regions == 0, np.linspace(0.6, 0.3, regions.shape[0])[:, None], levels[regions])
+            value = (s.lowest + level * (s.highest - s.lowest)).astype(np.float32)
+            if self.gaps:
+                value[:3, :3] = np.nan  # a corner without measurement
+            samples.append(self.write(value))
+        return samples
+
+    def _measured(self, value: np.ndarray) -> np.ndarray:
+        if not np.isfinite(value).any():
+            raise SampleError("no pixel holds a value: nothing was measured")
+        return value
+
+    def _differences(self, predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
+        """(pixels,) predicted minus true, where the truth is known; a missing prediction counts as `lowest`."""
+        found = []
+        for p, t in zip(predictions, truths, strict=True):
+            known = np.isfinite(t)
+            found.append(np.nan_to_num(p[known].astype(np.float64), nan=self.settings.lowest) - t[known])
+        return np.concatenate(found)

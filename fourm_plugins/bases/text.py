@@ -1,0 +1,157 @@
+"""SequenceModality: whatever can be written as text. TextSequence: text itself.
+
+TextSequence. Files: UTF-8 text, one text a line; the lines are alternatives. Value: the tuple of them; seen through a
+view, one str. Array: that str.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from fourm_plugins import images
+from fourm_plugins.bases.standard import StandardModality
+from fourm_plugins.modality import Metric, SampleError, Settings, Value
+from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.spec import Sequence as SequenceLayout
+from fourm_plugins.text import TextSettings
+from fourm_plugins.view import View
+
+Lines = tuple[str, ...] | str
+_MAX_BYTES = 1_000_000
+_WORDS = ("small", "large", "bright", "dark", "round", "square", "near", "far")
+
+
+class SequenceSettings(Settings):
+    """Settings that all modalities of text share."""
+
+    text: TextSettings = TextSettings()
+    max_tokens: int = Field(default=256, ge=2, le=8192)
+    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    source: str | None = None
+    #: Kind of masker, in place of the layout's own.
+    masker: str | None = None
+
+
+class TextSequenceSettings(SequenceSettings):
+    max_characters: int = Field(default=4096, ge=16)
+
+
+class SequenceModality(StandardModality[Value]):
+    """Define `read`, `write`, `augment`, `normalise`, `denormalise`, `render`, `metrics` and `example_samples`."""
+
+    Settings: ClassVar[type[BaseModel]] = SequenceSettings
+    published_name: ClassVar[str | None] = None
+
+    def make_array(self) -> Text:
+        return Text()
+
+    def make_spec(self) -> ModalitySpec:
+        """Tokens of the vocabulary that all text shares."""
+        s = self.settings
+        return self.build_spec(
+            layout=SequenceLayout(max_tokens=s.max_tokens),
+            array=self.make_array(),
+            token_space=s.text.token_space(),
+            tokenizer=s.text.recipe(),
+            published_name=self.published_name,
+        )
+
+
+class TextSequence(SequenceModality[Lines]):
+    """A view takes one of the alternatives. What a crop or a flip changes in the words is for a subclass to say."""
+
+    Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
+    extensions = ("txt",)
+
+    def make_array(self) -> Text:
+        return Text(max_characters=self.settings.max_characters)
+
+    def read(self, files: Mapping[str, bytes]) -> Lines:
+        content = images.only_file(files, self.extensions)[1]
+        if len(content) > _MAX_BYTES:
+            raise SampleError(f"{self.name} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SampleError(f"{self.name} is not UTF-8: {error}") from error
+        if "\0" in text:
+            raise SampleError(f"{self.name} holds a NUL character: not a text file")
+        found = tuple(line for line in (" ".join(raw.split()) for raw in text.splitlines()) if line)
+        if not found:
+            raise SampleError(f"empty {self.name}: the file holds no words")
+        for line in found:
+            if len(line) > self.settings.max_characters:
+                limit = self.settings.max_characters
+                raise SampleError(f"{self.name} of {len(line)} characters; at most {limit} are read")
+        return found
+
+    def write(self, value: Lines) -> dict[str, bytes]:
+        return {"txt": ("\n".join(lines(value)) + "\n").encode()}
+
+    def augment(self, value: Lines, view: View) -> Lines:
+        """The view's choice among the alternatives."""
+        alternatives = lines(value)
+        return alternatives[view.variant % len(alternatives)]
+
+    def normalise(self, value: Lines) -> str:
+        return lines(value)[0]
+
+    def denormalise(self, array: np.ndarray | str) -> Lines:
+        assert isinstance(array, str)
+        return array
+
+    def render(self, value: Lines) -> str:
+        return "\n".join(lines(value))
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return Metric("word F1", word_f1, True), Metric("length ratio", length_ratio, True)
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        """Two alternatives of a few plain words."""
+        samples = []
+        for index in range(n):
+            rng = np.random.default_rng([seed, index, 10])
+            first, second = rng.choice(_WORDS, 2, replace=False)
+            samples.append(self.write((f"{first} and {second}", f"it is {first} and not {second}")))
+        return samples
+
+
+def lines(value: Lines) -> tuple[str, ...]:
+    """The alternatives; a str is the only one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
+    """Mean over samples of the harmonic mean of precision and recall of lower-case words, counted with repetition; the
+    best over the true alternatives."""
+    return _mean(
+        max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in zip(predictions, truths, strict=True)
+    )
+
+
+def length_ratio(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
+    """Mean of the shorter's words over the longer's; of the true alternative nearest in length."""
+    ratios = []
+    for p, t in zip(predictions, truths, strict=True):
+        said = len(_words(p))
+        ratios.append(max(min(said, k) / max(said, k, 1) for k in (len(_words(line)) for line in lines(t))))
+    return _mean(ratios)
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    return float(np.mean(list(numbers)))
+
+
+def _words(value: Lines) -> list[str]:
+    return re.findall(r"\w+", lines(value)[0].lower())
+
+
+def _f1(said: list[str], true: list[str]) -> float:
+    both = (Counter(said) & Counter(true)).total()
+    return 2 * both / (len(said) + len(true)) if both else 0.0

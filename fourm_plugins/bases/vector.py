@@ -1,0 +1,158 @@
+"""ScalarVector: a row of a table, a few numbers that belong together, such as what a weather station measures.
+
+Files: JSON object {column: number}. Value: the same as a dict. Array: float32 (columns,), each column linear from its
+range to [-1, 1]. One token a column: in which of `codebook_size` equal bins of the range the number lies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from fourm_plugins import images
+from fourm_plugins.bases.standard import StandardModality
+from fourm_plugins.modality import Metric, SampleError, Settings
+from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
+from fourm_plugins.view import View
+
+Row = dict[str, float]
+_MAX_BYTES = 1_000_000
+
+
+class Column(Settings):
+    """A column of the table, and the range that is told apart; numbers outside are clipped."""
+
+    name: str = Field(min_length=1)
+    lowest: float
+    highest: float
+    unit: str = ""
+
+    @model_validator(mode="after")
+    def _range(self) -> Column:
+        if self.lowest >= self.highest:
+            raise ValueError(f"{self.name}: lowest {self.lowest} is not below highest {self.highest}")
+        return self
+
+
+class VectorSettings(Settings):
+    """A subclass gives `columns` a default; without, a config must set them."""
+
+    columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
+    #: Ids of the tokenizer: levels into which each column is divided.
+    codebook_size: int = Field(default=256, ge=2)
+    #: Settings of the tokenizer; `kind` takes another kind than `bins`.
+    tokenizer: dict[str, Any] = Field(default_factory=dict)
+    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    source: str | None = None
+    #: Kind of masker, in place of the layout's own.
+    masker: str | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _distinct(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        names = [column.name for column in columns]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"column {twice[0]!r} stands twice; rename one")
+        return columns
+
+
+class ScalarVector(StandardModality[Row]):
+    """One number a column; a file that lacks one is refused. No crop changes it."""
+
+    Settings: ClassVar[type[BaseModel]] = VectorSettings
+    extensions = ("json",)
+    alignment = None
+
+    def make_spec(self) -> ModalitySpec:
+        s, length = self.settings, len(self.settings.columns)
+        # The range is that of the columns, not of what happens to lie in the training data, unless a config wants bins
+        # that follow the data.
+        bins = {} if "spacing" in s.tokenizer else {"low": -1.0, "high": 1.0}
+        return self.build_spec(
+            layout=Vector(length=length),
+            array=FeatureVector(size=length),
+            token_space=TokenSpace(name=self.name, size=s.codebook_size),
+            tokenizer=TokenizerRecipe.choose(s.tokenizer, kind="bins", **bins),
+            expected_decoding=True,
+        )
+
+    def read(self, files: Mapping[str, bytes]) -> Row:
+        """Keys that are no column are left out."""
+        content = images.only_file(files, self.extensions)[1]
+        if len(content) > _MAX_BYTES:
+            raise SampleError(f"{self.name} in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+        try:
+            entries = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise SampleError(f"{self.name} is not JSON: {error}") from error
+        if not isinstance(entries, dict):
+            raise SampleError(f"{self.name} is a JSON object of columns, not {type(entries).__name__}")
+        row = {}
+        for column in self.settings.columns:
+            number = entries.get(column.name)
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or abs(number) > 1e300:
+                raise SampleError(f"column {column.name!r} holds {number!r:.40}; a number is needed")
+            if not math.isfinite(number):
+                raise SampleError(f"column {column.name!r} holds {number}; all must be finite")
+            row[column.name] = float(number)
+        return row
+
+    def write(self, value: Row) -> dict[str, bytes]:
+        return {"json": json.dumps({name: float(number) for name, number in value.items()}).encode()}
+
+    def augment(self, value: Row, view: View) -> Row:
+        return value
+
+    def normalise(self, value: Row) -> np.ndarray:
+        low, high = self._ranges()
+        numbers = np.array([value[column.name] for column in self.settings.columns], np.float64)
+        return np.clip(2 * (numbers - low) / (high - low) - 1, -1, 1).astype(np.float32)
+
+    def denormalise(self, array: np.ndarray | str) -> Row:
+        assert isinstance(array, np.ndarray)
+        low, high = self._ranges()
+        numbers = low + (np.clip(array.astype(np.float64), -1, 1) + 1) / 2 * (high - low)
+        return {column.name: float(x) for column, x in zip(self.settings.columns, numbers, strict=True)}
+
+    def render(self, value: Row) -> str:
+        """A line a column: name, number, unit."""
+        return "\n".join(f"{c.name} {value[c.name]:.4g} {c.unit}".rstrip() for c in self.settings.columns)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit."""
+
+        def share(predictions: Sequence[Row], truths: Sequence[Row]) -> float:
+            errors = [np.abs(self.normalise(p) - self.normalise(t)) for p, t in zip(predictions, truths, strict=True)]
+            return float(np.mean(errors) / 2)
+
+        def of(name: str) -> Callable[[Sequence[Row], Sequence[Row]], float]:
+            return lambda p, t: float(np.mean([abs(a[name] - b[name]) for a, b in zip(p, t, strict=True)]))
+
+        each = (Metric(f"{c.name}, mean absolute error", of(c.name), False, c.unit) for c in self.settings.columns)
+        return Metric("mean absolute error", share, False, "of the range"), *each
+
+    def constants(self, values: Sequence[Row]) -> dict[str, Row]:
+        """The median of each column: of least mean absolute error."""
+        names = [column.name for column in self.settings.columns]
+        return {"one value": {name: float(np.median([value[name] for value in values])) for name in names}}
+
+    def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
+        """Columns that rise and fall together, more or less."""
+        low, high = self._ranges()
+        samples = []
+        for index in range(n):
+            rng = np.random.default_rng([seed, index, 9])
+            level = np.clip(rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, len(low)), 0, 1)
+            numbers = low + level * (high - low)
+            row = {c.name: round(float(x), 6) for c, x in zip(self.settings.columns, numbers, strict=True)}
+            samples.append(self.write(row))
+        return samples
+
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        columns = self.settings.columns
+        return np.array([c.lowest for c in columns]), np.array([c.highest for c in columns])

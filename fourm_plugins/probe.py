@@ -1,0 +1,141 @@
+"""Activate a plugin in a process of its own, so that what breaks on import, prints or hangs is seen and does no harm.
+
+In: a `Plugin`. Out: a `Probe`: the plugin with the state that activating it showed, what it printed, and how long it
+took. `python -m` is not used: the process gets this one's `sys.path` as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fourm_plugins.discovery import Plugin, PluginError
+
+#: Seconds after which a plugin counts as hanging; importing torch on a cold disk takes some.
+TIMEOUT = 60.0
+#: Bytes of what a plugin prints that are kept.
+MAX_PRINTED = 4000
+_MAX_RESULT = 1 << 20
+_CHILD = (
+    "import json, sys\n"
+    "sys.path[:] = json.loads(sys.argv[1])\n"
+    "from fourm_plugins.probe import run_child\n"
+    "run_child(sys.argv[2], sys.argv[3])\n"
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`detail`: the traceback, where there is one. `printed`: what came on standard output and error."""
+
+    plugin: Plugin
+    seconds: float
+    printed: str = ""
+    detail: str = ""
+
+
+def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]:
+    """Probe each plugin that is ok so far, as many at a time as there are processors; the others as they are."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda plugin: probe(plugin, timeout=timeout), plugins))
+
+
+def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
+    """Activate `plugin`, and make a modality with its default settings, in a process that is ended after `timeout`
+    seconds, with whatever it started."""
+    if plugin.state != "ok":
+        return Probe(plugin, 0.0)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), json.dumps(asdict(plugin)), str(result)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,  # a plugin that asks something gets an end of file, not a person
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        printed = _read(process, began + timeout)
+        seconds = time.monotonic() - began
+        code = process.poll()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what hangs, and what it left running
+        process.wait()
+        try:
+            found = json.loads(result.read_bytes()[:_MAX_RESULT])
+        except (OSError, ValueError):
+            found = None
+    remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
+    if found is None:
+        if code is None:
+            reason = f"hangs: not activated after {timeout:g} s"
+        else:
+            reason = f"ends the process with {'signal ' if code < 0 else 'exit code '}{abs(code)} when it is activated"
+        return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed)
+    if found["error"]:
+        reason, _, detail = found["error"].partition("\n")
+        return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed, detail)
+    if printed:
+        plugin = replace(plugin, reason=f"prints when it is activated: {printed.splitlines()[0]:.100}")
+    return Probe(plugin, seconds, printed)
+
+
+def _read(process: subprocess.Popen[bytes], deadline: float) -> str:
+    """What the process prints until it ends, or the deadline; its beginning is kept."""
+    assert process.stdout is not None
+    kept = b""
+    with process.stdout as stream:
+        while (left := deadline - time.monotonic()) > 0:
+            # The pipe may stay open in what the plugin started: look after the process itself, too.
+            if process.poll() is not None:
+                left = 0.0
+            if not select.select([stream], [], [], min(left, 0.5))[0]:
+                if process.poll() is not None and left == 0.0:
+                    break
+                continue
+            chunk = os.read(stream.fileno(), 1 << 16)
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                break
+            kept = (kept + chunk)[:MAX_PRINTED]
+    return kept.decode("utf-8", "replace").strip()
+
+
+def run_child(plugin_json: str, result: str) -> None:
+    """The process's own part: activate, and say in the file `result` what went wrong, if anything."""
+    plugin = Plugin(**json.loads(plugin_json))
+    error = ""
+    try:
+        from fourm_plugins.activation import activate
+
+        cls = activate(plugin)
+        required = plugin.kind == "modality" and [n for n, f in cls.Settings.model_fields.items() if f.is_required()]
+        if plugin.kind == "modality" and not required:
+            cls(plugin.name)
+    except PluginError as failure:
+        # The cause alone: the caller names the plugin.
+        cause = failure.__cause__
+        error = f"{type(cause).__name__}: {' '.join(str(cause).split())}\n{failure}"
+    except Exception as failure:
+        import traceback
+
+        text = " ".join(str(failure).split())
+        error = f"its default settings are refused: {type(failure).__name__}: {text}\n{traceback.format_exc()}"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    temporary = result + ".part"
+    Path(temporary).write_text(json.dumps({"error": error}))
+    os.replace(temporary, result)
+    os._exit(0)  # threads that a plugin started do not keep it from ending

@@ -1,0 +1,29 @@
+"""Packages installed for a test without pip: their modules and the metadata that an installation leaves, in a folder
+that is then put on the path.
+
+    monkeypatch.syspath_prepend(install(tmp_path, ROOT / "examples/plugins/thermal"))
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+
+def install(site: Path, *packages: Path) -> Path:
+    """Install packages of single modules (`pyproject.toml`, `tool.setuptools.py-modules`) into `site`. Returns it."""
+    for package in packages:
+        text = (package / "pyproject.toml").read_text()
+        name, version = (re.search(rf'^{key} = "(.+)"$', text, re.MULTILINE)[1] for key in ("name", "version"))
+        group, entry = re.search(r'^\[project\.entry-points\."(.+)"\]\n(.+)$', text, re.MULTILINE).groups()
+        requires = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*)\]$", text, re.MULTILINE)[1])
+        for module in re.findall(r'"([^"]+)"', re.search(r"^py-modules = \[(.*)\]$", text, re.MULTILINE)[1]):
+            shutil.copy(package / f"{module}.py", site)
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {r}" for r in requires), ""]))
+        key, _, value = entry.partition(" = ")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value.strip(chr(34))}\n")
+    return site
