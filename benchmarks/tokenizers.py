@@ -1,7 +1,7 @@
 """How fast tokenizers encode and decode, codec by codec, and which share of the machine's matrix-product rate that is.
 
     OMP_NUM_THREADS=1 python benchmarks/tokenizers.py              # all that take less than a minute of a CPU core
-    python benchmarks/tokenizers.py --codec "ViT-L"
+    python benchmarks/tokenizers.py --codec "ViT-L" --codec "published"
 
 Prints images a second through `Tokenizer.encode` and `decode` (vectors a second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
@@ -22,12 +22,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import matmul_rate, now
 
+from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.mlp import MLPTokenizer
 from fourm_engine.tokenizers.neural import CHUNK, NeuralTokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins.spec import FeatureMap, FeatureVector, Grid, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 
 SMALL = {"encoder": {"blocks": 0, "mlp_ratio": 2}, "decoder": {"blocks": 2, "mlp_ratio": 2, "post_mlp": False}}
+PUBLISHED_UNET = {"patch": 4, "width": 256, "multipliers": (1, 2, 2, 2), "blocks": 3, "attention": (4, 8), "groups": 32}
 
 
 def pictures(kind: type[NeuralTokenizer], pixels: int, patch: int, **settings: Any) -> NeuralTokenizer:
@@ -56,13 +58,22 @@ def vit(size: str) -> Callable[[], NeuralTokenizer]:
     return lambda: pictures(VQVAETokenizer, 224, 16, encoder={"size": size}, decoder={"size": size}, latent_dim=32)
 
 
+def unet(size: str, decoder: dict[str, Any]) -> Callable[[], NeuralTokenizer]:
+    return lambda: pictures(DiVAETokenizer, 224, 16, encoder={"size": size}, decoder=decoder, latent_dim=32)
+
+
 #: What it is called -> how it is made, and whether it takes more than a minute of a CPU core.
 CODECS: dict[str, tuple[Callable[[], NeuralTokenizer], bool]] = {
     "MLP, 768 features to 16 tokens": (lambda: vectors(768, 16), False),
     "patch-wise MLP and 2 blocks, 64 px": (lambda: pictures(VQVAETokenizer, 64, 8, **SMALL), False),
+    "patch-wise MLP and small UNet, 64 px": (
+        lambda: pictures(DiVAETokenizer, 64, 8, encoder={"blocks": 0, "mlp_ratio": 2}),
+        False,
+    ),
     "ViT-S, 224 px": (vit("S"), False),
     "ViT-B, 224 px": (vit("B"), False),
     "ViT-L, 224 px": (vit("L"), True),
+    "ViT-B and UNet, published, 224 px": (unet("B", PUBLISHED_UNET), True),
 }
 
 

@@ -58,6 +58,9 @@ class Modality(ABC, Generic[Value]):
     (`rgb`, `rgb@448`), which differ in `settings`."""
 
     Settings: ClassVar[type[BaseModel]] = Settings
+    #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
+    #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
+    published_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, name: str, **settings: Any) -> None:
         self.name = name

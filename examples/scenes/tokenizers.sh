@@ -26,8 +26,8 @@ render() { # folder, scenes, pixels
 case "$what" in
   codebook)
     render data/demo-full 10000 64
-    for start in true false; do
-      for restart in "restart: batch" "restart: split" "restart_below: 0"; do
+    for restart in "restart: batch" "restart_below: 0" "restart: split"; do
+      for start in true false; do
         fit "k-means $start, $restart" rgb "modalities.settings.rgb.tokenizer={$codec, kmeans_start: $start, $restart}"
       done
     done

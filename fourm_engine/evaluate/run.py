@@ -74,7 +74,7 @@ def evaluate_run(
     out = out or folder / "evaluation"
 
     began = time.perf_counter()
-    model = FourM.from_pretrained(run)
+    model = FourM.from_pretrained(run, providers=run_config.modalities.providers if run_config else None)
     tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
     held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
     predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)

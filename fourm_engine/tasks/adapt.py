@@ -54,7 +54,7 @@ class AdaptTask(TokenizerTask):
 
     def model(self) -> nn.Module:
         """All that the run before has learned: averaged weights, where it kept them, and the codebook's statistics."""
-        network = self.tokenizer.make_network()
+        network = self.tokenizer.starting_network()
         state = network.state_dict()
         load(open_checkpoint(self.start), {f"model/{name}": tensor for name, tensor in state.items()})
         network.load_state_dict(state | self._fitted)

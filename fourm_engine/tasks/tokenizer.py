@@ -37,7 +37,7 @@ class TokenizerTask(Task):
         self.tokens_per_sample = tokenizer.spec.layout.num_tokens
 
     def model(self) -> nn.Module:
-        return self.tokenizer.make_network()
+        return self.tokenizer.starting_network()
 
     def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
         """What the batches of a step are made of, as many arrays in every step."""
@@ -113,12 +113,14 @@ class TokenizerTask(Task):
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,
-            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json"),
+            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json", exclude=set(self.tokenizer.places)),
             "tokenizer.spec": self.tokenizer.spec.fingerprint(),
             "tokenizer.steps": self.steps,
             "data": self.train.fingerprint,
             "data.samples": len(self.train),
         }
+        if start := self.tokenizer.starting_point:
+            facts["tokenizer.starting_point"] = start
         return facts
 
 

@@ -264,11 +264,13 @@ def _request(
     fitted_on = train.items() if config is None else [(tokenizer.spec.name, train[tokenizer.spec.name])]
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
-        "settings": tokenizer.settings.model_dump(mode="json"),
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": {spec.name: spec.fingerprint() for spec in specs},
         "data": {name: [data.fingerprint, len(data)] for name, data in sorted(fitted_on)},
         "config": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
         "seed": seed,
     }
+    if isinstance(tokenizer, NeuralTokenizer) and (start := tokenizer.starting_point):
+        request["start"] = start
     request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     return request

@@ -14,23 +14,25 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fourm_engine.data.aligned import check_array
+from fourm_engine.exported import check_shapes
 from fourm_engine.tokenizers.quantisers.base import Quantiser
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
 # Arrays that pass the network together. Encoding always fills the chunk up, so that every product has the same shape,
 # and with that the same rounding, whatever the caller's batch: ids do not depend on what an array is encoded with.
 CHUNK = 8
@@ -76,6 +78,17 @@ class TokenizerNetwork(nn.Module):
         return self.quantiser.progress()
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What the published file of a converted tokenizer held besides the fitted state, for the way back. It decides
+    nothing here."""
+
+    arguments: dict[str, Any]
+    tensors: dict[str, Tensor]
+    #: Of tensors that are shaped otherwise there than usual.
+    shapes: dict[str, list[int]]
+
+
 class NeuralTokenizer(Tokenizer):
     """A tokenizer around `self.network`, which lives on the device it was moved to.
 
@@ -83,6 +96,7 @@ class NeuralTokenizer(Tokenizer):
     gives the tokenizer of another, around the same network."""
 
     network: TokenizerNetwork
+    carried: Carried | None = None
 
     def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
         super().__init__(specs, **settings)
@@ -95,6 +109,15 @@ class NeuralTokenizer(Tokenizer):
     @abstractmethod
     def make_network(self) -> TokenizerNetwork:
         """The network with initial weights drawn from torch's generator."""
+
+    def starting_network(self) -> TokenizerNetwork:
+        """The network that training starts from: a new one, unless something fitted is taken over."""
+        return self.make_network()
+
+    @property
+    def starting_point(self) -> str:
+        """Fingerprint of what is taken over; "" for nothing."""
+        return ""
 
     @abstractmethod
     def counts(self, arrays: Tensor) -> dict[str, float]:
@@ -198,10 +221,12 @@ class NeuralTokenizer(Tokenizer):
 
         return fit_network(self, list(arrays()), FitConfig())
 
-    def state(self) -> dict[str, Tensor]:
-        """The fitted state: parameters and codebook, without what only training needs; CPU tensors."""
+    def state(self, *, copy: bool = True) -> dict[str, Tensor]:
+        """The fitted state: parameters and codebook, without what only training needs; CPU tensors, or with
+        `copy=False` those of the network."""
         skip = self.network.training_state
-        return {k: v.detach().cpu() for k, v in self.network.state_dict().items() if k not in skip}
+        kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
+        return {k: v.cpu() for k, v in kept.items()} if copy else kept
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
         """Take over a fitted state, or a whole state dict of the network. Raises ValueError for other tensors."""
@@ -227,7 +252,8 @@ class NeuralTokenizer(Tokenizer):
         digest = hashlib.sha256()
         stored = position_grid(self.settings)
         spec = self.spec if stored is None else self.spec.on_grid(*stored)
-        facts = [self.kind, self.settings.model_dump(mode="json"), spec.array.model_dump(mode="json")]
+        settings = self.settings.model_dump(mode="json", exclude=set(self.places))
+        facts = [self.kind, settings, spec.array.model_dump(mode="json")]
         facts += [spec.layout.model_dump(mode="json"), self.size]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self.state().items()):
@@ -237,12 +263,46 @@ class NeuralTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in self.state().items()}, folder / WEIGHTS)
+        if self.carried is not None:
+            note = {"arguments": json.dumps(self.carried.arguments), "shapes": json.dumps(self.carried.shapes)}
+            save_file(self.carried.tensors, folder / CARRIED, metadata=note)
 
     def load(self, folder: Path) -> None:
         try:
             self.adopt(load_file(folder / WEIGHTS))
+            self.carried = _read_carried(folder / CARRIED)
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{folder / WEIGHTS}: {error}") from None
+
+    @classmethod
+    def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> NeuralTokenizer:
+        """No memory is taken before the sizes that the settings ask for are those of the file."""
+        with torch.device("meta"):
+            planned = cls(specs, **settings)
+        expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}
+        check_weights(folder / WEIGHTS, expected)
+        return super().restore(specs, settings, folder)  # type: ignore[return-value]
+
+
+def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: tuple[str, ...] = ("",)) -> None:
+    """Raise ValueError where the tensors of a file, of names that start with `only`, are not those `expected`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
+    check_shapes(found, expected, f"{path} does not fit the tokenizer's settings")
+
+
+def _read_carried(path: Path) -> Carried | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            arguments, shapes = (dict(json.loads((file.metadata() or {})[key])) for key in ("arguments", "shapes"))
+            return Carried(arguments, {key: file.get_tensor(key) for key in file.keys()}, shapes)  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error!r:.200}); convert the tokenizer again") from None
 
 
 def _size(spec: ModalitySpec) -> str:

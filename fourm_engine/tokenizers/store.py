@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from fourm_engine.files import replacing_folder
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
+from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ def save_tokenizer(
         "kind": tokenizer.kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "settings": tokenizer.settings.model_dump(mode="json"),
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
         "fingerprint": tokenizer.fingerprint,
         "fit": fit or {},
@@ -94,10 +95,10 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
     for spec in specs:
         _check_same_arrays(folder, stored, spec, resizable=resizable)
     try:
-        tokenizer = cls(specs, **document["settings"])
-    except ValueError as error:
-        raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
-    tokenizer.load(folder)
+        tokenizer = cls.restore(specs, document["settings"], folder)
+    except ValidationError as error:
+        reasons = "; ".join(explain(error, cls.Settings))
+        raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "

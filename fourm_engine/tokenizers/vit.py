@@ -21,6 +21,8 @@ from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
+#: Numbers in the table of positions, which is computed and in no file.
+MAX_POSITIONS = 1 << 28
 #: Sizes of the paper (4M, appendix B).
 SIZES: dict[str, dict[str, int]] = {
     "S": {"width": 512, "blocks": 8, "heads": 8},
@@ -138,6 +140,9 @@ class _Trunk(nn.Module):
         super().__init__()
         width, heads, ratio = settings.width, settings.heads, settings.mlp_ratio
         self.grid, self.width, self.position_grid = grid, width, settings.position_grid or grid
+        for rows, columns in (grid, self.position_grid):
+            if rows * columns * width > MAX_POSITIONS:
+                raise ValueError(f"{rows}x{columns} positions of width {width} are beyond what is loaded")
         positions = resized_positions(self.position_grid, grid, width).clone()
         self.register_buffer("pos_emb", positions, persistent=False)  # (N, D), of the codec's own grid
         self.blocks = nn.ModuleList(

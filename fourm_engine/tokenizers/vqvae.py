@@ -84,8 +84,9 @@ class VQVAE(TokenizerNetwork):
             x = torch.nan_to_num(x)
         return self.quant_proj(self.encoder(x))
 
-    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Quantised latents of a grid -> feature maps, or logits of the classes (B, classes, H, W)."""
+    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Quantised latents of a grid, by default of its own size -> feature maps, or logits of the classes
+        (B, classes, H, W)."""
         return self.decoder(self.post_quant_proj(latents_BNd), grid)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -105,10 +106,10 @@ class VQVAE(TokenizerNetwork):
         return self.quantiser.nearest(self.latents(x))
 
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid or self.grid))
+        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid))
 
     def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.expected(probabilities_BNK), grid or self.grid))
+        return self._to_array(self.reconstruct(self.quantiser.expected(probabilities_BNK), grid))
 
     def _grid_of(self, x: Tensor) -> tuple[int, int]:
         return x.shape[-2] // self.patch[0], x.shape[-1] // self.patch[1]
@@ -135,13 +136,16 @@ class VQVAETokenizer(NeuralTokenizer):
             raise ValueError(f"{self.spec.name}: perceptual compares pictures of three channels without gaps")
         return VQVAE(self.spec, self.settings)
 
+    def latents_of(self, arrays: Tensor) -> float:
+        """Their number in arrays of any size."""
+        rows, columns = self.spec.patch
+        return float(len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns))
+
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, pixels of which something is known, and pictures."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
-        rows, columns = self.spec.patch
-        tokens = float(len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns))
-        counts = dict.fromkeys(self.network.quantiser.loss_names, tokens)
+        counts = dict.fromkeys(self.network.quantiser.loss_names, self.latents_of(arrays))
         counts |= dict.fromkeys(loss_weights(self.settings.loss, self.spec), pixels)
         return counts if self.settings.perceptual is None else counts | {PERCEPTUAL: float(len(arrays))}
 
