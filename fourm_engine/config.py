@@ -7,7 +7,7 @@ that they configure. A key that does not exist is named by its full path with th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from fourm_engine.tasks.config import LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
+from fourm_plugins.discovery import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
-#: A config is written by hand; anything larger is a mistake or an attack.
-MAX_CONFIG_BYTES = 1 << 20
+#: A config is written by hand; anything larger is a mistake or an attack. Values are counted as often as aliases repeat
+#: them, which is how often they are looked at from then on.
+MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
 
 
 class ConfigError(ValueError):
@@ -85,13 +87,33 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
         raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, RunConfig))) from None
 
 
+def manager_of_run(run: str | Path) -> PluginManager:
+    """The plugin host for a model that was trained: what its run disabled, and the providers it chose, as far as they
+    are installed here. `run`: a run's folder; for anything else, a host without choices. Raises ConfigError."""
+    path, host = Path(run) / "config.yaml", PluginManager()
+    if not path.is_file():
+        return host
+    try:
+        chosen = ModalitiesConfig.model_validate(read_yaml(path).get("modalities") or {})
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(f"{path}: modalities: {line}" for line in explain(error, ModalitiesConfig))
+        ) from None
+    names = {plugin.name for plugin in host.plugins}
+    claims = {(plugin.name, canonical(plugin.distribution)) for plugin in host.plugins}
+    return PluginManager(
+        disabled=names & set(chosen.disable),
+        providers={name: d for name, d in chosen.providers.items() if (name, canonical(d)) in claims},
+    )
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no config")
     try:
-        raw = yaml.load(path.read_text(), Loader=_Loader)
+        raw = _parse(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -104,9 +126,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
+        seen = set()
         for key in keys:
-            if keys.count(key) > 1:
+            if not isinstance(key, Hashable):
+                continue  # SafeLoader says what is wrong with it
+            if key in seen:
                 raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -115,6 +141,43 @@ _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_i
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
+
+
+def _parse(text: str) -> Any:
+    """The value that a YAML text describes. Raises YAMLError, also for one that describes far more than it holds."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        values, depth = _extent(node, {})
+        if values > MAX_VALUES or depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"{values} values, {depth} deep; at most {MAX_VALUES} and {MAX_DEPTH} are read")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, TypeError, OverflowError) as error:  # a date or number that is none
+        raise yaml.YAMLError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(values, depth) below and with a node; one that aliases repeat counts each time, but is looked at once."""
+    if id(node) in known:
+        if (found := known[id(node)]) is None:
+            raise yaml.YAMLError(f"the value in line {node.start_mark.line + 1} holds itself")
+        return found
+    known[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    extents = [_extent(child, known) for child in children]
+    found = (1 + sum(values for values, _ in extents), 1 + max((depth for _, depth in extents), default=0))
+    known[id(node)] = found
+    return found
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -127,7 +190,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is no section")
+    section[leaf] = read_value(value, f"override {override!r}")
+
+
+def read_value(text: str, origin: str) -> Any:
+    """A value of the command line, in YAML. Raises ConfigError."""
     try:
-        section[leaf] = yaml.load(value, Loader=_Loader)
+        return _parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -58,6 +58,13 @@ class SavedModality(_Strict):
     version: str = Field(max_length=128)
     settings: dict[str, Any]
     spec: ModalitySpec
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_alone(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if "plugin" in settings:  # a config's way to name the plugin, which is said above
+            raise ValueError("settings name a plugin")
+        return settings
 
 
 class ExportedConfig(_Strict):

@@ -1,17 +1,20 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
 A reader sees what was there before or all that is new, whenever the writer is stopped; what a killed writer leaves
-beside bears a name that begins with a dot, and belongs to nobody.
+beside bears a name that begins with a dot, and belongs to nobody but the next run, which may remove it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PART = re.compile(r"^\.(?P<name>.+)\.\d+\.part$")
 
 
 @contextmanager
@@ -25,6 +28,17 @@ def replacing_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, mine: Callable[[str], bool]) -> None:
+    """Remove what killed writers of `replacing_file` left below `folder`. `mine` says of a file's path below the folder
+    whether this process is the one to write it: another's may be at work."""
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            if match := _PART.match(file):
+                path = os.path.relpath(os.path.join(parent, match["name"]), folder).replace(os.sep, "/")
+                if mine(path):
+                    Path(parent, file).unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -179,7 +179,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
         shape, _, dtype = header(stream)
     except Exception as error:
         raise SampleError(f"not a .npy file: {error}") from error
-    if dtype.kind not in "fiu" or len(shape) != ndim or 0 in shape:
+    if dtype.kind not in "fiu" or len(shape) != ndim or min(shape, default=1) < 1:
         raise SampleError(f"array of {dtype} {shape}; numbers in {ndim} dimensions are needed")
     declared, there = dtype.itemsize, len(content) - stream.tell()
     for length in shape:

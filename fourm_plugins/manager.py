@@ -70,7 +70,7 @@ class PluginManager:
     def masker_class(self, kind: str) -> type[Masker]:
         return self._activate("masker", kind)
 
-    def modality(self, name: str, *, plugin: str | None = None, **settings: Any) -> Modality:
+    def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
         from pydantic import ValidationError
 

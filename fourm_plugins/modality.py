@@ -31,12 +31,14 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(predictions, truths) -> float` over two equally long lists of values."""
+    """`compute(predictions, truths) -> float` over two equally long lists of values, of which there must be at least
+    `min_samples` for the number to mean anything."""
 
     name: str
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
     higher_is_better: bool
     unit: str = ""
+    min_samples: int = 1
 
 
 class Settings(BaseModel):
@@ -50,7 +52,8 @@ class Labeller(ABC):
 
     @abstractmethod
     def label(self, values: Sequence[Any]) -> list[Any]:
-        """One value of the labelled modality for each value of the source modality."""
+        """One value of the labelled modality for each value of the source modality, or in its place the `SampleError`
+        that says why there is none."""
 
 
 class Modality(ABC, Generic[Value]):
@@ -62,7 +65,7 @@ class Modality(ABC, Generic[Value]):
     #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
         self.settings: Any = self.Settings(**settings)
         self.spec: ModalitySpec = self.make_spec()
@@ -108,17 +111,32 @@ class Modality(ABC, Generic[Value]):
     def render(self, value: Value) -> Any:
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
 
+    def remark(self, value: Value) -> str:
+        """What a person should know of a value that `denormalise` made, such as what of it was lost; '' for nothing."""
+        return ""
+
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """The modality's own measures, the most telling first."""
+
+    def network_metrics(self, model: str) -> tuple[Metric, ...]:
+        """Measures in the features of a pretrained network, given by name or folder, such as a distance between sets of
+        pictures. Raises ValueError, one line, for what it cannot use."""
+        return ()
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
         """The best predictors that look at nothing, {what it is: value}, such as one value everywhere and one image. A
         model must beat them. Empty where no constant makes sense."""
         return {}
 
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        """Plugins whose modalities `labeller` can make this one from, the best first, with a pretrained `model` or
+        without one. Empty where there is no labeller."""
+        return ()
+
     def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
-        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model."""
+        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model, None
+        for plain geometry. Raises ValueError, one line, for what it cannot use."""
         raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")
 
     @abstractmethod

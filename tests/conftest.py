@@ -1,6 +1,31 @@
-"""For all tests: hypothesis without deadlines, since the machines that run them are shared."""
+"""For all tests: hypothesis without deadlines, since the machines that run them are shared; and `install`, a fake
+installed distribution on the path."""
+
+from __future__ import annotations
+
+import sys
 
 import hypothesis
+import pytest
+
+from tests.sdk.sites import put
 
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """install(distribution, entry_points, source=…) as `tests.sdk.sites.put`, below tmp_path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = []
+
+    def install(distribution: str, entry_points: str, **options) -> None:
+        put(tmp_path, distribution, entry_points, **options)
+        modules.append(options.get("module") or distribution.replace("-", "_"))
+        sys.modules.pop(modules[-1], None)
+
+    yield install
+    for name in list(sys.modules):
+        if name.partition(".")[0] in modules:
+            del sys.modules[name]

@@ -82,6 +82,18 @@ def test_from_raw_files_to_a_report(trained):
     assert len(scores["tasks"]) == 4  # from each source to everything else
 
 
+def test_tokenizers_are_scored_in_a_table_a_report_and_a_sheet(trained):
+    folder, path = trained
+    done = fourm("tokenizer", "eval", path, "--samples", "6")
+    for shown in ("rgb", "SSIM ↑", "delta1 ↑", "dropped ↓ (a sample)", "word F1 ↑", "perplexity"):
+        assert shown in done.stdout
+    report = json.loads((folder / "run/tokenizer-evaluation/tokenizers.json").read_text())
+    assert {t["modality"]: t["samples"] for t in report["tokenizers"]} == dict.fromkeys(
+        ["boxes", "caption", "depth", "rgb"], 6
+    )
+    assert Image.open(folder / "run/tokenizer-evaluation/sheet.png").width > 4 * 128
+
+
 def test_one_modality_from_another_with_the_same_result_for_the_same_seed(trained):
     folder, _ = trained
     picture = folder / "picture.png"
@@ -101,7 +113,8 @@ def test_the_same_seed_gives_the_same_model_from_raw_files_on(trained):
     again = (path, f"run={folder / 'again'}", f"tokenizers.folder={folder / 'again/tokenizers'}")
     again = (*again, f"data.tokens={folder / 'again/tokens'}")
     fourm("tokenizer", "fit", *again, "--jobs", "2")
-    fourm("tokenize", *again)
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "fourm_engine.cli")
+    run(*torchrun, "tokenize", *map(str, again), "data.shard_size=10")  # the shards shared out, and smaller ones
     fourm("train", *again)
     for weights in (folder / "run/model").rglob("*.safetensors"):
         other = folder / "again/model" / weights.relative_to(folder / "run/model")

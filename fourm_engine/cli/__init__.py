@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenizer, train
+from fourm_engine.cli import convert, evaluate, generate, label, plugins, tokenize, tokenizer, train
 from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("label")(label.label)
-app.command("tokenize")(tokenizer.tokenize)
+app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)

@@ -44,9 +44,13 @@ def generate(
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
+    from fourm_engine.config import manager_of_run
     from fourm_engine.model import FourM
+    from fourm_plugins.manager import PluginManager
 
-    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, providers=providers, disable=disable or ())
+    settled = bool(providers or disable)
+    manager = PluginManager(disabled=disable or (), providers=providers) if settled else manager_of_run(run)
+    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
     inputs = {name: _value(model, name, text) for name, text in parts.items()}
     options: dict[str, Any] = {
         "steps": steps,
@@ -65,6 +69,8 @@ def generate(
             picture = generated.render()
             if isinstance(picture, str):
                 print(f"{name}: {picture}")
+            if remark := generated.remark():
+                print(f"{name}: {remark}")
 
 
 def _value(model: Any, name: str, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""`fourm tokenizer fit` and `fourm tokenize`: from raw files to fitted tokenizers, and from both to token shards."""
+"""`fourm tokenizer …`: `fit`, from raw files to fitted tokenizers, and `eval`, what their tokens keep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from fourm_engine.cli import tokenizer_eval
+
 if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
     from fourm_engine.modalities import Modalities
@@ -23,10 +25,7 @@ app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")]  # noqa: UP045
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `tokenizer` a group of commands even while it has one."""
+app.command("eval")(tokenizer_eval.evaluate)
 
 
 @app.command("fit")
@@ -137,66 +136,3 @@ def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modaliti
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         lines.append(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})")
     return lines
-
-
-def tokenize(config: Config, overrides: Overrides = None) -> None:
-    """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
-    from fourm_engine.cli.share import local_device, rank_and_world
-    from fourm_engine.config import load_config
-    from fourm_engine.data.tokenize import tokenize_split
-    from fourm_engine.modalities import load_manager
-    from fourm_engine.tokenizers.neural import NeuralTokenizer
-    from fourm_engine.tokenizers.store import load_tokenizers
-
-    settings = load_config(config, overrides or [])
-    manager = load_manager(settings.modalities)
-    modalities = settings.load_modalities(manager)
-    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
-    for tokenizer in {id(t): t for t in tokenizers.values()}.values():
-        if isinstance(tokenizer, NeuralTokenizer):
-            tokenizer.to(local_device())
-    data = settings.data
-    if data.train is None or data.tokens is None:
-        raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
-    rank, world = rank_and_world()
-    splits = [("train", data.train, data.train_split, True), ("val", data.val, data.val_split, False)]
-    for name, root, split, training in splits:
-        if root is None:
-            continue
-        report = tokenize_split(
-            root,
-            data.tokens / name,
-            modalities,
-            tokenizers,
-            data,
-            split,
-            _Progress(name, rank),
-            training=training,
-            seed=settings.seed,
-            rank=rank,
-            world=world,
-        )
-        print(
-            f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
-            f"{report.written} shards written, {report.finished} were there, "
-            f"{report.samples_per_second:.0f} samples/s, {len(report.bad)} files left out",
-            flush=True,
-        )
-        for line in report.bad:
-            print(f"left out {line}", file=sys.stderr)
-
-
-class _Progress:
-    """A line every ten seconds: done, rate, time left."""
-
-    def __init__(self, split: str, rank: int) -> None:
-        self.split, self.rank, self.began = split, rank, time.monotonic()
-        self.last = self.began
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.last < 10 or self.rank:
-            return
-        self.last = now
-        rate = done / (now - self.began)
-        print(f"{self.split}: {done}/{total}, {rate:.0f} samples/s, {(total - done) / rate:.0f} s left", flush=True)

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 #: Warnings of unusable files before they are only counted.
 MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
+#: Of a reason, which may quote the file.
+MAX_REASON = 300
+#: `splits.json` of some ten million samples.
+MAX_SPLITS_BYTES = 1 << 28
 #: Relative difference in width / height below which two pictures may be the same one at two resolutions.
 ASPECT_TOLERANCE = 0.03
 
@@ -94,8 +98,10 @@ class AlignedData:
     def _split(self, split: str, names: frozenset[str]) -> frozenset[str]:
         path = self.root / "splits.json"
         try:
+            if path.stat().st_size > MAX_SPLITS_BYTES:
+                raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
             splits = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
         chosen = splits.get(split) if isinstance(splits, dict) else None
         if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
@@ -161,7 +167,9 @@ class AlignedData:
         try:
             yield
         except SampleError as error:
-            raise BadFile(self.where(name, modality), modality, str(error)) from error
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
+            raise BadFile(self.where(name, modality), modality, reason) from error
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 

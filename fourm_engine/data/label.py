@@ -1,4 +1,4 @@
-"""Labelling: one modality made from another, with the pretrained model or the geometry that its plugin brings.
+"""Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
 
 In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard
 for each shard of the source, or a file for each file. What exists is kept, so that a run that was stopped continues;
@@ -8,17 +8,71 @@ every shard and file is written under a temporary name and renamed when it is wh
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fourm_engine.data.aligned import BadFile
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_source
+from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
+from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Labeller, Modality, SampleError
 
 BATCH = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """`target` is made from `source`, both names of modalities."""
+
+    target: str
+    source: str
+
+
+def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Mapping[str, str]) -> list[Step]:
+    """The steps that make `targets` from `source`, or from one another where their plugins say so, in an order in which
+    each finds what it is made from.
+
+    Args:
+        models: target -> name or folder of its pretrained model.
+
+    Raises ValueError for names that do not take part, and for a target that cannot be made from what is there."""
+    targets = list(dict.fromkeys(targets))
+    for name in (source, *targets, *models):
+        if name not in modalities:
+            raise ValueError(f"no modality {name!r} takes part; there are {', '.join(modalities)}")
+    if source in targets:
+        raise ValueError(f"{source} is what the others are made from; leave it out of --to")
+    if idle := sorted(set(models) - set(targets)):
+        raise ValueError(f"a model for {idle[0]}, which is not among --to")
+    made_from = {}
+    for target in targets:
+        wanted = modalities[target].labelled_from(models.get(target))
+        if not wanted:
+            raise ValueError(f"{target} has no labeller: it cannot be made from other modalities")
+        there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]
+        if not there:
+            needed = " or ".join(wanted)
+            raise ValueError(
+                f"{target} is made from {needed}, not from {source}; name that with --from, or add it to --to"
+            )
+        made_from[target] = there[0]
+    steps: list[Step] = []
+    ready, left = {source}, list(targets)
+    while left:
+        now = [target for target in left if made_from[target] in ready]
+        if not now:
+            raise ValueError(f"{', '.join(left)} would be made from one another; label one of them first")
+        steps += [Step(target, made_from[target]) for target in now]
+        ready.update(now)
+        left = [target for target in left if target not in ready]
+    return steps
+
+
+def _provided_by(modalities: Modalities, name: str, plugin: str) -> bool:
+    return plugin in (modalities.plugins[name].name.partition("@")[0], name.partition("@")[0])
 
 
 @dataclass
@@ -27,6 +81,7 @@ class LabelReport:
 
     labelled: int = 0
     kept: int = 0  # samples of shards and files that existed
+    lacking: int = 0  # samples without the modality that they would be made from
     bad: list[BadFile] = field(default_factory=list)
 
 
@@ -36,40 +91,65 @@ def label(
     target: Modality,
     labeller: Labeller,
     *,
+    shares: Modality | None = None,
     on_error: str = "skip",
     max_bytes: int = MAX_FILE_BYTES,
     rank: int = 0,
     world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LabelReport:
-    """Label `root`. Of several processes, each takes every `world`-th shard (or batch of files).
+    """Label `root`.
 
-    Raises ValueError where the source modality has no files there, and BadFile for an unusable file if `on_error` is
-    "raise"."""
-    files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
+    Args:
+        shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
+            several processes each takes every `world`-th. What one process made in an earlier step is what it goes on
+            from, whatever the others have done.
+        progress: called with (samples done, samples in all) of this process, those that exist not counted.
+
+    Raises ValueError where the source modality has no files there, or where the target's folder holds something that
+    is not aligned with it, and BadFile for an unusable file if `on_error` is "raise"."""
+    shares = shares or source
+    files = open_source(root, shares.spec.source, shares.spec.extensions, max_bytes=max_bytes)
     if files is None:
         raise ValueError(
-            f"{root / source.spec.source}: no such folder; {source.name} is what {target.name} is made from"
+            f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
         )
     folder = root / target.spec.source
+    _check_aligned(folder, files, target)
     folder.mkdir(exist_ok=True)
-    report = LabelReport()
-    for number, (out, names) in enumerate(_outputs(files, folder)):
-        if number % world != rank:
-            continue
+    mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
+    _clean(folder, mine)
+    report, waiting = LabelReport(), []
+    for out, names in mine:
         if out is None:  # plain files
-            wanted = [name for name in names if not _exists(folder, name, target)]
-            report.kept += len(names) - len(wanted)
-            names = wanted
+            names, all_names = [name for name in names if not _exists(folder, name, target)], names
+            report.kept += len(all_names) - len(names)
         elif out.exists():
             report.kept += len(names)
             continue
-        labelled = list(_label(files, names, source, target, labeller, on_error, report))
+        if names:
+            waiting.append((out, names))
+    if not waiting:
+        return report
+    if source is not shares:
+        files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
+        if files is None:
+            raise ValueError(f"{root / source.spec.source}: no such folder; {target.name} is made from {source.name}")
+    there = frozenset(files.names)
+    total, done = sum(len(names) for _, names in waiting), 0
+    for out, names in waiting:
+        have = [name for name in names if name in there]
+        report.lacking += len(names) - len(have)
+        labelled = list(_label(files, have, source, target, labeller, on_error, report))
         _write_shard(out, labelled) if out is not None else _write_files(folder, labelled)
         report.labelled += len(labelled)
+        done += len(names)
+        if progress:
+            progress(done, total)
     return report
 
 
-def _outputs(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
+def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
     """(shard to write, its samples), or (None, a batch of samples) for plain files."""
     if isinstance(files, TarSource):
         for shard, names in files.shards().items():
@@ -77,6 +157,27 @@ def _outputs(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[st
     else:
         for start in range(0, len(files.names), BATCH):
             yield None, files.names[start : start + BATCH]
+
+
+def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
+    """Labels beside files that are not aligned with them would be hidden by those, or stand there twice."""
+    shards = {path.name for path in folder.glob("*.tar")}
+    if not isinstance(files, TarSource):
+        if shards:
+            raise ValueError(f"{folder}: holds {min(shards)}, but its labels would be plain files; move it away")
+        return
+    if other := sorted(shards - set(files.shards())):
+        raise ValueError(f"{folder}: {other[0]} is no shard of what it is made from; move it away")
+    if not shards and folder.is_dir():
+        endings = tuple(f".{extension}" for extension in target.spec.extensions)
+        loose = next((p for p in folder.rglob("*") if p.name.endswith(endings) and not p.name.startswith(".")), None)
+        if loose is not None:
+            raise ValueError(f"{loose}: a plain file, but its labels would be shards, which hide it; move it away")
+
+
+def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
+    own = {out.name for out, _ in mine if out is not None} | {n for out, names in mine if out is None for n in names}
+    remove_leftovers(folder, lambda path: path in own or path.rpartition(".")[0] in own)
 
 
 def _label(
@@ -88,18 +189,25 @@ def _label(
     on_error: str,
     report: LabelReport,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def skip(name: str, error: SampleError, modality: Modality) -> None:
+        bad = BadFile(files.where(name), modality.name, str(error))
+        if on_error == "raise":
+            raise bad from error
+        report.bad.append(bad)
+
     for start in range(0, len(names), BATCH):
-        values = {}
+        values: dict[str, Any] = {}
         for name in names[start : start + BATCH]:
             try:
                 values[name] = source.read(files.files(name))
             except SampleError as error:
-                bad = BadFile(files.where(name), source.name, str(error))
-                if on_error == "raise":
-                    raise bad from error
-                report.bad.append(bad)
-        if values:
-            for name, value in zip(values, labeller.label(list(values.values())), strict=True):
+                skip(name, error, source)
+        if not values:
+            continue
+        for name, value in zip(values, labeller.label(list(values.values())), strict=True):
+            if isinstance(value, SampleError):
+                skip(name, value, target)
+            else:
                 yield name, target.write(value)
 
 
@@ -108,27 +216,15 @@ def _exists(folder: Path, name: str, target: Modality) -> bool:
 
 
 def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with tarfile.open(temporary, "w") as tar:
-            for name, files in samples:
-                for extension, content in files.items():
-                    member = tarfile.TarInfo(f"{name}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as temporary, tarfile.open(temporary, "w") as tar:
+        for name, files in samples:
+            for extension, content in files.items():
+                member = tarfile.TarInfo(f"{name}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
     for name, files in samples:
         for extension, content in files.items():
-            path = folder / f"{name}.{extension}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(folder / f"{name}.{extension}", content)

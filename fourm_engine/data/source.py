@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,16 @@ from fourm_plugins.modality import SampleError
 MAX_FILE_BYTES = 64 << 20
 #: Open shards a source and process; more are closed and opened again as needed.
 MAX_OPEN_SHARDS = 64
+#: Bytes of a member's extended header, and characters of its name, which is all that it should hold.
+MAX_HEADER_BYTES, MAX_NAME = 1 << 20, 1024
 _BLOCK = tarfile.BLOCKSIZE
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 class Source(Protocol):
@@ -106,17 +115,12 @@ class TarSource:
 
     def _scan(self, shard: int, extensions: Sequence[str]) -> None:
         path = self.folder / self._shards[shard]
-        size = path.stat().st_size
-        try:
-            with tarfile.open(path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # the index below is all that is kept
-                    if member.isreg() and member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"unexpected end of data in {member.name}")
-                    self._add(shard, member, extensions)
-                end = tar.offset
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{path}: truncated or no tar file ({error}); copy or make it again") from None
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"{path}: no regular file; remove it")
+        end = 0
+        for member, offset in _members(path):
+            self._add(shard, member, extensions)
+            end = offset
         with open(path, "rb") as file:
             file.seek(end)
             # Without its end marker a shard has lost members, however whole the last one looks.
@@ -125,6 +129,8 @@ class TarSource:
 
     def _add(self, shard: int, member: tarfile.TarInfo, extensions: Sequence[str]) -> None:
         path = self.folder / self._shards[shard]
+        if len(member.name) > MAX_NAME or not member.name.isprintable():
+            raise ValueError(f"{path}: member {member.name!r:.100} has no name for a file; do not use this file")
         parts = member.name.split("/")
         if member.name.startswith("/") or ".." in parts:
             raise ValueError(f"{path}: member {member.name!r} points out of the archive; do not use this file")
@@ -183,6 +189,34 @@ class TarSource:
     def __del__(self) -> None:
         for descriptor in getattr(self, "_open", {}).values():
             os.close(descriptor)
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is refused before what it announces is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _EXTENDED and member.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header announces {member.size} bytes")
+        return member
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Each member, and the offset at which the next header begins. Raises ValueError for what is no whole tar file."""
+    size, end = path.stat().st_size, -1
+    try:
+        with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # what the caller keeps is all that is kept
+                if member.isreg() and member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"unexpected end of data in {member.name!r:.100}")
+                if tar.offset <= end:
+                    raise tarfile.ReadError(f"its members run backwards at {member.name!r:.100}")
+                end = tar.offset
+                yield member, end
+    except Exception as error:  # tarfile raises IndexError, ValueError and more on headers that lie
+        raise ValueError(f"{path}: truncated or no tar file ({error}); copy or make it again") from None
 
 
 def _split(path: str, extensions: Sequence[str]) -> tuple[str, str] | None:

@@ -28,6 +28,7 @@ from fourm_engine.data.tokens import (
     write_views,
 )
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.files import remove_leftovers
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
@@ -86,7 +87,7 @@ def tokenize_split(
     Args:
         modalities: all active ones; those that are continuous only take part in choosing the crops.
         tokenizers: modality -> its fitted tokenizer.
-        progress: called with (samples done, samples in all), each modality counted, of this rank.
+        progress: called with (samples done, samples in all), each modality counted, of what this rank has left to do.
         training: False for validation: one view, the centre crop.
         rank, world: this process makes the shards i with i % world == rank.
 
@@ -110,7 +111,10 @@ def tokenize_split(
 
     report = TokenizeReport()
     mine = range(rank, len(chunks), world)
-    total, done = sum(len(chunks[index]) for index in mine) * len(present), 0
+    own = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *present) for index in mine}
+    remove_leftovers(Path(out), own.__contains__)
+    # Shards that exist most likely are finished; those made again, since their data has changed, are rare.
+    total, done = sum(len(chunks[i]) for m in present for i in mine if not shard_path(Path(out) / m, i).is_file()), 0
     for index in mine:
         names = chunks[index]
         seen, digest = _views_of_shard(Path(out), index, names, views, data, drawer)
@@ -118,6 +122,8 @@ def tokenize_split(
         for modality in present:
             metadata = writers[modality].finished(index, digest)
             if metadata is None:
+                if shard_path(Path(out) / modality, index).is_file():
+                    total += len(names)
                 encoder = _ShardEncoder(data, modality, tokenizers[modality], seen, views)
                 for name in names:
                     encoder.add(name)
@@ -128,10 +134,7 @@ def tokenize_split(
                 report.written += 1
                 report.encoded += len(json.loads(metadata["names"]))
             else:
-                done += len(names)
                 report.finished += 1
-                if progress:
-                    progress(done, total)
             report.add(modality, metadata)
     report.seconds = time.perf_counter() - began
     return report

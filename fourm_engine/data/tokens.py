@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fourm_engine.data.views import SampleViews
-from fourm_engine.files import replacing_file
+from fourm_engine.files import write_atomically
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
@@ -55,8 +55,10 @@ def _open(path: Path) -> Any:
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    with replacing_file(path) as temporary:
-        save_file(tensors, temporary, {"format": _FORMAT, **metadata})
+    # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
+    # permissions keep everybody else from reading the shard.
+    content = save(tensors, {"format": _FORMAT, **metadata})
+    write_atomically(path, content)
 
 
 class TokenShardWriter:
@@ -127,8 +129,8 @@ class _Shards:
             raise ValueError(f"{folder}: holds no shard-*.safetensors; run `fourm tokenize`")
         self.metadata = [read_metadata(path) for path in self.paths]
         self._place: dict[str, tuple[int, int]] = {}  # name -> (shard, index in it)
-        for shard, metadata in enumerate(self.metadata):
-            for row, name in enumerate(json.loads(metadata["names"])):
+        for shard, path in enumerate(self.paths):
+            for row, name in enumerate(_names(path, self.metadata[shard])):
                 first = self._place.setdefault(name, (shard, row))[0]
                 if first != shard:
                     raise ValueError(
@@ -147,17 +149,38 @@ class _Shards:
     def _slice(self, shard: int, key: str, row: int) -> np.ndarray:
         if shard not in self._files:
             self._files[shard] = _open(self.paths[shard])
-        return self._files[shard].get_slice(key)[row : row + 1][0]
+        try:
+            return self._files[shard].get_slice(key)[row : row + 1][0]
+        except (SafetensorError, IndexError) as error:
+            raise ValueError(
+                f"{self.paths[shard]}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
+            ) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
 
-class TokenShards(_Shards):
-    """Reads the tokens of one modality. ValueError for shards of several tokenizers."""
+def _names(path: Path, metadata: Mapping[str, str]) -> list[str]:
+    """The samples of a shard; what else its metadata must say is there, too. Raises ValueError."""
+    try:
+        names = json.loads(metadata["names"])
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("names are no list of names")
+        if int(metadata["views"]) < 1 or "views_digest" not in metadata:
+            raise ValueError("no views")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error!r:.80}); remove it and run `fourm tokenize` again") from None
+    return names
 
-    def __init__(self, folder: Path) -> None:
+
+class TokenShards(_Shards):
+    """Reads the tokens of one modality. `size`: its ids are below it; others would be tokens of another modality.
+
+    ValueError for shards of several tokenizers, and for ids and rows that cannot be."""
+
+    def __init__(self, folder: Path, *, size: int = 1 << 31) -> None:
         super().__init__(folder)
+        self.size = size
         fingerprints = {metadata["fingerprint"] for metadata in self.metadata}
         if len(fingerprints) > 1:
             raise ValueError(
@@ -169,6 +192,11 @@ class TokenShards(_Shards):
         """int64 (tokens,) of a sample in `names`."""
         shard, row = self._place[name]
         ids = self._slice(shard, "ids", row * self.views + view)
+        if ids.ndim != 1 or ids.dtype != np.int32 or ids.max(initial=-1) >= self.size:
+            raise ValueError(
+                f"{self.paths[shard]}: sample {name!r} holds no ids below {self.size}; remove the file and run "
+                f"`fourm tokenize` again"
+            )
         return ids[ids >= 0].astype(np.int64)
 
     @property

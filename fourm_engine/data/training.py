@@ -137,7 +137,8 @@ class TrainingData(Dataset[PackedSample]):
                         f"{folder}: no views of group {spec.alignment!r} of {name}; run `fourm tokenize` again"
                     )
                 continue
-            shards = TokenShards(folder / name)
+            assert spec.token_space is not None
+            shards = TokenShards(folder / name, size=spec.token_space.size)
             tokenizer = self.tokenizers.get(name)
             if tokenizer is not None and tokenizer.fingerprint != shards.fingerprint:
                 raise ValueError(

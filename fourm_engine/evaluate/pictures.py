@@ -58,16 +58,19 @@ def hide(image: Image, shown: np.ndarray) -> Image:
     return pil.composite(image.convert("RGB"), pil.new("RGB", image.size, (128, 128, 128)), mask)
 
 
-def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6) -> Image:
+def contact_sheet(
+    samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6, above: str = "prediction"
+) -> Image:
     """One picture of `samples`: two lines a sample, the predictions above the ground truths, the input at their
-    left. Strings are set in the cell. Columns are the first sample's inputs and targets."""
+    left. Strings are set in the cell. Columns are the first sample's inputs and targets. `above`: what the upper line
+    is called."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
     if not samples:
         raise ValueError("a contact sheet needs a sample; ask for pictures (evaluate.pictures)")
     columns = [*samples[0].inputs, *(output.target for output in samples[0].outputs)]
-    font, left, header = _font(12), 78, 22
+    font, left, header = _font(12), 12 + 7 * len(above), 22
     wide = {
         name
         for sample in samples
@@ -94,7 +97,7 @@ def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, margin:
         x += w + margin
     for row, sample in enumerate(samples):
         y = header + row * (2 * cell + 3 * margin)
-        pen.text((6, y + cell // 2 - 8), "prediction", fill=(90, 90, 90), font=font)
+        pen.text((6, y + cell // 2 - 8), above, fill=(90, 90, 90), font=font)
         pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(90, 90, 90), font=font)
         x = left
         outputs = {output.target: output for output in sample.outputs}

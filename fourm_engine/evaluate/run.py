@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.config import RunConfig, load_config
+from fourm_engine.config import RunConfig, load_config, manager_of_run
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -74,7 +74,7 @@ def evaluate_run(
     out = out or folder / "evaluation"
 
     began = time.perf_counter()
-    model = FourM.from_pretrained(run, providers=run_config.modalities.providers if run_config else None)
+    model = FourM.from_pretrained(run, manager=manager_of_run(run))
     tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
     held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
     predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)

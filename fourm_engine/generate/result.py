@@ -22,3 +22,7 @@ class Generated:
     def render(self) -> Any:
         """What to show a person: a `PIL.Image`, or a string."""
         return self.modality.render(self.value)
+
+    def remark(self) -> str:
+        """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
+        return self.modality.remark(self.value)

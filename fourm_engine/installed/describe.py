@@ -13,20 +13,46 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
+from fourm_plugins.choice import nearest
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
 
 #: The report of the conformance kit, inside a plugin's package.
 CONFORMANCE = "fourm-conformance.json"
 _MAX_REPORT = 1 << 22
 _ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decoded in parallel"}
+
+
+def describe(name: str, config: RunConfig | None, manager: PluginManager, run: Path | None) -> list[dict[str, Any]]:
+    """Every plugin that is called `name`, one of each kind at most; with a config also an instance that it sets up.
+
+    `run`: where fitted tokenizers are looked for, in place of the config's folder. Raises ValueError."""
+    folder = tokenizers_of(run) if run is not None else config.tokenizers.folder if config is not None else None
+    settings = dict(config.modalities.settings.get(name, {})) if config is not None else {}
+    entry_point = settings.pop("plugin", name)
+    found = []
+    for kind in dict.fromkeys(p.kind for p in manager.plugins if p.name == entry_point):
+        plugin = manager.find(kind, entry_point)
+        if kind == "modality":
+            modality = manager.modality(name, plugin=entry_point, **settings)
+            found.append(describe_modality(manager, modality, plugin, folder))
+        else:
+            cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
+            found.append(describe_class(plugin, cls))
+    if not found:
+        known = {p.name for p in manager.plugins}
+        raise PluginError(f"no installed plugin is called {entry_point!r}; {nearest(entry_point, known)}")
+    return found
 
 
 def describe_modality(
@@ -148,18 +174,15 @@ def conformance(plugin: Plugin) -> dict[str, Any] | None:
         if path.stat().st_size > _MAX_REPORT:
             raise ValueError(f"larger than {_MAX_REPORT} bytes")
         report = json.loads(path.read_text(encoding="utf-8"))
-        counts = {key: _count(report[key]) for key in ("ran", "failed", "expected", "not_claimed")}
-        version = str(report["version"])
+        counts = {key: int(report[key]) for key in ("ran", "failed", "expected", "not_claimed")}
+        counts["not_run"] = int(report.get("not_run", 0))
+        modality, version = str(report["modality"]), str(report["version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a report of the conformance kit: {error!r:.200}") from None
-    found: dict[str, Any] = {"report": str(path), "version": version, **counts}
+    found: dict[str, Any] = {"report": str(path), "modality": modality, "version": version, **counts}
     if version != plugin.version:
         found["note"] = f"made with version {version}, installed is {plugin.version}"
     return found
-
-
-def _count(value: Any) -> int:
-    return len(value) if isinstance(value, (list, dict)) else int(value)
 
 
 def _report(plugin: Plugin) -> Path | None:

@@ -5,7 +5,9 @@ In: the plugin host, a config or none, names of plugins or none. Out: `Check`s, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +34,21 @@ def examine(
     yield from doctor.check_python()
     involved = [p.distribution for p in manager.plugins if (p.kind, p.name) in selected and p.state == "ok"]
     yield from doctor.check_requirements([ENGINE, *involved])
-    yield from doctor.check_plugins(manager.plugins, selected, timeout=timeout)
+    bad = 0
+    for check in doctor.check_plugins(manager.plugins, selected, timeout=timeout):
+        bad += check.state == "bad"
+        yield check
     yield from hardware.check_torch(wants_gpu=config is not None and config.train.device == "cuda")
     yield from hardware.check_processes()
-    if config is not None:
+    if config is not None and bad:
+        # What follows activates them in this process, where one that hangs would hang this.
+        yield Check("modalities", "note", "not looked at, since a plugin that takes part is bad")
+    elif config is not None:
         from fourm_engine.installed.assets import check_assets
 
-        yield from check_assets(config, manager)
+        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+            found = list(check_assets(config, manager))
+        yield from found
     for model in models:
         yield from doctor.check_model(model)
     yield from doctor.check_writable(_folders(config))

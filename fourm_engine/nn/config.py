@@ -30,7 +30,7 @@ class ModelConfig(BaseModel):
     encoder_blocks: int = Field(ge=0)
     decoder_blocks: int = Field(ge=1)
     heads: int = Field(gt=0)
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLP over D (SwiGLU: two thirds of it)")
+    mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of the MLP over D (SwiGLU: two thirds of it)")
     mlp: Literal["gelu", "swiglu"] = "swiglu"
     bias: bool = Field(False, description="biases in attention, MLP and norms")
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")

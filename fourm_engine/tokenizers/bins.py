@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,12 +104,7 @@ class BinsTokenizer(Tokenizer):
                     f"{where}: {len(found)} training values for {n} quantile bins; give more samples, or the token "
                     f"space fewer ids"
                 )
-            first = (np.arange(n + 1) * len(found)) // n  # of each bin, in the sorted values
-            self.edges[scalar] = found[first[1:-1]]
-            bounds = [0, *np.searchsorted(found, self.edges[scalar], side="left"), len(found)]
-            for bin_, (start, stop) in enumerate(pairwise(bounds)):
-                # Where many values are equal some bins stay empty; the edge below stands for them.
-                self.values[scalar, bin_] = found[(start + stop - 1) // 2] if start < stop else found[first[bin_]]
+            self._equal_shares(scalar, found)
             return float(found[0]), float(found[-1])
         ends = []
         for name, extreme in (("low", 0), ("high", -1)):
@@ -127,6 +121,20 @@ class BinsTokenizer(Tokenizer):
         if (self._bin(scalar, self.values[scalar]) != np.arange(n)).any():
             raise ValueError(f"{where}: {n} bins do not fit between {low:g} and {high:g}; set `low` and `high` apart")
         return low, high
+
+    def _equal_shares(self, scalar: int, found: np.ndarray) -> None:
+        """Bins of equally many of the sorted values. Equal values share a bin, and the bins above it divide the rest;
+        where none is left they are empty and stand for the largest value."""
+        self.edges[scalar], self.values[scalar] = np.inf, found[-1]
+        start = 0
+        for bin_ in range(self.bins):
+            stop = start + -(-(len(found) - start) // (self.bins - bin_))
+            stop = int(np.searchsorted(found, found[stop - 1], side="right"))
+            self.values[scalar, bin_] = found[(start + stop - 1) // 2]
+            if stop == len(found):
+                return
+            self.edges[scalar, bin_] = found[stop]
+            start = stop
 
     def _bin(self, scalar: int, values: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.edges[scalar], values.astype(np.float64), side="right")

@@ -1,4 +1,4 @@
-"""Tokenizer of global feature vectors (4M-21, section 3.1): an MLP to a few tokens, a quantiser, an MLP back.
+"""Tokenizer of global feature vectors (as 4M-21 does): an MLP to a few tokens, a quantiser, an MLP back.
 
 In: feature vectors (B, size), of the order of 1. Out: one id for each of the layout's numbered tokens, and vectors from
 ids. By default each token has codes of its own: the vector is a product of as many codebooks as there are tokens.

@@ -45,7 +45,12 @@ def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, vie
 
 def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int = HELD_OUT) -> list[Any]:
     """Values of the first `limit` samples that have the modality, through view 0."""
-    spec, values = data.modalities[modality].spec, list[Any]()
+    return list(named_values(data, modality, drawer, limit=limit).values())
+
+
+def named_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int) -> dict[str, Any]:
+    """Sample -> value, of the same."""
+    spec, values = data.modalities[modality].spec, dict[str, Any]()
     for name in data.names:
         if len(values) == limit:
             break
@@ -58,7 +63,7 @@ def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, lim
         except BadFile as bad:
             data.skip(name, bad)
         else:
-            values.append(value)
+            values[name] = value
     return values
 
 

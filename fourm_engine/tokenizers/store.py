@@ -69,7 +69,7 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         for key, kind in wanted.items():
             if not isinstance(document[key], kind):
                 raise ValueError(f"{key} is of type {type(document[key]).__name__}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a tokenizer's description: {error!r:.200}; fit it again") from None
     return document
 
@@ -90,7 +90,13 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
             f"{folder}: tokenizer of kind {document['kind']!r} was saved by {package} {version}, which is not "
             f"usable here (pip install {package}): {error}"
         ) from None
-    stored = [ModalitySpec.model_validate(raw) for raw in document["specs"]]
+    stored = []
+    for raw in document["specs"]:
+        try:
+            stored.append(ModalitySpec.model_validate(raw))
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
     resizable = _serves_any_size(cls, document["settings"])
     for spec in specs:
         _check_same_arrays(folder, stored, spec, resizable=resizable)
@@ -99,6 +105,8 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
     except ValidationError as error:
         reasons = "; ".join(explain(error, cls.Settings))
         raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
+    except TypeError as error:  # a key that is none of a setting
+        raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "
@@ -124,7 +132,7 @@ def load_tokenizers(
 def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
     try:
         return issubclass(cls, NeuralTokenizer) and position_grid(cls.Settings(**settings)) is not None
-    except ValidationError:  # which making the tokenizer explains
+    except (ValidationError, TypeError):  # which making the tokenizer explains
         return False
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,9 +22,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 from pydantic import Field, field_validator, model_validator
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from fourm_engine.tokenizers.pieces import learn_pieces
 from fourm_plugins.modality import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.tokenizer import TextTokenizer
@@ -32,6 +32,10 @@ PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[SOS]", "[EOS]"
 SENTINELS = tuple(f"[S_{i}]" for i in range(200))
 CONTROL = (PAD, UNKNOWN, START, END, *SENTINELS)
 COORDINATES = 4  # v0…v3: xmin, ymin, xmax, ymax
+CONTINUES = "##"  # begins a piece that continues a word
+#: Always known, so that text that differs from the training text can still be spelt.
+ALPHABET = string.ascii_lowercase + string.digits
+MIN_COUNT = 2  # a pair seen once is no pattern
 FILE = "wordpiece.json"
 MAX_FILE_BYTES = 1 << 26
 
@@ -66,6 +70,16 @@ class WordPieceSettings(Settings):
         return self
 
 
+#: Parts of a file of the `tokenizers` library, and what may stand there.
+_PARTS: dict[str, tuple[str | None, ...]] = {
+    "model": ("WordPiece",),
+    "normalizer": ("BertNormalizer",),
+    "pre_tokenizer": ("BertPreTokenizer",),
+    "decoder": ("WordPiece", None),
+    "post_processor": (None,),
+    "truncation": (None,),
+    "padding": (None,),
+}
 _COORDINATE = re.compile(r"v[0-3]=\d+")
 
 
@@ -82,7 +96,7 @@ class WordPieceTokenizer(TextTokenizer):
                 raise ValueError(f"{spec.name}: a wordpiece tokenizer takes text, not a {spec.array.kind}")
         self._names = "/".join(spec.name for spec in self.specs)
         self._max_characters = max(s.array.max_characters for s in self.specs if isinstance(s.array, Text))
-        self._decoder = decoders.WordPiece(prefix="##", cleanup=True)
+        self._decoder = decoders.WordPiece(prefix=CONTINUES, cleanup=True)
         first = len(CONTROL) + COORDINATES * self.settings.coordinate_bins
         self._words: dict[int, str] = dict(enumerate(self.settings.words, first))
         self._use(self._untrained())
@@ -132,6 +146,10 @@ class WordPieceTokenizer(TextTokenizer):
                 f"{self._names}: the vocabulary has {model.get_vocab_size()} ids, its token space {self.size}; set the "
                 f"space's size to {model.get_vocab_size()}"
             )
+        if (highest := max(model.get_vocab().values())) >= self.size:
+            raise ValueError(
+                f"{self._names}: the vocabulary has the id {highest}, its token space ids below {self.size}"
+            )
         self._model = model
         self._control = frozenset(ids.values())
         self._unknown = ids[UNKNOWN]
@@ -158,15 +176,43 @@ class WordPieceTokenizer(TextTokenizer):
         if self.settings.vocabulary is not None:
             self._read(self.settings.vocabulary)
             return {"size": float(self._model.get_vocab_size())}
-        model = self._untrained()
-        words: Counter[str] = Counter()
-        for text in arrays():
-            self._check_text(text)
-            plain = model.normalizer.normalize_str(_COORDINATE.sub(" ", text))
-            words.update(word for word, _ in model.pre_tokenizer.pre_tokenize_str(plain))
-        room = self.size - len(self._special())
-        self._use(self._untrained(learn_pieces(words, room)))
+        self._use(self._untrained(self._learn(arrays, self.size - len(self._special()))))
         return {"size": float(self._model.get_vocab_size())}
+
+    def _learn(self, arrays: Callable[[], Iterable[Any]], room: int) -> list[str]:
+        """At most `room` pieces: single characters, then merged pieces as the library's trainer found them.
+
+        The trainer breaks ties between equally frequent pairs by the ids of their parts. Left alone it gives ids to
+        characters within words in the order of a hash table that is seeded anew in each process; here it is given all
+        of them, in an order of our own, so that the same texts give the same pieces everywhere."""
+        model = self._untrained()
+
+        def plain() -> Iterable[str]:
+            for text in arrays():
+                self._check_text(text)
+                yield model.normalizer.normalize_str(_COORDINATE.sub(" ", text))
+
+        counts: Counter[str] = Counter()
+        for text in plain():
+            counts.update(text)
+        rare_last = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+        characters = [*ALPHABET, *(CONTINUES + c for c in ALPHABET), *string.punctuation]
+        characters = list(dict.fromkeys([*characters, *(p for c in rare_last for p in (c, CONTINUES + c))]))
+        if len(characters) >= room:
+            return characters[:room]
+        learner = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+        learner.pre_tokenizer = model.pre_tokenizer
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=room,
+            min_frequency=MIN_COUNT,
+            show_progress=False,
+            special_tokens=characters,
+            limit_alphabet=0,  # beside those given
+            continuing_subword_prefix=CONTINUES,
+        )
+        learner.train_from_iterator(plain(), trainer)
+        ids = learner.get_vocab()
+        return sorted(ids, key=ids.__getitem__)[:room]
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         for text in arrays:
@@ -200,7 +246,9 @@ class WordPieceTokenizer(TextTokenizer):
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is no vocabulary")
-            model = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _check_form(json.loads(text))
+            model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}") from None
         self._use(model)
@@ -210,3 +258,13 @@ class WordPieceTokenizer(TextTokenizer):
 
     def load(self, folder: Path) -> None:
         self._read(folder / FILE)
+
+
+def _check_form(data: Any) -> None:
+    """Raise ValueError for what is no vocabulary of this format. The library's files may hold much more, such as
+    padding to any length and replacements that make a long text of a short one."""
+    for part, known in _PARTS.items():
+        value = data.get(part)
+        kind = value.get("type", "an object") if isinstance(value, dict) else value
+        if kind not in known:
+            raise ValueError(f"its {part} is {kind!r:.40}, not {known[0]!r}")

@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.train.distributed import gather_json, local, rank, world_size
 
 FORMAT = 1
+MAX_STATE_BYTES = 1 << 26
 _NAME = re.compile(r"step-(\d{8,})")
 _PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
 _ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
@@ -161,6 +162,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Check that a checkpoint is whole (format, files, sizes). Raises CheckpointError."""
     path = folder / "state.json"
     try:
+        if path.stat().st_size > MAX_STATE_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_STATE_BYTES} bytes; this is no checkpoint's state")
         document = json.loads(path.read_text())
         if document["format"] != FORMAT:
             raise CheckpointError(
@@ -175,7 +178,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
 
 
@@ -198,7 +201,7 @@ def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str
                     missing.discard(name)
         except CheckpointError:
             raise
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     missing = {name for name in missing if not (optional and name.startswith(optional))}
     if missing:

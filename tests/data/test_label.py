@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from fourm_engine.data.aligned import BadFile
-from fourm_engine.data.label import label
+from fourm_engine.data.label import Step, label, plan
 from fourm_engine.data.source import open_source
-from fourm_plugins import Labeller
-from tests.fakes import fake_modalities, sample_names, write_data
+from fourm_engine.modalities import Modalities
+from fourm_plugins import Labeller, SampleError
+from fourm_plugins.manager import Plugin
+from tests.fakes import fake_modalities, sample_names, write_data, write_tar
 
 
 class Threshold(Labeller):
@@ -99,3 +104,118 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
     report = label(tmp_path, modalities["a"], modalities["b"], Threshold(), max_bytes=100)
     assert report.labelled == 0
     assert "more than the 100 allowed" in report.bad[0].reason
+
+
+def test_a_kill_while_labels_are_written_leaves_nothing_broken_and_the_next_run_cleans_up(data):
+    root, source, target = data
+    rename = os.replace
+
+    def rename_or_die(temporary, path, *, count=[0]):  # noqa: B006
+        count[0] += 1
+        if count[0] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(temporary, path)
+
+    child = os.fork()
+    if child == 0:
+        os.replace = rename_or_die
+        label(root, source, target, Threshold())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    folder = root / target.spec.source
+    files = [p.name for p in folder.rglob("*") if p.is_file()]
+    assert len([name for name in files if name.startswith(".")]) == 1
+    report = label(root, source, target, Threshold())
+    assert (report.labelled + report.kept, report.kept > 0) == (10, True)
+    assert not [p for p in folder.rglob(".*") if p.is_file()]
+    assert len(labels(root, target)) == 10
+
+
+def test_a_value_that_cannot_be_labelled_is_named_and_the_others_are_made(data):
+    root, source, target = data
+
+    class Choosy(Threshold):
+        def label(self, values):
+            _, *others = super().label(values)
+            return [SampleError("too dark"), *others]
+
+    report = label(root, source, target, Choosy())
+    assert 0 < len(report.bad) < 10
+    assert report.labelled == 10 - len(report.bad)
+    assert report.bad[0].reason == "too dark"
+    assert len(labels(root, target)) == report.labelled
+
+
+def test_labels_that_would_be_hidden_or_stand_twice_are_refused(data):
+    root, source, target = data
+    tar = any((root / source.spec.source).glob("*.tar"))
+    folder = root / target.spec.source
+    write_data(root, {"b": target}, {"b": sample_names(3)}, tar=not tar)
+    with pytest.raises(ValueError, match="move it away"):
+        label(root, source, target, Threshold())
+    for path in folder.iterdir():
+        path.unlink()
+    if tar:
+        write_tar(folder / "other.tar", {"0000.npy": target.example_samples(1, 0)[0]["npy"]})
+        with pytest.raises(ValueError, match=r"other\.tar is no shard of what it is made from"):
+            label(root, source, target, Threshold())
+
+
+def test_a_second_step_goes_on_from_what_this_process_made_in_the_first(data):
+    """Of two processes, one is far ahead: it finds its own labels, and needs none of the other's."""
+    root, source, target = data
+    again = fake_modalities(["b"])["b"]
+    third = type(again)("c")
+    for rank in (1, 0):
+        label(root, source, target, Threshold(), rank=rank, world=2)
+        report = label(root, target, third, Copy(), shares=source, rank=rank, world=2)
+        assert report.lacking == 0
+    assert len(labels(root, third)) == 10
+    assert {n: v.tolist() for n, v in labels(root, third).items()} == {
+        n: v.tolist() for n, v in labels(root, target).items()
+    }
+
+
+class Copy(Labeller):
+    def label(self, values):
+        return list(values)
+
+
+def test_progress_counts_what_is_left(data):
+    root, source, target = data
+    calls = []
+    label(root, source, target, Threshold(), progress=lambda *counts: calls.append(counts))
+    assert calls[-1] == (10, 10)
+    label(root, source, target, Threshold(), progress=lambda *counts: pytest.fail("nothing was left"))
+
+
+def modalities(**labelled_from):
+    """Modalities of plugins of their own names, each made from the ones given."""
+    made = fake_modalities(["a", "b", "words"])
+    for name, sources in labelled_from.items():
+        made[name].labelled_from = lambda model, sources=sources: sources(model) if callable(sources) else sources
+    plugins = {name: Plugin("modality", name, "", "fakes", "1", "") for name in made}
+    return Modalities(made.values(), plugins)
+
+
+def test_targets_are_made_in_the_order_in_which_they_need_one_another():
+    some = modalities(b=("words",), words=("a",))
+    assert plan(some, "a", ["b", "words"], {}) == [Step("words", "a"), Step("b", "words")]
+    assert plan(some, "words", ["b"], {}) == [Step("b", "words")]
+    by_model = modalities(b=lambda model: ("a",) if model else ("words",), words=("a",))
+    assert plan(by_model, "a", ["b", "words"], {"b": "x"}) == [Step("b", "a"), Step("words", "a")]
+
+
+def test_what_cannot_be_made_is_said_before_anything_is():
+    some = modalities(b=("words",), words=("b",))
+    for targets, models, message in (
+        (["b"], {}, "b is made from words, not from a; name that with --from, or add it to --to"),
+        (["b", "words"], {}, "b, words would be made from one another"),
+        (["c"], {}, "no modality 'c' takes part; there are a, b, words"),
+        (["a"], {}, "leave it out of --to"),
+        (["b"], {"words": "x"}, "a model for words, which is not among --to"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(some, "a", targets, models)
+    with pytest.raises(ValueError, match="b has no labeller"):
+        plan(modalities(), "a", ["b"], {})

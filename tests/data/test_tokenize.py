@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +38,27 @@ def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, **opt
 def read(path):
     """All that a shard holds."""
     return load_file(path)["ids"].tolist(), read_metadata(path)
+
+
+def content_of(folder):
+    """Of all files: the path, what the tensors hold, the metadata."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [(p.relative_to(folder), {k: v.tolist() for k, v in load_file(p).items()}, read_metadata(p)) for p in files]
+
+
+def in_a_process(work, kill_after=None):
+    """Whether `work` ends well in a process of its own, which is killed after some seconds where they are given."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def snapshot(root):
@@ -78,6 +103,91 @@ def test_running_again_does_nothing_and_an_interrupted_run_goes_on(root):
 def test_nothing_but_whole_shards_is_left_behind(root):
     run(root)
     assert not [p for p in (root / "tokens").rglob("*") if p.is_file() and p.name.startswith(".")]
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
+    whole = root / "whole"
+    tokenize_split(root / "raw", whole, MODALITIES, TOKENIZERS, CONFIG)
+    rng = np.random.default_rng(0)
+
+    class Slow(LevelsTokenizer):
+        def encode(self, arrays):
+            time.sleep(0.01)
+            return super().encode(arrays)
+
+    slow = {**TOKENIZERS, "a": Slow([MODALITIES["a"].spec])}
+    kills, seconds = 0, 0.02
+    while not in_a_process(lambda: run(root, tokenizers=slow), kill_after=rng.uniform(0, seconds)):
+        kills, seconds = kills + 1, seconds * 1.2  # so that it ends, however slow the machine is
+        for path in (root / "tokens").rglob("shard-*.safetensors"):  # whatever stands there is whole
+            assert read_metadata(path)["views"] == "3"
+    assert kills >= 3
+    assert content_of(root / "tokens") == content_of(whole)
+
+
+@pytest.mark.parametrize("moment", ["written in part", "whole but not renamed"])
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_a_kill_while_a_shard_is_written_leaves_no_broken_one_and_no_rest(root, monkeypatch, moment, number):
+    count = 0
+
+    rename = os.replace
+
+    def rename_or_die(temporary, path):
+        nonlocal count
+        if count == number:
+            if moment == "written in part":
+                Path(temporary).write_bytes(Path(temporary).read_bytes()[:100])
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        rename(temporary, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", rename_or_die)
+        assert not in_a_process(lambda: run(root))
+    files = [p for p in (root / "tokens").rglob("*") if p.is_file()]
+    assert len([p for p in files if not p.name.startswith(".")]) == number
+    assert len(files) == number + 1
+    report = run(root)
+    assert report.written + report.finished == 9
+    assert all(p.name.startswith("shard-") for p in (root / "tokens").rglob("*") if p.is_file())
+
+
+def test_shards_may_be_read_by_whoever_may_read_new_files(root):
+    run(root)
+    (root / "new").touch()
+    modes = {p.stat().st_mode for p in (root / "tokens").rglob("shard-*.safetensors")}
+    assert modes == {(root / "new").stat().st_mode}
+
+
+def test_what_another_process_is_writing_is_left_alone(root):
+    other = root / "tokens/a/.shard-00001.safetensors.99.part"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"half")
+    run(root, rank=0, world=2)
+    assert other.exists()
+    run(root, rank=1, world=2)
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_folders_and_shards_of_raw_files_give_the_same_tokens(tmp_path, tar):
+    write_data(tmp_path / "raw", MODALITIES, sample_names(9), tar=tar)
+    run(tmp_path)
+    ids = TokenShards(tmp_path / "tokens/a")
+    data = AlignedData(tmp_path / "raw", MODALITIES)
+    view = RecordedViews(tmp_path / "tokens").get("0008", 1)["image"]
+    assert len(ids.names) == 9
+    assert ids.ids("0008", 1).tolist() == TOKENIZERS["a"].encode([data.array("0008", "a", view)])[0].tolist()
+
+
+def test_all_modalities_of_a_sample_are_seen_through_the_crop_that_is_recorded_once(root):
+    run(root)
+    views = RecordedViews(root / "tokens")
+    assert views.groups == ["image"]
+    seen = [views.get("0005", number)["image"] for number in range(3)]
+    assert len({(v.top, v.left, v.height, v.flip) for v in seen}) == 3
+    digests = {metadata["views_digest"] for m in ("a", "b") for metadata in TokenShards(root / "tokens" / m).metadata}
+    assert digests == set(views.digests)
 
 
 def test_a_modality_added_later_sees_the_recorded_views(root):
@@ -158,12 +268,14 @@ def test_processes_share_the_shards(root):
     assert together == {p.name: read(p) for p in (alone / "a").iterdir()}
 
 
-def test_progress_counts_to_the_end(root):
-    for _ in range(2):
+def test_progress_counts_what_is_left_to_the_end(root):
+    for gone, left in ((None, 30), ("a/shard-00001", 4), ("b/shard-00002", 2)):
+        if gone:
+            (root / f"tokens/{gone}.safetensors").unlink()
         calls = []
         run(root, progress=lambda done, total, calls=calls: calls.append((done, total)))
-        assert calls[-1] == (30, 30)
-        assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+        assert calls[-1] == (left, left)
+        assert [done for done, _ in calls] == list(range(1, left + 1))
 
 
 def test_tokens_that_do_not_fit_the_spec_are_an_error(root):

@@ -45,7 +45,7 @@ class Colour(Modality):
 
     def make_spec(self):
         tokens = {
-            "tokenizer": TokenizerRecipe(kind="bins"),
+            "tokenizer": TokenizerRecipe(kind="toy_bins"),
             "token_space": TokenSpace(name=self.name, size=self.settings.codes),
         }
         return ModalitySpec(
@@ -109,7 +109,7 @@ class Height(Colour):
             extensions=("npy",),
             layout=Grid(height=4, width=4),
             array=FeatureMap(channels=1, height=SIDE, width=SIDE),
-            tokenizer=TokenizerRecipe(kind="bins"),
+            tokenizer=TokenizerRecipe(kind="toy_bins"),
             token_space=TokenSpace(name="height", size=self.settings.codes),
             expected_decoding=True,
         )
@@ -187,7 +187,7 @@ class Pose(Words):
             extensions=("npy",),
             layout=Vector(length=3),
             array=FeatureVector(size=6),
-            tokenizer=TokenizerRecipe(kind="bins"),
+            tokenizer=TokenizerRecipe(kind="toy_bins"),
             token_space=TokenSpace(name="pose", size=5),
             alignment=None,
         )
@@ -202,7 +202,7 @@ class Pose(Words):
 class Bins(Tokenizer):
     """The mean of each patch, in equal bins of [-1, 1]."""
 
-    kind = "bins"
+    kind = "toy_bins"
 
     @property
     def fingerprint(self):
@@ -268,7 +268,7 @@ class Letters(TextTokenizer):
 
 
 PLUGINS = {"colour": Colour, "height": Height, "pose": Pose, "words": Words}
-TOKENIZERS = {"bins": Bins, "letters": Letters}
+TOKENIZERS = {"toy_bins": Bins, "letters": Letters}
 
 
 def modalities() -> dict[str, Modality]:
@@ -300,7 +300,7 @@ def install(folder: Path, names: list[str], *, kinds: bool = True, version: str 
     classes = {name: PLUGINS[name].__name__ for name in names}
     groups = {f"toy-{name}": f"[fourm.modalities.v1]\n{name} = {__name__}:{cls}\n" for name, cls in classes.items()}
     if kinds:
-        groups["toy-kinds"] = f"[fourm.tokenizers.v1]\nbins = {__name__}:Bins\nletters = {__name__}:Letters\n"
+        groups["toy-kinds"] = f"[fourm.tokenizers.v1]\ntoy_bins = {__name__}:Bins\nletters = {__name__}:Letters\n"
     for distribution, entry_points in groups.items():
         info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)

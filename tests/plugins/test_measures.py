@@ -53,6 +53,16 @@ def test_relative_depth_is_measured_up_to_scale_and_offset():
     assert np.allclose(depth.read(depth.write(again)), again, atol=1e-3, equal_nan=True)
 
 
+def test_relative_depth_is_standardised_by_its_middle_and_not_its_extremes():
+    depth = modality("depth", normalisation="per_image")
+    value = np.random.default_rng(0).permutation(np.linspace(1, 9, 100)).reshape(10, 10).astype(np.float32)
+    array = depth.normalise(value)[0]
+    middle = np.sort(value.ravel())[10:90]
+    np.testing.assert_allclose(array, (value - middle.mean()) / middle.std(), atol=1e-4)
+    far = np.where(value == value.max(), np.float32(1000), value)  # one wrong measurement
+    np.testing.assert_allclose(depth.normalise(far)[0][far < 1000], array[far < 1000], atol=1e-5)
+
+
 def test_metric_depth_is_clipped_to_its_range():
     depth = modality("depth", min_depth=1, max_depth=10)
     back = depth.denormalise(depth.normalise(np.array([[0.5, 1, 3, 20]], np.float32)))

@@ -10,7 +10,7 @@ from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.schedule import decay_groups
 from fourm_engine.train.task import Share
-from tests.fakes import fake_modalities, sample_names, write_data
+from tests.fakes import TOKENIZERS, fake_modalities, sample_names, write_data
 from tests.tasks.fourm_run import Host, config, make_task
 
 
@@ -95,6 +95,19 @@ def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):
     assert {"embedding.encoder_table", "embedding.decoder_table", "embedding.modality"} <= free
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     assert linear <= decayed
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer_than_its_checkpoints(data, tmp_path, monkeypatch):
+    """Nor with tokens of another: those are refused for not being this tokenizer's."""
+    Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
+    before = {p: p.read_bytes() for p in (tmp_path / "run/model").rglob("*") if p.is_file()}
+    monkeypatch.setattr(TOKENIZERS["fake_levels"], "salt", "-refitted")
+    for steps in (2, 4):  # one that is finished, and one that goes on
+        with pytest.raises(ValueError, match=r"tokenizers\.a was 'fake_levels' and is now 'fake_levels-refitted'"):
+            Trainer(make_task(data), config(steps=steps), tmp_path / "run", seed=3).run()
+    assert {p: p.read_bytes() for p in (tmp_path / "run/model").rglob("*") if p.is_file()} == before
+    with pytest.raises(ValueError, match=r"tokenizers/a: the tokenizer of a is not the one that was saved"):
+        FourM.from_pretrained(tmp_path / "run", device="cpu", manager=Host())
 
 
 def test_resuming_names_what_changed(data, tmp_path):

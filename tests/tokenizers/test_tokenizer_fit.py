@@ -1,5 +1,6 @@
 """Fitting a token space: what is stored, when it is done again, how it goes on after a stop."""
 
+import json
 import os
 import socket
 import subprocess
@@ -20,14 +21,23 @@ from fourm_engine.train.task import Share
 from fourm_plugins import Metric
 
 FIT = FitConfig(steps=60, batch_size=4, lr=3e-3, device="cpu", threads=1, log_every=1000)
+#: An average of the weights is kept, too.
+AVERAGED = FIT.model_copy(update={"steps": 25, "ema": 0.8})
+QUANTISERS = {
+    "batch": {"restart_below": 0.3},
+    "split": {"restart_below": 0.3, "restart": "split", "kmeans_start": False},
+    "product": {"heads": 2, "normalise_codes": False},
+    "fsq": {"quantiser": "fsq", "levels": [4, 4], "latent_dim": 16},
+    "lfq": {"quantiser": "lfq", "latent_dim": 16},
+}
 
 
 class Maps:
     """What `fit` needs of a modality: its values are its arrays."""
 
-    def __init__(self, settings=SMALL):
+    def __init__(self, settings=SMALL, *, codes=CODES):
         self.name = "map"
-        self.spec = map_spec(features(), settings=settings)
+        self.spec = map_spec(features(), settings=settings, codes=codes)
 
     def normalise(self, value):
         return value
@@ -93,25 +103,27 @@ def test_other_steps_data_or_settings_are_fitted_anew(tmp_path, change):
     assert fit(tmp_path, **change).fresh
 
 
-def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch):
-    whole = fit(tmp_path / "whole")
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_a_stopped_fit_goes_on_where_it_was(tmp_path, monkeypatch, quantiser):
+    maps = Maps({**SMALL, **QUANTISERS[quantiser]}, codes=16)
+    whole = fit(tmp_path / "whole", config=AVERAGED, modality=maps)
     seen = []
     after_step = TokenizerTask.after_step
 
     def stop(self, model, step):
         seen.append(step)
-        if step == 30:
+        if step == 15:
             raise KeyboardInterrupt
         after_step(self, model, step)
 
-    config = FIT.model_copy(update={"checkpoint_every": 20})
+    config = AVERAGED.model_copy(update={"checkpoint_every": 10})
     monkeypatch.setattr(TokenizerTask, "after_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "stopped", config=config)
+        fit(tmp_path / "stopped", config=config, modality=maps)
     seen.clear()
     monkeypatch.setattr(TokenizerTask, "after_step", lambda s, m, step: (seen.append(step), after_step(s, m, step))[1])
-    resumed = fit(tmp_path / "stopped", config=config)
-    assert seen[0] == 20
+    resumed = fit(tmp_path / "stopped", config=config, modality=maps)
+    assert seen[0] == 10
     assert resumed.tokenizer.fingerprint == whole.tokenizer.fingerprint
 
 
@@ -164,6 +176,25 @@ def test_sizes_that_cannot_be_built_are_refused_by_name(settings, reason):
 # Small steps: a latent that lies between two codes to within rounding goes to one or the other, and large steps make of
 # that another run.
 SHORT = FIT.model_copy(update={"steps": 14, "lr": 1e-3})
+
+
+def test_a_diffusion_decoder_is_fitted_on_a_fitted_encoder_and_again_when_that_changes(tmp_path):
+    unet = {"width": 16, "groups": 8}
+    settings = {"encoder": SMALL["encoder"], "latent_dim": 8, "decoder": unet}
+    maps = Maps({**settings, "encoder_from": str(tmp_path / "source" / "map")})
+    recipe = maps.spec.tokenizer.model_copy(update={"kind": "divae"})
+    maps.spec = maps.spec.model_copy(update={"tokenizer": recipe})
+    config = FIT.model_copy(update={"steps": 8})
+    source = fit(tmp_path / "source", config=FIT.model_copy(update={"steps": 20}))
+    first, again = (fit(tmp_path / "out", config=config, modality=maps) for _ in range(2))
+    assert first.fresh
+    assert not again.fresh
+    assert sorted(first.report["map"]) == ["dead codes", "mse", "perplexity", "usage"]
+    assert np.array_equal(again.tokenizer.encode(ramps(5)), source.tokenizer.encode(ramps(5)))
+    fit(tmp_path / "source", config=FIT.model_copy(update={"steps": 20}), seed=1)
+    assert fit(tmp_path / "out", config=config, modality=maps).fresh
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -175,6 +206,7 @@ with processes(FIT):
     for _ in range(2):
         fit(folder, config=SHORT)
         fit_tokenizer([Words("caption")], {"caption": data(["a red cube"] * 3)}, {}, FIT, folder, Host())
+    fit(folder / "sharded", config=SHORT.model_copy(update={"parallel": "shard"}))
 """
 
 
@@ -190,16 +222,19 @@ def test_two_processes_fit_the_tokenizer_of_one(tmp_path):
         for rank in "01"
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in started]
+        errors = [process.communicate(timeout=300)[1] for process in started]
     finally:
         for process in started:
             process.kill()
     assert not any(process.returncode for process in started), errors
+    # In micro-batches of the size that the processes have, so that all products are of the same shapes.
     fit(tmp_path / "one", config=SHORT.model_copy(update={"accumulate": 2}))
-    one, two = (load_file(tmp_path / folder / "map" / "weights.safetensors") for folder in ("one", "two"))
+    folders = ("one", "two", "two/sharded")
+    one, *others = (load_file(tmp_path / folder / "map" / "weights.safetensors") for folder in folders)
     # Not all weights: the keys' bias has no gradient but rounding errors, which Adam blows up.
     for name in ("quantiser.codes", "encoder.proj.weight", "decoder.out_proj.bias"):
-        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-4)
+        for two in others:
+            torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-4)
     assert (tmp_path / "two" / "text" / "wordpiece.json").exists()
 
 
@@ -243,6 +278,45 @@ def test_overrides_of_a_token_space_replace_what_they_name():
     assert config.fit_of("other") == config.fit
     with pytest.raises(ValueError, match=r"spaces\.map: warmup=50 .* steps=20"):
         TokenizersConfig(folder="x", fit=FitConfig(warmup=50), spaces={"map": FitOverride(steps=20)})
+
+
+def test_the_average_of_the_weights_is_what_is_fitted(tmp_path):
+    plain, averaged = (
+        fit(tmp_path / "a", config=FIT.model_copy(update={"steps": 25})),
+        fit(tmp_path / "b", config=AVERAGED),
+    )
+    ours, theirs = averaged.tokenizer.state(), plain.tokenizer.state()
+    assert torch.equal(ours["quantiser.codes"], theirs["quantiser.codes"])  # an average already
+    assert not torch.equal(ours["decoder.out_proj.weight"], theirs["decoder.out_proj.weight"])
+
+
+def test_a_fit_follows_its_codes_and_writes_curves(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fourm_engine.tokenizers.fit.shutil.rmtree", lambda folder, **_: kept.append(folder))
+    fit(tmp_path, config=AVERAGED.model_copy(update={"log_every": 5, "eval_every": 10, "tensorboard": True}))
+    run = next(folder for folder in kept if (folder / "metrics.jsonl").exists() or any(folder.glob("*/metrics.jsonl")))
+    rows = [json.loads(line) for line in next(run.rglob("metrics.jsonl")).read_text().splitlines()]
+    lines = [row for row in rows if "losses" in row]
+    assert [row["step"] for row in lines] == [5, 10, 15, 20, 25]
+    assert {"mse", "commitment", "usage", "perplexity", "dead codes"} == set(lines[-1]["losses"])
+    assert lines[-1]["losses"]["mse"] < lines[0]["losses"]["mse"]
+    assert 0 < lines[-1]["losses"]["usage"] <= 1
+    assert [row["step"] for row in rows if "eval" in row] == [10, 20, 25]
+    assert list(run.rglob("events.out.tfevents*"))
+
+
+def test_a_step_in_bf16_is_finite_and_close(tmp_path):
+    """Under autocast; quantising itself stays in float32."""
+    config = FIT.model_copy(update={"steps": 2, "batch_size": 2})
+    maps = Maps({**SMALL, "warmup": 0.0})
+    reports = [
+        fit(tmp_path / precision, config=config.model_copy(update={"precision": precision}), modality=maps).report[
+            "map"
+        ]
+        for precision in ("fp32", "bf16")
+    ]
+    assert reports[1]["mse"] == pytest.approx(reports[0]["mse"], rel=0.05)
+    assert reports[1]["mse"] != reports[0]["mse"]
 
 
 def test_the_number_of_codes_is_the_token_spaces():

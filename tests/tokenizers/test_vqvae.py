@@ -8,7 +8,7 @@ from grids import CLASSES, CODES, SIZE, SMALL, TOKENS, classes, features, halves
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.fit import fit_network
 from fourm_engine.tokenizers.losses import LOSSES, loss_weights
-from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder
+from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins import FeatureMap
 
@@ -60,6 +60,43 @@ def test_output_patches_unfold_as_channel_row_column():
     assert decoder(torch.zeros(1, 1, 8))[0].tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
 
 
+def test_sizes_of_the_paper_stand_for_their_numbers():
+    base = CodecSettings(size="B", post_mlp=False)
+    assert (base.width, base.blocks, base.heads) == (768, 12, 12)
+    assert base.model_dump() == CodecSettings(width=768, blocks=12, heads=12, post_mlp=False).model_dump()
+    assert CodecSettings(size="S", width=512).width == 512
+    with pytest.raises(ValueError, match=r"width=128 contradicts size='L', whose width is 1024"):
+        DecoderSettings(size="L", width=128)
+    tokenizer = VQVAETokenizer([map_spec(features())], encoder={"size": "S"}, decoder={"size": "S"})
+    assert len(tokenizer.network.blocks()) == 16
+    assert tokenizer.network.encoder.proj.out_features == 512
+
+
+def test_the_tail_starts_as_nothing_and_sees_across_seams():
+    decoder = ViTDecoder(2, (4, 4), (2, 2), DecoderSettings(width=8, heads=2, blocks=0, conv_tail=2))
+    plain = ViTDecoder(2, (4, 4), (2, 2), DecoderSettings(width=8, heads=2, blocks=0))
+    plain.load_state_dict(decoder.state_dict(), strict=False)
+    x = torch.randn(1, 4, 8)
+    assert torch.equal(decoder(x), plain(x))
+    torch.nn.init.normal_(decoder.tail.proj_out.weight)
+    changed = x.clone()
+    changed[:, 0] += 1
+    difference = (decoder(x) - decoder(changed)).abs().amax((0, 1))
+    assert difference[:4, 4].min() > 0  # the next patch's first column
+    assert (plain(x) - plain(changed)).abs().amax((0, 1))[:, 4:].max() == 0
+    with pytest.raises(ValueError, match="conv_tail"):
+        CodecSettings(conv_tail=1)
+
+
+def test_settings_at_a_default_that_was_added_are_not_stored():
+    stored = VQVAETokenizer([map_spec(features())], **SMALL).settings.model_dump(mode="json")
+    assert sorted(stored) == [
+        *("class_dim", "commitment", "decay", "decoder", "encoder", "latent_dim", "loss", "normalise_codes"),
+        *("restart_below", "warmup"),
+    ]
+    assert sorted(stored["decoder"]) == ["blocks", "heads", "mlp_ratio", "post_mlp", "width"]
+
+
 def test_feature_maps_of_one_position_a_token_are_taken():
     array = FeatureMap(channels=10, height=TOKENS, width=TOKENS)
     tokenizer = random_tokenizer(map_spec(array))
@@ -77,6 +114,31 @@ def test_fitting_beats_the_constant_and_uses_the_codes(fitted):
     assert np.mean((decoded - held_out) ** 2) < 0.5 * constant
     assert report["usage"] > 0.8
     assert 0.3 < report["perplexity"] <= report["usage"]
+
+
+WAYS = {
+    "split": {"restart": "split"},
+    "random start": {"kmeans_start": False, "restart_below": 0.2, "decay": 0.95},
+    "euclidean": {"normalise_codes": False, "decay": 0.9},
+    "product": {"heads": 2},
+    "fsq": {"quantiser": "fsq", "levels": [3, 3, 3], "latent_dim": 16},
+    "lfq": {"quantiser": "lfq", "latent_dim": 16},
+    "conv tail": {"decoder": {"width": 32, "blocks": 1, "conv_tail": 1}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_quantising_learns(way):
+    torch.manual_seed(0)
+    codes = {"fsq": 27, "product": 25, "lfq": 32}.get(way, CODES)
+    tokenizer = VQVAETokenizer([map_spec(features(), codes=codes)], **{**SMALL, **WAYS[way]})
+    report = fit_network(tokenizer, ramps(100), FIT.model_copy(update={"steps": 120}))
+    held_out = np.stack(ramps(40, seed=1))
+    decoded = np.stack(tokenizer.decode(tokenizer.encode(list(held_out))))
+    constant = np.mean((held_out - held_out.mean((0, 2, 3), keepdims=True)) ** 2)
+    assert np.mean((decoded - held_out) ** 2) < 0.6 * constant
+    assert report["usage"] > 0.6
+    assert report["dead codes"] == round((1 - report["usage"]) * codes)
 
 
 def test_class_maps_are_learnt(fitted):

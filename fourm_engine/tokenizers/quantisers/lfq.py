@@ -3,7 +3,7 @@ dimensions, and its id the bits, the first dimension's the lowest. Nothing is lo
 
 In: latents (..., d). Out: latents of ±1; two terms of the loss for each latent:
 
-- "commitment": its squared distance to its code;
+- "commitment": its squared distance to its code, the mean over dimensions, which are not bounded here;
 - "entropy": E[H(q)] - H(E[q]). Each latent should be sure of its code, and all of them together use all codes alike. q
   is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
 """
@@ -48,7 +48,7 @@ class LookupFreeQuantiser(Quantiser):
             codes = self.lookup(ids)
             if self.training:
                 self._count(ids)
-            losses = {COMMITMENT: (z - codes).square().sum(-1), ENTROPY: self._entropy(z)}
+            losses = {COMMITMENT: (z - codes).square().mean(-1), ENTROPY: self._entropy(z)}
             return Quantised(z + (codes - z).detach(), ids, losses)
 
     def _entropy(self, z: Tensor) -> Tensor:

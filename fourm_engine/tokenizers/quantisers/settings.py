@@ -5,6 +5,7 @@ The number of codes is the token space's; settings that do not make exactly as m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -57,8 +58,14 @@ class CodebookSettings(Settings):
     #: Of the distributions behind it: lower asks less of latents that are far from zero.
     temperature: float = Field(default=1.0, gt=0)
 
-    #: Weight of the distance between latents and codes (vq, lfq).
+    #: Weight of the distance between latents and codes, for vq and lfq. For lfq the default is 0.1: more makes latents
+    #: settle on the code that they are next to at first.
     commitment: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _commitment_of_lfq(cls, data: Any) -> Any:
+        return {"commitment": 0.1} | data if isinstance(data, dict) and data.get("quantiser") == "lfq" else data
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -92,14 +99,13 @@ def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Q
     """The quantiser of `size` codes. Raises ValueError where the settings make another number of them."""
     if settings.quantiser == "fsq":
         assert settings.levels is not None
-        quantiser: Quantiser = FiniteScalarQuantiser(settings.levels)
-        if quantiser.size != size:
+        if (made := math.prod(settings.levels)) != size:
             shown = "x".join(map(str, settings.levels))
             raise ValueError(
-                f"levels {shown} make {quantiser.size} codes, the token space has {size}; set its size "
-                f"(codebook_size) to {quantiser.size}, or choose other levels"
+                f"levels {shown} make {made} codes, the token space has {size}; set its size "
+                f"(codebook_size) to {made}, or choose other levels"
             )
-        return quantiser
+        return FiniteScalarQuantiser(settings.levels)
     if settings.quantiser == "lfq":
         bits = size.bit_length() - 1
         if size != 1 << bits:

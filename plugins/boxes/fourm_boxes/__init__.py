@@ -10,17 +10,20 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import Field
 
-from fourm_boxes.box import Box, parse_boxes, write_boxes
-from fourm_boxes.measures import average_precision, mean_average_precision
-from fourm_plugins import Metric, SampleError, View, images
+from fourm_boxes.box import Box, Boxed, Order, ordered, parse_boxes, write_boxes
+from fourm_boxes.labeller import DetectionLabeller, DetectionOptions, RegionLabeller, RegionOptions
+from fourm_boxes.measures import average_precision, dropped, mean_average_precision
+from fourm_plugins import Labeller, Metric, Modality, SampleError, View, images
 from fourm_plugins.bases import SequenceModality, SequenceSettings
+from fourm_plugins.labelling import label_options
 
-__all__ = ["Box", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
+__all__ = ["Box", "Boxed", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
 
 _MAX_BYTES = 8_000_000
 _ROUNDING = 1e-3  # how far beyond the picture a stored coordinate may lie
@@ -30,8 +33,12 @@ _CANVAS = 256  # pixels
 class BoxesSettings(SequenceSettings):
     #: Labels that may occur; any where none are given. A label read that is not among them is an error.
     labels: tuple[str, ...] = ()
-    #: The largest this many are kept.
+    #: In which order boxes are written. "random" draws one for each view of a sample.
+    order: Order = "distance"
+    #: At most this many are written: the most certain by "score", the first drawn by "random", else the largest.
     max_boxes: int = Field(default=40, ge=1)
+    #: Boxes of a lower score are left out; those without a score, such as people's own, count as 1.
+    min_score: float = Field(default=0.0, ge=0, le=1)
     #: Share of a box that a crop must show for the box to be kept.
     min_visible: float = Field(default=0.25, gt=0, le=1)
     source: str = "boxes"
@@ -88,24 +95,38 @@ class Boxes(SequenceModality[list[Box]]):
         return {"json": json.dumps(entries).encode()}
 
     def augment(self, value: list[Box], view: View) -> list[Box]:
-        """Boxes in the view's coordinates, cut to it; those of which it shows less than `min_visible` are left out."""
+        """Boxes in the view's coordinates, cut to it; those of which it shows less than `min_visible`, and those less
+        certain than `min_score`, are left out."""
         seen = []
         for box in value:
+            if box.certainty < self.settings.min_score:
+                continue
             x0, y0, x1, y1 = view.box(box.x0, box.y0, box.x1, box.y1)
             whole = (x1 - x0) * (y1 - y0)
             x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0)
             if x0 < x1 and y0 < y1 and (x1 - x0) * (y1 - y0) >= self.settings.min_visible * whole * (1 - 1e-9):
                 seen.append(Box(box.label, x0, y0, x1, y1, score=box.score))
+        if self.settings.order == "random":
+            # Any random choice is the view's: the same boxes through the same view come in the same order.
+            rng = np.random.default_rng(zlib.crc32(repr((view, value)).encode()))
+            return [seen[i] for i in rng.permutation(len(seen))]
         return seen
 
     def normalise(self, value: list[Box]) -> str:
-        largest = sorted(value, key=lambda box: -box.area)[: self.settings.max_boxes]
-        return write_boxes(largest, bins=self.settings.text.coordinate_bins)
+        order = self.settings.order
+        kept = ordered(value, "area" if order == "distance" else order)[: self.settings.max_boxes]
+        return write_boxes(kept, bins=self.settings.text.coordinate_bins, order=order)
 
-    def denormalise(self, array: np.ndarray | str) -> list[Box]:
-        """What parses; `parse_boxes` also counts what does not."""
+    def denormalise(self, array: np.ndarray | str) -> Boxed:
+        """What parses, and `dropped`, the number of pieces that do not."""
         assert isinstance(array, str)
-        return parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)[0]
+        boxes, lost = parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
+        return Boxed(boxes, dropped=lost)
+
+    def remark(self, value: list[Box]) -> str:
+        lost = value.dropped if isinstance(value, Boxed) else 0
+        pieces = "1 piece of the generated text was" if lost == 1 else f"{lost} pieces of the generated text were"
+        return f"{pieces} no box, dropped" if lost else ""
 
     def render(self, value: list[Box]) -> Image.Image:
         canvas = Image.new("RGB", (_CANVAS, _CANVAS), (245, 245, 245))
@@ -122,7 +143,25 @@ class Boxes(SequenceModality[list[Box]]):
         return (
             Metric("AP50, class ignored", average_precision, True),
             Metric("AP50", mean_average_precision, True),
+            Metric("dropped", dropped, False, "a sample"),
         )
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",) if model else ("semseg",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
+        """With the Hub name or folder of an object detection model, boxes of pictures (`DetectionOptions`); without,
+        boxes about the regions of class maps (`RegionOptions`)."""
+        if model is not None:
+            given = label_options(DetectionOptions, options, target=self.name)
+            return DetectionLabeller(model, given, labels=self.settings.labels)
+        classes = tuple(getattr(source.settings, "classes", ()))
+        if not classes:
+            raise ValueError(
+                f"{self.name} needs a model, a folder or a Hub id such as facebook/detr-resnet-50; or class maps whose "
+                f"classes have names, which {source.name} has not (classes: [...])"
+            )
+        return RegionLabeller(label_options(RegionOptions, options, target=self.name), classes=classes)
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         labels = self.settings.labels or ("disc", "square", "triangle")

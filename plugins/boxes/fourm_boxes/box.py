@@ -1,14 +1,19 @@
 """`Box`, and boxes as text: `v0=12 v1=250 v2=500 v3=999 person v0=...`, the form of the published models.
 
-v0 to v3 are xmin, ymin, xmax, ymax as round(x * (bins - 1)); boxes are ordered by the distance of (xmin, ymin) from the
-origin, the picture's upper left corner.
+v0 to v3 are xmin, ymin, xmax, ymax as round(x * (bins - 1)). Written are lists in any of the orders of `Order`; read is
+any text, with what was no box counted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+#: "distance": of (xmin, ymin) from the origin, the picture's upper left corner, as in the paper. "area": the largest
+#: first. "score": the most certain first. "random": as they come, which a view has shuffled.
+Order = Literal["distance", "area", "score", "random"]
 
 _START = re.compile(r"v0\s*=")
 _BOX = re.compile(r"v0\s*=\s*(\d{1,7})\s*v1\s*=\s*(\d{1,7})\s*v2\s*=\s*(\d{1,7})\s*v3\s*=\s*(\d{1,7})(?!\d)([^=]*)")
@@ -30,12 +35,36 @@ class Box:
     def area(self) -> float:
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
+    @property
+    def certainty(self) -> float:
+        """The score; 1 where there is none, as of boxes that a person drew."""
+        return 1.0 if self.score is None else self.score
 
-def write_boxes(boxes: Sequence[Box], *, bins: int = 1000) -> str:
+
+class Boxed(list[Box]):
+    """Boxes read from text, and how many pieces of it were `dropped`, being none."""
+
+    def __init__(self, boxes: Iterable[Box] = (), *, dropped: int = 0) -> None:
+        super().__init__(boxes)
+        self.dropped = dropped
+
+
+def ordered(boxes: Sequence[Box], order: Order) -> list[Box]:
+    """`boxes` in an order that does not depend on how they came, except "random", which keeps it."""
+    if order == "random":
+        return list(boxes)
+
+    def key(box: Box) -> tuple:
+        first = {"distance": box.x0**2 + box.y0**2, "area": -box.area, "score": -box.certainty}[order]
+        return (first, box.x0, box.y0, box.x1, box.y1, box.label)
+
+    return sorted(boxes, key=key)
+
+
+def write_boxes(boxes: Sequence[Box], *, bins: int = 1000, order: Order = "distance") -> str:
     """The text of `boxes`; a box narrower than a bin is written one bin wide."""
-    ordered = sorted(boxes, key=lambda box: (box.x0**2 + box.y0**2, box.x0, box.y0, box.x1, box.y1, box.label))
     parts = []
-    for box in ordered:
+    for box in ordered(boxes, order):
         x0, x1 = _bins(box.x0, box.x1, bins)
         y0, y1 = _bins(box.y0, box.y1, bins)
         parts.append(f"v0={x0} v1={y0} v2={x1} v3={y1} {box.label}")

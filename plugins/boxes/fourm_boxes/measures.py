@@ -1,4 +1,5 @@
-"""Average precision of boxes at an intersection over union of 0.5 (AP50), over all pictures together.
+"""Measures of boxes: average precision at an intersection over union of 0.5 (AP50), over all pictures together, and
+what generated text held beside boxes.
 
 In: a list of `Box` for each picture, predicted and true. Boxes with the higher score are matched first, each to the
 free true box it overlaps most. A generated list says nothing of its confidence: boxes without a score count as 1, and
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fourm_boxes.box import Box, label_key
+from fourm_boxes.box import Box, Boxed, label_key
 
 Pictures = Sequence[Sequence[Box]]
 
@@ -40,13 +41,19 @@ def mean_average_precision(predictions: Pictures, truths: Pictures, *, overlap: 
     return float(np.mean(each)) if each else 0.0
 
 
+def dropped(predictions: Pictures, truths: Pictures) -> float:
+    """Mean number of pieces of the text of a prediction that were no box; 0 for boxes that never were text."""
+    counts = [p.dropped if isinstance(p, Boxed) else 0 for p, _ in zip(predictions, truths, strict=True)]
+    return float(np.mean(counts)) if counts else 0.0
+
+
 def _only(pictures: Pictures, key: str) -> list[list[Box]]:
     return [[box for box in boxes if label_key(box.label) == key] for boxes in pictures]
 
 
 def _match(predicted: Sequence[Box], true: Sequence[Box], overlap: float) -> list[tuple[float, bool]]:
     """(score, right) of each predicted box of one picture."""
-    scores = [1.0 if box.score is None else box.score for box in predicted]
+    scores = [box.certainty for box in predicted]
     pairs = [(-scores[i], -_iou(a, b), i, j) for i, a in enumerate(predicted) for j, b in enumerate(true)]
     taken_p: set[int] = set()
     taken_t: set[int] = set()

@@ -7,12 +7,15 @@ str. Array: that str.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
-from fourm_plugins import View
+from fourm_caption.labeller import CaptionLabeller, CaptionOptions
+from fourm_plugins import Modality, View
 from fourm_plugins.bases import TextSequence, TextSequenceSettings
 from fourm_plugins.bases.text import Lines
+from fourm_plugins.labelling import label_options
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|ward|wards|hand)?\b)", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
@@ -32,6 +35,18 @@ class Caption(TextSequence):
         """The view's choice among the alternatives. In a mirrored picture left is right."""
         text = super().augment(value, view)
         return _SIDE.sub(_swap, text) if view.flip else text
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> CaptionLabeller:
+        """Captions of pictures; `model` is a captioning model's Hub name or folder. Options: `CaptionOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a captioning model: name one, a folder or a Hub id such as "
+                f"Salesforce/blip-image-captioning-base"
+            )
+        return CaptionLabeller(model, label_options(CaptionOptions, options, target=self.name))
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         samples = []

@@ -14,6 +14,7 @@ from pydantic import Field
 from fourm_clip.labeller import ClipLabeller
 from fourm_plugins import Modality
 from fourm_plugins.bases import FeatureGrid, FeatureSettings
+from fourm_plugins.labelling import NetworkOptions, label_options
 
 __all__ = ["CLIP", "ClipLabeller"]
 
@@ -29,13 +30,16 @@ class CLIP(FeatureGrid):
     licence = "Apache-2.0"
     description = "CLIP feature map"
 
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
     def labeller(self, source: Modality, model: str | None, **options: Any) -> ClipLabeller:
-        """Feature maps of pictures; `model` is a CLIP model's Hub name or folder. Options: batch_size, device."""
+        """Feature maps of pictures; `model` is a CLIP model's Hub name or folder. Options: `NetworkOptions`."""
         if model is None:
             raise ValueError(
                 f"{self.name} needs a CLIP model: name one, a folder or a Hub id such as openai/clip-vit-base-patch16"
             )
-        labeller = ClipLabeller(model, **options)
+        labeller = ClipLabeller(model, label_options(NetworkOptions, options, target=self.name))
         if labeller.channels != self.settings.channels:
             raise ValueError(
                 f"{model} gives features of {labeller.channels} channels, {self.name} is set to "

@@ -3,7 +3,7 @@
 In: pictures uint8 (H, W, 3) of any size. Out: float32 (rows, columns, channels), unit vectors, one for each patch of
 the model's vision transformer: its last hidden states without the class token, through the final norm and the
 projection into the space shared with text. Torch and transformers are imported when a labeller is made (`pip install
-"fourm-clip[labeller]"`).
+'fourm-clip[label]'`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_plugins import Labeller
+from fourm_plugins.labelling import NetworkOptions, check_picture, load_network
 
 # Colour statistics of OpenAI's CLIP, for a model stored without preprocessor_config.json.
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -23,24 +24,15 @@ _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipLabeller(Labeller):
-    """`model`: a folder or Hub id that holds safetensors. `device`: the GPU where there is one, by default."""
+    """`model`: a folder or Hub id that holds safetensors."""
 
-    def __init__(self, model: str, *, batch_size: int = 32, device: str | None = None) -> None:
-        try:
-            import torch
-            from transformers import CLIPModel
-            from transformers.utils import cached_file
-        except ImportError as error:
-            raise ValueError(f'labelling with CLIP needs `pip install "fourm-clip[labeller]"`: {error}') from error
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} is not positive")
-        self.batch_size = batch_size
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            network: Any = CLIPModel.from_pretrained(model, use_safetensors=True)
-        except OSError as error:
-            raise ValueError(f"no CLIP model in {model}: {str(error).splitlines()[0]}") from error
-        self._model = network.float().to(self._device).eval()
+    def __init__(self, model: str, options: NetworkOptions) -> None:
+        install, self.batch_size = "fourm-clip[label]", options.batch_size
+        self._model: Any = load_network(
+            model, ["CLIPModel"], what="a CLIP model", install=install, device=options.device
+        )
+        from transformers.utils import cached_file
+
         self._size: int = self._model.config.vision_config.image_size
         self.channels: int = self._model.config.projection_dim
         path = cached_file(model, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
@@ -60,7 +52,9 @@ class ClipLabeller(Labeller):
             pixels = np.stack([self._pixels(value) for value in values[start : start + self.batch_size]])
             with torch.inference_mode():
                 vision = self._model.vision_model
-                hidden_BND = vision(pixel_values=torch.from_numpy(pixels).to(self._device)).last_hidden_state[:, 1:]
+                hidden_BND = vision(pixel_values=torch.from_numpy(pixels).to(self._model.device)).last_hidden_state[
+                    :, 1:
+                ]
                 out_BNC = self._model.visual_projection(vision.post_layernorm(hidden_BND))
                 out_BNC = torch.nn.functional.normalize(out_BNC, dim=-1).cpu()
             side = int(out_BNC.shape[1] ** 0.5)
@@ -69,11 +63,5 @@ class ClipLabeller(Labeller):
 
     def _pixels(self, value: np.ndarray) -> np.ndarray:
         """float32 (3, size, size) of a picture."""
-        if not (isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3):
-            raise ValueError(f"CLIP features are made from pictures, uint8 (H, W, 3), not from {_kind(value)}")
-        squeezed = Image.fromarray(value).resize((self._size, self._size), Image.Resampling.BICUBIC)
+        squeezed = Image.fromarray(check_picture(value)).resize((self._size, self._size), Image.Resampling.BICUBIC)
         return ((np.asarray(squeezed, np.float32) / 255 - self._mean) / self._deviation).transpose(2, 0, 1)
-
-
-def _kind(value: object) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

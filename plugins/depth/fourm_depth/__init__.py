@@ -12,15 +12,17 @@ Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from fourm_depth.labeller import DepthLabeller, DepthOptions
 from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
-from fourm_plugins import FeatureMap, Metric, ModalitySpec, SampleError, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, images
 from fourm_plugins.bases import GridModality
+from fourm_plugins.labelling import label_options
 
 _TRIM = 0.1  # share of the depths left out at either end by "per_image"
 
@@ -122,6 +124,24 @@ class Depth(GridModality):
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         one, image = constants(images.stack(values))
         return {"one value": one, "one image": image}
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> DepthLabeller:
+        """Depth of pictures; `model` is a depth model's Hub name or folder. Options: `DepthOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a depth model: name one, a folder or a Hub id such as "
+                f"depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
+            )
+        labeller = DepthLabeller(model, label_options(DepthOptions, options, target=self.name))
+        if labeller.output == "inverse" and self.settings.normalisation == "log":
+            raise ValueError(
+                f"{model} predicts relative depth, {self.name} is metric; set normalisation: per_image, or take a "
+                f"model that predicts metres"
+            )
+        return labeller
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         samples = []

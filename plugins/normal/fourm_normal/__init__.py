@@ -7,14 +7,16 @@ NaN where there is none. Array: float32 (3, H, W), the same vectors, NaN where t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from fourm_normal.labeller import NormalLabeller, NormalOptions
 from fourm_normal.measures import constants, mean_angle, median_angle, share_within
-from fourm_plugins import FeatureMap, Metric, SampleError, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, images
 from fourm_plugins.bases import GridModality
+from fourm_plugins.labelling import label_options
 
 _SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
 _CLOSE = 11.25  # degrees
@@ -80,6 +82,20 @@ class Normal(GridModality):
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         one, image = constants(images.stack(values))
         return {"one value": one, "one image": image}
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("depth",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> NormalLabeller:
+        """Normals of metric depth maps, by geometry; there is no model. Options: `NormalOptions`."""
+        if model is not None:
+            raise ValueError(f"{self.name} is made from depth by geometry; it takes no model")
+        if getattr(source.settings, "normalisation", None) == "per_image":
+            raise ValueError(
+                f"{self.name} needs metric depth: the shape of a surface does not follow from the relative depth of "
+                f"{source.name}"
+            )
+        return NormalLabeller(label_options(NormalOptions, options, target=self.name))
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         samples = []

@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fourm_plugins import images
+from fourm_plugins import Metric, images
 from fourm_plugins.bases import PictureGrid
+from fourm_rgb.measures import frechet_distance, ssim
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
@@ -32,6 +33,12 @@ class TokenSettings(images.TokenSettings):
 
 class _Picture(PictureGrid):
     licence = "Apache-2.0"
+
+    def metrics(self) -> tuple[Metric, ...]:
+        return (*super().metrics(), Metric("SSIM", ssim, True))
+
+    def network_metrics(self, model: str) -> tuple[Metric, ...]:
+        return (frechet_distance(model),)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
         if self.settings.normalisation == "unit":

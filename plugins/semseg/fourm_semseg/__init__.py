@@ -6,13 +6,15 @@ has no class. Array: the same, or with `void_first` one more everywhere, so that
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from fourm_plugins import ClassMap
+from fourm_plugins import ClassMap, Modality
 from fourm_plugins.bases import ClassGrid, ClassSettings
+from fourm_plugins.labelling import label_options
+from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
 
 
 class SemSegSettings(ClassSettings):
@@ -42,3 +44,21 @@ class SemSeg(ClassGrid):
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
         assert isinstance(array, np.ndarray)
         return super().denormalise(array - int(self.settings.void_first))
+
+    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+        return ("rgb",)
+
+    def labeller(self, source: Modality, model: str | None, **options: Any) -> SemSegLabeller:
+        """Class maps of pictures; `model` is a segmentation model's Hub name or folder. Options: `SemSegOptions`."""
+        if model is None:
+            raise ValueError(
+                f"{self.name} needs a segmentation model: name one, a folder or a Hub id such as "
+                f"nvidia/segformer-b0-finetuned-ade-512-512"
+            )
+        return SemSegLabeller(
+            model,
+            label_options(SemSegOptions, options, target=self.name),
+            classes=self.settings.classes,
+            number=self.settings.num_classes,
+            ignored=self.settings.ignore is not None,
+        )

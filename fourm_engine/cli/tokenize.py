@@ -1,0 +1,60 @@
+"""`fourm tokenize`: from raw files and fitted tokenizers to token shards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def tokenize(
+    config: Annotated[Path, typer.Argument(help="YAML config.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
+) -> None:
+    """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
+    from fourm_engine.cli.progress import Progress
+    from fourm_engine.cli.share import local_device, rank_and_world
+    from fourm_engine.config import load_config
+    from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.modalities import load_manager
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
+    from fourm_engine.tokenizers.store import load_tokenizers
+
+    settings = load_config(config, overrides or [])
+    manager = load_manager(settings.modalities)
+    modalities = settings.load_modalities(manager)
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    for tokenizer in {id(t): t for t in tokenizers.values()}.values():
+        if isinstance(tokenizer, NeuralTokenizer):
+            tokenizer.to(local_device())
+    data = settings.data
+    if data.train is None or data.tokens is None:
+        raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
+    rank, world = rank_and_world()
+    splits = [("train", data.train, data.train_split, True), ("val", data.val, data.val_split, False)]
+    for name, root, split, training in splits:
+        if root is None:
+            continue
+        report = tokenize_split(
+            root,
+            data.tokens / name,
+            modalities,
+            tokenizers,
+            data,
+            split,
+            Progress(name, rank),
+            training=training,
+            seed=settings.seed,
+            rank=rank,
+            world=world,
+        )
+        print(
+            f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
+            f"{report.written} shards written, {report.finished} were there, "
+            f"{report.samples_per_second:.0f} samples/s, {len(report.bad)} files left out",
+            flush=True,
+        )
+        for line in report.bad:
+            print(f"left out {line}", file=sys.stderr)

@@ -1,0 +1,229 @@
+"""How good fitted tokenizers are: held-out values, encoded and decoded, in each modality's own metrics.
+
+In: a config whose tokenizers are fitted. Out: `TokenizerScores` of each modality with tokens, written to
+`tokenizers.json`, and `sheet.png`, reconstructions above what they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.config import RunConfig
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.views import ViewDrawer
+from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
+from fourm_engine.evaluate.results import Score
+from fourm_engine.files import write_atomically
+from fourm_engine.modalities import Modalities, load_manager
+from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.tokenizers.samples import named_values
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_plugins.modality import Metric, Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+JSON, SHEET = "tokenizers.json", "sheet.png"
+FORMAT = 1
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class TokenizerScores:
+    """One modality's tokenizer on held-out samples. `scores`: `prediction` is the reconstruction's score, `constants`
+    those of the best predictors that look at nothing. Of sequences, whose vocabulary is no codebook, `used`, `dead` and
+    `perplexity` are None."""
+
+    modality: str
+    kind: str
+    fingerprint: str
+    codes: int
+    tokens: float  # a sample, the mean
+    bits: float  # a sample: tokens x log2(codes)
+    samples: int
+    scores: list[Score]
+    used: int | None = None  # codes that occur
+    dead: int | None = None  # codes that do not
+    perplexity: float | None = None  # exp of the entropy of the codes, at most `codes`
+    left_out: int = 0  # files that could not be used
+
+
+@dataclass(frozen=True)
+class TokenizerEvaluation:
+    tokenizers: list[TokenizerScores]
+    #: What could not be measured, and why.
+    notes: list[str]
+    #: Files written: the report, and the sheet where there is a picture.
+    files: list[Path] = field(default_factory=list)
+
+
+def evaluate_tokenizers(
+    config: RunConfig,
+    *,
+    only: Sequence[str] = (),
+    samples: int = 512,
+    pictures: int = 6,
+    features: str | None = None,
+    constant_samples: int = 300,
+    out: Path | None = None,
+    device: Any = "cpu",
+) -> TokenizerEvaluation:
+    """Measure the tokenizers of a config on the first `samples` of its held-out data, seen through centre crops.
+
+    Args:
+        only: modalities to measure; all with tokens where none are named.
+        pictures: samples on the sheet.
+        features: a network, by name or folder, for the metrics that need one.
+        constant_samples: training samples to which the constant predictors are fitted.
+        out: folder of the report; by default `<run>/tokenizer-evaluation`.
+
+    Raises ValueError: no held-out data, no such modality, no fitted tokenizer."""
+    data = config.data
+    if data.val is None:
+        raise ValueError("data.val is not set: name the folder of held-out data")
+    manager = load_manager(config.modalities)
+    modalities = config.load_modalities(manager)
+    chosen = _chosen(modalities, only)
+    spaces = {
+        space: specs for space, specs in modalities.token_spaces.items() if {spec.name for spec in specs} & set(chosen)
+    }
+    tokenizers = load_tokenizers(config.tokenizers.folder, spaces, manager)
+    bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
+    held_out = AlignedData(data.val, modalities, data.val_split, **bounds)
+    train = AlignedData(data.train, modalities, data.train_split, **bounds) if data.train is not None else None
+    centre = ViewDrawer.from_config(modalities, data, training=False)
+
+    found, notes = [], list[str]()
+    shown: dict[str, dict[str, tuple[Any, Any]]] = {}  # sample -> modality -> (value, reconstruction)
+    for name in chosen:
+        modality, tokenizer = modalities[name], tokenizers[name]
+        if isinstance(tokenizer, NeuralTokenizer):
+            tokenizer.to(device)
+        values = named_values(held_out, name, centre, limit=samples)
+        if not values:
+            notes.append(f"{name}: no held-out sample has it")
+            continue
+        metrics = modality.metrics() + (modality.network_metrics(features) if features else ())
+        known = named_values(train, name, centre, limit=constant_samples) if train is not None else {}
+        constants = modality.constants(list(known.values())) if known else {}
+        ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
+        scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
+        found.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
+            shown.setdefault(sample, {})[name] = (value, again)
+        log.info("%s: %d samples encoded and decoded", name, len(values))
+    out = out or config.run / "tokenizer-evaluation"
+    files = [_write(out, found, notes)]
+    # Samples that have the most modalities show the most.
+    best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
+    if best:
+        files.append(
+            _draw(out, modalities, [name for name in chosen if any(name in shown[s] for s in best)], shown, best)
+        )
+    return TokenizerEvaluation(found, notes, files)
+
+
+def _chosen(modalities: Modalities, only: Sequence[str]) -> list[str]:
+    with_tokens = [name for name, modality in modalities.items() if not modality.spec.continuous]
+    if unknown := sorted(set(only) - set(with_tokens)):
+        raise ValueError(f"no modality {unknown[0]!r} with tokens takes part; there are {', '.join(with_tokens)}")
+    return [name for name in with_tokens if not only or name in only]
+
+
+def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any]) -> tuple[list[np.ndarray], list[Any]]:
+    """Ids of each value, and the values that they decode to."""
+    ids, decoded = list[np.ndarray](), list[Any]()
+    for start in range(0, len(values), BATCH):
+        rows = tokenizer.encode([modality.normalise(value) for value in values[start : start + BATCH]])
+        ids += rows
+        decoded += [modality.denormalise(array) for array in tokenizer.decode(rows)]
+    return ids, decoded
+
+
+def _scores(
+    name: str,
+    metrics: Sequence[Metric],
+    decoded: Sequence[Any],
+    values: Sequence[Any],
+    constants: Mapping[str, Any],
+    notes: list[str],
+) -> list[Score]:
+    def measure(metric: Metric, predictions: Sequence[Any]) -> float | None:
+        try:
+            found = float(metric.compute(predictions, values))
+        except ValueError as error:
+            note = f"{name}: {metric.name} cannot be computed: {error}"
+            if note not in notes:
+                notes.append(note)
+            return None
+        return found if math.isfinite(found) else None
+
+    scores = []
+    for metric in metrics:
+        if len(values) < metric.min_samples:
+            notes.append(f"{name}: {metric.name} needs {metric.min_samples} samples, there are {len(values)}")
+            continue
+        beside = {what: measure(metric, [value] * len(values)) for what, value in constants.items()}
+        scores.append(
+            Score(metric.name, metric.unit, metric.higher_is_better, measure(metric, decoded), constants=beside)
+        )
+    return scores
+
+
+def _describe(
+    name: str, tokenizer: Tokenizer, ids: Sequence[np.ndarray], scores: list[Score], left_out: int
+) -> TokenizerScores:
+    tokens = float(np.mean([len(row) for row in ids]))
+    spec = next(spec for spec in tokenizer.specs if spec.name == name)
+    book: dict[str, Any] = {}
+    if spec.layout.kind != "sequence":
+        counts = np.bincount(np.concatenate(list(ids)), minlength=tokenizer.size)
+        p = counts[counts > 0] / counts.sum()
+        used = int((counts > 0).sum())
+        book = {"used": used, "dead": tokenizer.size - used, "perplexity": float(np.exp(-(p * np.log(p)).sum()))}
+    return TokenizerScores(
+        modality=name,
+        kind=tokenizer.kind,
+        fingerprint=tokenizer.fingerprint,
+        codes=tokenizer.size,
+        tokens=tokens,
+        bits=tokens * math.log2(tokenizer.size),
+        samples=len(ids),
+        scores=scores,
+        left_out=left_out,
+        **book,
+    )
+
+
+def _write(out: Path, found: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
+    document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in found], "notes": list(notes)}
+    write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return out / JSON
+
+
+def _draw(
+    out: Path,
+    modalities: Modalities,
+    names: Sequence[str],
+    shown: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    samples: Sequence[str],
+) -> Path:
+    rows = []
+    for sample in samples:
+        outputs = []
+        for name in names:
+            value, again = shown[sample].get(name, (None, None))
+            render = modalities[name].render
+            rendered = (None, None) if value is None else (render(again), render(value))
+            outputs.append(Output(name, *rendered))
+        rows.append(SamplePictures(sample, {}, outputs))
+    write_atomically(out / SHEET, png(contact_sheet(rows, above="reconstruction")))
+    return out / SHEET

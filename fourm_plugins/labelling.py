@@ -1,0 +1,155 @@
+"""For writers of labellers: pretrained networks in the format of `transformers`, and the options of a labeller.
+
+In: a folder or Hub id, pictures uint8 (H, W, 3) of any sizes. Out: the network, ready to be called on batches. Weights
+are safetensors and code is that of the installed library: nothing is unpickled, and no code that comes with a model is
+run. torch and transformers are imported when a network is loaded, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from fourm_plugins.explain import explain
+from fourm_plugins.modality import Settings
+
+
+class NetworkOptions(Settings):
+    """Options that all labellers with a network share."""
+
+    #: Pictures that pass the network together; the labels do not depend on it but for rounding.
+    batch_size: int = Field(default=16, ge=1)
+    #: Such as `cuda:1`; by default the GPU of this process where there is one, else the CPU.
+    device: str | None = None
+
+
+Options = TypeVar("Options", bound=Settings)
+
+
+def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) -> Options:
+    """The options of the labeller of `target`. Raises ValueError, one line, for those that it does not take."""
+    try:
+        return cls(**given)
+    except ValidationError as error:
+        raise ValueError(f"options of {target}: {'; '.join(explain(error, cls))}") from None
+
+
+def load_network(
+    model: str,
+    kinds: Sequence[str],
+    *,
+    what: str,
+    install: str,
+    device: str | None = None,
+    spare: tuple[str, ...] = (),
+) -> Any:
+    """The network of `model` for the first of `kinds` (auto classes of `transformers`) that it fits: float32, in
+    evaluation mode, on its device, with all its weights.
+
+    Args:
+        what: what is needed, such as "a depth model", for messages.
+        install: the distribution with its extra that provides torch and transformers.
+        spare: beginnings of names of weights that are not used, and may be missing.
+
+    Raises ValueError, one line: what is not installed, or why the model cannot be used."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ValueError(f"labelling with {what} needs torch and transformers: pip install '{install}'") from error
+    network, info = None, None
+    for kind in kinds:
+        try:
+            network, info = getattr(transformers, kind).from_pretrained(
+                model, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            break
+        except Exception as error:  # OSError, ValueError, ImportError, SafetensorError, RuntimeError, KeyError and more
+            if kind == kinds[-1] or not str(error).startswith("Unrecognized configuration class"):
+                raise ValueError(f"{model}: cannot be used as {what}: {_first_line(error)}") from error
+    assert network is not None
+    assert info is not None
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(spare)):
+        # The library would go on with random numbers in their place.
+        raise ValueError(f"{model}: not trained as {what}: lacks the weights {missing[0]} ({len(missing)} missing)")
+    chosen = device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
+    try:
+        return network.float().to(chosen).eval()
+    except RuntimeError as error:
+        raise ValueError(f"device {chosen!r} cannot be used: {_first_line(error)}") from error
+
+
+class PictureNetwork:
+    """A network that takes pictures, with the preprocessing that is stored beside it.
+
+    Arguments as of `load_network`; `options` say batch size and device."""
+
+    def __init__(
+        self,
+        model: str,
+        kinds: Sequence[str],
+        *,
+        what: str,
+        install: str,
+        options: NetworkOptions,
+        spare: tuple[str, ...] = (),
+    ) -> None:
+        self.network = load_network(model, kinds, what=what, install=install, device=options.device, spare=spare)
+        self.config = self.network.config
+        self.model, self._batch_size = model, options.batch_size
+        from transformers import AutoImageProcessor
+
+        try:
+            self.processor: Any = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
+        except Exception as error:
+            raise ValueError(f"{model}: its preprocessing cannot be used: {_first_line(error)}") from error
+
+    def run(
+        self, values: Sequence[np.ndarray], compute: Callable[[dict[str, Any], list[tuple[int, int]]], Sequence[Any]]
+    ) -> list[Any]:
+        """`compute(inputs, sizes)` of all pictures: inputs are tensors (B, …) on the network's device, sizes the
+        pictures' own (height, width); it gives one result a picture.
+
+        Pictures are prepared one by one and those of one shape pass together, so that none is padded to fit another
+        and its result does not depend on what it comes with."""
+        import torch
+
+        groups: dict[tuple, list[tuple[int, dict[str, Any]]]] = {}
+        for index, value in enumerate(values):
+            prepared = self.processor(images=[Image.fromarray(check_picture(value))], return_tensors="pt")
+            tensors = {name: x for name, x in prepared.items() if isinstance(x, torch.Tensor)}
+            groups.setdefault(tuple((name, x.shape) for name, x in tensors.items()), []).append((index, tensors))
+        results: list[Any] = [None] * len(values)
+        device = next(self.network.parameters()).device
+        for members in groups.values():
+            for start in range(0, len(members), self._batch_size):
+                part = members[start : start + self._batch_size]
+                inputs = {name: torch.cat([x[name] for _, x in part]).to(device) for name in part[0][1]}
+                sizes = [(int(values[i].shape[0]), int(values[i].shape[1])) for i, _ in part]
+                with torch.inference_mode():
+                    found = compute(inputs, sizes)
+                for (index, _), result in zip(part, found, strict=True):
+                    results[index] = result
+        return results
+
+
+def check_picture(value: Any) -> np.ndarray:
+    """`value`, which must be a picture uint8 (H, W, 3). Raises ValueError for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
+        return value
+    kind = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    raise ValueError(f"labels are made from pictures, uint8 (H, W, 3), not from {kind}")
+
+
+def same_label(name: str) -> str:
+    """What is compared of two names of a class: letters and digits, in lower case."""
+    return "".join(c for c in name.lower() if c.isalnum()) or name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+"""DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, GLPN,
+DPT, …).
+
+In: pictures uint8 (H, W, 3). Out: float32 (H, W). Of a model that predicts metres: metres. Of one that predicts inverse
+depth up to an unknown scale and offset: depths from 1 (the nearest point) to `far` (the farthest), which say what is in
+front of what and nothing of metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fourm_plugins import Labeller, SampleError
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork
+
+Output = Literal["metric", "inverse"]
+
+#: Model types whose published models all predict metres. Others say what they do in their config, or do not say it.
+_METRIC = ("zoedepth", "glpn", "depth_pro")
+
+
+class DepthOptions(NetworkOptions):
+    #: What the model predicts: metres, or inverse depth up to scale and offset; `auto`: as its config says.
+    output: Literal["auto", "metric", "inverse"] = "auto"
+    #: Of inverse depth: how many times farther than its nearest point the farthest point of a picture is taken to be.
+    far: float = Field(default=20.0, gt=1)
+
+
+class DepthLabeller(Labeller):
+    """`output` says what the labels are. Raises ValueError where the model does not say, and no option does."""
+
+    def __init__(self, model: str, options: DepthOptions) -> None:
+        kinds = ("AutoModelForDepthEstimation",)
+        self._net = PictureNetwork(model, kinds, what="a depth model", install="fourm-depth[label]", options=options)
+        self.output: Output = _said(model, self._net.config) if options.output == "auto" else options.output
+        self._far = options.far
+
+    def label(self, values: Sequence[np.ndarray]) -> list[Any]:
+        def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
+            found = self._net.processor.post_process_depth_estimation(self._net.network(**inputs), target_sizes=sizes)
+            return [x["predicted_depth"].float().cpu().numpy() for x in found]
+
+        return [self._depth(predicted) for predicted in self._net.run(values, compute)]
+
+    def _depth(self, predicted_HW: np.ndarray) -> np.ndarray | SampleError:
+        known = np.isfinite(predicted_HW)
+        if self.output == "metric":
+            known &= predicted_HW > 0
+            if not known.any():
+                return SampleError("the model predicts no positive depth anywhere")
+            return np.where(known, predicted_HW, np.nan).astype(np.float32)
+        if not known.any():
+            return SampleError("the model predicts nothing finite")
+        low, high = predicted_HW[known].min(), predicted_HW[known].max()
+        nearness = (predicted_HW - low) / max(high - low, 1e-12)  # 1 at the nearest point, 0 at the farthest
+        return np.where(known, 1 / (1 / self._far + (1 - 1 / self._far) * nearness), np.nan).astype(np.float32)
+
+
+def _said(model: str, config: Any) -> Output:
+    said = getattr(config, "depth_estimation_type", None)  # of Depth Anything
+    if said == "metric" or config.model_type in _METRIC:
+        return "metric"
+    if said == "relative":
+        return "inverse"
+    raise ValueError(
+        f"{model}: a {config.model_type} does not say whether it predicts metres; give the option output: metric, or "
+        f"output: inverse (as the models after MiDaS do)"
+    )

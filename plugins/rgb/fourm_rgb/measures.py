@@ -1,0 +1,98 @@
+"""Measures of pictures beside those of every picture-like modality.
+
+In: equally long lists of pictures uint8 (H, W, 3), predicted and true. SSIM is the mean over pictures; the Fréchet
+distance compares two sets of pictures, in the features of a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from fourm_plugins import Metric
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork
+
+Pictures = Sequence[np.ndarray]
+
+#: Below this a covariance of features is too uncertain for a Fréchet distance to mean anything.
+FRECHET_SAMPLES = 2048
+_SIGMA, _RADIUS = 1.5, 5  # pixels: the Gaussian window of SSIM, 11 wide
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def ssim(predictions: Pictures, truths: Pictures) -> float:
+    """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error visibility to structural
+    similarity", eq. 13), with its Gaussian window of 11 pixels, over the places where the window lies within the
+    picture, and over the colours. Of a smaller picture the window is the largest that fits."""
+    return float(np.mean([_ssim(p, t) for p, t in zip(predictions, truths, strict=True)]))
+
+
+def _ssim(p: np.ndarray, t: np.ndarray) -> float:
+    radius = min(_RADIUS, (min(p.shape[:2]) - 1) // 2)
+    x, y = p.astype(np.float64), t.astype(np.float64)
+    mean_x, mean_y = _blur(x, radius), _blur(y, radius)
+    var_x, var_y = _blur(x * x, radius) - mean_x**2, _blur(y * y, radius) - mean_y**2
+    covariance = _blur(x * y, radius) - mean_x * mean_y
+    structure = (2 * covariance + _C2) / (var_x + var_y + _C2)
+    return float(np.mean((2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1) * structure))
+
+
+def _blur(x_HWC: np.ndarray, radius: int) -> np.ndarray:
+    """Gaussian means of the windows that lie within (H, W, C): (H - 2 radius, W - 2 radius, C)."""
+    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * _SIGMA**2))
+    weights /= weights.sum()
+    for axis in (0, 1):
+        length = x_HWC.shape[axis] - 2 * radius
+        x_HWC = sum(w * np.take(x_HWC, range(i, i + length), axis) for i, w in enumerate(weights))
+    return x_HWC
+
+
+def frechet_distance(model: str) -> Metric:
+    """The Fréchet distance between predicted and true pictures in the features of `model`, a vision network of
+    `transformers` by folder or Hub id: the spatial mean of its last hidden states. With Inception's features it is FID
+    (Heusel et al. 2017); with others its numbers compare only with those of the same network.
+
+    Raises ValueError, one line: what is not installed, or why the model cannot be used."""
+    try:
+        import torch
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ImportError as error:
+        raise ValueError(f"the Fréchet distance needs torchmetrics: pip install 'fourm-rgb[fid]' ({error})") from error
+    net = PictureNetwork(
+        model,
+        ["AutoModel"],
+        what="a vision network",
+        install="fourm-rgb[fid]",
+        options=NetworkOptions(),
+        spare=("pooler",),
+    )
+
+    class Features(torch.nn.Module):
+        """Stands where the library has its own network: the features are computed before."""
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.num_features = number
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    def features(pictures: Pictures) -> torch.Tensor:
+        def compute(inputs: dict, sizes: list) -> list:
+            hidden = net.network(**inputs).last_hidden_state  # (B, N, C), or (B, C, h, w) of a convolutional network
+            return list((hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))).cpu())
+
+        return torch.stack(net.run(pictures, compute))
+
+    def distance(predictions: Pictures, truths: Pictures) -> float:
+        fake, real = features(predictions), features(truths)
+        if len(real) <= real.shape[1]:
+            raise ValueError(f"{len(real)} samples for {real.shape[1]} features; there must be more than features")
+        metric = FrechetInceptionDistance(feature=Features(real.shape[1]))
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        return float(metric.compute())
+
+    return Metric(f"Fréchet distance, {PurePath(model).name}", distance, False, min_samples=FRECHET_SAMPLES)

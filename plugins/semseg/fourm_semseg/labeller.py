@@ -1,0 +1,82 @@
+"""SemSegLabeller: class maps from pictures, with a segmentation model of `transformers` (SegFormer, Mask2Former, …).
+
+In: pictures uint8 (H, W, 3). Out: int64 (H, W) of the modality's own ids, -1 where the model's class is none of them.
+Classes are matched by name, whatever their case and punctuation; `mapping` settles the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from fourm_plugins import Labeller, SampleError
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
+
+log = logging.getLogger(__name__)
+_KINDS = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation")
+
+
+class SemSegOptions(NetworkOptions):
+    #: {class of the model: class of the modality, or null for none}, beside classes that bear one name.
+    mapping: dict[str, str | None] = Field(default_factory=dict)
+
+
+class SemSegLabeller(Labeller):
+    """`classes`: the modality's names, or () for `number` classes without names, which the model's must then equal in
+    number. `ignored`: whether a map may hold pixels of no class.
+
+    Raises ValueError where no class of the model is one of the modality's."""
+
+    def __init__(
+        self, model: str, options: SemSegOptions, *, classes: Sequence[str], number: int, ignored: bool
+    ) -> None:
+        what = "a segmentation model"
+        self._net = PictureNetwork(model, _KINDS, what=what, install="fourm-semseg[label]", options=options)
+        names = [str(self._net.config.id2label[i]) for i in range(len(self._net.config.id2label))]
+        if classes:
+            self._ids = _match(names, classes, options.mapping, model)
+        elif len(names) == number and not options.mapping:
+            self._ids = np.arange(number)
+        else:
+            raise ValueError(
+                f"{model} knows {len(names)} classes, the modality has {number} without names; name them in its "
+                f"settings (classes: [...])"
+            )
+        if unknown := [name for name, i in zip(names, self._ids) if i < 0]:
+            if not ignored:
+                raise ValueError(
+                    f"{model}: {unknown[0]!r} is none of the classes; map it, or let the modality ignore an id"
+                )
+            log.info("%s: %d classes are left without one: %s", model, len(unknown), ", ".join(unknown[:20]))
+
+    def label(self, values: Sequence[np.ndarray]) -> list[Any]:
+        def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
+            outputs = self._net.network(**inputs)
+            found = self._net.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+            return [x.cpu().numpy() for x in found]
+
+        maps = [self._ids[found] for found in self._net.run(values, compute)]
+        return [x if (x >= 0).any() else SampleError("no pixel is of a class of the modality") for x in maps]
+
+
+def _match(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None], model: str) -> np.ndarray:
+    """int64 (model's classes,): the id of each, -1 for none."""
+    own = {same_label(name): i for i, name in enumerate(classes)}
+    known = {same_label(name) for name in names}
+    for name, target in mapping.items():
+        if same_label(name) not in known:
+            raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(names[:30])}")
+        if target is not None and same_label(target) not in own:
+            raise ValueError(f"mapping: {target!r} is no class of the modality; it has {', '.join(classes[:30])}")
+    settled = {same_label(name): target for name, target in mapping.items()}
+    ids = []
+    for name in map(same_label, names):
+        target = settled.get(name, name)
+        ids.append(-1 if target is None else own.get(same_label(target), -1))
+    if max(ids) < 0:
+        raise ValueError(f"no class of {model} is one of the modality's: {', '.join(names[:10])}, …; give a mapping")
+    return np.array(ids, np.int64)

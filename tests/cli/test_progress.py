@@ -1,0 +1,33 @@
+"""A long command says how much is done, how fast, and how long it will take; one process of many does."""
+
+import pytest
+
+from fourm_engine.cli import progress
+from fourm_engine.cli.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_ten_seconds_has_the_rate_and_the_time_left(clock, capsys):
+    said = Progress("train")
+    for seconds, done in ((1, 100), (10, 20000), (15, 30000), (20, 40000)):
+        clock[0] = seconds
+        said(done, 120000)
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 20000/120000, 2000 samples/s, 0:50 left",
+        "train: 40000/120000, 2000 samples/s, 0:40 left",
+    ]
+
+
+def test_slow_work_is_told_in_fractions_and_hours_and_other_processes_are_silent(clock, capsys):
+    first, second = Progress("photos: some", 0), Progress("photos: some", 1)
+    clock[0] = 10
+    for said in (first, second):
+        said(0, 9000)
+        said(5, 9000)
+    assert capsys.readouterr().out == "photos: some: 5/9000, 0.50 samples/s, 4:59:50 left\n"

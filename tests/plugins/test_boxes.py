@@ -1,0 +1,114 @@
+"""Which boxes are written and in which order, and what becomes of generated text that is none."""
+
+import numpy as np
+import pytest
+from fourm_boxes import Box, parse_boxes, write_boxes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fourm_plugins import View
+from tests.plugins.instances import modality
+
+BINS = 100
+THREE = [
+    Box("far", 0.5, 0.5, 0.9, 0.9, score=0.3),
+    Box("near", 0.0, 0.1, 0.2, 0.2, score=0.9),
+    Box("own", 0.2, 0.2, 1.0, 1.0),
+]
+
+
+def labels(boxes):
+    return [box.label for box in boxes]
+
+
+@pytest.mark.parametrize(
+    ("order", "written"),
+    [
+        ("distance", ["near", "own", "far"]),
+        ("area", ["own", "far", "near"]),
+        ("score", ["own", "near", "far"]),  # one without a score counts as certain
+        ("random", ["far", "near", "own"]),  # as they come
+    ],
+)
+def test_boxes_are_written_in_the_chosen_order(order, written):
+    boxes = modality("boxes", order=order)
+    assert labels(boxes.denormalise(boxes.normalise(THREE))) == written
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"), [("distance", ["own", "far"]), ("area", ["own", "far"]), ("score", ["own", "near"])]
+)
+def test_beyond_the_maximum_the_largest_are_kept_or_by_score_the_most_certain(order, kept):
+    boxes = modality("boxes", order=order, max_boxes=2)
+    assert labels(boxes.denormalise(boxes.normalise(THREE))) == kept
+
+
+def test_uncertain_boxes_are_left_out_and_those_without_a_score_stay():
+    assert labels(modality("boxes", min_score=0.5).augment(THREE, View())) == ["near", "own"]
+    assert labels(modality("boxes", min_score=1).augment(THREE, View())) == ["own"]
+
+
+def test_a_random_order_is_the_views_and_differs_between_views():
+    boxes = modality("boxes", order="random")
+    value = [Box(f"b{i}", 0.1, 0.1, 0.5, 0.5) for i in range(8)]
+    drawn = [labels(boxes.augment(value, View(variant=v))) for v in range(4)]
+    assert drawn == [labels(boxes.augment(value, View(variant=v))) for v in range(4)]
+    assert len({tuple(d) for d in drawn}) == 4
+    assert all(sorted(d) == labels(value) for d in drawn)
+
+
+corner = st.integers(0, BINS - 1)
+boxes_on_bins = st.builds(
+    lambda label, a, b, c, d: Box(label, *(x / (BINS - 1) for x in (min(a, c), min(b, d), max(a, c), max(b, d)))),
+    st.sampled_from(["cube", "traffic light", "t-shirt", "v8 engine", "3d"]),
+    *[corner] * 4,
+).filter(lambda box: box.x0 < box.x1 and box.y0 < box.y1)
+
+
+@given(st.lists(boxes_on_bins, max_size=6), st.sampled_from(["distance", "area", "score", "random"]))
+@settings(max_examples=60, deadline=None)
+def test_reading_what_was_written_gives_the_same_boxes_and_the_same_text(given_boxes, order):
+    text = write_boxes(given_boxes, bins=BINS, order=order)
+    parsed, dropped = parse_boxes(text, bins=BINS)
+    assert dropped == 0
+    assert sorted(map(repr, parsed)) == sorted(map(repr, given_boxes))
+    assert write_boxes(parsed, bins=BINS, order="random") == text
+
+
+soup = st.lists(
+    st.sampled_from(
+        ["v0=1", "v0=99", "v1=2", "v2=30", "v3=40", "v3=4000000", "[S_1]", "[EOS]", "cube", "=", "v0", "\n", "v0=v0="]
+    ),
+    max_size=40,
+)
+
+
+@given(soup, st.sampled_from(["", " "]))
+@settings(max_examples=100, deadline=None)
+def test_any_soup_of_tokens_is_read_and_every_piece_is_a_box_or_counted(tokens, between):
+    boxes = modality("boxes", text={"coordinate_bins": BINS, "vocabulary_size": 1000})
+    value = boxes.denormalise(between.join(tokens))
+    pieces = between.join(tokens).count("v0=")
+    assert pieces <= len(value) + value.dropped <= pieces + 1  # what stands before the first counts as one
+    boxes.render(value)
+    boxes.normalise(value)
+
+
+def test_what_was_dropped_is_said_of_the_value_and_counted_by_a_metric():
+    boxes = modality("boxes")
+    good = boxes.denormalise("v0=1 v1=2 v2=3 v3=4 cube")
+    bad = boxes.denormalise("v0=1 v1=2 v2=3 v3=4 cube v0=7 v1 v0=3")
+    assert (labels(bad), good.dropped, bad.dropped) == (["cube"], 0, 2)
+    assert boxes.remark(good) == ""
+    assert boxes.remark(bad) == "2 pieces of the generated text were no box, dropped"
+    assert boxes.remark(THREE) == ""
+    (metric,) = (m for m in boxes.metrics() if m.name == "dropped")
+    assert metric.compute([good, bad], [THREE, THREE]) == 1
+    assert metric.compute([THREE], [THREE]) == 0
+    assert not metric.higher_is_better
+
+
+def test_nan_scores_and_huge_numbers_do_not_get_into_a_picture():
+    value = modality("boxes").denormalise("v0=0 v1=0 v2=9999999 v3=9999999 cube")
+    assert (list(value), value.dropped) == ([], 1)
+    assert np.asarray(modality("boxes").render(value)).shape == (256, 256, 3)

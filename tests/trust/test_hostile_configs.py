@@ -1,0 +1,90 @@
+"""A config is data: it names nothing that is imported, and describes no more than it holds."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+
+from fourm_engine.config import ConfigError, load_config, read_yaml
+from fourm_engine.modalities import ModalitiesConfig, load_modalities
+from fourm_plugins.manager import PluginError, PluginManager
+from tests.test_config import MINIMAL
+
+
+def bomb(width: int, levels: int, link: str) -> str:
+    """Each level repeats the one before `width` times."""
+    lines = ["a0: &a0 [x, x]" if link == "list" else "a0: &a0 {k: x}"]
+    for level in range(1, levels):
+        aliases = ", ".join([f"*a{level - 1}"] * width)
+        lines.append(f"a{level}: &a{level} " + (f"[{aliases}]" if link == "list" else f"{{<<: [{aliases}]}}"))
+    return "\n".join(lines)
+
+
+HOSTILE = {
+    "a Python object": "run: !!python/object/apply:os.system ['touch owned']",
+    "a Python name": "run: !!python/name:canary.Evil",
+    "a Python module": "run: !!python/module:canary",
+    "a new Python object": "run: !!python/object/new:canary.Evil []",
+    "a tag of one's own": "run: !canary.Evil {}",
+    "aliases that double": bomb(10, 12, "list"),
+    "merges that double": bomb(10, 12, "merge"),
+    "a value that holds itself": "a: &a [*a]",
+    "a mapping that holds itself": "a: &a {b: *a}",
+    "half a million brackets": "[" * 500_000,
+    "deep sections": "".join(f"{' ' * i}a:\n" for i in range(200)) + " " * 200 + "a: 1",
+    "a number of a million digits": "seed: " + "9" * 1_000_000,
+    "a day that is none": "seed: 2020-13-45",
+    "a list for a key": "? [a, b]\n: 1",
+    "thirty thousand keys": "\n".join(f"k{i}:" for i in range(30_000)),
+    "a pickle": "\x80\x04K\x01.",
+    "too much": "#" * (1 << 21),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line_and_at_once(tmp_path, what):
+    path = tmp_path / "config.yaml"
+    path.write_text(HOSTILE[what], encoding="latin-1")
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=r"config\.yaml: ") as caught:
+        read_yaml(path)
+    assert time.process_time() - began < 10
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", ["!!python/object/apply:os.system ['touch owned']", "[" * 100_000, "&a [*a]"])
+def test_a_hostile_override_is_refused_as_well(tmp_path, value):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(ConfigError, match="override"):
+        load_config(path, [f"modalities.settings={value}"])
+
+
+def test_aliases_as_people_use_them_are_read(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("size: &size {image_size: 64}\nsettings: {rgb: *size, depth: {<<: *size, patch_size: 8}}\n")
+    assert read_yaml(path)["settings"]["depth"] == {"image_size": 64, "patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"../../owned": {"plugin": "rgb"}},
+        {"rgb": {"source": "../../owned"}},
+        {"rgb": {"source": "/owned"}},
+        {"rgb": {"name": "../../owned"}},
+        {"rgb": {"plugin": "canary:Evil"}},
+        {"rgb": {"plugin": "canary"}},
+        {"canary": {}},
+        {"rgb": {"tokenizer": {"__class__": "canary.Evil"}, "class_path": "canary.Evil"}},
+        {"rgb": {"image_size": 1 << 60}},
+        {"rgb": {"codebook_size": 1 << 60}},
+    ],
+)
+def test_names_are_neither_paths_nor_code(settings):
+    with pytest.raises(PluginError) as caught:
+        load_modalities(ModalitiesConfig(settings=settings, select=list(settings)), PluginManager())
+    assert "\n" not in str(caught.value)
