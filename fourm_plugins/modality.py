@@ -80,6 +80,14 @@ class Modality(ABC, Generic[Value]):
     def make_spec(self) -> ModalitySpec:
         """The spec under `self.name` and `self.settings`."""
 
+    def at_size(self, height: int, width: int) -> Modality[Value]:
+        """This modality with arrays of `height` x `width` pixels, for tokenizers that serve several sizes. Raises
+        ValueError where that cannot be: no size, or one that its patches do not divide."""
+        if "image_size" not in type(self.settings).model_fields:
+            raise ValueError(f"{self.name} has no image_size, so it cannot be seen at {height}x{width} pixels")
+        settings = self.settings.model_dump(exclude_unset=True) | {"image_size": (height, width)}
+        return type(self)(self.name, **settings)
+
     @abstractmethod
     def read(self, files: Mapping[str, bytes]) -> Value:
         """The value of one sample from its files, {extension without dot: content}. Raises `SampleError`."""

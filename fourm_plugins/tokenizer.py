@@ -42,6 +42,12 @@ class Tokenizer(ABC):
         """The first modality's spec; the only one, unless the space is shared."""
         return self.specs[0]
 
+    def serving(self, spec: ModalitySpec) -> Tokenizer:
+        """This tokenizer for the arrays and tokens of `spec`, which uses its token space; shares all that was fitted.
+        A tokenizer whose arrays look alike in all modalities, as texts do, is its own. Raises ValueError where it
+        cannot serve it."""
+        return self
+
     @property
     def size(self) -> int:
         """Ids are in [0, size)."""

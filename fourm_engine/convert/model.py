@@ -111,7 +111,7 @@ def given_tokenizers(
                 f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
             )
         tokenizer = open_tokenizer(places.pop(), specs, manager=manager) if places else absent(specs)
-        tokenizers |= {spec.name: tokenizer for spec in specs}
+        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
     return tokenizers
 
 

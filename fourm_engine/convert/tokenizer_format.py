@@ -118,7 +118,8 @@ def settings_of(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) ->
         raise ValueError(f"{path}: undo_std is not supported")
     tokens = arguments["image_size"] // arguments["patch_size"]
     assert isinstance(spec.layout, Grid)
-    other = (spec.layout.height, spec.layout.width) != (tokens, tokens)
+    assert spec.token_space is not None
+    other = (spec.layout.height, spec.layout.width) != (tokens, tokens) or spec.token_space.shared
     shared = {"post_mlp": bool(arguments.get("post_mlp", False))} | (
         {"position_grid": (tokens, tokens)} if other else {}
     )

@@ -62,10 +62,11 @@ class DiVAESettings(CodebookSettings):
 
 
 class DiVAE(VQVAE):
-    """Encoder, codebook and UNet of one grid modality. `forward` takes feature maps (B, C, H, W)."""
+    """Encoder, codebook and UNet of one grid modality. `forward` takes feature maps (B, C, H, W) of any size that the
+    patches of both divide."""
 
     decoder: PatchedUNet  # type: ignore[assignment]
-    map_shape: tuple[int, int, int]
+    channels: int
     frozen: bool
     condition_dropout: float
     condition_mask: tuple[float, float]
@@ -76,7 +77,7 @@ class DiVAE(VQVAE):
         assert isinstance(settings, DiVAESettings)
         assert isinstance(spec.array, FeatureMap)
         self.loss_names = (LOSS,)
-        self.map_shape = (channels, spec.array.height, spec.array.width)
+        self.channels = channels
         self.frozen = settings.encoder_from is not None
         self.condition_dropout, self.condition_mask = settings.condition_dropout, settings.condition_mask
         self.guidance = settings.guidance
@@ -99,7 +100,7 @@ class DiVAE(VQVAE):
         condition = self._hide(latents) if self.training else latents
         predicted = self.denoise(self.diffusion.noisy(clean, noise, t), t, condition).float()
         error = F.mse_loss(predicted, self.diffusion.target(clean, noise, t), reduction="none") * known
-        return sums | {LOSS: error.sum() / self.map_shape[0]}
+        return sums | {LOSS: error.sum() / self.channels}
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Zeros in place of the latents that are hidden from the decoder."""
@@ -115,16 +116,26 @@ class DiVAE(VQVAE):
 
     def denoise(self, x_BCHW: Tensor, t_B: Tensor, latents_BNd: Tensor) -> Tensor:
         """One call of the decoder: what it predicts of noisy maps at timesteps t."""
-        condition = rearrange(latents_BNd, "b (h w) d -> b d h w", h=self.grid[0])
+        condition = rearrange(latents_BNd, "b (h w) d -> b d h w", h=self._grid_of(x_BCHW)[0])
         return self.decoder(x_BCHW, t_B, condition)
 
-    def reconstruct(self, latents_BNd: Tensor, *, noise: Tensor | None = None, steps: int | None = None) -> Tensor:
-        """Maps from quantised latents. `noise` (B, C, H, W): by default the one of the settings, alike for every map.
+    def reconstruct(
+        self,
+        latents_BNd: Tensor,
+        grid: tuple[int, int] | None = None,
+        *,
+        noise: Tensor | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Maps from quantised latents of a grid, by default of its own size. `noise` (B, C, H, W): by default the one
+        of the settings, alike for every map of a size.
 
         Maps pass the network one by one on a CPU, and in filled chunks on a GPU, so that a map does not depend on those
         it is decoded with."""
         if noise is None:
-            noise = self.diffusion.noise(self.map_shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
+            grid = grid or self.grid
+            shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
+            noise = self.diffusion.noise(shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
         size, maps = 1 if latents_BNd.device.type == "cpu" else CHUNK, []
         for latents, start in zip(latents_BNd.split(size), noise.split(size)):
             missing = size - len(latents)
@@ -166,7 +177,16 @@ class DiVAETokenizer(VQVAETokenizer):
     places = frozenset({"encoder_from"})
 
     def make_network(self) -> DiVAE:
-        spec, decoder = self.spec, self.settings.decoder
+        self._check_decodes(self.spec)
+        return DiVAE(self.spec, self.settings)
+
+    def _check_alike(self, spec: ModalitySpec) -> None:
+        super()._check_alike(spec)
+        self._check_decodes(spec)
+
+    def _check_decodes(self, spec: ModalitySpec) -> None:
+        """Raise ValueError for what the UNet cannot decode."""
+        decoder = self.settings.decoder
         if not (isinstance(spec.layout, Grid) and isinstance(spec.array, FeatureMap)):
             raise ValueError(
                 f"{spec.name}: a divae tokenizer decodes feature maps on a grid, not a {spec.array.kind}; vqvae does"
@@ -176,7 +196,6 @@ class DiVAETokenizer(VQVAETokenizer):
                 f"{spec.name}: {spec.array.height}x{spec.array.width} does not divide by {decoder.downsampling}, the "
                 f"patch of the decoder times its downsampling; choose another patch or fewer multipliers"
             )
-        return DiVAE(spec, self.settings)
 
     def starting_network(self) -> DiVAE:
         network = self.make_network()
@@ -202,7 +221,7 @@ class DiVAETokenizer(VQVAETokenizer):
             if there != here:
                 raise ValueError(f"{folder}: {key} is {there!r}, but {self.spec.name} has {here!r}; set it alike")
         arrays = [ModalitySpec.model_validate(raw).array for raw in document["specs"]]
-        if arrays != [self.spec.array]:
+        if self.spec.array not in arrays:
             raise ValueError(f"{folder}: fitted for {arrays[0]!r}, but {self.spec.name} is {self.spec.array!r}")
         wanted = {k: tuple(v.shape) for k, v in self.state(copy=False).items() if k.startswith(_ENCODER)}
         check_weights(folder / WEIGHTS, wanted, only=_ENCODER)
@@ -211,17 +230,11 @@ class DiVAETokenizer(VQVAETokenizer):
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, unless the encoder is frozen, and pixels of which something is known."""
-        tokens = float(len(arrays) * self.spec.layout.num_tokens)
-        return dict.fromkeys(self.weights(), tokens) | {LOSS: float((~arrays.isnan().any(1)).sum())}
+        return dict.fromkeys(self.weights(), self.latents_of(arrays)) | {LOSS: float((~arrays.isnan().any(1)).sum())}
 
     def weights(self) -> dict[str, float]:
         learned = {} if self.settings.encoder_from else self.settings.quantiser_weights(self.network.quantiser)
         return learned | {LOSS: 1.0}
-
-
-def _filled(rows: Tensor, size: int) -> Tensor:
-    """`size` rows, the first repeated for those that are missing."""
-    return torch.cat([rows, rows[:1].expand(size - len(rows), *rows.shape[1:])])
 
 
 def _document(folder: Path) -> dict[str, Any]:
