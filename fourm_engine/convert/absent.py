@@ -39,7 +39,8 @@ class AbsentTokenizer(Tokenizer):
         what = "wordpiece vocabulary (JSON)" if isinstance(self, TextTokenizer) else "tokenizer"
         raise MissingTokenizerError(
             f"{names} has no tokenizer here, so that only token ids go in and come out; load the model with "
-            f"tokenizers={{{self.spec.name!r}: file, folder or Hub id of its {what}}}"
+            f"tokenizers={{{self.spec.name!r}: PLACE}}, on the command line --tokenizer {self.spec.name}=PLACE, where PLACE is the "
+            f"file, folder or Hub id of its {what}"
         )
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
