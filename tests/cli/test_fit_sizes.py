@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fourm_engine.cli.tokenizer import fit, tokenize
+from fourm_engine.cli.tokenize import tokenize
+from fourm_engine.cli.tokenizer import fit
 from fourm_engine.config import ConfigError, load_config
 from fourm_engine.data.tokens import TokenShards
 from fourm_engine.modalities import load_manager
