@@ -126,7 +126,7 @@ def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalitie
         held = AlignedData(data.val, modalities, data.val_split, **bounds)
         centre = ViewDrawer.from_config(modalities, data, training=False)
         val = {m: held_out_values(held, m, centre) for m in names}
-    others = at_sizes(members[0], sizes, raw, held, data, seed=settings.seed, cache_bytes=cache)
+    others = at_sizes(members[0], sizes, raw, held, data, seed=settings.seed, cache_bytes=cache) if sizes else []
     fitted = fit_tokenizer(
         members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed, sizes=others
     )
