@@ -20,7 +20,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.tasks.config import LossConfig
+from fourm_engine.tasks.config import ExtendConfig, LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
 from fourm_plugins.discovery import canonical
@@ -53,6 +53,8 @@ class RunConfig(BaseModel):
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    #: Set in a run that extends a trained model.
+    extend: ExtendConfig | None = None
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
         """The modalities that take part: those selected, or with `select: installed` those installed that have data.
@@ -177,7 +179,7 @@ def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set what `section.key=value` says, in place; the value is YAML. Raises ConfigError."""
+    """Set one `section.key=value` in what `read_yaml` gave. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")

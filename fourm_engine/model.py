@@ -171,6 +171,17 @@ class FourM:
         model.published = exported.published_arguments(folder)
         return model
 
+    def grown(
+        self,
+        network: Transformer,
+        modalities: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+    ) -> FourM:
+        """A model that knows more than this one: `vocabulary` begins with its own. What is missing here is missing
+        there, too, and is saved with it. It is no published model any more."""
+        return FourM(network, modalities, tokenizers, vocabulary, missing=self.missing, origin=self._origin)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
         carried over from where the model was loaded."""

@@ -13,6 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from fourm_engine.cli.extend import extension_config
+from fourm_engine.config import load_config
+from fourm_engine.extend.source import Extension
+from fourm_engine.model import FourM
+
 ROOT = Path(__file__).parent.parent
 CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
 GRID = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
@@ -148,3 +153,58 @@ def test_training_again_without_a_plugin_trains_on_the_rest(trained):
     fourm("train", *smaller, "train.steps=2", FOURM_DISABLE="depth,normal,semseg,clip")
     vocabulary = json.loads((folder / "smaller/model/config.json").read_text())["vocabulary"]
     assert [row["name"] for row in vocabulary] == ["boxes", "caption", "rgb", "rgb@pixels"]
+
+
+SEMSEG = GRID | {"classes": ["floor", "wall", "sphere", "cube", "cylinder", "cone"]}
+
+
+def test_a_trained_model_is_extended_by_a_modality_and_tells_what_it_forgets(trained):
+    folder, _ = trained
+    said = fourm("extend", folder / "run", "--add", "semseg", "--train", "lora", "--out", folder / "more",
+                 f"modalities.settings.semseg={json.dumps(SEMSEG)}", "train.steps=3").stdout  # fmt: skip
+    assert "tokenizer semseg, semseg: " in said
+    assert "1 shards written, 4 were there" in said
+    rows = json.loads((folder / "more/extend.json").read_text())["rows"]
+    assert {row["modality"] for row in rows if row["case"] == "known"} == {"rgb", "depth", "boxes", "caption"}
+    assert [row["modality"] for row in rows if row["case"] == "new"] == ["semseg"]
+    assert all(f"{row['before']:.3f} ± {row['before_error']:.3f}" in said for row in rows)
+    model = FourM.from_pretrained(folder / "more")
+    assert model.vocabulary.names == ["boxes", "caption", "depth", "rgb", "rgb@pixels", "semseg"]
+    assert model.generate({"caption": "a red cube"}, ["semseg"])["semseg"].value.shape == (32, 32)
+    assert load_config(folder / "more/config.yaml").modalities.select == model.vocabulary.names
+
+
+@pytest.mark.parametrize(
+    ("source", "add", "out", "message"),
+    [
+        ("run", "semsge", "new", r"no installed plugin provides the modality 'semsge'; did you mean 'semseg'\?"),
+        ("run", "depth", "new", r"'depth' is in the model already"),
+        ("run", "semseg", "run", r"--out .*run: that is the model that is extended"),
+        ("run", "semseg", "data", r"--out .*data: it is there, and no run of `fourm extend`"),
+        ("unfinished", "semseg", "new", r"holds no exported model yet; finish it first: fourm train .*config.yaml"),
+        ("data", "semseg", "new", r"holds no exported model"),
+        ("run/model", "semseg", "new", r"config.yaml: no such file; say with --config"),
+    ],
+)
+def test_what_cannot_be_extended_is_named_before_anything_is_written(trained, source, add, out, message):
+    folder, path = trained
+    (folder / "unfinished").mkdir(exist_ok=True)
+    (folder / "unfinished/config.yaml").write_text(path.read_text())
+    with pytest.raises(ValueError, match=message):
+        Extension.open(
+            extension_config(str(folder / source), [], add=[add], train="rows", out=folder / out, config=None)
+        )
+    assert not (folder / "new").exists()
+
+
+def test_an_exported_folder_is_extended_with_the_settings_it_has(trained):
+    folder, path = trained
+    lora = yaml.safe_load(path.read_text()) | {"extend": {"lora": {"rank": 3}}}
+    (folder / "lora.yaml").write_text(yaml.safe_dump(lora))
+    path = folder / "lora.yaml"
+    config = extension_config(str(folder / "run/model"), [], add=["semseg"], train="rows", out=None, config=path)
+    assert config.extend.lora.rank == 3
+    assert config.run == folder / "run/model-semseg-rows"
+    assert config.modalities.settings["depth"]["codebook_size"] == 16
+    assert config.extend.replay_share == 0
+    assert {spec.name for spec in Extension.open(config).new} == {"semseg"}

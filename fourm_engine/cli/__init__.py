@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fourm_engine.cli import check, convert, evaluate, generate, label, plugins, tokenize, tokenizer, train
+from fourm_engine.cli import check, convert, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
 from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from fourm_engine.config import RunConfig
+    from fourm_engine.modalities import Modalities
+    from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +22,23 @@ def tokenize(
     overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
 ) -> None:
     """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
-    from fourm_engine.cli.progress import Progress
-    from fourm_engine.cli.share import local_device, rank_and_world
     from fourm_engine.config import load_config
-    from fourm_engine.data.tokenize import tokenize_split
     from fourm_engine.modalities import load_manager
-    from fourm_engine.tokenizers.neural import NeuralTokenizer
     from fourm_engine.tokenizers.store import load_tokenizers
 
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
-    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
+    tokenize_data(settings, modalities, load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager))
+
+
+def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:
+    """Write the token shards of this process, of both splits."""
+    from fourm_engine.cli.progress import Progress
+    from fourm_engine.cli.share import local_device, rank_and_world
+    from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
+
     for name, tokenizer in tokenizers.items():
         recipe = modalities[name].spec.tokenizer
         if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change

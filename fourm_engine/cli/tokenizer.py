@@ -62,7 +62,7 @@ def fit(
     with processes(settings.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
-            for line in _fit_space(settings, manager, modalities, name):
+            for line in fit_space(settings, manager, modalities, name):
                 if rank == 0:
                     print(line, flush=True)
 
@@ -96,7 +96,7 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
-def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
+def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
     """Fit one token space; a line for each of its modalities, and for what was left out."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer

@@ -118,7 +118,9 @@ class Embedding(nn.Module):
         """Position + modality vector, (B, N, D). Padding (mod -1) gets a finite value that nothing may look at."""
         table = self.fixed_positions
         if self.learned_positions:
-            table = torch.cat([table.to(self.modality.dtype), *self.learned_positions.values()])
+            # In the vocabulary's order, which `offset` counts in; a ParameterDict sorts by name.
+            learned = [self.learned_positions[name] for name, layout in self._layouts if layout.kind == "vector"]
+            table = torch.cat([table.to(self.modality.dtype), *learned])
         valid, mod = mod_BN >= 0, mod_BN.clamp(min=0)
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)
         return F.embedding(index, table) + F.embedding(mod, self.modality)

@@ -64,7 +64,13 @@ class Heads(nn.Module):
         return F.linear(y, slices[name])
 
     def forward(
-        self, y_BMD: Tensor, target_index: Tensor, target_ids: Tensor, counts: dict[str, int]
+        self,
+        y_BMD: Tensor,
+        target_index: Tensor,
+        target_ids: Tensor,
+        counts: dict[str, int],
+        *,
+        by_token: bool = False,
     ) -> dict[str, tuple[Tensor, int]]:
         """Loss of every modality in `counts`.
 
@@ -73,16 +79,17 @@ class Heads(nn.Module):
             target_index: (T,) int64 flat indices into B·M, sorted by modality in the order of `counts`.
             target_ids: (T,) int64 ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
             counts: modality -> number of predicted tokens; 0 is allowed and gives a loss of 0.
+            by_token: for measuring, without gradients: each token's cross-entropy in place of their sum.
 
         Returns:
-            modality -> (sum of the cross-entropies in nats, float32 scalar; count).
+            modality -> (sum of the cross-entropies in nats, float32 scalar, or each of them, float32 (T_m,); count).
         """
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()
         losses = {}
         for name, y, ids in zip(counts, y_TD.split(lengths), target_ids[:total].split(lengths), strict=True):
-            losses[name] = (self._loss(y, slices[name], ids), counts[name])
+            losses[name] = ((self._nats if by_token else self._loss)(y, slices[name], ids), counts[name])
         return losses
 
     @staticmethod
@@ -95,3 +102,9 @@ class Heads(nn.Module):
             rows = slice(start, start + chunk)
             total = total + checkpoint(cross_entropy_sum, y_TD[rows], weight_VD, ids_T[rows], use_reentrant=False)
         return total
+
+    @staticmethod
+    def _nats(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
+        chunk = max(1, MAX_LOGITS // len(weight_VD))
+        parts = zip(y_TD.split(chunk), ids_T.split(chunk), strict=True)
+        return torch.cat([F.cross_entropy(F.linear(y, weight_VD).float(), ids, reduction="none") for y, ids in parts])

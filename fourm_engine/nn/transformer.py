@@ -126,11 +126,12 @@ class Transformer(nn.Module):
         """(..., D) of `decode` -> (..., V_m), over the modality's own ids. ValueError: it has no output rows."""
         return self.heads.logits(y, name)
 
-    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens)."""
+    def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
+        """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens). With
+        `by_token` not their sum, but (T_m,) one by one, in the order of the batch's targets."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
-        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts)
+        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
 
     def start_cache(self, context_BND: Tensor, valid_BN: Tensor, max_len: int) -> DecoderCache:
         """Begin decoding one sequence a row of the batch, of at most `max_len` tokens, from the context of `encode`."""

@@ -24,13 +24,14 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tasks.config import LossConfig
 from fourm_engine.train.task import Loss, Share, Task
+from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 
 EXPORT = "model"
 #: At most this many held-out samples are looked at in one evaluation.
 EVALUATION_SAMPLES = 512
 _NO_ROWS = np.zeros((4, 0), np.int64)
-_NOTHING = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
+NO_SAMPLE = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
 
 
 class FourMTask(Task):
@@ -74,7 +75,7 @@ class FourMTask(Task):
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":
             return super().weights(counts, step)
-        targets = [name for name in counts if self.modalities[name].spec.target]
+        targets = [name for name in counts if name in self.modalities and self.modalities[name].spec.target]
         return {name: 1 / len(targets) for name in targets}
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
@@ -90,20 +91,15 @@ class FourMTask(Task):
         total = min(len(self.held_out), EVALUATION_SAMPLES)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
             rows = range(start, start + size)
-            samples = [self.held_out[i] if i < total else _NOTHING for i in rows]
+            samples = [self.held_out[i] if i < total else NO_SAMPLE for i in rows]
             batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
             for name, (loss, count) in model(batch.to(device)).items():
                 found[name] = (found[name][0] + float(loss), found[name][1] + count)
         return found
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
-        with torch.device("meta"):
-            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
-        network.to_empty(device="cpu")
-        network.initialise()  # for the tables of positions, which are not among the weights
-        network.load_state_dict(weights)
-        model = FourM(network.eval(), self.modalities, self.tokenizers, self.vocabulary)
-        model.save_pretrained(folder / EXPORT)
+        network = network_of(self.config, self.vocabulary, weights)
+        FourM(network, self.modalities, self.tokenizers, self.vocabulary).save_pretrained(folder / EXPORT)
 
     def identity(self) -> dict[str, Any]:
         model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
@@ -130,3 +126,13 @@ class FourMTask(Task):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.
         return not name.startswith("embedding.") or name.startswith("embedding.projections.")
+
+
+def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
+    """The network with these weights, on the CPU, ready to be used."""
+    with torch.device("meta"):
+        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+    network.to_empty(device="cpu")
+    network.initialise()  # for the tables of positions, which are not among the weights
+    network.load_state_dict(weights)
+    return network.eval()

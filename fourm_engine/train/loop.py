@@ -92,6 +92,8 @@ class Trainer:
         with processes(self.config) as device, _stop_requests() as stop:
             self._check()
             self._build(device)
+            if self.task.evaluates_first:
+                self._evaluate()
             checkpoints = Checkpoints(
                 self.folder / "checkpoints", keep=self.config.keep, background=device.type == "cuda", report=_tell
             )

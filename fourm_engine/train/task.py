@@ -61,6 +61,9 @@ class Task(ABC):
     count_names: tuple[str, ...]
     #: Tokens the model handles for one sample, for the progress line; None where the word makes no sense.
     tokens_per_sample: int | None = None
+    #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
+    #: what it finds.
+    evaluates_first = False
 
     @abstractmethod
     def model(self) -> nn.Module:

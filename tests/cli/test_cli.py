@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "generate", "evaluate")
+COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend", "generate", "evaluate")
 
 
 def fourm(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -1,5 +1,7 @@
 """Which boxes are written and in which order, and what becomes of generated text that is none."""
 
+import re
+
 import numpy as np
 import pytest
 from fourm_boxes import Box, parse_boxes, write_boxes
@@ -66,7 +68,7 @@ boxes_on_bins = st.builds(
 
 
 @given(st.lists(boxes_on_bins, max_size=6), st.sampled_from(["distance", "area", "score", "random"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reading_what_was_written_gives_the_same_boxes_and_the_same_text(given_boxes, order):
     text = write_boxes(given_boxes, bins=BINS, order=order)
     parsed, dropped = parse_boxes(text, bins=BINS)
@@ -84,11 +86,12 @@ soup = st.lists(
 
 
 @given(soup, st.sampled_from(["", " "]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_soup_of_tokens_is_read_and_every_piece_is_a_box_or_counted(tokens, between):
     boxes = modality("boxes", text={"coordinate_bins": BINS, "vocabulary_size": 1000})
-    value = boxes.denormalise(between.join(tokens))
-    pieces = between.join(tokens).count("v0=")
+    text = between.join(tokens)
+    value = boxes.denormalise(text)
+    pieces = len(re.findall(r"v0\s*=", text))
     assert pieces <= len(value) + value.dropped <= pieces + 1  # what stands before the first counts as one
     boxes.render(value)
     boxes.normalise(value)

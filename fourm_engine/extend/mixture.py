@@ -1,0 +1,74 @@
+"""What an extension is trained and measured on: strategies of masking derived from those of the run.
+
+In: the run's `MaskingConfig` and the specs of the new modalities. Out: others of the same capacities, so that batches
+keep their shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fourm_engine.masking.config import Component, MaskingConfig
+from fourm_plugins.spec import ModalitySpec
+
+#: Of the samples that are about new modalities, those that ask for one; the others show one.
+ASKED = 2 / 3
+
+
+def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float) -> MaskingConfig:
+    """The training mixture: a share `replay` of the samples as in `masking`, the others about the new modalities."""
+    weights = [(component, component.weight * replay) for component in masking.mixture]
+    total = sum(component.weight for component in masking.mixture)
+    for spec in new:
+        to, shown = asking(masking, spec), showing(spec, new)
+        share = total * (1 - replay) / len(new)
+        asked = share * (ASKED if shown else 1.0) if to else 0.0
+        weights += [(component, asked * component.weight) for component in to]
+        weights += [(component, share - asked) for component in shown]
+    return only(masking, [c.model_copy(update={"weight": weight}) for c, weight in weights if weight > 0])
+
+
+def known(masking: MaskingConfig, new: Sequence[ModalitySpec]) -> MaskingConfig:
+    """The mixture as it was before: new modalities neither shown nor asked for."""
+    zeros = {spec.name: 0.0 for spec in new}
+    kept = []
+    for component in masking.mixture:
+        c = component.model_copy(update={"input": component.input | zeros, "target": component.target | zeros})
+        if _positive(c.target) and (_positive(c.input) or masking.input_range(c)[1] == 0):
+            kept.append(c)
+    return only(masking, kept or [Component(name="any to any", input={"*": 0.5} | zeros, target={"*": 0.5} | zeros)])
+
+
+def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
+    """Every strategy of the run with the new modality as its only target, from the inputs that it has anyway. Weights
+    add up to 1; none where it cannot be a target."""
+    if not spec.target:
+        return []
+    found = []
+    for c in masking.mixture:
+        shown = c.input | {spec.name: 0.0}
+        if _positive(shown) or masking.input_range(c)[1] == 0:
+            changes = {"name": f"{c.name} | to {spec.name}", "input": shown, "target": {spec.name: 1.0}}
+            found.append(c.model_copy(update=changes))
+    if not found:
+        found = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
+    total = sum(c.weight for c in found)
+    return [c.model_copy(update={"weight": c.weight / total}) for c in found]
+
+
+def showing(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:
+    """The new modality alone shown, all that the model knew asked for; none where it cannot be input."""
+    if not spec.input:
+        return []
+    target = {"*": 0.5} | {other.name: 0.0 for other in new}
+    return [Component(name=f"from {spec.name}", input={spec.name: 1.0}, target=target, keep={"*": "all"})]
+
+
+def only(masking: MaskingConfig, components: Sequence[Component]) -> MaskingConfig:
+    """`masking` with these strategies in place of its own, for batches of the same shape."""
+    capacities = {"encoder_capacity": masking.encoder_tokens, "decoder_capacity": masking.decoder_tokens}
+    return MaskingConfig.model_validate(masking.model_dump() | capacities | {"mixture": tuple(components)})
+
+
+def _positive(alphas: dict[str, float]) -> bool:
+    return any(alpha > 0 for alpha in alphas.values())

@@ -1,0 +1,198 @@
+"""Extension: a trained model and the modalities it grows by, checked against each other before anything is trained.
+
+In: a `RunConfig` with its `extend` section. Out: all modalities, the vocabulary that begins with the model's own, and
+the tokenizers: those the model was trained with for all it knows, be it shared with a new modality, and those in the
+config's folder for what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourm_engine import exported
+from fourm_engine.config import RunConfig
+from fourm_engine.convert import published
+from fourm_engine.convert.absent import AbsentTokenizer
+from fourm_engine.convert.domains import restrict
+from fourm_engine.exported import ExportedConfig
+from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
+from fourm_engine.model import FourM
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.tasks.config import ExtendConfig
+from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
+from fourm_engine.train.distributed import check_same
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What `open` found to fit together. `modalities` are all whose plugins are here, the new ones among them."""
+
+    config: RunConfig
+    folder: Path  # of the exported model
+    saved: ExportedConfig
+    source: FourM
+    manager: PluginManager
+    modalities: Modalities
+    vocabulary: Vocabulary
+
+    @classmethod
+    def open(cls, config: RunConfig, manager: PluginManager | None = None) -> Extension:
+        """Raises ValueError: no such model; a new modality that it has already, that is not installed, or whose token
+        space clashes; a config that changes what the model has, or names no held-out data."""
+        assert config.extend is not None
+        if config.data.val is None:
+            raise ValueError(
+                "data.val is not set: what is gained and forgotten is measured on held-out samples; set it"
+            )
+        folder = find_model(config.extend.source)
+        saved = exported.read_config(folder)
+        manager = manager or load_manager(config.modalities)
+        for name in config.extend.add:
+            if name in saved.modalities:
+                raise ValueError(
+                    f"extend.add: {name!r} is in the model already; it has {', '.join(sorted(saved.modalities))}"
+                )
+        added, plugins = [], {}
+        for name in config.extend.add:
+            settings = dict(config.modalities.settings.get(name, {}))
+            entry_point = settings.pop("plugin", name)
+            added.append(manager.modality(name, plugin=entry_point, **settings))
+            plugins[name] = manager.find("modality", entry_point)
+        source = FourM.from_pretrained(folder, device="cpu", manager=manager)
+        modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
+        missing = [saved.modalities[name].spec for name in source.missing]
+        found = cls(
+            config, folder, saved, source, manager, modalities, source.vocabulary.extend([*modalities.specs, *missing])
+        )
+        found._check_settings()
+        found._check_model()
+        found._check_spaces()
+        activate_kinds(found.training, manager, maskers=True)
+        manager.freeze()
+        return found
+
+    @property
+    def settings(self) -> ExtendConfig:
+        assert self.config.extend is not None
+        return self.config.extend
+
+    @property
+    def new(self) -> list[ModalitySpec]:
+        """Specs of the new modalities, by name."""
+        return [spec for spec in self.modalities.specs if spec.name not in self.source.vocabulary]
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's own, compiled if the config says so."""
+        return self.source.network.config.model_copy(update={"compile": self.config.model.compile})
+
+    @property
+    def training(self) -> Modalities:
+        """Those that take part: without those that the model has no tokenizer of, and those not installed."""
+        without = self._without_tokenizer
+        kept = [modality for name, modality in self.modalities.items() if name not in without]
+        return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
+
+    def check_same(self) -> None:
+        """All processes must have the same plugins; RankMismatch names the rank and the plugin that differ."""
+        check_same(identity(self.modalities, self.manager))
+
+    @property
+    def unfitted(self) -> list[str]:
+        """Token spaces of new modalities alone that have no usable tokenizer in `tokenizers.folder`."""
+        wanting = []
+        for space, specs in self._new_spaces.items():
+            folder = self.config.tokenizers.folder / space
+            try:
+                load_tokenizer(folder, specs, self.manager)
+            except ValueError as error:
+                if (folder / DOCUMENT).exists():
+                    log.warning("fitting again: %s", error)
+                wanting.append(space)
+        return wanting
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Modality -> tokenizer, for all with tokens: the model's own, extended to new modalities that share its token
+        space, and the fitted ones of new spaces. Raises ValueError where one is missing."""
+        spaces = self.modalities.token_spaces
+        own = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
+        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager)
+        found |= load_tokenizers(self.config.tokenizers.folder, self._new_spaces, self.manager)
+        return found | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
+
+    def weights_digest(self) -> str:
+        """Of the file with the model's weights."""
+        digest = hashlib.sha256()
+        with open(self.folder / exported.WEIGHTS, "rb") as file:
+            while part := file.read(1 << 22):
+                digest.update(part)
+        return digest.hexdigest()[:16]
+
+    @property
+    def _without_tokenizer(self) -> list[str]:
+        return [name for name, t in self.source.tokenizers.items() if isinstance(t, AbsentTokenizer)]
+
+    @property
+    def _new_spaces(self) -> Mapping[str, list[ModalitySpec]]:
+        known = {e.spec.token_space.name for e in self.saved.modalities.values() if e.spec.token_space}
+        return {space: specs for space, specs in self.modalities.token_spaces.items() if space not in known}
+
+    def _check_settings(self) -> None:
+        """Where the config says how a known modality is set, it must be as in the model."""
+        for name, modality in self.source.modalities.items():
+            settings = dict(self.config.modalities.settings.get(name, {}))
+            if not settings:
+                continue
+            entry_point = settings.pop("plugin", name)
+            given = self.manager.modality(name, plugin=entry_point, **settings)
+            restrict(given, modality.spec.input, modality.spec.target)
+            if differences := exported.spec_differences(modality.spec, given.spec):
+                raise ValueError(
+                    f"modalities.settings.{name}: the model was trained otherwise ({'; '.join(differences)}); "
+                    f"leave them out to keep the model's, or add the modality under another name"
+                )
+
+    def _check_model(self) -> None:
+        given, own = self.config.model.model_dump(), self.source.network.config.model_dump()
+        for key in own.keys() - {"size", "compile"}:
+            if given[key] != own[key]:
+                raise ValueError(
+                    f"model.{key} is {given[key]!r}, but {own[key]!r} in {self.folder}; an extension keeps the model's "
+                    f"shape: leave `model` as it is there"
+                )
+
+    def _check_spaces(self) -> None:
+        for name in self._without_tokenizer:
+            spec = self.source.modalities[name].spec
+            assert spec.token_space is not None
+            if sharing := [new.name for new in self.new if new.token_space == spec.token_space]:
+                raise ValueError(
+                    f"{sharing[0]!r} shares the token space {spec.token_space.name!r} with {name!r}, whose tokenizer "
+                    f"{self.folder} lacks; convert the model with it: fourm convert --tokenizer {name}=…"
+                )
+            log.warning("%s: no tokenizer of %s, which takes no part in training; it keeps its rows", self.folder, name)
+        for name, reason in self.source.missing.items():
+            log.warning("%s takes no part in training, it keeps its rows: %s", name, reason)
+
+
+def find_model(source: str | Path) -> Path:
+    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError, with what mends it."""
+    run = Path(source)
+    unfinished = (run / "config.yaml").is_file() and not (run / "model").exists()
+    if unfinished and not (run / exported.CONFIG).is_file():
+        raise ValueError(f"{source} holds no exported model yet; finish it first: fourm train {run / 'config.yaml'}")
+    if published.find(source) is None:
+        folder = exported.locate(source)
+        if published.find(folder) is None:
+            return folder
+    raise ValueError(f"{source} is in the published format; convert it first: fourm convert {source} FOLDER")

@@ -1,0 +1,123 @@
+"""Which weights of a network learn: rows that were appended to its tables, low-rank adapters beside them, or all.
+
+In: a `Transformer` whose vocabulary begins with that of a trained one. Out: the same network, which computes the same
+numbers bit for bit until it is trained. What is frozen is so by construction (`torch.nn.utils.parametrize`): known rows
+are a buffer, new ones a parameter of their own, so that neither weight decay nor the optimiser's state can move the
+former. `plain_state` gives the weights of an ordinary `Transformer` that computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+if TYPE_CHECKING:
+    from fourm_engine.nn.transformer import Transformer
+    from fourm_engine.vocabulary import Vocabulary
+
+#: Parameters that hold something of every modality, in rows: ids, and for the last a modality each.
+_BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
+_BY_MODALITY = "embedding.modality"
+#: Those whose new rows are drawn at the size of the rows that are there. Output rows start small, at ln V.
+_SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
+
+
+class NewRows(nn.Module):
+    """A table of known, frozen rows (a buffer) and new ones, which are what the parameter is."""
+
+    known: Tensor
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("known", known)
+
+    def forward(self, new: Tensor) -> Tensor:
+        return torch.cat([self.known, new])
+
+    def right_inverse(self, table: Tensor) -> Tensor:
+        return table[len(self.known) :].clone()
+
+
+class LowRank(nn.Module):
+    """W + alpha / rank · B A (LoRA, arXiv 2106.09685, section 4.1): A is drawn, B starts at zero. W is (out, in)."""
+
+    def __init__(self, weight: Tensor, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        self.scale = alpha / rank
+        self.down = nn.Parameter(weight.new_empty(rank, columns).normal_(std=columns**-0.5))
+        self.up = nn.Parameter(weight.new_zeros(rows, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.scale * (self.up @ self.down)
+
+
+@torch.no_grad()
+def take_over(network: Transformer, source: Transformer) -> None:
+    """Copy the weights of `source`, whose vocabulary `network`'s begins with. What is new stays as it was drawn, but
+    for embeddings, which get the root mean square of the rows that are there."""
+    known = source.state_dict()
+    for name, tensor in network.state_dict().items():
+        if name not in known:
+            continue  # a projection or learned positions of a new modality
+        count = len(known[name])
+        if name in _SCALED and 0 < count < len(tensor):
+            tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
+        tensor[:count] = known[name]
+
+
+def freeze_known(network: Transformer, known: Vocabulary) -> None:
+    """Freeze all but what belongs to modalities that `known` lacks."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    for own in (network.embedding.projections, network.embedding.learned_positions):  # parts of one modality alone
+        for name, parameter in own.named_parameters():
+            parameter.requires_grad_(name.partition(".")[0] not in known)
+    for name in (*_BY_ID, _BY_MODALITY):
+        count = len(known) if name == _BY_MODALITY else known.size
+        path, _, attribute = name.rpartition(".")
+        module = network.get_submodule(path)
+        table = getattr(module, attribute)
+        if count < len(table):
+            parametrize.register_parametrization(module, attribute, NewRows(table.detach()[:count].clone()))
+            _original(module, attribute).requires_grad_(True)
+
+
+def add_lora(network: Transformer, *, rank: int, alpha: float) -> None:
+    """Adapters beside every matrix of attention and MLP in every block. The outputs are the same until they learn."""
+    for blocks in (network.encoder, network.decoder):
+        for module in list(blocks.modules()):
+            if isinstance(module, nn.Linear):
+                adapter = LowRank(module.weight.detach(), rank=rank, alpha=alpha)
+                parametrize.register_parametrization(module, "weight", adapter)
+                _original(module, "weight").requires_grad_(False)
+
+
+@torch.no_grad()
+def plain_state(network: Transformer) -> dict[str, Tensor]:
+    """The state of an ordinary `Transformer` with the same outputs: tables put together, adapters added to weights."""
+    state = {name: tensor for name, tensor in network.state_dict().items() if "parametrizations" not in name.split(".")}
+    for path, module, attribute in _parametrized(network):
+        state[f"{path}.{attribute}"] = getattr(module, attribute)
+    return state
+
+
+def _original(module: nn.Module, attribute: str) -> nn.Parameter:
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    original = parametrizations[attribute].original
+    assert isinstance(original, nn.Parameter)
+    return original
+
+
+def _parametrized(network: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(path, module, attribute) of every weight that is put together from parts."""
+    for path, module in network.named_modules():
+        if parametrize.is_parametrized(module):
+            assert isinstance(module.parametrizations, nn.ModuleDict)
+            for attribute in module.parametrizations:
+                yield path, module, attribute

@@ -1,0 +1,159 @@
+"""ExtendTask: training a model that grew by new modalities, and measuring what it gains and forgets.
+
+In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: the
+exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.batch import collate
+from fourm_engine.data.training import TrainingData
+from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
+from fourm_engine.extend.source import Extension
+from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tasks.config import LossConfig
+from fourm_engine.tasks.fourm import EVALUATION_SAMPLES, EXPORT, NO_SAMPLE, FourMTask, network_of
+from fourm_engine.train.distributed import gather_json
+from fourm_engine.train.task import Share
+from fourm_plugins.tokenizer import Tokenizer
+
+
+class ExtendTask(FourMTask):
+    """The 4M objective on a network of which a part, or all, learns.
+
+    Args:
+        tokenizers: modality -> tokenizer, of all with tokens.
+        data: training samples, of `extension.training`.
+        cases: case -> held-out samples under its masks; see `Report`.
+        steps: of the run, for the report.
+        workers: processes that prepare training batches.
+    """
+
+    name = "extension"
+    evaluates_first = True
+
+    def __init__(
+        self,
+        extension: Extension,
+        tokenizers: Mapping[str, Tokenizer],
+        data: TrainingData,
+        cases: Mapping[str, TrainingData],
+        *,
+        steps: int,
+        loss: LossConfig | None = None,
+        workers: int = 0,
+    ) -> None:
+        own = {name: tokenizers[name] for name in extension.training if name in tokenizers}
+        super().__init__(extension.training, own, extension.model_config, data, loss=loss, workers=workers)
+        self.extension, self.cases, self.steps = extension, dict(cases), steps
+        self.all_tokenizers = dict(tokenizers)
+        self.before: Measured | None = None
+        self.after: Measured | None = None
+        self._digest = extension.weights_digest()
+
+    def model(self) -> nn.Module:
+        network = Transformer(self.config, self.vocabulary)
+        take_over(network, self.extension.source.network)
+        self._adapt(network)
+        return network
+
+    def _adapt(self, network: Transformer) -> None:
+        settings = self.extension.settings
+        if settings.train != "all":
+            freeze_known(network, self.extension.source.vocabulary)
+        if settings.train == "lora":
+            add_lora(network, rank=settings.lora.rank, alpha=settings.lora.alpha)
+
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Nats per target token in every case, the same samples and masks each time; `before` keeps what is found with
+        the initial weights, `after` what was found last. Scores of "given new" bear that name."""
+        scores: dict[str, tuple[float, float]] = {}
+        measured = {}
+        for case, data in self.cases.items():
+            found = self._nats(model, data, share)
+            for name, rows in found.items():
+                label = f"{name} given new" if case == "given new" else name
+                total, count = scores.get(label, (0.0, 0.0))
+                scores[label] = total + sum(row[1] for row in rows), count + sum(row[2] for row in rows)
+            measured[case] = _joined(gather_json(found))
+        self.after = measured
+        self.before = self.before or measured
+        return scores
+
+    def _nats(self, model: nn.Module, data: TrainingData, share: Share) -> dict[str, list[tuple[int, float, int]]]:
+        """Modality -> (position, nats, tokens) of this process's samples. Every process calls the model equally often,
+        and names the same modalities."""
+        found: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}
+        device = next(model.parameters()).device
+        masking, size = data.masking, share.micro_batch_size
+        total = min(len(data), EVALUATION_SAMPLES)
+        for start in range(share.rank * size, total + share.rank * size, size * share.world):
+            samples = [data[i] if i < total else NO_SAMPLE for i in range(start, start + size)]
+            batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
+            sample_T = batch.target_index.numpy() // masking.decoder_tokens
+            first = 0
+            for name, (nats_T, count) in model(batch.to(device), by_token=True).items():
+                own_T = sample_T[first : first + count]
+                first += count
+                nats_B = np.bincount(own_T, nats_T.double().cpu().numpy(), size)
+                tokens_B = np.bincount(own_T, minlength=size)
+                found[name] += [
+                    (start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B).tolist()
+                ]
+        return found
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        with torch.device("meta"):
+            trained = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+            self._adapt(trained)
+        trained.to_empty(device="cpu").load_state_dict(weights)
+        network = network_of(self.config, self.vocabulary, plain_state(trained))
+        model = self.extension.source.grown(
+            network, self.extension.modalities, self.all_tokenizers, self.extension.vocabulary
+        )
+        model.save_pretrained(folder / EXPORT)
+        assert self.before is not None
+        assert self.after is not None
+        settings, missing = self.extension.settings, set(self.vocabulary.names) - set(self.modalities)
+        Report(
+            source=settings.source,
+            add=settings.add,
+            train=settings.train,
+            steps=self.steps,
+            trained_parameters=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in network.parameters()),
+            rows=compare(self.before, self.after),
+            not_measured=sorted(missing),
+        ).save(folder / FILE)
+
+    def identity(self) -> dict[str, Any]:
+        settings = self.extension.settings
+        own: dict[str, Any] = {
+            "extend.add": settings.add,
+            "extend.train": settings.train,
+            "extend.source": self._digest,
+        }
+        if settings.train == "lora":
+            own["extend.lora"] = settings.lora.model_dump(mode="json")
+        return super().identity() | own
+
+
+def _joined(parts: Iterable[Mapping[str, list]]) -> dict[str, Nats]:
+    """What all processes found, by position; modalities without any token are left out."""
+    parts = list(parts)
+    joined = {}
+    for name in parts[0]:
+        rows = sorted(tuple(row) for part in parts for row in part[name])
+        if rows:
+            _, nats, tokens = zip(*rows, strict=True)
+            joined[name] = Nats(np.array(nats, np.float64), np.array(tokens, np.int64))
+    return joined
