@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,22 +22,22 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Callable[[torch.device], float] = now) -> float:
     """FLOP/s of a large square product."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):
-        began = now(device)
+        began = clock(device)
         a @ b
-        times.append(now(device) - began)
+        times.append(clock(device) - began)
     return 2 * n**3 / sorted(times[1:])[2]
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def main() -> None:

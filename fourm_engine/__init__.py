@@ -3,6 +3,7 @@ predicts any modality from any others.
 
     import fourm_engine as fm
     model = fm.FourM.from_pretrained("runs/demo")
+    tokenizer = fm.load_tokenizer("runs/demo/model/tokenizers/some")
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
     from fourm_engine.model import FourM
 
-__all__ = ["FourM"]
+__all__ = ["FourM", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from fourm_engine.model import FourM
 
         return FourM
+    if name == "load_tokenizer":
+        from fourm_engine.convert.tokenizers import open_tokenizer
+
+        return open_tokenizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

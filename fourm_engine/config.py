@@ -23,6 +23,7 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import ExtendConfig, LossConfig
 from fourm_engine.tokenizers.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
+from fourm_engine.vocabulary import check_token_spaces
 from fourm_plugins.discovery import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
@@ -63,7 +64,10 @@ class RunConfig(BaseModel):
         modalities = load_modalities(self.modalities, manager)
         tokens = self.data.tokens / "train" if self.data.tokens is not None else None
         folders = [folder for folder in (self.data.train, tokens) if folder is not None]
-        return with_data(modalities, folders) if self.modalities.select == "installed" and folders else modalities
+        if self.modalities.select == "installed" and folders:
+            modalities = with_data(modalities, folders)
+        check_token_spaces(modalities.specs)
+        return modalities
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""

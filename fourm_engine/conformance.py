@@ -56,7 +56,7 @@ class EngineHarness(Harness):
                 tokenizer.fit(lambda: iter(arrays))
 
     def train(self, members: Sequence[Member], manager: PluginManager, *, steps: int, seed: int) -> EngineModel:
-        modalities = Modalities((m.modality for m in members), {m.name: m.plugin for m in members})
+        modalities = Modalities((m.modality for m in members), {m.name: m.plugin for m in members}, manager)
         tokenizers = {m.name: m.tokenizer for m in members if m.tokenizer is not None}
         data = _MemberData(members, modalities, seed)
         task = _Task(modalities, tokenizers, MODEL, data)
@@ -66,7 +66,7 @@ class EngineHarness(Harness):
             losses = _losses(Path(run) / "metrics.jsonl")
         network = Transformer(MODEL, data.vocabulary)
         network.load_state_dict(task.weights_left)
-        model = FourM(network.eval(), modalities, tokenizers, data.vocabulary, manager=manager)
+        model = FourM(network.eval(), modalities, tokenizers, data.vocabulary)
         return EngineModel(model, losses=losses, data=data)
 
     def load(self, folder: Path, manager: PluginManager) -> EngineModel:

@@ -42,11 +42,13 @@ class ModalitiesConfig(BaseModel):
 
 
 class Modalities(dict[str, Modality]):
-    """name -> modality, sorted by name, with the plugin each came from."""
+    """name -> modality, sorted by name, with the plugin each came from, and the host that settled which one."""
 
-    def __init__(self, modalities: Iterable[Modality], plugins: dict[str, Plugin]) -> None:
+    def __init__(
+        self, modalities: Iterable[Modality], plugins: dict[str, Plugin], manager: PluginManager | None = None
+    ) -> None:
         super().__init__((m.name, m) for m in sorted(modalities, key=lambda m: m.name))
-        self.plugins = plugins
+        self.plugins, self.manager = plugins, manager
 
     @property
     def specs(self) -> list[ModalitySpec]:
@@ -83,7 +85,8 @@ def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
             f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
         )
-    return Modalities(kept, {modality.name: modalities.plugins[modality.name] for modality in kept})
+    plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
+    return Modalities(kept, plugins, modalities.manager)
 
 
 def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:
@@ -148,4 +151,4 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
         entry_point = settings.pop("plugin", name)
         modalities.append(manager.modality(name, plugin=entry_point, **settings))
         plugins[name] = manager.find("modality", entry_point)
-    return Modalities(modalities, plugins)
+    return Modalities(modalities, plugins, manager)

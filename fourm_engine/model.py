@@ -53,15 +53,13 @@ class FourM:
         *,
         missing: Mapping[str, str] | None = None,
         origin: tuple[Path, ExportedConfig] | None = None,
-        manager: PluginManager | None = None,
     ) -> None:
         """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
-        where the model was loaded from. `manager`: the host that says which package provides a tokenizer when the model
-        is saved; by default what is installed."""
+        where the model was loaded from."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
-        self._origin, self._manager = origin, manager
+        self._origin = origin
         #: Arguments of the published model that this one is, and None for a model trained here.
         self.published: dict[str, Any] | None = None
         for name, modality in modalities.items():
@@ -86,6 +84,8 @@ class FourM:
         *,
         device: torch.device | str | None = None,
         domains: Iterable[str] | None = None,
+        disable: Iterable[str] = (),
+        providers: Mapping[str, str] | None = None,
         manager: PluginManager | None = None,
         revision: str | None = None,
         tokenizers: Mapping[str, str | Path] | None = None,
@@ -96,12 +96,13 @@ class FourM:
 
         `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
         installed is listed in `missing`, and is an error only when it is asked for. `device`: by default a GPU if there
-        is one.
+        is one. `disable` and `providers` settle which plugins are used, as in the `modalities` section of a config; or
+        give the `manager` that did.
 
         Published models come without tokenizers, and exports of them may, too: then token ids alone go in and come out,
         but for the modalities of `tokenizers`, {modality: file, folder or Hub id of a tokenizer, or a WordPiece
-        vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: their files do not
-        say them all.
+        vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
+        that fit the published data are chosen, and these go over them.
 
         Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
         model was trained with."""
@@ -112,6 +113,10 @@ class FourM:
         from fourm_engine.tokenizers.store import load_tokenizers
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if manager is not None and (disable or providers):
+            raise ValueError("disable and providers are the manager's; give them to it, or leave it out")
+        own = manager is None
+        manager = manager or PluginManager(disabled=disable, providers=providers)
         source = published.find(path_or_id)
         folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
         if source := source or published.find(folder):
@@ -121,8 +126,6 @@ class FourM:
         if settings:
             raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
         config = exported.read_config(folder)
-        own = manager is None
-        manager = manager or PluginManager()
         names = set(config.modalities if domains is None else domains)
         if unknown := sorted(names - config.modalities.keys()):
             raise ValueError(f"domains: {_no_such(unknown[0], config.modalities)}")
@@ -147,12 +150,10 @@ class FourM:
                     f"{saved.distribution}=={saved.version}, or leave it out with domains="
                 )
             found.append(modality)
-        modalities = Modalities(found, plugins)
+        modalities = Modalities(found, plugins, manager)
         spaces = modalities.token_spaces
         fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
         loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
-        if own:  # a caller's own host may serve further models
-            manager.freeze()
         for name, tokenizer in loaded.items():
             space = modalities[name].spec.token_space
             assert space is not None
@@ -161,13 +162,16 @@ class FourM:
                     f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
                     f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
                 )
-        loaded |= given_tokenizers({s: specs for s, specs in spaces.items() if s not in fitted}, tokenizers or {})
+        unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
+        loaded |= given_tokenizers(unfitted, tokenizers or {}, manager)
+        if own:  # a caller's own host may serve further models
+            manager.freeze()
         network = exported.load_network(folder, config, device)
         for tokenizer in loaded.values():
             if isinstance(tokenizer, NeuralTokenizer):
                 tokenizer.to(device)
         vocabulary = config.build_vocabulary()
-        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config), manager=manager)
+        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
         model.published = exported.published_arguments(folder)
         return model
 
@@ -218,7 +222,7 @@ class FourM:
         def write_tokenizers(target: Path) -> None:
             target.mkdir()
             for space, tokenizer in spaces.items():
-                save_tokenizer(tokenizer, target / space, manager=self._manager)
+                save_tokenizer(tokenizer, target / space, manager=self.modalities.manager)
             for space in sorted(fingerprints.keys() - spaces.keys()):
                 assert self._origin is not None
                 shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)

@@ -112,7 +112,7 @@ def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
         if not (space.shared and first.token_space and first.token_space.shared):
             raise ValueError(
                 f"token space {space.name!r} is owned twice, by {first.name} and {spec.name}; mark it shared in both "
-                f"or give one of them another name"
+                f"(pictures of several sizes: their setting `space`) or give one of them another name"
             )
         if (first.token_space, first.tokenizer) != (space, spec.tokenizer):
             raise ValueError(

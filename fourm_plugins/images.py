@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from fourm_plugins.modality import SampleError, Settings
-from fourm_plugins.spec import Grid, TokenizerRecipe, TokenSpace
+from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
 #: Pictures of more pixels are refused by their header, before anything is decoded.
@@ -104,11 +104,14 @@ class TokenSettings(PictureSettings):
     }
 
     codebook_size: int = Field(default=8192, ge=2)
+    #: Token space that instances of several sizes share, and with it one tokenizer: the same codes and ids. null: a
+    #: space of its own, called as the modality.
+    space: str | None = Field(default=None, pattern=NAME_PATTERN)
     #: Settings of the tokenizer, over the modality's own defaults; `kind` takes another kind than `vqvae`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self, name: str) -> TokenSpace:
-        return TokenSpace(name=name, size=self.codebook_size)
+        return TokenSpace(name=self.space or name, size=self.codebook_size, shared=self.space is not None)
 
     def recipe(self, **defaults: Any) -> TokenizerRecipe:
         return TokenizerRecipe.choose(self.tokenizer, kind="vqvae", **defaults)

@@ -64,6 +64,9 @@ class Modality(ABC, Generic[Value]):
     (`rgb`, `rgb@448`), which differ in `settings`."""
 
     Settings: ClassVar[type[BaseModel]] = Settings
+    #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
+    #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
+    published_settings: ClassVar[Mapping[str, Any]] = {}
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
     claims: ClassVar[frozenset[str]] = frozenset()
@@ -76,6 +79,14 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def make_spec(self) -> ModalitySpec:
         """The spec under `self.name` and `self.settings`."""
+
+    def at_size(self, height: int, width: int) -> Modality[Value]:
+        """This modality with arrays of `height` x `width` pixels, for tokenizers that serve several sizes. Raises
+        ValueError where that cannot be: no size, or one that its patches do not divide."""
+        if "image_size" not in type(self.settings).model_fields:
+            raise ValueError(f"{self.name} has no image_size, so it cannot be seen at {height}x{width} pixels")
+        settings = self.settings.model_dump(exclude_unset=True) | {"image_size": (height, width)}
+        return type(self)(self.name, **settings)
 
     @abstractmethod
     def read(self, files: Mapping[str, bytes]) -> Value:

@@ -182,6 +182,13 @@ class ModalitySpec(Frozen):
         assert isinstance(self.array, FeatureVector)
         return self.array.size // self.layout.num_tokens
 
+    def on_grid(self, height: int, width: int) -> ModalitySpec:
+        """The same modality on a grid of `height` x `width` tokens, with the same patches."""
+        (rows, columns), array = self.patch, self.array
+        assert isinstance(array, (FeatureMap, ClassMap))
+        array = array.model_copy(update={"height": height * rows, "width": width * columns})
+        return self.model_copy(update={"layout": Grid(height=height, width=width), "array": array})
+
     @model_validator(mode="after")
     def _consistent(self) -> ModalitySpec:
         if (self.token_space is None) != (self.tokenizer is None):

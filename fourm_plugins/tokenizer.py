@@ -8,7 +8,7 @@ same array gives the same ids, alone or in any batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,9 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
+    #: Settings that say where something lies that fitting starts from. What was learned does not depend on the place,
+    #: and a fitted tokenizer is stored without them.
+    places: ClassVar[frozenset[str]] = frozenset()
     #: Whether an id means something else at each position; the use of codes is then counted position by position.
     positional: bool = False
 
@@ -38,6 +41,12 @@ class Tokenizer(ABC):
     def spec(self) -> ModalitySpec:
         """The first modality's spec; the only one, unless the space is shared."""
         return self.specs[0]
+
+    def serving(self, spec: ModalitySpec) -> Tokenizer:
+        """This tokenizer for the arrays and tokens of `spec`, which uses its token space; shares all that was fitted.
+        A tokenizer whose arrays look alike in all modalities, as texts do, is its own. Raises ValueError where it
+        cannot serve it."""
+        return self
 
     @property
     def size(self) -> int:
@@ -76,6 +85,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises ValueError naming the file where it does not fit the settings."""
+
+    @classmethod
+    def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> Tokenizer:
+        """A fitted tokenizer from stored settings and what `save` wrote. A kind whose size follows from its settings
+        overrides it, to compare them with the files before it takes memory. Raises ValueError."""
+        tokenizer = cls(specs, **settings)
+        tokenizer.load(folder)
+        return tokenizer
 
 
 class TextTokenizer(Tokenizer):

@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import MissingTokenizerError
 from fourm_engine.convert.model import save_published
+from fourm_engine.convert.tokenizer_format import CODECS, UNETS
+from fourm_engine.convert.tokenizers import save_published_tokenizer
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid, Sequence
@@ -145,11 +148,63 @@ def test_the_package_of_a_domain_that_is_called_otherwise_is_named(checkpoint):
 
 
 def test_settings_of_a_plugin_that_the_file_does_not_say_can_be_given(checkpoint):
-    model = FourM.from_pretrained(checkpoint, device="cpu", settings={"depth": {"normalisation": "per_image"}})
-    assert model.modalities["depth"].settings.normalisation == "per_image"
+    model = FourM.from_pretrained(checkpoint, device="cpu", settings={"depth": {"normalisation": "log"}})
+    assert model.modalities["depth"].settings.normalisation == "log"
     assert model.modalities["depth"].settings.codebook_size == 9
     with pytest.raises(ValueError, match="no 'bees'"):
         FourM.from_pretrained(checkpoint, device="cpu", settings={"bees": {}})
+
+
+def test_a_published_model_is_loaded_as_the_published_data_was_made(checkpoint):
+    """Whatever the plugins' defaults are."""
+    model = FourM.from_pretrained(checkpoint, device="cpu")
+    assert model.modalities["depth"].settings.normalisation == "per_image"
+    assert model.modalities["rgb"].settings.normalisation == "unit"
+    assert model.modalities["rgb@pixels"].settings.normalisation == "imagenet"
+    cls = PluginManager().modality_class("semseg")
+    semseg = cls("semseg", image_size=32, **cls.published_settings)
+    assert semseg.spec.array.classes == 134
+    value = np.array([[-1, 0], [5, 132]]).repeat(16, 0).repeat(16, 1)
+    assert np.unique(semseg.normalise(value)).tolist() == [0, 1, 6, 133]
+    assert np.array_equal(semseg.denormalise(semseg.normalise(value)), value)
+
+
+def test_plugins_are_disabled_and_provided_as_in_a_config(checkpoint, tmp_path):
+    assert "tok_depth@32" in FourM.from_pretrained(checkpoint, device="cpu", disable=["depth"]).missing
+    model = FourM.from_pretrained(checkpoint, device="cpu", providers={"depth": "fourm-depth"})
+    assert model.modalities.plugins["depth"].distribution == "fourm-depth"
+    model.save_pretrained(tmp_path / "native")
+    again = FourM.from_pretrained(tmp_path / "native", device="cpu", disable=["depth"])
+    assert "depth" in again.missing
+    with pytest.raises(ValueError, match="does not provide"):
+        FourM.from_pretrained(checkpoint, device="cpu", providers={"depth": "other"})
+    with pytest.raises(ValueError, match="are the manager's"):
+        FourM.from_pretrained(checkpoint, device="cpu", manager=PluginManager(), disable=["depth"])
+
+
+def test_a_diffusion_tokenizer_reads_and_writes_maps_of_a_published_model(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(CODECS, "vit_s", {"width": 16, "blocks": 1, "heads": 2})
+    unet = {"patch": 4, "width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "groups": 8}
+    monkeypatch.setitem(UNETS, "unet_patched", unet)
+    spec = FourM.from_pretrained(checkpoint, device="cpu").modalities["depth"].spec
+    made = DiVAETokenizer([spec], encoder=CODECS["vit_s"], decoder=unet, diffusion={"steps": 2})
+    made.network.quantiser.codes.normal_()
+    save_published_tokenizer(made, tmp_path / "tokenizer" / "model.safetensors")
+    model = FourM.from_pretrained(checkpoint, device="cpu", tokenizers={"depth": tmp_path / "tokenizer"})
+    model.save_pretrained(tmp_path / "native")
+    native = FourM.from_pretrained(tmp_path / "native", device="cpu")
+    assert native.tokenizers["depth"].kind == "divae"
+    depth = np.random.default_rng(0).uniform(1, 5, (32, 32)).astype(np.float32)
+    values, features = [], []
+    for each in (model, native):
+        values.append(each.generate({"depth": depth}, ["normal"], seed=1)["normal"].tokens)
+        values.append(each.generate({"rgb": np.array([1, 2, 3, 4])}, ["depth"], seed=1)["depth"].value)
+        features.append(each.encode([{"depth": depth}])[0])
+    assert np.array_equal(values[0], values[2])
+    assert values[1].shape == (32, 32)
+    assert np.isfinite(values[1]).all()
+    assert np.array_equal(values[1], values[3])
+    assert torch.equal(*features)
 
 
 def test_a_model_without_tokenizers_takes_and_gives_ids_and_says_how_to_decode(checkpoint, tmp_path):

@@ -15,7 +15,10 @@ ENGINE = sorted((ROOT / "fourm_engine").rglob("*.py"))
 SDK = sorted((ROOT / "fourm_plugins").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("fourm_*/**/*.py"))
 EXAMPLE_PLUGINS = sorted((ROOT / "examples/plugins").glob("*/*.py"))
-MODALITY = re.compile(r"^(tok_)?(rgb|depth|normals?|semseg|boxes|box|det|captions?|clip)(_[a-z]+)?(@\w+)?$")
+#: "clip_sample" is what `diffusers` and the published format call the clipping of predicted maps.
+MODALITY = re.compile(
+    r"^(?!clip_sample$)(tok_)?(rgb|depth|normals?|semseg|boxes|box|det|captions?|clip)(_[a-z]+)?(@\w+)?$"
+)
 
 
 def imported(path: Path) -> set[str]:

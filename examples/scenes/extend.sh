@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What it shows: a trained model learns a modality that it did not know, in three ways, and what each of them forgets.
 # The command:   bash examples/scenes/extend.sh
-# The result:    three tables, whose numbers docs/extending.md quotes; runs/grow-normal-{rows,lora,all}/extend.json
+# The result:    four tables, whose numbers docs/extending.md quotes; runs/grow-normal-*/extend.json
 #
 # Stop it anywhere; run again, it continues where it was.
 set -euo pipefail
@@ -15,3 +15,5 @@ fourm train "$here/extend.yaml"
 for train in rows lora all; do
   fourm extend runs/grow --add normal --train "$train" train.steps=150 tokenizers.fit.steps=200
 done
+# Without replay, what was known is forgotten.
+fourm extend runs/grow --add normal --train all --out runs/grow-normal-all-no-replay extend.replay=0 train.steps=150

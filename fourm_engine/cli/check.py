@@ -32,6 +32,7 @@ def check(
 ) -> None:
     """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
     from fourm_engine.config import apply_override
+    from fourm_plugins.manager import PluginManager
     from fourm_plugins.testing.check import BAD
     from fourm_plugins.testing.subject import Subject
     from fourm_plugins.testing.suite import CHECKS, report, run_checks
@@ -41,7 +42,7 @@ def check(
         apply_override(settings, pair)
     subject = Subject(name, settings, claims=frozenset(claim or ()), tolerance=tolerance, source=source)
     try:
-        subject.manager.find("modality", name)  # a name that nothing provides is no failed check
+        PluginManager().find("modality", name)  # a name that nothing provides is no failed check
         concern = {c.name: c.concern for c in CHECKS}
         outcomes = []
         for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from fourm_engine.cli.share import pairs
+
 
 def generate(
     run: Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")],
@@ -27,18 +29,29 @@ def generate(
     top_k: Annotated[Optional[int], typer.Option(min=1, help="Draw from the k likeliest.")] = None,  # noqa: UP045
     guidance: Annotated[Optional[float], typer.Option(help="Guidance weight; 1 is plain.")] = None,  # noqa: UP045
     device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,  # noqa: UP045
+    tokenizer: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it."),
+    ] = None,
+    provider: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="NAME=DISTRIBUTION, where two provide one plugin; repeat it."),
+    ] = None,
+    disable: Annotated[Optional[list[str]], typer.Option(help="A plugin to leave alone; repeat it.")] = None,  # noqa: UP045
 ) -> None:
     """Generate modalities from others with a trained model."""
-    parts = [_split(text) for text in given or []]
-    for name, _ in parts:
-        if sum(name == other for other, _ in parts) > 1:
-            raise ValueError(f"--input {name}: given twice; give it once")
+    parts = pairs("--input", given, "NAME=FILE or NAME=text")
+    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
+    providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.config import manager_of_run
     from fourm_engine.model import FourM
+    from fourm_plugins.manager import PluginManager
 
-    model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
-    inputs = {name: _value(model, name, text) for name, text in parts}
+    settled = bool(providers or disable)
+    manager = PluginManager(disabled=disable or (), providers=providers) if settled else manager_of_run(run)
+    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+    inputs = {name: _value(model, name, text) for name, text in parts.items()}
     options: dict[str, Any] = {
         "steps": steps,
         "temperature": temperature,
@@ -58,13 +71,6 @@ def generate(
                 print(f"{name}: {picture}")
             if remark := generated.remark():
                 print(f"{name}: {remark}")
-
-
-def _split(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise ValueError(f"--input {text!r}: expected NAME=FILE or NAME=text")
-    return name, value
 
 
 def _value(model: Any, name: str, text: str) -> Any:

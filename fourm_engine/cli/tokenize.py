@@ -29,16 +29,7 @@ def tokenize(
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
-    tokenize_data(settings, modalities, load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager))
-
-
-def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:
-    """Write the token shards of this process, of both splits."""
-    from fourm_engine.cli.progress import Progress
-    from fourm_engine.cli.share import local_device, rank_and_world
-    from fourm_engine.data.tokenize import tokenize_split
-    from fourm_engine.tokenizers.neural import NeuralTokenizer
-
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager)
     for name, tokenizer in tokenizers.items():
         recipe = modalities[name].spec.tokenizer
         if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change
@@ -49,6 +40,16 @@ def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[
                 tokenizer.kind,
                 recipe.kind,
             )
+    tokenize_data(settings, modalities, tokenizers)
+
+
+def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:
+    """Write the token shards of this process, of both splits."""
+    from fourm_engine.cli.progress import Progress
+    from fourm_engine.cli.share import local_device, rank_and_world
+    from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.tokenizers.neural import NeuralTokenizer
+
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())

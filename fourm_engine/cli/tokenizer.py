@@ -100,27 +100,36 @@ def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalitie
     """Fit one token space; a line for each of its modalities, and for what was left out."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
-    from fourm_engine.tokenizers.fit import fit_tokenizer
-    from fourm_engine.tokenizers.samples import held_out_values, training_arrays
+    from fourm_engine.tokenizers.fit import base_first, fit_tokenizer
+    from fourm_engine.tokenizers.samples import at_sizes, held_out_values, training_arrays
 
     data, began = settings.data, time.monotonic()
     if data.train is None:
         raise ValueError("data.train is not set: name the folder of the training data")
     fit_config = settings.tokenizers.fit_of(space)
     bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
-    members = [modalities[spec.name] for spec in modalities.token_spaces[space]]
+    members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
     # All modalities take part in reading: the crop of a box list depends on the picture beside it.
     raw = AlignedData(data.train, modalities, data.train_split, **bounds)
     drawer = ViewDrawer.from_config(modalities, data, training=True, seed=settings.seed)
-    cache = fit_config.cache_mb << 20
+    is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
+    if settings.tokenizers.adapts(space) and not is_grid:
+        raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is no grid, so it has one size only")
+    sizes = fit_config.adapt.sizes if fit_config.adapt is not None and is_grid else ()
+    if sizes:
+        cache //= 2  # one half for its own size, one for the others
     names = [member.name for member in members]
     train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in names}
     val: dict[str, list[Any]] = {}
+    held: AlignedData | None = None
     if data.val is not None:
         held = AlignedData(data.val, modalities, data.val_split, **bounds)
         centre = ViewDrawer.from_config(modalities, data, training=False)
         val = {m: held_out_values(held, m, centre) for m in names}
-    fitted = fit_tokenizer(members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed)
+    others = at_sizes(members[0], sizes, raw, held, data, seed=settings.seed, cache_bytes=cache) if sizes else []
+    fitted = fit_tokenizer(
+        members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed, sizes=others
+    )
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
     lines = [f"tokenizer {space}: {n} files of {name} left out, see above" for name, n in sorted(raw.errors.items())]
     for name, scores in fitted.report.items():

@@ -38,8 +38,8 @@ class AbsentTokenizer(Tokenizer):
         names = " and ".join(repr(spec.name) for spec in self.specs)
         what = "wordpiece vocabulary (JSON)" if isinstance(self, TextTokenizer) else "tokenizer"
         raise MissingTokenizerError(
-            f"{names} has no tokenizer here, so that only token ids go in and come out; load the model with "
-            f"tokenizers={{{self.spec.name!r}: file, folder or Hub id of its {what}}}"
+            f"{names} has no tokenizer here, so that only token ids go in and come out; name file, folder or Hub id "
+            f"of its {what}: tokenizers={{{self.spec.name!r}: …}}, on the command line --tokenizer {self.spec.name}=…"
         )
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:

@@ -23,7 +23,8 @@ def match(
 ) -> tuple[dict[str, tuple[Modality, str]], dict[str, str]]:
     """({domain: (modality, entry point)}, {domain: why it is missing}).
 
-    `settings`: domain or modality name -> settings of the plugin, over those that fit the file. The first domain of a
+    `settings`: domain or modality name -> settings of the plugin, over its `published_settings` and those that fit the
+    file. The first domain of a
     plugin bears the plugin's name; further ones, at other sizes, have the size added. Raises ValueError where a plugin
     provides a domain in another shape than the file has it, or two plugins provide one."""
     found: dict[str, tuple[Modality, str]] = {}
@@ -37,8 +38,8 @@ def match(
             name = plugin.name if plugin.name not in taken else _further(plugin.name, domain.name)
             own = settings.get(domain.name, settings.get(name, {}))
             try:
-                fields = set(manager.modality_class(plugin.name).Settings.model_fields)
-                chosen = _settings(domain, fields) | dict(own)
+                cls = manager.modality_class(plugin.name)
+                chosen = dict(cls.published_settings) | _settings(domain, set(cls.Settings.model_fields)) | dict(own)
                 modality = manager.modality(name, plugin=plugin.name, **chosen)
             except PluginError as error:
                 failures.append(f"{plugin.name}: {str(error).splitlines()[0]}")

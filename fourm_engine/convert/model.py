@@ -6,16 +6,12 @@ tokenizers are published on their own; without them the model works on token ids
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import absent
@@ -39,21 +35,20 @@ def load_published(
     domains: Iterable[str] | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    manager: PluginManager | None = None,
+    manager: PluginManager,
 ) -> FourM:
     """A published model from its safetensors file.
 
     Args:
         domains: names in the file, or ours, of those to load; the others leave no rows behind.
         tokenizers: modality -> where its tokenizer is; the others take and give token ids alone.
-        settings: modality -> settings of its plugin.
+        settings: modality -> settings of its plugin, over those that fit the published data.
 
     A domain whose plugin is not installed is listed in `missing`, as an exported model's is.
     Raises ValueError: a damaged file, an unknown domain, a plugin that does not fit."""
     from fourm_engine.model import FourM
     from fourm_engine.tokenizers.neural import NeuralTokenizer
 
-    manager = manager or PluginManager()
     checkpoint = published.open_checkpoint(path)
     found, missing = match(checkpoint.domains, manager, settings or {})
     names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in found.values()}
@@ -81,8 +76,8 @@ def load_published(
     kept = [domain for domain in checkpoint.domains if domain.name in found]
     network = published.build_network(checkpoint, kept, names).to(device)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
-    modalities = Modalities([modality for modality, _ in found.values()], plugins)
-    loaded = given_tokenizers(modalities.token_spaces, tokenizers or {})
+    modalities = Modalities([modality for modality, _ in found.values()], plugins, manager)
+    loaded = given_tokenizers(modalities.token_spaces, tokenizers or {}, manager)
     for tokenizer in loaded.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(device)
@@ -98,12 +93,12 @@ def load_published(
 
 
 def given_tokenizers(
-    spaces: Mapping[str, Sequence[ModalitySpec]], given: Mapping[str, str | Path]
+    spaces: Mapping[str, Sequence[ModalitySpec]], given: Mapping[str, str | Path], manager: PluginManager
 ) -> dict[str, Tokenizer]:
     """Modality -> tokenizer of every token space: from where `given` says, by modality or token space, or a stand-in.
 
     Raises ValueError for a name that needs none."""
-    from fourm_engine.convert.tokenizers import load_for
+    from fourm_engine.convert.tokenizers import open_tokenizer
 
     names = {spec.name for specs in spaces.values() for spec in specs}
     if unknown := sorted(given.keys() - names - spaces.keys()):
@@ -115,8 +110,8 @@ def given_tokenizers(
             raise ValueError(
                 f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
             )
-        tokenizer = load_for(places.pop(), specs) if places else absent(specs)
-        tokenizers |= {spec.name: tokenizer for spec in specs}
+        tokenizer = open_tokenizer(places.pop(), specs, manager=manager) if places else absent(specs)
+        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
     return tokenizers
 
 
@@ -156,18 +151,7 @@ def save_published(model: FourM, path: Path) -> None:
         }
         arguments = {**arguments, **model.published, **before}
     tensors = published.to_published(model.network, model.vocabulary, domains, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        metadata = {key: str(value) for key, value in arguments.items()}
-        save_file(tensors, temporary / path.name, metadata={"format": "pt", **metadata})
-        (temporary / published.CONFIG).write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
-        for name in (path.name, published.CONFIG):
-            os.replace(temporary / name, path.with_name(name))
-    finally:
-        for left in temporary.iterdir():
-            left.unlink()
-        temporary.rmdir()
+    published.write_checkpoint(path, tensors, arguments)
 
 
 def _picture(specs: Iterable[ModalitySpec]) -> dict[str, int]:

@@ -27,9 +27,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourm_engine.exported import check_shapes
+from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
@@ -295,6 +297,14 @@ def to_published(
     """Tensors under their published names, on the CPU, none sharing memory. `names`: domain -> our name."""
     views = _published_tensors(network, vocabulary, domains, names)
     return {key: view.detach().cpu().clone().contiguous() for key, view in views.items()}
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> None:
+    """`path` with the arguments in its metadata and in a `config.json` beside it; each appears at once."""
+    metadata = {key: str(value) for key, value in arguments.items()}
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+        write_atomically(path.with_name(CONFIG), json.dumps(arguments, indent=1) + "\n")
 
 
 def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int, patch_size: int) -> dict[str, Any]:

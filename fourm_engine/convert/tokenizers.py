@@ -1,49 +1,134 @@
-"""Published tokenizers: VQ-VAEs as safetensors, and the WordPiece vocabulary.
+"""Tokenizers by place: folders of ours, published VQ-VAEs and DiVAEs, and the WordPiece vocabulary; and back.
 
-In: a file, folder or Hub id. Out: our tokenizers of the kinds `vqvae` and `wordpiece`, with the same ids and the same
-reconstructions.
+In: a file, folder or Hub id. Out: a fitted tokenizer of kind `vqvae`, `divae`, `wordpiece`, or of whatever kind a
+folder of ours holds, with the same ids and the same reconstructions.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import ValidationError
 
 from fourm_engine import exported
 from fourm_engine.convert import published
-from fourm_engine.nn.embeddings import sine_cosine_2d
-from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer
-from fourm_engine.tokenizers.vit import SIZES
+from fourm_engine.convert.tokenizer_format import arguments_of, kind_of, read_state, settings_of, spec_of, write_state
+from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, read_document
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
+from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ModalitySpec, TokenizerRecipe, TokenSpace
+from fourm_plugins.spec import Sequence as SequenceLayout
+from fourm_plugins.spec import Text as TextArray
 from fourm_plugins.tokenizer import Tokenizer
 
-CODECS = {f"vit_{size.lower()}": numbers for size, numbers in SIZES.items()}
-_CODEC = re.compile(r"^(vit_[sbl])_(enc|dec)$")
-#: State of the published training, which says nothing of ids.
-_TRAINING = re.compile(r"^quantize\._codebook\.(initted|cluster_size|embed_avg)$")
-_MAX_SIZE = 1 << 13
 
+def open_tokenizer(
+    place: str | Path,
+    modality: ModalitySpec | Sequence[ModalitySpec] | None = None,
+    *,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+    manager: PluginManager | None = None,
+    revision: str | None = None,
+) -> Tokenizer:
+    """A fitted tokenizer: a folder of ours, a published tokenizer (its safetensors file, a folder with it, or a Hub id
+    at `revision`), or a WordPiece vocabulary (.json).
 
-def load_for(place: str | Path, specs: Sequence[ModalitySpec]) -> Tokenizer:
-    """The tokenizer of one token space: a folder of ours, a published VQ-VAE, or a WordPiece vocabulary (.json)."""
-    path = Path(place)
+    Args:
+        modality: the spec, or those that share the token space, that it is for; by default those that a folder of ours
+            was stored with, and one made from the file, called `tokens`, for others.
+        image_size: pixels of a side that a published tokenizer takes, where it is not the file's and no spec says it.
+
+    Raises ValueError where there is none, or it is damaged or made for other arrays."""
+    specs = [modality] if isinstance(modality, ModalitySpec) else list(modality or ())
+    path = _find(place, revision)
+    tokenizer: Tokenizer
     if (path / DOCUMENT).is_file():
-        return load_tokenizer(path, specs, PluginManager())
-    if specs[0].layout.kind == "sequence":
-        if not path.is_file():
-            raise ValueError(f"{place}: no such file; a WordPiece vocabulary in the JSON of `tokenizers` is needed")
-        return load_wordpiece(path, specs)
-    return load_vqvae(place, specs[0])
+        tokenizer = load_tokenizer(path, specs or _stored_specs(path), manager or PluginManager())
+    elif path.suffix == ".json":
+        tokenizer = load_wordpiece(path, specs or [_text_spec()])
+    elif specs and specs[0].layout.kind == "sequence":
+        raise ValueError(f"{place}: {specs[0].name} needs a WordPiece vocabulary in the JSON of `tokenizers`")
+    else:
+        tokenizer = load_published_tokenizer(path, specs[0] if specs else None, image_size=image_size)
+    if isinstance(tokenizer, NeuralTokenizer):
+        tokenizer.to(device)
+    return tokenizer
+
+
+def is_tokenizer(place: str | Path, revision: str | None = None) -> bool:
+    """Whether a file, folder or Hub id is a tokenizer, of either format, rather than a model."""
+    try:
+        path = _find(place, revision)
+    except ValueError:
+        return False
+    if path.is_dir() or path.suffix == ".json":
+        return True
+    return "enc_type" in published.read_arguments(path)[0]
+
+
+def published_modality(place: str | Path, plugin: str, manager: PluginManager) -> Modality:
+    """An instance of an installed modality that a published tokenizer fits. Raises ValueError where there is none."""
+    path = _find(place, None)
+    if (path / DOCUMENT).is_file() or path.suffix == ".json":
+        return manager.modality(plugin, **manager.modality_class(plugin).published_settings)
+    arguments = published.read_arguments(path)[0]
+    cls = manager.modality_class(plugin)
+    known = {
+        "image_size": arguments.get("image_size"),
+        "patch_size": arguments.get("patch_size"),
+        "codebook_size": arguments.get("codebook_size"),
+        "channels": arguments.get("n_channels"),
+    }
+    fitting = {name: value for name, value in known.items() if name in cls.Settings.model_fields and value is not None}
+    return manager.modality(plugin, **{**cls.published_settings, **fitting})
+
+
+def _find(place: str | Path, revision: str | None) -> Path:
+    """A folder of ours, or the file of a published tokenizer or vocabulary."""
+    path = Path(place)
+    if not path.exists():
+        if path.suffix in (".json", ".safetensors"):
+            raise ValueError(f"{place}: no such file")
+        path = exported.locate(place, revision=revision)
+    if (path / DOCUMENT).is_file() or (path.is_file() and path.suffix == ".json"):
+        return path
+    weights = published.find(path)
+    if weights is None:
+        raise ValueError(
+            f"{place} holds no tokenizer: neither {DOCUMENT} nor the {published.WEIGHTS} of a published one"
+        )
+    return weights
+
+
+def _stored_specs(folder: Path) -> list[ModalitySpec]:
+    document = read_document(folder)
+    assert document is not None
+    try:
+        specs = [ModalitySpec.model_validate(raw) for raw in document["specs"]]
+    except ValidationError as error:
+        raise ValueError(f"{folder / DOCUMENT}: specs: {'; '.join(explain(error, ModalitySpec))}") from None
+    if not specs:
+        raise ValueError(f"{folder / DOCUMENT}: specs: none; say which modality it is for")
+    return specs
+
+
+def _text_spec() -> ModalitySpec:
+    return ModalitySpec(
+        name="tokens",
+        layout=SequenceLayout(max_tokens=256),
+        array=TextArray(),
+        token_space=TokenSpace(name="tokens", size=30_000, shared=True),
+        tokenizer=TokenizerRecipe(kind="wordpiece"),
+        source="tokens",
+        extensions=("txt",),
+    )
 
 
 def load_wordpiece(path: Path, specs: Sequence[ModalitySpec]) -> WordPieceTokenizer:
@@ -55,121 +140,43 @@ def load_wordpiece(path: Path, specs: Sequence[ModalitySpec]) -> WordPieceTokeni
     return tokenizer
 
 
-def load_vqvae(place: str | Path, spec: ModalitySpec | None = None, *, image_size: int | None = None) -> VQVAETokenizer:
-    """A published VQ-VAE. `image_size`: pixels of a side, where no `spec` says it and it is not the file's.
+def load_published_tokenizer(
+    path: Path, spec: ModalitySpec | None = None, *, image_size: int | None = None
+) -> VQVAETokenizer:
+    """A published VQ-VAE or DiVAE from its safetensors file.
 
-    `spec`: the modality it is for, of which layout, array and number of ids must fit; by default one made from the
-    file, called `tokens`. Its grid may differ from that of the file: positions are then resized. Raises ValueError
-    naming the argument or tensor that does not fit."""
-    path = published.find(place)
-    path = path or published.find(exported.locate(place))
-    if path is None:
-        raise ValueError(f"{place}: no published tokenizer")
+    `spec`: the modality it is for, of which array and number of ids must fit. Its grid may differ from that of the
+    file: positions are then resized. No memory is taken before the file's tensors are known to fit its arguments.
+    Raises ValueError naming the argument or tensor that does not fit."""
     arguments, shapes, tied = published.read_arguments(path)
     try:
-        spec = _spec(path, arguments, spec, image_size)
-        tokenizer = VQVAETokenizer([spec], **_settings(path, arguments, spec))
-    except (KeyError, TypeError) as error:
+        spec = spec_of(path, arguments, spec, image_size)
+        cls, settings = kind_of(arguments), settings_of(path, arguments, spec)
+        with torch.device("meta"):
+            planned = cls([spec], **settings)
+    except KeyError as error:
+        raise ValueError(f"{path}: argument {error} is missing; this is no published tokenizer") from None
+    except ValidationError as error:
+        raise ValueError(
+            f"{path}: not the arguments of a tokenizer: {'; '.join(explain(error, cls.Settings))}"
+        ) from None
+    except TypeError as error:
         raise ValueError(f"{path}: not the arguments of a published tokenizer: {error!r}") from None
-    with safe_open(path, framework="pt") as file:
-        state = {key: file.get_tensor(tied.get(key, key)) for key in (*shapes, *tied) if not _TRAINING.match(key)}
-    tokenizer.adopt(_state(path, tokenizer, state))
+    state = read_state(path, arguments, planned, shapes, tied)
+    tokenizer = cls([spec], **settings)
+    tokenizer.adopt(state)
+    tokenizer.carried = planned.carried
     return tokenizer
 
 
-def _spec(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec | None, image_size: int | None) -> ModalitySpec:
-    image, patch, codes = image_size or arguments["image_size"], arguments["patch_size"], arguments["codebook_size"]
-    labels, channels = arguments.get("n_labels"), arguments["n_channels"]
-    if not (0 < patch <= image <= _MAX_SIZE and image % patch == 0):
-        raise ValueError(f"{path}: image_size={image}, patch_size={patch} are no sizes of a tokenizer")
-    if spec is None:
-        tokens = image // patch
-        size = tokens if arguments.get("patch_proj") is False else image
-        return ModalitySpec(
-            name="tokens",
-            layout=Grid(height=tokens, width=tokens),
-            array=ClassMap(classes=labels, height=size, width=size)
-            if labels
-            else FeatureMap(channels=channels, height=size, width=size, gaps=True),
-            token_space=TokenSpace(name="tokens", size=codes),
-            tokenizer=TokenizerRecipe(kind="vqvae"),
-            source="tokens",
-            extensions=("bin",),
+def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write `path` (model.safetensors) and `config.json` beside it, in the published format.
+
+    A tokenizer that was published keeps its arguments, and its tensors bit for bit. Raises ValueError for what the
+    format cannot hold: other kinds, other sizes of encoder and decoder."""
+    if not isinstance(tokenizer, VQVAETokenizer):
+        raise ValueError(
+            f"{tokenizer.spec.name}: a tokenizer of kind {tokenizer.kind!r}; the published format holds vqvae and divae"
         )
-    array = spec.array
-    here: dict[str, tuple[Any, Any]] = {
-        "codebook_size": (codes, spec.token_space.size if spec.token_space else 0),
-        "n_labels": (labels, array.classes if isinstance(array, ClassMap) else None),
-        "patch_size": (1 if arguments.get("patch_proj") is False else patch, spec.patch[0]),
-    }
-    if isinstance(array, FeatureMap):
-        here["n_channels"] = channels, array.channels
-    for name, (there, wanted) in here.items():
-        if there != wanted:
-            raise ValueError(
-                f"{path}: {name} is {there}, but modality {spec.name!r} has {wanted}; set it in the plugin"
-            )
-    return spec
-
-
-def _settings(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) -> dict[str, Any]:
-    if arguments.get("quant_type", "lucid") != "lucid":
-        raise ValueError(f"{path}: quant_type={arguments['quant_type']!r}; only 'lucid' is supported")
-    if arguments.get("undo_std"):
-        raise ValueError(f"{path}: undo_std is not supported")
-    codecs: dict[str, dict[str, Any]] = {}
-    for side, key in (("encoder", "enc_type"), ("decoder", "dec_type")):
-        kind = _CODEC.match(str(arguments[key]))
-        if not kind:
-            known = ", ".join(f"{codec}_{side[:3]}" for codec in CODECS)
-            raise ValueError(f"{path}: {key}={arguments[key]!r} is not supported; {known} are")
-        codecs[side] = {**CODECS[kind[1]], "post_mlp": bool(arguments.get("post_mlp", False))}
-        tokens = arguments["image_size"] // arguments["patch_size"]
-        assert isinstance(spec.layout, Grid)
-        if (spec.layout.height, spec.layout.width) != (tokens, tokens):
-            codecs[side]["position_grid"] = (tokens, tokens)
-    return {
-        **codecs,
-        "latent_dim": arguments.get("latent_dim", 32),
-        "class_dim": arguments["n_channels"] if arguments.get("n_labels") else 8,
-        "normalise_codes": arguments.get("norm_codes", True),
-    }
-
-
-def _state(path: Path, tokenizer: VQVAETokenizer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names, and convolutions as products. Raises ValueError for a missing, unknown or misshapen tensor."""
-    wanted, state = tokenizer.state(), {}
-    for key, value in tensors.items():
-        name = key.replace("quantize._codebook.embed", "quantiser.codes")
-        if name in ("encoder.pos_emb", "decoder.pos_emb"):
-            _check_positions(path, key, value)  # computed
-            continue
-        if name in ("encoder.proj.weight", "quant_proj.weight", "post_quant_proj.weight", "decoder.out_proj.weight"):
-            value = value.flatten(1)
-        if name == "quantiser.codes" and value.ndim == 3:
-            value = value[0]
-        if name == "cls_emb.weight":
-            # Ours has one more row, for pixels without a class: what is unknown has no feature.
-            value = F.pad(value, (0, 0, 0, 1))
-        if name not in wanted:
-            raise ValueError(f"{path}: {key} is unknown")
-        if value.shape != wanted[name].shape:
-            raise ValueError(f"{path}: {key} has shape {tuple(tensors[key].shape)}, which does not fit the arguments")
-        state[name] = value.to(torch.float32)
-    positions = {"encoder.pos_emb", "decoder.pos_emb"} - tensors.keys()
-    if missing := sorted((wanted.keys() - state.keys()) | positions):
-        raise ValueError(f"{path}: {_published_key(missing[0])} is missing")
-    return state
-
-
-def _check_positions(path: Path, key: str, value: Tensor) -> None:
-    if value.ndim != 4 or value.shape[0] != 1 or value.shape[1] % 4 or max(value.shape) > _MAX_SIZE:
-        raise ValueError(f"{path}: {key} has shape {tuple(value.shape)}, expected (1, width, rows, columns)")
-    _, width, rows, columns = value.shape
-    computed = sine_cosine_2d(rows, columns, width).T.reshape(value.shape)
-    if (value.float() - computed).abs().max() > published.POSITION_TOLERANCE:
-        raise ValueError(f"{path}: {key} does not hold sine-cosine positions; learned ones are not supported")
-
-
-def _published_key(name: str) -> str:
-    return name.replace("quantiser.codes", "quantize._codebook.embed")
+    arguments = arguments_of(tokenizer) if tokenizer.carried is None else tokenizer.carried.arguments
+    published.write_checkpoint(path, write_state(tokenizer), arguments)

@@ -6,6 +6,7 @@ reported. Samples are the union over the modalities; what one lacks is left out 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -83,6 +84,12 @@ class AlignedData:
         self._bad: dict[tuple[str, str], BadFile] = {}
         if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
             log.warning("%s", self.report())
+
+    def replacing(self, modality: Modality) -> AlignedData:
+        """The same files with `modality`, which may have another size, in place of the one of its name."""
+        other = copy.copy(self)
+        other.modalities = {**self.modalities, modality.name: modality}
+        return other
 
     def _wanted(self) -> str:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})

@@ -4,8 +4,9 @@ In: the masking config, the specs, and for each sample a generator and the modal
 
 One mixture component is drawn for inputs and targets. Of each, the total N is uniform in its range, p ~
 Dirichlet(alpha), counts = floor(p N), and every token left over goes to the largest entry of a Dirichlet draw of its
-own. Counts are capped by what a modality holds (targets of unordered tokens: by what its inputs leave); what is cut off
-is lost.
+own. Counts are capped by what a modality holds, or by its `max_tokens` (targets of unordered tokens: by what its inputs
+leave of that); what is cut off is lost. Counts below a modality's `min_tokens` are drawn again, all of one side
+together.
 """
 
 from __future__ import annotations
@@ -44,10 +45,20 @@ class _Pool:
     names: tuple[str, ...]
     alphas: np.ndarray  # (n,) float64, all > 0
     caps: np.ndarray  # (n,) int64
+    least: np.ndarray  # (n,) int64
+    tries: int  # 1 where no minimum is asked for, or one cannot be reached
 
-    def draw(self, rng: np.random.Generator, low: int, high: int) -> np.ndarray:
-        """Counts (n,) int64 before the caps."""
+    def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray) -> np.ndarray:
+        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try stands, as published."""
         total = int(rng.integers(low, high + 1))
+        for _ in range(self.tries):
+            counts = np.minimum(self._shares(rng, total), np.maximum(self.caps - taken, 0))
+            if (counts >= self.least).all():
+                break
+        return counts
+
+    def _shares(self, rng: np.random.Generator, total: int) -> np.ndarray:
+        """`total` tokens over the modalities."""
         if not self.names or not total:
             return np.zeros(len(self.names), np.int64)
         if len(self.names) == 1:
@@ -89,8 +100,12 @@ class Budgets:
             self._alphas[component.name] = (inputs, targets)
             default = component.keep.get("*", "random")
             self._keep[component.name] = {name: component.keep.get(name, default) for name in self._specs}
+        unknown |= (config.min_tokens.keys() | config.max_tokens.keys()) - self._specs.keys()
         if unknown:
             log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
+        least, most = sum(config.min_tokens.values()), max(config.encoder_tokens, config.decoder_tokens)
+        if least > most:
+            log.warning("masking: min_tokens ask for %d tokens, more than any total; they are not kept", least)
         if not self._components:
             raise ValueError(f"masking.mixture: no component has inputs and targets among {self._names()}")
         self._cache: dict[frozenset[str], list[tuple[Component, _Pool, _Pool, float]]] = {}
@@ -133,15 +148,13 @@ class Budgets:
         while u >= feasible[index][3] and index < len(feasible) - 1:
             index += 1
         component, input_pool, target_pool, _ = feasible[index]
-        inputs = np.minimum(input_pool.draw(rng, *self.config.input_range(component)), input_pool.caps)
+        none = np.zeros(len(input_pool.names), np.int64)
+        inputs = input_pool.draw(rng, *self.config.input_range(component), none)
         shown = {name: int(n) for name, n in zip(input_pool.names, inputs) if n}
-        asked = {}
-        counts = target_pool.draw(rng, *self.config.target_range(component))
-        for name, count, cap in zip(target_pool.names, counts, target_pool.caps):
-            if self._specs[name].layout.kind != "sequence":
-                cap -= shown.get(name, 0)
-            if min(count, cap) > 0:
-                asked[name] = int(min(count, cap))
+        unordered = [name if self._specs[name].layout.kind != "sequence" else "" for name in target_pool.names]
+        taken = np.array([shown.get(name, 0) for name in unordered], np.int64)
+        targets = target_pool.draw(rng, *self.config.target_range(component), taken)
+        asked = {name: int(n) for name, n in zip(target_pool.names, targets) if n}
         return Drawn(component.name, shown, asked, self._keep[component.name])
 
     def _feasible(self, available: frozenset[str]) -> list[tuple[Component, _Pool, _Pool, float]]:
@@ -149,14 +162,29 @@ class Budgets:
         if available not in self._cache:
             rows, cumulative = [], 0.0
             for component in self._components:
-                inputs, targets = (self._pool(alphas, available) for alphas in self._alphas[component.name])
+                inputs, targets = (
+                    self._pool(alphas, available, side)
+                    for alphas, side in zip(self._alphas[component.name], ("input", "target"))
+                )
                 if targets.names and (inputs.names or self.config.input_range(component)[1] == 0):
                     cumulative += component.weight
                     rows.append((component, inputs, targets, cumulative))
             self._cache[available] = [(c, i, t, upto / cumulative) for c, i, t, upto in rows]
         return self._cache[available]
 
-    def _pool(self, alphas: dict[str, float], available: frozenset[str]) -> _Pool:
+    def _pool(self, alphas: dict[str, float], available: frozenset[str], side: str) -> _Pool:
+        """A modality that could be on this `side` and has an alpha of 0 never reaches a minimum; then, as published,
+        every try fails, and a draw stands as it is."""
         names = tuple(name for name in alphas if name in available)
-        caps = np.array([self._specs[name].layout.num_tokens for name in names], np.int64)
-        return _Pool(names, np.array([alphas[name] for name in names], np.float64), caps)
+        held = {name: self._specs[name].layout.num_tokens for name in available if name in self._specs}
+        most = {name: min(tokens, self.config.max_tokens.get(name, tokens)) for name, tokens in held.items()}
+        asked = {name: n for name, n in self.config.min_tokens.items() if n and name in held}
+        possible = {name: n for name, n in asked.items() if getattr(self._specs[name], side)}
+        reachable = all(name in alphas and n <= most[name] for name, n in possible.items())
+        return _Pool(
+            names,
+            np.array([alphas[name] for name in names], np.float64),
+            np.array([most[name] for name in names], np.int64),
+            np.array([possible.get(name, 0) for name in names], np.int64),
+            self.config.max_tries if possible and reachable else 1,
+        )

@@ -53,6 +53,11 @@ class MaskingConfig(BaseModel):
 
     input_tokens: TokenRange = (128, 128)
     target_tokens: TokenRange = (128, 128)
+    #: Least and most tokens of a modality, {name: tokens}, on either side; without, none and what it holds. A draw that
+    #: gives one less than its least is drawn again, `max_tries` times at most; what is above the most is lost.
+    min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    max_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    max_tries: int = Field(default=100, ge=1)
     #: Encoder rows N of a batch; the largest input total, if not given.
     encoder_capacity: int | None = Field(default=None, ge=1)
     #: Decoder rows M of a batch; the largest target total, if not given.
@@ -77,6 +82,9 @@ class MaskingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> MaskingConfig:
+        for name, least in self.min_tokens.items():
+            if least > self.max_tokens.get(name, least):
+                raise ValueError(f"min_tokens of {name!r} is {least}, above its max_tokens {self.max_tokens[name]}")
         names = [component.name for component in self.mixture]
         if len(set(names)) != len(names):
             raise ValueError(f"two components of the mixture bear one name: {', '.join(names)}; rename one")

@@ -37,12 +37,17 @@ class TokenizerTask(Task):
         self.tokens_per_sample = tokenizer.spec.layout.num_tokens
 
     def model(self) -> nn.Module:
-        return self.tokenizer.make_network()
+        return self.tokenizer.starting_network()
+
+    def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
+        """What the batches of a step are made of, as many arrays in every step."""
+        return self.tokenizer, self.train
 
     def batches(self, start_step: int, share: Share) -> Iterator[Tensor]:
         n, epoch, order = len(self.train), -1, None
         step = start_step
         while True:
+            tokenizer, data = self.source(step)
             for micro in range(share.accumulate):
                 arrays = []
                 for position in share.positions(step, micro):
@@ -50,8 +55,8 @@ class TokenizerTask(Task):
                         epoch = position // n
                         order = epoch_order(n, self.seed, epoch)
                     assert order is not None
-                    arrays.append(self.train[int(order[position % n])])
-                yield self.tokenizer.tensor(arrays)
+                    arrays.append(data[int(order[position % n])])
+                yield tokenizer.tensor(arrays)
             step += 1
 
     def counts(self, batch: Tensor) -> dict[str, float]:
@@ -70,24 +75,29 @@ class TokenizerTask(Task):
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Loss terms on held-out arrays."""
+        return self.evaluate_on(model, share, self.tokenizer, self.val)
+
+    def evaluate_on(
+        self, model: nn.Module, share: Share, tokenizer: NeuralTokenizer, val: ArrayData | None
+    ) -> dict[str, tuple[float, float]]:
         sums = dict.fromkeys(self._weights, 0.0)
         counts = dict.fromkeys(self._weights, 0.0)
-        if self.val is None or not len(self.val):
+        if val is None or not len(val):
             return {}
         device = next(model.parameters()).device
         size = max(1, share.micro_batch_size)
-        total = min(len(self.val), EVALUATION_ARRAYS)
+        total = min(len(val), EVALUATION_ARRAYS)
         # Every process passes equally many batches; those beyond the end repeat the last array and count nothing.
         for start in range(0, total, size * share.world):
             first = start + share.rank * size
-            own = [self.val[min(i, total - 1)] for i in range(first, first + size)]
-            batch = self.tokenizer.tensor(own[: max(1, total - first)])
+            own = [val[min(i, total - 1)] for i in range(first, first + size)]
+            batch = tokenizer.tensor(own[: max(1, total - first)])
             found = model(batch.to(device))
             if first >= total:
                 continue
             for name, value in found.items():
                 sums[name] += float(value)
-            for name, count in self.tokenizer.counts(batch).items():
+            for name, count in tokenizer.counts(batch).items():
                 counts[name] += count
         return {name: (sums[name], counts[name]) for name in sums}
 
@@ -103,12 +113,14 @@ class TokenizerTask(Task):
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,
-            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json"),
+            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json", exclude=set(self.tokenizer.places)),
             "tokenizer.spec": self.tokenizer.spec.fingerprint(),
             "tokenizer.steps": self.steps,
             "data": self.train.fingerprint,
             "data.samples": len(self.train),
         }
+        if start := self.tokenizer.starting_point:
+            facts["tokenizer.starting_point"] = start
         return facts
 
 

@@ -6,10 +6,25 @@ What a tokenizer is (its kind, its sizes, its loss) is its modality's recipe; th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.train.config import TrainConfig
+
+
+class AdaptConfig(BaseModel):
+    """A second, short fit of a grid's tokenizer on batches of several sizes, after which it serves all of them, and
+    sizes between. What is not said here is as in the fit before it, on the modality's own size alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(ge=1)
+    #: [height, width] in pixels, beside the modality's own size; each batch has one of them, drawn by its step.
+    sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    #: null: a fifth of the fit's.
+    lr: float | None = Field(default=None, gt=0)
 
 
 class FitConfig(TrainConfig):
@@ -22,6 +37,16 @@ class FitConfig(TrainConfig):
     weight_decay: float = Field(default=0.01, ge=0)
     #: Memory for the arrays of one modality in each process, in MiB; what does not fit is read again each time.
     cache_mb: int = Field(default=1024, ge=0)
+    #: Of grids; other tokenizers take no part in it. null: a tokenizer serves the modality's own size alone.
+    adapt: AdaptConfig | None = None
+
+    def adapting(self) -> FitConfig:
+        """How the second fit, that of `adapt`, learns: from a low rate down to none."""
+        assert self.adapt is not None
+        own: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
+        own |= {"warmup": min(self.warmup, self.adapt.steps // 10), "schedule": "cosine", "cooldown": 0, "adapt": None}
+        lr = self.adapt.lr or self.lr / 5
+        return FitConfig.model_validate(self.model_dump() | own | {"lr": lr, "min_lr": min(self.min_lr, lr)})
 
 
 class FitOverride(BaseModel):
@@ -35,6 +60,7 @@ class FitOverride(BaseModel):
     lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
     warmup: int | None = Field(default=None, ge=0)
+    adapt: AdaptConfig | None = None
 
 
 class TokenizersConfig(BaseModel):
@@ -51,6 +77,10 @@ class TokenizersConfig(BaseModel):
         """The settings for one token space."""
         override = self.spaces.get(space, FitOverride())
         return FitConfig.model_validate(self.fit.model_dump() | override.model_dump(exclude_none=True))
+
+    def adapts(self, space: str) -> bool:
+        """Whether this token space, in particular, is to be adapted to several sizes."""
+        return space in self.spaces and self.spaces[space].adapt is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> TokenizersConfig:

@@ -22,17 +22,21 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from fourm_engine.tasks.adapt import AdaptTask, SizedArrays
 from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
+from fourm_engine.tokenizers.vit import with_position_grid
+from fourm_engine.train.checkpoint import step_folder
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -42,23 +46,51 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Fitted:
     """A fitted tokenizer. `report`: modality -> {metric: number}, "usage" and "perplexity" as shares of the codebook,
-    "dead codes" as their number. `fresh` is False where an up-to-date one was found."""
+    "dead codes" as their number; of one that was adapted, "<modality> at <height>x<width>" and the same "before
+    adapting", too. `fresh` is False where an up-to-date one was found."""
 
     tokenizer: Tokenizer
     report: dict[str, dict[str, float]]
     fresh: bool
 
 
-def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager) -> Tokenizer:
-    """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe.
+@dataclass(frozen=True)
+class Sized:
+    """What a tokenizer adapts to one size on: its first modality at that size, training arrays in the order of those
+    that it is fitted on, held-out values."""
 
-    Raises ValueError where the recipe's kind is not installed or refuses its settings."""
-    specs = [modality.spec for modality in modalities]
-    recipe = specs[0].tokenizer
+    modality: Modality
+    train: ArrayData
+    val: Sequence[Any]
+
+
+def base_first(modalities: Sequence[Modality]) -> list[Modality]:
+    """Modalities that share one token space, that which is called as the space first: of several sizes, its own is the
+    one at which the tokenizer is fitted."""
+
+    def is_other(modality: Modality) -> bool:
+        assert modality.spec.token_space is not None
+        return modality.name != modality.spec.token_space.name
+
+    return sorted(modalities, key=is_other)
+
+
+def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, any_size: bool = False) -> Tokenizer:
+    """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe. `any_size`: one that
+    can serve pictures of other sizes, too, as it can wherever pictures share a token space.
+
+    Raises ValueError where the recipe's kind is not installed or refuses its settings, or the modalities differ in more
+    than size."""
+    specs = [modality.spec for modality in base_first(modalities)]
+    recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
+    assert space is not None
     cls = manager.tokenizer_class(recipe.kind)
     try:
-        return cls(specs, **recipe.settings)
+        settings = recipe.settings
+        if issubclass(cls, NeuralTokenizer) and isinstance(layout, Grid) and (any_size or space.shared):
+            settings = with_position_grid(cls.Settings(**settings), (layout.height, layout.width)).model_dump()
+        return cls(specs, **settings)
     except ValueError as error:
         names = ", ".join(spec.name for spec in specs)
         reason = "; ".join(explain(error, cls.Settings)) if isinstance(error, ValidationError) else str(error)
@@ -74,6 +106,7 @@ def fit_tokenizer(
     manager: PluginManager,
     *,
     seed: int = 0,
+    sizes: Sequence[Sized] = (),
 ) -> Fitted:
     """Fit the tokenizer of one token space and store it in `folder/<token space>/`.
 
@@ -82,13 +115,15 @@ def fit_tokenizer(
         train: modality -> training arrays.
         val: modality -> held-out values, augmented, as `Modality.normalise` takes them.
         folder: of all tokenizers of the run.
+        sizes: of `config.adapt`, beside the size that the tokenizer is fitted at; without any, it is not adapted.
 
     Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
     writes. Raises ValueError where there is nothing to fit
     on, and whatever the trainer raises.
     """
     with processes(config):
-        return _fit(make_tokenizer(modalities, manager), modalities, train, val, config, folder, manager, seed)
+        tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))
+        return _fit(tokenizer, base_first(modalities), train, val, config, folder, manager, seed, sizes)
 
 
 def _fit(
@@ -100,6 +135,7 @@ def _fit(
     folder: Path,
     manager: PluginManager,
     seed: int,
+    sizes: Sequence[Sized],
 ) -> Fitted:
     assert tokenizer.spec.token_space is not None
     space = tokenizer.spec.token_space.name
@@ -116,22 +152,55 @@ def _fit(
         return found
 
     runs = folder / ".fit" / space
+    report: dict[str, dict[str, float]] = {}
     if isinstance(tokenizer, NeuralTokenizer):
-        (data,) = train.values()
-        held_out = _arrays(modalities[0], val.get(modalities[0].name, ()))
-        run = runs / request["hash"]
-        task = TokenizerTask(tokenizer, data, held_out, steps=config.steps, seed=seed)
-        Trainer(task, config, run, seed=seed).run()
+        base = modalities[0]
+        held_out = _arrays(base, val.get(base.name, ()))
+        # The same run whatever follows it, so that another adaptation starts from it.
+        first = config.model_copy(update={"adapt": None})
+        run = runs / _request(tokenizer, train, first, seed)["hash"]
+        task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
+        Trainer(task, first, run, seed=seed).run()
         tokenizer.load(fitted_folder(run))
+        if sizes:
+            own = Sized(base, train[base.name], val.get(base.name, ()))
+            report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed)
     else:
         tokenizer.fit(lambda: (array for data in train.values() for array in data))
-    report = {m.name: reconstruction(tokenizer, m, val.get(m.name, ())) for m in modalities}
+    members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
+    report = members | report
     sum_numbers([0.0])  # every process has read what the trainer left
     if rank() == 0:
         save_tokenizer(tokenizer, folder / space, manager=manager, fit={"request": request, "report": report})
         shutil.rmtree(runs, ignore_errors=True)
     sum_numbers([0.0])  # no process goes on before it is stored
     return Fitted(tokenizer, report, fresh=True)
+
+
+def _adapt(
+    tokenizer: NeuralTokenizer, sizes: Sequence[Sized], config: FitConfig, start: Path, run: Path, seed: int
+) -> dict[str, dict[str, float]]:
+    """Adapt a tokenizer to `sizes`, the first its own, from the end of the run `start`. Returns the reconstruction at
+    every size, before and after."""
+    assert config.adapt is not None
+    served = [tokenizer.serving(size.modality.spec) for size in sizes]
+    arrays = [
+        SizedArrays(own, size.train, _arrays(size.modality, size.val)) for own, size in zip(served, sizes, strict=True)
+    ]
+
+    def measure(when: str) -> dict[str, dict[str, float]]:
+        return {
+            f"{size.modality.name} at {array.name}{when}": reconstruction(array.tokenizer, size.modality, size.val)
+            for size, array in zip(sizes, arrays, strict=True)
+        }
+
+    before, how = measure(", before adapting"), config.adapting()
+    task = AdaptTask(
+        tokenizer, arrays, start=step_folder(start / "checkpoints", config.steps), steps=how.steps, seed=seed
+    )
+    Trainer(task, how, run, seed=seed).run()
+    tokenizer.load(fitted_folder(run))
+    return before | measure("")
 
 
 def _up_to_date(folder: Path, tokenizer: Tokenizer, request: dict[str, Any], manager: PluginManager) -> Fitted | None:
@@ -181,21 +250,27 @@ def _codebook(tokenizer: Tokenizer, ids: Iterable[np.ndarray]) -> dict[str, floa
 
 
 def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:
-    return ArrayData(lambda i: modality.normalise(values[i]), len(values), fingerprint="held out")
+    return ArrayData(lambda i: modality.normalise(values[i]), len(values), fingerprint="held out", cache_bytes=0)
 
 
 def _request(
     tokenizer: Tokenizer, train: Mapping[str, ArrayData], config: FitConfig | None, seed: int
 ) -> dict[str, Any]:
-    """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out."""
+    """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out, and
+    so is what a network only serves: it is fitted on its first modality."""
     quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "tensorboard", "threads", "cache_mb", "device"}
+    quiet |= {"adapt"} if config is not None and config.adapt is None else set()
+    specs = tokenizer.specs if config is None else tokenizer.specs[:1]
+    fitted_on = train.items() if config is None else [(tokenizer.spec.name, train[tokenizer.spec.name])]
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
-        "settings": tokenizer.settings.model_dump(mode="json"),
-        "specs": {spec.name: spec.fingerprint() for spec in tokenizer.specs},
-        "data": {name: [data.fingerprint, len(data)] for name, data in sorted(train.items())},
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
+        "specs": {spec.name: spec.fingerprint() for spec in specs},
+        "data": {name: [data.fingerprint, len(data)] for name, data in sorted(fitted_on)},
         "config": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
         "seed": seed,
     }
+    if isinstance(tokenizer, NeuralTokenizer) and (start := tokenizer.starting_point):
+        request["start"] = start
     request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     return request

@@ -94,10 +94,10 @@ class MLPAutoencoder(TokenizerNetwork):
     def encode(self, x: Tensor) -> Tensor:
         return self.quantiser.nearest(self.latents(x))
 
-    def decode(self, ids_BN: Tensor) -> Tensor:
+    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.reconstruct(self.quantiser.lookup(ids_BN))
 
-    def decode_expected(self, probabilities_BNK: Tensor) -> Tensor:
+    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.reconstruct(self.quantiser.expected(probabilities_BNK))
 
 

@@ -2,30 +2,37 @@
 
 In: a spec whose array is a feature map, class map or feature vector. A subclass brings a network; this module brings
 what all of them share: checking and batching arrays, saving and loading, the fingerprint.
+
+One fitted tokenizer serves grids of any size, where its codecs have positions of a grid of their own (`position_grid`):
+the same patches get the same codes and ids, and positions are resized to the grid at hand.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fourm_engine.data.aligned import check_array
+from fourm_engine.exported import check_shapes
 from fourm_engine.tokenizers.quantisers.base import Quantiser
+from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.modality import SampleError
-from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
 # Arrays that pass the network together. Encoding always fills the chunk up, so that every product has the same shape,
 # and with that the same rounding, whatever the caller's batch: ids do not depend on what an array is encoded with.
 CHUNK = 8
@@ -51,11 +58,11 @@ class TokenizerNetwork(nn.Module):
         """Arrays (B, …) -> ids int64 (B, N)."""
 
     @abstractmethod
-    def decode(self, ids_BN: Tensor) -> Tensor:
-        """Ids (B, N) -> arrays (B, …)."""
+    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Ids (B, N) -> arrays (B, …). `grid`: (h, w) of the tokens, where it is not that of the network's spec."""
 
     @abstractmethod
-    def decode_expected(self, probabilities_BNK: Tensor) -> Tensor:
+    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Distributions over ids (B, N, K) -> arrays (B, …)."""
 
     def blocks(self) -> list[nn.Module]:
@@ -71,16 +78,30 @@ class TokenizerNetwork(nn.Module):
         return self.quantiser.progress()
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What the published file of a converted tokenizer held besides the fitted state, for the way back. It decides
+    nothing here."""
+
+    arguments: dict[str, Any]
+    tensors: dict[str, Tensor]
+    #: Of tensors that are shaped otherwise there than usual.
+    shapes: dict[str, list[int]]
+
+
 class NeuralTokenizer(Tokenizer):
-    """A tokenizer around `self.network`, which lives on the device it was moved to."""
+    """A tokenizer around `self.network`, which lives on the device it was moved to.
+
+    Of several specs, which are then grids of the same patches, it takes and gives the arrays of the first; `serving`
+    gives the tokenizer of another, around the same network."""
 
     network: TokenizerNetwork
+    carried: Carried | None = None
 
     def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
         super().__init__(specs, **settings)
-        if len(self.specs) > 1:
-            names = ", ".join(spec.name for spec in self.specs)
-            raise ValueError(f"a {self.kind} tokenizer serves one modality, not {names}; give each its own token space")
+        for other in self.specs[1:]:
+            self._check_alike(other)
         self.network = self.make_network()
         self.network.eval()
         self.positional = self.network.quantiser.positional
@@ -89,6 +110,15 @@ class NeuralTokenizer(Tokenizer):
     def make_network(self) -> TokenizerNetwork:
         """The network with initial weights drawn from torch's generator."""
 
+    def starting_network(self) -> TokenizerNetwork:
+        """The network that training starts from: a new one, unless something fitted is taken over."""
+        return self.make_network()
+
+    @property
+    def starting_point(self) -> str:
+        """Fingerprint of what is taken over; "" for nothing."""
+        return ""
+
     @abstractmethod
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Host-side: over how many items each sum of `network(arrays)` runs."""
@@ -96,6 +126,40 @@ class NeuralTokenizer(Tokenizer):
     @abstractmethod
     def weights(self) -> dict[str, float]:
         """Weight of each term of the loss."""
+
+    def serving(self, spec: ModalitySpec) -> NeuralTokenizer:
+        """This tokenizer, with this very network, for the arrays of `spec`: a grid of another size."""
+        self._check_alike(spec)
+        other = copy.copy(self)
+        other.specs = (spec, *(own for own in self.specs if own.name != spec.name))
+        return other
+
+    def _check_alike(self, spec: ModalitySpec) -> None:
+        """Raise ValueError where one network cannot serve the first spec and this one."""
+        own = self.spec
+        if own.array == spec.array and own.layout == spec.layout:
+            return
+        if not isinstance(own.layout, Grid) or not isinstance(spec.layout, Grid):
+            raise ValueError(
+                f"a {self.kind} tokenizer serves several modalities only where they are grids; give {own.name} and "
+                f"{spec.name} token spaces of their own"
+            )
+        if own.patch != spec.patch or own.on_grid(1, 1).array != spec.on_grid(1, 1).array:
+            raise ValueError(
+                f"{own.name} has {_patches(own)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve both; "
+                f"make them alike, or give each a token space of its own"
+            )
+        if position_grid(self.settings) is None:
+            raise ValueError(
+                f"the tokenizer of {own.name} was fitted for {_size(own)} pixels alone, not for the {_size(spec)} of "
+                f"{spec.name}; fit it with `adapt` or in a token space that several sizes share"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(h, w) of the tokens; None where they form no grid."""
+        layout = self.spec.layout
+        return (layout.height, layout.width) if isinstance(layout, Grid) else None
 
     @property
     def device(self) -> torch.device:
@@ -133,18 +197,18 @@ class NeuralTokenizer(Tokenizer):
                 self._check_tokens(row.shape, (self.spec.layout.num_tokens,))
                 if row.min() < 0 or row.max() >= self.size:
                     raise ValueError(f"{self.spec.name}: ids {row.min()}…{row.max()} are not in [0, {self.size})")
-            arrays.extend(self._run(self.network.decode, torch.from_numpy(np.stack(rows))))
+            arrays.extend(self._run(self.network.decode, torch.from_numpy(np.stack(rows)), self.grid))
         return arrays
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
         self._check_tokens(probabilities.shape[1:], (self.spec.layout.num_tokens, self.size))
         parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(CHUNK)
-        return [array for part in parts for array in self._run(self.network.decode_expected, part)]
+        return [array for part in parts for array in self._run(self.network.decode_expected, part, self.grid)]
 
     @torch.inference_mode()
-    def _run(self, method: Callable[[Tensor], Tensor], x: Tensor) -> list[np.ndarray]:
+    def _run(self, method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> list[np.ndarray]:
         self.network.eval()
-        return list(method(x.to(self.device)).cpu().numpy())
+        return list(method(x.to(self.device), *arguments).cpu().numpy())
 
     def _check_tokens(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
         if tuple(found) != expected:
@@ -157,10 +221,12 @@ class NeuralTokenizer(Tokenizer):
 
         return fit_network(self, list(arrays()), FitConfig())
 
-    def state(self) -> dict[str, Tensor]:
-        """The fitted state: parameters and codebook, without what only training needs; CPU tensors."""
+    def state(self, *, copy: bool = True) -> dict[str, Tensor]:
+        """The fitted state: parameters and codebook, without what only training needs; CPU tensors, or with
+        `copy=False` those of the network."""
         skip = self.network.training_state
-        return {k: v.detach().cpu() for k, v in self.network.state_dict().items() if k not in skip}
+        kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
+        return {k: v.cpu() for k, v in kept.items()} if copy else kept
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
         """Take over a fitted state, or a whole state dict of the network. Raises ValueError for other tensors."""
@@ -182,9 +248,13 @@ class NeuralTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
+        """The same for every size that it serves, since the same network makes the ids."""
         digest = hashlib.sha256()
-        facts = [self.kind, self.settings.model_dump(mode="json"), self.spec.array.model_dump(mode="json")]
-        facts += [self.spec.layout.model_dump(mode="json"), self.size]
+        stored = position_grid(self.settings)
+        spec = self.spec if stored is None else self.spec.on_grid(*stored)
+        settings = self.settings.model_dump(mode="json", exclude=set(self.places))
+        facts = [self.kind, settings, spec.array.model_dump(mode="json")]
+        facts += [spec.layout.model_dump(mode="json"), self.size]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self.state().items()):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -193,9 +263,55 @@ class NeuralTokenizer(Tokenizer):
 
     def save(self, folder: Path) -> None:
         save_file({name: value.contiguous() for name, value in self.state().items()}, folder / WEIGHTS)
+        if self.carried is not None:
+            note = {"arguments": json.dumps(self.carried.arguments), "shapes": json.dumps(self.carried.shapes)}
+            save_file(self.carried.tensors, folder / CARRIED, metadata=note)
 
     def load(self, folder: Path) -> None:
         try:
             self.adopt(load_file(folder / WEIGHTS))
+            self.carried = _read_carried(folder / CARRIED)
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{folder / WEIGHTS}: {error}") from None
+
+    @classmethod
+    def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> NeuralTokenizer:
+        """No memory is taken before the sizes that the settings ask for are those of the file."""
+        with torch.device("meta"):
+            planned = cls(specs, **settings)
+        expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}
+        check_weights(folder / WEIGHTS, expected)
+        return super().restore(specs, settings, folder)  # type: ignore[return-value]
+
+
+def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: tuple[str, ...] = ("",)) -> None:
+    """Raise ValueError where the tensors of a file, of names that start with `only`, are not those `expected`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
+    check_shapes(found, expected, f"{path} does not fit the tokenizer's settings")
+
+
+def _read_carried(path: Path) -> Carried | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            arguments, shapes = (dict(json.loads((file.metadata() or {})[key])) for key in ("arguments", "shapes"))
+            return Carried(arguments, {key: file.get_tensor(key) for key in file.keys()}, shapes)  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read ({error!r:.200}); convert the tokenizer again") from None
+
+
+def _size(spec: ModalitySpec) -> str:
+    assert isinstance(spec.array, (FeatureMap, ClassMap))
+    return f"{spec.array.height}x{spec.array.width}"
+
+
+def _patches(spec: ModalitySpec) -> str:
+    array = spec.array
+    assert isinstance(array, (FeatureMap, ClassMap))
+    channels = f"{array.classes} classes" if isinstance(array, ClassMap) else f"{array.channels} channels"
+    return f"patches of {spec.patch[0]}x{spec.patch[1]} pixels, {channels}"

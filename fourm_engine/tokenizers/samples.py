@@ -1,17 +1,23 @@
 """What a tokenizer is fitted on: arrays of raw training samples through the run's views, and held-out values.
 
-In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, a list of augmented values for measuring.
+In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, a list of augmented values for measuring, both also
+at other sizes than the modality's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.tokenizers.arrays import ArrayData
+from fourm_engine.tokenizers.fit import Sized
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ClassMap, FeatureMap
 
 #: Held-out values that a reconstruction is measured on.
 HELD_OUT = 512
@@ -59,3 +65,40 @@ def named_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit:
         else:
             values[name] = value
     return values
+
+
+def at_sizes(
+    modality: Modality,
+    sizes: Sequence[tuple[int, int]],
+    train: AlignedData,
+    held_out: AlignedData | None,
+    config: DataConfig,
+    *,
+    seed: int,
+    cache_bytes: int,
+) -> list[Sized]:
+    """A modality at `sizes` (height, width) other than its own: crops of the same places, but of each size's shape, and
+    as many. `cache_bytes`: for all sizes together. Raises ValueError for a size that the patch does not divide."""
+    array, found = modality.spec.array, list[Sized]()
+    assert isinstance(array, (FeatureMap, ClassMap))
+    others = [size for size in dict.fromkeys(sizes) if size != (array.height, array.width)]
+    for height, width in others:
+        try:
+            other = modality.at_size(height, width)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"adapt.sizes: {modality.name} at {height}x{width}: {reason}") from None
+        modalities, name = {modality.name: other}, modality.name
+        arrays = training_arrays(
+            train.replacing(other),
+            name,
+            ViewDrawer.from_config(modalities, config, training=True, seed=seed),
+            views=config.views,
+            cache_bytes=cache_bytes // len(others),
+        )
+        values: list[Any] = []
+        if held_out is not None:
+            centre = ViewDrawer.from_config(modalities, config, training=False)
+            values = held_out_values(held_out.replacing(other), name, centre)
+        found.append(Sized(other, arrays, values))
+    return found

@@ -13,7 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from fourm_engine.files import replacing_folder
+from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.tokenizers.vit import position_grid
+from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -38,7 +43,7 @@ def save_tokenizer(
         "kind": tokenizer.kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "settings": tokenizer.settings.model_dump(mode="json"),
+        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
         "fingerprint": tokenizer.fingerprint,
         "fit": fit or {},
@@ -85,21 +90,23 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
             f"{folder}: tokenizer of kind {document['kind']!r} was saved by {package} {version}, which is not "
             f"usable here (pip install {package}): {error}"
         ) from None
-    known = {}
+    stored = []
     for raw in document["specs"]:
         try:
-            stored = ModalitySpec.model_validate(raw)
+            stored.append(ModalitySpec.model_validate(raw))
         except ValueError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
-        known[stored.name] = stored
+    resizable = _serves_any_size(cls, document["settings"])
     for spec in specs:
-        _check_same_arrays(folder, known.get(spec.name), spec)
+        _check_same_arrays(folder, stored, spec, resizable=resizable)
     try:
-        tokenizer = cls(specs, **document["settings"])
-    except (ValueError, TypeError) as error:  # TypeError: a key that is none of a setting
+        tokenizer = cls.restore(specs, document["settings"], folder)
+    except ValidationError as error:
+        reasons = "; ".join(explain(error, cls.Settings))
+        raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
+    except TypeError as error:  # a key that is none of a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
-    tokenizer.load(folder)
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "
@@ -112,24 +119,47 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
 def load_tokenizers(
     folder: Path, spaces: Mapping[str, Sequence[ModalitySpec]], manager: PluginManager
 ) -> dict[str, Tokenizer]:
-    """Modality name -> tokenizer, for every modality that has tokens; one object for each token space.
+    """Modality name -> tokenizer, for every modality that has tokens; those of one token space share what was fitted.
 
     spaces: token space -> the specs that use it (`Modalities.token_spaces`)."""
     found: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         tokenizer = load_tokenizer(folder / space, specs, manager)
-        found.update((spec.name, tokenizer) for spec in specs)
+        found.update((spec.name, tokenizer.serving(spec)) for spec in specs)
     return found
 
 
-def _check_same_arrays(folder: Path, stored: ModalitySpec | None, spec: ModalitySpec) -> None:
-    """The stored tokenizer must have been fitted for the arrays, tokens and ids that the modality has now."""
-    if stored is None:  # joined a shared space later; its tokens are text, which fits any
-        return
-    for what in ("array", "layout", "token_space"):
-        was, now = getattr(stored, what), getattr(spec, what)
-        if was != now and not (what == "layout" and spec.layout.kind == "sequence"):
+def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
+    try:
+        return issubclass(cls, NeuralTokenizer) and position_grid(cls.Settings(**settings)) is not None
+    except (ValidationError, TypeError):  # which making the tokenizer explains
+        return False
+
+
+def _check_same_arrays(folder: Path, stored: Sequence[ModalitySpec], spec: ModalitySpec, *, resizable: bool) -> None:
+    """The stored tokenizer must have been fitted for the arrays, tokens and ids that the modality has now; `resizable`:
+    for the same patches, in whatever number."""
+    fitted = next((other for other in stored if other.name == spec.name), None)
+    if fitted is None:
+        if spec.layout.kind == "sequence" or not stored:
+            return  # joined a shared space later; its tokens are text, which fits any
+        fitted = stored[0]  # likewise, a picture of another size
+    facts = [_facts(fitted, resizable=resizable), _facts(spec, resizable=resizable)]
+    for what, was in facts[0].items():
+        now = facts[1].get(what)
+        if was != now:
             raise ValueError(
-                f"{folder}: fitted for {spec.name} with {what} {was!r}, which is now {now!r}; restore the modality's "
+                f"{folder}: fitted for {fitted.name} with {what} {was!r}, which is now {now!r}; restore the modality's "
                 f"settings or run `fourm tokenizer fit` again"
             )
+
+
+def _facts(spec: ModalitySpec, *, resizable: bool) -> dict[str, Any]:
+    """What must not change."""
+    if resizable and spec.layout.kind == "grid":
+        assert spec.token_space is not None
+        return {"patches of": spec.on_grid(1, 1).array, "number of codes": spec.token_space.size}
+    facts: dict[str, Any] = {"array": spec.array}
+    if spec.layout.kind != "sequence":
+        facts["layout"] = spec.layout
+    return facts | {"token_space": spec.token_space}

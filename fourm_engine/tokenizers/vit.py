@@ -2,15 +2,18 @@
 
 In and out: channels-first maps (B, C, H, W) and latents (B, N, D), N = h · w tokens in row-major order. With
 `blocks=0` the encoder sees each patch alone: a patch-wise MLP, which learns fastest on little data.
+
+Every codec takes grids of any size: its positions, those of `position_grid`, are resized to the grid at hand.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import torch
 from einops import rearrange
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +21,8 @@ from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
+#: Numbers in the table of positions, which is computed and in no file.
+MAX_POSITIONS = 1 << 28
 #: Sizes of the paper (4M, appendix B).
 SIZES: dict[str, dict[str, int]] = {
     "S": {"width": 512, "blocks": 8, "heads": 8},
@@ -84,6 +89,36 @@ class DecoderSettings(CodecSettings):
         return data
 
 
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+
+def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySettings:
+    """The settings of a tokenizer, every codec of which keeps the positions of `grid` where it had none of its own."""
+    codecs = {
+        name: value.model_copy(update={"position_grid": value.position_grid or grid})
+        for name, value in settings
+        if isinstance(value, CodecSettings)
+    }
+    return settings.model_copy(update=codecs)
+
+
+def position_grid(settings: BaseModel) -> tuple[int, int] | None:
+    """Of the first codec of a tokenizer's settings; None where positions are those of whatever grid it is made for."""
+    return next((value.position_grid for _, value in settings if isinstance(value, CodecSettings)), None)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def resized_positions(stored: tuple[int, int], grid: tuple[int, int], width: int) -> Tensor:
+    """(h · w, width) on the CPU: the sine-cosine positions of the grid `stored`, resized to `grid` bicubically."""
+    positions = sine_cosine_2d(*stored, width)
+    if stored == grid:
+        return positions
+    planes = rearrange(positions, "(h w) d -> 1 d h w", h=stored[0])
+    resized = F.interpolate(planes, size=grid, mode="bicubic", align_corners=False)
+    return rearrange(resized, "1 d h w -> (h w) d").contiguous()
+
+
 class PostMlp(nn.Module):
     """fc2(tanh(fc1 x))."""
 
@@ -104,12 +139,12 @@ class _Trunk(nn.Module):
     def __init__(self, grid: tuple[int, int], settings: CodecSettings) -> None:
         super().__init__()
         width, heads, ratio = settings.width, settings.heads, settings.mlp_ratio
-        positions = sine_cosine_2d(*(settings.position_grid or grid), width)
-        if settings.position_grid is not None and settings.position_grid != grid:
-            stored = rearrange(positions, "(h w) d -> 1 d h w", h=settings.position_grid[0])
-            resized = F.interpolate(stored, size=grid, mode="bicubic", align_corners=False)
-            positions = rearrange(resized, "1 d h w -> (h w) d")
-        self.register_buffer("pos_emb", positions, persistent=False)  # (N, D)
+        self.grid, self.width, self.position_grid = grid, width, settings.position_grid or grid
+        for rows, columns in (grid, self.position_grid):
+            if rows * columns * width > MAX_POSITIONS:
+                raise ValueError(f"{rows}x{columns} positions of width {width} are beyond what is loaded")
+        positions = resized_positions(self.position_grid, grid, width).clone()
+        self.register_buffer("pos_emb", positions, persistent=False)  # (N, D), of the codec's own grid
         self.blocks = nn.ModuleList(
             EncoderBlock(width, heads, mlp="gelu", mlp_ratio=ratio, bias=True, qk_norm=False)
             for _ in range(settings.blocks)
@@ -117,8 +152,14 @@ class _Trunk(nn.Module):
         self.norm_mlp = layer_norm(width, bias=True) if settings.post_mlp else None
         self.post_mlp = PostMlp(width, ratio=ratio) if settings.post_mlp else None
 
-    def trunk(self, x_BND: Tensor) -> Tensor:
-        x_BND = x_BND + self.pos_emb
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(h · w, D) for a grid of h x w tokens."""
+        if grid == self.grid:
+            return self.pos_emb
+        return resized_positions(self.position_grid, grid, self.width).to(self.pos_emb.device)
+
+    def trunk(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        x_BND = x_BND + self.positions(grid)
         for block in self.blocks:
             x_BND = block(x_BND, None)
         if self.norm_mlp is not None and self.post_mlp is not None:
@@ -127,7 +168,7 @@ class _Trunk(nn.Module):
 
 
 class ViTEncoder(_Trunk):
-    """(B, C, h·p, w·q) -> (B, h·w, D), for patches of p x q pixels."""
+    """(B, C, h·p, w·q) -> (B, h·w, D), for patches of p x q pixels and any h and w."""
 
     def __init__(self, channels: int, patch: tuple[int, int], grid: tuple[int, int], settings: CodecSettings) -> None:
         super().__init__(grid, settings)
@@ -137,7 +178,8 @@ class ViTEncoder(_Trunk):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         p, q = self.patch
-        return self.trunk(self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)))
+        grid = x_BCHW.shape[-2] // p, x_BCHW.shape[-1] // q
+        return self.trunk(self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)), grid)
 
 
 class ConvTail(nn.Module):
@@ -161,17 +203,18 @@ class ConvTail(nn.Module):
 
 
 class ViTDecoder(_Trunk):
-    """(B, h·w, D) -> (B, C, h·p, w·q)."""
+    """(B, h·w, D) -> (B, C, h·p, w·q), on a grid of any size."""
 
     def __init__(self, channels: int, patch: tuple[int, int], grid: tuple[int, int], settings: CodecSettings) -> None:
         super().__init__(grid, settings)
-        self.patch, self.grid = patch, grid
+        self.patch = patch
         self.out_proj = nn.Linear(settings.width, channels * patch[0] * patch[1])
         tail = settings.conv_tail if isinstance(settings, DecoderSettings) else 0
         self.tail = ConvTail(channels, tail) if tail else None
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        (p, q), (h, w) = self.patch, self.grid
-        patches = self.out_proj(self.trunk(x_BND))
+    def forward(self, x_BND: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """`grid`: (h, w) where they are not the codec's own."""
+        (p, q), (h, w) = self.patch, grid or self.grid
+        patches = self.out_proj(self.trunk(x_BND, (h, w)))
         maps = rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=p, q=q)
         return maps if self.tail is None else self.tail(maps)

@@ -44,7 +44,8 @@ class VQVAESettings(CodebookSettings):
 class VQVAE(TokenizerNetwork):
     """Encoder, codebook, decoder of one grid modality.
 
-    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64."""
+    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch
+    divides."""
 
     def __init__(self, spec: ModalitySpec, settings: VQVAESettings) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class VQVAE(TokenizerNetwork):
         assert isinstance(spec.array, (FeatureMap, ClassMap))
         assert spec.token_space is not None
         grid, patch = (spec.layout.height, spec.layout.width), spec.patch
-        self.grid = grid
+        self.grid, self.patch = grid, patch
         self.cls_emb: nn.Embedding | None = None
         channels_in = channels_out = 0
         if isinstance(spec.array, ClassMap):
@@ -83,13 +84,14 @@ class VQVAE(TokenizerNetwork):
             x = torch.nan_to_num(x)
         return self.quant_proj(self.encoder(x))
 
-    def reconstruct(self, latents_BNd: Tensor) -> Tensor:
-        """Quantised latents -> feature maps, or logits of the classes (B, classes, H, W)."""
-        return self.decoder(self.post_quant_proj(latents_BNd))
+    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Quantised latents of a grid, by default of its own size -> feature maps, or logits of the classes
+        (B, classes, H, W)."""
+        return self.decoder(self.post_quant_proj(latents_BNd), grid)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         quantised = self.quantiser(self.latents(x))
-        output = self.reconstruct(quantised.latents).float()
+        output = self.reconstruct(quantised.latents, self._grid_of(x)).float()
         sums = {name: values.sum() for name, values in quantised.losses.items()}
         if self.cls_emb is not None:
             return sums | {"cross_entropy": F.cross_entropy(output, x, ignore_index=-1, reduction="sum")}
@@ -103,11 +105,14 @@ class VQVAE(TokenizerNetwork):
     def encode(self, x: Tensor) -> Tensor:
         return self.quantiser.nearest(self.latents(x))
 
-    def decode(self, ids_BN: Tensor) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN)))
+    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid))
 
-    def decode_expected(self, probabilities_BNK: Tensor) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.expected(probabilities_BNK)))
+    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        return self._to_array(self.reconstruct(self.quantiser.expected(probabilities_BNK), grid))
+
+    def _grid_of(self, x: Tensor) -> tuple[int, int]:
+        return x.shape[-2] // self.patch[0], x.shape[-1] // self.patch[1]
 
     def _to_array(self, output: Tensor) -> Tensor:
         return output if self.cls_emb is None else output.argmax(1)
@@ -131,12 +136,16 @@ class VQVAETokenizer(NeuralTokenizer):
             raise ValueError(f"{self.spec.name}: perceptual compares pictures of three channels without gaps")
         return VQVAE(self.spec, self.settings)
 
+    def latents_of(self, arrays: Tensor) -> float:
+        """Their number in arrays of any size."""
+        rows, columns = self.spec.patch
+        return float(len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns))
+
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, pixels of which something is known, and pictures."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
-        tokens = float(len(arrays) * self.spec.layout.num_tokens)
-        counts = dict.fromkeys(self.network.quantiser.loss_names, tokens)
+        counts = dict.fromkeys(self.network.quantiser.loss_names, self.latents_of(arrays))
         counts |= dict.fromkeys(loss_weights(self.settings.loss, self.spec), pixels)
         return counts if self.settings.perceptual is None else counts | {PERCEPTUAL: float(len(arrays))}
 

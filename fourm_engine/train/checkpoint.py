@@ -93,7 +93,7 @@ class Checkpoints:
         must call it. With `background` it returns before the writing is done. A save that fails is reported and leaves
         nothing behind; `saved` then stays what it was."""
         self.finish()
-        part = self.folder / f"step-{step:08d}.part"
+        part = step_folder(self.folder, step).with_suffix(".part")
         own = {name: _own_rows(tensor) for name, tensor in tensors.items()}
         rows = {name: (first, total) for name, (_, first, total) in own.items() if total}
         # Copies: the background thread must not see the next step, and tied weights must not share memory in a file.
@@ -151,6 +151,11 @@ class Checkpoints:
         steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
         for _, old in [entry for entry in steps if entry[0] <= step][: -self.keep]:
             _remove(old)
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is, among those below `folder`."""
+    return folder / f"step-{step:08d}"
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -105,6 +105,8 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
         command.append("--no-build-isolation")  # otherwise pip fetches the build backend
     done = subprocess.run(
         [*command, "--no-input", "--target", str(installed), str(copy)],
+        # The copy has no history from which a version could be read.
+        env={**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": plugin.version},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -70,7 +70,8 @@ def test_a_broken_plugin_is_found_by_its_check_alone(put, broken, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=str)
-def test_a_broken_plugin_is_found_by_its_check_alone_of_all(put, broken):
+def test_a_broken_plugin_is_found_by_its_check_alone_of_all(put, broken, monkeypatch):
+    monkeypatch.setattr(masker_checks, "DRAWS", 200)
     assert_only(failures(put(broken.package, broken.changes(), broken.claims)), broken.check)
 
 
@@ -111,3 +112,12 @@ def test_boxes_that_do_not_follow_a_view_are_seen_in_what_is_drawn(monkeypatch):
     subject.close()
     assert outcome.state == "failed"
     assert "does not crop" in outcome.message
+
+
+def test_without_hypothesis_a_broken_masker_is_found_by_plain_draws(put, monkeypatch):
+    (broken,) = (b for b in BROKEN if str(b) == "inputs_and_targets_are_disjoint-wind")
+    find_spec = masker_checks.importlib.util.find_spec
+    absent = {"hypothesis"}
+    monkeypatch.setattr(masker_checks.importlib.util, "find_spec", lambda n: None if n in absent else find_spec(n))
+    masker = {name for name, concern in CONCERN.items() if concern == "masker"}
+    assert_only(failures(put("wind", broken.changes()), masker), broken.check)

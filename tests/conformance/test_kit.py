@@ -20,6 +20,7 @@ from fourm_plugins.testing import (
     NotRun,
     Report,
     Subject,
+    installed,
     suite,
 )
 from fourm_plugins.testing.check import Broken, check_expectations, run_check
@@ -230,3 +231,22 @@ def test_the_page_lists_every_check_and_claim():
         assert f"| `{check.name}` | {check.says} | {', '.join(check.claims)} |" in page
     for name, meaning in CLAIMS.items():
         assert f"| `{name}` | {meaning} |" in page
+
+
+def test_a_wheel_of_unknown_source_is_not_built_and_what_to_name_is_said(monkeypatch, tmp_path):
+    (check,) = (c for c in CHECKS if c.name == "wheel_is_built")
+    monkeypatch.setattr(installed, "source_tree", lambda distribution: None)
+    for source, state, message in (
+        (None, "not run", "the source tree of fourm-caption is not known"),
+        (tmp_path, "failed", "has no pyproject.toml"),
+    ):
+        subject = Subject("caption", source=source)
+        found = run_check(check, subject, {})
+        subject.close()
+        assert found.state == state
+        assert message in found.message
+
+
+def test_the_source_tree_is_where_a_distribution_was_installed_from():
+    assert installed.source_tree("numpy") is None
+    assert installed.source_tree("no-such-distribution") is None

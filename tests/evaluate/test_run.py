@@ -13,7 +13,7 @@ from fourm_engine.model import FourM
 
 @pytest.fixture
 def run(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(FourM, "from_pretrained", lambda path: model)
+    monkeypatch.setattr(FourM, "from_pretrained", lambda path, **options: model)
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
 

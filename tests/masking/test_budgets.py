@@ -179,6 +179,54 @@ def test_a_mixture_without_any_usable_component_is_an_error():
         Budgets(MaskingConfig(), [fake_modalities()["a@pixels"].spec])
 
 
+def draws(config, n, *, seed=0):
+    """(n, 2, 3) counts: inputs and targets of a, b and words."""
+    budgets, rng = Budgets(config, [m.spec for m in fake_modalities().values()]), np.random.default_rng(seed)
+    drawn = [budgets.draw(rng, {"a", "b", "words"}) for _ in range(n)]
+    return np.array([[[side.get(m, 0) for m in ("a", "b", "words")] for side in (d.inputs, d.targets)] for d in drawn])
+
+
+def test_minima_leave_the_draws_that_keep_them():
+    given = {"input_tokens": (4, 9), "target_tokens": 8}
+    kept = draws(MaskingConfig(**given, min_tokens={"a": 2, "words": 1}), 2000)
+    assert (kept >= [2, 0, 1]).all()
+    assert abs(kept[:, 0].sum(1).mean() - 6.5) < 0.2  # totals are drawn once, before the tries
+    # The slow, obvious way: all draws, less those that do not keep the minima.
+    free = draws(MaskingConfig(**given), 12000, seed=1)[:, 1]
+    right = free[(free >= [2, 0, 1]).all(1)]
+    error = 5 * right.std(0) * (1 / len(right) + 1 / len(kept)) ** 0.5
+    assert (abs(kept[:, 1].mean(0) - right.mean(0)) <= error).all()
+
+
+def test_a_minimum_that_cannot_be_reached_leaves_draws_as_they_are(caplog):
+    given = {"input_tokens": 6, "target_tokens": 6}
+    for impossible in ({"a": 500}, {"b": 1}):
+        component = Component(name="it", input={"*": 1, "b": 0}, target={"*": 1, "b": 0})
+        config = MaskingConfig(**given, mixture=(component,), min_tokens=impossible)
+        free = MaskingConfig(**given, mixture=(component,))
+        assert np.array_equal(draws(config, 50), draws(free, 50))
+    assert "min_tokens ask for 500" in caplog.text
+
+
+def test_a_modality_that_is_input_only_does_not_void_the_minima_of_targets():
+    config = MaskingConfig(input_tokens=8, target_tokens=8, min_tokens={"a@pixels": 1, "b": 2})
+    budgets, rng = Budgets(config, [m.spec for m in fake_modalities().values()]), np.random.default_rng(0)
+    for _ in range(200):
+        drawn = budgets.draw(rng, {"a", "a@pixels", "b"})
+        assert drawn.targets["b"] >= 2
+        assert drawn.inputs["a@pixels"] >= 1
+
+
+def test_maxima_cap_what_is_shown_and_asked_and_what_is_cut_off_is_lost():
+    config = MaskingConfig(input_tokens=12, target_tokens=12, max_tokens={"a": 3, "words": 4})
+    counts = draws(config, 500)
+    assert (counts[:, :, 0].sum(1) <= 3).all()  # unordered: shown and asked together
+    assert counts[:, :, 2].max() == 4
+    assert counts.sum(2).min() < 12
+    with pytest.raises(ValidationError, match="min_tokens of 'a' is 4, above its max_tokens 3"):
+        MaskingConfig(min_tokens={"a": 4}, max_tokens={"a": 3})
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins import ClassMap, FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
@@ -67,7 +68,7 @@ class Host:
     """Stands for `PluginManager` where only the engine's own kinds are installed."""
 
     def __init__(self):
-        self.kinds = {"vqvae": VQVAETokenizer, "wordpiece": WordPieceTokenizer}
+        self.kinds = {"divae": DiVAETokenizer, "vqvae": VQVAETokenizer, "wordpiece": WordPieceTokenizer}
 
     def tokenizer_class(self, kind):
         self.find("tokenizer", kind)

@@ -176,6 +176,25 @@ def test_sizes_that_cannot_be_built_are_refused_by_name(settings, reason):
 # Small steps: a latent that lies between two codes to within rounding goes to one or the other, and large steps make of
 # that another run.
 SHORT = FIT.model_copy(update={"steps": 14, "lr": 1e-3})
+
+
+def test_a_diffusion_decoder_is_fitted_on_a_fitted_encoder_and_again_when_that_changes(tmp_path):
+    unet = {"width": 16, "groups": 8}
+    settings = {"encoder": SMALL["encoder"], "latent_dim": 8, "decoder": unet}
+    maps = Maps({**settings, "encoder_from": str(tmp_path / "source" / "map")})
+    recipe = maps.spec.tokenizer.model_copy(update={"kind": "divae"})
+    maps.spec = maps.spec.model_copy(update={"tokenizer": recipe})
+    config = FIT.model_copy(update={"steps": 8})
+    source = fit(tmp_path / "source", config=FIT.model_copy(update={"steps": 20}))
+    first, again = (fit(tmp_path / "out", config=config, modality=maps) for _ in range(2))
+    assert first.fresh
+    assert not again.fresh
+    assert sorted(first.report["map"]) == ["dead codes", "mse", "perplexity", "usage"]
+    assert np.array_equal(again.tokenizer.encode(ramps(5)), source.tokenizer.encode(ramps(5)))
+    fit(tmp_path / "source", config=FIT.model_copy(update={"steps": 20}), seed=1)
+    assert fit(tmp_path / "out", config=config, modality=maps).fresh
+
+
 PROGRAM = """
 import sys
 from pathlib import Path

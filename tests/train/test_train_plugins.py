@@ -136,7 +136,7 @@ def test_the_registry_is_frozen_when_a_model_is_loaded(monkeypatch, tmp_path):
     from fourm_engine import exported, model
 
     hosts = []
-    monkeypatch.setattr(model, "PluginManager", lambda: hosts.append(PluginManager()) or hosts[-1])
+    monkeypatch.setattr(model, "PluginManager", lambda **choices: hosts.append(PluginManager(**choices)) or hosts[-1])
     load_network = exported.load_network
 
     def check(*arguments):

@@ -45,6 +45,7 @@ class DepthSettings(images.TokenSettings):
 
 class Depth(GridModality):
     Settings = DepthSettings
+    published_settings: ClassVar = {"normalisation": "per_image"}
 
     published_prefix = "tok_depth"
     extensions = ("png", "npy")

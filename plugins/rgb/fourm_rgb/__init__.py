@@ -7,7 +7,7 @@ pixels).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class RGB(_Picture):
     """Pictures as tokens."""
 
     Settings = TokenSettings
+    published_settings: ClassVar = {"normalisation": "unit"}
     published_prefix = "tok_rgb"
     description = "RGB picture, as tokens"
 
@@ -65,5 +66,6 @@ class RGBPixels(_Picture):
     """Pictures as patches of pixels: input only."""
 
     Settings = PixelSettings
+    published_settings: ClassVar = {"normalisation": "imagenet"}
     published_prefix = "rgb"
     description = "RGB picture, as patches of pixels"

@@ -1,7 +1,7 @@
 """Semantic class maps.
 
-Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value and array: int64 (H, W), -1 where
-a pixel has no class.
+Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value: int64 (H, W), -1 where a pixel
+has no class. Array: the same, or with `void_first` one more everywhere, so that 0 stands for no class.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
-from fourm_plugins import Modality
+from fourm_plugins import ClassMap, Modality
 from fourm_plugins.bases import ClassGrid, ClassSettings
 from fourm_plugins.labelling import label_options
 from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
@@ -22,16 +23,31 @@ class SemSegSettings(ClassSettings):
 
     source: str = "semseg"
     codebook_size: int = 4096
-    #: The published models' number, where neither this nor `classes` is given.
+    #: As many labels as the published tokenizers have, where neither this nor `classes` is given.
     num_classes: int = Field(default=134, ge=2, le=65535)
+    #: Whether class 0 of what is tokenized stands for "no class", and the classes count from 1.
+    void_first: bool = False
 
 
 class SemSeg(ClassGrid):
     Settings = SemSegSettings
+    #: 134 labels, for the 133 classes of COCO and for none.
+    published_settings: ClassVar = {"num_classes": 133, "void_first": True}
     claims = frozenset({"exact_files"})
     published_prefix = "tok_semseg"
     licence = "Apache-2.0"
     description = "semantic classes"
+
+    def make_array(self) -> ClassMap:
+        array = super().make_array()
+        return array.model_copy(update={"classes": array.classes + self.settings.void_first})
+
+    def normalise(self, value: np.ndarray) -> np.ndarray:
+        return super().normalise(value) + int(self.settings.void_first)
+
+    def denormalise(self, array: np.ndarray | str) -> np.ndarray:
+        assert isinstance(array, np.ndarray)
+        return super().denormalise(array - int(self.settings.void_first))
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)

@@ -1,0 +1,39 @@
+"""What the best predictors that look at nothing score on held-out scenes, in each modality's own metrics:
+
+    python examples/scenes/constants.py examples/scenes/demo-full.yaml [section.key=value …]
+
+The least that a tokenizer must beat. Fitted to the first 500 training scenes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fourm_engine.config import load_config
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.views import ViewDrawer
+from fourm_engine.modalities import load_manager
+from fourm_engine.tokenizers.samples import held_out_values
+
+SCENES = 500
+
+
+def main() -> None:
+    config = load_config(sys.argv[1], sys.argv[2:])
+    modalities = config.load_modalities(load_manager(config.modalities))
+    drawer = ViewDrawer.from_config(modalities, config.data, training=False)
+    assert config.data.train is not None
+    assert config.data.val is not None
+    train, val = AlignedData(config.data.train, modalities), AlignedData(config.data.val, modalities)
+    for name, modality in modalities.items():
+        if modality.spec.continuous or modality.spec.layout.kind != "grid":
+            continue
+        truths = held_out_values(val, name, drawer)
+        constants = modality.constants(held_out_values(train, name, drawer, limit=SCENES))
+        for what, value in constants.items():
+            scores = {m.name: m.compute([value] * len(truths), truths) for m in modality.metrics()}
+            print(f"{name}, {what}: {', '.join(f'{metric} {score:.4g}' for metric, score in scores.items())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""AdaptTask: a fitted tokenizer of a grid learns to serve several sizes (4M-21, arXiv 2406.09406, appendix on
+tokenizers: train at one resolution, then briefly over a range of them).
+
+In: the finished run of a `TokenizerTask`, and the tokenizer's arrays at every size. Out: the fitted state of one
+tokenizer for all of them. Every batch has one size, a pure function of (seed, step); the codebook goes on learning from
+where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fourm_engine.data.order import name_rng
+from fourm_engine.tasks.tokenizer import TokenizerTask
+from fourm_engine.tokenizers.arrays import ArrayData
+from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.train.checkpoint import load, open_checkpoint
+from fourm_engine.train.task import Share
+from fourm_plugins.spec import ClassMap, FeatureMap
+
+
+@dataclass(frozen=True)
+class SizedArrays:
+    """Arrays of one size: for training, as many at every size, and held out."""
+
+    tokenizer: NeuralTokenizer
+    train: ArrayData
+    val: ArrayData | None
+
+    @property
+    def name(self) -> str:
+        array = self.tokenizer.spec.array
+        assert isinstance(array, (FeatureMap, ClassMap))
+        return f"{array.height}x{array.width}"
+
+
+class AdaptTask(TokenizerTask):
+    """`start`: the checkpoint with which the run before has ended."""
+
+    def __init__(
+        self, tokenizer: NeuralTokenizer, sizes: Sequence[SizedArrays], *, start: Path, steps: int, seed: int
+    ) -> None:
+        super().__init__(tokenizer, sizes[0].train, None, steps=steps, seed=seed)
+        assert len({len(size.train) for size in sizes}) == 1
+        self.sizes, self.start = tuple(sizes), start
+        self.name = f"tokenizer of {tokenizer.spec.name} at {', '.join(size.name for size in sizes)}"
+        self.tokens_per_sample = None  # varies
+        self._fitted = tokenizer.state()
+
+    def model(self) -> nn.Module:
+        """All that the run before has learned: averaged weights, where it kept them, and the codebook's statistics."""
+        network = self.tokenizer.starting_network()
+        state = network.state_dict()
+        load(open_checkpoint(self.start), {f"model/{name}": tensor for name, tensor in state.items()})
+        network.load_state_dict(state | self._fitted)
+        return network
+
+    def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
+        size = self.sizes[int(name_rng(self.seed, "size", step).integers(len(self.sizes)))]
+        return size.tokenizer, size.train
+
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Loss terms on held-out arrays of every size."""
+        found: dict[str, tuple[float, float]] = {}
+        for size in self.sizes:
+            scores = self.evaluate_on(model, share, size.tokenizer, size.val)
+            found |= {f"{name} {size.name}": score for name, score in scores.items()}
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"tokenizer.sizes": [size.name for size in self.sizes]}
