@@ -42,6 +42,7 @@ def test_the_new_modality_is_found_made_and_its_examples_are_read(tmp_path, monk
     monkeypatch.syspath_prepend(str(install(site, write_package(name, layout, tmp_path))))
     manager = PluginManager()
     modality = manager.modality(f"made_{layout}")
+    del sys.modules[f"fourm_made_{layout}"]  # later tests must not take it for installed
     plugin = manager.find("modality", f"made_{layout}")
     assert (plugin.state, plugin.distribution) == ("ok", f"fourm-made-{layout}")
     assert modality.spec.layout.kind == layout
