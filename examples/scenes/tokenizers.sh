@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # What it shows: what the parts of a tokenizer are for: restarts and start of a codebook, a network over the nearest patch,
 #                several sizes.
-# The command:   bash examples/scenes/tokenizers.sh codebook 800     (or: nearest, sizes; the number is of steps)
+# The command:   bash examples/scenes/tokenizers.sh codebook 1500     (or: nearest, diffusion, sizes; the number is of steps)
 # The result:    a line of held-out scores for each; the tables of docs/tokenizers.md, with the numbers to expect
 #
 # On the scenes of `make demo-full`, which it renders where they are missing. One thread; a step takes about 0.05 s of a core.
 set -euo pipefail
-what="${1:?codebook, nearest or sizes}" steps="${2:-800}"
+what="${1:?codebook, nearest, diffusion or sizes}" steps="${2:-800}"
 here="$(dirname "$0")"
 export OMP_NUM_THREADS=1
 codec="encoder: {blocks: 0, mlp_ratio: 2}, decoder: {blocks: 2, mlp_ratio: 2, post_mlp: false}"
@@ -37,6 +37,14 @@ case "$what" in
       fit "nearest patch, $name" "$name" "modalities.settings.$name.tokenizer={kind: kmeans, rounds: 10}"
     done
     ;;
+  diffusion) # on encoders and codebooks of `fourm tokenizer fit examples/scenes/demo-full.yaml`
+    unet="decoder: {width: 64, multipliers: [1, 2]}"
+    process="prediction: sample, schedule: linear, zero_terminal_snr: true, sampler: dpm_solver, steps: 4"
+    for name in ${3:-rgb depth normal}; do
+      from="encoder: {blocks: 0, mlp_ratio: 2}, encoder_from: data/demo-full/tokenizers/$name"
+      fit "diffusion, $name" "$name" "modalities.settings.$name.tokenizer={kind: divae, $unet, diffusion: {$process}, $from}"
+    done
+    ;;
   sizes)
     render data/scenes-128 1000 128
     data=(data.train=data/scenes-128/train data.val=data/scenes-128/val "modalities.select=[rgb]")
@@ -45,7 +53,7 @@ case "$what" in
     fit "at 128" rgb "${data[@]}" modalities.settings.rgb.image_size=128
     ;;
   *)
-    echo "$what: codebook, nearest or sizes" >&2
+    echo "$what: codebook, nearest, diffusion or sizes" >&2
     exit 2
     ;;
 esac
