@@ -65,6 +65,16 @@ def test_fitting_beats_the_constant_by_every_sampler(fitted):
         assert error_of(with_sampler(fitted, sampler, steps)) < 0.5
 
 
+@pytest.mark.slow
+def test_predicting_v_learns_where_the_width_exceeds_the_numbers_of_a_patch():
+    diffusion = {**TINY["diffusion"], "prediction": "v_prediction", "schedule": "linear", "steps": 25}
+    torch.manual_seed(0)
+    settings = {**TINY, "decoder": {**UNET, "width": 64, "patch": 2}, "diffusion": diffusion}
+    tokenizer = DiVAETokenizer([map_spec(features())], **settings)
+    fit_network(tokenizer, ramps(200), FIT.model_copy(update={"steps": 800}))
+    assert error_of(tokenizer) < 0.5
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver"])
 def test_decoding_is_a_pure_function_of_the_ids(sampler, tmp_path):
     tokenizer = make(diffusion={**TINY["diffusion"], "sampler": sampler})
