@@ -1,48 +1,167 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
-A reader sees what was there before or all that is new, whenever the writer is stopped; what a killed writer leaves
-beside bears a name that begins with a dot, and belongs to nobody but the next run, which may remove it.
+A reader sees what was there before or all that is new, whenever the writer is stopped. An error of the file system
+names the file that could not be written, in one line (`CannotWrite`). What a killed writer leaves beside has a name that
+begins with a dot, and belongs to nobody but the next run, which may remove it.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import itertools
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PART = re.compile(r"^\.(?P<name>.+)\.\d+\.part$")
+from safetensors import SafetensorError
+
+_PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)$", re.DOTALL)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_LONGEST_NAME = 255  # bytes, of all common file systems
+_count = itertools.count()
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+_REMEDIES = {
+    errno.ENOSPC: "free space, or choose another folder",
+    errno.EDQUOT: "free space, or choose another folder",
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+    errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "a folder is there; move it away",
+}
+
+
+class CannotWrite(OSError):
+    """A file or folder that could not be written; the message names it, the reason and the remedy."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+            reason = str(error.args[0][0][-1])  # the first of what copying a folder gathers
+        super().__init__(error.errno, reason, str(path))
+        remedy = _REMEDIES.get(error.errno or 0)
+        at = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
+        if at is not None:
+            reason, remedy = f"{at} is a file, not a folder", "move it away, or choose another folder"
+        self._text = f"{path}: cannot be written: {reason}" + (f"; {remedy}" if remedy else "")
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Raises CannotWrite in place of an error of the file system in the block, unless that is about a file elsewhere.
+    What is written below `temporary` is named as it would be below `path`."""
+    try:
+        yield
+    except OSError as error:
+        named = _named(error, path, temporary)
+        if named is None or (isinstance(error, CannotWrite) and named == Path(str(error.filename))):
+            raise
+        raise CannotWrite(named, error) from error
+    except SafetensorError as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise CannotWrite(path, OSError(number, os.strerror(number))) from error
+
+
+def _named(error: OSError, path: Path, temporary: Path | None) -> Path | None:
+    """Which file to name; None where the error is about a file elsewhere."""
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return path
+    at, top = Path(os.path.abspath(os.fsdecode(error.filename))), Path(os.path.abspath(path))
+    if temporary is not None and at.is_relative_to(inside := Path(os.path.abspath(temporary))):
+        return path / at.relative_to(inside)
+    if at.is_relative_to(top):
+        return path / at.relative_to(top)
+    return path if top.is_relative_to(at) else None
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A name of this process alone in the folder of `path`, no longer than file systems take."""
+    name, end = path.name, f".{os.getpid()}-{next(_count)}.{kind}"
+    if len(os.fsencode(name)) + 1 + len(end) > _LONGEST_NAME >= len(os.fsencode(name)):
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}{end}")
+
+
+def _settle(path: Path) -> None:
+    """On the disk, where a full one is noticed at the latest, and with ordinary permissions, whatever wrote it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if not path.is_dir():
+            os.fchmod(handle, os.fstat(handle).st_mode & 0o777 | (0o666 & ~_UMASK))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where its file system can."""
+    with suppress(OSError):
+        _settle(folder)
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yields where to write; at the end of the block that file takes the place of `path`. Nothing is left of a block
-    that raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    that raises. Raises CannotWrite."""
+    temporary = _beside(path, "part")
+    with writing(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _settle(temporary)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path, mine: Callable[[str], bool], *, deep: bool = True) -> None:
+    """Remove what killed writers left in `folder` and, if `deep`, below. `mine` says of the path of a file or folder,
+    below `folder`, whether this process is the one to write it: another's may be at work."""
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if not (match := _PART.match(name)):
+                continue
+            left, whole = Path(parent, name), Path(parent, match["name"])
+            if alive(int(match["pid"])) or not mine(whole.relative_to(folder).as_posix()):
+                continue
+            if match["kind"] == "old" and not whole.exists():  # killed between the two renames
+                os.rename(left, whole)
+            elif left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        if not deep:
+            return
+
+
+def alive(pid: int) -> bool:
+    """Whether another process of this host has this number."""
+    if pid == os.getpid():
+        return False
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path, mine: Callable[[str], bool]) -> None:
-    """Remove what killed writers of `replacing_file` left below `folder`. `mine` says of a file's path below the folder
-    whether this process is the one to write it: another's may be at work."""
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            if match := _PART.match(file):
-                path = os.path.relpath(os.path.join(parent, match["name"]), folder).replace(os.sep, "/")
-                if mine(path):
-                    Path(parent, file).unlink(missing_ok=True)
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Text is written as UTF-8."""
+    """Text is written as UTF-8. Raises CannotWrite."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -50,17 +169,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; at the end of the block it takes the place of `folder`, whose former content is
-    removed. Nothing is left of a block that raises."""
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    old = temporary.with_name(temporary.name + ".old")
-    try:
-        temporary.chmod(0o755)  # mkdtemp's folders are private
-        yield temporary
-        if folder.exists():
-            os.rename(folder, old)  # a folder with content cannot be replaced by renaming
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    removed. Nothing is left of a block that raises, and what was there stays. Raises CannotWrite."""
+    place = folder.absolute()
+    temporary, old = _beside(place, "part"), _beside(place, "old")
+    with writing(folder, temporary):
+        if os.path.lexists(place) and not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is there, not a folder; move it away")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            for parent, _, files in os.walk(temporary):
+                for path in (*(Path(parent, file) for file in files), Path(parent)):
+                    _settle(path)
+            if place.exists():
+                os.rename(place, old)  # a folder with content cannot be replaced by renaming
+            os.rename(temporary, place)
+        finally:
+            if old.exists() and not place.exists():
+                os.rename(old, place)
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    sync_folder(place.parent)

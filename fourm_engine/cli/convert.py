@@ -52,26 +52,26 @@ def convert(
     from fourm_engine.convert.model import save_published
     from fourm_engine.convert.published import WEIGHTS
     from fourm_engine.convert.tokenizers import is_tokenizer
+    from fourm_engine.lock import at_work
     from fourm_engine.model import FourM
     from fourm_plugins.manager import PluginManager
 
     manager = PluginManager(disabled=disable or (), providers=pairs("--provider", provider, "NAME=DISTRIBUTION"))
     target = out if out.suffix == ".safetensors" or to is Format.native else out / WEIGHTS
-    if is_tokenizer(source):
-        if domain or tokenizer:
-            raise ValueError("--domain and --tokenizer are for models, and this is a tokenizer; leave them out")
-        _convert_tokenizer(source, target, to, modality, manager)
-        print(target)
-        return
-    if modality:
+    of_tokenizer = is_tokenizer(source)
+    if of_tokenizer and (domain or tokenizer):
+        raise ValueError("--domain and --tokenizer are for models, and this is a tokenizer; leave them out")
+    if modality and not of_tokenizer:
         raise ValueError("--modality is for tokenizers, and this is a model; use --domain")
-    model = FourM.from_pretrained(source, device="cpu", domains=domain, tokenizers=tokenizers, manager=manager)
-    if model.missing and not domain:
-        raise ValueError("; ".join(model.missing.values()))
-    if to is Format.native:
-        model.save_pretrained(target)
-    else:
-        save_published(model, target)
+    native = to is Format.native
+    with at_work(target if native else target.parent, replaced=native):
+        if of_tokenizer:
+            _convert_tokenizer(source, target, to, modality, manager)
+        else:
+            model = FourM.from_pretrained(source, device="cpu", domains=domain, tokenizers=tokenizers, manager=manager)
+            if model.missing and not domain:
+                raise ValueError("; ".join(model.missing.values()))
+            model.save_pretrained(target) if native else save_published(model, target)
     print(target)
 
 

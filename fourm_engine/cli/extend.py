@@ -39,14 +39,16 @@ def extend(
     from fourm_engine.extend.report import FILE, Report
     from fourm_engine.extend.run import train_extension
     from fourm_engine.extend.source import Extension
+    from fourm_engine.lock import at_work
     from fourm_engine.train.distributed import processes
 
     settings = extension_config(run, overrides or [], add=add, train=train.value, out=out, config=config)
-    extension = Extension.open(settings)
-    with processes(settings.train):  # joined once for all that follows
-        extension.check_same()
-        _prepare(extension)
-        train_extension(extension)
+    with at_work(settings.run):
+        extension = Extension.open(settings)
+        with processes(settings.train):  # joined once for all that follows
+            extension.check_same()
+            _prepare(extension)
+            train_extension(extension)
     if rank_and_world()[0] == 0:
         print_report(Report.load(settings.run / FILE))
         print(settings.run)
@@ -88,7 +90,7 @@ def _check_out(out: Path, taken: set[Path]) -> None:
 
     if out.resolve() in {path.resolve() for path in taken}:
         raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
         return
     if not (out / CONFIG).is_file() or read_yaml(out / CONFIG).get("extend") is None:
         raise ValueError(f"--out {out}: it is there, and no run of `fourm extend`; choose another folder")

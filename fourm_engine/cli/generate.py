@@ -45,32 +45,33 @@ def generate(
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.config import manager_of_run
+    from fourm_engine.lock import at_work
     from fourm_engine.model import FourM
     from fourm_plugins.manager import PluginManager
 
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable or (), providers=providers) if settled else manager_of_run(run)
-    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
-    inputs = {name: _value(model, name, text) for name, text in parts.items()}
-    options: dict[str, Any] = {
-        "steps": steps,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "guidance": guidance,
-    }
-    results = model.generate_batch([inputs] * samples, target, seed=seed, **options)
-    out.mkdir(parents=True, exist_ok=True)
-    for number, result in enumerate(results):
-        suffix = f"-{number}" if samples > 1 else ""
-        for name, generated in result.items():
-            for path in _write(generated, out, f"{name}{suffix}"):
-                print(path)
-            picture = generated.render()
-            if isinstance(picture, str):
-                print(f"{name}: {picture}")
-            if remark := generated.remark():
-                print(f"{name}: {remark}")
+    with at_work(out):
+        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        inputs = {name: _value(model, name, text) for name, text in parts.items()}
+        options: dict[str, Any] = {
+            "steps": steps,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "guidance": guidance,
+        }
+        results = model.generate_batch([inputs] * samples, target, seed=seed, **options)
+        for number, result in enumerate(results):
+            suffix = f"-{number}" if samples > 1 else ""
+            for name, generated in result.items():
+                for path in _write(generated, out, f"{name}{suffix}"):
+                    print(path)
+                picture = generated.render()
+                if isinstance(picture, str):
+                    print(f"{name}: {picture}")
+                if remark := generated.remark():
+                    print(f"{name}: {remark}")
 
 
 def _value(model: Any, name: str, text: str) -> Any:
@@ -88,12 +89,15 @@ def _value(model: Any, name: str, text: str) -> Any:
 
 def _write(generated: Any, out: Path, stem: str) -> list[Path]:
     """The modality's own files, and a PNG to look at under another name."""
+    from fourm_engine.evaluate.pictures import png
+    from fourm_engine.files import write_atomically
+
     paths = []
     for extension, content in generated.modality.write(generated.value).items():
         paths.append(out / f"{stem}.{extension}")
-        paths[-1].write_bytes(content)
+        write_atomically(paths[-1], content)
     picture = generated.render()
     if not isinstance(picture, str):
         paths.append(out / f"{stem}.view.png")
-        picture.save(paths[-1])
+        write_atomically(paths[-1], png(picture))
     return paths

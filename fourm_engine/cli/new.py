@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from fourm_engine.files import replacing_folder
+from fourm_engine.lock import at_work
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST_NAME = 40
@@ -69,7 +70,7 @@ def write_package(name: str, layout: str, into: Path) -> Path:
         ".github/workflows/ci.yml": "ci",
     }
     templates = importlib.resources.files("fourm_engine.cli") / "templates"
-    with replacing_folder(folder) as temporary:
+    with at_work(folder, replaced=True), replacing_folder(folder) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             text = (templates / f"{template}.txt").read_text(encoding="utf-8")

@@ -48,6 +48,7 @@ def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[
     from fourm_engine.cli.progress import Progress
     from fourm_engine.cli.share import local_device, rank_and_world
     from fourm_engine.data.tokenize import tokenize_split
+    from fourm_engine.lock import at_work
     from fourm_engine.tokenizers.neural import NeuralTokenizer
 
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
@@ -61,19 +62,20 @@ def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[
     for name, root, split, training in splits:
         if root is None:
             continue
-        report = tokenize_split(
-            root,
-            data.tokens / name,
-            modalities,
-            tokenizers,
-            data,
-            split,
-            Progress(name, rank),
-            training=training,
-            seed=settings.seed,
-            rank=rank,
-            world=world,
-        )
+        with at_work(data.tokens / name, needed=False):
+            report = tokenize_split(
+                root,
+                data.tokens / name,
+                modalities,
+                tokenizers,
+                data,
+                split,
+                Progress(name, rank),
+                training=training,
+                seed=settings.seed,
+                rank=rank,
+                world=world,
+            )
         print(
             f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
             f"{report.written} shards written, {report.finished} were there, "

@@ -98,6 +98,13 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
 
 def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
     """Fit one token space; a line for each of its modalities, and for what was left out."""
+    from fourm_engine.lock import at_work
+
+    with at_work(settings.tokenizers.folder / space, replaced=True, needed=False):
+        return _fit_space(settings, manager, modalities, space)
+
+
+def _fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
     from fourm_engine.tokenizers.fit import base_first, fit_tokenizer

@@ -31,17 +31,21 @@ def evaluate(
     """Encode and decode held-out data; print scores, write tokenizers.json and sheet.png."""
     from fourm_engine.cli.share import local_device
     from fourm_engine.config import load_config
-    from fourm_engine.evaluate.tokenizers import evaluate_tokenizers
+    from fourm_engine.evaluate.tokenizers import FOLDER, evaluate_tokenizers
+    from fourm_engine.lock import at_work
 
-    found = evaluate_tokenizers(
-        load_config(config, overrides or []),
-        only=modality or [],
-        samples=samples,
-        pictures=pictures,
-        features=features,
-        out=out,
-        device=local_device(),
-    )
+    settings = load_config(config, overrides or [])
+    out = out or settings.run / FOLDER
+    with at_work(out):
+        found = evaluate_tokenizers(
+            settings,
+            only=modality or [],
+            samples=samples,
+            pictures=pictures,
+            features=features,
+            out=out,
+            device=local_device(),
+        )
     print_scores(found)
     for path in found.files:
         print(path)

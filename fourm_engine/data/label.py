@@ -17,6 +17,7 @@ from typing import Any
 from fourm_engine.data.aligned import BadFile
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_source
 from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
+from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Labeller, Modality, SampleError
 
@@ -115,38 +116,39 @@ def label(
             f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
         )
     folder = root / target.spec.source
-    _check_aligned(folder, files, target)
-    folder.mkdir(exist_ok=True)
-    mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
-    _clean(folder, mine)
-    report, waiting = LabelReport(), []
-    for out, names in mine:
-        if out is None:  # plain files
-            names, all_names = [name for name in names if not _exists(folder, name, target)], names
-            report.kept += len(all_names) - len(names)
-        elif out.exists():
-            report.kept += len(names)
-            continue
-        if names:
-            waiting.append((out, names))
-    if not waiting:
+    with at_work(folder, needed=False):
+        _check_aligned(folder, files, target)
+        mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
+        _clean(folder, mine)
+        report, waiting = LabelReport(), []
+        for out, names in mine:
+            if out is None:  # plain files
+                names, all_names = [name for name in names if not _exists(folder, name, target)], names
+                report.kept += len(all_names) - len(names)
+            elif out.exists():
+                report.kept += len(names)
+                continue
+            if names:
+                waiting.append((out, names))
+        if not waiting:
+            return report
+        if source is not shares:
+            files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
+            if files is None:
+                where = root / source.spec.source
+                raise ValueError(f"{where}: no such folder; {target.name} is made from {source.name}")
+        there = frozenset(files.names)
+        total, done = sum(len(names) for _, names in waiting), 0
+        for out, names in waiting:
+            have = [name for name in names if name in there]
+            report.lacking += len(names) - len(have)
+            labelled = list(_label(files, have, source, target, labeller, on_error, report))
+            _write_shard(out, labelled) if out is not None else _write_files(folder, labelled)
+            report.labelled += len(labelled)
+            done += len(names)
+            if progress:
+                progress(done, total)
         return report
-    if source is not shares:
-        files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
-        if files is None:
-            raise ValueError(f"{root / source.spec.source}: no such folder; {target.name} is made from {source.name}")
-    there = frozenset(files.names)
-    total, done = sum(len(names) for _, names in waiting), 0
-    for out, names in waiting:
-        have = [name for name in names if name in there]
-        report.lacking += len(names) - len(have)
-        labelled = list(_label(files, have, source, target, labeller, on_error, report))
-        _write_shard(out, labelled) if out is not None else _write_files(folder, labelled)
-        report.labelled += len(labelled)
-        done += len(names)
-        if progress:
-            progress(done, total)
-    return report
 
 
 def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:

@@ -24,6 +24,7 @@ from fourm_engine.evaluate.report import write_report
 from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.evaluate.samples import Samples, load_samples
 from fourm_engine.evaluate.tasks import resolve_tasks
+from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.train.metrics import duration
 from fourm_plugins.modality import Metric
@@ -73,26 +74,27 @@ def evaluate_run(
         raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
     out = out or folder / "evaluation"
 
-    began = time.perf_counter()
-    model = FourM.from_pretrained(run, manager=manager_of_run(run))
-    tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
-    held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
-    predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
-    results, pictures = [], {}
-    for task in tasks:
-        result, pictures[task.name] = predictor.run(task)
-        results.append(result)
-        log.info("%s: %d samples in %.1f s", task.name, result.samples, result.seconds)
-    measured = None
-    if matrix:
-        measured = measure_matrix(model, held_out, predictor.ids, settings)
-        log.info("any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds)
-    facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
-    evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
-    evaluation.save(out / JSON)
-    curves = read_curves(folder / "metrics.jsonl")
-    write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
-    return Evaluated(evaluation, pictures, out)
+    with at_work(out):
+        began = time.perf_counter()
+        model = FourM.from_pretrained(run, manager=manager_of_run(run))
+        tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
+        held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
+        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
+        results, pictures = [], {}
+        for task in tasks:
+            result, pictures[task.name] = predictor.run(task)
+            results.append(result)
+            log.info("%s: %d samples in %.1f s", task.name, result.samples, result.seconds)
+        measured = None
+        if matrix:
+            measured = measure_matrix(model, held_out, predictor.ids, settings)
+            log.info("any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds)
+        facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
+        evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
+        evaluation.save(out / JSON)
+        curves = read_curves(folder / "metrics.jsonl")
+        write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
+        return Evaluated(evaluation, pictures, out)
 
 
 def _read_config(folder: Path, config: Path | None, data: Path | None) -> RunConfig | None:

@@ -31,7 +31,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-JSON, SHEET = "tokenizers.json", "sheet.png"
+FOLDER, JSON, SHEET = "tokenizer-evaluation", "tokenizers.json", "sheet.png"
 FORMAT = 1
 BATCH = 64
 
@@ -120,7 +120,7 @@ def evaluate_tokenizers(
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %d samples encoded and decoded", name, len(values))
-    out = out or config.run / "tokenizer-evaluation"
+    out = out or config.run / FOLDER
     files = [_write(out, found, notes)]
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]

@@ -7,6 +7,7 @@ from functools import partial
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.source import Extension
+from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.tasks.extend import ExtendTask
 from fourm_engine.train.distributed import processes
@@ -18,7 +19,7 @@ def train_extension(extension: Extension) -> dict[str, float]:
     """Train, or continue; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
-    with processes(extension.config.train):
+    with at_work(extension.config.run), processes(extension.config.train):
         extension.check_same()
         return _train(extension)
 

@@ -6,14 +6,17 @@ resumes, lines of later steps are removed, so that no step appears twice.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.files import write_atomically
+from fourm_engine.files import write_atomically, writing
 
 
 class Metrics:
@@ -23,15 +26,17 @@ class Metrics:
         self.active = active
         self.steps = steps
         self._window = _Window(step)
-        self._writer: Any = None
+        self._writer: _Curves | None = None
         if not active:
             return
-        run.mkdir(parents=True, exist_ok=True)
-        path = run / "metrics.jsonl"
-        _truncate(path, step, last=step == steps)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (kept open for the run)
+        self._path, self._curves = run / "metrics.jsonl", run / "tensorboard"
+        with writing(self._path):
+            run.mkdir(parents=True, exist_ok=True)
+            _truncate(self._path, step, last=step == steps)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
         if tensorboard:
-            self._writer = _tensorboard(run / "tensorboard", step)
+            with writing(self._curves):
+                self._writer = _Curves(self._curves, step)
 
     def add(
         self, loss: float, sums: Mapping[str, float], counts: Mapping[str, float], *, samples: int, tokens: int
@@ -67,18 +72,28 @@ class Metrics:
 
     def close(self) -> None:
         if self.active:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
         if self._writer is not None:
-            self._writer.close()
+            with writing(self._curves):
+                self._writer.close()
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self._writer is not None:
+        line, end = (json.dumps(row) + "\n").encode(), self._file.seek(0, os.SEEK_END)
+        with writing(self._path):
+            try:
+                if self._file.write(line) != len(line):  # a full disk takes the beginning
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                self._file.truncate(end)
+                raise
+        if self._writer is None:
+            return
+        with writing(self._curves):
             for key, value in row.items():
                 for name, number in value.items() if isinstance(value, dict) else [("", value)]:
                     if number is not None and key != "step":
-                        self._writer.add_scalar(f"{key}/{name}".rstrip("/"), number, row["step"])
+                        self._writer.add(f"{key}/{name}".rstrip("/"), number, row["step"])
 
 
 class _Window:
@@ -144,12 +159,34 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
     write_atomically(path, "".join(kept))
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("train.tensorboard needs TensorBoard: pip install tensorboard, or set it to false") from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+class _Curves:
+    """Scalars for TensorBoard, each in the file when `add` returns; torch's SummaryWriter writes in a thread of its own,
+    where nobody sees that the disk is full."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError:
+            raise ValueError(
+                "train.tensorboard needs TensorBoard: pip install tensorboard, or set it to false"
+            ) from None
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter(open(folder / name, "wb", buffering=0))
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log={"status": "START"})  # later steps of earlier files are hidden
+
+    def add(self, tag: str, value: float, step: int) -> None:
+        self._write(step=step, summary=self._summary(value=[{"tag": tag, "simple_value": value}]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, **facts: Any) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **facts).SerializeToString())
 
 
 def _finite(value: float) -> float | None:

@@ -8,6 +8,7 @@ from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.run import train_extension
 from fourm_engine.extend.source import Extension
+from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.tasks.fourm import FourMTask
 from fourm_engine.tokenizers.store import load_tokenizers
@@ -20,9 +21,15 @@ def train(config: RunConfig) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
     config with an `extend` section continues what `fourm extend` began.
 
-    Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data."""
+    Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data,
+    and Busy where another process trains in that folder."""
     if config.extend is not None:
         return train_extension(Extension.open(config))
+    with at_work(config.run):
+        return _activate(config)
+
+
+def _activate(config: RunConfig) -> dict[str, float]:
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=True)

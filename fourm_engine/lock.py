@@ -1,0 +1,250 @@
+"""Who is at work in a folder: one command at a time, of one process or of the many that torchrun started.
+
+Each process holds an entry, a file locked by the operating system (`flock`), so that a killed process blocks nobody;
+the entry says who holds it. On file systems without such locks an entry counts while its process lives on its host.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import getpass
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.files import CannotWrite, alive, remove_leftovers
+
+_NAME = ".fourm-lock"
+_MAX_BYTES = 1 << 14
+_UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+#: Entry -> (its open file, how many blocks of this process hold it).
+_held: dict[str, tuple[int, int]] = {}
+
+
+class Busy(ValueError):
+    """Another command is at work in the folder; the message says which."""
+
+
+@contextmanager
+def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Iterator[None]:
+    """Hold `folder` for this command during the block. The processes of one torchrun hold it together; within one
+    process blocks may be nested.
+
+    Args:
+        replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.
+        needed: False where all may have been done before: then a folder that cannot be written is taken as it is.
+
+    Raises Busy where another command holds it, having changed nothing, and CannotWrite where nothing can be written
+    there."""
+    whole = Path(os.path.abspath(folder))
+    place, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
+    entry = str(place.resolve() / f"{stem}-{_rank()}")
+    with ExitStack() as undo:
+        if entry in _held:
+            _held[entry] = _held[entry][0], _held[entry][1] + 1
+        else:
+            try:
+                for made in _make(place):
+                    undo.callback(_remove, made)
+                gate = _open_gate(place / stem)
+                try:
+                    others = _others(folder, place, stem, Path(entry).name)
+                    _held[entry] = _enter(Path(entry)), 1
+                    if not others:
+                        own = whole.name
+                        remove_leftovers(place, lambda path: path == own or not replaced, deep=False)
+                finally:
+                    _close_gate(gate, place / stem, keep=entry in _held)
+            except OSError as error:
+                if needed or not whole.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise CannotWrite(folder, error) from error
+        undo.callback(_leave, entry, place / stem)
+        yield
+
+
+def _leave(entry: str, gate: Path) -> None:
+    if entry not in _held:  # a child forked in the block
+        return
+    handle, blocks = _held[entry]
+    if blocks > 1:
+        _held[entry] = handle, blocks - 1
+        return
+    del _held[entry]
+    with suppress(OSError):
+        os.unlink(entry)
+    os.close(handle)
+    with suppress(OSError):
+        _close_gate(_open_gate(gate), gate, keep=False)
+
+
+def _make(place: Path) -> list[Path]:
+    """Make a folder and those above it; returns the new ones, the outermost first."""
+    new = [path for path in (place, *place.parents) if not path.exists()]
+    place.mkdir(parents=True, exist_ok=True)
+    return new[::-1]
+
+
+def _remove(made: Path) -> None:
+    with suppress(OSError):  # it holds something by now
+        made.rmdir()
+
+
+def _open_gate(path: Path) -> int:
+    """Whoever enters or leaves passes one at a time."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_ino == os.stat(path).st_ino:
+                return handle
+        except FileNotFoundError:  # removed by who left just now
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _close_gate(handle: int, path: Path, *, keep: bool) -> None:
+    try:
+        if not keep and not any(path.parent.glob(f"{path.name}-*")):
+            os.unlink(path)
+    finally:
+        os.close(handle)
+
+
+def _others(folder: Path, place: Path, stem: str, own: str) -> int:
+    """How many other processes of this command hold the folder. Raises Busy if another command does."""
+    others = 0
+    for path in sorted(place.glob(f"{stem}-*")):
+        facts = _read(path)
+        if not _in_use(path, facts):
+            with suppress(OSError):
+                path.unlink()
+        elif path.name == own or facts.get("job") != _job():
+            raise Busy(_describe(folder, path, facts))
+        else:
+            others += 1
+    return others
+
+
+def _enter(entry: Path) -> int:
+    facts = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "command": _command(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "started": _started(os.getpid()),
+        "job": _job(),
+    }
+    handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(handle, json.dumps(facts).encode())
+    except BaseException:
+        os.unlink(entry)
+        os.close(handle)
+        raise
+    return handle
+
+
+def _lock(handle: int, how: int) -> bool:
+    """False where the file system knows no such locks."""
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
+
+
+def _in_use(path: Path, facts: dict[str, Any]) -> bool:
+    if str(path.resolve()) in _held:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        if _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    if facts.get("host") != socket.gethostname() or not isinstance(pid := facts.get("pid"), int):
+        return bool(facts)
+    return alive(pid) and facts.get("started") in (None, _started(pid))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            facts = json.loads(file.read(_MAX_BYTES))
+        return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _describe(folder: Path, entry: Path, facts: dict[str, Any]) -> str:
+    shown = {
+        key: "".join(c if c.isprintable() else "?" for c in str(facts.get(key, "?")))[:300]
+        for key in ("pid", "host", "user", "command", "since")
+    }
+    return (
+        f"{folder}: {shown['command']} is at work here (process {shown['pid']} on {shown['host']}, user "
+        f"{shown['user']}, since {shown['since']}); wait until it ends, or choose another folder"
+        + ("" if shown["host"] == socket.gethostname() else f" (if it is dead, remove {entry})")
+    )
+
+
+def _rank() -> str:
+    rank = os.environ.get("RANK", "0")
+    return rank if rank.isdecimal() else "0"
+
+
+def _job() -> list[str]:
+    """The same in the processes of one torchrun, and of no other command."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return [os.environ.get(k, "") for k in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")]
+    return [socket.gethostname(), str(os.getpid()), _started(os.getpid()) or ""]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _command() -> str:
+    program = "fourm" if sys.argv[0].endswith("__main__.py") else os.path.basename(sys.argv[0]) or "python"
+    return shlex.join([program, *sys.argv[1:]])[:300]
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this host began, in ticks since it booted; None where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _forget() -> None:
+    """A forked child, such as a data-loader worker, must not hold what its parent holds."""
+    for handle, _ in _held.values():
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
