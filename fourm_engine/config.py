@@ -6,6 +6,7 @@ that they configure. A key that does not exist is named by its full path with th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fourm_engine import started
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.files import write_atomically
@@ -28,6 +30,8 @@ from fourm_plugins.discovery import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
+log = logging.getLogger(__name__)
+CONFIG = "config.yaml"  # in the folder of a run
 #: A config is written by hand; anything larger is a mistake or an attack. Values are counted as often as aliases repeat
 #: them, which is how often they are looked at from then on.
 MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
@@ -38,7 +42,8 @@ class ConfigError(ValueError):
 
 
 class RunConfig(BaseModel):
-    """All that a run is made of. Paths are relative to the working directory."""
+    """All that a run is made of. Paths are relative to the working directory; in the config that a run stored, to where
+    it was started (`fourm_engine.started`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,13 +78,41 @@ class RunConfig(BaseModel):
         """Write the resolved config, every default spelt out."""
         write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
+    def store(self) -> None:
+        """Save it in the run's folder, with a note of where the run was started."""
+        started.record(self.run)
+        self.save(self.run / CONFIG)
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read `path`, apply `section.key=value` overrides (values are YAML), validate. Raises ConfigError."""
-    raw = read_yaml(Path(path))
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, needed: Sequence[str] = ("data.train", "data.val")
+) -> RunConfig:
+    """Read `path`, apply `section.key=value` overrides (values are YAML), validate.
+
+    needed: paths that must be found again in a config that a run stored; data that is not needed and is nowhere is left
+    out. Raises ConfigError."""
+    path = Path(path)
+    raw = read_yaml(path)
+    missing = started.relocate(raw, path)
     for override in overrides:
         apply_override(raw, override)
+    leave_out_missing(raw, path, missing, overrides, needed)
     return parse_config(raw, str(path))
+
+
+def leave_out_missing(
+    raw: dict[str, Any], path: Path, missing: dict[str, list[Path]], overrides: Sequence[str], needed: Sequence[str]
+) -> None:
+    """What `started.relocate` did not find: raises ConfigError if it is needed and no override says where it is; other
+    data is left out, with a line that says so."""
+    for key, tried in missing.items():
+        if any(override.startswith((f"{key}=", f"{key.partition('.')[0]}=")) for override in overrides):
+            continue
+        if key in needed:
+            raise ConfigError(started.nowhere(path, key, tried))
+        if key in ("data.train", "data.val"):
+            log.warning("%s", started.nowhere(path, key, tried))
+            raw["data"][key.partition(".")[2]] = None
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
@@ -92,7 +125,7 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
 def manager_of_run(run: str | Path) -> PluginManager:
     """The plugin host for a model that was trained: what its run disabled, and the providers it chose, as far as they
     are installed here. `run`: a run's folder; for anything else, a host without choices. Raises ConfigError."""
-    path, host = Path(run) / "config.yaml", PluginManager()
+    path, host = Path(run) / CONFIG, PluginManager()
     if not path.is_file():
         return host
     try:

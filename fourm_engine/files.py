@@ -1,8 +1,8 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed.
 
 A reader sees what was there before or all that is new, whenever the writer is stopped. An error of the file system
-names the file that could not be written, in one line (`CannotWrite`). What a killed writer leaves beside has a name that
-begins with a dot, and belongs to nobody but the next run, which may remove it.
+names the file that could not be written, in one line (`CannotWrite`). What a killed writer leaves beside has a name
+that begins with a dot, and belongs to nobody but the next run, which may remove it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{name}{end}")
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """On the disk, where a full one is noticed at the latest, and with ordinary permissions, whatever wrote it."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -107,7 +107,7 @@ def _settle(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk, where its file system can."""
     with suppress(OSError):
-        _settle(folder)
+        settle(folder)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _settle(temporary)
+            settle(temporary)
             os.replace(temporary, path)
         finally:
             with suppress(OSError):
@@ -181,7 +181,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             yield temporary
             for parent, _, files in os.walk(temporary):
                 for path in (*(Path(parent, file) for file in files), Path(parent)):
-                    _settle(path)
+                    settle(path)
             if place.exists():
                 os.rename(place, old)  # a folder with content cannot be replaced by renaming
             os.rename(temporary, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -32,6 +33,7 @@ def check(
 ) -> None:
     """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
     from fourm_engine.config import apply_override
+    from fourm_engine.files import write_atomically
     from fourm_plugins.manager import PluginManager
     from fourm_plugins.testing.check import BAD
     from fourm_plugins.testing.subject import Subject
@@ -58,7 +60,7 @@ def check(
     print(f"{found.modality} ({found.plugin} {found.version}): {numbers}, {counts['not_claimed']} not claimed", end="")
     print(f", {counts['not_run']} not run" if counts["not_run"] else "")
     if json_file is not None:
-        found.write(json_file)
+        write_atomically(json_file, json.dumps(found.to_json(), indent=1) + "\n")
     if found.failed:
         raise typer.Exit(1)
 

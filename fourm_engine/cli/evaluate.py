@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="Folder of a run, an exported model, or a Hub id.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
+    *,
     config: Annotated[Optional[Path], typer.Option(help="Config in place of RUN/config.yaml.")] = None,  # noqa: UP045
     data: Annotated[Optional[Path], typer.Option(help="Held-out samples in place of data.val.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Folder of the report; RUN/evaluation.")] = None,  # noqa: UP045
@@ -23,7 +25,9 @@ def evaluate(
     """Score a trained model on held-out samples; write evaluation.json and report.html."""
     from fourm_engine.evaluate.run import REPORT, evaluate_run
 
-    found = evaluate_run(run, config=config, data=data, out=out, samples=samples, seed=seed, matrix=matrix)
+    found = evaluate_run(
+        run, overrides or [], config=config, data=data, out=out, samples=samples, seed=seed, matrix=matrix
+    )
     print_summary(found.evaluation)
     print(found.folder / REPORT)
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from fourm_engine.extend.report import Report
     from fourm_engine.extend.source import Extension
 
-CONFIG = "config.yaml"
-
 
 class Train(str, Enum):
     rows = "rows"
@@ -59,8 +57,8 @@ def extension_config(
 ) -> RunConfig:
     """The config of the new run: the old one's, with the model's own modalities and shape, the `extend` section and the
     overrides. Raises ValueError: no model, no config, or a folder that is something else."""
-    from fourm_engine import exported
-    from fourm_engine.config import apply_override, parse_config, read_yaml
+    from fourm_engine import exported, started
+    from fourm_engine.config import CONFIG, apply_override, leave_out_missing, parse_config, read_yaml
     from fourm_engine.extend.source import find_model
 
     folder = find_model(run)
@@ -69,6 +67,7 @@ def extension_config(
     if not path.is_file():
         raise ValueError(f"{path}: no such file; say with --config which config tells where the data is")
     raw = read_yaml(path)
+    missing = started.relocate(raw, path)
     raw["run"] = str(out or f"{str(run).rstrip('/')}-{'-'.join(add)}-{train}")
     # A config given for this may say more of it; the run's own is about an earlier extension, if it is one.
     raw["extend"] = {**((config and raw.get("extend")) or {}), "source": run, "add": add, "train": train}
@@ -80,13 +79,14 @@ def extension_config(
     modalities["settings"] = own | dict(modalities.get("settings") or {})
     for override in overrides:
         apply_override(raw, override)
+    leave_out_missing(raw, path, missing, overrides, ("data.train", "data.val"))
     settings = parse_config(raw, str(path))
     _check_out(settings.run, {Path(run), folder})
     return settings
 
 
 def _check_out(out: Path, taken: set[Path]) -> None:
-    from fourm_engine.config import read_yaml
+    from fourm_engine.config import CONFIG, read_yaml
 
     if out.resolve() in {path.resolve() for path in taken}:
         raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")

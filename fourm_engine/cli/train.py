@@ -16,4 +16,5 @@ def train(
     from fourm_engine.config import load_config
     from fourm_engine.train.run import train as run
 
-    run(load_config(config, overrides or []))
+    needed = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
+    run(load_config(config, overrides or [], needed=needed))

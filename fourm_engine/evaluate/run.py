@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.config import RunConfig, load_config, manager_of_run
+from fourm_engine.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -31,7 +31,7 @@ from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)
 
-CONFIG, JSON, REPORT = "config.yaml", "evaluation.json", "report.html"
+JSON, REPORT = "evaluation.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Evaluated:
 
 def evaluate_run(
     run: str | Path,
+    overrides: Sequence[str] = (),
     *,
     config: Path | None = None,
     data: Path | None = None,
@@ -58,6 +59,7 @@ def evaluate_run(
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
+        overrides: `section.key=value` of that config.
         config: in place of `<run>/config.yaml`, whose sections `data` and `evaluate` count.
         data: folder of held-out samples, in place of the config's `data.val`.
         samples, seed: in place of the config's.
@@ -66,7 +68,7 @@ def evaluate_run(
 
     Raises ValueError: no model, no config, no held-out data, or data that cannot be used."""
     folder = Path(run)
-    run_config = _read_config(folder, config, data)
+    run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
@@ -88,7 +90,9 @@ def evaluate_run(
         measured = None
         if matrix:
             measured = measure_matrix(model, held_out, predictor.ids, settings)
-            log.info("any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds)
+            log.info(
+                "any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds
+            )
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
         evaluation.save(out / JSON)
@@ -97,13 +101,15 @@ def evaluate_run(
         return Evaluated(evaluation, pictures, out)
 
 
-def _read_config(folder: Path, config: Path | None, data: Path | None) -> RunConfig | None:
+def _read_config(folder: Path, overrides: Sequence[str], config: Path | None, data: Path | None) -> RunConfig | None:
     path = config or folder / CONFIG
     if config is None and not path.is_file():
         if data is None:
             raise ValueError(f"{folder} holds no {CONFIG}; give one (--config), or held-out samples (--data)")
+        if overrides:
+            raise ConfigError(f"{folder} holds no {CONFIG} to override; give one (--config)")
         return None
-    loaded = load_config(path)
+    loaded = load_config(path, overrides, needed=("data.val",) if data is None else ())
     if data is None and loaded.data.val is None:
         raise ValueError(f"{path}: data.val names no held-out samples; set it, or give a folder (--data)")
     return loaded

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.source import Extension
@@ -45,8 +43,7 @@ def _train(extension: Extension) -> dict[str, float]:
         loss=config.loss,
         workers=config.data.workers,
     )
-    save = partial(config.save, config.run / "config.yaml")
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=save).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
 
 
 def _data(

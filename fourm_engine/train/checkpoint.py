@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fourm_engine.files import settle, sync_folder, writing
 from fourm_engine.train.distributed import gather_json, local, rank, world_size
 
 FORMAT = 1
@@ -143,11 +144,13 @@ class Checkpoints:
         final = part.with_suffix("")
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
         document = {"format": FORMAT, "step": step, "files": files, "state": state}
-        _write_synced(part / "state.json", json.dumps(document, indent=1).encode())
+        with writing(part / "state.json"):
+            (part / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+            settle(part / "state.json")
         if final.exists():  # the same step again, after an earlier one was resumed
             _remove(final)
         os.rename(part, final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
         for _, old in [entry for entry in steps if entry[0] <= step][: -self.keep]:
             _remove(old)
@@ -254,24 +257,9 @@ def _fresh(part: Path) -> None:
 
 def _write_part(part: Path, copies: dict[str, Tensor], rows: dict[str, tuple[int, int]]) -> None:
     path = part / f"part-{rank():05d}-of-{world_size():05d}.safetensors"
-    save_file(copies, path, metadata={_ROWS: json.dumps(rows)})
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with writing(path):
+        save_file(copies, path, metadata={_ROWS: json.dumps(rows)})
+        settle(path)
 
 
 def _remove(folder: Path) -> None:

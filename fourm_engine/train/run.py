@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.run import train_extension
@@ -68,5 +66,4 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
         workers=config.data.workers,
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    save = partial(config.save, config.run / "config.yaml")
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=save).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -102,12 +101,6 @@ class Report:
             "not_run": self.count("not run"),
             "checks": [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in self.checks],
         }
-
-    def write(self, path: Path) -> None:
-        """Write the report, at once and whole."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
 
 
 def require(condition: Any, message: str) -> None:

@@ -124,7 +124,7 @@ def test_a_kill_while_labels_are_written_leaves_nothing_broken_and_the_next_run_
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     folder = root / target.spec.source
     files = [p.name for p in folder.rglob("*") if p.is_file()]
-    assert len([name for name in files if name.startswith(".")]) == 1
+    assert len([name for name in files if name.endswith(".part")]) == 1
     report = label(root, source, target, Threshold())
     assert (report.labelled + report.kept, report.kept > 0) == (10, True)
     assert not [p for p in folder.rglob(".*") if p.is_file()]

@@ -1,0 +1,77 @@
+"""Where a run was started: what the relative paths in its stored config are relative to, wherever it is used from.
+
+`<run>/started.json` lies beside `<run>/config.yaml`. A path is looked for from the folder where the run was started;
+then, as the run's folder may have been moved together with its data, from that folder as it lies relative to the run's
+now; then from the run's folder, and from the working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.files import write_atomically
+
+log = logging.getLogger(__name__)
+NAME = "started.json"
+#: Keys of the paths of a config, but for its own folder.
+PATHS = ("data.train", "data.val", "data.tokens", "tokenizers.folder", "extend.source")
+MAX_BYTES = 1 << 16
+
+
+def record(run: Path) -> None:
+    """Note the working directory in the run's folder."""
+    write_atomically(run / NAME, json.dumps({"folder": os.getcwd()}) + "\n")
+
+
+def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
+    """Make the paths in `raw`, what the config file at `path` holds, right for the working directory: `run` is the
+    folder that the file is in. Any config but one that a run stored is left as it is. One line is logged for each path
+    that leads out of the working directory.
+
+    Returns key -> the places where it was looked for, of the paths that are nowhere."""
+    started = _read(path.parent / NAME)
+    if started is None or not isinstance(raw.get("run"), str):
+        return {}
+    here = Path(os.path.abspath(path.parent))
+    moved = Path(os.path.normpath(here / os.path.relpath(started, started / raw["run"])))
+    bases = list(dict.fromkeys([started, moved, here, Path.cwd()]))
+    raw["run"] = str(path.parent)
+    missing = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        text = raw[section].get(name) if isinstance(raw.get(section), dict) else None
+        if not isinstance(text, str):
+            continue
+        below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
+        tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
+        found = next((place for place in tried if place.exists()), None)
+        if found is None:
+            missing[key] = tried
+        elif found != Path.cwd() / text:
+            raw[section][name] = str(found)
+            log.info("%s: %s is %s", path, key, found)
+    return missing
+
+
+def nowhere(path: Path, key: str, tried: list[Path]) -> str:
+    """What to tell of a path that `relocate` did not find."""
+    return f"{path}: {key}: not found, neither {' nor '.join(map(str, tried))}; say where it is: {key}=FOLDER"
+
+
+def _read(path: Path) -> Path | None:
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("too large")
+        folder = Path(json.loads(path.read_text())["folder"])
+        if not folder.is_absolute():
+            raise ValueError("its folder is not absolute")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the note of a run ({error}); remove it, and give paths by overrides") from None
+    return folder
