@@ -160,8 +160,8 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
 
 
 class _Curves:
-    """Scalars for TensorBoard, each in the file when `add` returns; torch's SummaryWriter writes in a thread of its own,
-    where nobody sees that the disk is full."""
+    """Scalars for TensorBoard, each in the file when `add` returns. (torch's SummaryWriter writes in a thread, where a
+    full disk ends in a traceback.)"""
 
     def __init__(self, folder: Path, step: int) -> None:
         try:
@@ -175,7 +175,7 @@ class _Curves:
         self._event, self._summary = Event, Summary
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(open(folder / name, "wb", buffering=0))
+        self._writer = RecordWriter(open(folder / name, "wb", buffering=0))  # noqa: SIM115 (kept open for the run)
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log={"status": "START"})  # later steps of earlier files are hidden
 
