@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 
 import pytest
 import yaml
 
 from fourm_engine.evaluate.run import evaluate_run
+from fourm_engine.files import write_atomically
+from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
 
 
@@ -86,3 +90,31 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
         evaluate_run(run)
     with pytest.raises(ValueError, match="say with --out"):
         evaluate_run(tmp_path / "nowhere", data=data)
+
+
+def test_a_run_evaluated_from_elsewhere_finds_its_data(run, data, tmp_path, monkeypatch):
+    write_config(run, os.path.relpath(data, tmp_path), tasks=[], samples=4)
+    write_atomically(run / "started.json", json.dumps({"folder": str(tmp_path)}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate_run(run, matrix=False).folder == run / "evaluation"
+
+
+def test_held_out_data_that_is_nowhere_is_named_and_may_be_given(run, data, tmp_path):
+    write_config(run, "gone", tasks=[], samples=4)
+    write_atomically(run / "started.json", json.dumps({"folder": str(tmp_path)}))
+    with pytest.raises(ValueError, match=r"data\.val: not found, neither .*gone.*data\.val=FOLDER"):
+        evaluate_run(run, matrix=False)
+    found = evaluate_run(run, [f"data.val={data}"], matrix=False)
+    assert any("data.train" in note for note in found.evaluation.notes)
+
+
+def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
+    write_config(run, data)
+    (run / "evaluation").mkdir()
+    entry = run / "evaluation" / ".fourm-lock-0"
+    with open(entry, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match="evaluation: .* is at work here"):
+            evaluate_run(run)
+    assert not (run / "evaluation" / "evaluation.json").exists()
