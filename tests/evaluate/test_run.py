@@ -115,6 +115,6 @@ def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
     entry = run / "evaluation" / ".fourm-lock-0"
     with open(entry, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(Busy, match="evaluation: .* is at work here"):
+        with pytest.raises(Busy, match=r"evaluation: .* is at work here"):
             evaluate_run(run)
     assert not (run / "evaluation" / "evaluation.json").exists()
