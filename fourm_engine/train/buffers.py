@@ -21,19 +21,17 @@ class ForwardBuffers:
         self._candidates = dict(model.named_buffers())
         self._known = False
         self._copies: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
 
     def before(self) -> None:
         """Before the forward passes of a step."""
         self._copies = {name: buffer.clone() for name, buffer in self._candidates.items()}
-        if not self._known:
-            self._versions = {name: buffer._version for name, buffer in self._candidates.items()}
 
     def after(self) -> None:
         """After the forward passes of a step, in every process."""
         if self._known:
             return
-        changed = [name for name, buffer in self._candidates.items() if buffer._version != self._versions[name]]
+        # Values, since batch norms change theirs without a new `_version`.
+        changed = [name for name, buffer in self._candidates.items() if not torch.equal(buffer, self._copies[name])]
         everywhere = {name for names in gather_json(changed) for name in names}
         self._candidates = {name: buffer for name, buffer in self._candidates.items() if name in everywhere}
         self._copies = {name: self._copies[name] for name in self._candidates}
