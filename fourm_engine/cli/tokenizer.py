@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -34,7 +37,7 @@ def fit(
     overrides: Overrides = None,
     *,
     space: Annotated[Optional[list[str]], typer.Option(help="Only this token space; may be repeated.")] = None,  # noqa: UP045
-    jobs: Annotated[int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each, spread over the GPUs.")] = 1,
 ) -> None:
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
     from fourm_engine.cli.share import rank_and_world
@@ -56,7 +59,8 @@ def fit(
     if jobs > 1 and world > 1:
         raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
     if jobs > 1 and len(chosen) > 1:
-        _fit_in_processes(config, overrides or [], chosen, jobs)
+        on_gpu = {name for name in chosen if settings.tokenizers.fit_of(name).device != "cpu"}
+        _fit_in_processes(config, overrides or [], chosen, jobs, on_gpu)
         return
     manager.freeze()
     with processes(settings.tokenizers.fit):  # joined once for all spaces
@@ -67,11 +71,30 @@ def fit(
                     print(line, flush=True)
 
 
-def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
-    """Each space in a process of its own. All are let finish; the error says which failed. What stops this process
-    (Ctrl-C, SIGTERM, SIGHUP) stops them once, so that each saves what it has."""
+def visible_gpus() -> list[str]:
+    """What names each GPU that this process sees in CUDA_VISIBLE_DEVICES: numbers, or the names given there."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if named is None else [x.strip() for x in named.split(",")][:count]
+
+
+def least_busy(gpus: Sequence[str], taken: Iterable[str]) -> str | None:
+    """The GPU with the fewest jobs, the first of equals; None where there is none."""
+    jobs = Counter(taken)
+    return min(gpus, key=lambda gpu: jobs[gpu], default=None)
+
+
+def _fit_in_processes(
+    config: Path, overrides: list[str], spaces: list[str], jobs: int, on_gpu: Container[str] = ()
+) -> None:
+    """Each space in a process of its own; those `on_gpu` are spread over the GPUs, one a process. All are let finish;
+    the error says which failed. What stops this process (Ctrl-C, SIGTERM, SIGHUP) stops them once, so that each saves
+    what it has."""
     command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *overrides, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
+    gpus, places = visible_gpus(), dict[str, str]()  # of the spaces that are running
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
     try:
@@ -79,11 +102,16 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
             while waiting and len(running) < jobs:
                 space = waiting.pop(0)
                 # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once.
-                running[space] = subprocess.Popen([*command, space], start_new_session=True)
+                environment = dict(os.environ)
+                if space in on_gpu and (gpu := least_busy(gpus, places.values())) is not None:
+                    environment["CUDA_VISIBLE_DEVICES"] = places[space] = gpu
+                    print(f"tokenizer {space}: on GPU {gpu}", flush=True)
+                running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
             time.sleep(0.1)
             for space, process in list(running.items()):
                 if process.poll() is not None:
                     del running[space]
+                    places.pop(space, None)
                     failed += [space] * (process.returncode != 0)
     finally:
         for process in running.values():

@@ -49,14 +49,14 @@ class AdaptTask(TokenizerTask):
         assert len({len(size.train) for size in sizes}) == 1
         self.sizes, self.start = tuple(sizes), start
         self.name = f"tokenizer of {tokenizer.spec.name} at {', '.join(size.name for size in sizes)}"
-        self.tokens_per_sample = None  # varies
         self._fitted = tokenizer.state()
 
     def model(self) -> nn.Module:
-        """All that the run before has learned: averaged weights, where it kept them, and the codebook's statistics."""
+        """All that the run before has learned: weights and the codebook's statistics, averaged where it kept averages."""
         network = self.tokenizer.starting_network()
-        state = network.state_dict()
-        load(open_checkpoint(self.start), {f"model/{name}": tensor for name, tensor in state.items()})
+        state, checkpoint = network.state_dict(), open_checkpoint(self.start)
+        load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})
+        load(checkpoint, {f"ema/{name}": tensor for name, tensor in state.items()}, optional="ema/")
         network.load_state_dict(state | self._fitted)
         return network
 

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.batch import collate
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tasks.config import LossConfig
-from fourm_engine.tasks.fourm import EVALUATION_SAMPLES, EXPORT, NO_SAMPLE, FourMTask, network_of
+from fourm_engine.tasks.fourm import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.train.task import Share
 from fourm_plugins.tokenizer import Tokenizer
@@ -93,15 +92,11 @@ class ExtendTask(FourMTask):
         """Modality -> (position, nats, tokens) of this process's samples. Every process calls the model equally often,
         and names the same modalities."""
         found: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}
-        device = next(model.parameters()).device
-        masking, size = data.masking, share.micro_batch_size
-        total = min(len(data), EVALUATION_SAMPLES)
-        for start in range(share.rank * size, total + share.rank * size, size * share.world):
-            samples = [data[i] if i < total else NO_SAMPLE for i in range(start, start + size)]
-            batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
-            sample_T = batch.target_index.numpy() // masking.decoder_tokens
+        size = share.micro_batch_size
+        for start, batch in self.held_out_batches(data, share, next(model.parameters()).device):
+            sample_T = batch.target_index.cpu().numpy() // data.masking.decoder_tokens
             first = 0
-            for name, (nats_T, count) in model(batch.to(device), by_token=True).items():
+            for name, (nats_T, count) in model(batch, by_token=True).items():
                 own_T = sample_T[first : first + count]
                 first += count
                 nats_B = np.bincount(own_T, nats_T.double().cpu().numpy(), size)
@@ -134,6 +129,9 @@ class ExtendTask(FourMTask):
             rows=compare(self.before, self.after),
             not_measured=sorted(missing),
         ).save(folder / FILE)
+
+    def averages(self, buffer: str) -> bool:
+        return not buffer.endswith(".known")  # frozen rows
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings

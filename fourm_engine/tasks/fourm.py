@@ -61,7 +61,6 @@ class FourMTask(Task):
         self.average_over = (loss or LossConfig()).average_over
         self.vocabulary = data.vocabulary
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
-        self.tokens_per_sample = data.masking.encoder_tokens + data.masking.decoder_tokens
 
     def model(self) -> nn.Module:
         return Transformer(self.config, self.vocabulary)
@@ -71,6 +70,9 @@ class FourMTask(Task):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {name: float(count) for name, count in batch.target_counts.items()}
+
+    def tokens(self, batch: Batch) -> int:
+        return int((batch.encoder.mod >= 0).sum() + (batch.decoder.mod >= 0).sum())
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":
@@ -86,16 +88,23 @@ class FourMTask(Task):
         found = dict.fromkeys(self.count_names, (0.0, 0.0))
         if self.held_out is None:
             return {}
-        device = next(model.parameters()).device
-        masking, size = self.held_out.masking, share.micro_batch_size
-        total = min(len(self.held_out), EVALUATION_SAMPLES)
-        for start in range(share.rank * size, total + share.rank * size, size * share.world):
-            rows = range(start, start + size)
-            samples = [self.held_out[i] if i < total else NO_SAMPLE for i in rows]
-            batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
-            for name, (loss, count) in model(batch.to(device)).items():
+        for _, batch in self.held_out_batches(self.held_out, share, next(model.parameters()).device):
+            for name, (loss, count) in model(batch).items():
                 found[name] = (found[name][0] + float(loss), found[name][1] + count)
         return found
+
+    def held_out_batches(
+        self, data: TrainingData, share: Share, device: torch.device
+    ) -> Iterator[tuple[int, Batch]]:
+        """This process's part of the first `EVALUATION_SAMPLES`: (position of the first sample, batch on `device`).
+        Every process gets equally many batches; what lies beyond the end has no targets."""
+        masking, size = data.masking, share.micro_batch_size
+        total = min(len(data), EVALUATION_SAMPLES)
+        for start in range(share.rank * size, total + share.rank * size, size * share.world):
+            with torch.autocast(device.type, enabled=False):  # tokenizers that run here make the ids of always
+                samples = [data[i] if i < total else NO_SAMPLE for i in range(start, start + size)]
+            batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
+            yield start, batch.to(device)
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         network = network_of(self.config, self.vocabulary, weights)

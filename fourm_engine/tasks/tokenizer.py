@@ -34,7 +34,6 @@ class TokenizerTask(Task):
         self._weights = tokenizer.weights()
         self._logs = tuple(tokenizer.network.progress())
         self.count_names = (*self._weights, *self._logs)
-        self.tokens_per_sample = tokenizer.spec.layout.num_tokens
 
     def model(self) -> nn.Module:
         return self.tokenizer.starting_network()
@@ -62,6 +61,9 @@ class TokenizerTask(Task):
     def counts(self, batch: Tensor) -> dict[str, float]:
         return self.tokenizer.counts(batch) | dict.fromkeys(self._logs, 1.0)
 
+    def tokens(self, batch: Tensor) -> int:
+        return self.tokenizer.tokens(batch)
+
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         return {name: weight for name, weight in self._weights.items() if counts[name] > 0}
 
@@ -72,6 +74,17 @@ class TokenizerTask(Task):
     def after_step(self, model: nn.Module, step: int) -> None:
         assert isinstance(model, TokenizerNetwork)
         model.after_step(step, self.steps)
+
+    def discard(self, model: nn.Module) -> None:
+        assert isinstance(model, TokenizerNetwork)
+        model.discard()
+
+    def averages(self, buffer: str) -> bool:
+        return buffer.removeprefix("quantiser.") not in self.tokenizer.network.quantiser.momentary
+
+    def after_average(self, model: nn.Module, averages: Mapping[str, Tensor]) -> None:
+        assert isinstance(model, TokenizerNetwork)
+        model.after_average(averages)
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Loss terms on held-out arrays."""
@@ -102,6 +115,11 @@ class TokenizerTask(Task):
         return {name: (sums[name], counts[name]) for name in sums}
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        if any(name.endswith(".started") and not flag for name, flag in weights.items()):
+            raise ValueError(
+                f"{self.name}: its codebook was never started, since steps at the end were skipped; fit for more steps, "
+                f"and look at what is not finite above"
+            )
         self.tokenizer.adopt(weights)
         with replacing_folder(folder / FITTED) as temporary:
             self.tokenizer.save(temporary)

@@ -7,6 +7,7 @@ whatever else is decoded with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,7 @@ class DiVAE(VQVAE):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         if self.frozen:
-            with torch.no_grad():
-                latents, sums = self.quantiser.lookup(self.encode(x)), {}
+            latents, sums = self.quantiser.lookup(self._fixed_ids(x)), {}
         else:
             quantised = self.quantiser(self.latents(x))
             latents, sums = quantised.latents, {name: values.sum() for name, values in quantised.losses.items()}
@@ -101,6 +101,14 @@ class DiVAE(VQVAE):
         predicted = self.denoise(self.diffusion.noisy(clean, noise, t), t, condition).float()
         error = F.mse_loss(predicted, self.diffusion.target(clean, noise, t), reduction="none") * known
         return sums | {LOSS: error.sum() / self.channels}
+
+    @torch.no_grad()
+    def _fixed_ids(self, x: Tensor) -> Tensor:
+        """Ids of a frozen encoder, made as `NeuralTokenizer.encode` makes them: in filled chunks, so that the decoder
+        learns from the very ids that it will decode."""
+        missing = -len(x) % CHUNK
+        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
+        return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Zeros in place of the latents that are hidden from the decoder."""
@@ -164,6 +172,10 @@ class DiVAE(VQVAE):
     def after_step(self, step: int, steps: int) -> None:
         if not self.frozen:
             super().after_step(step, steps)
+
+    def after_average(self, averages: Mapping[str, Tensor]) -> None:
+        if not self.frozen:
+            super().after_average(averages)
 
     def progress(self) -> dict[str, Tensor]:
         return {} if self.frozen else super().progress()
@@ -230,7 +242,7 @@ class DiVAETokenizer(VQVAETokenizer):
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, unless the encoder is frozen, and pixels of which something is known."""
-        return dict.fromkeys(self.weights(), self.latents_of(arrays)) | {LOSS: float((~arrays.isnan().any(1)).sum())}
+        return dict.fromkeys(self.weights(), float(self.tokens(arrays))) | {LOSS: float((~arrays.isnan().any(1)).sum())}
 
     def weights(self) -> dict[str, float]:
         learned = {} if self.settings.encoder_from else self.settings.quantiser_weights(self.network.quantiser)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fourm_engine.nn.blocks import Mlp, layer_norm
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.product import PositionQuantiser
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
@@ -92,7 +93,8 @@ class MLPAutoencoder(TokenizerNetwork):
         return sums | {name: LOSSES[name](output, x).sum() for name in self.loss_names}
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.quantiser.nearest(self.latents(x))
+        with full_precision(x):
+            return self.quantiser.nearest(self.latents(x))
 
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.reconstruct(self.quantiser.lookup(ids_BN))
@@ -122,7 +124,7 @@ class MLPTokenizer(NeuralTokenizer):
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, and vectors."""
-        counts = dict.fromkeys(self.network.quantiser.loss_names, float(len(arrays) * self.spec.layout.num_tokens))
+        counts = dict.fromkeys(self.network.quantiser.loss_names, float(self.tokens(arrays)))
         return counts | dict.fromkeys(loss_weights(self.settings.loss, self.spec), float(len(arrays)))
 
     def weights(self) -> dict[str, float]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fourm_engine.data.aligned import check_array
 from fourm_engine.exported import check_shapes
-from fourm_engine.tokenizers.quantisers.base import Quantiser
+from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -55,7 +55,7 @@ class TokenizerNetwork(nn.Module):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """Arrays (B, …) -> ids int64 (B, N)."""
+        """Arrays (B, …) -> ids int64 (B, N), in `full_precision`."""
 
     @abstractmethod
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -72,6 +72,14 @@ class TokenizerNetwork(nn.Module):
     def after_step(self, step: int, steps: int) -> None:
         """After the optimiser's `step` (from 0) of `steps`, in every process."""
         self.quantiser.after_step(step, steps)
+
+    def discard(self) -> None:
+        """In place of `after_step` where the step was skipped."""
+        self.quantiser.discard()
+
+    def after_average(self, averages: Mapping[str, Tensor]) -> None:
+        """Recompute, in place, what follows from other averages."""
+        self.quantiser.after_average(under("quantiser.", averages))
 
     def progress(self) -> dict[str, Tensor]:
         """Scalars worth following while training."""
@@ -126,6 +134,10 @@ class NeuralTokenizer(Tokenizer):
     @abstractmethod
     def weights(self) -> dict[str, float]:
         """Weight of each term of the loss."""
+
+    def tokens(self, arrays: Tensor) -> int:
+        """Number of ids of a batch of arrays."""
+        return len(arrays) * self.spec.layout.num_tokens
 
     def serving(self, spec: ModalitySpec) -> NeuralTokenizer:
         """This tokenizer, with this very network, for the arrays of `spec`: a grid of another size."""
@@ -208,7 +220,9 @@ class NeuralTokenizer(Tokenizer):
     @torch.inference_mode()
     def _run(self, method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> list[np.ndarray]:
         self.network.eval()
-        return list(method(x.to(self.device), *arguments).cpu().numpy())
+        x = x.to(self.device)
+        with full_precision(x):  # ids and arrays are the same within a training run's autocast
+            return list(method(x, *arguments).cpu().numpy())
 
     def _check_tokens(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
         if tuple(found) != expected:

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_plugins.modality import Settings
 
 PERCEPTUAL = "perceptual"
@@ -49,11 +50,12 @@ class Perceptual:
         if self._backbone is None:
             self._backbone = _load(self.settings)
         backbone = self._backbone.to(x_BCHW.device)
-        found = backbone(self._unit(x_BCHW))
-        with torch.no_grad():
-            wanted = backbone(self._unit(y_BCHW))
-        distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(found, wanted, strict=True)]
-        return torch.stack(distances).mean(0)
+        with full_precision(x_BCHW):  # differences of features that are nearly alike
+            found = backbone(self._unit(x_BCHW))
+            with torch.no_grad():
+                wanted = backbone(self._unit(y_BCHW))
+            distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(found, wanted, strict=True)]
+            return torch.stack(distances).mean(0)
 
     def _unit(self, x_BCHW: Tensor) -> Tensor:
         """Black 0, white 1."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
 from fourm_engine.tokenizers.perceptual import PERCEPTUAL, Perceptual, PerceptualSettings
+from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -103,7 +104,8 @@ class VQVAE(TokenizerNetwork):
         return sums
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.quantiser.nearest(self.latents(x))
+        with full_precision(x):
+            return self.quantiser.nearest(self.latents(x))
 
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid))
@@ -136,16 +138,16 @@ class VQVAETokenizer(NeuralTokenizer):
             raise ValueError(f"{self.spec.name}: perceptual compares pictures of three channels without gaps")
         return VQVAE(self.spec, self.settings)
 
-    def latents_of(self, arrays: Tensor) -> float:
-        """Their number in arrays of any size."""
+    def tokens(self, arrays: Tensor) -> int:
+        """Number of ids, or latents, of a batch of arrays of any size."""
         rows, columns = self.spec.patch
-        return float(len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns))
+        return len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns)
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, pixels of which something is known, and pictures."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
-        counts = dict.fromkeys(self.network.quantiser.loss_names, self.latents_of(arrays))
+        counts = dict.fromkeys(self.network.quantiser.loss_names, float(self.tokens(arrays)))
         counts |= dict.fromkeys(loss_weights(self.settings.loss, self.spec), pixels)
         return counts if self.settings.perceptual is None else counts | {PERCEPTUAL: float(len(arrays))}
 

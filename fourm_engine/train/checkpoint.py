@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import settle, sync_folder, writing
-from fourm_engine.train.distributed import gather_json, local, rank, world_size
+from fourm_engine.train.distributed import attempt, describe, gather_json, local, rank, together, world_size
 
-FORMAT = 1
+FORMAT = 2
 MAX_STATE_BYTES = 1 << 26
 _NAME = re.compile(r"step-(\d{8,})")
 _PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
@@ -40,6 +40,10 @@ _ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the
 
 class CheckpointError(ValueError):
     """A checkpoint that could not be written or read; the message names the path."""
+
+
+class OtherFormat(CheckpointError):
+    """A checkpoint that another version has written."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Checkpoints:
         self.background = background
         self.report = report
         self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None  # of a save, in all processes; raised by `finish`
         self.saved: int | None = None  # step of the newest complete checkpoint
         # Its own group: the thread's messages must not meet those of the running steps.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
@@ -71,43 +76,73 @@ class Checkpoints:
 
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint, the same in every process; a damaged one is reported and passed over."""
-        found = None
-        if rank() == 0 and self.folder.is_dir():
-            steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
-            for _, path in reversed(steps):
-                try:
-                    open_checkpoint(path)
-                except CheckpointError as error:
-                    self.report(f"passed over: {error}")
-                else:
-                    found = path.name
-                    break
-        found = gather_json(found, self._group)[0]
-        if found is None:
+        name = together(lambda: self._newest_name() if rank() == 0 else None, self._group)
+        name = gather_json(name, self._group)[0]
+        if name is None:
             return None
-        checkpoint = open_checkpoint(self.folder / found)
+        checkpoint = together(lambda: open_checkpoint(self.folder / name), self._group)
         self.saved = checkpoint.step
         return checkpoint
 
+    def _newest_name(self) -> str | None:
+        if not self.folder.is_dir():
+            return None
+        steps = sorted((int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+        for _, path in reversed(steps):
+            try:
+                open_checkpoint(path)
+            except OtherFormat:
+                raise
+            except CheckpointError as error:
+                self.report(f"passed over: {error}")
+            else:
+                return path.name
+        return None
+
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         """Write `tensors` (this process's part) and `state` (JSON) as the checkpoint after `step` steps. Every process
-        must call it. With `background` it returns before the writing is done. A save that fails is reported and leaves
-        nothing behind; `saved` then stays what it was."""
+        must call it. With `background` it returns before the writing is done.
+
+        All processes agree on what befell any of them, and nothing of a failed save is left. What the disk refuses is
+        reported, `saved` stays what it was, and the run may go on to try again. Anything else (no memory, an error of
+        ours, Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes,
+        here or by the next call of `save` or `finish`."""
         self.finish()
         part = step_folder(self.folder, step).with_suffix(".part")
-        own = {name: _own_rows(tensor) for name, tensor in tensors.items()}
-        rows = {name: (first, total) for name, (_, first, total) in own.items() if total}
-        # Copies: the background thread must not see the next step, and tied weights must not share memory in a file.
-        copies = {name: own[name][0].to("cpu", copy=True).contiguous() for name in rows}
+        copies: dict[str, Tensor] = {}
+        rows: dict[str, tuple[int, int]] = {}
+
+        def copy() -> None:
+            # The background thread must not see the next step, and tied weights must not share memory in a file.
+            for name, tensor in tensors.items():
+                own, first, total = _own_rows(tensor)
+                if total:
+                    rows[name] = (first, total)
+                    copies[name] = own.to("cpu", copy=True).contiguous()
+
+        def write() -> None:
+            try:
+                self._write(part, step, copies, rows, state)
+            except BaseException as error:
+                self._failure = error
+
+        if not self._agree(copy, part):
+            return
         if self.background:
-            self._thread = threading.Thread(
-                target=self._write, args=(part, step, copies, rows, state), name="checkpoint"
-            )
+            self._thread = threading.Thread(target=write, name="checkpoint")
             self._thread.start()
         else:
-            self._write(part, step, copies, rows, state)
+            write()
+            self.finish()
 
     def finish(self) -> None:
+        """Wait for the save in flight, and raise what made it fail, but for errors of the disk."""
+        self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def wait(self) -> None:
         """Wait for the save in flight."""
         if self._thread is not None:
             self._thread.join()
@@ -116,30 +151,38 @@ class Checkpoints:
     def _write(self, part: Path, step: int, copies: dict, rows: dict, state: dict[str, Any]) -> None:
         """Three rounds; every process takes part in each, whatever befell it."""
         first = rank() == 0
-        error = self._agree(lambda: _fresh(part) if first else None, part)
-        if error is None:
-            error = self._agree(lambda: _write_part(part, copies, rows), part)
-        if error is None:
-            error = self._agree(lambda: self._commit(part, step, state) if first else None, part)
-        if error is None:
-            self.saved = step
-            return
-        if first:
-            shutil.rmtree(part, ignore_errors=True)
-        self.report(
-            f"checkpoint not saved: {error}; free space or choose another `run`. Earlier checkpoints are intact"
+        written = (
+            self._agree(lambda: _fresh(part) if first else None, part)
+            and self._agree(lambda: _write_part(part, copies, rows), part)
+            and self._agree(lambda: self._commit(part, step, state) if first else None, part)
         )
+        if written:
+            self.saved = step
 
-    def _agree(self, action: Callable[[], None], part: Path) -> str | None:
-        """Do this process's share; the first error of any process, told to all of them."""
-        error = None
-        try:
-            action()
-        except (OSError, SafetensorError) as caught:
-            name = getattr(caught, "filename", None) or part
-            error = f"{name}: {getattr(caught, 'strerror', None) or caught}"
-        return next((e for e in gather_json(error, self._group) if e is not None), None)
-
+    def _agree(self, action: Callable[[], None], part: Path) -> bool:
+        """Do this process's share. True where all processes did theirs; False, once it is reported, where the disk
+        refused one; raises, in all of them, where one failed otherwise."""
+        _, caught = attempt(action)
+        told = None
+        if caught is not None:
+            words = describe(caught)
+            where = "" if str(part) in words or getattr(caught, "filename", None) else f"{part}: "
+            told = [isinstance(caught, (OSError, SafetensorError)), where + words]
+        errors = [error for error in gather_json(told, self._group) if error is not None]
+        if not errors:
+            return True
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        if caught is not None and not isinstance(caught, Exception):
+            raise caught  # Ctrl-C, a request to exit: the others know
+        of_disk = all(disk for disk, _ in errors)
+        words = next(words for disk, words in errors if disk == of_disk)
+        if of_disk:
+            self.report(
+                f"checkpoint not saved: {words}; free space or choose another `run`. Earlier checkpoints are intact"
+            )
+            return False
+        raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
     def _commit(self, part: Path, step: int, state: dict[str, Any]) -> None:
         final = part.with_suffix("")
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
@@ -169,9 +212,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: larger than {MAX_STATE_BYTES} bytes; this is no checkpoint's state")
         document = json.loads(path.read_text())
         if document["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: format {document['format']}, this version reads {FORMAT}; update fourm-engine"
-            )
+            older = isinstance(document["format"], int) and document["format"] < FORMAT
+            remedy = "train anew in another `run` folder" if older else "update fourm-engine"
+            raise OtherFormat(f"{path}: format {document['format']}, this version reads {FORMAT}; {remedy}")
         files = dict(document["files"])
         for name, size in files.items():
             if not _PART.fullmatch(name) or (folder / name).stat().st_size != size:

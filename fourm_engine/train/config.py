@@ -44,7 +44,8 @@ class TrainConfig(BaseModel):
     #: CPU threads of each process; null leaves torch's choice (one under torchrun).
     threads: int | None = Field(default=None, ge=1)
 
-    #: Decay a step of an exponential moving average of the weights, which is then evaluated and exported; null: none.
+    #: Decay a step of an exponential moving average of all that learns, codebooks included, which is then evaluated and
+    #: exported; null: none. It starts lower, so that the initial weights are never part of it (`averages`).
     ema: float | None = Field(default=None, gt=0, lt=1)
 
     #: Steps between checkpoints; there is always one at the end and when the run is stopped.

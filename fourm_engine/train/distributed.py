@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from fourm_engine.train.task import Task
 
 
+T = TypeVar("T")
+
+
 class RankMismatch(ValueError):
     """Two processes of one run are not set up alike."""
+
+
+class OtherProcess(ValueError):
+    """Another process of the run failed at what all of them had to do; the message has its rank and words."""
 
 
 @contextmanager
@@ -37,7 +44,13 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if on_gpu and place >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {place} of this machine has no GPU, torch sees {torch.cuda.device_count()}; start as many "
+            f"processes as there are GPUs (--nproc-per-node), or set train.device to 'cpu'"
+        )
+    device = torch.device("cuda", place) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     if config.threads is not None:
@@ -88,6 +101,36 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
     return [json.loads(bytes(part.tolist())) for part in texts]
 
 
+def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """The result of `action` in this process. Where it raises in any process it raises in all of them, so that none
+    waits for one that is gone: the exception itself where it befell, and elsewhere `OtherProcess` with its rank and
+    words. Every process must call it."""
+    result, caught = attempt(action)
+    found = gather_json(None if caught is None else describe(caught), group)
+    if caught is not None:
+        raise caught
+    for number, words in enumerate(found):
+        if words is not None:
+            raise OtherProcess(f"rank {number}: {words}")
+    return cast("T", result)
+
+
+def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """(result, what was raised), be it Ctrl-C."""
+    try:
+        return action(), None
+    except BaseException as error:
+        return None, error
+
+
+def describe(error: BaseException) -> str:
+    """One line: the words of errors that are for users, and the type of others beside them."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    words = " ".join(str(error).split())
+    return words if words and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {words}".rstrip(": ")
+
+
 def check_same(identity: Mapping[str, Any]) -> None:
     """Compare what must be the same in every process; RankMismatch names the rank and the keys that differ."""
     first, *others = gather_json(dict(identity))
@@ -109,12 +152,14 @@ class Gradients:
         self.sharded = config.parallel == "shard" or (device.type == "cuda" and bool(blocks))
         self.sharded = self.sharded and world_size() > 1
         self.model = model
+        if world_size() > 1:
+            # All processes start from what the first one drew, whatever the others did. FSDP2 takes the weights as
+            # they are in each process, on a (world, 1) mesh without ever comparing them.
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
         if self.sharded:
             _shard(model, blocks, device, replicas=1 if config.parallel == "shard" else world_size())
         else:
-            if world_size() > 1:
-                for tensor in (*model.parameters(), *model.buffers()):
-                    dist.broadcast(tensor.detach(), src=0)
             self._flat = _flatten(model)
 
     def zero(self) -> None:

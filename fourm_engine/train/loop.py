@@ -14,8 +14,8 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -27,16 +27,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import write_atomically
+from fourm_engine.train.averages import Averages
+from fourm_engine.train.buffers import ForwardBuffers
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (
     Gradients,
     check_same,
-    local,
     processes,
     rank,
     sum_numbers,
     sum_over_processes,
+    together,
     world_size,
 )
 from fourm_engine.train.metrics import Metrics
@@ -63,6 +65,7 @@ class Progress:
     step: int = 0  # finished steps
     skipped: int = 0  # of these, left out
     in_a_row: int = 0  # left out just now
+    averaged: int = 0  # of the steps that were taken, those in the moving average
 
 
 class Trainer:
@@ -100,23 +103,25 @@ class Trainer:
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
-            if self.accepted is not None and rank() == 0:
-                self.accepted()
+            if (accepted := self.accepted) is not None:
+                together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (finished := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
                 return finished
-            metrics = Metrics(
-                self.folder,
-                step=self.progress.step,
-                steps=self.config.steps,
-                tensorboard=self.config.tensorboard,
-                active=rank() == 0,
+            metrics = together(
+                lambda: Metrics(
+                    self.folder,
+                    step=self.progress.step,
+                    steps=self.config.steps,
+                    tensorboard=self.config.tensorboard,
+                    active=rank() == 0,
+                )
             )
             try:
                 self._loop(metrics, checkpoints, stop)
                 return self._complete(metrics)
             finally:
-                checkpoints.finish()
+                checkpoints.wait()
                 metrics.close()
 
     def _check(self) -> None:
@@ -139,7 +144,7 @@ class Trainer:
     def _build(self, device: torch.device) -> None:
         torch.manual_seed(self.seed)
         self.device = device
-        self.model = self.task.model().to(device).train()
+        self.model = together(lambda: self.task.model().to(device)).train()
         self.gradients = Gradients(self.model, self.task, self.config, device)
         self.optimiser = make_optimiser(self.model, self.task, self.config)
         for group in self.optimiser.param_groups:
@@ -149,9 +154,9 @@ class Trainer:
                     "exp_avg": torch.zeros_like(parameter, requires_grad=False),
                     "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
                 }
-        self.ema: dict[str, Tensor] = {}
-        if self.config.ema is not None:
-            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+        self.buffers = ForwardBuffers(self.model)
+        ema = self.config.ema
+        self.averages = Averages(self.model, self.task, ema) if ema is not None else None
         bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and device.type == "cuda")
         self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
@@ -161,7 +166,8 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             for key, tensor in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"adamw/{name}/{key}"] = tensor
-        tensors.update({f"ema/{name}": tensor for name, tensor in self.ema.items()})
+        if self.averages:
+            tensors.update({f"ema/{name}": tensor for name, tensor in self.averages.tensors.items()})
         return tensors
 
     def _resume(self, checkpoint: Checkpoint) -> None:
@@ -183,12 +189,12 @@ class Trainer:
                 f"{checkpoint.folder} is beyond train.steps={self.config.steps}; raise it, or train anew in "
                 f"another `run` folder"
             )
-        load(checkpoint, self._tensors(), optional="ema/")
-        if self.ema and not saved["ema"]:  # switched on just now: the average starts at the current weights
-            for name, parameter in self.model.named_parameters():
-                if name in self.ema:
-                    self.ema[name].copy_(parameter.detach())
+        together(lambda: load(checkpoint, self._tensors(), optional="" if saved["ema"] else "ema/"))
         self.progress = Progress(checkpoint.step, **saved["progress"])
+        if self.averages and saved["ema"]:
+            self.averages.number = self.progress.averaged
+        elif self.averages:  # switched on just now
+            self.averages.restart()
         _tell(f"continuing after step {checkpoint.step}, from {checkpoint.folder}")
         settings = self.config.model_dump(mode="json")
         for key in sorted(settings.keys() & saved["config"].keys()):
@@ -200,18 +206,17 @@ class Trainer:
         batches = self.task.batches(progress.step, self.share)
         while progress.step < config.steps:
             micro_batches = list(islice(batches, config.accumulate))
-            counts, signals = self._exchange(micro_batches, stop)
+            counts, tokens, signals = self._exchange(micro_batches, stop)
             if signals:
                 self._stop(signals, checkpoints)
             loss, sums, norm = self._step(progress.step, micro_batches, counts)
             lr = learning_rate(progress.step, config)
             progress.step += 1
             if math.isfinite(loss):
-                tokens = (self.task.tokens_per_sample or 0) * config.batch_size
-                metrics.add(loss, sums, counts, samples=config.batch_size, tokens=tokens)
+                metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, tokens=tokens)
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
-                metrics.line(progress.step, lr=lr, norm=norm, skipped=progress.skipped)
+                metrics.line(progress.step, skipped=progress.skipped)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
                 metrics.scores(progress.step, self._evaluate())
             if done or progress.step % config.checkpoint_every == 0:
@@ -220,16 +225,18 @@ class Trainer:
         if checkpoints.saved != config.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
-    def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], list[int]]:
-        """Counts of the whole step over all processes, and the signals any of them got: one small reduction."""
+    def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
+        """Counts and tokens of the whole step over all processes, and the signals that any of them got: one small
+        reduction."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
             for name, count in self.task.counts(batch).items():
                 counts[name] += count
+        tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
         flags = [float(stop["signal"] == number) for number in _SIGNALS]
-        numbers = sum_numbers([*counts.values(), *flags])
-        signals = [int(number) for number, flag in zip(_SIGNALS, numbers[len(counts) :], strict=True) if flag]
-        return dict(zip(counts, numbers, strict=False)), signals
+        *numbers, tokens, term, interrupt = sum_numbers([*counts.values(), tokens, *flags])
+        signals = [int(number) for number, flag in zip(_SIGNALS, (term, interrupt), strict=True) if flag]
+        return dict(zip(counts, numbers, strict=True)), int(tokens), signals
 
     def _step(
         self, step: int, micro_batches: list[Any], counts: dict[str, float]
@@ -241,6 +248,7 @@ class Trainer:
         sums = torch.zeros(len(counts), device=self.device)
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
+        self.buffers.before()
         torch.manual_seed(_seed(self.seed, step, rank()))
         for number, batch in enumerate(micro_batches):
             with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
@@ -251,6 +259,7 @@ class Trainer:
                 total.backward()
             for name, value in {**loss.sums, **loss.logs}.items():
                 sums[order[name]] += value.detach().float()
+        self.buffers.after()
         self.gradients.reduce()
         norm_tensor = self.gradients.norm()
         sum_over_processes(sums)
@@ -260,6 +269,8 @@ class Trainer:
         mean = means(totals, counts)
         learned = [weights[name] * mean[name] for name in mean if weights.get(name)]
         if not math.isfinite(norm) or not all(math.isfinite(value) for value in learned):
+            self.buffers.restore()
+            self.task.discard(self.model)
             self._skip(step, mean, norm)
             return math.nan, totals, norm
         self.progress.in_a_row = 0
@@ -269,9 +280,11 @@ class Trainer:
             group["lr"] = learning_rate(step, self.config)
         self.optimiser.step()
         with torch.no_grad():
+            self.buffers.average()
             torch.manual_seed(_seed(self.seed, step, -1))
             self.task.after_step(self.model, step)
-            self._average()
+            if self.averages:
+                self.averages.update()
         return sum(learned), totals, norm
 
     def _skip(self, step: int, mean: dict[str, float], norm: float) -> None:
@@ -287,59 +300,37 @@ class Trainer:
             f"what is not finite. The checkpoints of earlier steps are intact"
         )
 
-    def _average(self) -> None:
-        if self.ema:
-            assert self.config.ema is not None
-            current = {name: local(p.detach()) for name, p in self.model.named_parameters() if name in self.ema}
-            averages = [local(tensor) for tensor in self.ema.values()]
-            torch._foreach_lerp_(averages, [current[name] for name in self.ema], 1 - self.config.ema)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The model with its averaged weights, if the run keeps them."""
-
-        def swap() -> None:
-            if self.gradients.sharded:
-                # FSDP2 keeps the root's gathered weights after a forward pass without a backward one.
-                self.model.reshard()  # type: ignore[operator]
-            for name, parameter in self.model.named_parameters():
-                if name in self.ema:
-                    ours, other = local(parameter.detach()), local(self.ema[name])
-                    held = ours.clone()
-                    ours.copy_(other)
-                    other.copy_(held)
-
-        swap()
-        try:
-            yield
-        finally:
-            swap()
-
     def _evaluate(self) -> dict[str, float]:
         self.model.eval()
         torch.manual_seed(_seed(self.seed, 0, -1))
-        with torch.no_grad(), self._averaged(), self.autocast():
+        averaged = self.averages.in_model() if self.averages else nullcontext()
+        with torch.no_grad(), averaged, self.autocast():
             found = self.task.evaluate(self.model, self.share)
         self.model.train()
         numbers = sum_numbers([number for pair in found.values() for number in pair])
         return means(dict(zip(found, numbers[0::2], strict=True)), dict(zip(found, numbers[1::2], strict=True)))
 
     def _save(self, checkpoints: Checkpoints) -> None:
+        self.progress.averaged = self.averages.number if self.averages else 0
+        progress = {key: value for key, value in asdict(self.progress).items() if key != "step"}
         state = {
             "identity": self.identity,
             "versions": self.task.versions(),
             "config": self.config.model_dump(mode="json"),
-            "progress": {"skipped": self.progress.skipped, "in_a_row": self.progress.in_a_row},
-            "ema": bool(self.ema),
+            "progress": progress,
+            "ema": self.averages is not None,
         }
         checkpoints.save(self.progress.step, self._tensors(), state)
 
     def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
         step = self.progress.step
-        checkpoints.finish()
-        if step > 0 and checkpoints.saved != step:
-            self._save(checkpoints)
+        try:
             checkpoints.finish()
+            if step > 0 and checkpoints.saved != step:
+                self._save(checkpoints)
+                checkpoints.finish()
+        except CheckpointError as error:
+            _tell(str(error))
         name = signal.Signals(signals[0]).name
         kept = f"checkpoint at step {checkpoints.saved}" if checkpoints.saved is not None else "no checkpoint yet"
         _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
@@ -347,23 +338,25 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         """The full state on the CPU, averaged where the run keeps averages; empty in all processes but the first."""
+        state = self.averages.state() if self.averages else self.model.state_dict()
         full = {}
-        for name, tensor in self.model.state_dict().items():
-            tensor = self.ema.get(name, tensor).detach()
+        for name, tensor in state.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if rank() == 0:
-                full[name] = whole.to("cpu", copy=True)
+                full[name] = whole.detach().to("cpu", copy=True)
         return full
 
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         metrics.scores(self.progress.step, scores)
         weights = self._weights()
-        if rank() == 0:
+
+        def export() -> None:
             self.task.export(weights, self.folder, scores)
             finished = json.dumps({"step": self.progress.step, "scores": scores})
             write_atomically(self.folder / "finished.json", finished)
-        sum_numbers([0.0])  # no process ends before the artefact is there
+
+        together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
         return scores
 
     def _finished(self) -> dict[str, float] | None:

@@ -39,28 +39,45 @@ class Metrics:
                 self._writer = _Curves(self._curves, step)
 
     def add(
-        self, loss: float, sums: Mapping[str, float], counts: Mapping[str, float], *, samples: int, tokens: int
+        self,
+        loss: float,
+        sums: Mapping[str, float],
+        counts: Mapping[str, float],
+        *,
+        lr: float,
+        norm: float,
+        samples: int,
+        tokens: int,
     ) -> None:
-        """One finished step, to be averaged into the next line."""
-        self._window.add(loss, sums, counts, samples=samples, tokens=tokens)
+        """One step that was taken, to be averaged into the next line: the loss, sums and counts of its terms, `samples`
+        and `tokens` (padding left out) over all processes; the line shows `lr` and gradient `norm` of the last one."""
+        window = self._window
+        window.number += 1
+        window.loss += loss
+        window.samples += samples
+        window.tokens += tokens
+        window.lr, window.norm = lr, norm
+        for name, total in sums.items():
+            window.sums[name] = window.sums.get(name, 0.0) + total
+            window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
-    def line(self, step: int, *, lr: float, norm: float, skipped: int) -> None:
-        """Write and print what was added since the last line."""
+    def line(self, step: int, *, skipped: int) -> None:
+        """Write and print what was added since the last line; `skipped`: steps left out since the run began."""
         window, self._window = self._window, _Window(step)
         if not self.active or window.number == 0:
             return
-        row = window.row(step, lr=lr, norm=norm, skipped=skipped)
+        row = window.row(step, skipped=skipped)
         self._write(row)
         width = len(str(self.steps))
         parts = [f"step {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
         parts += [f"{name} {_short(value)}" for name, value in row["losses"].items()]
-        parts.append(f"lr {lr:.2e}")
+        parts.append(f"lr {window.lr:.2e}")
         parts.append(f"{row['samples_per_s']:.3g} samples/s")
         if "tokens_per_s" in row:
             parts.append(f"{row['tokens_per_s']:.3g} tokens/s")
         if skipped:
             parts.append(f"{skipped} skipped")
-        seconds = (self.steps - step) * window.seconds() / window.number
+        seconds = (self.steps - step) * window.seconds() / (step - window.step)
         parts.append(f"{duration(seconds)} left")
         print("  ".join(parts), flush=True)
 
@@ -101,33 +118,23 @@ class _Window:
 
     def __init__(self, step: int) -> None:
         self.step, self.number, self.loss, self.samples, self.tokens = step, 0, 0.0, 0, 0
+        self.lr = self.norm = 0.0
         self.sums: dict[str, float] = {}
         self.counts: dict[str, float] = {}
         self.start = time.monotonic()
 
-    def add(
-        self, loss: float, sums: Mapping[str, float], counts: Mapping[str, float], *, samples: int, tokens: int
-    ) -> None:
-        self.number += 1
-        self.loss += loss
-        self.samples += samples
-        self.tokens += tokens
-        for name, total in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + total
-            self.counts[name] = self.counts.get(name, 0.0) + counts[name]
-
     def seconds(self) -> float:
         return max(time.monotonic() - self.start, 1e-9)
 
-    def row(self, step: int, *, lr: float, norm: float, skipped: int) -> dict[str, Any]:
+    def row(self, step: int, *, skipped: int) -> dict[str, Any]:
         seconds = self.seconds()
         losses = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums) if self.counts[name] > 0}
         row: dict[str, Any] = {
             "step": step,
             "loss": _finite(self.loss / self.number),
             "losses": {name: _finite(value) for name, value in losses.items()},
-            "lr": lr,
-            "gradient_norm": _finite(norm),
+            "lr": self.lr,
+            "gradient_norm": self.norm,
             "skipped": skipped,
             "samples_per_s": self.samples / seconds,
         }

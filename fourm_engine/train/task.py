@@ -7,7 +7,9 @@ compute the same loss and the same gradients, however the batch is split.
     loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
 
 All that learns and is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints hold
-parameters, buffers, the optimiser's state and the number of the step, and nothing else.
+parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer that forward passes
+themselves change (a batch norm's statistics) must be among those that change in a run's first step: it is put back where
+a step is skipped, and averaged over processes where it is taken (`buffers`).
 """
 
 from __future__ import annotations
@@ -59,8 +61,6 @@ class Task(ABC):
 
     name: str
     count_names: tuple[str, ...]
-    #: Tokens the model handles for one sample, for the progress line; None where the word makes no sense.
-    tokens_per_sample: int | None = None
     #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
     #: what it finds.
     evaluates_first = False
@@ -79,6 +79,11 @@ class Task(ABC):
     def counts(self, batch: Any) -> dict[str, float]:
         """Host-side counts of one micro-batch; names that are left out count 0."""
 
+    def tokens(self, batch: Any) -> int:
+        """Host-side number of tokens that the model handles in one micro-batch, padding left out, for `tokens_per_s`; 0
+        where the word makes no sense."""
+        return 0
+
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         """Weight of each learned term from the step's global counts; the default averages the terms that are present.
         A term of weight 0 or left out is not learned from."""
@@ -94,6 +99,18 @@ class Task(ABC):
         """After the optimiser's update of `step` (not after a skipped step), without gradients, in every process:
         codebooks by EMA, restarts. Torch's global generator was seeded alike in all of them; what differs between them
         must be reduced, with `fourm_engine.train.distributed.sum_over_processes`."""
+
+    def discard(self, model: nn.Module) -> None:  # noqa: B027
+        """In place of `after_step` where a step was skipped: forget what its forward passes noted outside buffers.
+        Parameters, the optimiser, buffers and metrics are as before the step already."""
+
+    def averages(self, buffer: str) -> bool:
+        """Whether a floating-point buffer of the model's state is averaged where the run keeps an EMA."""
+        return True
+
+    def after_average(self, model: nn.Module, averages: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """After each update of the EMA: recompute, in place, averages that follow from others (a codebook from its
+        counts and sums). A pure function of `averages` and the model's integers and flags."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from fourm_engine.cli.tokenizer import _fit_in_processes
+from fourm_engine.cli import tokenizer
+from fourm_engine.cli.tokenizer import _fit_in_processes, least_busy, visible_gpus
 
 
 @pytest.fixture
@@ -52,3 +53,26 @@ def test_a_stop_lets_those_that_run_save_and_starts_no_other(tmp_path, program, 
     assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["a.saved", "b.saved"]
     assert not (tmp_path / "c").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_jobs_are_spread_over_the_gpus_that_are_visible(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5a,-1,7")
+    assert visible_gpus() == ["3", "GPU-5a"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]
+    taken: list[str] = []
+    for _ in range(5):
+        taken.append(least_busy(["0", "1"], taken))
+    assert taken == ["0", "1", "0", "1", "0"]
+    assert least_busy(["0", "1"], ["0", "1", "0"]) == "1"
+    assert least_busy([], []) is None
+
+
+def test_each_job_sees_one_gpu_and_those_on_the_cpu_what_was_visible(tmp_path, program, monkeypatch, capfd):
+    monkeypatch.setattr(tokenizer, "visible_gpus", lambda: ["3", "5"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    program('echo "$CUDA_VISIBLE_DEVICES" > "$space"; while ! [ -e c ] && [ "$space" != d ]; do sleep 0.02; done')
+    _fit_in_processes(tmp_path, [], ["a", "b", "c", "d"], 3, on_gpu={"a", "b", "c"})
+    assert [(tmp_path / space).read_text().strip() for space in "abcd"] == ["3", "5", "3", "3,5"]
+    assert "tokenizer b: on GPU 5" in capfd.readouterr().out

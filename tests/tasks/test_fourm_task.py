@@ -117,3 +117,14 @@ def test_resuming_names_what_changed(data, tmp_path):
     write_data(data / "train", fake_modalities(), sample_names(25))
     with pytest.raises(ValueError, match=r"data\.names was"):
         Trainer(make_task(data), config(steps=4), tmp_path / "run", seed=3).run()
+
+
+def test_tokens_a_second_leave_padding_out(data, tmp_path):
+    task = make_task(data)
+    batch = next(task.batches(0, Share(batch_size=8)))
+    real = sum(1 for tokens in (batch.encoder, batch.decoder) for mod in tokens.mod.reshape(-1).tolist() if mod != -1)
+    assert 0 < real < batch.encoder.mod.numel() + batch.decoder.mod.numel()
+    assert task.tokens(batch) == real
+    Trainer(task, config(steps=1, warmup=0, batch_size=8, log_every=1), tmp_path / "run", seed=3).run()
+    row = rows(tmp_path / "run")[0]
+    assert row["tokens_per_s"] / row["samples_per_s"] == pytest.approx(real / 8)

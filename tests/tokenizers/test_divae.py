@@ -118,6 +118,26 @@ def test_a_frozen_encoder_keeps_the_ids_of_the_tokenizer_it_comes_from(tmp_path)
     assert np.array_equal(again.encode(maps), source.encode(maps))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_frozen_encoder_makes_the_ids_of_inference_within_bf16_autocast(normalise):
+    tokenizer = make(normalise_codes=normalise)
+    network, maps = tokenizer.network, ramps(21)
+    expected = np.stack(tokenizer.encode(maps))
+    batch = tokenizer.tensor(maps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(network._fixed_ids(batch).numpy(), expected)
+        assert np.array_equal(network.encode(batch[:8]).numpy(), expected[:8])
+        assert np.array_equal(np.stack(tokenizer.encode(maps)), expected)
+        decoded = tokenizer.decode(list(expected[:2]))
+        network.frozen, seen = True, []
+        lookup = network.quantiser.lookup
+        network.quantiser.lookup = lambda ids: seen.append(ids) or lookup(ids)
+        network.train()(batch)
+    assert np.array_equal(seen[0].numpy(), expected)
+    del network.quantiser.lookup
+    assert np.array_equal(decoded, tokenizer.decode(list(expected[:2])))
+
+
 def test_an_encoder_that_does_not_fit_is_refused(tmp_path):
     source = VQVAETokenizer([map_spec(features())], **SMALL)
     save_tokenizer(source, tmp_path / "source", manager=Host())

@@ -286,8 +286,18 @@ def test_the_average_of_the_weights_is_what_is_fitted(tmp_path):
         fit(tmp_path / "b", config=AVERAGED),
     )
     ours, theirs = averaged.tokenizer.state(), plain.tokenizer.state()
-    assert torch.equal(ours["quantiser.codes"], theirs["quantiser.codes"])  # an average already
+    # The codebook, too, in step with the encoder; codes stay of unit length.
+    assert not torch.equal(ours["quantiser.codes"], theirs["quantiser.codes"])
+    torch.testing.assert_close(ours["quantiser.codes"].norm(dim=-1), torch.ones(CODES))
     assert not torch.equal(ours["decoder.out_proj.weight"], theirs["decoder.out_proj.weight"])
+
+
+def test_a_fit_whose_codebook_never_started_is_refused(tmp_path):
+    tokenizer = make_tokenizer([Maps()], Host())
+    task = TokenizerTask(tokenizer, data(ramps(8)), None, steps=4, seed=0)
+    with pytest.raises(ValueError, match="tokenizer of map: its codebook was never started"):
+        task.export(tokenizer.network.state_dict(), tmp_path, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fit_follows_its_codes_and_writes_curves(tmp_path, monkeypatch):

@@ -218,12 +218,57 @@ def test_before_the_start_latents_pass_unquantised():
     assert not found.losses["commitment"].any()
 
 
-def test_latents_of_a_skipped_step_teach_nothing():
-    q = quantiser().train()
-    before = q.codes.clone()
-    q(torch.full((8, 4), torch.nan))
-    q.update()
-    assert torch.equal(q.codes, before)
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize("seen", [torch.nan, 5.0])
+def test_latents_of_a_skipped_step_teach_nothing_and_the_next_step_teaches_all(started, seen):
+    skipped, plain = quantiser().train(), quantiser().train()
+    z = torch.randn(40, 4)
+    for q in (skipped, plain):
+        q.started.fill_(started)
+        if q is skipped:
+            q(torch.full((8, 4), seen))
+            q.discard()
+        q(z)
+        assert q.update() == 40
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(skipped.state_dict()[name], tensor), name
+    assert not started or not torch.equal(plain.codes, quantiser().codes)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_latent_that_is_not_finite_counts_nowhere(started):
+    spoilt, plain = quantiser().train(), quantiser().train()
+    z = torch.randn(40, 4)
+    with_gap = torch.cat([z[:7], torch.full((1, 4), torch.nan), z[7:]])
+    for q, latents in ((spoilt, with_gap), (plain, z)):
+        q.started.fill_(started)
+        q(latents)
+        assert q.update() == 40
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(spoilt.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_averaged_codes_follow_from_averaged_statistics(normalise):
+    q = quantiser(normalise=normalise)
+    averages = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    averages["cluster_sum"][0] = torch.tensor([0.0, 3.0, 0.0, 4.0])
+    averages["cluster_size"][0] = 2.0
+    kept = q.codes.clone()
+    q.after_average(averages)
+    expected = torch.tensor([0.0, 3.0, 0.0, 4.0]) / (5 if normalise else 2)
+    torch.testing.assert_close(averages["codes"][0], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(q.codes, kept)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_ids_are_the_same_within_bf16_autocast(normalise):
+    q = quantiser(size=256, normalise=normalise)
+    z = torch.randn(2000, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(q.nearest(z), q.nearest(z.float()))
+        within = q.nearest(z)
+    assert torch.equal(within, q.nearest(z))
 
 
 def test_usage_and_perplexity_are_shares_of_the_codebook():

@@ -6,6 +6,7 @@ In: latents (..., d). Out: quantised latents that pass the gradient on, ids in [
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -33,19 +34,24 @@ class Quantiser(nn.Module, ABC):
     positional: bool = False
 
     cluster_size: Tensor
-    batch_count: Tensor
 
     def __init__(self, size: int, dim: int, *, decay: float) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
         self.register_buffer("cluster_size", torch.zeros(size))  # moving average of the latents of a step, a code
-        # What the forward passes of one optimiser step saw on this rank.
-        self.register_buffer("batch_count", torch.zeros(size), persistent=False)
+        # What the forward passes of one optimiser step saw on this rank. Lists, not buffers: a step that is skipped
+        # must leave nothing behind (`discard`), and they are empty wherever a checkpoint is written.
+        self._seen_ids: list[Tensor] = []
 
     @property
     def training_state(self) -> frozenset[str]:
         """Buffers that only training needs; they are checkpointed, and not part of a fitted tokenizer."""
         return frozenset({"cluster_size"})
+
+    @property
+    def momentary(self) -> frozenset[str]:
+        """Float buffers of which a moving average over the run means nothing."""
+        return frozenset()
 
     @abstractmethod
     def nearest(self, z: Tensor) -> Tensor:
@@ -70,6 +76,13 @@ class Quantiser(nn.Module, ABC):
         since the last call. Raises ValueError where a codebook cannot be started any more."""
         self._average_use()
 
+    def discard(self) -> None:
+        """In place of `after_step` where the step was skipped: forget what its forward passes saw."""
+        self._seen_ids.clear()
+
+    def after_average(self, averages: Mapping[str, Tensor]) -> None:
+        """Recompute, in place, what follows from other buffers in averages of them, by their names."""
+
     def mark_fitted(self) -> None:
         """The state was loaded from a fitted tokenizer: quantise from now on."""
 
@@ -83,14 +96,27 @@ class Quantiser(nn.Module, ABC):
         return {"usage": used.mean(), "perplexity": perplexity, "dead codes": dead}
 
     def _count(self, ids: Tensor) -> None:
-        ids = ids.reshape(-1)
-        self.batch_count.index_add_(0, ids, torch.ones_like(ids, dtype=self.batch_count.dtype))
+        self._seen_ids.append(ids.reshape(-1))
 
     def _average_use(self) -> None:
+        count = torch.zeros_like(self.cluster_size)
+        for ids in self._seen_ids:
+            count.index_add_(0, ids, torch.ones_like(ids, dtype=count.dtype))
+        self._seen_ids.clear()
         if dist.is_initialized():
-            dist.all_reduce(self.batch_count)
-        self.cluster_size.lerp_(self.batch_count, 1 - self.decay)
-        self.batch_count.zero_()
+            dist.all_reduce(count)
+        self.cluster_size.lerp_(count, 1 - self.decay)
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Context without autocast on the device of a tensor. Ids are made in it, whoever calls: bf16 cannot tell codes
+    apart, and an array must have the same ids in training as later."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def usage(ids: Tensor, size: int) -> tuple[float, float]:

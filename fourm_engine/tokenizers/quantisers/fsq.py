@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser
+from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser, full_precision
 
 MARGIN = 1e-3  # how far beyond the outermost levels latents may reach, as a share of the range
 
@@ -54,7 +54,7 @@ class FiniteScalarQuantiser(Quantiser):
         return (digits / (self.levels // 2)) - 1
 
     def forward(self, z: Tensor) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             bounded = self.bound(z)
             rounded = bounded.detach().round()
             ids = self._ids(rounded)

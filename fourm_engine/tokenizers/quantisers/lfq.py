@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantised, Quantiser
+from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantised, Quantiser, full_precision
 
 #: H(E[q]) is computed over groups of at most so many bits, of which the memory is latents x 2^bits numbers. Beyond, the
 #: groups' entropies are added up, as if the groups were independent.
@@ -42,7 +42,7 @@ class LookupFreeQuantiser(Quantiser):
         return ((ids[..., None] >> places) & 1).float() * 2 - 1
 
     def forward(self, z: Tensor) -> Quantised:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             z = z.float()
             ids = self.nearest(z.detach())
             codes = self.lookup(ids)

@@ -10,10 +10,12 @@ places of a grid: token n has codebook n, and all of them share the ids [0, size
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser
+from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser, under
 
 
 class _Heads(Quantiser):
@@ -32,11 +34,24 @@ class _Heads(Quantiser):
         own = {f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.training_state}
         return super().training_state | own
 
+    @property
+    def momentary(self) -> frozenset[str]:
+        return frozenset(f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.momentary)
+
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
         for head in self.each():
             head.after_step(step, steps)
         super().after_step(step, steps)
+
+    def discard(self) -> None:
+        for head in self.each():
+            head.discard()
+        super().discard()
+
+    def after_average(self, averages: Mapping[str, Tensor]) -> None:
+        for i, head in enumerate(self.each()):
+            head.after_average(under(f"heads.{i}.", averages))
 
     def mark_fitted(self) -> None:
         for head in self.each():

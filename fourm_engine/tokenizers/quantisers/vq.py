@@ -10,6 +10,7 @@ run on several processes learns the codebook that one process would learn from t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourm_engine.tokenizers.quantisers.base import COMMITMENT, Quantised, Quantiser
+from fourm_engine.tokenizers.quantisers.base import COMMITMENT, Quantised, Quantiser, full_precision
 
 SMOOTHING = 1e-5  # Laplace smoothing of the cluster sizes, in latents
 LLOYD_ITERATIONS = 12
@@ -48,7 +49,6 @@ class VectorQuantiser(Quantiser):
     recent: Tensor
     counter: Tensor
     started: Tensor
-    batch_sum: Tensor
 
     def __init__(
         self,
@@ -72,22 +72,25 @@ class VectorQuantiser(Quantiser):
         self.register_buffer("recent", torch.zeros(RECENT_PER_CODE * size, dim))
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))  # latents in `recent`, later updates
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        # What the forward passes of one optimiser step saw on this rank.
-        self.register_buffer("batch_sum", torch.zeros(size, dim), persistent=False)
-        self._batch_latents: list[Tensor] = []
+        self._seen_latents: list[Tensor] = []  # (n, d), of every forward pass of one optimiser step on this rank
 
     @property
     def training_state(self) -> frozenset[str]:
         return frozenset({"cluster_size", "cluster_sum", "recent", "counter", "started"})
 
+    @property
+    def momentary(self) -> frozenset[str]:
+        return frozenset({"recent"})
+
     def nearest(self, z: Tensor) -> Tensor:
         """Ids (...) int64 of the codes nearest to (..., d), by cosine or Euclidean distance; the lowest of equals."""
-        codes = F.normalize(self.codes, dim=-1) if self.normalise else self.codes
-        # argmin |z - c|² = argmax z·c - |c|²/2; for unit codes the cosine, as |z| does not matter.
-        bias = torch.zeros_like(codes[:, 0]) if self.normalise else -0.5 * codes.square().sum(-1)
-        rows = max(1, DISTANCES_AT_ONCE // self.size)
-        parts = [torch.addmm(bias, part, codes.T).argmax(-1) for part in z.reshape(-1, self.dim).float().split(rows)]
-        return torch.cat(parts).reshape(z.shape[:-1])
+        with full_precision(z):
+            codes = F.normalize(self.codes, dim=-1) if self.normalise else self.codes
+            # argmin |z - c|² = argmax z·c - |c|²/2; for unit codes the cosine, as |z| does not matter.
+            bias = torch.zeros_like(codes[:, 0]) if self.normalise else -0.5 * codes.square().sum(-1)
+            z_nd = z.reshape(-1, self.dim).float()
+            parts = z_nd.split(max(1, DISTANCES_AT_ONCE // self.size))
+            return torch.cat([torch.addmm(bias, part, codes.T).argmax(-1) for part in parts]).reshape(z.shape[:-1])
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Codes (..., d) of ids (...)."""
@@ -95,42 +98,45 @@ class VectorQuantiser(Quantiser):
 
     def forward(self, z: Tensor) -> Quantised:
         """In training the statistics of the batch are kept for `update`."""
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             z = z.float()
             if self.normalise:
                 z = F.normalize(z, dim=-1)
             if self.training:
-                self._batch_latents.append(z.detach().reshape(-1, self.dim))
+                self._seen_latents.append(z.detach().reshape(-1, self.dim))
             if not self.started:
                 return Quantised(z, None, {COMMITMENT: torch.zeros_like(z[..., 0])})
             ids = self.nearest(z.detach())
             codes = self.lookup(ids)
             if self.training:
                 self._count(ids)
-                self.batch_sum.index_add_(0, ids.reshape(-1), z.detach().reshape(-1, self.dim))
             return Quantised(z + (codes - z).detach(), ids, {COMMITMENT: (z - codes).square().sum(-1)})
 
     @torch.no_grad()
     def update(self) -> int:
         """Once after each optimiser step, on every rank: learn from what the forward passes saw since the last call.
 
-        Returns the number of latents in the batch of all ranks."""
-        latents = _gather(torch.cat(self._batch_latents))
-        self._batch_latents.clear()
-        if not latents.isfinite().all():  # left over from a step that the trainer skipped
-            self.batch_count.zero_()
-            self.batch_sum.zero_()
-            return len(latents)
+        Returns the number of latents in the batch of all ranks. Latents that are not finite count nowhere."""
+        own = self._seen_latents
+        latents = _gather(torch.cat(own))
+        if not (finite := latents.isfinite().all(-1)).all():
+            latents = latents[finite]
+            known = [z.isfinite().all(-1) for z in own]
+            own = [z[rows] for z, rows in zip(own, known, strict=True)]
+            self._seen_ids = [ids[rows] for ids, rows in zip(self._seen_ids, known, strict=bool(self.started))]
+        self._seen_latents = []
         if not self.started:
             place = (self.counter + torch.arange(len(latents), device=latents.device)) % len(self.recent)
             self.recent[place] = latents
             self.counter += len(latents)
             return len(latents)
+        batch_sum = torch.zeros_like(self.cluster_sum)
+        for ids, z in zip(self._seen_ids, own, strict=True):
+            batch_sum.index_add_(0, ids, z)
         self._average_use()
         if dist.is_initialized():
-            dist.all_reduce(self.batch_sum)
-        self.cluster_sum.lerp_(self.batch_sum, 1 - self.decay)
-        self.batch_sum.zero_()
+            dist.all_reduce(batch_sum)
+        self.cluster_sum.lerp_(batch_sum, 1 - self.decay)
         self.counter += 1
         self._restart_unused(latents)
         self._recompute_codes()
@@ -148,6 +154,16 @@ class VectorQuantiser(Quantiser):
                 f"{steps} steps showed the codebook fewer latents than its {self.size} codes; fit for more steps, "
                 f"with larger batches or a smaller codebook"
             )
+
+    def discard(self) -> None:
+        super().discard()
+        self._seen_latents.clear()
+
+    def after_average(self, averages: Mapping[str, Tensor]) -> None:
+        """The codes of averaged counts and sums. Codes themselves are not averaged: one that was restarted would lie
+        between where it was and where it is, and unit vectors would shrink."""
+        if self.started:
+            averages["codes"].copy_(self._means(averages["cluster_size"], averages["cluster_sum"]))
 
     def mark_fitted(self) -> None:
         self.started.fill_(True)
@@ -197,12 +213,14 @@ class VectorQuantiser(Quantiser):
             self._recompute_codes()
 
     def _recompute_codes(self) -> None:
+        self.codes.copy_(self._means(self.cluster_size, self.cluster_sum))
+
+    def _means(self, size: Tensor, summed: Tensor) -> Tensor:
         if self.normalise:
-            self.codes.copy_(F.normalize(self.cluster_sum, dim=-1))
-            return
-        total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + SMOOTHING) / (total + self.size * SMOOTHING) * total
-        self.codes.copy_(self.cluster_sum / smoothed[:, None])
+            return F.normalize(summed, dim=-1)
+        total = size.sum()
+        smoothed = (size + SMOOTHING) / (total + self.size * SMOOTHING) * total
+        return summed / smoothed[:, None]
 
     def _restart_unused(self, latents: Tensor) -> None:
         """Move codes that are hardly used to where latents are; the draw is the same on all ranks."""

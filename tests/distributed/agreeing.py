@@ -1,0 +1,123 @@
+"""What processes must agree on, as a program of several: `python agreeing.py start PARALLEL` or `python agreeing.py save
+FOLDER`. The first process prints what each found to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from fourm_engine.train import checkpoint
+from fourm_engine.train.checkpoint import Checkpoints
+from fourm_engine.train.distributed import gather_json, processes, rank
+from fourm_engine.train.loop import Trainer
+from tests.train.toy_task import FEATURES, Network, ToyTask, config
+
+ERRORS = {
+    "disk": lambda: OSError(28, "No space left on device", "/data/part"),
+    "permission": lambda: PermissionError(13, "Permission denied", "/data/part"),
+    "memory": MemoryError,
+    "bug": lambda: RuntimeError("storage has gone"),
+    "ctrl-c": KeyboardInterrupt,
+    "exit": lambda: SystemExit(3),
+}
+
+
+class Drawn(Network):
+    """Draws from torch's generator as it likes, and has a batch norm."""
+
+    def __init__(self):
+        torch.manual_seed(17 + rank())
+        super().__init__()
+        self.norm = nn.BatchNorm1d(FEATURES)
+        self.register_buffer("drawn", torch.randn(3))
+
+    def forward(self, x):
+        return super().forward(self.norm(x))
+
+
+class DrawnTask(ToyTask):
+    def model(self):
+        return Drawn()
+
+    def after_step(self, model, step):
+        model.drawn += torch.randn(3)  # as restarts of codes draw: alike in all processes
+
+
+def state_of(trainer: Trainer) -> list[float]:
+    tensors = [*trainer.model.parameters(), *trainer.model.buffers()]
+    whole = [t.full_tensor() if isinstance(t, DTensor) else t for t in tensors]
+    return torch.cat([t.detach().double().reshape(-1) for t in whole]).tolist()
+
+
+def start(parallel: str) -> None:
+    settings = config(parallel=parallel, steps=4, ema=0.9)
+    with processes(settings) as device:
+        torch.manual_seed(rank())
+        trainer = Trainer(DrawnTask(), settings, Path("unused"), seed=1)
+        trainer._check()
+        trainer._build(device)
+        torch.manual_seed(17)  # what the first process drew
+        found = {"drawn": [gather_json(state_of(trainer)), trainer.model.drawn.tolist()]}
+        batches = trainer.task.batches(0, trainer.share)
+        for step in range(3):
+            batch = next(batches)
+            counts, _, _ = trainer._exchange([batch], {"signal": 0})
+            trainer._step(step, [batch], counts)
+        found["learnt"] = gather_json(state_of(trainer))
+        # Noise within a step differs between processes.
+        torch.manual_seed(trainer_seed(rank()))
+        found["noise"] = gather_json(torch.randn(2).tolist())
+        if rank() == 0:
+            print(json.dumps(found), file=sys.stderr)
+
+
+def trainer_seed(process: int) -> int:
+    from fourm_engine.train.loop import _seed
+
+    return _seed(1, 0, process)
+
+
+def save(folder: Path) -> None:
+    found = []
+    real = checkpoint.save_file, Checkpoints._commit
+    with processes(config()):
+        for background in (False, True):
+            for kind, make in ERRORS.items():
+                for bad in (0, 1):
+                    said: list[str] = []
+                    checkpoints = Checkpoints(
+                        folder / f"{kind}{bad}{background}", keep=2, background=background, report=said.append
+                    )
+
+                    def fail(*args, make=make, bad=bad, **kwargs):
+                        if rank() == bad:
+                            raise make()
+                        return real[0](*args, **kwargs)
+
+                    tensors = {"a": torch.ones(4)}
+                    checkpoints.save(1, tensors, {})
+                    checkpoints.finish()
+                    checkpoint.save_file = fail
+                    try:
+                        checkpoints.save(2, tensors, {})
+                        checkpoints.finish()
+                        raised = None
+                    except BaseException as error:
+                        raised = [type(error).__name__, str(error)]
+                    checkpoint.save_file = real[0]
+                    left = sorted(path.name for path in checkpoints.folder.iterdir())
+                    found.append([kind, bad, background, gather_json([raised, said, checkpoints.saved, left])])
+                    dist.barrier()
+        if rank() == 0:
+            print(json.dumps(found), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    start(sys.argv[2]) if sys.argv[1] == "start" else save(Path(sys.argv[2]))
