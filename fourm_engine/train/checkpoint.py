@@ -173,6 +173,7 @@ class Checkpoints:
             return True
         if rank() == 0:
             shutil.rmtree(part, ignore_errors=True)
+        gather_json(None, self._group)  # no process goes on before nothing is left
         if caught is not None and not isinstance(caught, Exception):
             raise caught  # Ctrl-C, a request to exit: the others know
         of_disk = all(disk for disk, _ in errors)
@@ -183,6 +184,7 @@ class Checkpoints:
             )
             return False
         raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
+
     def _commit(self, part: Path, step: int, state: dict[str, Any]) -> None:
         final = part.with_suffix("")
         files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
