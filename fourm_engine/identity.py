@@ -18,6 +18,8 @@ from fourm_plugins.modality import Modality, flat_settings
 
 #: Of a stored identity, facts that follow from the settings and the plugin's release.
 _DERIVED = ("spec.", "ids_version")
+#: Of an identity, where the settings of the tokenizer's recipe are.
+RECIPE = "spec.tokenizer.settings"
 _SHOWN = 5  # differences in a message
 _ABSENT = object()
 
@@ -39,18 +41,30 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(stored: Mapping[str, Any], modality: Modality, *, ignore: Collection[str] = ()) -> list[Difference]:
+def differences(
+    stored: Mapping[str, Any], modality: Modality, *, ignore: Collection[str] = (), only: str = ""
+) -> list[Difference]:
     """What a modality has otherwise than `stored`, its identity of before. A setting that `stored` lacks, since the
     plugin's release was older, counts by its default. What follows from settings is left out where settings differ.
 
-    ignore: settings, with all that lies below them, that may differ."""
-
-    def named(path: str) -> str:
-        return path if path.startswith(_DERIVED) else f"modalities.settings.{modality.name}.{path}"
+    Args:
+        ignore: settings, with all that lies below and what follows from them, that may differ.
+        only: how the paths that are compared begin."""
 
     now, defaults = modality.identity(), flat_settings(type(modality.settings).model_construct())
-    paths = [path for path in sorted(now.keys() | stored.keys()) if path.partition(".")[0] not in ignore]
-    found = compare({k: stored.get(k, defaults.get(k, _ABSENT)) for k in paths}, {k: now.get(k, _ABSENT) for k in paths})
+
+    def named(path: str) -> str:
+        if path.startswith(RECIPE):  # by the setting that it follows from, where there is one
+            ending = path.removeprefix(RECIPE)
+            path = next((p for p in settings_now if f".{p}".endswith(ending)), path)
+        return path if path.startswith(_DERIVED) else f"modalities.settings.{modality.name}.{path}"
+
+    settings_now = [path for path in now if not path.startswith(_DERIVED)]
+    stored, now = ({k: v for k, v in side.items() if k.startswith(only)} for side in (stored, now))
+    stored = {key: value for key, value in defaults.items() if key in now} | dict(stored)
+    found = {path: pair for path, pair in compare(stored, now).items() if path.partition(".")[0] not in ignore}
+    if ignore:  # a picture of another size has another spec, which the caller judges
+        found = {path: pair for path, pair in found.items() if not path.startswith("spec.")}
     settings = [path for path in found if not path.startswith(_DERIVED)]
     return [Difference(named(path), *found[path]) for path in settings or found]
 
@@ -75,11 +89,11 @@ def check_identity(
     """Raise ValueError where `modality` is not what it was when `where` was made.
 
     remedy: what to do beside restoring the settings, such as "remove tokens/ and run `fourm tokenize` again"."""
-    refuse(differences(stored, modality, ignore=ignore), modality, where=where, remedy=remedy)
+    refuse(differences(stored, modality, ignore=ignore), modality.name, where=where, remedy=remedy)
 
 
-def refuse(found: Iterable[Difference], modality: Modality, *, where: Path | str, remedy: str) -> None:
-    """Raise ValueError for differences, if there are any."""
+def refuse(found: Iterable[Difference], what: str, *, where: Path | str, remedy: str) -> None:
+    """Raise ValueError for differences of `what`, if there are any."""
     found = list(found)
     if not found:
         return
@@ -87,7 +101,7 @@ def refuse(found: Iterable[Difference], modality: Modality, *, where: Path | str
     listed = "; ".join(map(str, found[:_SHOWN]))
     released = all(difference.key.startswith(_DERIVED) for difference in found)
     restore = "install the plugin's earlier release" if released else "restore it" if len(found) == 1 else "restore them"
-    raise ValueError(f"{where}: made with another {modality.name!r}: {listed}{more}; {restore}, or {remedy}")
+    raise ValueError(f"{where}: made with another {what}: {listed}{more}; {restore}, or {remedy}")
 
 
 def _shown(value: Any) -> str:

@@ -153,7 +153,7 @@ class FourM:
         modalities = Modalities(found, plugins, manager)
         spaces = modalities.token_spaces
         fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
-        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
+        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager, modalities=modalities)
         for name, tokenizer in loaded.items():
             space = modalities[name].spec.token_space
             assert space is not None

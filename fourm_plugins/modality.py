@@ -191,8 +191,10 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Path -> value of all that is no mapping."""
+    """Path -> value of all that is no mapping and no list of mappings."""
     found: dict[str, Any] = {}
     for key, value in data.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found

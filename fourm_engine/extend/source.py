@@ -114,7 +114,7 @@ class Extension:
         for space, specs in self._new_spaces.items():
             folder = self.config.tokenizers.folder / space
             try:
-                load_tokenizer(folder, specs, self.manager)
+                load_tokenizer(folder, specs, self.manager, modalities=[self.modalities[s.name] for s in specs])
             except ValueError as error:
                 if (folder / DOCUMENT).exists():
                     log.warning("fitting again: %s", error)
@@ -126,8 +126,9 @@ class Extension:
         space, and the fitted ones of new spaces. Raises ValueError where one is missing."""
         spaces = self.modalities.token_spaces
         own = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
-        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager)
-        found |= load_tokenizers(self.config.tokenizers.folder, self._new_spaces, self.manager)
+        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager, modalities=self.modalities)
+        folder = self.config.tokenizers.folder
+        found |= load_tokenizers(folder, self._new_spaces, self.manager, modalities=self.modalities)
         return found | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
 
     def weights_digest(self) -> str:
