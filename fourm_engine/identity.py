@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from fourm_plugins.modality import Modality, flat_settings
 
 #: Of a stored identity, facts that follow from the settings and the plugin's release.
 _DERIVED = ("spec.", "ids_version")
+#: How the keys of modalities' settings begin in a config.
+PREFIX = "modalities.settings."
 #: Of an identity, where the settings of the tokenizer's recipe are.
 RECIPE = "spec.tokenizer.settings"
 _SHOWN = 5  # differences in a message
@@ -41,6 +43,16 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def facts(modality: Modality) -> dict[str, Any]:
+    """The identity of a modality, each value by the full name of its key in a config."""
+    return {_named(path, modality): value for path, value in modality.identity().items()}
+
+
+def defaults(modality: Modality) -> dict[str, Any]:
+    """Of the facts, those settings that have a default, with it: how one counts that was stored before there was it."""
+    return {_named(path, modality): value for path, value in _defaults(modality).items()}
+
+
 def differences(
     stored: Mapping[str, Any], modality: Modality, *, ignore: Collection[str] = (), only: str = ""
 ) -> list[Difference]:
@@ -50,36 +62,26 @@ def differences(
     Args:
         ignore: settings, with all that lies below and what follows from them, that may differ.
         only: how the paths that are compared begin."""
-
-    now, defaults = modality.identity(), flat_settings(type(modality.settings).model_construct())
-
-    def named(path: str) -> str:
-        if path.startswith(RECIPE):  # by the setting that it follows from, where there is one
-            ending = path.removeprefix(RECIPE)
-            path = next((p for p in settings_now if f".{p}".endswith(ending)), path)
-        return path if path.startswith(_DERIVED) else f"modalities.settings.{modality.name}.{path}"
-
-    settings_now = [path for path in now if not path.startswith(_DERIVED)]
-    stored, now = ({k: v for k, v in side.items() if k.startswith(only)} for side in (stored, now))
-    stored = {key: value for key, value in defaults.items() if key in now} | dict(stored)
-    found = {path: pair for path, pair in compare(stored, now).items() if path.partition(".")[0] not in ignore}
-    if ignore:  # a picture of another size has another spec, which the caller judges
-        found = {path: pair for path, pair in found.items() if not path.startswith("spec.")}
-    settings = [path for path in found if not path.startswith(_DERIVED)]
-    return [Difference(named(path), *found[path]) for path in settings or found]
+    now = {path: value for path, value in modality.identity().items() if path.startswith(only)}
+    was = {path: value for path, value in stored.items() if path.startswith(only)}
+    was = {path: value for path, value in _defaults(modality).items() if path in now} | was
+    left_out = (*ignore, "spec") if ignore else ()  # a picture of another size has another spec, for the caller to judge
+    found = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
+    own = {path: pair for path, pair in found.items() if not path.startswith(_DERIVED)} or found
+    return [Difference(_named(path, modality), *pair) for path, pair in own.items()]
 
 
-def compare(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Key -> (was, is), ready to be shown, of all values that differ."""
+def compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Key -> (was, is), ready to be shown, of all values that differ, sorted by key."""
     found = {}
-    for key in now.keys() | stored.keys():
-        was, is_ = stored.get(key, _ABSENT), now.get(key, _ABSENT)
-        if was == is_:
+    for key in now.keys() | was.keys():
+        before, after = was.get(key, _ABSENT), now.get(key, _ABSENT)
+        if before == after:
             continue
-        if isinstance(was, list) and isinstance(is_, list) and len(was) == len(is_):
-            at = next(i for i in range(len(was)) if was[i] != is_[i])  # a long list would hide where it differs
-            key, was, is_ = f"{key}.{at}", was[at], is_[at]
-        found[key] = _shown(was), _shown(is_)
+        if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+            at = next(i for i in range(len(before)) if before[i] != after[i])  # a long list would hide where it differs
+            key, before, after = f"{key}.{at}", before[at], after[at]
+        found[key] = _shown(before), _shown(after)
     return dict(sorted(found.items()))
 
 
@@ -89,19 +91,29 @@ def check_identity(
     """Raise ValueError where `modality` is not what it was when `where` was made.
 
     remedy: what to do beside restoring the settings, such as "remove tokens/ and run `fourm tokenize` again"."""
-    refuse(differences(stored, modality, ignore=ignore), modality.name, where=where, remedy=remedy)
+    refuse(differences(stored, modality, ignore=ignore), where=where, remedy=remedy)
 
 
-def refuse(found: Iterable[Difference], what: str, *, where: Path | str, remedy: str) -> None:
-    """Raise ValueError for differences of `what`, if there are any."""
-    found = list(found)
+def refuse(found: Sequence[Difference], *, where: Path | str, remedy: str) -> None:
+    """Raise ValueError for differences, if there are any."""
     if not found:
         return
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     listed = "; ".join(map(str, found[:_SHOWN]))
     released = all(difference.key.startswith(_DERIVED) for difference in found)
-    restore = "install the plugin's earlier release" if released else "restore it" if len(found) == 1 else "restore them"
-    raise ValueError(f"{where}: made with another {what}: {listed}{more}; {restore}, or {remedy}")
+    restore = "install the plugin's earlier release" if released else f"restore {'it' if len(found) == 1 else 'them'}"
+    raise ValueError(f"{where}: {listed}{more}; {restore}, or {remedy}")
+
+
+def _defaults(modality: Modality) -> dict[str, Any]:
+    return flat_settings(type(modality.settings).model_construct())
+
+
+def _named(path: str, modality: Modality) -> str:
+    if path.startswith(RECIPE):  # by the setting that it follows from, where there is one
+        ending = path.removeprefix(RECIPE)
+        path = next((p for p in flat_settings(modality.settings) if f".{p}".endswith(ending)), path)
+    return f"{path} of {modality.name}" if path.startswith(_DERIVED) else f"{PREFIX}{modality.name}.{path}"
 
 
 def _shown(value: Any) -> str:

@@ -85,7 +85,7 @@ def test_a_release_that_gives_other_ids_says_so():
         ids_version = "2"
 
     newer = Newer("depth", image_size=32, patch_size=8, codebook_size=16)
-    with pytest.raises(ValueError, match='ids_version was "", is "2"; install the plugin\'s earlier release, or fit'):
+    with pytest.raises(ValueError, match='ids_version of depth was "", is "2"; install the plugin\'s earlier release, or fit'):
         check_identity(depth().identity(), newer, where="tokenizers/depth", remedy="fit again")
 
 

@@ -230,7 +230,7 @@ def _up_to_date(
         for number, modality in enumerate(modalities):
             # A network that serves other sizes is fitted on its first modality alone.
             changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
-            refuse(changed, modality.name, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
+            refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
     found = document["fit"]
     if found.get("request") != request:
         was = {key: value for key, value in found.get("request", {}).items() if key != "hash"}

@@ -116,7 +116,7 @@ def load_tokenizer(
     resizable = _serves_any_size(cls, document["settings"])
     for modality in modalities:
         changed = settings_changed(document, modality, any_size=resizable)
-        refuse(changed, modality.name, where=folder, remedy=REFIT)
+        refuse(changed, where=folder, remedy=REFIT)
     for spec in specs:
         _check_same_arrays(folder, stored, spec, resizable=resizable)
     try:
