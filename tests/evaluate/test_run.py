@@ -13,6 +13,7 @@ from fourm_engine.evaluate.run import evaluate_run
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
+from tests.tasks.fourm_run import Host
 
 
 @pytest.fixture
@@ -118,3 +119,15 @@ def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
         with pytest.raises(Busy, match=r"evaluation: .* is at work here"):
             evaluate_run(run)
     assert not (run / "evaluation" / "evaluation.json").exists()
+def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data, monkeypatch):
+    write_config(run, data, samples=4, matrix_samples=4)
+    monkeypatch.setattr("fourm_engine.evaluate.run.manager_of_run", lambda run: Host())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for tokens, refused in ((4, False), (2, True)):
+        config["modalities"] = {"settings": {"a": {"tokens": tokens}}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        if not refused:
+            evaluate_run(run, matrix=False)
+            continue
+        with pytest.raises(ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"):
+            evaluate_run(run, matrix=False)
