@@ -143,6 +143,14 @@ class AlignedData:
         """Modalities that have a file for the sample."""
         return {modality for modality, members in self._members.items() if name in members}
 
+    def having(self, modality: str) -> frozenset[str]:
+        """The samples that have a file for the modality."""
+        return self._members.get(modality, frozenset())
+
+    def anywhere(self, modality: str) -> bool:
+        """Whether there is any file for a modality, in whatever split."""
+        return bool(self._all.get(modality))
+
     def exists(self, name: str, modality: str) -> bool:
         """Whether there is a file for the modality of a sample, in whatever split."""
         return name in self._all.get(modality, ())
