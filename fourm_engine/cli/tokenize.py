@@ -59,7 +59,6 @@ def tokenize_data(
     from fourm_engine.cli.progress import Progress
     from fourm_engine.cli.share import local_device, rank_and_world
     from fourm_engine.data.aligned import AlignedData
-    from fourm_engine.data.splits import Split
     from fourm_engine.data.tokenize import tokenize_split
     from fourm_engine.tokenizers.neural import NeuralTokenizer
 
@@ -75,7 +74,7 @@ def tokenize_data(
             continue
         data = AlignedData.from_config(modalities, config, training=training)
         if rank == 0:
-            print(Split.from_config(config, training=training).describe(len(data.names)), flush=True)
+            print(data.describe(), flush=True)
         report = tokenize_split(
             data,
             config.tokens / part,

@@ -62,6 +62,7 @@ class AlignedData:
         max_bytes: int = MAX_FILE_BYTES,
     ) -> None:
         self.root, self.modalities, self.on_error = Path(root), dict(modalities), on_error
+        self.split = Split("samples", self.root, split)
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder; it should hold {self._wanted()}")
         opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
@@ -94,7 +95,9 @@ class AlignedData:
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
         data = cls(split.root, modalities, split.name, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
-        return data.keeping(split.select(data.names))
+        data = data.keeping(split.select(data.names))
+        data.split = split
+        return data
 
     def keeping(self, names: Collection[str]) -> AlignedData:
         """The same files of these samples alone."""
@@ -121,6 +124,10 @@ class AlignedData:
         if len(missing) == len(chosen):
             raise ValueError(f"{path}: none of the {len(chosen)} samples of split {split!r} is in {self.root}")
         return names & chosen
+
+    def describe(self) -> str:
+        """How many samples of which split, in one line."""
+        return self.split.describe(len(self.names), self.root)
 
     @property
     def counts(self) -> dict[str, int]:

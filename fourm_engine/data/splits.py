@@ -43,7 +43,7 @@ class Split:
     A sample of `data.val` is never trained on, even if `data.train` is the same folder and names it too; where that
     would leave no training sample at all, a warning says so instead."""
 
-    part: str  # "train" or "val"
+    part: str  # "train" or "val", for messages
     root: Path | None
     name: str | None
     #: Samples of the split; None: all there are.
@@ -84,10 +84,10 @@ class Split:
             )
         return chosen if everything else chosen - overlap
 
-    def describe(self, samples: int, where: object = None) -> str:
+    def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""
         named = "all samples" if self.name is None else f"split {self.name!r}"
-        return f"{self.part}: {samples} samples ({named} of {where or self.root})"
+        return f"{self.part}: {samples} samples ({named} of {where})"
 
 
 def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:

@@ -75,13 +75,13 @@ def tokenize_split(
     with_tokens = [name for name in sorted(modalities) if not modalities[name].spec.continuous]
     if missing := [name for name in with_tokens if name not in tokenizers]:
         raise ValueError(f"no tokenizer for {', '.join(missing)}; run `fourm tokenizer fit` first")
+    drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
+    recorder = ViewRecorder(out, data, drawer, views)
     writers = {
         name: TokenShardWriter(out, modalities[name].spec, tokenizers[name].fingerprint, views)
         for name in with_tokens
         if data.counts[name] or shard_paths(out / name)
     }
-    drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
-    recorder = ViewRecorder(out, data, drawer, views)
     shards = recorder.shards(config.shard_size)
     mine = [index for index in shards if index % world == rank]
     own = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *writers) for index in mine}
