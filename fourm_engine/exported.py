@@ -58,6 +58,8 @@ class SavedModality(_Strict):
     version: str = Field(max_length=128)
     settings: dict[str, Any]
     spec: ModalitySpec
+    #: `Modality.identity`.
+    identity: dict[str, Any]
 
     @field_validator("settings")
     @classmethod
@@ -69,7 +71,7 @@ class SavedModality(_Strict):
 
 class ExportedConfig(_Strict):
     format: Literal["fourm"] = "fourm"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     model: ModelConfig
     vocabulary: list[SavedEntry] = Field(min_length=1, max_length=MAX_MODALITIES)
     modalities: dict[Name, SavedModality]

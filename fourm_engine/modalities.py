@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fourm_engine.identity import check_identity, digest
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import ENGINE
@@ -111,9 +112,22 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
     return {
         **{key: f"{p.distribution} {p.version}" for key, p in plugins.items()},
         **{f"modality {name}": modality.spec.fingerprint() for name, modality in modalities.items()},
+        **{f"settings of {name}": digest(modality.identity()) for name, modality in modalities.items()},
         **{f"vocabulary {row['name']}": row for row in modalities.vocabulary().to_json()},
         ENGINE: importlib.metadata.version(ENGINE),
     }
+
+
+def check_settings(
+    config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
+) -> None:
+    """Where a config says how a modality of a trained model is set, it must be as in the model. Raises ValueError naming
+    `where`, the setting, both values, and the remedy beside restoring it."""
+    for name, modality in trained.items():
+        if given := dict(config.settings.get(name, {})):
+            entry_point = given.pop("plugin", name)
+            configured = manager.modality(name, plugin=entry_point, **given)
+            check_identity(modality.identity(), configured, where=where, remedy=remedy)
 
 
 def load_manager(config: ModalitiesConfig) -> PluginManager:

@@ -28,6 +28,7 @@ from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.sampler import Filled, Sampler, SequenceIds
 from fourm_engine.generate.shown import Sample, pack
+from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
@@ -149,11 +150,13 @@ class FourM:
                     f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
                     f"{saved.distribution}=={saved.version}, or leave it out with domains="
                 )
+            where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
+            check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
             found.append(modality)
         modalities = Modalities(found, plugins, manager)
         spaces = modalities.token_spaces
         fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
-        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager)
+        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager, modalities=modalities)
         for name, tokenizer in loaded.items():
             space = modalities[name].spec.token_space
             assert space is not None
@@ -202,6 +205,7 @@ class FourM:
                 version=plugin.version,
                 settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, lest a release change them
                 spec=modality.spec,
+                identity=modality.identity(),
             )
         spaces = {}
         for name, tokenizer in self.tokenizers.items():
@@ -222,7 +226,8 @@ class FourM:
         def write_tokenizers(target: Path) -> None:
             target.mkdir()
             for space, tokenizer in spaces.items():
-                save_tokenizer(tokenizer, target / space, manager=self.modalities.manager)
+                members = [self.modalities[spec.name] for spec in self.modalities.token_spaces[space]]
+                save_tokenizer(tokenizer, target / space, manager=self.modalities.manager, modalities=members)
             for space in sorted(fingerprints.keys() - spaces.keys()):
                 assert self._origin is not None
                 shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)

@@ -57,6 +57,7 @@ class PictureSettings(Settings):
     """Settings that modalities on a grid of patches share."""
 
     small: ClassVar[Mapping[str, Any]] = {"image_size": 24, "patch_size": 4}
+    run_only = frozenset({"source", "masker"})
 
     #: Pixels, one number for a square or [height, width].
     image_size: int | tuple[int, int] = 224
@@ -72,7 +73,8 @@ class PictureSettings(Settings):
     def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
         if min(_pair(value)) < 1:
             raise ValueError(f"{value} is not a size in pixels")
-        return value
+        height, width = _pair(value)
+        return height if height == width else value  # one spelling of a square
 
     @property
     def size(self) -> tuple[int, int]:

@@ -48,6 +48,18 @@ class Settings(BaseModel):
 
     #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
     small: ClassVar[Mapping[str, Any]] = {}
+    #: Settings that decide how a value is shown and nothing else. A class adds to those of its bases.
+    display_only: ClassVar[frozenset[str]] = frozenset()
+    #: Settings of a run that neither ids nor their decoding depend on: where files lie, which masker. A class adds to
+    #: those of its bases.
+    run_only: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for declared in ("display_only", "run_only"):
+            if unknown := sorted(vars(cls).get(declared, frozenset()) - cls.model_fields.keys()):
+                raise TypeError(f"{cls.__name__}.{declared} names {', '.join(unknown)}, which is no setting of the class")
 
 
 class Labeller(ABC):
@@ -67,6 +79,9 @@ class Modality(ABC, Generic[Value]):
     #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
     #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
+    #: To be changed by a release under which the same files and settings give other arrays, or the same arrays other
+    #: values: tokens, tokenizers and models of before are then refused.
+    ids_version: ClassVar[str] = ""
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
     claims: ClassVar[frozenset[str]] = frozenset()
@@ -79,6 +94,14 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def make_spec(self) -> ModalitySpec:
         """The spec under `self.name` and `self.settings`."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the modality's ids and what they decode to, flat and ready for JSON: every setting by its
+        path ("max_depth", "text.coordinate_bins"), defaults spelt out, but those that `Settings` declares
+        `display_only` or `run_only`; facts of the spec ("spec.array.channels"), which a release may change; and
+        "ids_version"."""
+        spec = self.spec.model_dump(mode="json", include={"layout", "array", "token_space", "tokenizer"})
+        return flat_settings(self.settings) | flat(spec, "spec.") | {"ids_version": self.ids_version}
 
     def at_size(self, height: int, width: int) -> Modality[Value]:
         """This modality with arrays of `height` x `width` pixels, for tokenizers that serve several sizes. Raises
@@ -148,3 +171,30 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         """`n` small valid samples as `read` takes them, the same for the same seed."""
+
+
+def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Path -> value, ready for JSON, of all settings that are neither `display_only` nor `run_only`."""
+    bases = type(settings).__mro__
+    left_out = {name for base in bases for key in ("display_only", "run_only") for name in vars(base).get(key, ())}
+    plain, found = settings.model_dump(mode="json"), dict[str, Any]()
+    for name in plain.keys() - left_out:
+        value = getattr(settings, name, None)
+        if isinstance(value, BaseModel):
+            found |= flat_settings(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, BaseModel) for item in value):
+            for index, item in enumerate(value):
+                found |= flat_settings(item, f"{prefix}{name}.{index}.")
+        else:
+            found |= flat({name: plain[name]}, prefix)
+    return dict(sorted(found.items()))
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Path -> value of all that is no mapping and no list of mappings."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

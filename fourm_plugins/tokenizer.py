@@ -59,6 +59,12 @@ class Tokenizer(ABC):
     def fingerprint(self) -> str:
         """Hex digest of all that decides the ids: kind, settings and fitted state."""
 
+    @property
+    def starting_point(self) -> str:
+        """Fingerprint of what fitting starts from beside the arrays, such as a file that settings name; "" for
+        nothing."""
+        return ""
+
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A

@@ -35,8 +35,10 @@ def fit(
     *,
     space: Annotated[Optional[list[str]], typer.Option(help="Only this token space; may be repeated.")] = None,  # noqa: UP045
     jobs: Annotated[int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each.")] = 1,
+    refit: Annotated[bool, typer.Option(help="Replace tokenizers that were fitted under other settings.")] = False,
 ) -> None:
-    """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on."""
+    """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on. Where a modality's
+    settings are not those that its tokenizer was fitted under, an error says which."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.config import load_config
     from fourm_engine.modalities import activate_kinds, identity, load_manager
@@ -56,21 +58,21 @@ def fit(
     if jobs > 1 and world > 1:
         raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
     if jobs > 1 and len(chosen) > 1:
-        _fit_in_processes(config, overrides or [], chosen, jobs)
+        _fit_in_processes(config, [*(overrides or []), *["--refit"] * refit], chosen, jobs)
         return
     manager.freeze()
     with processes(settings.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
-            for line in fit_space(settings, manager, modalities, name):
+            for line in fit_space(settings, manager, modalities, name, refit=refit):
                 if rank == 0:
                     print(line, flush=True)
 
 
-def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:
+def _fit_in_processes(config: Path, arguments: list[str], spaces: list[str], jobs: int) -> None:
     """Each space in a process of its own. All are let finish; the error says which failed. What stops this process
     (Ctrl-C, SIGTERM, SIGHUP) stops them once, so that each saves what it has."""
-    command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *overrides, "--space"]
+    command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *arguments, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
@@ -96,8 +98,10 @@ def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], job
         raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
-def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str) -> list[str]:
-    """Fit one token space; a line for each of its modalities, and for what was left out."""
+def fit_space(
+    settings: RunConfig, manager: PluginManager, modalities: Modalities, space: str, *, refit: bool = False
+) -> list[str]:
+    """Fit one token space (`refit`: see `fit_tokenizer`); a line for each of its modalities, and for what was left out."""
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
     from fourm_engine.tokenizers.fit import base_first, fit_tokenizer
@@ -126,8 +130,9 @@ def fit_space(settings: RunConfig, manager: PluginManager, modalities: Modalitie
         centre = ViewDrawer.from_config(modalities, data, training=False)
         val = {m: held_out_values(held, m, centre) for m in names}
     others = at_sizes(members[0], sizes, raw, held, data, seed=settings.seed, cache_bytes=cache) if sizes else []
+    folder = settings.tokenizers.folder
     fitted = fit_tokenizer(
-        members, train, val, fit_config, settings.tokenizers.folder, manager, seed=settings.seed, sizes=others
+        members, train, val, fit_config, folder, manager, seed=settings.seed, sizes=others, refit=refit
     )
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
     lines = [f"for tokenizer {space}, {part.describe()}" for part in (raw, held) if part is not None]

@@ -205,7 +205,7 @@ def _without_vanished(
     names: Sequence[str], data: AlignedData, out: Path, index: int
 ) -> list[str]:
     """The samples that have a file, or tokens of a modality that has none at all or takes no part now."""
-    others = [folder for folder in out.iterdir() if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name)]
+    others = [folder for folder in out.glob("*") if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name)]
     paths = [shard_path(folder, index) for folder in others]
     kept = {name for path in paths if path.is_file() for name in read_names(path)}
     return [name for name in names if name in kept or any(data.exists(name, modality) for modality in data.modalities)]

@@ -319,7 +319,7 @@ def write_views(
     views: int,
 ) -> None:
     """rows: for each sample its views, each with all `groups`. stamps: of its files that have no tokens."""
-    tensors = {"stamp": np.array(stamps, np.uint64)}
+    tensors: dict[str, np.ndarray] = {"stamp": np.array(stamps, np.uint64)}
     for group in groups:
         table = np.array([[view[group].to_row() for view in sample] for sample in rows.values()], np.float64)
         tensors[f"views.{group}"] = table = table.reshape(len(rows), views, 6)

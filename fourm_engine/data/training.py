@@ -221,6 +221,11 @@ class TrainingData(Dataset[PackedSample]):
             f"none of the {len(self.names)} samples has inputs and targets for any component of masking.mixture"
         )
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """The settings by which views are drawn; empty where they are recorded."""
+        return {} if self._recorded else {**self._drawer.settings(), "views": self.views}
+
     def _draw(self, name: str, epoch: int, index: int) -> PackedSample | None:
         # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
         available = self.has(name)

@@ -25,6 +25,7 @@ from fourm_engine.evaluate.report import write_report
 from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.evaluate.samples import Samples, load_samples
 from fourm_engine.evaluate.tasks import resolve_tasks
+from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.train.metrics import duration
 from fourm_plugins.modality import Metric
@@ -75,7 +76,12 @@ def evaluate_run(
     out = out or folder / "evaluation"
 
     began = time.perf_counter()
-    model = FourM.from_pretrained(run, manager=manager_of_run(run))
+    manager = manager_of_run(run)
+    model = FourM.from_pretrained(run, manager=manager)
+    if run_config is not None:
+        where = f"{config or folder / CONFIG}: the model in {run} is another"
+        remedy = "leave the section out, as the model has its settings"
+        check_settings(run_config.modalities, model.modalities, manager, where=where, remedy=remedy)
     tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
     held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
     predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)

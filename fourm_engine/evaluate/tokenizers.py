@@ -95,7 +95,7 @@ def evaluate_tokenizers(
     spaces = {
         space: specs for space, specs in modalities.token_spaces.items() if {spec.name for spec in specs} & set(chosen)
     }
-    tokenizers = load_tokenizers(config.tokenizers.folder, spaces, manager)
+    tokenizers = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
     held_out = AlignedData.from_config(modalities, data, training=False)
     train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
     for part in (held_out, train):

@@ -17,9 +17,8 @@ from fourm_engine import exported
 from fourm_engine.config import RunConfig
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
-from fourm_engine.convert.domains import restrict
 from fourm_engine.exported import ExportedConfig
-from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
+from fourm_engine.modalities import Modalities, activate_kinds, check_settings, identity, load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tasks.config import ExtendConfig
@@ -74,7 +73,8 @@ class Extension:
         found = cls(
             config, folder, saved, source, manager, modalities, source.vocabulary.extend([*modalities.specs, *missing])
         )
-        found._check_settings()
+        remedy = "leave the section out to keep the model's, or add the modality under another name"
+        check_settings(config.modalities, source.modalities, manager, where=folder, remedy=remedy)
         found._check_model()
         found._check_spaces()
         activate_kinds(found.training, manager, maskers=True)
@@ -114,7 +114,7 @@ class Extension:
         for space, specs in self._new_spaces.items():
             folder = self.config.tokenizers.folder / space
             try:
-                load_tokenizer(folder, specs, self.manager)
+                load_tokenizer(folder, specs, self.manager, modalities=[self.modalities[s.name] for s in specs])
             except ValueError as error:
                 if (folder / DOCUMENT).exists():
                     log.warning("fitting again: %s", error)
@@ -126,8 +126,9 @@ class Extension:
         space, and the fitted ones of new spaces. Raises ValueError where one is missing."""
         spaces = self.modalities.token_spaces
         own = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
-        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager)
-        found |= load_tokenizers(self.config.tokenizers.folder, self._new_spaces, self.manager)
+        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager, modalities=self.modalities)
+        folder = self.config.tokenizers.folder
+        found |= load_tokenizers(folder, self._new_spaces, self.manager, modalities=self.modalities)
         return found | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
 
     def weights_digest(self) -> str:
@@ -146,21 +147,6 @@ class Extension:
     def _new_spaces(self) -> Mapping[str, list[ModalitySpec]]:
         known = {e.spec.token_space.name for e in self.saved.modalities.values() if e.spec.token_space}
         return {space: specs for space, specs in self.modalities.token_spaces.items() if space not in known}
-
-    def _check_settings(self) -> None:
-        """Where the config says how a known modality is set, it must be as in the model."""
-        for name, modality in self.source.modalities.items():
-            settings = dict(self.config.modalities.settings.get(name, {}))
-            if not settings:
-                continue
-            entry_point = settings.pop("plugin", name)
-            given = self.manager.modality(name, plugin=entry_point, **settings)
-            restrict(given, modality.spec.input, modality.spec.target)
-            if differences := exported.spec_differences(modality.spec, given.spec):
-                raise ValueError(
-                    f"modalities.settings.{name}: the model was trained otherwise ({'; '.join(differences)}); "
-                    f"leave them out to keep the model's, or add the modality under another name"
-                )
 
     def _check_model(self) -> None:
         given, own = self.config.model.model_dump(), self.source.network.config.model_dump()

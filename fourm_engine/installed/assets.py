@@ -15,7 +15,7 @@ from fourm_engine.installed.doctor import Check
 from fourm_engine.tokenizers.store import load_tokenizer, read_document
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.modality import Modality
 
 if TYPE_CHECKING:
     from fourm_engine.config import RunConfig
@@ -38,11 +38,11 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         else:
             yield Check(f"data.{what}", "bad", f"{folder}: no folder of any modality", f"put data there, or set {what}")
     for space, specs in modalities.token_spaces.items():
-        yield from _check_tokenizer(space, specs, config.tokenizers.folder, manager)
+        yield from _check_tokenizer(space, [modalities[spec.name] for spec in specs], config.tokenizers.folder, manager)
 
 
-def _check_tokenizer(space: str, specs: list[ModalitySpec], folder: Path, manager: PluginManager) -> Iterator[Check]:
-    name, recipe = f"tokenizer {space}", specs[0].tokenizer
+def _check_tokenizer(space: str, members: list[Modality], folder: Path, manager: PluginManager) -> Iterator[Check]:
+    name, recipe = f"tokenizer {space}", members[0].spec.tokenizer
     assert recipe is not None
     try:
         cls = manager.tokenizer_class(recipe.kind)
@@ -62,7 +62,7 @@ def _check_tokenizer(space: str, specs: list[ModalitySpec], folder: Path, manage
         if document is None:
             yield Check(name, "note", f"{recipe.kind}, not fitted yet in {folder / space}", "fourm tokenizer fit")
             return
-        tokenizer = load_tokenizer(folder / space, specs, manager)
+        tokenizer = load_tokenizer(folder / space, [m.spec for m in members], manager, modalities=members)
     except ValueError as error:
         yield Check(name, "bad", str(error).splitlines()[0], "fourm tokenizer fit")
         return

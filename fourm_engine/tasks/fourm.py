@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fourm_engine import identity
 from fourm_engine.batch import Batch, collate
 from fourm_engine.data.loader import batches
 from fourm_engine.data.training import TrainingData
+from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.masking.pack import PackedSample
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
@@ -105,16 +107,24 @@ class FourMTask(Task):
         model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
         rows = {f"vocabulary.{row['name']}": row for row in self.vocabulary.to_json()}
         tokenizers = {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
+        modalities = [modality for _, modality in sorted(self.modalities.items())]
         return {
             **model,
             **rows,
             **tokenizers,
+            **{key: value for modality in modalities for key, value in identity.facts(modality).items()},
+            **{f"masker of {modality.name}": masker_kind(modality.spec) for modality in modalities},
+            **{f"source of {modality.name}": modality.spec.source for modality in modalities},
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,
             "data.samples": len(self.data),
             "data.names": hashlib.sha256("\n".join(self.data.names).encode()).hexdigest()[:16],
             "data.views": self.data.views_digest,
+            **{f"data.{key}": value for key, value in self.data.drawn.items()},
         }
+
+    def defaults(self) -> dict[str, Any]:
+        return {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
 
     def versions(self) -> dict[str, str]:
         return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}

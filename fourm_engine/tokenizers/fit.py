@@ -22,20 +22,21 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tasks.adapt import AdaptTask, SizedArrays
 from fourm_engine.tasks.tokenizer import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.arrays import ArrayData
 from fourm_engine.tokenizers.config import FitConfig
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage
-from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer
+from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality
+from fourm_plugins.modality import Modality, flat
 from fourm_plugins.spec import Grid
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.tokenizer import Tokenizer
@@ -107,8 +108,10 @@ def fit_tokenizer(
     *,
     seed: int = 0,
     sizes: Sequence[Sized] = (),
+    refit: bool = False,
 ) -> Fitted:
-    """Fit the tokenizer of one token space and store it in `folder/<token space>/`.
+    """Fit the tokenizer of one token space and store it in `folder/<token space>/`. One that is there is kept where it
+    was fitted by the same request; other data, steps or seeds replace it, which is logged.
 
     Args:
         modalities: all that use the token space.
@@ -116,14 +119,15 @@ def fit_tokenizer(
         val: modality -> held-out values, augmented, as `Modality.normalise` takes them.
         folder: of all tokenizers of the run.
         sizes: of `config.adapt`, beside the size that the tokenizer is fitted at; without any, it is not adapted.
+        refit: whether one that was fitted under other settings of its modalities is replaced.
 
     Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
-    writes. Raises ValueError where there is nothing to fit
-    on, and whatever the trainer raises.
+    writes. Raises ValueError where there is nothing to fit on; where the tokenizer that is there was fitted under other
+    settings, unless `refit`; and whatever the trainer raises.
     """
     with processes(config):
         tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))
-        return _fit(tokenizer, base_first(modalities), train, val, config, folder, manager, seed, sizes)
+        return _fit(tokenizer, base_first(modalities), train, val, config, folder, manager, seed, sizes, refit)
 
 
 def _fit(
@@ -136,6 +140,7 @@ def _fit(
     manager: PluginManager,
     seed: int,
     sizes: Sequence[Sized],
+    refit: bool,
 ) -> Fitted:
     assert tokenizer.spec.token_space is not None
     space = tokenizer.spec.token_space.name
@@ -145,8 +150,8 @@ def _fit(
             f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
         )
     neural = isinstance(tokenizer, NeuralTokenizer)
-    request = _request(tokenizer, train, config if neural else None, seed)
-    found = _up_to_date(folder / space, tokenizer, request, manager)
+    request = _request(tokenizer, modalities, train, config if neural else None, seed)
+    found = _up_to_date(folder / space, tokenizer, modalities, request, manager, refit)
     if sum_numbers([float(found is not None)])[0] == world_size():
         assert found is not None
         return found
@@ -158,7 +163,7 @@ def _fit(
         held_out = _arrays(base, val.get(base.name, ()))
         # The same run whatever follows it, so that another adaptation starts from it.
         first = config.model_copy(update={"adapt": None})
-        run = runs / _request(tokenizer, train, first, seed)["hash"]
+        run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
         task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
         Trainer(task, first, run, seed=seed).run()
         tokenizer.load(fitted_folder(run))
@@ -171,7 +176,8 @@ def _fit(
     report = members | report
     sum_numbers([0.0])  # every process has read what the trainer left
     if rank() == 0:
-        save_tokenizer(tokenizer, folder / space, manager=manager, fit={"request": request, "report": report})
+        fit = {"request": request, "report": report}
+        save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
         shutil.rmtree(runs, ignore_errors=True)
     sum_numbers([0.0])  # no process goes on before it is stored
     return Fitted(tokenizer, report, fresh=True)
@@ -203,14 +209,40 @@ def _adapt(
     return before | measure("")
 
 
-def _up_to_date(folder: Path, tokenizer: Tokenizer, request: dict[str, Any], manager: PluginManager) -> Fitted | None:
-    """What was fitted before by this very request; None where there is none, or it is damaged."""
+def _up_to_date(
+    folder: Path,
+    tokenizer: Tokenizer,
+    modalities: Sequence[Modality],
+    request: dict[str, Any],
+    manager: PluginManager,
+    refit: bool,
+) -> Fitted | None:
+    """What was fitted before by this very request; None where there is none, it is damaged, or it is to be replaced.
+    Raises ValueError where it was fitted under other settings, unless `refit`."""
     try:
         document = read_document(folder)
-        if document is None or document["fit"].get("request") != request:
-            return None
-        return Fitted(load_tokenizer(folder, tokenizer.specs, manager), document["fit"]["report"], fresh=False)
     except ValueError as error:
+        log.warning("fitting again: %s", error)
+        return None
+    if document is None:
+        return None
+    if not refit:
+        for number, modality in enumerate(modalities):
+            # A network that serves other sizes is fitted on its first modality alone.
+            changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
+            refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
+    found = document["fit"]
+    if found.get("request") != request:
+        was = {key: value for key, value in found.get("request", {}).items() if key != "hash"}
+        now = {key: value for key, value in request.items() if key != "hash"}
+        changed_facts = compare(flat(was), flat(now))
+        listed = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed_facts.items())
+        log.warning("%s: fitting again, since %s", folder, listed)
+        return None
+    try:
+        fitted = load_tokenizer(folder, tokenizer.specs, manager, modalities=modalities)
+        return Fitted(fitted, found["report"], fresh=False)
+    except (ValueError, KeyError) as error:
         log.warning("fitting again: %s", error)
         return None
 
@@ -254,23 +286,26 @@ def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:
 
 
 def _request(
-    tokenizer: Tokenizer, train: Mapping[str, ArrayData], config: FitConfig | None, seed: int
+    tokenizer: Tokenizer,
+    modalities: Sequence[Modality],
+    train: Mapping[str, ArrayData],
+    config: FitConfig | None,
+    seed: int,
 ) -> dict[str, Any]:
     """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out, and
     so is what a network only serves: it is fitted on its first modality."""
     quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "tensorboard", "threads", "cache_mb", "device"}
     quiet |= {"adapt"} if config is not None and config.adapt is None else set()
-    specs = tokenizer.specs if config is None else tokenizer.specs[:1]
-    fitted_on = train.items() if config is None else [(tokenizer.spec.name, train[tokenizer.spec.name])]
+    members = modalities if config is None else modalities[:1]
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
         "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
-        "specs": {spec.name: spec.fingerprint() for spec in specs},
-        "data": {name: [data.fingerprint, len(data)] for name, data in sorted(fitted_on)},
-        "config": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
+        "modalities": {modality.name: digest(modality.identity()) for modality in members},
+        "data": {m.name: [train[m.name].fingerprint, len(train[m.name])] for m in members if m.name in train},
+        "fit": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
         "seed": seed,
     }
-    if isinstance(tokenizer, NeuralTokenizer) and (start := tokenizer.starting_point):
+    if start := tokenizer.starting_point:
         request["start"] = start
     request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     return request

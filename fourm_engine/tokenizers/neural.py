@@ -114,11 +114,6 @@ class NeuralTokenizer(Tokenizer):
         """The network that training starts from: a new one, unless something fitted is taken over."""
         return self.make_network()
 
-    @property
-    def starting_point(self) -> str:
-        """Fingerprint of what is taken over; "" for nothing."""
-        return ""
-
     @abstractmethod
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Host-side: over how many items each sum of `network(arrays)` runs."""

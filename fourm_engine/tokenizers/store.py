@@ -1,6 +1,7 @@
 """Fitted tokenizers on disk: data that can be read without knowing what wrote it.
 
-    <folder>/<token space>/tokenizer.json         kind, distribution, settings, specs, fingerprint, how it was fitted
+    <folder>/<token space>/tokenizer.json         kind, distribution, settings, specs, the modalities'
+                                                  identities, fingerprint, how it was fitted
     <folder>/<token space>/weights.safetensors    or whatever `Tokenizer.save` of the kind writes
 
 A kind is resolved by name against what is installed; nothing that is read here names code.
@@ -9,32 +10,41 @@ A kind is resolved by name against what is installed; nothing that is read here 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from fourm_engine.files import replacing_folder
+from fourm_engine.identity import RECIPE, Difference, differences, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 DOCUMENT = "tokenizer.json"
-FORMAT = 1
+FORMAT = 2
 MAX_DOCUMENT_BYTES = 1 << 24
+REFIT = "run `fourm tokenizer fit --refit`, and make tokens and train again"
 
 
 def save_tokenizer(
-    tokenizer: Tokenizer, folder: Path, *, manager: PluginManager | None = None, fit: dict[str, Any] | None = None
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    manager: PluginManager | None = None,
+    modalities: Iterable[Modality] = (),
+    fit: dict[str, Any] | None = None,
 ) -> None:
     """Write a fitted tokenizer; `folder` appears, or changes, at once and only when complete.
 
     Args:
         manager: says which distribution provides the kind; by default what is installed.
+        modalities: what it was fitted for, so that it is refused once they give it other arrays.
         fit: JSON that says from what it was fitted, kept beside it.
     """
     plugin = (manager or PluginManager()).find("tokenizer", tokenizer.kind)
@@ -45,6 +55,7 @@ def save_tokenizer(
         "version": plugin.version,
         "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
+        "modalities": {modality.name: modality.identity() for modality in modalities},
         "fingerprint": tokenizer.fingerprint,
         "fit": fit or {},
     }
@@ -65,19 +76,24 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r}, this version reads {FORMAT}")
         wanted = {"kind": str, "distribution": str, "version": str, "settings": dict, "specs": list}
-        wanted |= {"fingerprint": str, "fit": dict}
+        wanted |= {"modalities": dict, "fingerprint": str, "fit": dict}
         for key, kind in wanted.items():
             if not isinstance(document[key], kind):
                 raise ValueError(f"{key} is of type {type(document[key]).__name__}")
+        if not all(isinstance(identity, dict) for identity in document["modalities"].values()):
+            raise ValueError("modalities are not of type dict")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a tokenizer's description: {error!r:.200}; fit it again") from None
     return document
 
 
-def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginManager) -> Tokenizer:
+def load_tokenizer(
+    folder: Path, specs: Sequence[ModalitySpec], manager: PluginManager, *, modalities: Iterable[Modality] = ()
+) -> Tokenizer:
     """The fitted tokenizer of one token space, for the modalities `specs` that use it.
 
-    Raises ValueError where it is missing, damaged, of a kind that is not installed, or fitted for other arrays."""
+    Raises ValueError where it is missing, damaged, of a kind that is not installed, or fitted for other arrays; and
+    where it was fitted for `modalities` under other settings."""
     document = read_document(folder)
     names = ", ".join(spec.name for spec in specs)
     if document is None:
@@ -98,6 +114,9 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
             reason = " ".join(str(error).split())
             raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
     resizable = _serves_any_size(cls, document["settings"])
+    for modality in modalities:
+        changed = settings_changed(document, modality, any_size=resizable)
+        refuse(changed, where=folder, remedy=REFIT)
     for spec in specs:
         _check_same_arrays(folder, stored, spec, resizable=resizable)
     try:
@@ -116,15 +135,33 @@ def load_tokenizer(folder: Path, specs: Sequence[ModalitySpec], manager: PluginM
     return tokenizer
 
 
+def settings_changed(document: Mapping[str, Any], modality: Modality, *, any_size: bool = False) -> list[Difference]:
+    """What of a modality is otherwise than when the tokenizer of `document` was fitted. One that joined a shared token
+    space later had no settings then, but must have the recipe that was followed. `any_size`: whether a picture may be
+    of another size."""
+    stored = document["modalities"]
+    if modality.name in stored:
+        return differences(stored[modality.name], modality, ignore={"image_size"} if any_size else ())
+    known = next(iter(stored.values()), None)
+    return [] if known is None else differences(known, modality, only=f"{RECIPE}.")
+
+
 def load_tokenizers(
-    folder: Path, spaces: Mapping[str, Sequence[ModalitySpec]], manager: PluginManager
+    folder: Path,
+    spaces: Mapping[str, Sequence[ModalitySpec]],
+    manager: PluginManager,
+    *,
+    modalities: Mapping[str, Modality],
 ) -> dict[str, Tokenizer]:
     """Modality name -> tokenizer, for every modality that has tokens; those of one token space share what was fitted.
 
-    spaces: token space -> the specs that use it (`Modalities.token_spaces`)."""
+    Args:
+        spaces: token space -> the specs that use it (`Modalities.token_spaces`).
+        modalities: those that use them, of which the settings must be those that a tokenizer was fitted under."""
     found: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
-        tokenizer = load_tokenizer(folder / space, specs, manager)
+        members = [modalities[spec.name] for spec in specs]
+        tokenizer = load_tokenizer(folder / space, specs, manager, modalities=members)
         found.update((spec.name, tokenizer.serving(spec)) for spec in specs)
     return found
 

@@ -171,6 +171,12 @@ class WordPieceTokenizer(TextTokenizer):
         facts = [self.kind, settings, self.size, json.loads(self._model.to_str())]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def starting_point(self) -> str:
+        """Digest of the vocabulary's file; "" where one is learnt."""
+        path = self.settings.vocabulary
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path is not None and path.is_file() else ""
+
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Learn pieces until the token space is full or no pair of pieces occurs twice."""
         if self.settings.vocabulary is not None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import write_atomically
+from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (
@@ -42,6 +43,7 @@ from fourm_engine.train.distributed import (
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.schedule import learning_rate, make_optimiser
 from fourm_engine.train.task import Share, Task, means
+from fourm_plugins.modality import flat
 
 #: A step whose loss or gradient is not finite is left out; this many in a row end the run.
 MAX_SKIPPED = 10
@@ -166,18 +168,7 @@ class Trainer:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
-        for key in sorted(saved["identity"].keys() | self.identity.keys()):
-            was, now = saved["identity"].get(key), self.identity.get(key)
-            if was != now:
-                gone = saved.get("versions", {}).keys() - self.task.versions().keys()
-                absent = "".join(
-                    f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
-                    for name in sorted(gone)
-                )
-                raise ValueError(
-                    f"{checkpoint.folder}: {key} was {was!r:.200} and is now {now!r:.200}{absent}; restore it, or "
-                    f"train anew in another `run` folder"
-                )
+        self._check_same_run(checkpoint.folder, saved)
         if checkpoint.step > self.config.steps:
             raise ValueError(
                 f"{checkpoint.folder} is beyond train.steps={self.config.steps}; raise it, or train anew in "
@@ -194,6 +185,20 @@ class Trainer:
         for key in sorted(settings.keys() & saved["config"].keys()):
             if settings[key] != saved["config"][key]:
                 _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
+
+    def _check_same_run(self, folder: Path, saved: dict[str, Any]) -> None:
+        """Raise ValueError, naming the keys, where the checkpoint is of another run than this."""
+        now = flat(self.identity)
+        was = {key: value for key, value in self.task.defaults().items() if key in now} | flat(saved["identity"])
+        gone = saved.get("versions", {}).keys() - self.task.versions().keys()
+        absent = "".join(
+            f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
+            for name in sorted(gone)
+        )
+        found = [Difference(key, *pair) for key, pair in compare(was, now).items()]
+        # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
+        settings = [difference for difference in found if difference.key.startswith(PREFIX)]
+        refuse(settings or found, where=folder, remedy=f"train anew in another `run` folder{absent}")
 
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress

@@ -111,6 +111,10 @@ class Task(ABC):
         """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the
         vocabulary, the data. Dotted keys ("model.width"), so that an error can name what differs."""
 
+    def defaults(self) -> dict[str, Any]:
+        """How keys of `identity` count that a checkpoint lacks, since it is older than they are."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """Of what takes part, such as plugins: the same in every process, but free to change before a run is
         resumed."""

@@ -31,6 +31,7 @@ class SequenceSettings(Settings):
     """Settings that all modalities of text share."""
 
     small: ClassVar[Mapping[str, Any]] = {"text": TextSettings.small, "max_tokens": 48}
+    run_only = frozenset({"source", "masker"})
 
     text: TextSettings = TextSettings()
     max_tokens: int = Field(default=256, ge=2, le=8192)

@@ -28,6 +28,8 @@ _MAX_BYTES = 1_000_000
 class Column(Settings):
     """A column of the table, and the range that is told apart; numbers outside are clipped."""
 
+    display_only = frozenset({"unit"})
+
     name: str = Field(min_length=1)
     lowest: float
     highest: float
@@ -44,6 +46,7 @@ class VectorSettings(Settings):
     """A subclass gives `columns` a default; without, a config must set them."""
 
     small: ClassVar[Mapping[str, Any]] = {"codebook_size": 32}
+    run_only = frozenset({"source", "masker"})
 
     columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
     #: Ids of the tokenizer: levels into which each column is divided.

@@ -65,7 +65,7 @@ def test_one_tokenizer_is_fitted_adapted_and_tokenizes_both_sizes(config, tmp_pa
     settings = load_config(config, ["modalities.select=[rgb]", "modalities.settings.rgb.image_size=[32, 64]"])
     manager = load_manager(settings.modalities)
     wide = settings.load_modalities(manager)
-    tokenizer = load_tokenizers(settings.tokenizers.folder, wide.token_spaces, manager)["rgb"]
+    tokenizer = load_tokenizers(settings.tokenizers.folder, wide.token_spaces, manager, modalities=wide)["rgb"]
     assert tokenizer.fingerprint == small.fingerprint
     assert tokenizer.encode([np.zeros((3, 32, 64), np.float32)])[0].shape == (32,)
 

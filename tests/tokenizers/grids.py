@@ -5,7 +5,18 @@ import numpy as np
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
-from fourm_plugins import ClassMap, FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
+from fourm_plugins import (
+    ClassMap,
+    FeatureMap,
+    Grid,
+    Modality,
+    ModalitySpec,
+    Sequence,
+    Settings,
+    Text,
+    TokenizerRecipe,
+    TokenSpace,
+)
 from fourm_plugins.manager import Plugin, PluginError
 
 SIZE, TOKENS, CODES, CLASSES = 16, 4, 24, 5
@@ -62,6 +73,15 @@ def halves(n, seed=0):
         array[0] = -1
         maps.append(array)
     return maps
+
+
+class Known:
+    """What a store needs of a modality: its spec, and what decides its ids."""
+
+    settings, ids_version, identity = Settings(), "", Modality.identity
+
+    def __init__(self, spec):
+        self.name, self.spec = spec.name, spec
 
 
 class Host:

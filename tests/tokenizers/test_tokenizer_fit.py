@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from grids import CODES, SIZE, SMALL, Host, features, map_spec, ramps, text_spec
+from grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec
 from safetensors.torch import load_file
 
 from fourm_engine.tasks.tokenizer import TokenizerTask
@@ -32,7 +32,7 @@ QUANTISERS = {
 }
 
 
-class Maps:
+class Maps(Known):
     """What `fit` needs of a modality: its values are its arrays."""
 
     def __init__(self, settings=SMALL, *, codes=CODES):
@@ -62,10 +62,10 @@ def data(arrays, fingerprint="one"):
     return ArrayData(lambda i: arrays[i], len(arrays), fingerprint=fingerprint)
 
 
-def fit(folder, *, config=FIT, modality=None, fingerprint="one", seed=0):
+def fit(folder, *, config=FIT, modality=None, fingerprint="one", seed=0, refit=False):
     maps = modality or Maps()
     train = {"map": data(ramps(40), fingerprint)}
-    return fit_tokenizer([maps], train, {"map": ramps(10, seed=1)}, config, folder, Host(), seed=seed)
+    return fit_tokenizer([maps], train, {"map": ramps(10, seed=1)}, config, folder, Host(), seed=seed, refit=refit)
 
 
 def test_fitting_stores_a_tokenizer_and_reports_in_the_modalitys_own_metric(tmp_path):
@@ -91,16 +91,24 @@ def test_the_same_seed_gives_the_same_tokenizer(tmp_path):
 
 
 CHANGES = [
-    {"config": FIT.model_copy(update={"steps": 50})},
-    {"fingerprint": "two"},
-    {"modality": Maps({**SMALL, "latent_dim": 4})},
+    ({"config": FIT.model_copy(update={"steps": 50})}, "fit.steps was 60, is 50"),
+    ({"fingerprint": "two"}, 'data.map.0 was "one", is "two"'),
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_other_steps_data_or_settings_are_fitted_anew(tmp_path, change):
+@pytest.mark.parametrize(("change", "reason"), CHANGES)
+def test_other_steps_or_data_are_fitted_anew_and_said(tmp_path, change, reason, caplog):
     fit(tmp_path)
     assert fit(tmp_path, **change).fresh
+    assert f"fitting again, since {reason}" in caplog.text
+
+
+def test_another_recipe_is_refused_and_replaces_the_tokenizer_only_on_request(tmp_path):
+    before, other = fit(tmp_path), Maps({**SMALL, "latent_dim": 4})
+    with pytest.raises(ValueError, match=r"map: .*latent_dim.* was 8, is 4; .*--refit"):
+        fit(tmp_path, modality=other)
+    assert not fit(tmp_path).fresh
+    assert fit(tmp_path, modality=other, refit=True).tokenizer.fingerprint != before.tokenizer.fingerprint
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)

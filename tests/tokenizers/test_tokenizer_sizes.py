@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from grids import CODES, SMALL, Host, classes, features, map_spec
+from grids import CODES, SMALL, Host, Known, classes, features, map_spec
 from test_tokenizer_fit import FIT, Maps
 
 from fourm_engine.nn.embeddings import sine_cosine_2d
@@ -115,7 +115,8 @@ def test_a_stored_tokenizer_is_loaded_at_any_size(tokenizer, tmp_path):
     expected = tokenizer.serving(Sizes(WIDE).spec).encode(ramps(2, WIDE))
     assert np.array_equal(wide.encode(ramps(2, WIDE)), expected)
     specs = [Sizes(shared=True).spec, Sizes(WIDE, name="map@wide", shared=True).spec]
-    both = load_tokenizers(tmp_path, {"map": specs}, Host())
+    members = {spec.name: Known(spec) for spec in specs}
+    both = load_tokenizers(tmp_path, {"map": specs}, Host(), modalities=members)
     assert both["map"].network is both["map@wide"].network
     assert np.array_equal(both["map@wide"].encode(ramps(2, WIDE)), expected)
     with pytest.raises(ValueError, match=r"fitted for map with patches of .*height=4.*which is now .*height=2"):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from grids import SMALL, Host, features, map_spec, ramps, text_spec
+from grids import SMALL, Host, Known, features, map_spec, ramps, text_spec
 
 from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, read_document, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
@@ -28,9 +28,10 @@ def text():
 
 
 def test_loading_gives_the_same_ids_and_fingerprint(grid, text, tmp_path):
-    save_tokenizer(grid, tmp_path / "map", manager=Host())
-    save_tokenizer(text, tmp_path / "text", manager=Host())
-    found = load_tokenizers(tmp_path, {"map": grid.specs, "text": text.specs}, Host())
+    members = {spec.name: Known(spec) for spec in (*grid.specs, *text.specs)}
+    save_tokenizer(grid, tmp_path / "map", manager=Host(), modalities=[members["map"]])
+    save_tokenizer(text, tmp_path / "text", manager=Host(), modalities=[members["caption"]])
+    found = load_tokenizers(tmp_path, {"map": grid.specs, "text": text.specs}, Host(), modalities=members)
     assert sorted(found) == ["boxes", "caption", "map"]
     assert found["boxes"] is found["caption"]
     assert found["map"].fingerprint == grid.fingerprint
@@ -90,8 +91,17 @@ def test_a_missing_tokenizer_says_how_to_fit_it(tmp_path):
         load_tokenizer(tmp_path / "map", [map_spec(features())], Host())
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "kind": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "kind": 3}'])
 def test_a_damaged_description_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer's description"):
         load_tokenizer(tmp_path, [map_spec(features())], Host())
+
+
+@pytest.mark.parametrize("kind", ["the same modality", "one that joined the space later"])
+def test_a_tokenizer_is_not_loaded_under_another_recipe(text, tmp_path, kind):
+    save_tokenizer(text, tmp_path / "text", manager=Host(), modalities=[Known(text_spec("caption"))])
+    name = "caption" if kind == "the same modality" else "boxes"
+    now = Known(text_spec(name, settings={"coordinate_bins": 99}))
+    with pytest.raises(ValueError, match=r"text: .*coordinate_bins.* was not set, is 99; .*--refit"):
+        load_tokenizers(tmp_path, {"text": [now.spec]}, Host(), modalities={name: now})

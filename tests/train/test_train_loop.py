@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, interrupt, capsys):
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"task": ToyTask(width=6)}, "model.width was 5 and is now 6"),
+        ({"task": ToyTask(width=6)}, "model.width was 5, is 6"),
         ({"seed": 9}, "seed was 1"),
         ({"batch_size": 32}, "batch_size"),
     ],
