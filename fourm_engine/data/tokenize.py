@@ -78,7 +78,7 @@ def tokenize_split(
     drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
     recorder = ViewRecorder(out, data, drawer, views)
     writers = {
-        name: TokenShardWriter(out, modalities[name].spec, tokenizers[name].fingerprint, views)
+        name: TokenShardWriter(out, modalities[name], tokenizers[name].fingerprint, views)
         for name in with_tokens
         if data.counts[name] or shard_paths(out / name)
     }

@@ -6,7 +6,7 @@
     <folder>/<modality>/shard-00000.safetensors   ids: int32 (samples * views, tokens), padded with -1; view v of sample
     s                                             is row s * views + v
                                                   stamp, content, view: uint64 (samples,); see `Made`
-Metadata: the names of the samples and the tokenizer's fingerprint. Which samples a shard holds is settled once, by its
+Metadata: the names of the samples, the modality's identity and the tokenizer's fingerprint. Which samples a shard holds is settled once, by its
 views: new ones go into new shards. Files appear under their name only when whole.
 """
 
@@ -25,7 +25,9 @@ from safetensors.numpy import save
 
 from fourm_engine.data.views import SampleViews
 from fourm_engine.files import write_atomically
-from fourm_plugins.spec import ModalitySpec
+from fourm_engine.identity import check_identity
+from fourm_engine.identity import digest as identity_digest
+from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
 VIEWS_FOLDER = "_views"
@@ -95,15 +97,19 @@ class Made:
 class TokenShardWriter:
     """Reads and writes the shards of one modality.
 
-    Raises ValueError where a shard of another tokenizer, or of another number of views, is found."""
+    Raises ValueError where a shard is found that was made with other settings, by another tokenizer, or with another
+    number of views."""
 
-    def __init__(self, folder: Path, spec: ModalitySpec, fingerprint: str, views: int) -> None:
-        self.folder, self.spec, self.fingerprint, self.views = Path(folder) / spec.name, spec, fingerprint, views
-        for path in shard_paths(self.folder):
+    def __init__(self, folder: Path, modality: Modality, fingerprint: str, views: int) -> None:
+        self.folder, self.spec, self.fingerprint, self.views = Path(folder) / modality.name, modality.spec, fingerprint, views
+        self._identity = modality.identity()
+        paths = shard_paths(self.folder)
+        check_made_with(modality, {path: read_metadata(path) for path in paths})
+        for path in paths:
             metadata = read_metadata(path)
             if (found := metadata.get("fingerprint")) != fingerprint:
                 raise ValueError(
-                    f"{path}: made by tokenizer {found}, but the tokenizer of {spec.name} is {fingerprint}; remove "
+                    f"{path}: made by tokenizer {found}, but the tokenizer of {modality.name} is {fingerprint}; remove "
                     f"{self.folder} to tokenize again, or use the tokenizer it was made by"
                 )
             if metadata.get("views") != str(views):
@@ -162,10 +168,27 @@ class TokenShardWriter:
         metadata = {
             "modality": self.spec.name,
             "fingerprint": self.fingerprint,
+            "identity": json.dumps(self._identity, sort_keys=True),
+            "digest": identity_digest(self._identity),
             "names": json.dumps(list(rows)),
             "views": str(self.views),
         }
         _save(shard_path(self.folder, index), {"ids": table, **columns}, metadata)
+
+
+def check_made_with(modality: Modality, metadata: Mapping[Path, Mapping[str, str]]) -> None:
+    """Raise ValueError where shards were made with other settings of their modality, naming the first that differs."""
+    own = identity_digest(modality.identity())
+    for path, found in metadata.items():
+        if found.get("digest") == own:
+            continue
+        try:
+            identity = json.loads(found["identity"])
+            if not isinstance(identity, dict):
+                raise ValueError("the identity of its modality is none")
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: damaged ({error!r:.80}); remove it and run `fourm tokenize` again") from None
+        check_identity(identity, modality, where=path, remedy=f"remove {path.parent} and run `fourm tokenize` again")
 
 
 class _Shards:

@@ -23,7 +23,7 @@ from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order, sample_rng
 from fourm_engine.data.splits import Split
-from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, digest, shard_paths
+from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, check_made_with, digest, shard_paths
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
 from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.masking.config import MaskingConfig
@@ -157,6 +157,7 @@ class TrainingData(Dataset[PackedSample]):
                 continue
             assert spec.token_space is not None
             shards = TokenShards(folder / name, size=spec.token_space.size)
+            check_made_with(modality, dict(zip(shards.paths, shards.metadata)))
             tokenizer = self.tokenizers.get(name)
             if tokenizer is not None and tokenizer.fingerprint != shards.fingerprint:
                 raise ValueError(

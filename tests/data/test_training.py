@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import fields
 from itertools import islice
@@ -240,6 +241,27 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     assert "tokens/train/b lacks 1 shards" in caplog.text
     open_data(config.model_copy(update={"tokens": tmp_path / "elsewhere"}))
     assert "no tokens in" in caplog.text
+
+
+def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):
+    config = write(tmp_path, sample_names(5))
+    open_data(config)
+    assert "size or time" not in caplog.text
+    os.utime(tmp_path / "raw/b/0003.npy", ns=(1, 1))
+    open_data(config)
+    assert "b: size or time of 1 of 5 files, such as" in caplog.text
+    assert "b/0003.npy, is not that of when they were tokenized" in caplog.text
+
+
+def test_tokens_made_with_other_settings_are_an_error_that_names_the_setting(tmp_path):
+    config = write(tmp_path, sample_names(3))
+    others = {**MODALITIES, "a": fake_modalities(["a"], size=16)["a"]}
+    for action in (
+        lambda: TrainingData.from_config(config, MASKING, others, TOKENIZERS, VOCABULARY, seed=0),
+        lambda: tokenize_split(AlignedData(config.train, others), config.tokens / "train", TOKENIZERS, config),
+    ):
+        with pytest.raises(ValueError, match=r"modalities\.settings\.a\.size was 8, is 16; restore it, or remove .*train/a"):
+            action()
 
 
 def test_batches_do_not_depend_on_workers(config):
