@@ -180,9 +180,17 @@ class TrainingData(Dataset[PackedSample]):
             )
 
     def _compare_files(self, raw: AlignedData) -> None:
-        """Say of which samples the files may have changed since they were tokenized."""
+        """Say of which samples the files may have changed since they were tokenized, or have vanished."""
         for name, shards in self._shards.items():
             made, having = shards.digests("stamp"), raw.having(name)
+            if gone := [sample for sample in self.names if sample in made and not raw.exists(sample, name)]:
+                log.info(
+                    "%s: the files of %d samples, such as %s, are no longer there; their tokens are used "
+                    "(`fourm tokenize --prune` drops them)",
+                    name,
+                    len(gone),
+                    gone[0],
+                )
             both = [sample for sample in self.names if sample in made and sample in having]
             both = both[:: max(1, len(both) // _COMPARED)]
             if changed := [sample for sample in both if digest(raw.stamp(sample, name)) != made[sample]]:

@@ -253,6 +253,15 @@ def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):
     assert "b/0003.npy, is not that of when they were tokenized" in caplog.text
 
 
+def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
+    config = write(tmp_path, sample_names(5))
+    (tmp_path / "raw/b/0003.npy").unlink()
+    with caplog.at_level("INFO"):
+        data = open_data(config)
+    assert "b: the files of 1 samples, such as 0003, are no longer there; their tokens are used" in caplog.text
+    assert data.load("0003", "b").shape == (16,)
+
+
 def test_tokens_made_with_other_settings_are_an_error_that_names_the_setting(tmp_path):
     config = write(tmp_path, sample_names(3))
     others = {**MODALITIES, "a": fake_modalities(["a"], size=16)["a"]}
