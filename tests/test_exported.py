@@ -157,7 +157,7 @@ HOSTILE = {
     "a width of a billion": lambda c: c["model"].update(width=10**9),
     "a million blocks": lambda c: c["model"].update(encoder_blocks=10**6),
     "a text for a width": lambda c: c["model"].update(width="32"),
-    "another version": lambda c: c.update(version=2),
+    "another version": lambda c: c.update(version=1),
 }
 
 

@@ -35,6 +35,7 @@ def label(
     from fourm_engine.config import load_config
     from fourm_engine.data.label import label as run
     from fourm_engine.data.label import plan
+    from fourm_engine.data.made import record_labels
     from fourm_engine.modalities import load_manager, load_modalities
 
     settings = load_config(config, overrides or [])
@@ -49,8 +50,11 @@ def label(
     for step in steps:
         target = modalities[step.target]
         # One network at a time is in memory; a step of this process goes on from what its earlier ones made.
-        labeller = target.labeller(modalities[step.source], models.get(step.target), **options.get(step.target, {}))
+        made: dict[str, Any] = {"model": models.get(step.target), "options": options.get(step.target, {})}
+        labeller = target.labeller(modalities[step.source], made["model"], **made["options"])
         for root in roots:
+            if (root / modalities[source].spec.source).is_dir():  # otherwise there is nothing to label, which is said
+                record_labels(root / target.spec.source, modalities[step.source], target, **made)
             report = run(
                 root,
                 modalities[step.source],

@@ -9,6 +9,7 @@ import yaml
 
 from fourm_engine.evaluate.run import evaluate_run
 from fourm_engine.model import FourM
+from tests.tasks.fourm_run import Host
 
 
 @pytest.fixture
@@ -86,3 +87,17 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
         evaluate_run(run)
     with pytest.raises(ValueError, match="say with --out"):
         evaluate_run(tmp_path / "nowhere", data=data)
+
+
+def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data, monkeypatch):
+    write_config(run, data, samples=4, matrix_samples=4)
+    monkeypatch.setattr("fourm_engine.evaluate.run.manager_of_run", lambda run: Host())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    for tokens, refused in ((4, False), (2, True)):
+        config["modalities"] = {"settings": {"a": {"tokens": tokens}}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        if not refused:
+            evaluate_run(run, matrix=False)
+            continue
+        with pytest.raises(ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"):
+            evaluate_run(run, matrix=False)

@@ -114,7 +114,7 @@ def test_adapters_are_in_checkpoints_and_a_run_that_was_killed_goes_on_as_if_not
 
 def test_a_run_is_not_continued_as_another_extension(folder, tmp_path):
     extend(run_config(folder, tmp_path / "run", extend={"add": ["b"]}, steps=2))
-    with pytest.raises(ValueError, match=r"extend\.train was "rows", is "all""):
+    with pytest.raises(ValueError, match=r'extend\.train was "rows", is "all"'):
         extend(run_config(folder, tmp_path / "run", extend={"add": ["b"], "train": "all"}, steps=4))
 
 
@@ -195,7 +195,7 @@ def test_new_text_needs_the_tokenizer_of_the_text_that_is_known(folder, tmp_path
         (
             {"add": ["b"]},
             {"modalities": {"settings": {"a": {"tokens": 2}}}},
-            r"modalities.settings.a: the model was trained otherwise \(layout",
+            "modalities.settings.a.tokens was 4, is 2; restore it, or leave the section out",
         ),
         (
             {"add": ["b"]},

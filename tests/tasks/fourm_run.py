@@ -43,12 +43,12 @@ class Host:
         return TOKENIZERS[kind]
 
 
-def make_task(data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0) -> FourMTask:
+def make_task(data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0, **data_settings) -> FourMTask:
     """Samples of `data/train`, held out `data/val`."""
     members = fake_modalities()
     modalities = Modalities(members.values(), {name: Host().find("modality", name) for name in members})
     tokenizers = fake_tokenizers(modalities)
-    config = DataConfig(train=data / "train", val=data / "val")
+    config = DataConfig(train=data / "train", val=data / "val", **data_settings)
     masking = MaskingConfig(input_tokens=(4, 12), target_tokens=16, mixture=MIXTURE)
     split = [
         TrainingData.from_config(

@@ -10,7 +10,7 @@ from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.schedule import decay_groups
 from fourm_engine.train.task import Share
-from tests.fakes import TOKENIZERS, fake_modalities, sample_names, write_data
+from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
 from tests.tasks.fourm_run import Host, config, make_task
 
 
@@ -103,11 +103,41 @@ def test_a_run_does_not_go_on_with_another_tokenizer_than_its_checkpoints(data, 
     before = {p: p.read_bytes() for p in (tmp_path / "run/model").rglob("*") if p.is_file()}
     monkeypatch.setattr(TOKENIZERS["fake_levels"], "salt", "-refitted")
     for steps in (2, 4):  # one that is finished, and one that goes on
-        with pytest.raises(ValueError, match=r"tokenizers\.a was "fake_levels", is "fake_levels-refitted""):
+        with pytest.raises(ValueError, match=r'tokenizers\.a was "fake_levels", is "fake_levels-refitted"'):
             Trainer(make_task(data), config(steps=steps), tmp_path / "run", seed=3).run()
     assert {p: p.read_bytes() for p in (tmp_path / "run/model").rglob("*") if p.is_file()} == before
     with pytest.raises(ValueError, match=r"tokenizers/a: the tokenizer of a is not the one that was saved"):
         FourM.from_pretrained(tmp_path / "run", device="cpu", manager=Host())
+
+
+def test_a_run_does_not_go_on_with_modalities_that_mean_something_else(data, tmp_path, monkeypatch):
+    Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
+    monkeypatch.setattr(Picture, "ids_version", "2")
+    message = 'ids_version of a was "", is "2"; .*install the plugin\'s earlier release, or '
+    for steps in (2, 4):
+        with pytest.raises(ValueError, match=message + "train anew in another `run` folder"):
+            Trainer(make_task(data), config(steps=steps), tmp_path / "run", seed=3).run()
+    with pytest.raises(ValueError, match="made by fakes 1: " + message + "leave it out with domains="):
+        FourM.from_pretrained(tmp_path / "run", device="cpu", manager=Host())
+
+
+def test_a_run_does_not_go_on_with_another_masker_or_other_crops(data, tmp_path, monkeypatch):
+    Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
+    with pytest.raises(ValueError, match=r"data\.augment was false, is true; .*data\.flip was not set, is 0\.5"):
+        Trainer(make_task(data, augment=True), config(steps=4), tmp_path / "run", seed=3).run()
+    task = make_task(data)
+    monkeypatch.setattr("fourm_engine.tasks.fourm.masker_kind", lambda spec: "another")
+    with pytest.raises(ValueError, match='masker of a was "grid", is "another"'):
+        Trainer(task, config(steps=4), tmp_path / "run", seed=3).run()
+
+
+def test_a_checkpoint_from_before_a_setting_existed_goes_on_under_its_default(data, tmp_path):
+    Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
+    (state,) = (tmp_path / "run/checkpoints").glob("*/state.json")
+    document = json.loads(state.read_text())
+    del document["state"]["identity"]["modalities.settings.a.size"]
+    state.write_text(json.dumps(document))
+    assert Trainer(make_task(data), config(steps=4), tmp_path / "run", seed=3).run()
 
 
 def test_resuming_names_what_changed(data, tmp_path):

@@ -1,0 +1,49 @@
+"""How the labels in a folder were made, kept beside them, so that others are not mixed with them.
+
+In: what is about to make labels: the modality that they are made from, the model, its options. Out: `.made.json` in the
+folder, which readers pass over, or a ValueError that names what differs from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.files import write_atomically
+from fourm_engine.identity import Difference, compare, facts, refuse
+from fourm_plugins.modality import Modality
+
+FILE = ".made.json"
+MAX_BYTES = 1 << 20
+
+
+def record_labels(
+    folder: Path, source: Modality, target: Modality, *, model: str | None, options: Mapping[str, Any]
+) -> None:
+    """Note in the target's `folder` how its labels are made. Raises ValueError where those that are there were made
+    otherwise."""
+    settings = facts(source) | facts(target)
+    now = {"--from": source.name, f"--model {target.name}": model, **settings}
+    now |= {f"--option {target.name}.{key}": value for key, value in options.items()}
+    now = json.loads(json.dumps(now))
+    path = folder / FILE
+    labelled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
+    if labelled and path.is_file():
+        found = [Difference(key, *pair) for key, pair in compare(_read(path), now).items()]
+        refuse(found, where=path, remedy=f"move {folder} away to label again")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(now, indent=1) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: says how labels were made, and cannot be read: {error}; remove it") from None
+    return document
