@@ -3,11 +3,11 @@
     <folder>/_views/shard-00000.safetensors       views.<group>: float64 (samples, views, 6), rows of `View.to_row`
                                                   digest.<group>: uint64 (samples,) of these rows
                                                   stamp: uint64 (samples,) of the files that have views but no tokens
-    <folder>/<modality>/shard-00000.safetensors   ids: int32 (samples * views, tokens), padded with -1; view v of sample
-    s                                             is row s * views + v
+    <folder>/<modality>/shard-00000.safetensors   ids: int32 (samples * views, tokens), padded with -1; view v of
+                                                  sample s is row s * views + v
                                                   stamp, content, view: uint64 (samples,); see `Made`
-Metadata: the names of the samples, the modality's identity and the tokenizer's fingerprint. Which samples a shard holds is settled once, by its
-views: new ones go into new shards. Files appear under their name only when whole.
+Metadata: the names of the samples, the modality's identity and the tokenizer's fingerprint. Which samples a shard holds
+is settled once, by its views: new ones go into new shards. Files appear under their name only when whole.
 """
 
 from __future__ import annotations
