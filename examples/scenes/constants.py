@@ -22,9 +22,7 @@ def main() -> None:
     config = load_config(sys.argv[1], sys.argv[2:])
     modalities = config.load_modalities(load_manager(config.modalities))
     drawer = ViewDrawer.from_config(modalities, config.data, training=False)
-    assert config.data.train is not None
-    assert config.data.val is not None
-    train, val = AlignedData(config.data.train, modalities), AlignedData(config.data.val, modalities)
+    train, val = (AlignedData.from_config(modalities, config.data, training=training) for training in (True, False))
     for name, modality in modalities.items():
         if modality.spec.continuous or modality.spec.layout.kind != "grid":
             continue

@@ -151,10 +151,9 @@ def _fit_space(
     if data.train is None:
         raise ValueError("data.train is not set: name the folder of the training data")
     fit_config = settings.tokenizers.fit_of(space)
-    bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
     members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
     # All modalities take part in reading: the crop of a box list depends on the picture beside it.
-    raw = AlignedData(data.train, modalities, data.train_split, **bounds)
+    raw = AlignedData.from_config(modalities, data, training=True)
     drawer = ViewDrawer.from_config(modalities, data, training=True, seed=settings.seed)
     is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
     if settings.tokenizers.adapts(space) and not is_grid:
@@ -167,7 +166,7 @@ def _fit_space(
     val: dict[str, list[Any]] = {}
     held: AlignedData | None = None
     if data.val is not None:
-        held = AlignedData(data.val, modalities, data.val_split, **bounds)
+        held = AlignedData.from_config(modalities, data, training=False)
         centre = ViewDrawer.from_config(modalities, data, training=False)
         val = {m: held_out_values(held, m, centre) for m in names}
     others = at_sizes(members[0], sizes, raw, held, data, seed=settings.seed, cache_bytes=cache) if sizes else []
@@ -176,7 +175,8 @@ def _fit_space(
         members, train, val, fit_config, folder, manager, seed=settings.seed, sizes=others, refit=refit
     )
     took = f"fitted in {time.monotonic() - began:.0f} s" if fitted.fresh else "up to date"
-    lines = [f"tokenizer {space}: {n} files of {name} left out, see above" for name, n in sorted(raw.errors.items())]
+    lines = [f"for tokenizer {space}, {part.describe()}" for part in (raw, held) if part is not None]
+    lines += [f"tokenizer {space}: {n} files of {name} left out, see above" for name, n in sorted(raw.errors.items())]
     for name, scores in fitted.report.items():
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         lines.append(f"tokenizer {space}, {name}: {shown or 'no held-out samples'} ({took})")

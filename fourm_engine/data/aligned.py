@@ -7,16 +7,17 @@ reported. Samples are the union over the modalities; what one lacks is left out 
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
+from fourm_engine.data.splits import SPLITS, Split, read_split
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
@@ -27,8 +28,6 @@ MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
 #: Of a reason, which may quote the file.
 MAX_REASON = 300
-#: `splits.json` of some ten million samples.
-MAX_SPLITS_BYTES = 1 << 28
 #: Relative difference in width / height below which two pictures may be the same one at two resolutions.
 ASPECT_TOLERANCE = 0.03
 
@@ -63,6 +62,7 @@ class AlignedData:
         max_bytes: int = MAX_FILE_BYTES,
     ) -> None:
         self.root, self.modalities, self.on_error = Path(root), dict(modalities), on_error
+        self.split = Split("samples", self.root, split)
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder; it should hold {self._wanted()}")
         opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
@@ -76,6 +76,7 @@ class AlignedData:
         if not self._sources:
             raise ValueError(f"{self.root}: holds no data of any modality; looked for {self._wanted()}")
         self._members = {name: frozenset(source.names) for name, source in self._sources.items()}
+        self._all = self._members  # in whatever split
         names = frozenset().union(*self._members.values())
         if split is not None:
             names = self._split(split, names)
@@ -84,6 +85,26 @@ class AlignedData:
         self._bad: dict[tuple[str, str], BadFile] = {}
         if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
             log.warning("%s", self.report())
+
+    @classmethod
+    def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
+        """Raw data of the training or the validation samples of a config, as `Split` says which these are.
+
+        Raises ValueError where the config names no folder."""
+        split = Split.from_config(config, training=training)
+        if split.root is None:
+            raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
+        data = cls(split.root, modalities, split.name, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        data = data.keeping(split.select(data.names))
+        data.split = split
+        return data
+
+    def keeping(self, names: Collection[str]) -> AlignedData:
+        """The same files of these samples alone."""
+        other, kept = copy.copy(self), frozenset(names)
+        other._members = {name: members & kept for name, members in self._members.items()}
+        other.names = [name for name in self.names if name in kept]
+        return other
 
     def replacing(self, modality: Modality) -> AlignedData:
         """The same files with `modality`, which may have another size, in place of the one of its name."""
@@ -96,22 +117,17 @@ class AlignedData:
         return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
 
     def _split(self, split: str, names: frozenset[str]) -> frozenset[str]:
-        path = self.root / "splits.json"
-        try:
-            if path.stat().st_size > MAX_SPLITS_BYTES:
-                raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-            splits = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
-        chosen = splits.get(split) if isinstance(splits, dict) else None
-        if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
-            known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
-            raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
-        if missing := sorted(set(chosen) - names):
+        path = self.root / SPLITS
+        chosen = read_split(path, split)
+        if missing := sorted(chosen - names):
             log.warning("%s: %d samples of split %s have no file, such as %s", path, len(missing), split, missing[0])
-        if len(missing) == len(set(chosen)):
+        if len(missing) == len(chosen):
             raise ValueError(f"{path}: none of the {len(chosen)} samples of split {split!r} is in {self.root}")
-        return names & frozenset(chosen)
+        return names & chosen
+
+    def describe(self) -> str:
+        """How many samples of which split, in one line."""
+        return self.split.describe(len(self.names), self.root)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -134,13 +150,35 @@ class AlignedData:
         """Modalities that have a file for the sample."""
         return {modality for modality, members in self._members.items() if name in members}
 
+    def having(self, modality: str) -> frozenset[str]:
+        """The samples that have a file for the modality."""
+        return self._members.get(modality, frozenset())
+
+    def anywhere(self, modality: str) -> bool:
+        """Whether there is any file for a modality, in whatever split."""
+        return bool(self._all.get(modality))
+
+    def exists(self, name: str, modality: str) -> bool:
+        """Whether there is a file for the modality of a sample, in whatever split."""
+        return name in self._all.get(modality, ())
+
     def where(self, name: str, modality: str) -> str:
         return self._sources[modality].where(name)
 
-    def value(self, name: str, modality: str) -> Any:
-        """The value as read, neither cropped nor resized. Raises BadFile."""
+    def stamp(self, name: str, modality: str) -> str:
+        """Sizes and times of its files; they differ where the files may have changed."""
+        return self._sources[modality].stamp(name)
+
+    def files(self, name: str, modality: str) -> dict[str, bytes]:
+        """{extension: content} of a sample. Raises BadFile."""
         with self._blame(name, modality):
-            return self.modalities[modality].read(self._sources[modality].files(name))
+            return self._sources[modality].files(name)
+
+    def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
+        """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
+        files = self.files(name, modality) if files is None else files
+        with self._blame(name, modality):
+            return self.modalities[modality].read(files)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is

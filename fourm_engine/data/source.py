@@ -43,6 +43,9 @@ class Source(Protocol):
     def where(self, name: str) -> str:
         """Path, or shard:member, for messages."""
 
+    def stamp(self, name: str) -> str:
+        """Sizes and times of the files of a sample: another one where they may have changed. '' where they are gone."""
+
 
 def open_source(
     root: Path, source: str, extensions: Sequence[str], *, max_bytes: int = MAX_FILE_BYTES
@@ -93,6 +96,13 @@ class FolderSource:
 
     def where(self, name: str) -> str:
         return ", ".join(str(self.folder / path) for path in self._files[name].values())
+
+    def stamp(self, name: str) -> str:
+        try:
+            found = {extension: os.stat(self.folder / path) for extension, path in sorted(self._files[name].items())}
+        except OSError:
+            return ""
+        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
 
 
 class TarSource:
@@ -174,6 +184,15 @@ class TarSource:
     def where(self, name: str) -> str:
         shard, files = self._index[name]
         return ", ".join(f"{self.folder / self._shards[shard]}:{member}" for _, _, member, _ in files.values())
+
+    def stamp(self, name: str) -> str:
+        shard, files = self._index[name]
+        try:
+            found = os.stat(self.folder / self._shards[shard])
+        except OSError:
+            return ""
+        members = (f"{extension}:{offset}:{size}" for extension, (offset, size, *_) in sorted(files.items()))
+        return ";".join((f"{found.st_size}:{found.st_mtime_ns}", *members))
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:

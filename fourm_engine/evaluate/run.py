@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -132,25 +133,22 @@ def _load_data(
 ) -> tuple[Samples, dict[str, list[Any]]]:
     """Held-out samples, and the training values of every target."""
     given = config.data if config else DataConfig()
-    root = data or given.val
-    assert root is not None
-    split = given.val_split if data is None else None
+    if data is not None:
+        given = given.model_copy(update={"val": data, "val_split": None})
+    chosen = AlignedData.from_config(model.modalities, given, training=False)
+    notes.append(chosen.describe())
     held_out = load_samples(
-        root,
-        model.modalities,
-        given,
-        split=split,
-        samples=max(settings.samples, settings.matrix_samples if matrix else 0),
-        seed=settings.seed,
+        chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
-    if given.train is None:
-        notes.append("no training samples are configured (data.train), so that no constant predictors are fitted")
+    if given.train is None or not given.train.is_dir():
+        where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
+        notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}
     targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
-    train = load_samples(
-        given.train, targets, given, split=given.train_split, samples=settings.constant_samples, seed=settings.seed
-    )
+    known = AlignedData.from_config(targets, given, training=True)
+    notes.append(f"constant predictors are fitted to {known.describe()}")
+    train = load_samples(known, given, samples=settings.constant_samples, seed=settings.seed)
     return held_out, {name: list(values.values()) for name, values in train.values.items()}
 
 

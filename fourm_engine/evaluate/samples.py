@@ -5,16 +5,14 @@ In: a folder of raw data. Out: `Samples`, some of them drawn by a seed, in memor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_plugins.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,11 @@ class Samples:
         return [name for name in self.names if all(name in self.values.get(m, ()) for m in wanted)]
 
 
-def load_samples(
-    root: Path,
-    modalities: Mapping[str, Modality],
-    config: DataConfig,
-    *,
-    split: str | None = None,
-    samples: int,
-    seed: int,
-) -> Samples:
-    """`samples` samples of `root`, all where there are fewer; the same for the same seed.
+def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: int) -> Samples:
+    """`samples` samples of `data`, all where there are fewer; the same for the same seed.
 
     Raises ValueError (BadFile) for a file that cannot be used where `on_error` says so, or where no sample is left."""
-    data = AlignedData(root, modalities, split, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+    modalities = data.modalities
     drawer = ViewDrawer.from_config(modalities, config, training=False)
     order = epoch_order(len(data.names), seed, 0)[:samples]
     names = [data.names[index] for index in sorted(order)]
@@ -63,5 +53,5 @@ def load_samples(
                 continue
             values[name][sample] = value
     if not any(values.values()):
-        raise ValueError(f"{root}: none of the {len(names)} samples drawn can be used; see the warnings above")
+        raise ValueError(f"{data.root}: none of the {len(names)} samples drawn can be used; see the warnings above")
     return Samples(names, values, arrays, data.errors)

@@ -96,9 +96,11 @@ def evaluate_tokenizers(
         space: specs for space, specs in modalities.token_spaces.items() if {spec.name for spec in specs} & set(chosen)
     }
     tokenizers = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
-    bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
-    held_out = AlignedData(data.val, modalities, data.val_split, **bounds)
-    train = AlignedData(data.train, modalities, data.train_split, **bounds) if data.train is not None else None
+    held_out = AlignedData.from_config(modalities, data, training=False)
+    train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
+    for part in (held_out, train):
+        if part is not None:
+            log.info("%s", part.describe())
     centre = ViewDrawer.from_config(modalities, data, training=False)
 
     found, notes = [], list[str]()

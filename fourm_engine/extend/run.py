@@ -8,7 +8,7 @@ from fourm_engine.extend.source import Extension
 from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.tasks.extend import ExtendTask
-from fourm_engine.train.distributed import processes
+from fourm_engine.train.distributed import processes, rank
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -34,6 +34,7 @@ def _train(extension: Extension) -> dict[str, float]:
             cases[case] = only(config.masking, components)
     training = _data(extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
     held_out = {case: _data(extension, tokenizers, masking, training=False) for case, masking in cases.items()}
+    tell(training, next(iter(held_out.values())))
     task = ExtendTask(
         extension,
         tokenizers,
@@ -44,6 +45,13 @@ def _train(extension: Extension) -> dict[str, float]:
         workers=config.data.workers,
     )
     return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
+
+
+def tell(*parts: TrainingData | None) -> None:
+    """Print how many samples of which split are used, in the first process."""
+    for part in parts:
+        if part is not None and rank() == 0:
+            print(part.describe(), flush=True)
 
 
 def _data(

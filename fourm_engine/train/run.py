@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fourm_engine.config import RunConfig
 from fourm_engine.data.training import TrainingData
-from fourm_engine.extend.run import train_extension
+from fourm_engine.extend.run import tell, train_extension
 from fourm_engine.extend.source import Extension
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -56,13 +56,15 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
         )
 
     held_out = data(training=False) if config.data.val is not None else None
+    training = data(training=True)
+    tell(training, held_out)
     if held_out is not None:
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
     task = FourMTask(
         modalities,
         tokenizers,
         config.model,
-        data(training=True),
+        training,
         held_out,
         loss=config.loss,
         workers=config.data.workers,

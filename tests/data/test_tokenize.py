@@ -31,8 +31,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, **options):
-    return tokenize_split(root / "raw", root / "tokens", modalities, tokenizers, config, **options)
+def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, out="tokens", split=None, **options):
+    data = AlignedData(root / "raw", modalities, split, on_error=config.on_error)
+    return tokenize_split(data, root / out, tokenizers, config, **options)
 
 
 def read(path):
@@ -107,7 +108,7 @@ def test_nothing_but_whole_shards_is_left_behind(root):
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
     whole = root / "whole"
-    tokenize_split(root / "raw", whole, MODALITIES, TOKENIZERS, CONFIG)
+    run(root, out="whole")
     rng = np.random.default_rng(0)
 
     class Slow(LevelsTokenizer):
@@ -186,15 +187,16 @@ def test_all_modalities_of_a_sample_are_seen_through_the_crop_that_is_recorded_o
     assert views.groups == ["image"]
     seen = [views.get("0005", number)["image"] for number in range(3)]
     assert len({(v.top, v.left, v.height, v.flip) for v in seen}) == 3
-    digests = {metadata["views_digest"] for m in ("a", "b") for metadata in TokenShards(root / "tokens" / m).metadata}
-    assert digests == set(views.digests)
+    recorded = views.digests("digest.image")
+    for modality in ("a", "b"):
+        seen = TokenShards(root / "tokens" / modality).digests("view")
+        assert seen == {name: recorded[name] for name in seen}
 
 
 def test_a_modality_added_later_sees_the_recorded_views(root):
     some = {name: MODALITIES[name] for name in ("a", "words")}
     run(root, modalities=some)
     views = (root / "tokens/_views/shard-00000.safetensors").read_bytes()
-    # The union of names is the same, since `a` has them all.
     assert run(root).written == 3
     assert (root / "tokens/_views/shard-00000.safetensors").read_bytes() == views
 
@@ -225,13 +227,15 @@ def test_samples_that_come_later_are_added_and_other_shards_stay(root):
     report = run(root)
     assert report.counts == {"a": 10, "b": 8, "words": 5}
     changed = {p.name for p, t in snapshot(root).items() if before.get(p) != t}
-    assert changed == {"shard-00002.safetensors"}
+    assert changed == {"shard-00003.safetensors"}
 
 
-def test_shards_beyond_the_data_are_an_error(root):
+def test_another_shard_size_is_that_of_new_shards_alone(root):
     run(root)
-    with pytest.raises(ValueError, match="makes 1 shards only"):
-        run(root, CONFIG.model_copy(update={"shard_size": 100}))
+    before = snapshot(root)
+    write_data(root / "raw", MODALITIES, sample_names(5, start=20))
+    assert run(root, CONFIG.model_copy(update={"shard_size": 2})).modalities["a"].written == 3
+    assert {p: snapshot(root)[p] for p in before} == before
 
 
 def test_validation_has_one_view_the_centre_crop(root):
@@ -247,7 +251,7 @@ def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(roo
     for _ in range(2):
         report = run(root)
         assert report.counts == {"a": 9, "b": 7, "words": 3}
-        assert report.errors == {"a": 1, "b": 1, "words": 0}
+        assert {name: tally.left_out for name, tally in report.modalities.items()} == {"a": 1, "b": 1, "words": 0}
         assert any("a/0003.npy: a: truncated" in line for line in report.bad)
     assert "0003" not in TokenShards(root / "tokens/a")
     assert "0003" in TokenShards(root / "tokens/b")
@@ -264,12 +268,12 @@ def test_processes_share_the_shards(root):
     assert [r.samples for r in reports] == [6, 4]
     together = {p.name: read(p) for p in (root / "tokens/a").iterdir()}
     alone = root / "alone"
-    tokenize_split(root / "raw", alone, MODALITIES, TOKENIZERS, CONFIG)
+    run(root, out="alone")
     assert together == {p.name: read(p) for p in (alone / "a").iterdir()}
 
 
 def test_progress_counts_what_is_left_to_the_end(root):
-    for gone, left in ((None, 30), ("a/shard-00001", 4), ("b/shard-00002", 2)):
+    for gone, left in ((None, 21), ("a/shard-00001", 4), ("b/shard-00002", 2)):
         if gone:
             (root / f"tokens/{gone}.safetensors").unlink()
         calls = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import fields
 from itertools import islice
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.batch import Batch, Tokens
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
 from fourm_engine.data.order import epoch_order, sample_rng
@@ -41,7 +43,7 @@ def write(root, names, views=2, augment=True):
     """Raw data and tokens below `root`; the config that reads them."""
     write_data(root / "raw", MODALITIES, names)
     config = DataConfig(train=root / "raw", tokens=root / "tokens", views=views, augment=augment, shard_size=8)
-    tokenize_split(root / "raw", root / "tokens/train", MODALITIES, TOKENIZERS, config)
+    tokenize_split(AlignedData(root / "raw", MODALITIES), root / "tokens/train", TOKENIZERS, config)
     return config
 
 
@@ -179,7 +181,7 @@ def test_tokens_of_another_tokenizer_are_an_error(config):
 
 def test_tokens_made_through_other_views_are_an_error(tmp_path):
     config = write(tmp_path / "x", sample_names(4))
-    other = write(tmp_path / "y", sample_names(5))
+    other = write(tmp_path / "y", sample_names(4), augment=False)
     (other.tokens / "train/a/shard-00000.safetensors").write_bytes(
         (config.tokens / "train/a/shard-00000.safetensors").read_bytes()
     )
@@ -239,6 +241,36 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     assert "tokens/train/b lacks 1 shards" in caplog.text
     open_data(config.model_copy(update={"tokens": tmp_path / "elsewhere"}))
     assert "no tokens in" in caplog.text
+
+
+def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):
+    config = write(tmp_path, sample_names(5))
+    open_data(config)
+    assert "size or time" not in caplog.text
+    os.utime(tmp_path / "raw/b/0003.npy", ns=(1, 1))
+    open_data(config)
+    assert "b: size or time of 1 of 5 files, such as" in caplog.text
+    assert "b/0003.npy, is not that of when they were tokenized" in caplog.text
+
+
+def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
+    config = write(tmp_path, sample_names(5))
+    (tmp_path / "raw/b/0003.npy").unlink()
+    with caplog.at_level("INFO"):
+        data = open_data(config)
+    assert "b: the files of 1 samples, such as 0003, are no longer there; their tokens are used" in caplog.text
+    assert data.load("0003", "b").shape == (16,)
+
+
+def test_tokens_made_with_other_settings_are_an_error_that_names_the_setting(tmp_path):
+    config = write(tmp_path, sample_names(3))
+    others = {**MODALITIES, "a": fake_modalities(["a"], size=16)["a"]}
+    for action in (
+        lambda: TrainingData.from_config(config, MASKING, others, TOKENIZERS, VOCABULARY, seed=0),
+        lambda: tokenize_split(AlignedData(config.train, others), config.tokens / "train", TOKENIZERS, config),
+    ):
+        with pytest.raises(ValueError, match=r"modalities\.settings\.a\.size was 8, is 16; restore it, or remove .*train/a"):
+            action()
 
 
 def test_batches_do_not_depend_on_workers(config):

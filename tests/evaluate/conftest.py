@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.samples import load_samples
 from fourm_engine.modalities import Modalities
@@ -37,7 +38,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def held_out(model, data):
-    return load_samples(data, model.modalities, DataConfig(), samples=12, seed=0)
+    return load_samples(AlignedData(data, model.modalities), DataConfig(), samples=12, seed=0)
 
 
 @pytest.fixture

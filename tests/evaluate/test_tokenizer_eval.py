@@ -31,7 +31,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_manager", lambda settings: None)
     found = Modalities(MODALITIES.values(), plugins)
     monkeypatch.setattr("fourm_engine.config.RunConfig.load_modalities", lambda self, manager: found)
-    monkeypatch.setattr(module, "load_tokenizers", lambda folder, spaces, manager: fake_tokenizers(found))
+    monkeypatch.setattr(module, "load_tokenizers", lambda *args, **options: fake_tokenizers(found))
     return parse_config(
         {
             "run": str(tmp_path / "run"),

@@ -246,7 +246,7 @@ def shard(folder: Path, ids: np.ndarray, **metadata: str) -> None:
 
     folder.mkdir(exist_ok=True)
     names = json.dumps(["a", "b"])
-    known = {"format": "1", "names": names, "views": "1", "views_digest": "x", "fingerprint": "f"} | metadata
+    known = {"format": "2", "names": names, "views": "1", "fingerprint": "f"} | metadata
     save({"ids": ids}, folder / "shard-00000.safetensors", known)
 
 

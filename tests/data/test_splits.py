@@ -1,0 +1,123 @@
+"""A run uses the samples of the split that its config names, raw or tokenized, and says how many."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.splits import Split
+from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.training import TrainingData
+from fourm_engine.masking.config import MaskingConfig
+from fourm_engine.vocabulary import Vocabulary
+from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
+
+MODALITIES = fake_modalities()
+TOKENIZERS = fake_tokenizers(MODALITIES)
+VOCABULARY = Vocabulary.build(m.spec for m in MODALITIES.values())
+NAMES = sample_names(8)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Six samples in split `train`, the last two in `val`; the tokens are of all."""
+    write_data(tmp_path / "raw", MODALITIES, NAMES)
+    split(tmp_path, train=NAMES[:6], val=NAMES[6:])
+    config = DataConfig(train=tmp_path / "raw", tokens=tmp_path / "tokens", shard_size=3)
+    tokenize(config)
+    return config
+
+
+def split(root, **splits):
+    (root / "raw/splits.json").write_text(json.dumps(splits))
+
+
+def tokenize(config):
+    for part, training in (("train", True), ("val", False)):
+        if training or config.val is not None:
+            data = AlignedData.from_config(MODALITIES, config, training=training)
+            tokenize_split(data, config.tokens / part, TOKENIZERS, config, training=training)
+
+
+def open_data(config, training=True):
+    return TrainingData.from_config(
+        config, MaskingConfig(), MODALITIES, TOKENIZERS, VOCABULARY, seed=0, training=training
+    )
+
+
+def given(config, **changes):
+    return config.model_copy(update=changes)
+
+
+def test_held_out_samples_are_not_trained_on_though_they_have_tokens(config):
+    assert open_data(config).names == NAMES
+    data = open_data(given(config, train_split="train"))
+    assert data.names == NAMES[:6]
+    assert len(data) == 6
+    assert data.describe().startswith("train: 6 samples (split 'train' of ")
+
+
+def test_a_split_that_changes_after_tokenizing_counts_as_it_is_now(config, tmp_path):
+    chosen = given(config, train_split="train")
+    split(tmp_path, train=NAMES[2:5])
+    assert open_data(chosen).names == NAMES[2:5]
+    assert open_data(given(chosen, tokens=None)).names == NAMES[2:5]
+
+
+def test_a_split_none_of_which_is_tokenized_is_an_error_with_its_remedy(tmp_path):
+    write_data(tmp_path / "raw", MODALITIES, NAMES)
+    split(tmp_path, train=NAMES[:6], rest=NAMES[6:])
+    config = DataConfig(train=tmp_path / "raw", tokens=tmp_path / "tokens", train_split="train")
+    tokenize(config)
+    with pytest.raises(ValueError, match=r"none of its 6 samples is in split 'rest' .*run `fourm tokenize`"):
+        open_data(given(config, train_split="rest"))
+    tokenize(given(config, train_split="rest"))
+    assert open_data(given(config, train_split="rest")).names == NAMES[6:]
+    assert open_data(config).names == NAMES[:6]
+
+
+def test_tokens_alone_are_split_as_when_they_were_made(config, caplog):
+    chosen = given(config, train_split="train")
+    shutil.rmtree(config.train)
+    assert open_data(chosen).names == NAMES[:6]
+    assert "is not there; " in caplog.text
+    assert open_data(given(chosen, train=None)).names == NAMES[:6]
+
+
+def test_a_sample_that_is_held_out_too_is_left_out_of_training(config, caplog):
+    both = given(config, val=config.train, val_split="val")
+    assert open_data(both).names == NAMES[:6]
+    assert AlignedData.from_config(MODALITIES, both, training=True).names == NAMES[:6]
+    assert open_data(given(both, tokens=None), training=False).names == NAMES[6:]
+    assert "2 of 8 training samples, such as 0006, are held-out samples too" in caplog.text
+
+
+def test_training_on_nothing_but_held_out_samples_is_said(config, caplog):
+    assert open_data(given(config, val=config.train)).names == NAMES
+    assert "all 8 training samples are held-out samples too" in caplog.text
+
+
+def test_the_folder_of_held_out_samples_is_compared_not_how_it_is_written(config, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    assert Split.from_config(given(config, val=tmp_path / "link", val_split="val"), training=True).held_out == set(NAMES[6:])
+    other = tmp_path / "other"
+    shutil.copytree(config.train, other)
+    assert Split.from_config(given(config, val=other, val_split="val"), training=True).held_out == set()
+
+
+def test_the_order_in_which_samples_came_does_not_decide_what_is_drawn(tmp_path):
+    write_data(tmp_path / "raw", MODALITIES, NAMES[2:])
+    config = DataConfig(train=tmp_path / "raw", tokens=tmp_path / "grown", shard_size=3)
+    tokenize(config)
+    write_data(tmp_path / "raw", MODALITIES, NAMES)
+    tokenize(config)
+    anew = given(config, tokens=tmp_path / "anew")
+    tokenize(anew)
+    grown, once = open_data(config), open_data(anew)
+    assert grown.names == once.names == NAMES
+    assert grown.views_digest == once.views_digest
+    assert all((grown[p].encoder == once[p].encoder).all() for p in range(8))
