@@ -94,7 +94,13 @@ class AlignedData:
         self._bad: dict[tuple[str, str], BadFile] = {}
         if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
             say(self.report())
-        for line in self.unpaired():
+        lines = self.unpaired()
+        sources = {self.modalities[name].spec.source: members for name, members in self._members.items() if members}
+        if lines and sum(map(len, sources.values())) == len(self.names):
+            raise ValueError(
+                f"{shown(self.root)}: no sample has files of more than one of {', '.join(sources)}: {'; '.join(lines)}"
+            )
+        for line in lines:
             say(f"{shown(self.root)}: {line}")
 
     def replacing(self, modality: Modality) -> AlignedData:
@@ -189,8 +195,29 @@ class AlignedData:
         """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
         not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
-            check_aspect(self.modalities[modality], value, view)
+            try:
+                check_aspect(self.modalities[modality], value, view)
+            except SampleError as error:
+                raise SampleError(f"{error} {self._agreeing(name, modality, view)}") from None
             return self.modalities[modality].augment(value, view)
+
+    def _agreeing(self, name: str, modality: str, view: View) -> str:
+        """For a message: whose picture the view was drawn for, as far as it is here."""
+        spec, agree = self.modalities[modality].spec, {}
+        for other in sorted(self.has(name)):
+            its = self.modalities[other].spec
+            if its.source == spec.source or its.alignment != spec.alignment:
+                continue
+            try:
+                check_aspect(self.modalities[other], value := self.value(name, other), view)
+            except (BadFile, SampleError):
+                continue
+            if self.modalities[other].aspect(value) is not None:
+                agree[its.source] = self.where(name, other)
+        if len(agree) == 1:
+            source, where = agree.popitem()
+            return f"as {source} has it, {where}: one of the two is wrong"
+        return f"as {' and '.join(agree)} have it" if agree else "as it is recorded"
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
         """The array of an augmented value, checked against the spec. Raises BadFile."""
@@ -202,6 +229,27 @@ class AlignedData:
     def array(self, name: str, modality: str, view: View) -> np.ndarray | str:
         """What the tokenizer, or a continuous input of the model, takes. Raises BadFile."""
         return self.normalise(name, modality, self.augment(name, modality, self.value(name, modality), view))
+
+    def check_usable(self, modalities: Iterable[str]) -> None:
+        """Raise ValueError where a modality has files here and not one of them can be used. Reads up to the first that
+        can, and skips the others."""
+        for modality in modalities:
+            spec, last = self.modalities[modality].spec, None
+            shape = spec.array.width / spec.array.height if isinstance(spec.array, (FeatureMap, ClassMap)) else 1.0
+            for name in (name for name in self.names if modality in self.has(name)):
+                try:
+                    value = self.value(name, modality)
+                    view = View.centre(source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape)
+                    self.normalise(name, modality, self.augment(name, modality, value, view))
+                    break
+                except BadFile as bad:
+                    self.skip(name, last := bad)
+            else:
+                if last is not None:
+                    raise ValueError(
+                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, such "
+                        f"as {last.where}: {last.reason}; mend them, or leave {modality} out of modalities.select"
+                    )
 
     @contextmanager
     def _blame(self, name: str, modality: str) -> Iterator[None]:
@@ -279,6 +327,11 @@ def _sample_of(
     return None
 
 
+def same_aspect(first: float, second: float) -> bool:
+    """Whether two pictures of these widths / heights may be one at two resolutions."""
+    return abs(first - second) <= ASPECT_TOLERANCE * second
+
+
 def check_aspect(modality: Modality, value: Any, view: View) -> None:
     """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
     follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
@@ -287,7 +340,7 @@ def check_aspect(modality: Modality, value: Any, view: View) -> None:
     if own is None or modality.spec.alignment is None or not isinstance(array, (FeatureMap, ClassMap)):
         return
     drawn_for = array.width / array.height * view.height / view.width
-    if abs(own - drawn_for) > ASPECT_TOLERANCE * drawn_for:
+    if not same_aspect(own, drawn_for):
         raise SampleError(
             f"width / height is {own:.3f}, but {drawn_for:.3f} in the picture that it belongs to; store them alike "
             f"(turned by EXIF? cropped?)"

@@ -24,7 +24,7 @@ _FOLDS: dict[str, Callable[[str], str]] = {
     "their encoding": lambda name: _BYTE.sub(lambda match: chr(int(match[1], 16)), name),
     "characters that look alike": lambda name: unicodedata.normalize("NFKC", name),
     "leading zeros": lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name),
-    "the folder": lambda name: name.rpartition("/")[2],
+    "a folder": lambda name: name.rpartition("/")[2],
     "capitals, spaces or punctuation": lambda name: re.sub(
         r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()
     ),
@@ -59,9 +59,15 @@ def difference(mine: Collection[str], theirs: Collection[str]) -> tuple[int, str
     for what, fold in folds.items():
         counterparts = {fold(name): name for name in sorted(theirs, reverse=True)}
         paired = [name for name in sorted(mine) if fold(name) in counterparts]
+        if what == "a folder":  # two folders are no mistake
+            paired = [name for name in paired if _below(name, counterparts[fold(name)])]
         if paired and (best is None or len(paired) > best[0]):
             best = len(paired), what, paired[0], counterparts[fold(paired[0])]
     return best
+
+
+def _below(a: str, b: str) -> bool:
+    return a.endswith(f"/{b}") or b.endswith(f"/{a}")
 
 
 def _some(names: Iterable[str]) -> list[str]:
