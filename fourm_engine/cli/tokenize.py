@@ -20,8 +20,12 @@ log = logging.getLogger(__name__)
 def tokenize(
     config: Annotated[Path, typer.Argument(help="YAML config.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
+    *,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare files by content, not by size and time.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the tokens of files that have vanished.")] = False,
 ) -> None:
-    """Turn the data sets of a config into token shards; finished ones are kept, under torchrun they are shared out."""
+    """Turn the data sets of a config into token shards: what is new or has changed is encoded, the rest stays. Under
+    torchrun the shards are shared out."""
     from fourm_engine.config import load_config
     from fourm_engine.modalities import load_manager
     from fourm_engine.tokenizers.store import load_tokenizers
@@ -40,45 +44,52 @@ def tokenize(
                 tokenizer.kind,
                 recipe.kind,
             )
-    tokenize_data(settings, modalities, tokenizers)
+    tokenize_data(settings, modalities, tokenizers, verify=verify, prune=prune)
 
 
-def tokenize_data(settings: RunConfig, modalities: Modalities, tokenizers: dict[str, Tokenizer]) -> None:
+def tokenize_data(
+    settings: RunConfig,
+    modalities: Modalities,
+    tokenizers: dict[str, Tokenizer],
+    *,
+    verify: bool = False,
+    prune: bool = False,
+) -> None:
     """Write the token shards of this process, of both splits."""
     from fourm_engine.cli.progress import Progress
     from fourm_engine.cli.share import local_device, rank_and_world
+    from fourm_engine.data.aligned import AlignedData
+    from fourm_engine.data.splits import Split
     from fourm_engine.data.tokenize import tokenize_split
     from fourm_engine.tokenizers.neural import NeuralTokenizer
 
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
-    data = settings.data
-    if data.train is None or data.tokens is None:
+    config = settings.data
+    if config.train is None or config.tokens is None:
         raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
     rank, world = rank_and_world()
-    splits = [("train", data.train, data.train_split, True), ("val", data.val, data.val_split, False)]
-    for name, root, split, training in splits:
+    for part, root, training in (("train", config.train, True), ("val", config.val, False)):
         if root is None:
             continue
+        data = AlignedData.from_config(modalities, config, training=training)
+        if rank == 0:
+            print(Split.from_config(config, training=training).describe(len(data.names)), flush=True)
         report = tokenize_split(
-            root,
-            data.tokens / name,
-            modalities,
-            tokenizers,
             data,
-            split,
-            Progress(name, rank),
+            config.tokens / part,
+            tokenizers,
+            config,
+            Progress(part, rank),
             training=training,
             seed=settings.seed,
             rank=rank,
             world=world,
+            verify=verify,
+            prune=prune,
         )
-        print(
-            f"{name}: {report.samples} samples ({', '.join(f'{m} {n}' for m, n in report.counts.items())}); "
-            f"{report.written} shards written, {report.finished} were there, "
-            f"{report.samples_per_second:.0f} samples/s, {len(report.bad)} files left out",
-            flush=True,
-        )
+        for line in report.lines(part, pruned=prune):
+            print(line, flush=True)
         for line in report.bad:
             print(f"left out {line}", file=sys.stderr)

@@ -72,10 +72,8 @@ def _check_usable(settings: RunConfig, modalities: Modalities, names: list[str])
     """Raise ValueError where one of several modalities has no file that can be used, before the first is fitted."""
     from fourm_engine.data.aligned import AlignedData
 
-    data = settings.data
-    if data.train is not None:
-        bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
-        AlignedData(data.train, modalities, data.train_split, **bounds).check_usable(names)
+    if settings.data.train is not None:
+        AlignedData.from_config(modalities, settings.data, training=True).check_usable(names)
 
 
 def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:

@@ -7,7 +7,6 @@ reported. Samples are the union over the modalities; what one lacks is left out 
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,9 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fourm_engine.data.names import is_archive, is_litter, plain, say, shown, split
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names import is_archive, is_litter, say, shown, split
 from fourm_engine.data.pairing import difference, unpaired
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
+from fourm_engine.data.splits import SPLITS, Split, read_split, samples_of
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
@@ -31,8 +32,6 @@ MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
 #: Of a reason, which may quote the file.
 MAX_REASON = 300
-#: `splits.json` of some ten million samples.
-MAX_SPLITS_BYTES = 1 << 28
 #: Relative difference in width / height below which two pictures may be the same one at two resolutions.
 ASPECT_TOLERANCE = 0.03
 
@@ -86,6 +85,7 @@ class AlignedData:
         for line in dict.fromkeys(note for source in self._sources.values() for note in source.notes):
             say(line)
         self._members = {name: frozenset(source.names) for name, source in self._sources.items()}
+        self._all = self._members  # in whatever split
         names = frozenset().union(*self._members.values())
         if split is not None:
             names = self._split(split, names)
@@ -103,6 +103,24 @@ class AlignedData:
         for line in lines:
             say(f"{shown(self.root)}: {line}")
 
+    @classmethod
+    def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
+        """Raw data of the training or the validation samples of a config, as `Split` says which these are.
+
+        Raises ValueError where the config names no folder."""
+        split = Split.from_config(config, training=training)
+        if split.root is None:
+            raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
+        data = cls(split.root, modalities, split.name, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        return data.keeping(split.select(data.names))
+
+    def keeping(self, names: Collection[str]) -> AlignedData:
+        """The same files of these samples alone."""
+        other, kept = copy.copy(self), frozenset(names)
+        other._members = {name: members & kept for name, members in self._members.items()}
+        other.names = [name for name in self.names if name in kept]
+        return other
+
     def replacing(self, modality: Modality) -> AlignedData:
         """The same files with `modality`, which may have another size, in place of the one of its name."""
         other = copy.copy(self)
@@ -114,49 +132,28 @@ class AlignedData:
         return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
 
     def _split(self, split_name: str, names: frozenset[str]) -> frozenset[str]:
-        path = self.root / "splits.json"
-        try:
-            if path.stat().st_size > MAX_SPLITS_BYTES:
-                raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-            splits = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{shown(path)}: needed for split {split_name!r}, but cannot be read: {error}") from None
-        listed = splits.get(split_name) if isinstance(splits, dict) else None
-        if not isinstance(listed, list):
-            known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
-            raise ValueError(f"{shown(path)}: no list of samples for split {split_name!r}; it has {known}")
-        for index, entry in enumerate(listed):
-            if not isinstance(entry, str):
-                raise ValueError(
-                    f"{shown(path)}: no list of samples for split {split_name!r}: entry {index} is {entry!r:.40}, no name"
-                )
-        chosen = {plain(name) for name in listed}
-        if missing := chosen - names:
-            # A list of files: with an extension, and perhaps below the folder of a modality.
-            extensions = {e for modality in self.modalities.values() for e in modality.spec.extensions}
-            sources = {f"{modality.spec.source}/" for modality in self.modalities.values()}
-            files = {name: _sample_of(name, names, extensions, sources) for name in missing}
-            if found := {name: sample for name, sample in files.items() if sample is not None}:
-                example = min(found)
-                say(
-                    f"{shown(path)}: {len(found)} names of split {split_name} are those of files, such as "
-                    f"{shown(example)}, read as {shown(found[example])}"
-                )
-            chosen, missing = (chosen & names).union(found.values()), missing - found.keys()
-        hint = ""
-        if missing and (close := difference(sorted(missing), sorted(names - chosen))) is not None:
-            number, what, listed_name, sample = close
-            hint = f"; {number} differ in {what} alone, such as {shown(listed_name)} from {shown(sample)}"
-        if not chosen - missing:
+        path = self.root / SPLITS
+        listed = read_split(path, split_name)
+        found = samples_of(listed, names)
+        if files := sorted(name for name, sample in found.items() if name != sample):
+            say(
+                f"{shown(path)}: {len(files)} names of split {split_name} are those of files, such as {shown(files[0])}, "
+                f"read as {shown(found[files[0]])}"
+            )
+        chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
+        if missing and (close := difference(missing, names - chosen)) is not None:
+            number, what, name, sample = close
+            hint = f"; {number} differ in {what} alone, such as {shown(name)} from {shown(sample)}"
+        if not chosen:
             raise ValueError(
                 f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in {shown(self.root)}{hint}"
             )
         if missing:
             say(
                 f"{shown(path)}: {len(missing)} samples of split {split_name} have no file, such as "
-                f"{shown(min(missing))}{hint}"
+                f"{shown(missing[0])}{hint}"
             )
-        return names & chosen
+        return chosen
 
     @property
     def counts(self) -> dict[str, int]:
@@ -183,13 +180,35 @@ class AlignedData:
         """Modalities that have a file for the sample."""
         return {modality for modality, members in self._members.items() if name in members}
 
+    def having(self, modality: str) -> frozenset[str]:
+        """The samples that have a file for the modality."""
+        return self._members.get(modality, frozenset())
+
+    def anywhere(self, modality: str) -> bool:
+        """Whether there is any file for a modality, in whatever split."""
+        return bool(self._all.get(modality))
+
+    def exists(self, name: str, modality: str) -> bool:
+        """Whether there is a file for the modality of a sample, in whatever split."""
+        return name in self._all.get(modality, ())
+
     def where(self, name: str, modality: str) -> str:
         return self._sources[modality].where(name)
 
-    def value(self, name: str, modality: str) -> Any:
-        """The value as read, neither cropped nor resized. Raises BadFile."""
+    def stamp(self, name: str, modality: str) -> str:
+        """Sizes and times of its files; they differ where the files may have changed."""
+        return self._sources[modality].stamp(name)
+
+    def files(self, name: str, modality: str) -> dict[str, bytes]:
+        """{extension: content} of a sample. Raises BadFile."""
         with self._blame(name, modality):
-            return self.modalities[modality].read(self._sources[modality].files(name))
+            return self._sources[modality].files(name)
+
+    def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
+        """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
+        files = self.files(name, modality) if files is None else files
+        with self._blame(name, modality):
+            return self.modalities[modality].read(files)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
@@ -311,20 +330,6 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
         if source not in found and alike:
             lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
     return lines
-
-
-def _sample_of(
-    file: str, names: Collection[str], extensions: Collection[str], sources: Collection[str]
-) -> str | None:
-    """The sample among `names` that a file's name stands for: "./rgb/0001.png" for "0001"."""
-    path = file.removeprefix("./")
-    for source in ("", *sorted(sources)):
-        if path.startswith(source):
-            below = path.removeprefix(source)
-            for name in (below, (split(below, tuple(extensions)) or ("",))[0]):
-                if name in names:
-                    return name
-    return None
 
 
 def same_aspect(first: float, second: float) -> bool:

@@ -135,6 +135,13 @@ class FolderSource:
     def where(self, name: str) -> str:
         return ", ".join(shown(self.folder / path) for path in self._files[name].values())
 
+    def stamp(self, name: str) -> str:
+        try:
+            found = {extension: os.stat(self.folder / path) for extension, path in sorted(self._files[name].items())}
+        except OSError:
+            return ""
+        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+
 
 def too_large(size: int, limit: int) -> str:
     return f"{size} bytes, more than the {limit} allowed; raise data.max_file_mb if this is meant"

@@ -33,6 +33,9 @@ class Source(Protocol):
     def where(self, name: str) -> str:
         """Path, or shard:member, for messages."""
 
+    def stamp(self, name: str) -> str:
+        """Sizes and times of the files of a sample: another one where they may have changed. '' where they are gone."""
+
 
 def open_source(
     root: Path, source: str, extensions: Sequence[str], *, max_bytes: int = MAX_FILE_BYTES
@@ -76,6 +79,9 @@ class MixedSource:
 
     def where(self, name: str) -> str:
         return self._of(name).where(name)
+
+    def stamp(self, name: str) -> str:
+        return self._of(name).stamp(name)
 
     def _of(self, name: str) -> FolderSource | TarSource:
         return self.loose if name in self._loose else self.shards

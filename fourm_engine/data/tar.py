@@ -197,6 +197,15 @@ class TarSource:
         path = self.folder / self._shards[shard]
         return ", ".join(f"{shown(path)}:{shown(content.member)}" for content in files.values())
 
+    def stamp(self, name: str) -> str:
+        shard, files = self._index[name]
+        try:
+            found = os.stat(self.folder / self._shards[shard])
+        except OSError:
+            return ""
+        members = (f"{extension}:{content.offset}:{content.size}" for extension, content in sorted(files.items()))
+        return ";".join((f"{found.st_size}:{found.st_mtime_ns}", *members))
+
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:
             if len(self._open) >= MAX_OPEN_SHARDS:

@@ -1,180 +1,228 @@
-"""Tokenize a data set once: raw files through plugins and tokenizers into token shards.
+"""Tokenize a data set: raw files through plugins and tokenizers into token shards.
 
-In: a root of raw data, modalities, fitted tokenizers. Out: shards as in `fourm_engine.data.tokens`, and a report. Shard
-i holds the i-th run of `shard_size` sample names; a finished shard is left alone, so that a stopped run goes on where
-it was.
+In: raw data, fitted tokenizers, and the shards that are there. Out: shards as in `fourm_engine.data.tokens`, and a
+report. Which samples a shard holds is settled when its views are recorded: samples that are new go into new shards, and
+those that vanish keep their tokens. Of the samples that are there, those are encoded whose files are new or hold
+something else, or whose views had to be drawn anew; every other row stays. So a run that was stopped goes on where it
+was.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.recording import ViewRecorder
+from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
+from fourm_engine.data.tally import Tally, TokenizeReport
 from fourm_engine.data.tokens import (
     VIEWS_FOLDER,
+    Made,
     RecordedViews,
     TokenShardWriter,
-    read_metadata,
+    digest,
+    read_names,
     shard_path,
     shard_paths,
-    write_views,
 )
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
-from fourm_engine.files import remove_leftovers
-from fourm_plugins.modality import Modality
+from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
-log = logging.getLogger(__name__)
 #: Arrays that a tokenizer gets at a time.
 ENCODE_BATCH = 64
 
 
-@dataclass
-class TokenizeReport:
-    """What the shards of this rank hold, those of earlier runs included."""
-
-    samples: int = 0
-    #: Modality -> samples with tokens.
-    counts: dict[str, int] = field(default_factory=dict)
-    #: "where: modality: reason" of every file left out.
-    bad: list[str] = field(default_factory=list)
-    #: Modality -> files left out.
-    errors: dict[str, int] = field(default_factory=dict)
-    #: Shards (one modality each) written now, and found finished.
-    written: int = 0
-    finished: int = 0
-    #: Samples (one modality each) encoded now, and the seconds it took.
-    encoded: int = 0
-    seconds: float = 0.0
-
-    @property
-    def samples_per_second(self) -> float:
-        """Samples encoded a second, counting each modality."""
-        return self.encoded / self.seconds if self.seconds else 0.0
-
-    def add(self, modality: str, metadata: Mapping[str, str]) -> None:
-        bad = json.loads(metadata["bad"])
-        self.counts[modality] = self.counts.get(modality, 0) + len(json.loads(metadata["names"]))
-        self.errors[modality] = self.errors.get(modality, 0) + len(bad)
-        self.bad += [f"{where}: {modality}: {reason}" for where, reason in bad]
-
-
 def tokenize_split(
-    root: Path,
+    data: AlignedData,
     out: Path,
-    modalities: Mapping[str, Modality],
     tokenizers: Mapping[str, Tokenizer],
     config: DataConfig,
-    split: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     *,
     training: bool = True,
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
+    verify: bool = False,
+    prune: bool = False,
 ) -> TokenizeReport:
     """Write the tokens of every modality with a token space below `out`.
 
     Args:
-        modalities: all active ones; those that are continuous only take part in choosing the crops.
+        data: of all active modalities; those that are continuous only take part in choosing the crops.
         tokenizers: modality -> its fitted tokenizer.
         progress: called with (samples done, samples in all), each modality counted, of what this rank has left to do.
         training: False for validation: one view, the centre crop.
         rank, world: this process makes the shards i with i % world == rank.
+        verify: read every file and compare its content, even where its size and time are the same.
+        prune: drop the tokens of files that have vanished. A modality without any file keeps all.
 
     Raises:
-        ValueError: no data; no tokenizer; shards in `out` of another tokenizer, other views or other samples' number.
+        ValueError: no data; no tokenizer; shards in `out` of another tokenizer or through other views.
         BadFile: an unusable file, where `config.on_error` is "raise".
     """
-    began = time.perf_counter()
-    data = AlignedData(root, modalities, split, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
-    drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
+    began, out = time.perf_counter(), Path(out)
+    modalities = data.modalities
     views = config.views if training else 1
-    token_modalities = [name for name in sorted(modalities) if not modalities[name].spec.continuous]
-    if missing := [name for name in token_modalities if name not in tokenizers]:
+    with_tokens = [name for name in sorted(modalities) if not modalities[name].spec.continuous]
+    if missing := [name for name in with_tokens if name not in tokenizers]:
         raise ValueError(f"no tokenizer for {', '.join(missing)}; run `fourm tokenizer fit` first")
-    present = [name for name in token_modalities if data.counts[name]]
-    data.check_usable(present)
+    data.check_usable(name for name in with_tokens if data.counts[name])
     writers = {
-        name: TokenShardWriter(out, modalities[name].spec, tokenizers[name].fingerprint, views) for name in present
+        name: TokenShardWriter(out, modalities[name].spec, tokenizers[name].fingerprint, views)
+        for name in with_tokens
+        if data.counts[name] or shard_paths(out / name)
     }
-    chunks = [data.names[i : i + config.shard_size] for i in range(0, len(data.names), config.shard_size)]
-    _check_number(Path(out), present, len(chunks))
+    drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
+    recorder = ViewRecorder(out, data, drawer, views)
+    shards = recorder.shards(config.shard_size)
+    mine = [index for index in shards if index % world == rank]
+    own = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *writers) for index in mine}
+    remove_leftovers(out, own.__contains__)
+    if rank == 0:
+        _copy_splits(data.root, out)
 
-    report = TokenizeReport()
-    mine = range(rank, len(chunks), world)
-    own = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *present) for index in mine}
-    remove_leftovers(Path(out), own.__contains__)
-    # Shards that exist most likely are finished; those made again, since their data has changed, are rare.
-    total, done = sum(len(chunks[i]) for m in present for i in mine if not shard_path(Path(out) / m, i).is_file()), 0
+    there = frozenset(data.names)
+    report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
+    # What a shard that exists lacks is known when it is looked at.
+    absent = [(data.having(m), shards[i]) for i in mine for m in writers if not writers[m].exists(i)]
+    done, total = 0, sum(name in having for having, names in absent for name in names)
     for index in mine:
-        names = chunks[index]
-        seen, digest = _views_of_shard(Path(out), index, names, views, data, drawer)
-        report.samples += len(names)
-        for modality in present:
-            metadata = writers[modality].finished(index, digest)
-            if metadata is None:
-                if shard_path(Path(out) / modality, index).is_file():
-                    total += len(names)
-                encoder = _ShardEncoder(data, modality, tokenizers[modality], seen, views)
-                for name in names:
-                    encoder.add(name)
-                    done += 1
-                    if progress:
-                        progress(done, total)
-                metadata = writers[modality].write(index, encoder.finish(), digest, encoder.bad)
-                report.written += 1
-                report.encoded += len(json.loads(metadata["names"]))
-            else:
-                report.finished += 1
-            report.add(modality, metadata)
+        names = shards[index]
+        report.samples += sum(name in there for name in names)
+        found = {m: _Differences.find(data, m, names, writer.made(index), verify) for m, writer in writers.items()}
+        if prune:
+            names = _without_vanished(names, data, out, index)
+        recorded = _settle_views(recorder, index, names, found, data)
+        for modality, writer in writers.items():
+            spec, differences, tally = modalities[modality].spec, found[modality], report.modalities[modality]
+            views_of = {} if spec.alignment is None else recorded.digests(f"digest.{spec.alignment}")
+            differences.look_through(views_of)
+            total += len(differences.todo) if writer.exists(index) else 0
+            encoder = _ShardEncoder(data, modality, tokenizers[modality], recorded.get, views)
+            for name in differences.todo:
+                encoder.add(name)
+                done += 1
+                if progress:
+                    progress(done, total)
+            encoded = encoder.finish()
+            kept = differences.kept(names, drop_vanished=prune and data.anywhere(modality))
+            made = kept | {
+                name: Made(differences.stamps[name], encoder.contents[name], views_of.get(name, 0)) for name in encoded
+            }
+            if made != differences.before or (data.counts[modality] and not writer.exists(index)):
+                rows = {**(writer.ids(index) if kept else {}), **encoded}
+                writer.write(index, {name: (made[name], rows[name]) for name in names if name in made})
+                tally.written += 1
+            differences.count(tally, encoded)
+            tally.left_out += len(encoder.bad)
+            report.bad += map(str, encoder.bad)
     report.seconds = time.perf_counter() - began
     return report
 
 
-def _check_number(out: Path, modalities: list[str], shards: int) -> None:
-    for folder in (VIEWS_FOLDER, *modalities):
-        for path in shard_paths(out / folder):
-            if int(path.stem.rpartition("-")[2]) >= shards:
-                raise ValueError(f"{path}: the data now makes {shards} shards only; remove {out} to tokenize again")
+@dataclass
+class _Differences:
+    """Files of one modality beside what the tokens of one shard were made from."""
 
+    before: dict[str, Made]
+    #: Digest of size and time of the files that are there.
+    stamps: dict[str, int]
+    #: Samples to encode, and whether they had tokens before.
+    todo: dict[str, bool]
+    #: Samples whose file is gone.
+    vanished: set[str] = field(default_factory=set)
+    #: Samples whose tokens show something else than the recorded views.
+    outdated: set[str] = field(default_factory=set)
 
-def _views_of_shard(
-    out: Path, index: int, names: list[str], number: int, data: AlignedData, drawer: ViewDrawer
-) -> tuple[Callable[[str, int], SampleViews], str]:
-    """The recorded views of a shard, recorded now if they were not, and their digest.
-
-    Raises ValueError where they were recorded with other settings. Other names: the data has changed, and the shard is
-    made again."""
-    path = shard_path(out / VIEWS_FOLDER, index)
-    metadata = read_metadata(path) if path.is_file() else {}
-    if metadata:
-        found = (json.loads(metadata["settings"]), int(metadata["views"]))
-        if found != (drawer.settings(), number):
-            raise ValueError(
-                f"{path}: recorded with {found[0]}, {found[1]} views, but the config says {drawer.settings()}, "
-                f"{number} views; restore data.augment, crop_scale, flip, views and seed, or remove {out} and tokenize"
-            )
-    known = set(json.loads(metadata["groups"])) if metadata else set()
-    if not metadata or json.loads(metadata["names"]) != names or not set(drawer.groups) <= known:
-        if metadata:
-            log.warning("%s: its samples or alignment groups have changed, its shards are made again", path)
-        rows = []
+    @classmethod
+    def find(
+        cls, data: AlignedData, modality: str, names: Sequence[str], before: dict[str, Made], verify: bool
+    ) -> _Differences:
+        found, having = cls(before, {}, {}), data.having(modality)
         for name in names:
-            aspects = drawer.aspects(data, name)
-            rows.append([drawer.draw(name, v, aspects) for v in range(number)])
-        write_views(out, index, names, rows, drawer.settings())
-    recorded = RecordedViews(out, index)
-    return recorded.get, recorded.digests[0]
+            known = before.get(name)
+            if name not in having:
+                if known is not None and not data.exists(name, modality):
+                    found.vanished.add(name)
+                continue
+            stamp = found.stamps[name] = digest(data.stamp(name, modality))
+            if known is None:
+                found.todo[name] = False
+            elif verify or known.stamp != stamp:
+                try:
+                    same = _content(data.files(name, modality)) == known.content
+                except BadFile:
+                    same = False  # encoding it says why
+                if not same:
+                    found.todo[name] = True
+        return found
+
+    def look_through(self, views_of: Mapping[str, int]) -> None:
+        """Add what was made through other views. views_of: sample -> digest of its views."""
+        for name, made in self.before.items():
+            if made.view != views_of.get(name, 0):
+                self.todo |= {name: True} if name in self.stamps else {}
+                self.outdated.add(name)
+
+    def kept(self, names: Sequence[str], *, drop_vanished: bool) -> dict[str, Made]:
+        """The rows that stay, with the stamps of today: a file that was touched holds the same as before."""
+        dropped = self.outdated | self.todo.keys() | (self.vanished if drop_vanished else set())
+        return {
+            name: replace(self.before[name], stamp=self.stamps.get(name, self.before[name].stamp))
+            for name in names
+            if name in self.before and name not in dropped
+        }
+
+    def count(self, tally: Tally, encoded: Collection[str]) -> None:
+        changed = sum(self.todo[name] for name in encoded)
+        tally.changed += changed
+        tally.added += len(encoded) - changed
+        tally.unchanged += sum(name in self.stamps and name not in self.todo for name in self.before)
+        tally.vanished += len(self.vanished)
+
+
+def _settle_views(
+    recorder: ViewRecorder, index: int, names: Sequence[str], found: Mapping[str, _Differences], data: AlignedData
+) -> RecordedViews:
+    aligned = {name: found[name] for name in found if data.modalities[name].spec.alignment is not None}
+
+    def anchors(sample: str) -> list[str]:
+        return [m for m, d in aligned.items() if sample in d.before and sample in d.stamps and sample not in d.todo]
+
+    doubtful = frozenset().union(*(differences.todo for differences in aligned.values()))
+    return recorder.settle(index, names, doubtful, anchors)
+
+
+def _without_vanished(
+    names: Sequence[str], data: AlignedData, out: Path, index: int
+) -> list[str]:
+    """The samples that have a file, or tokens of a modality that has none at all or takes no part now."""
+    others = [folder for folder in out.iterdir() if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name)]
+    paths = [shard_path(folder, index) for folder in others]
+    kept = {name for path in paths if path.is_file() for name in read_names(path)}
+    return [name for name in names if name in kept or any(data.exists(name, modality) for modality in data.modalities)]
+
+
+def _copy_splits(root: Path, out: Path) -> None:
+    """Where the raw data goes away, its splits are still known."""
+    path = root / SPLITS
+    if path.is_file() and path.stat().st_size <= MAX_SPLITS_BYTES:
+        content = path.read_bytes()
+        if not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content:
+            write_atomically(out / SPLITS, content)
+
+
+def _content(files: Mapping[str, bytes]) -> int:
+    return digest(*(part for extension, content in sorted(files.items()) for part in (extension, content)))
 
 
 class _ShardEncoder:
@@ -189,16 +237,17 @@ class _ShardEncoder:
         views: int,
     ) -> None:
         self.data, self.modality, self.tokenizer, self.seen, self.views = data, modality, tokenizer, seen, views
-        self.bad: list[tuple[str, str]] = []
+        self.bad: list[BadFile] = []
+        #: Sample -> digest of its files' bytes.
+        self.contents: dict[str, int] = {}
         self._waiting: list[tuple[str, np.ndarray | str]] = []
         self._rows: dict[str, list[np.ndarray]] = {}
         self._again: dict[str, list[bool]] = {}  # sample -> for each view after the first, whether it shows the same
 
     def add(self, name: str) -> None:
-        if self.modality not in self.data.has(name):
-            return
         try:
-            value = self.data.value(name, self.modality)
+            files = self.data.files(name, self.modality)
+            value = self.data.value(name, self.modality, files)
             arrays = [
                 self.data.normalise(
                     name, self.modality, self.data.augment(name, self.modality, value, self._view(name, number))
@@ -207,8 +256,9 @@ class _ShardEncoder:
             ]
         except BadFile as bad:
             self.data.skip(name, bad)
-            self.bad.append((bad.where, bad.reason))
+            self.bad.append(bad)
             return
+        self.contents[name] = _content(files)
         # Views that show the same (centre crops, which differ in captions alone) are encoded once.
         self._again[name] = again = [_same(array, arrays[0]) for array in arrays[1:]]
         self._waiting.append((name, arrays[0]))

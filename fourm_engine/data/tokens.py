@@ -1,18 +1,21 @@
 """Token shards: the ids of one modality for many samples, and the views they were made through, in safetensors.
 
-    <folder>/_views/shard-00000.safetensors       <group>: float64 (samples, views, 6), rows of `View.to_row`
+    <folder>/_views/shard-00000.safetensors       views.<group>: float64 (samples, views, 6), rows of `View.to_row`
+                                                  digest.<group>: uint64 (samples,) of these rows
+                                                  stamp: uint64 (samples,) of the files that have views but no tokens
     <folder>/<modality>/shard-00000.safetensors   ids: int32 (samples * views, tokens), padded with -1; view v of sample
-    s
-                                                  is row s * views + v
-Metadata: the tokenizer's fingerprint, the names of the samples, and the digest of the views, so that no two of them can
-be mixed up. Files appear under their name only when whole.
+    s                                             is row s * views + v
+                                                  stamp, content, view: uint64 (samples,); see `Made`
+Metadata: the names of the samples and the tokenizer's fingerprint. Which samples a shard holds is settled once, by its
+views: new ones go into new shards. Files appear under their name only when whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
 VIEWS_FOLDER = "_views"
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -40,6 +43,11 @@ def shard_paths(folder: Path) -> list[Path]:
 def read_metadata(path: Path) -> dict[str, str]:
     """Raises ValueError for a file that is no shard of this format."""
     return _open(path).metadata()
+
+
+def read_names(path: Path) -> list[str]:
+    """The samples of a shard. Raises ValueError."""
+    return _names(path, read_metadata(path))
 
 
 def _open(path: Path) -> Any:
@@ -61,39 +69,77 @@ def _save(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
     write_atomically(path, content)
 
 
-class TokenShardWriter:
-    """Writes shards of one modality, and tells which are finished.
+def digest(*parts: bytes | str) -> int:
+    """64 bits that tell one content from another; 0 is that of nothing."""
+    if not any(parts):
+        return 0
+    total = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "little") + content)
+    return int.from_bytes(total.digest(), "little")
 
-    Raises ValueError where a shard of another tokenizer is found."""
+
+@dataclass(frozen=True)
+class Made:
+    """What the tokens of one sample were made from, as digests."""
+
+    #: Sizes and times of its files.
+    stamp: int
+    #: Their bytes.
+    content: int
+    #: The views of its group; 0 for a modality that is seen whole.
+    view: int
+
+
+class TokenShardWriter:
+    """Reads and writes the shards of one modality.
+
+    Raises ValueError where a shard of another tokenizer, or of another number of views, is found."""
 
     def __init__(self, folder: Path, spec: ModalitySpec, fingerprint: str, views: int) -> None:
         self.folder, self.spec, self.fingerprint, self.views = Path(folder) / spec.name, spec, fingerprint, views
         for path in shard_paths(self.folder):
-            found = read_metadata(path)["fingerprint"]
-            if found != fingerprint:
+            metadata = read_metadata(path)
+            if (found := metadata.get("fingerprint")) != fingerprint:
                 raise ValueError(
                     f"{path}: made by tokenizer {found}, but the tokenizer of {spec.name} is {fingerprint}; remove "
                     f"{self.folder} to tokenize again, or use the tokenizer it was made by"
                 )
+            if metadata.get("views") != str(views):
+                raise ValueError(f"{path}: {metadata.get('views')} views a sample, not {views}; remove {self.folder}")
 
-    def finished(self, index: int, views_digest: str) -> dict[str, str] | None:
-        """Metadata of a shard made through these very views; None where it is still to be made."""
+    def exists(self, index: int) -> bool:
+        return shard_path(self.folder, index).is_file()
+
+    def made(self, index: int) -> dict[str, Made]:
+        """The samples of a shard, in order; none where there is no such shard."""
+        if not self.exists(index):
+            return {}
         path = shard_path(self.folder, index)
-        metadata = read_metadata(path) if path.is_file() else {}
-        return metadata if metadata.get("views_digest") == views_digest else None
+        file = _open(path)
+        names = _names(path, file.metadata())
+        columns = (_column(path, file, key, len(names)) for key in ("stamp", "content", "view"))
+        return {name: Made(*row) for name, *row in zip(names, *(column.tolist() for column in columns))}
 
-    def write(
-        self,
-        index: int,
-        rows: Mapping[str, Sequence[np.ndarray]],
-        views_digest: str,
-        bad: Sequence[tuple[str, str]] = (),
-    ) -> dict[str, str]:
-        """rows: sample -> ids (tokens,) of each view. bad: (where, reason) of files left out. Returns the metadata.
+    def ids(self, index: int) -> dict[str, list[np.ndarray]]:
+        """Sample -> int32 (tokens,) of each view, of a shard."""
+        if not self.exists(index):
+            return {}
+        path = shard_path(self.folder, index)
+        file = _open(path)
+        names, ids = _names(path, file.metadata()), file.get_tensor("ids")
+        if ids.ndim != 2 or ids.dtype != np.int32 or len(ids) != len(names) * self.views:
+            raise ValueError(f"{path}: damaged; remove it and run `fourm tokenize` again")
+        rows = [row[row >= 0] for row in ids]
+        return {name: rows[i * self.views : (i + 1) * self.views] for i, name in enumerate(names)}
+
+    def write(self, index: int, rows: Mapping[str, tuple[Made, Sequence[np.ndarray]]]) -> None:
+        """rows: sample -> what it was made from, and the ids (tokens,) of each view.
 
         Raises ValueError for ids that do not fit the spec."""
         assert self.spec.token_space is not None
-        flat = [ids for views in rows.values() for ids in views]
+        flat = [ids for _, row in rows.values() for ids in row]
         assert len(flat) == len(rows) * self.views
         length = max((len(ids) for ids in flat), default=0)
         table = np.full((len(flat), length), -1, np.int32)
@@ -108,38 +154,41 @@ class TokenShardWriter:
                     f"{self.spec.name}: {len(ids)} tokens, not the {self.spec.layout.num_tokens} of its layout"
                 )
             row[: len(ids)] = ids
+        made = [made for made, _ in rows.values()]
+        columns = {
+            key: np.array([getattr(m, key) for m in made], np.uint64).reshape(len(made))
+            for key in ("stamp", "content", "view")
+        }
         metadata = {
             "modality": self.spec.name,
             "fingerprint": self.fingerprint,
             "names": json.dumps(list(rows)),
             "views": str(self.views),
-            "views_digest": views_digest,
-            "bad": json.dumps(list(bad)),
         }
-        _save(shard_path(self.folder, index), {"ids": table}, metadata)
-        return metadata
+        _save(shard_path(self.folder, index), {"ids": table, **columns}, metadata)
 
 
 class _Shards:
     """Shards of a folder, opened when first needed in each process."""
 
-    def __init__(self, folder: Path, index: int | None = None) -> None:
-        self.paths = shard_paths(folder) if index is None else [shard_path(folder, index)]
-        if not self.paths:
-            raise ValueError(f"{folder}: holds no shard-*.safetensors; run `fourm tokenize`")
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
         self.metadata = [read_metadata(path) for path in self.paths]
+        #: The samples of each shard, in order.
+        self.shards = [_names(path, metadata) for path, metadata in zip(self.paths, self.metadata)]
         self._place: dict[str, tuple[int, int]] = {}  # name -> (shard, index in it)
         for shard, path in enumerate(self.paths):
-            for row, name in enumerate(_names(path, self.metadata[shard])):
-                first = self._place.setdefault(name, (shard, row))[0]
-                if first != shard:
+            for row, name in enumerate(self.shards[shard]):
+                first = self._place.setdefault(name, (shard, row))
+                if first != (shard, row):
                     raise ValueError(
-                        f"sample {name!r} is in both {self.paths[first]} and {self.paths[shard]}; tokenize again"
+                        f"sample {name!r} is in both {self.paths[first[0]]} and {path}; remove the second and run "
+                        f"`fourm tokenize` again"
                     )
         views = {int(metadata["views"]) for metadata in self.metadata}
         if len(views) > 1:
-            raise ValueError(f"{folder}: shards with different numbers of views, {sorted(views)}; tokenize again")
-        self.views: int = views.pop()
+            raise ValueError(f"{self.paths[0].parent}: shards with different numbers of views, {sorted(views)}")
+        self.views: int = views.pop() if views else 0
         self.names = list(self._place)
         self._files: dict[int, Any] = {}
 
@@ -147,14 +196,24 @@ class _Shards:
         return name in self._place
 
     def _slice(self, shard: int, key: str, row: int) -> np.ndarray:
-        if shard not in self._files:
-            self._files[shard] = _open(self.paths[shard])
         try:
-            return self._files[shard].get_slice(key)[row : row + 1][0]
+            return self._file(shard).get_slice(key)[row : row + 1][0]
         except (SafetensorError, IndexError) as error:
             raise ValueError(
                 f"{self.paths[shard]}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
             ) from None
+
+    def _file(self, shard: int) -> Any:
+        if shard not in self._files:
+            self._files[shard] = _open(self.paths[shard])
+        return self._files[shard]
+
+    def digests(self, key: str) -> dict[str, int]:
+        """Sample -> the entry of a column."""
+        found: dict[str, int] = {}
+        for shard, names in enumerate(self.shards):
+            found |= zip(names, _column(self.paths[shard], self._file(shard), key, len(names)).tolist())
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
@@ -166,11 +225,28 @@ def _names(path: Path, metadata: Mapping[str, str]) -> list[str]:
         names = json.loads(metadata["names"])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("names are no list of names")
-        if int(metadata["views"]) < 1 or "views_digest" not in metadata:
+        if int(metadata["views"]) < 1:
             raise ValueError("no views")
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error!r:.80}); remove it and run `fourm tokenize` again") from None
     return names
+
+
+def _column(path: Path, file: Any, key: str, samples: int) -> np.ndarray:
+    """uint64 (samples,). Raises ValueError where the shard has no such column."""
+    try:
+        column = file.get_tensor(key)
+    except SafetensorError:
+        column = np.zeros(0)
+    if column.dtype != np.uint64 or column.shape != (samples,):
+        raise ValueError(f"{path}: holds no column {key!r} of {samples} samples; remove it and run `fourm tokenize` again")
+    return column
+
+
+def _there(folder: Path) -> list[Path]:
+    if not (paths := shard_paths(folder)):
+        raise ValueError(f"{folder}: holds no shard-*.safetensors; run `fourm tokenize`")
+    return paths
 
 
 class TokenShards(_Shards):
@@ -179,7 +255,7 @@ class TokenShards(_Shards):
     ValueError for shards of several tokenizers, and for ids and rows that cannot be."""
 
     def __init__(self, folder: Path, *, size: int = 1 << 31) -> None:
-        super().__init__(folder)
+        super().__init__(_there(folder))
         self.size = size
         fingerprints = {metadata["fingerprint"] for metadata in self.metadata}
         if len(fingerprints) > 1:
@@ -199,39 +275,59 @@ class TokenShards(_Shards):
             )
         return ids[ids >= 0].astype(np.int64)
 
-    @property
-    def views_digests(self) -> list[str]:
-        return [metadata["views_digest"] for metadata in self.metadata]
-
 
 class RecordedViews(_Shards):
     """Reads the views that the tokens of `folder` were made through; of one shard, where `index` is given."""
 
     def __init__(self, folder: Path, index: int | None = None) -> None:
-        super().__init__(Path(folder) / VIEWS_FOLDER, index)
-        self.digests = [metadata["views_digest"] for metadata in self.metadata]
-        self.groups: list[str] = json.loads(self.metadata[0]["groups"])
+        folder = Path(folder) / VIEWS_FOLDER
+        super().__init__(_there(folder) if index is None else [shard_path(folder, index)])
+        #: Alignment groups that every shard has views of.
+        self.groups: list[str] = sorted(set.intersection(*map(set, map(_groups, self.paths, self.metadata))))
 
     def get(self, name: str, number: int) -> SampleViews:
         shard, row = self._place[name]
-        return {group: View.from_row(self._slice(shard, group, row)[number]) for group in self.groups}
+        return {group: View.from_row(self._slice(shard, f"views.{group}", row)[number]) for group in self.groups}
+
+    def digest(self, groups: Iterable[str], names: Sequence[str]) -> str:
+        """Says through which views of these samples tokens were made; the same for the same ones."""
+        total = hashlib.sha256()
+        for group in sorted(groups):
+            found = self.digests(f"digest.{group}")
+            total.update(json.dumps([group, [(name, found[name]) for name in names]]).encode())
+        return total.hexdigest()[:16]
 
 
-def write_views(folder: Path, index: int, names: Sequence[str], rows: list[list[SampleViews]], settings: dict) -> None:
-    """rows: for each sample its views, each with the same groups."""
-    groups = sorted(rows[0][0])
-    tensors = {
-        group: np.array([[views[group].to_row() for views in sample] for sample in rows], np.float64)
-        for group in groups
-    }
-    digest = hashlib.blake2b(json.dumps([list(names), groups, settings]).encode(), digest_size=16)
+def _groups(path: Path, metadata: Mapping[str, str]) -> list[str]:
+    try:
+        groups = json.loads(metadata["groups"])
+        if not (isinstance(groups, list) and all(isinstance(group, str) for group in groups)):
+            raise ValueError("groups are no list of names")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error!r:.80}); remove it and run `fourm tokenize` again") from None
+    return groups
+
+
+def write_views(
+    folder: Path,
+    index: int,
+    rows: Mapping[str, Sequence[SampleViews]],
+    stamps: Sequence[int],
+    *,
+    groups: Sequence[str],
+    settings: dict,
+    views: int,
+) -> None:
+    """rows: for each sample its views, each with all `groups`. stamps: of its files that have no tokens."""
+    tensors = {"stamp": np.array(stamps, np.uint64)}
     for group in groups:
-        digest.update(tensors[group].tobytes())
+        table = np.array([[view[group].to_row() for view in sample] for sample in rows.values()], np.float64)
+        tensors[f"views.{group}"] = table = table.reshape(len(rows), views, 6)
+        tensors[f"digest.{group}"] = np.array([digest(row.tobytes()) for row in table], np.uint64)
     metadata = {
-        "names": json.dumps(list(names)),
-        "views": str(len(rows[0])),
-        "views_digest": digest.hexdigest(),
+        "names": json.dumps(list(rows)),
+        "views": str(views),
         "settings": json.dumps(settings),
-        "groups": json.dumps(groups),
+        "groups": json.dumps(list(groups)),
     }
     _save(shard_path(Path(folder) / VIEWS_FOLDER, index), tensors, metadata)

@@ -10,7 +10,6 @@ without it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -23,7 +22,8 @@ from torch.utils.data import Dataset
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order, sample_rng
-from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, shard_paths
+from fourm_engine.data.splits import Split
+from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, digest, shard_paths
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
 from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.masking.config import MaskingConfig
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _order = lru_cache(maxsize=2)(epoch_order)
 #: Crops that are not recorded are drawn afresh each time, among this many.
 _UNRECORDED_VIEWS = 1 << 20
+#: Files of a modality whose size and time are compared with those that the tokens were made from.
+_COMPARED = 10_000
 
 
 class TrainingData(Dataset[PackedSample]):
@@ -47,7 +49,8 @@ class TrainingData(Dataset[PackedSample]):
         modalities, vocabulary: those of the model.
         tokenizers: modality -> its fitted tokenizer; needed for sequences and for whatever `tokens` lacks.
         raw: raw data; None where everything is in `tokens`.
-        tokens: folder of token shards of this split; None to tokenize every sample when it is read.
+        tokens: folder of token shards; None to tokenize every sample when it is read.
+        split: which of the samples in `raw` and `tokens` are used.
         views: views of a sample that are drawn where none are recorded and crops are not random.
 
     Raises ValueError where `tokens` were made by other tokenizers or through other views, or there is no data."""
@@ -61,6 +64,7 @@ class TrainingData(Dataset[PackedSample]):
         *,
         raw: AlignedData | None,
         tokens: Path | None,
+        split: Split,
         drawer: ViewDrawer,
         seed: int,
         views: int = 1,
@@ -68,7 +72,7 @@ class TrainingData(Dataset[PackedSample]):
         masker_class: Callable[[str], type[Masker]] | None = None,
     ) -> None:
         self.modalities, self.tokenizers, self.vocabulary = dict(modalities), dict(tokenizers), vocabulary
-        self.masking, self.raw, self.seed = masking, raw, seed
+        self.masking, self.raw, self.seed, self.split = masking, raw, seed, split
         self.maskers = build_maskers(modalities, tokenizers, masker_class)
         self.budgets = Budgets(masking, (m.spec for m in modalities.values()))
         self._drawer, self._cache = drawer, _Cache(cache_mb << 20)
@@ -80,7 +84,16 @@ class TrainingData(Dataset[PackedSample]):
             raise ValueError(f"neither raw data nor tokens in {tokens}; set data.train and data.tokens")
         elif tokens is not None:
             log.warning("no tokens in %s: every sample is tokenized when it is read; run `fourm tokenize`", tokens)
-        self.names = self._recorded.names if self._recorded else raw.names if raw else []
+        if self._recorded is None:
+            self.names = raw.names if raw else []
+        else:
+            # By name: the order in which shards were made must not decide what is drawn.
+            self.names = sorted(split.select(self._recorded.names, quiet=raw is not None))
+            if not self.names:
+                raise ValueError(
+                    f"{tokens}: none of its {len(self._recorded.names)} samples is in split {split.name!r} of "
+                    f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
+                )
         self.views = self._recorded.views if self._recorded else _UNRECORDED_VIEWS if drawer.augment else views
         if self._recorded and raw and (absent := sorted(set(raw.names) - set(self.names))):
             log.warning(
@@ -90,6 +103,8 @@ class TrainingData(Dataset[PackedSample]):
                 len(raw.names),
                 absent[0],
             )
+        if raw is not None:
+            self._compare_files(raw)
         unread = [name for name in self.modalities if name not in self._shards and not (raw and raw.counts.get(name))]
         if unread:
             log.warning("no data of %s; samples are used without", ", ".join(unread))
@@ -126,17 +141,20 @@ class TrainingData(Dataset[PackedSample]):
         masker_class: Callable[[str], type[Masker]] | None = None,
     ) -> TrainingData:
         """The training split of a config, or with `training=False` the validation split, seen through centre crops."""
-        root, split = (config.train, config.train_split) if training else (config.val, config.val_split)
-        raw = None
-        if root is not None:
-            raw = AlignedData(root, modalities, split, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        split = Split.from_config(config, training=training)
+        tokens, raw = config.tokens / split.part if config.tokens else None, None
+        if split.root is not None and tokens is not None and not split.root.is_dir() and shard_paths(tokens / VIEWS_FOLDER):
+            log.warning("data.%s: %s is not there; %s alone is used", split.part, split.root, tokens)
+        elif split.root is not None:
+            raw = AlignedData.from_config(modalities, config, training=training)
         return cls(
             modalities,
             tokenizers,
             vocabulary,
             masking,
             raw=raw,
-            tokens=config.tokens / ("train" if training else "val") if config.tokens else None,
+            tokens=tokens,
+            split=split,
             drawer=ViewDrawer.from_config(modalities, config, training=training, seed=seed),
             seed=seed,
             views=config.views if training else 1,
@@ -162,13 +180,43 @@ class TrainingData(Dataset[PackedSample]):
                     f"{folder / name}: made by tokenizer {shards.fingerprint}, but the tokenizer of {name} is "
                     f"{tokenizer.fingerprint}; run `fourm tokenize` again into an empty folder"
                 )
-            if not set(shards.views_digests) <= set(self._recorded.digests):
-                raise ValueError(
-                    f"{folder / name}: made through other views than {VIEWS_FOLDER}; run `fourm tokenize` again"
-                )
-            if lacking := len(self._recorded.digests) - len(shards.views_digests):
+            self._check_views(folder / name, shards, spec.alignment)
+            if lacking := len(self._recorded.paths) - len(shards.paths):
                 log.warning("%s lacks %d shards of others there; run `fourm tokenize` again", folder / name, lacking)
             self._shards[name] = shards
+
+    def _check_views(self, folder: Path, shards: TokenShards, group: str | None) -> None:
+        """Raise ValueError where tokens show something else than what is recorded, and pixels would be read through."""
+        assert self._recorded is not None
+        recorded = self._recorded.digests(f"digest.{group}") if group is not None else {}
+        if other := [n for n, view in shards.digests("view").items() if n in recorded and view != recorded[n]]:
+            raise ValueError(
+                f"{folder}: {len(other)} samples, such as {other[0]}, were made through other views than those in "
+                f"{VIEWS_FOLDER}; run `fourm tokenize` again"
+            )
+
+    def _compare_files(self, raw: AlignedData) -> None:
+        """Say of which samples the files may have changed since they were tokenized."""
+        for name, shards in self._shards.items():
+            made, having = shards.digests("stamp"), raw.having(name)
+            both = [sample for sample in self.names if sample in made and sample in having]
+            both = both[:: max(1, len(both) // _COMPARED)]
+            if changed := [sample for sample in both if digest(raw.stamp(sample, name)) != made[sample]]:
+                log.warning(
+                    "%s: size or time of %d of %d files, such as %s, is not that of when they were tokenized; if they "
+                    "have changed, run `fourm tokenize` again",
+                    name,
+                    len(changed),
+                    len(both),
+                    raw.where(changed[0], name),
+                )
+
+    def describe(self) -> str:
+        """How many samples of which split are used, and where they come from, in one line."""
+        places = [str(self.raw.root)] if self.raw is not None else []
+        if self._recorded is not None:
+            places.append(f"tokens in {self._recorded.paths[0].parent.parent}")
+        return self.split.describe(len(self.names), " and ".join(places))
 
     def __len__(self) -> int:
         """Samples of an epoch; positions go on beyond."""
@@ -177,8 +225,7 @@ class TrainingData(Dataset[PackedSample]):
     @property
     def views_digest(self) -> str:
         """Says through which recorded crops the tokens were made; the same for the same crops. '' where none are."""
-        digests = sorted(self._recorded.digests) if self._recorded else []
-        return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""
+        return self._recorded.digest(self._recorded.groups, self.names) if self._recorded else ""
 
     def __getitem__(self, position: int) -> PackedSample:
         epoch, index = divmod(position, len(self.names))

@@ -31,8 +31,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, **options):
-    return tokenize_split(root / "raw", root / "tokens", modalities, tokenizers, config, **options)
+def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, out="tokens", split=None, **options):
+    data = AlignedData(root / "raw", modalities, split, on_error=config.on_error)
+    return tokenize_split(data, root / out, tokenizers, config, **options)
 
 
 def read(path):
@@ -107,7 +108,7 @@ def test_nothing_but_whole_shards_is_left_behind(root):
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
     whole = root / "whole"
-    tokenize_split(root / "raw", whole, MODALITIES, TOKENIZERS, CONFIG)
+    run(root, out="whole")
     rng = np.random.default_rng(0)
 
     class Slow(LevelsTokenizer):
@@ -264,7 +265,7 @@ def test_processes_share_the_shards(root):
     assert [r.samples for r in reports] == [6, 4]
     together = {p.name: read(p) for p in (root / "tokens/a").iterdir()}
     alone = root / "alone"
-    tokenize_split(root / "raw", alone, MODALITIES, TOKENIZERS, CONFIG)
+    run(root, out="alone")
     assert together == {p.name: read(p) for p in (alone / "a").iterdir()}
 
 

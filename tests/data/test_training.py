@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.batch import Batch, Tokens
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
 from fourm_engine.data.order import epoch_order, sample_rng
@@ -41,7 +42,7 @@ def write(root, names, views=2, augment=True):
     """Raw data and tokens below `root`; the config that reads them."""
     write_data(root / "raw", MODALITIES, names)
     config = DataConfig(train=root / "raw", tokens=root / "tokens", views=views, augment=augment, shard_size=8)
-    tokenize_split(root / "raw", root / "tokens/train", MODALITIES, TOKENIZERS, config)
+    tokenize_split(AlignedData(root / "raw", MODALITIES), root / "tokens/train", TOKENIZERS, config)
     return config
 
 

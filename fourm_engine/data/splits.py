@@ -1,0 +1,122 @@
+"""Which samples each part of a run uses: said here alone, so that every command reads the same ones.
+
+In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}. Out: a `Split`, which selects
+among the samples that have files or tokens. `fourm tokenize` keeps a copy of `splits.json` beside the tokens, which
+counts where the raw data is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names import plain
+
+log = logging.getLogger(__name__)
+SPLITS = "splits.json"
+#: `splits.json` of some ten million samples.
+MAX_SPLITS_BYTES = 1 << 28
+_EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
+
+
+def read_split(path: Path, split: str) -> frozenset[str]:
+    """The samples of one split. Raises ValueError naming the file."""
+    try:
+        if path.stat().st_size > MAX_SPLITS_BYTES:
+            raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
+        splits = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
+    chosen = splits.get(split) if isinstance(splits, dict) else None
+    if not isinstance(chosen, list):
+        known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
+        raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
+    for index, name in enumerate(chosen):
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{path}: no list of samples for split {split!r}: entry {index} is {name!r:.40}, not a name"
+            )
+    return frozenset(map(plain, chosen))
+
+
+def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Listed name -> the one of `names` that it stands for: itself, or, where files are listed, what is left without
+    the extension and the folder of their modality, as "./rgb/0001.png" for "0001". Those that stand for none are
+    absent."""
+    known, found = frozenset(names), {}
+    for name in listed:
+        path = name.removeprefix("./")
+        stem = _EXTENSION.sub("", path)
+        forms = (name, path, stem, path.partition("/")[2], stem.partition("/")[2])
+        if (sample := next((form for form in forms if form in known), None)) is not None:
+            found[name] = sample
+    return found
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of `data.train` or of `data.val`.
+
+    A sample of `data.val` is never trained on, even if `data.train` is the same folder and names it too; where that
+    would leave no training sample at all, a warning says so instead."""
+
+    part: str  # "train" or "val"
+    root: Path | None
+    name: str | None
+    #: Samples of the split; None: all there are.
+    listed: frozenset[str] | None = None
+    #: Samples that are held out of training; None: all there are.
+    held_out: frozenset[str] | None = frozenset()
+
+    @classmethod
+    def from_config(cls, config: DataConfig, *, training: bool) -> Split:
+        """Raises ValueError for a split that cannot be read."""
+        val = None if config.val_split is None else _find(config, "val", config.val_split)
+        if not training:
+            return cls("val", config.val, config.val_split, val)
+        train = None if config.train_split is None else _find(config, "train", config.train_split)
+        same = config.train is not None and config.val is not None and config.train.resolve() == config.val.resolve()
+        return cls("train", config.train, config.train_split, train, val if same else frozenset())
+
+    def select(self, names: Collection[str], *, quiet: bool = False) -> frozenset[str]:
+        """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
+        chosen = frozenset(names) if self.listed is None else frozenset(samples_of(self.listed, names).values())
+        overlap = chosen if self.held_out is None else chosen.intersection(samples_of(self.held_out, names).values())
+        if not overlap:
+            return chosen
+        everything = len(overlap) == len(chosen)
+        if not quiet and everything:
+            log.warning(
+                "all %d training samples are held-out samples too, since data.val is the same folder: held-out numbers "
+                "will say nothing about unseen data; set data.train_split and data.val_split",
+                len(chosen),
+            )
+        elif not quiet:
+            log.warning(
+                "%d of %d training samples, such as %s, are held-out samples too, since data.val is the same folder; "
+                "they are not trained on. Set data.train_split to leave them out yourself",
+                len(overlap),
+                len(chosen),
+                min(overlap),
+            )
+        return chosen if everything else chosen - overlap
+
+    def describe(self, samples: int, where: object = None) -> str:
+        """How many samples of which split, in one line."""
+        named = "all samples" if self.name is None else f"split {self.name!r}"
+        return f"{self.part}: {samples} samples ({named} of {where or self.root})"
+
+
+def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
+    root = config.train if part == "train" else config.val
+    copy = config.tokens / part / SPLITS if config.tokens is not None else None
+    if (root is None or not root.is_dir()) and copy is not None:
+        return read_split(copy, split)
+    if root is None:
+        raise ValueError(f"data.{part}_split is {split!r}, but data.{part} is not set; name the folder with {SPLITS}")
+    return read_split(root / SPLITS, split)
