@@ -137,13 +137,13 @@ class AlignedData:
         found = samples_of(listed, names)
         if files := sorted(name for name, sample in found.items() if name != sample):
             say(
-                f"{shown(path)}: {len(files)} names of split {split_name} are those of files, such as {shown(files[0])}, "
-                f"read as {shown(found[files[0]])}"
+                f"{shown(path)}: split {split_name} lists files rather than samples: {len(files)}, such as "
+                f"{shown(files[0])}, read as {shown(found[files[0]])}"
             )
         chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
         if missing and (close := difference(missing, names - chosen)) is not None:
             number, what, name, sample = close
-            hint = f"; {number} differ in {what} alone, such as {shown(name)} from {shown(sample)}"
+            hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
         if not chosen:
             raise ValueError(
                 f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in {shown(self.root)}{hint}"
@@ -317,13 +317,13 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     lines = []
     if archives:
         lines.append(
-            f"{len(archives)} archives in the folder itself are not read, such as {shown(archives[0])}; data lies in a "
-            f"folder a modality ({folders}), as files or in plain .tar shards of this modality alone"
+            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a folder "
+            f"for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
         )
     if files:
         lines.append(
-            f"{len(files)} files in the folder itself are not read, such as {shown(files[0])}; move them into the folder "
-            f"of their modality ({folders})"
+            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the folder of "
+            f"their modality ({folders})"
         )
     for source in sources:
         alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]

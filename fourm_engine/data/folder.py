@@ -30,7 +30,7 @@ class Listing:
             elif file.lower().endswith(".tar"):
                 self.shards.append(path)
             elif is_archive(file):
-                self.left_out.add("archives, which are not read", path, UNPACK)
+                self.left_out.add("compressed archives", path, UNPACK)
             elif not is_document(file):
                 self.left_out.add(f"files that are no {', '.join('.' + e for e in extensions)}", path)
         self.files.sort()
@@ -60,7 +60,7 @@ class Listing:
             try:
                 identity = _identity(self.folder / below)
                 if identity in seen or (linked and identity in above):
-                    self.left_out.add("links to folders that are read already, or lie above", below)
+                    self.left_out.add("links to folders that are read under another name, or lie above", below)
                     continue
                 seen.add(identity)
                 with os.scandir(self.folder / below) as entries:

@@ -107,9 +107,9 @@ class LeftOut:
         self._found[what, remedy] = number + 1, first
 
     def lines(self) -> list[str]:
-        """Such as "left out 3 hidden files, such as .a.png"."""
+        """Such as "left out hidden files: 3, such as .a.png"."""
         return [
-            f"left out {number} {what}, such as {shown(example)}" + (f"; {remedy}" if remedy else "")
+            f"left out {what}: {number}, such as {shown(example)}" + (f"; {remedy}" if remedy else "")
             for (what, remedy), (number, example) in self._found.items()
         ]
 

@@ -33,7 +33,7 @@ _FOLDS: dict[str, Callable[[str], str]] = {
 
 def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
     """A line for each pair of sources where names of one would be names of the other but for a small difference, such
-    as "3 names of rgb differ from those of caption in capital letters alone, such as A and a"."""
+    as "names of rgb and caption that differ in capital letters alone: 3, such as A and a"."""
     lines = []
     sources = sorted(names)
     for index, first in enumerate(sources):
@@ -42,7 +42,7 @@ def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
             if (found := difference(mine, theirs)) is not None:
                 number, what, a, b = found
                 lines.append(
-                    f"{number} names of {first} differ from those of {second} in {what} alone, such as {shown(a)} and "
+                    f"names of {first} and {second} that differ in {what} alone: {number}, such as {shown(a)} and "
                     f"{shown(b)}; name them alike"
                 )
     return lines

@@ -47,16 +47,12 @@ def open_source(
     if not folder.is_dir():
         return None
     listing = Listing(folder, extensions)
-    loose = FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing) if listing.files else None
-    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if listing.shards else None
-    if loose is not None and shards is not None and shards.names:
-        return MixedSource(loose, shards)
-    found = loose or shards
-    if found is None or not found.names:
-        raise ValueError(listing.nothing_found(found.notes if found is not None else ()))
-    if loose is not None and shards is not None:
-        loose.notes += [f"{shown(folder)}: no sample of {', '.join(extensions)} in {shown(listing.shards[0])}"]
-    return found
+    if not listing.shards:
+        return FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing)
+    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing)
+    if not listing.files:
+        return shards
+    return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
 
 
 class MixedSource:
@@ -70,8 +66,8 @@ class MixedSource:
         self.notes = [*loose.notes, *(note for note in shards.notes if note not in loose.notes)]
         if both := [name for name in shards.names if name in self._loose]:
             self.notes.append(
-                f"{shown(loose.folder)}: {len(both)} samples are both loose and in a shard, such as "
-                f"{shown(shards.where(both[0]))}; the loose files are used"
+                f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
+                f"{shards.where(both[0])}; the loose files are used"
             )
 
     def files(self, name: str) -> dict[str, bytes]:

@@ -65,7 +65,7 @@ class TarSource:
             self._scan(shard, extensions, left_out)
         self.notes += [f"{shown(self.folder)}: {line}" for line in left_out.lines()]
         self.names = sorted(self._index)
-        if not self.names:
+        if not self.names and not listing.files:
             raise ValueError(listing.nothing_found(self.notes))
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
 
@@ -90,7 +90,7 @@ class TarSource:
             content = contents[clean]
             if key is None:
                 if content.reason.startswith("a link"):  # to a folder, most likely
-                    left_out.add("links in shards", f"{self._shards[shard]}:{clean}", "store the files (tar -h)")
+                    left_out.add("links in shards", f"{self._shards[shard]}:{clean}", "store what they lead to (tar -h)")
                 elif not content.reason and not is_document(clean.rpartition("/")[2]):
                     what = f"files in shards that are no {', '.join('.' + e for e in extensions)}"
                     left_out.add(what, f"{self._shards[shard]}:{clean}")
