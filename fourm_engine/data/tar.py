@@ -83,12 +83,14 @@ class TarSource:
                     )
         except OSError as error:
             raise ValueError(f"{shown(path)}: cannot be read: {error.strerror}") from None
-        contents, samples = self._members(path)
+        contents, samples, linked = self._members(path)
         found: dict[tuple[str, str], _Content] = {}
         for clean in samples:
             key = split(clean, extensions)
             content = contents[clean]
             if key is None:
+                if clean in linked:
+                    continue  # under the name of the link
                 if content.reason.startswith("a link"):  # to a folder, most likely
                     left_out.add("links in shards", f"{self._shards[shard]}:{clean}", "store what they lead to (tar -h)")
                 elif not content.reason and not is_document(clean.rpartition("/")[2]):
@@ -117,11 +119,12 @@ class TarSource:
                 )
             files[extension] = content
 
-    def _members(self, path: Path) -> tuple[dict[str, _Content], list[str]]:
-        """Clean path -> content of the members of a shard, and those that may be samples, in their order."""
+    def _members(self, path: Path) -> tuple[dict[str, _Content], list[str], set[str]]:
+        """Clean path -> content of the members of a shard; those that may be samples, in their order; those that links
+        lead to."""
         contents: dict[str, _Content] = {}
         links: dict[str, tuple[str, str]] = {}  # clean path -> (that of what it links to, as it is written)
-        samples, end = list[str](), 0
+        samples, linked, end = list[str](), set[str](), 0
         for member, offset in _headers(path):
             end = offset
             clean = _clean(member.name, path)
@@ -138,6 +141,7 @@ class TarSource:
             target, hops = clean, 0
             while target in links and hops < MAX_LINKS:
                 target, hops = links[target][0], hops + 1
+            linked.add(target)
             lost = _Content(clean, reason=f"a link to {shown(written)}, no regular file in this shard; store the file")
             contents[clean] = contents.get(target, lost)._replace(member=clean)
         with open(path, "rb") as file:
@@ -145,7 +149,7 @@ class TarSource:
             # Without its end marker a shard has lost members, however whole the last one looks.
             if file.read(_BLOCK) != bytes(_BLOCK):
                 raise ValueError(f"{shown(path)}: truncated, no end of archive at byte {end}; copy or make it again")
-        return contents, samples
+        return contents, samples, linked
 
     def _content(self, member: tarfile.TarInfo) -> _Content:
         if not (member.isreg() or member.issparse()):
