@@ -1,7 +1,7 @@
 """SequenceModality: whatever can be written as text. TextSequence: text itself.
 
-TextSequence. Files: UTF-8 text, one text a line, which ends at \\n, \\r\\n or \\r; the lines are alternatives. Value: the tuple of them; seen through a
-view, one str. Array: that str.
+TextSequence. Files: UTF-8 text, one text a line, which ends at LF, CR LF or CR alone; the lines are alternatives. Value:
+the tuple of them; seen through a view, one str. Array: that str.
 """
 
 from __future__ import annotations
