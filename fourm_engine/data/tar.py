@@ -158,7 +158,8 @@ class TarSource:
             return _Content(member.name, reason=too_large(member.size, self.max_bytes))
         parts = None
         if member.issparse():
-            parts = tuple((place, number) for place, number in member.sparse or () if number)  # type: ignore[attr-defined]
+            stored: Any = member.sparse or ()
+            parts = tuple((int(place), int(number)) for place, number in stored if number)
             if any(place < 0 or number < 0 or place + number > member.size for place, number in parts):
                 return _Content(member.name, reason="a sparse file whose parts lie outside of it; store it again")
         return _Content(member.name, member.offset_data, member.size, parts=parts)
