@@ -146,7 +146,8 @@ class AlignedData:
             hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
         if not chosen:
             raise ValueError(
-                f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in {shown(self.root)}{hint}"
+                f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in "
+                f"{shown(self.root)}{hint}"
             )
         if missing:
             say(
@@ -258,7 +259,9 @@ class AlignedData:
             for name in (name for name in self.names if modality in self.has(name)):
                 try:
                     value = self.value(name, modality)
-                    view = View.centre(source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape)
+                    view = View.centre(
+                        source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape
+                    )
                     self.normalise(name, modality, self.augment(name, modality, value, view))
                     break
                 except BadFile as bad:
@@ -266,8 +269,8 @@ class AlignedData:
             else:
                 if last is not None:
                     raise ValueError(
-                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, such "
-                        f"as {last.where}: {last.reason}; mend them, or leave {modality} out of modalities.select"
+                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, "
+                        f"such as {last.where}: {last.reason}; mend them, or leave {modality} out of modalities.select"
                     )
 
     @contextmanager
@@ -308,7 +311,10 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
     modalities in one archive, or in one folder."""
     specs = [modality.spec for modality in modalities]
-    extensions, sources = sorted({e for spec in specs for e in spec.extensions}), sorted({spec.source for spec in specs})
+    extensions, sources = (
+        sorted({e for spec in specs for e in spec.extensions}),
+        sorted({spec.source for spec in specs}),
+    )
     with os.scandir(root) as entries:
         found = [entry.name for entry in entries if not is_litter(entry.name)]
     archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
@@ -317,13 +323,13 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     lines = []
     if archives:
         lines.append(
-            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a folder "
-            f"for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
+            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
+            f"folder for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
         )
     if files:
         lines.append(
-            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the folder of "
-            f"their modality ({folders})"
+            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the "
+            f"folder of their modality ({folders})"
         )
     for source in sources:
         alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]

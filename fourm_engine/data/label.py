@@ -181,7 +181,9 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
-    own = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {n for out, names in mine if out is None for n in names}
+    own = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
+        n for out, names in mine if out is None for n in names
+    }
     remove_leftovers(folder, lambda path: path in own or path.rpartition(".")[0] in own)
 
 

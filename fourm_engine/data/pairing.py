@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
-from os.path import commonprefix
 
 from fourm_engine.data.names import shown
 
@@ -77,12 +76,18 @@ def _some(names: Iterable[str]) -> list[str]:
 def _ends(names: Collection[str]) -> tuple[str, str]:
     """What all names begin and end with, up to and from a mark that is no letter or digit, such as ("", "_depth")."""
     names = list(names)
-    first, last = commonprefix(names), commonprefix([name[::-1] for name in names])[::-1]
+    first, last = _beginning(names), _beginning([name[::-1] for name in names])[::-1]
     if len(names) == 1:  # of one name, all up to the outermost mark
         marks = [match.start() for match in re.finditer(r"[\W_]", names[0])]
         return ("", names[0][marks[-1] :]) if marks else ("", "")
     start, end = re.match(r".*[\W_]", first, re.DOTALL), re.search(r"[\W_].*", last, re.DOTALL)
     return start[0] if start else "", end[0] if end else ""
+
+
+def _beginning(names: Collection[str]) -> str:
+    """What all names begin with, character by character."""
+    low, high = min(names), max(names)
+    return low[: next((k for k, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
 
 
 def _shed(name: str, ends: tuple[str, str]) -> str:

@@ -92,15 +92,15 @@ class TarSource:
                 if clean in linked:
                     continue  # under the name of the link
                 if content.reason.startswith("a link"):  # to a folder, most likely
-                    left_out.add("links in shards", f"{self._shards[shard]}:{clean}", "store what they lead to (tar -h)")
+                    left_out.add(
+                        "links in shards", f"{self._shards[shard]}:{clean}", "store what they lead to (tar -h)"
+                    )
                 elif not content.reason and not is_document(clean.rpartition("/")[2]):
                     what = f"files in shards that are no {', '.join('.' + e for e in extensions)}"
                     left_out.add(what, f"{self._shards[shard]}:{clean}")
                 continue
             if key in found:
-                raise ValueError(
-                    f"{shown(path)}: sample {shown(key[0])!r} holds two files .{key[1]}; remove one"
-                )
+                raise ValueError(f"{shown(path)}: sample {shown(key[0])!r} holds two files .{key[1]}; remove one")
             found[key] = content
         self._add(shard, found)
 
@@ -114,9 +114,7 @@ class TarSource:
             first, files = self._index.setdefault(name, (shard, {}))
             if first != shard:
                 other = shown(self.folder / self._shards[first])
-                raise ValueError(
-                    f"sample {shown(name)!r} stands both in {other} and in {shown(path)}; remove one"
-                )
+                raise ValueError(f"sample {shown(name)!r} stands both in {other} and in {shown(path)}; remove one")
             files[extension] = content
 
     def _members(self, path: Path) -> tuple[dict[str, _Content], list[str], set[str]]:

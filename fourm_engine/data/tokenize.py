@@ -202,9 +202,7 @@ def _settle_views(
     return recorder.settle(index, names, doubtful, anchors)
 
 
-def _without_vanished(
-    names: Sequence[str], data: AlignedData, out: Path, index: int
-) -> list[str]:
+def _without_vanished(names: Sequence[str], data: AlignedData, out: Path, index: int) -> list[str]:
     """The samples that have a file, or tokens of a modality that has none at all or takes no part now."""
     others = [folder for folder in out.iterdir() if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name)]
     paths = [shard_path(folder, index) for folder in others]

@@ -87,7 +87,7 @@ class ViewDrawer:
                     readers.setdefault((spec.source, spec.extensions), []).append(modality)
             votes: list[tuple[float, int, int]] = []  # aspect, files that have it, modalities that read them
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
-                first, second = (sorted([files for _, files, _ in votes], reverse=True) + [0, 0])[:2]
+                first, second = sorted([0, 0, *(files for _, files, _ in votes)], reverse=True)[:2]
                 if first > second + left:
                     break  # the others change nothing
                 aspect = self._aspect(data, name, modalities)

@@ -1,7 +1,7 @@
 """SequenceModality: whatever can be written as text. TextSequence: text itself.
 
-TextSequence. Files: UTF-8 text, one text a line, which ends at LF, CR LF or CR alone; the lines are alternatives. Value:
-the tuple of them; seen through a view, one str. Array: that str.
+TextSequence. Files: UTF-8 text, one text a line, which ends at LF, CR LF or CR alone; the lines are alternatives.
+Value: the tuple of them; seen through a view, one str. Array: that str.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def decode_text(content: bytes, what: str) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SampleError(
-            f"{what} is not UTF-8: byte 0x{content[error.start]:02x} at {error.start}; save it as UTF-8 (iconv -f ENCODING "
-            f"-t UTF-8)"
+            f"{what} is not UTF-8: byte 0x{content[error.start]:02x} at {error.start}; save it as UTF-8 (iconv -f "
+            f"ENCODING -t UTF-8)"
         ) from None
     if "\0" in text:
         raise SampleError(f"{what} holds a NUL character: not a text file, or not UTF-8")

@@ -233,7 +233,9 @@ def test_names_in_two_normal_forms_are_one_sample(tmp_path):
 def test_a_data_set_in_which_nothing_pairs_up_is_an_error_with_the_likely_cause(tmp_path):
     for source in ("a", "b"):
         write_data(tmp_path, fake_modalities([source]), [f"{name}_{source}" for name in sample_names(3)])
-    cause = r"no sample has files of more than one of a, b: names of a and b that differ in a beginning or an end that all"
+    cause = (
+        r"no sample has files of more than one of a, b: names of a and b that differ in a beginning or an end that all"
+    )
     with pytest.raises(ValueError, match=cause + r".*: 3, such as 0000_a and 0000_b; name them alike"):
         AlignedData(tmp_path, fake_modalities(["a", "b"]))
 
@@ -251,7 +253,9 @@ def test_all_modalities_in_one_archive_or_folder_are_an_error_that_says_what_is_
     (tmp_path / "Word").mkdir()
     with pytest.raises(ValueError, match="holds no data of any modality") as error:
         AlignedData(tmp_path, MODALITIES)
-    assert "archives in the folder itself: 1, such as shard-00000.tar; data lies in a folder for each" in str(error.value)
+    assert "archives in the folder itself: 1, such as shard-00000.tar; data lies in a folder for each" in str(
+        error.value
+    )
     assert "files in the folder itself: 1, such as 0000.txt; move them" in str(error.value)
     assert "the folder Word is not read; words is looked for" in str(error.value)
 
@@ -267,7 +271,9 @@ def test_splits_may_list_files_in_any_normal_form_and_encoding_of_json(tmp_path,
 def test_a_split_that_names_nothing_here_says_what_the_names_differ_in(tmp_path):
     write_data(tmp_path, MODALITIES, ["IMG_1", "IMG_2"])
     (tmp_path / "splits.json").write_text(json.dumps({"some": ["img_1", "img_2"], "bad": ["IMG_1", None]}))
-    with pytest.raises(ValueError, match="none of the 2 samples.*differ in capital letters alone .2., such as img_1 from"):
+    with pytest.raises(
+        ValueError, match=r"none of the 2 samples.*differ in capital letters alone .2., such as img_1 from"
+    ):
         AlignedData(tmp_path, MODALITIES, "some")
     with pytest.raises(ValueError, match="no list of samples for split 'bad': entry 1 is None, not a name"):
         AlignedData(tmp_path, MODALITIES, "bad")
@@ -280,7 +286,9 @@ def test_a_modality_of_which_no_file_can_be_used_is_an_error(tmp_path):
     (tmp_path / "a/0000.npy").write_bytes(b"rubbish")
     data = AlignedData(tmp_path, MODALITIES)
     data.check_usable(["a", "a@pixels", "b"])
-    with pytest.raises(ValueError, match=r"none of the 3 files of words can be used, such as .*words/0002\.txt: no words"):
+    with pytest.raises(
+        ValueError, match=r"none of the 3 files of words can be used, such as .*words/0002\.txt: no words"
+    ):
         data.check_usable(MODALITIES)
 
 

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder: an error in one line, or samples whose modalities belong together, each file used or named."""
+"""Whatever lies in a folder: an error in one line, or samples whose modalities belong together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,15 @@ KINDS = (
     *("good", "good", "good", "tar", "tar", "hard link in tar", "soft link in tar", "truncated", "empty", "text"),
     *("link", "dangling", "loop", "linked folder", "pipe", "folder", "hidden", "other extension", "turned"),
 )
-ENDS = {"depth": "npy", "normal": "png", "rgb": "PNG", "semseg": "png", "boxes": "json", "caption": "txt", "clip": "npy"}
+ENDS = {
+    "depth": "npy",
+    "normal": "png",
+    "rgb": "PNG",
+    "semseg": "png",
+    "boxes": "json",
+    "caption": "txt",
+    "clip": "npy",
+}
 WHOLE = ("", "", "", "tar.gz", "folder in itself", "wrapped")
 #: Of a whole modality, an error; at most one modality of a folder is so.
 BROKEN = ("gzipped tar", "truncated tar", "no tar", "pipe")

@@ -93,7 +93,9 @@ def test_damage_in_the_middle_of_a_shard_loses_nothing_silently(tmp_path):
 
 def test_a_compressed_or_other_file_named_tar_is_an_error(tmp_path):
     fill(tmp_path / "s", {"0.tar": b"\x1f\x8b" + b"0" * 2000})
-    with pytest.raises(ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"):
+    with pytest.raises(
+        ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"
+    ):
         open_source(tmp_path, "s", ("png",))
 
 
@@ -129,7 +131,7 @@ def test_links_within_a_shard_are_read_as_they_are_in_a_folder(tmp_path):
     assert [source.files(name)["png"] for name in ("x/b", "x/c", "x/d")] == [b"a"] * 3
     assert source.where("x/b").endswith("0.tar:x/b.png")
     for name in ("e", "f"):
-        with pytest.raises(SampleError, match="a link to .*no regular file in this shard"):
+        with pytest.raises(SampleError, match=r"a link to .*no regular file in this shard"):
             source.files(name)
 
 
@@ -213,7 +215,7 @@ def test_linked_folders_and_files_are_read_and_each_folder_once(tmp_path):
     ]
     with pytest.raises(SampleError, match=r"a link to nowhere\.png, where there is no regular file"):
         source.files("f")
-    with pytest.raises(SampleError, match="cannot be read|no regular file"):
+    with pytest.raises(SampleError, match=r"cannot be read|no regular file"):
         source.files("g")
 
 
@@ -251,7 +253,8 @@ def test_shards_and_files_beside_each_other_are_both_read_and_files_win(tmp_path
     assert source.names == ["a", "b", "d", "day/c", "day/e"]
     assert [source.files(name)["png"] for name in source.names] == [b"new", b"b", b"d", b"c", b"e"]
     assert source.notes == [
-        f"{tmp_path}/s: samples both loose and in a shard: 2, such as {tmp_path}/s/0.tar:a.png; the loose files are used"
+        f"{tmp_path}/s: samples both loose and in a shard: 2, such as {tmp_path}/s/0.tar:a.png; the loose files are "
+        "used"
     ]
     assert pickle.loads(pickle.dumps(source)).files("d") == {"png": b"d"}
     assert source.stamp("a") != source.stamp("d")
@@ -263,7 +266,7 @@ def test_a_compressed_archive_is_named_beside_files_and_alone(tmp_path, file):
     source = open_source(tmp_path, "s", ("png",))
     remedy = "unpack them where they lie, or store them as plain .tar"
     assert source.notes == [f"{tmp_path}/s: left out compressed archives: 1, such as {file}; {remedy}"]
-    with pytest.raises(ValueError, match="no file with extension png.*compressed archives: 1.*unpack them"):
+    with pytest.raises(ValueError, match=r"no file with extension png.*compressed archives: 1.*unpack them"):
         open_source(tmp_path, "only", ("png",))
 
 
@@ -279,7 +282,7 @@ def test_a_folder_within_the_folder_is_left_out_of_the_names(tmp_path, tar):
 @pytest.mark.parametrize("tar", [False, True])
 def test_what_systems_leave_behind_is_no_data_and_other_files_are_told_of(tmp_path, tar):
     litter = ("._a.png", "__MACOSX/._a.png", "__MACOSX/z.png", ".ipynb_checkpoints/a-checkpoint.png", "Thumbs.db")
-    files = {name: b"x" for name in (*litter, "desktop.ini", ".DS_Store", "a.png", "README.md", "b.tif", "c.tif")}
+    files = dict.fromkeys((*litter, "desktop.ini", ".DS_Store", "a.png", "README.md", "b.tif", "c.tif"), b"x")
     write_tar(tmp_path / "s/0.tar", files) if tar else fill(tmp_path / "s", files)
     source = open_source(tmp_path, "s", ("png",))
     assert source.names == ["a"]
@@ -298,7 +301,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     source = open_source(tmp_path, "s", ("png",))
-    assert source.notes == [f"{tmp_path}/s: left out folders that cannot be listed (Permission denied): 1, such as closed"]
+    assert source.notes == [
+        f"{tmp_path}/s: left out folders that cannot be listed (Permission denied): 1, such as closed"
+    ]
 
 
 @pytest.mark.parametrize("tar", [False, True])
@@ -306,7 +311,7 @@ def test_files_that_vanish_after_they_were_found_are_the_error_of_their_sample(t
     write_tar(tmp_path / "s/0.tar", {"a.png": b"a"}) if tar else fill(tmp_path / "s", {"a.png": b"a"})
     source = open_source(tmp_path, "s", ("png",))
     next((tmp_path / "s").iterdir()).unlink()
-    with pytest.raises(SampleError, match="No such file|no longer there"):
+    with pytest.raises(SampleError, match=r"No such file|no longer there"):
         source.files("a")
     assert source.stamp("a") == ""
 

@@ -312,9 +312,13 @@ def test_data_in_which_no_sample_has_what_is_trained_is_an_error_before_any_work
     names = {"a": sample_names(3), "b": sample_names(3), "words": sample_names(3, start=50)}
     write_data(tmp_path, MODALITIES, names)
     needs = MaskingConfig(
-        input_tokens=(4, 12), target_tokens=14, mixture=(Component(name="captions", input={"a": 1}, target={"words": 1}),)
+        input_tokens=(4, 12),
+        target_tokens=14,
+        mixture=(Component(name="captions", input={"a": 1}, target={"words": 1}),),
     )
-    with pytest.raises(ValueError, match=r"none of the 6 samples has inputs and targets for any component .* a 3 \(lacks"):
+    with pytest.raises(
+        ValueError, match=r"none of the 6 samples has inputs and targets for any component .* a 3 \(lacks"
+    ):
         open_data(DataConfig(train=tmp_path), masking=needs)
 
 
