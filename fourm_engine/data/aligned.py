@@ -78,8 +78,8 @@ class AlignedData:
             if (source := opened[key]) is not None:
                 self._sources[name] = source
         if not self._sources:
-            lines = "".join(f"; {line}" for line in aside)
-            raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{lines}")
+            about = "".join(f"; {line}" for line in aside)
+            raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")
         for line in (f"{shown(self.root)}: {line}" for line in aside):
             say(line)
         for line in dict.fromkeys(note for source in self._sources.values() for note in source.notes):
