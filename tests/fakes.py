@@ -208,7 +208,7 @@ class Words(Modality[Any]):
         )
 
     def read(self, files: Mapping[str, bytes]) -> tuple[str, ...]:
-        lines = tuple(line for line in files["txt"].decode().splitlines() if line)
+        lines = tuple(line for line in files["txt"].decode().split("\n") if line)
         if not lines:
             raise SampleError("no words")
         return lines

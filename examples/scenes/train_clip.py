@@ -45,7 +45,7 @@ def read_split(root: Path) -> tuple[np.ndarray, list[list[str]]]:
             f"--data {root}: the samples of rgb and caption differ; delete the shards and render them again"
         )
     rgb = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in pictures.values()])
-    return rgb, [captions[name].decode().splitlines() for name in pictures]
+    return rgb, [captions[name].decode().removesuffix("\n").split("\n") for name in pictures]
 
 
 def _members(folder: Path) -> dict[str, bytes]:

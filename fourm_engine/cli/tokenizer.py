@@ -67,12 +67,21 @@ def fit(
         _fit_in_processes(config, [*(overrides or []), *["--refit"] * refit], chosen, jobs, on_gpu)
         return
     manager.freeze()
+    _check_usable(settings, modalities, [spec.name for name in chosen for spec in spaces[name]])
     with processes(settings.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
             for line in fit_space(settings, manager, modalities, name, refit=refit):
                 if rank == 0:
                     print(line, flush=True)
+
+
+def _check_usable(settings: RunConfig, modalities: Modalities, names: list[str]) -> None:
+    """Raise ValueError where one of several modalities has no file that can be used, before the first is fitted."""
+    from fourm_engine.data.aligned import AlignedData
+
+    if settings.data.train is not None:
+        AlignedData.from_config(modalities, settings.data, training=True).check_usable(names)
 
 
 def visible_gpus() -> list[str]:

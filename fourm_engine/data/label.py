@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.aligned import BadFile
-from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_source
+from fourm_engine.data.folder import Listing
+from fourm_engine.data.source import MAX_FILE_BYTES, MixedSource, Source, TarSource, open_source
 from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
@@ -143,7 +144,7 @@ def label(
             have = [name for name in names if name in there]
             report.lacking += len(names) - len(have)
             labelled = list(_label(files, have, source, target, labeller, on_error, report))
-            _write_shard(out, labelled) if out is not None else _write_files(folder, labelled)
+            _write_shard(out, folder, labelled) if out is not None else _write_files(folder, labelled)
             report.labelled += len(labelled)
             done += len(names)
             if progress:
@@ -153,32 +154,38 @@ def label(
 
 def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
     """(shard to write, its samples), or (None, a batch of samples) for plain files."""
-    if isinstance(files, TarSource):
+    loose = files.names if not isinstance(files, (TarSource, MixedSource)) else []
+    if isinstance(files, MixedSource):
+        loose = files.loose.names
+        among = frozenset(loose)
+        for shard, names in files.shards.shards().items():
+            yield folder / shard, [name for name in names if name not in among]
+    elif isinstance(files, TarSource):
         for shard, names in files.shards().items():
             yield folder / shard, names
-    else:
-        for start in range(0, len(files.names), BATCH):
-            yield None, files.names[start : start + BATCH]
+    for start in range(0, len(loose), BATCH):
+        yield None, loose[start : start + BATCH]
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
-    """Labels beside files that are not aligned with them would be hidden by those, or stand there twice."""
-    shards = {path.name for path in folder.glob("*.tar")}
-    if not isinstance(files, TarSource):
-        if shards:
-            raise ValueError(f"{folder}: holds {min(shards)}, but its labels would be plain files; move it away")
+    """Labels beside files that are not aligned with them would stand there twice."""
+    if not folder.is_dir():
         return
-    if other := sorted(shards - set(files.shards())):
-        raise ValueError(f"{folder}: {other[0]} is no shard of what it is made from; move it away")
-    if not shards and folder.is_dir():
-        endings = tuple(f".{extension}" for extension in target.spec.extensions)
-        loose = next((p for p in folder.rglob("*") if p.name.endswith(endings) and not p.name.startswith(".")), None)
-        if loose is not None:
-            raise ValueError(f"{loose}: a plain file, but its labels would be shards, which hide it; move it away")
+    there = Listing(folder, target.spec.extensions)
+    own = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
+    if other := sorted(set(there.shards) - own):
+        wanted = "is no shard of what it is made from" if own else "would be beside its labels, which are plain files"
+        raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
+    if there.files and isinstance(files, TarSource):
+        raise ValueError(
+            f"{folder / there.files[0]}: a plain file, but its labels would be shards beside it; move it away"
+        )
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
-    own = {out.name for out, _ in mine if out is not None} | {n for out, names in mine if out is None for n in names}
+    own = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
+        n for out, names in mine if out is None for n in names
+    }
     remove_leftovers(folder, lambda path: path in own or path.rpartition(".")[0] in own)
 
 
@@ -217,11 +224,12 @@ def _exists(folder: Path, name: str, target: Modality) -> bool:
     return any((folder / f"{name}.{extension}").exists() for extension in target.spec.extensions)
 
 
-def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
     with replacing_file(path) as temporary, tarfile.open(temporary, "w") as tar:
         for name, files in samples:
             for extension, content in files.items():
-                member = tarfile.TarInfo(f"{name}.{extension}")
+                member = tarfile.TarInfo(f"{name.removeprefix(below)}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 

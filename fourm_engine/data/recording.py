@@ -118,9 +118,7 @@ class ViewRecorder:
     def _write(
         self, index: int, rows: Mapping[str, list[SampleViews]], stamps: Sequence[int], groups: Sequence[str]
     ) -> None:
-        write_views(
-            self.out, index, rows, stamps, groups=groups, settings=self.drawer.settings(), views=self.views
-        )
+        write_views(self.out, index, rows, stamps, groups=groups, settings=self.drawer.settings(), views=self.views)
 
 
 def _same_shape(a: View, b: View) -> bool:

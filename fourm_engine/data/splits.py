@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names import plain
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
 #: `splits.json` of some ten million samples.
 MAX_SPLITS_BYTES = 1 << 28
+_EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
 
 def read_split(path: Path, split: str) -> frozenset[str]:
@@ -26,14 +29,33 @@ def read_split(path: Path, split: str) -> frozenset[str]:
     try:
         if path.stat().st_size > MAX_SPLITS_BYTES:
             raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
     chosen = splits.get(split) if isinstance(splits, dict) else None
-    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+    if not isinstance(chosen, list):
         known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
         raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
-    return frozenset(chosen)
+    for index, name in enumerate(chosen):
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{path}: no list of samples for split {split!r}: entry {index} is {name!r:.40}, not a name"
+            )
+    return frozenset(map(plain, chosen))
+
+
+def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Listed name -> the one of `names` that it stands for: itself, or, where files are listed, what is left without
+    the extension and the folder of their modality, as "./rgb/0001.png" for "0001". Those that stand for none are
+    absent."""
+    known, found = frozenset(names), {}
+    for name in listed:
+        path = name.removeprefix("./")
+        stem = _EXTENSION.sub("", path)
+        forms = (name, path, stem, path.partition("/")[2], stem.partition("/")[2])
+        if (sample := next((form for form in forms if form in known), None)) is not None:
+            found[name] = sample
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,8 +85,8 @@ class Split:
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> frozenset[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
-        chosen = frozenset(names) if self.listed is None else self.listed.intersection(names)
-        overlap = chosen if self.held_out is None else chosen & self.held_out
+        chosen = frozenset(names) if self.listed is None else frozenset(samples_of(self.listed, names).values())
+        overlap = chosen if self.held_out is None else chosen.intersection(samples_of(self.held_out, names).values())
         if not overlap:
             return chosen
         everything = len(overlap) == len(chosen)

@@ -75,6 +75,7 @@ def tokenize_split(
     with_tokens = [name for name in sorted(modalities) if not modalities[name].spec.continuous]
     if missing := [name for name in with_tokens if name not in tokenizers]:
         raise ValueError(f"no tokenizer for {', '.join(missing)}; run `fourm tokenizer fit` first")
+    data.check_usable(name for name in with_tokens if data.counts[name])
     drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
     recorder = ViewRecorder(out, data, drawer, views)
     writers = {
@@ -201,9 +202,7 @@ def _settle_views(
     return recorder.settle(index, names, doubtful, anchors)
 
 
-def _without_vanished(
-    names: Sequence[str], data: AlignedData, out: Path, index: int
-) -> list[str]:
+def _without_vanished(names: Sequence[str], data: AlignedData, out: Path, index: int) -> list[str]:
     """The samples that have a file, or tokens of a modality that has none at all or takes no part now."""
     others = [folder for folder in out.glob("*") if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name)]
     paths = [shard_path(folder, index) for folder in others]

@@ -262,7 +262,9 @@ def _column(path: Path, file: Any, key: str, samples: int) -> np.ndarray:
     except SafetensorError:
         column = np.zeros(0)
     if column.dtype != np.uint64 or column.shape != (samples,):
-        raise ValueError(f"{path}: holds no column {key!r} of {samples} samples; remove it and run `fourm tokenize` again")
+        raise ValueError(
+            f"{path}: holds no column {key!r} of {samples} samples; remove it and run `fourm tokenize` again"
+        )
     return column
 
 

@@ -220,3 +220,111 @@ def test_a_picture_of_another_shape_than_the_one_the_crop_was_drawn_for_is_refus
     upright = View.centre(source_aspect=12 / 16)  # of the same photograph, turned
     with pytest.raises(BadFile, match=r"width / height is 1.333, but 0.750 in the picture that it belongs to"):
         data.array("0000", "a", upright)
+
+
+def test_names_in_two_normal_forms_are_one_sample(tmp_path):
+    for source, name in (("a", "caf\u00e9"), ("b", "cafe\u0301")):
+        write_data(tmp_path, fake_modalities([source]), [name])
+    data = AlignedData(tmp_path, fake_modalities(["a", "b"]))
+    assert data.names == ["caf\u00e9"]
+    assert data.has("caf\u00e9") == {"a", "b"}
+
+
+def test_a_data_set_in_which_nothing_pairs_up_is_an_error_with_the_likely_cause(tmp_path):
+    for source in ("a", "b"):
+        write_data(tmp_path, fake_modalities([source]), [f"{name}_{source}" for name in sample_names(3)])
+    cause = (
+        r"no sample has files of more than one of a, b: names of a and b that differ in a beginning or an end that all"
+    )
+    with pytest.raises(ValueError, match=cause + r".*: 3, such as 0000_a and 0000_b; name them alike"):
+        AlignedData(tmp_path, fake_modalities(["a", "b"]))
+
+
+def test_names_that_nearly_pair_up_are_told_where_others_do(tmp_path, caplog):
+    write_data(tmp_path, fake_modalities(["a"]), ["x1", "x2", "X3"])
+    write_data(tmp_path, fake_modalities(["b"]), ["x1", "x2", "x3"])
+    AlignedData(tmp_path, fake_modalities(["a", "b"]))
+    assert "that differ in capital letters alone: 1, such as X3 and x3" in caplog.text
+
+
+def test_all_modalities_in_one_archive_or_folder_are_an_error_that_says_what_is_wanted(tmp_path):
+    (tmp_path / "shard-00000.tar").write_bytes(b"")
+    (tmp_path / "0000.txt").write_bytes(b"")
+    (tmp_path / "Word").mkdir()
+    with pytest.raises(ValueError, match="holds no data of any modality") as error:
+        AlignedData(tmp_path, MODALITIES)
+    assert "archives in the folder itself: 1, such as shard-00000.tar; data lies in a folder for each" in str(
+        error.value
+    )
+    assert "files in the folder itself: 1, such as 0000.txt; move them" in str(error.value)
+    assert "the folder Word is not read; words is looked for" in str(error.value)
+
+
+def test_splits_may_list_files_in_any_normal_form_and_encoding_of_json(tmp_path, caplog):
+    write_data(tmp_path, MODALITIES, ["0000", "0001", "caf\u00e9"])
+    listed = ["./a/0000.npy", "0001.jpg", "cafe\u0301"]
+    (tmp_path / "splits.json").write_bytes(json.dumps({"some": listed}, ensure_ascii=False).encode("utf-16"))
+    assert AlignedData(tmp_path, MODALITIES, "some").names == ["0000", "0001", "caf\u00e9"]
+    assert "split some lists files rather than samples: 2, such as ./a/0000.npy, read as 0000" in caplog.text
+
+
+def test_a_split_that_names_nothing_here_says_what_the_names_differ_in(tmp_path):
+    write_data(tmp_path, MODALITIES, ["IMG_1", "IMG_2"])
+    (tmp_path / "splits.json").write_text(json.dumps({"some": ["img_1", "img_2"], "bad": ["IMG_1", None]}))
+    with pytest.raises(
+        ValueError, match=r"none of the 2 samples.*differ in capital letters alone .2., such as img_1 from"
+    ):
+        AlignedData(tmp_path, MODALITIES, "some")
+    with pytest.raises(ValueError, match="no list of samples for split 'bad': entry 1 is None, not a name"):
+        AlignedData(tmp_path, MODALITIES, "bad")
+
+
+def test_a_modality_of_which_no_file_can_be_used_is_an_error(tmp_path):
+    write_data(tmp_path, MODALITIES, sample_names(3))
+    for path in (tmp_path / "words").iterdir():
+        path.write_bytes(b"")
+    (tmp_path / "a/0000.npy").write_bytes(b"rubbish")
+    data = AlignedData(tmp_path, MODALITIES)
+    data.check_usable(["a", "a@pixels", "b"])
+    with pytest.raises(
+        ValueError, match=r"none of the 3 files of words can be used, such as .*words/0002\.txt: no words"
+    ):
+        data.check_usable(MODALITIES)
+
+
+def turn(path):
+    path.write_bytes(to_npy(np.swapaxes(np.load(path), 0, 1)))
+
+
+def test_of_one_turned_map_and_right_ones_the_odd_one_is_left_out(tmp_path):
+    class Other(type(MODALITIES["b"])):
+        pass
+
+    modalities = {"a": MODALITIES["a"], "b": MODALITIES["b"], "c": Other("c")}
+    write_data(tmp_path, modalities, sample_names(1))
+    turn(tmp_path / "a/0000.npy")
+    data, drawer = AlignedData(tmp_path, modalities), ViewDrawer(modalities)
+    views = drawer.views(data, "0000")
+    for name in ("b", "c"):
+        data.array("0000", name, views["image"])
+    with pytest.raises(BadFile, match=r"a/0000\.npy: a: width / height is 0.750, but 1.333 .* as b and c have it"):
+        data.array("0000", "a", views["image"])
+
+
+def test_where_one_says_this_and_one_says_that_both_are_named(tmp_path):
+    modalities = fake_modalities(["a", "b"])
+    write_data(tmp_path, modalities, sample_names(1))
+    turn(tmp_path / "a/0000.npy")
+    data = AlignedData(tmp_path, modalities)
+    view = ViewDrawer(modalities).views(data, "0000")["image"]
+    data.array("0000", "a", view)
+    with pytest.raises(BadFile, match=r"b/0000\.npy: b: .* as a has it, .*a/0000\.npy: one of the two is wrong"):
+        data.array("0000", "b", view)
+
+
+def test_where_files_disagree_what_more_modalities_read_counts(tmp_path):
+    pixels = fake_modalities(["a", "a@pixels"])
+    more = {"z": type(pixels["a"])("z"), "z@pixels": type(pixels["a@pixels"])("z@pixels"), "b": MODALITIES["b"]}
+    write_data(tmp_path, more, sample_names(1))
+    turn(tmp_path / "b/0000.npy")
+    assert ViewDrawer(more).aspects(AlignedData(tmp_path, more), "0000") == {"image": 16 / 12}

@@ -93,7 +93,9 @@ def test_damage_in_the_middle_of_a_shard_loses_nothing_silently(tmp_path):
 
 def test_a_compressed_or_other_file_named_tar_is_an_error(tmp_path):
     fill(tmp_path / "s", {"0.tar": b"\x1f\x8b" + b"0" * 2000})
-    with pytest.raises(ValueError, match=r"0\.tar: truncated or no tar file"):
+    with pytest.raises(
+        ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"
+    ):
         open_source(tmp_path, "s", ("png",))
 
 
@@ -105,7 +107,7 @@ def test_paths_out_of_the_archive_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_never_followed(tmp_path, kind):
+def test_links_out_of_a_shard_and_devices_are_never_followed(tmp_path, kind):
     link = tarfile.TarInfo("b.png")
     link.type, link.linkname = kind, "/etc/passwd"
     write_tar(tmp_path / "s/0.tar", {"a.png": b"a"}, [link])
@@ -113,6 +115,38 @@ def test_links_and_devices_are_never_followed(tmp_path, kind):
     assert source.files("a") == {"png": b"a"}
     with pytest.raises(SampleError, match="no regular file"):
         source.files("b")
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def test_links_within_a_shard_are_read_as_they_are_in_a_folder(tmp_path):
+    """GNU tar stores the second name of a file with two names as a link."""
+    links = [link("x/b.png", "./a.png", tarfile.LNKTYPE), link("x/c.png", "../a.png"), link("x/d.png", "c.png")]
+    write_tar(tmp_path / "s/0.tar", {"a.png": b"a"}, [*links, link("e.png", "e.png"), link("f.png", "../../a.png")])
+    source = open_source(tmp_path, "s", ("png",))
+    assert [source.files(name)["png"] for name in ("x/b", "x/c", "x/d")] == [b"a"] * 3
+    assert source.where("x/b").endswith("0.tar:x/b.png")
+    for name in ("e", "f"):
+        with pytest.raises(SampleError, match=r"a link to .*no regular file in this shard"):
+            source.files(name)
+
+
+def test_a_sparse_member_is_read_with_its_gaps(tmp_path):
+    """As GNU tar --sparse stores a file of zeros with something in the middle."""
+    (tmp_path / "s").mkdir()
+    head = bytearray(tarfile.TarInfo("a.png").tobuf(tarfile.GNU_FORMAT))
+    head[124:136], head[156:157] = b"%011o\0" % 512, tarfile.GNUTYPE_SPARSE
+    head[257:265] = b"ustar  \0"
+    head[386:410] = b"%011o\0%011o\0" % (1024, 512)
+    head[410:434] = b"%011o\0%011o\0" % (2048, 0)
+    head[483:495] = b"%011o\0" % 2048
+    head[148:156] = b"%06o\0 " % (sum(head[:148]) + 256 + sum(head[156:]))
+    (tmp_path / "s/0.tar").write_bytes(bytes(head) + b"x" * 512 + bytes(1024))
+    assert open_source(tmp_path, "s", ("png",)).files("a") == {"png": bytes(1024) + b"x" * 512 + bytes(512)}
 
 
 def test_a_sample_in_two_shards_is_an_error_that_names_both(tmp_path):
@@ -137,7 +171,7 @@ def test_long_member_names_are_read(tmp_path):
 
 
 def test_a_source_can_be_sent_to_another_process_and_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.source.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("fourm_engine.data.tar.MAX_OPEN_SHARDS", 2)
     for i in range(5):
         write_tar(tmp_path / f"s/{i}.tar", {f"{i}.png": bytes([i])})
     source = open_source(tmp_path, "s", ("png",))
@@ -153,7 +187,7 @@ def test_a_shard_that_shrinks_while_in_use_is_reported(tmp_path):
     write_tar(path, {"a.png": b"x" * 1000})
     source = open_source(tmp_path, "s", ("png",))
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(SampleError, match="188 of 1000 bytes"):
+    with pytest.raises(SampleError, match="the shard has changed since this run began"):
         source.files("a")
 
 
@@ -162,3 +196,129 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "s/a.png")
     with pytest.raises(SampleError, match="no regular file"):
         open_source(tmp_path, "s", ("png",)).files("a")
+
+
+def test_linked_folders_and_files_are_read_and_each_folder_once(tmp_path):
+    fill(tmp_path, {"s/a.png": b"a", "s/day1/b.png": b"b", "disk/c.png": b"c", "disk/deep/d.png": b"d"})
+    (tmp_path / "s/day2").symlink_to(tmp_path / "disk")
+    (tmp_path / "s/latest").symlink_to("day1")  # is read as day1
+    (tmp_path / "s/day1/up").symlink_to("..")
+    (tmp_path / "disk/all").symlink_to(tmp_path)
+    (tmp_path / "s/e.png").symlink_to(tmp_path / "disk/c.png")
+    (tmp_path / "s/f.png").symlink_to("nowhere.png")
+    (tmp_path / "s/g.png").symlink_to("g.png")
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.names == ["a", "day1/b", "day2/c", "day2/deep/d", "e", "f", "g"]
+    assert source.files("e") == source.files("day2/c") == {"png": b"c"}
+    assert source.notes == [
+        f"{tmp_path}/s: left out links to folders that are read under another name, or lie above: 3, such as latest"
+    ]
+    with pytest.raises(SampleError, match=r"a link to nowhere\.png, where there is no regular file"):
+        source.files("f")
+    with pytest.raises(SampleError, match=r"cannot be read|no regular file"):
+        source.files("g")
+
+
+NAMES = {
+    "Screenshot 10.15.02\u202fAM": "Screenshot 10.15.02\u202fAM",
+    "cafe\u0301": "caf\u00e9",  # as macOS writes it, and everybody else
+    "caf\udce9": "caf\\xe9",  # Latin-1
+    "two\nlines": "two\\nlines",
+    "\x1b[2Jclear": "\\x1b[2Jclear",
+    "line\u2028end": "line\\u2028end",
+    "\u202egnp": "\\u202egnp",
+    "-dash": "-dash",
+    "dots..": "dots..",
+    " space ": " space ",
+    "\U0001f468\u200d\U0001f469": "\U0001f468\u200d\U0001f469",
+}
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_files_of_any_name_are_read_and_their_samples_can_be_printed_and_stored(tmp_path, tar):
+    files = {f"{name}.PNG": name.encode(errors="surrogateescape") for name in NAMES}
+    write_tar(tmp_path / "s/0.tar", files) if tar else fill(tmp_path / "s", files)
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.names == sorted(NAMES.values())
+    for name, sample in NAMES.items():
+        assert source.files(sample) == {"png": name.encode(errors="surrogateescape")}
+        assert len(source.where(sample).encode().splitlines()) == 1
+
+
+def test_shards_and_files_beside_each_other_are_both_read_and_files_win(tmp_path):
+    fill(tmp_path / "s", {"a.png": b"new", "b.png": b"b", "day/c.png": b"c"})
+    write_tar(tmp_path / "s/0.tar", {"a.png": b"old", "d.png": b"d"})
+    write_tar(tmp_path / "s/day/first.TAR", {"c.png": b"old", "e.png": b"e"})  # as if it was unpacked there
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.names == ["a", "b", "d", "day/c", "day/e"]
+    assert [source.files(name)["png"] for name in source.names] == [b"new", b"b", b"d", b"c", b"e"]
+    assert source.notes == [
+        f"{tmp_path}/s: samples both loose and in a shard: 2, such as {tmp_path}/s/0.tar:a.png; the loose files are "
+        "used"
+    ]
+    assert pickle.loads(pickle.dumps(source)).files("d") == {"png": b"d"}
+    assert source.stamp("a") != source.stamp("d")
+
+
+@pytest.mark.parametrize("file", ["x.tar.gz", "x.tgz", "x.tar.bz2", "x.TAR.XZ", "x.tar.zst", "x.zip", "x.7z", "x.rar"])
+def test_a_compressed_archive_is_named_beside_files_and_alone(tmp_path, file):
+    fill(tmp_path, {f"s/{file}": b"x", "s/a.png": b"a", f"only/{file}": b"x"})
+    source = open_source(tmp_path, "s", ("png",))
+    remedy = "unpack them where they lie, or store them as plain .tar"
+    assert source.notes == [f"{tmp_path}/s: left out compressed archives: 1, such as {file}; {remedy}"]
+    with pytest.raises(ValueError, match=r"no file with extension png.*compressed archives: 1.*unpack them"):
+        open_source(tmp_path, "only", ("png",))
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_a_folder_within_the_folder_is_left_out_of_the_names(tmp_path, tar):
+    files = {"data/s/1.png": b"1", "data/s/x/2.png": b"2"}
+    write_tar(tmp_path / "s/0.tar", files) if tar else fill(tmp_path / "s", files)
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.names == ["1", "x/2"]
+    assert "all files lie in data/s/" in source.notes[0]
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_what_systems_leave_behind_is_no_data_and_other_files_are_told_of(tmp_path, tar):
+    litter = ("._a.png", "__MACOSX/._a.png", "__MACOSX/z.png", ".ipynb_checkpoints/a-checkpoint.png", "Thumbs.db")
+    files = dict.fromkeys((*litter, "desktop.ini", ".DS_Store", "a.png", "README.md", "b.tif", "c.tif"), b"x")
+    write_tar(tmp_path / "s/0.tar", files) if tar else fill(tmp_path / "s", files)
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.names == ["a"]
+    assert len(source.notes) == 1
+    assert source.notes[0].endswith(("that are no .png: 2, such as b.tif", "that are no .png: 2, such as 0.tar:b.tif"))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    fill(tmp_path / "s", {"a.png": b"", "closed/b.png": b""})
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = open_source(tmp_path, "s", ("png",))
+    assert source.notes == [
+        f"{tmp_path}/s: left out folders that cannot be listed (Permission denied): 1, such as closed"
+    ]
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_files_that_vanish_after_they_were_found_are_the_error_of_their_sample(tmp_path, tar):
+    write_tar(tmp_path / "s/0.tar", {"a.png": b"a"}) if tar else fill(tmp_path / "s", {"a.png": b"a"})
+    source = open_source(tmp_path, "s", ("png",))
+    next((tmp_path / "s").iterdir()).unlink()
+    with pytest.raises(SampleError, match=r"No such file|no longer there"):
+        source.files("a")
+    assert source.stamp("a") == ""
+
+
+def test_a_shard_that_is_written_anew_while_in_use_is_not_read_at_the_old_places(tmp_path):
+    write_tar(tmp_path / "s/0.tar", {"a.png": b"a" * 600, "b.png": b"b" * 600})
+    source = open_source(tmp_path, "s", ("png",))
+    write_tar(tmp_path / "s/0.tar", {"b.png": b"b" * 600, "a.png": b"a" * 600})
+    with pytest.raises(SampleError, match="the shard has changed since this run began"):
+        source.files("a")

@@ -337,3 +337,29 @@ def test_cached_arrays_are_what_was_put_in_and_stay_within_their_budget():
     kept = {key: cache.get(key) for key in arrays if cache.get(key) is not None}
     assert all((found == arrays[key]).all() for key, found in kept.items())
     assert 900 <= sum(found.nbytes for found in kept.values()) <= 1000
+
+
+def test_data_in_which_no_sample_has_what_is_trained_is_an_error_before_any_work(tmp_path):
+    names = {"a": sample_names(3), "b": sample_names(3), "words": sample_names(3, start=50)}
+    write_data(tmp_path, MODALITIES, names)
+    needs = MaskingConfig(
+        input_tokens=(4, 12),
+        target_tokens=14,
+        mixture=(Component(name="captions", input={"a": 1}, target={"words": 1}),),
+    )
+    with pytest.raises(
+        ValueError, match=r"none of the 6 samples has inputs and targets for any component .* a 3 \(lacks"
+    ):
+        open_data(DataConfig(train=tmp_path), masking=needs)
+
+
+def test_a_modality_of_which_no_file_can_be_used_is_an_error_before_any_work(tmp_path):
+    write_data(tmp_path / "raw", MODALITIES, sample_names(3))
+    for path in (tmp_path / "raw/words").iterdir():
+        path.write_bytes(b"")
+    config = DataConfig(train=tmp_path / "raw", tokens=tmp_path / "tokens")
+    with pytest.raises(ValueError, match="none of the 3 files of words can be used"):
+        open_data(config)
+    with pytest.raises(ValueError, match="none of the 3 files of words can be used"):
+        tokenize_split(AlignedData(tmp_path / "raw", MODALITIES), tmp_path / "tokens/train", TOKENIZERS, config)
+    assert not (tmp_path / "tokens").exists()

@@ -28,6 +28,29 @@ def test_captions_keep_other_scripts_and_a_byte_order_mark_is_no_word():
     )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("within", ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c"])
+def test_a_line_of_text_ends_where_lines_end_and_nowhere_else(end, within):
+    text = f"one sentence{within}that goes on{end}{end}another{end}"
+    assert modality("caption").read({"txt": text.encode()}) == ("one sentence that goes on", "another")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a cat".encode("utf-16"), "caption is UTF-16, not UTF-8; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+        ("a cat".encode("utf-32"), "caption is UTF-32, not UTF-8"),
+        ("café".encode("latin-1"), "caption is not UTF-8: byte 0xe9 at 3; save it as UTF-8"),
+        ("a cat".encode("utf-16-le"), "not a text file, or not UTF-8"),
+        (b"good\nalso good\n" + b"word " * 1000 + b"\nlast", "caption of 4999 characters in line 3"),
+    ],
+)
+def test_text_in_another_encoding_is_named_with_the_remedy_and_a_bad_line_by_its_number(content, reason):
+    with pytest.raises(SampleError) as caught:
+        modality("caption").read({"txt": content})
+    assert reason in str(caught.value)
+
+
 def test_boxes_are_written_by_distance_from_the_upper_left_corner():
     text = write_boxes([Box("far cup", 0.5, 0.5, 1, 1), Box("near", 0.0, 0.25, 0.5, 0.999)])
     assert text == "v0=0 v1=250 v2=500 v3=998 near v0=500 v1=500 v2=999 v3=999 far cup"
@@ -116,3 +139,16 @@ def test_scores_are_kept_in_files():
     boxes = modality("boxes")
     value = [Box("a", 0, 0, 1, 1, score=0.5)]
     assert boxes.read(boxes.write(value)) == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_boxes_are_json_in_any_encoding_of_it(encoding):
+    text = '[{"label": "Männchen", "bbox": [0, 0, 1, 1]}]'
+    assert [b.label for b in modality("boxes").read({"json": text.encode(encoding)})] == ["Männchen"]
+
+
+def test_a_list_of_boxes_with_one_bad_entry_is_refused_and_the_entry_is_named():
+    """Without it the model would learn that nothing is there."""
+    content = b'[{"label": "a", "bbox": [0, 0, 1, 1]}, {"label": "b", "bbox": [0, 0, 1]}]'
+    with pytest.raises(SampleError, match=r"box 1 \(b\) needs bbox: four numbers"):
+        modality("boxes").read({"json": content})
