@@ -70,6 +70,7 @@ class TextSequence(SequenceModality[Lines]):
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
+    wanted = "a text, or a list of alternatives"
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)
@@ -77,20 +78,38 @@ class TextSequence(SequenceModality[Lines]):
     def read(self, files: Mapping[str, bytes]) -> Lines:
         content = images.only_file(files, self.extensions)[1]
         if len(content) > _MAX_BYTES:
-            raise SampleError(f"{self.name} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+            raise SampleError(f"text file of {len(content)} bytes; at most {_MAX_BYTES} are read")
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise SampleError(f"{self.name} is not UTF-8: {error}") from error
+            raise SampleError(f"the text is not UTF-8: {error}") from error
         if "\0" in text:
-            raise SampleError(f"{self.name} holds a NUL character: not a text file")
-        found = tuple(line for line in (" ".join(raw.split()) for raw in text.splitlines()) if line)
+            raise SampleError("holds a NUL character: not a text file")
+        return self._alternatives(text.splitlines())
+
+    def from_text(self, text: str) -> Lines:
+        """One text, whatever its lines."""
+        return self._alternatives([text])
+
+    def from_array(self, array: np.ndarray) -> Lines:
+        raise self.refusal(array, "no text")
+
+    def from_object(self, given: Any) -> Lines:
+        """A list or tuple of alternatives."""
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+            raise self.refusal(given, "no text")
+        return self._alternatives(given)
+
+    def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Those that hold words, with single spaces between them."""
+        found = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
         if not found:
-            raise SampleError(f"empty {self.name}: the file holds no words")
-        for line in found:
-            if len(line) > self.settings.max_characters:
-                limit = self.settings.max_characters
-                raise SampleError(f"{self.name} of {len(line)} characters; at most {limit} are read")
+            raise SampleError("empty text: no words")
+        for text in found:
+            if "\0" in text:
+                raise SampleError("the text holds a NUL character")
+            if len(text) > self.settings.max_characters:
+                raise SampleError(f"text of {len(text)} characters; at most {self.settings.max_characters} are read")
         return found
 
     def write(self, value: Lines) -> dict[str, bytes]:
