@@ -38,22 +38,10 @@ def _weights(value: Any) -> Any:
 Guidance = Annotated[float | dict[str, float], BeforeValidator(_weights)]
 
 
-class _Request(BaseModel):
-    """Raises ValueError of one line for values that cannot be, and for options that do not exist."""
+class Options(BaseModel):
+    """What a user may say of how to generate; None leaves the choice to `default_plan`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            what = f"stage of {data['target']!r}: " if "target" in data else ""
-            whole = [f["msg"].removeprefix("Value error, ") for f in error.errors() if not f["loc"]]
-            raise ValueError(what + "; ".join(whole or explain(error, type(self)))) from None
-
-
-class Options(_Request):
-    """What a user may say of how to generate; None leaves the choice to `default_plan`."""
 
     #: Steps of parallel decoding, of grids and vectors.
     steps: int | None = Field(default=None, ge=1, le=8192)
@@ -76,7 +64,7 @@ class Options(_Request):
         return bool(self.temperature) or self.top_p is not None or self.top_k is not None
 
 
-class Stage(_Request):
+class Stage(BaseModel):
     """One target and how it is generated.
 
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
@@ -85,6 +73,8 @@ class Stage(_Request):
     plain.
 
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str
     #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step asks for tokens drawn at
@@ -108,6 +98,13 @@ class Stage(_Request):
     #: What the published models were sampled with: the encoder sees the starting sentinel of a sequence that is
     #: generated from nothing, and of a sequence that guidance by one number hides. Training shows neither.
     prompt_sentinel: bool = False
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            what = f"stage of {data['target']!r}: " if "target" in data else "stage: "
+            raise ValueError(what + _one_line(error, type(self))) from None
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
@@ -142,6 +139,11 @@ class Stage(_Request):
         return likeliest and not (self.scheme == "random_order" and self.steps > 1)
 
 
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    whole = [f["msg"].removeprefix("Value error, ") for f in error.errors() if not f["loc"]]
+    return "; ".join(whole or explain(error, model))
+
+
 def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
     if temperature == 0 and (top_p is not None or top_k is not None):
         name = "top_p" if top_p is not None else "top_k"
@@ -149,7 +151,7 @@ def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | 
 
 
 def default_plan(
-    targets: Sequence[str],
+    targets: Sequence[str] | str,
     modalities: Mapping[str, Modality],
     given: Iterable[str] = (),
     *,
@@ -165,7 +167,13 @@ def default_plan(
 
     `options`: fields of `Options`. `steps` applies to grids and vectors, at most a step a token; the others, where
     given, apply to every stage. Raises ValueError, one line, for options that do not exist or have no effect."""
-    chosen = Options(**options)
+    try:
+        chosen = Options(**options)
+    except ValidationError as error:
+        raise ValueError(_one_line(error, Options)) from None
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    if unknown := [target for target in targets if target not in modalities]:
+        raise ValueError(f"no modality {unknown[0]!r}; there are: {', '.join(modalities)}")
     layouts = {target: modalities[target].spec.layout for target in targets}
     parallel = {target: layout.num_tokens for target, layout in layouts.items() if layout.kind != "sequence"}
     if chosen.steps is not None and not parallel:
