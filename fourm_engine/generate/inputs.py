@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
 from fourm_engine.generate.shown import Sample, Shown
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
@@ -87,7 +88,12 @@ class InputReader:
             view, sequence = view_of(part.modality.spec, views, 0), part.modality.spec.layout.kind == "sequence"
             shown = self._show(part, view)
             if part.keep is not None:
-                shown = shown.at(_kept_tokens(part, view))
+                tokens = _kept_tokens(part, view)
+                check_kept(tokens, part.modality.spec)
+                shown = shown.at(tokens)
+                if name in targets and part.ids is None:
+                    value = part.modality.augment(part.value, view)
+                    sample.kept[name] = Kept(value, kept_pixels(part.keep, part.modality.spec, view))
             elif name in targets and not sequence:
                 raise ValueError(
                     f"{name!r} is given in full and asked for; leave it out of one, or say with "
