@@ -22,6 +22,7 @@ from fourm_engine.data.names import is_archive, is_litter, plain, say, shown, sp
 from fourm_engine.data.pairing import difference, unpaired
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.notes import reading
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 
@@ -188,7 +189,7 @@ class AlignedData:
 
     def value(self, name: str, modality: str) -> Any:
         """The value as read, neither cropped nor resized. Raises BadFile."""
-        with self._blame(name, modality):
+        with self._blame(name, modality), reading(lambda: self.where(name, modality)):
             return self.modalities[modality].read(self._sources[modality].files(name))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
@@ -239,7 +240,9 @@ class AlignedData:
             for name in (name for name in self.names if modality in self.has(name)):
                 try:
                     value = self.value(name, modality)
-                    view = View.centre(source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape)
+                    view = View.centre(
+                        source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape
+                    )
                     self.normalise(name, modality, self.augment(name, modality, value, view))
                     break
                 except BadFile as bad:
@@ -289,7 +292,10 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
     modalities in one archive, or in one folder."""
     specs = [modality.spec for modality in modalities]
-    extensions, sources = sorted({e for spec in specs for e in spec.extensions}), sorted({spec.source for spec in specs})
+    extensions, sources = (
+        sorted({e for spec in specs for e in spec.extensions}),
+        sorted({spec.source for spec in specs}),
+    )
     with os.scandir(root) as entries:
         found = [entry.name for entry in entries if not is_litter(entry.name)]
     archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
@@ -313,9 +319,7 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     return lines
 
 
-def _sample_of(
-    file: str, names: Collection[str], extensions: Collection[str], sources: Collection[str]
-) -> str | None:
+def _sample_of(file: str, names: Collection[str], extensions: Collection[str], sources: Collection[str]) -> str | None:
     """The sample among `names` that a file's name stands for: "./rgb/0001.png" for "0001"."""
     path = file.removeprefix("./")
     for source in ("", *sorted(sources)):

@@ -42,7 +42,9 @@ class Listing:
 
     def nothing_found(self, notes: Iterable[str] = ()) -> str:
         """The message for a folder without samples."""
-        wanted = f"{shown(self.folder)}: no file with extension {', '.join(self.extensions)}, neither loose nor in *.tar"
+        wanted = (
+            f"{shown(self.folder)}: no file with extension {', '.join(self.extensions)}, neither loose nor in *.tar"
+        )
         lines = dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))
         return "; ".join((wanted, *lines))
 
@@ -101,7 +103,9 @@ class FolderSource:
         self.notes = listing.notes
         found = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
         if wrapped := wrapping([name for (name, _), _ in found], shown(self.folder.name)):
-            self.notes.append(f"{shown(self.folder)}: all files lie in {wrapped} below; their names are what follows it")
+            self.notes.append(
+                f"{shown(self.folder)}: all files lie in {wrapped} below; their names are what follows it"
+            )
         self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
         for (name, extension), path in found:
             other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)

@@ -21,7 +21,8 @@ _LITTER = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found")
 ) | {"@eadir"}
 _ARCHIVES = re.compile(
-    r"\.(tgz|tbz2?|txz|tzst|(tar|tar\.\w+)\.(gz|bz2|xz|zst|lz4|z)|tar\.(gz|bz2|xz|zst|lz4|z)|zip|7z|rar)$", re.IGNORECASE
+    r"\.(tgz|tbz2?|txz|tzst|(tar|tar\.\w+)\.(gz|bz2|xz|zst|lz4|z)|tar\.(gz|bz2|xz|zst|lz4|z)|zip|7z|rar)$",
+    re.IGNORECASE,
 )
 _DOCUMENTS = re.compile(r"^(readme|licen[cs]e|changelog|citation)\b|\.(md|rst|cff)$", re.IGNORECASE)
 _MAGIC = {

@@ -96,9 +96,7 @@ class TarSource:
                     left_out.add(what, f"{self._shards[shard]}:{clean}")
                 continue
             if key in found:
-                raise ValueError(
-                    f"{shown(path)}: sample {shown(key[0])!r} holds two files .{key[1]}; remove one"
-                )
+                raise ValueError(f"{shown(path)}: sample {shown(key[0])!r} holds two files .{key[1]}; remove one")
             found[key] = content
         self._add(shard, found)
 
@@ -112,9 +110,7 @@ class TarSource:
             first, files = self._index.setdefault(name, (shard, {}))
             if first != shard:
                 other = shown(self.folder / self._shards[first])
-                raise ValueError(
-                    f"sample {shown(name)!r} stands both in {other} and in {shown(path)}; remove one"
-                )
+                raise ValueError(f"sample {shown(name)!r} stands both in {other} and in {shown(path)}; remove one")
             files[extension] = content
 
     def _members(self, path: Path) -> tuple[dict[str, _Content], list[str]]:

@@ -87,7 +87,9 @@ class TextSequence(SequenceModality[Lines]):
         for number, line in enumerate(_LINE_END.split(text), 1):
             words = " ".join(line.split())
             if len(words) > (limit := self.settings.max_characters):
-                raise SampleError(f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read")
+                raise SampleError(
+                    f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read"
+                )
             if words:
                 found.append(words)
         if not found:
@@ -116,7 +118,9 @@ class TextSequence(SequenceModality[Lines]):
             if "\0" in text:
                 raise SampleError("the text holds a NUL character")
             if len(text) > self.settings.max_characters:
-                raise SampleError(f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read")
+                raise SampleError(
+                    f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read"
+                )
         return found
 
     def write(self, value: Lines) -> dict[str, bytes]:

@@ -93,7 +93,9 @@ def test_damage_in_the_middle_of_a_shard_loses_nothing_silently(tmp_path):
 
 def test_a_compressed_or_other_file_named_tar_is_an_error(tmp_path):
     fill(tmp_path / "s", {"0.tar": b"\x1f\x8b" + b"0" * 2000})
-    with pytest.raises(ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"):
+    with pytest.raises(
+        ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"
+    ):
         open_source(tmp_path, "s", ("png",))
 
 
