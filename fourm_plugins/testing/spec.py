@@ -111,7 +111,7 @@ def files_are_exact(subject: Subject) -> None:
 
 
 def values_come_by_one_door(subject: Subject) -> None:
-    """A path, bytes, a picture, an array, a tensor and the value itself mean to `value` what the file means to `read`."""
+    """A path, bytes, a picture, an array or a tensor means to `value` what the file means to `read`."""
     modality = subject.modality
     with tempfile.TemporaryDirectory() as folder:
         for files, value in zip(subject.files[:3], subject.values[:3], strict=True):
