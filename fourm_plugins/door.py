@@ -102,20 +102,20 @@ def _from_torch(tensor: Any) -> np.ndarray:
         return np.asarray(tensor.float().numpy())
 
 
-def numbers(array: np.ndarray, wanted: str) -> np.ndarray:
-    """`array`, if it holds real numbers, at least one, and not NaN alone. Raises `SampleError`."""
+def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray:
+    """`array`, if it holds real numbers, at least one, and not NaN alone unless `gaps`. Raises `SampleError`."""
     if array.dtype.kind not in "biuf":
         raise refusal(wanted, array, "not an array of numbers")
     if not array.size:
         raise refusal(wanted, array, "empty")
-    if array.dtype.kind == "f" and np.isnan(array).all():
+    if array.dtype.kind == "f" and not gaps and np.isnan(array).all():
         raise refusal(wanted, array, "nothing but NaN")
     return array
 
 
 def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
-    """(H, W) of numbers; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
-    array = numbers(array, wanted)
+    """(H, W) of numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
+    array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
         return array[..., 0]
     if array.ndim == 3 and array.shape[0] == 1:

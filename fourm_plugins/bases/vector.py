@@ -96,7 +96,7 @@ class ScalarVector(StandardModality[Row]):
         except (ValueError, RecursionError) as error:
             raise SampleError(f"{self.name} is not JSON: {error}") from error
         if not isinstance(entries, dict):
-            raise SampleError(f"a JSON object of columns is needed, not {type(entries).__name__}")
+            raise SampleError(f"a row is a JSON object of columns, not {type(entries).__name__}")
         return self._row(entries)
 
     def from_array(self, array: np.ndarray) -> Row:
