@@ -48,7 +48,8 @@ def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:
 
 
 def _png(content: bytes) -> tuple[bytes, bytes | None] | None:
-    kept, exif, at = [_PNG], None, len(_PNG)
+    exif: bytes | None = None
+    kept, at = [_PNG], len(_PNG)
     while at + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
         body = content[at + 8 : at + 8 + length]
@@ -66,7 +67,8 @@ def _png(content: bytes) -> tuple[bytes, bytes | None] | None:
 
 
 def _jpeg(content: bytes) -> tuple[bytes, bytes | None] | None:
-    kept, exif, at = [content[:2]], None, 2
+    exif: bytes | None = None
+    kept, at = [content[:2]], 2
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker, length = content[at + 1], struct.unpack_from(">H", content, at + 2)[0]
         if marker == 0xDA or 0xD0 <= marker <= 0xD9:  # pixels begin
@@ -81,7 +83,9 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes | None] | None:
 
 
 def _webp(content: bytes) -> tuple[bytes, bytes | None] | None:
-    kept, exif, at = [], None, 12
+    exif: bytes | None = None
+    kept: list[bytes] = []
+    at = 12
     while at + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, at)
         body = content[at + 8 : at + 8 + length]

@@ -11,6 +11,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _label(
         values: dict[str, Any] = {}
         for name in names[start : start + BATCH]:
             try:
-                with reading(lambda name=name: files.where(name)):
+                with reading(partial(files.where, name)):
                     values[name] = source.read(files.files(name))
             except SampleError as error:
                 skip(name, error, source)

@@ -206,7 +206,7 @@ class Boxes(SequenceModality[list[Box]]):
         return samples
 
 
-def _entry(given: object) -> object:
+def _entry(given: Any) -> object:
     """A box as in a file, of what stands for one; as it is where it does not."""
     if isinstance(given, Box) or all(hasattr(given, name) for name in ("label", "x0", "y0", "x1", "y1")):
         corners = [getattr(given, name) for name in ("x0", "y0", "x1", "y1")]
