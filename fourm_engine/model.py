@@ -22,8 +22,11 @@ from torch import Tensor
 
 from fourm_engine import exported
 from fourm_engine.convert.absent import AbsentTokenizer, Undecoded
+from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
+from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
+from fourm_engine.generate.keep import Kept
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.sampler import Filled, Sampler, SequenceIds
@@ -110,10 +113,10 @@ class FourM:
         from fourm_engine.convert import published
         from fourm_engine.convert.domains import restrict
         from fourm_engine.convert.model import given_tokenizers, load_published
-        from fourm_engine.tokenizers.neural import NeuralTokenizer
         from fourm_engine.tokenizers.store import load_tokenizers
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device(device)
+        disable = request.names_of("disable", disable)
         if manager is not None and (disable or providers):
             raise ValueError("disable and providers are the manager's; give them to it, or leave it out")
         own = manager is None
@@ -127,7 +130,7 @@ class FourM:
         if settings:
             raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
         config = exported.read_config(folder)
-        names = set(config.modalities if domains is None else domains)
+        names = set(config.modalities if domains is None else request.names_of("domains", domains))
         if unknown := sorted(names - config.modalities.keys()):
             raise ValueError(f"domains: {_no_such(unknown[0], config.modalities)}")
         found, plugins, missing = [], {}, {}
@@ -171,8 +174,7 @@ class FourM:
             manager.freeze()
         network = exported.load_network(folder, config, device)
         for tokenizer in loaded.values():
-            if isinstance(tokenizer, NeuralTokenizer):
-                tokenizer.to(device)
+            tokenizer.to(device)
         vocabulary = config.build_vocabulary()
         model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
         model.published = exported.published_arguments(folder)
@@ -241,13 +243,17 @@ class FourM:
         return self.sampler.device
 
     def to(self, device: torch.device | str) -> FourM:
+        """Move the network and the tokenizers to `device`; returns self. Raises ValueError where it is not there."""
+        device = choose_device(device)
         self.network.to(device)
+        for tokenizer in self.tokenizers.values():
+            tokenizer.to(device)
         return self
 
     def generate(
         self,
         inputs: Mapping[str, Any],
-        targets: Sequence[str],
+        targets: Sequence[str] | str,
         *,
         seed: int = 0,
         plan: Sequence[Stage] | None = None,
@@ -256,17 +262,20 @@ class FourM:
         """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
         known of those to come.
 
-        `inputs`: name -> value, token ids, path of a file, or `Condition`; may be empty. `plan` replaces
-        `default_plan`, to which `options` go (steps, temperature, top_p, top_k, guidance, prompt_sentinel); it may
-        generate further modalities on the way.
+        `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
+        token ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
+        `options` are those of `default_plan` (steps, temperature, top_p, top_k, guidance, prompt_sentinel). Without a
+        temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes nothing of
+        it. `plan` replaces them, stage by stage; it may generate further modalities on the way.
 
-        Raises ValueError for names the model does not know, or values that do not fit."""
+        Raises ValueError, one line, for names the model does not know, values that do not fit, and requests that cannot
+        have the effect that they name."""
         return self.generate_batch([inputs], targets, seed=seed, plan=plan, **options)[0]
 
     def generate_batch(
         self,
         inputs: Sequence[Mapping[str, Any]],
-        targets: Sequence[str],
+        targets: Sequence[str] | str,
         *,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
@@ -275,59 +284,76 @@ class FourM:
         **options: Any,
     ) -> list[dict[str, Generated]]:
         """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
-        (`seed` + its index, or its entry of `seeds`), whatever else is in the batch."""
-        seeds = [seed + i for i in range(len(inputs))] if seeds is None else list(seeds)
-        if len(seeds) != len(inputs):
-            raise ValueError(f"{len(inputs)} samples, but {len(seeds)} seeds; give one a sample")
+        (`seed` + its index, or its entry of `seeds`), whatever else is in the batch.
+
+        Where every one of `inputs` is there more than once, with different seeds, several samples of each are wanted:
+        everything is then drawn, as with a temperature above 0."""
+        inputs, targets = request.inputs_of(inputs), request.targets_of(targets)
+        seeds = request.seeds_of(len(inputs), seed, seeds)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is at least 1; given: {batch_size!r:.80}")
         for target in targets:
             if self._find(target).spec.target is False:
                 possible = [name for name, m in self.modalities.items() if m.spec.target]
                 raise ValueError(
                     f"{target!r} is input only and cannot be generated; targets are: {', '.join(possible)}"
                 )
-        stages = [stage.target for stage in plan or ()]
-        if plan is not None and options:
-            raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
-        if plan is not None and (absent := [t for t in targets if t not in stages]):
-            raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(stages)}")
-        if repeated := sorted({t for t in (*targets,) if list(targets).count(t) > 1}):
-            raise ValueError(f"target {repeated[0]!r} is asked for twice")
+        shown, stages, options = self.sampler.inputs, targets, {k: v for k, v in options.items() if v is not None}
+        if plan is not None:
+            if options:
+                raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
+            plan = request.plan_of(plan, targets, self.modalities, shown)
+            stages = [stage.target for stage in plan]
+        else:
+            default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
         for stage in stages:
             self._find(stage)
-        asked, results = {*targets, *stages}, [dict[str, Generated]() for _ in inputs]
-        read = [self.reader.read(sample, asked) for sample in inputs]
+        results = [dict[str, Generated]() for _ in inputs]
+        read = [self.reader.read(sample, {*stages}) for sample in inputs]
+        several = request.several([sample for sample, _ in read], seeds)
         # Samples of different inputs may have different plans; those of one plan run together.
         groups: dict[str, tuple[list[Stage], list[int]]] = {}
         for i, (sample, shown_as) in enumerate(read):
-            own = default_plan(targets, self.modalities, sample.shown, **options) if plan is None else plan
-            own = [_rename_guidance(stage, shown_as) for stage in own]
+            own = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
+            request.check_known(own, sample, self.modalities)
+            if several:
+                request.check_variety(own, len(inputs))
+            sequences = self.sampler.sequences
+            own = request.guided(own, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None)
             groups.setdefault(repr(own), (own, []))[1].append(i)
         for own, members in groups.values():
             for start in range(0, len(members), batch_size):
                 part = members[start : start + batch_size]
                 filled = self.sampler.run([read[i][0] for i in part], own, [seeds[i] for i in part])
                 for target in targets:
-                    for i, generated in zip(part, self._decode(target, [f[target] for f in filled]), strict=True):
+                    kept = [read[i][0].kept.get(target) for i in part]
+                    for i, generated in zip(part, self._decode(target, [f[target] for f in filled], kept), strict=True):
                         results[i][target] = generated
         return results
 
-    def _decode(self, target: str, filled: Sequence[Filled]) -> list[Generated]:
+    def _decode(self, target: str, filled: Sequence[Filled], kept: Sequence[Kept | None]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]
         if isinstance(tokenizer, AbsentTokenizer):
             return [Undecoded(modality, f.ids, tokenizer) for f in filled]
-        probabilities = [f.probabilities for f in filled if f.probabilities is not None]
-        if probabilities:
-            arrays = [tokenizer.decode_expected(p[None])[0] for p in probabilities]
+        expected = filled[0].probabilities is not None  # of one stage, so all or none
+        if expected:
+            arrays = [tokenizer.decode_expected(f.probabilities[None])[0] for f in filled]  # type: ignore[index]
         else:
             arrays = tokenizer.decode([f.ids for f in filled])
-        values = [modality.denormalise(array) for array in arrays]
-        return [Generated(modality, f.ids, value) for f, value in zip(filled, values, strict=True)]
+        results = []
+        for f, array, known in zip(filled, arrays, kept, strict=True):
+            value = modality.denormalise(array)
+            if known is not None:
+                value = modality.compose(known.value, value, known.pixels)
+            pixels = None if known is None else known.pixels
+            results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
+        return results
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         """Features of the encoder for transfer: (B, N, D) after its final norm, and which slots hold a token, (B, N)
         bool."""
-        samples: list[Sample] = [self.reader.read(sample, ())[0] for sample in inputs]
+        samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack([s.shown for s in samples], self.vocabulary, capacity, self.device)
         return self.network.eval().encode_features(tokens, continuous)
@@ -336,13 +362,6 @@ class FourM:
         if name in self.modalities:
             return self.modalities[name]
         raise ValueError(self.missing.get(name) or _no_such(name, self.modalities))
-
-
-def _rename_guidance(stage: Stage, shown_as: Mapping[str, str]) -> Stage:
-    """Weights go by the names that a user gave; the sampler knows what they are shown as."""
-    if not isinstance(stage.guidance, dict):
-        return stage
-    return stage.model_copy(update={"guidance": {shown_as.get(k, k): w for k, w in stage.guidance.items()}})
 
 
 def _no_such(name: str, known: Iterable[str]) -> str:

@@ -48,6 +48,11 @@ class Tokenizer(ABC):
         cannot serve it."""
         return self
 
+    def to(self, device: Any) -> Tokenizer:
+        """Compute on `device`, a `torch.device` or its name, from now on, and return self. By default nothing changes:
+        for what computes without torch."""
+        return self
+
     @property
     def size(self) -> int:
         """Ids are in [0, size)."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from fourm_engine import exported
 from fourm_engine.convert import published
 from fourm_engine.convert.tokenizer_format import arguments_of, kind_of, read_state, settings_of, spec_of, write_state
-from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.device import choose_device
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, read_document
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
@@ -46,6 +46,7 @@ def open_tokenizer(
         image_size: pixels of a side that a published tokenizer takes, where it is not the file's and no spec says it.
 
     Raises ValueError where there is none, or it is damaged or made for other arrays."""
+    device = choose_device(device)
     specs = [modality] if isinstance(modality, ModalitySpec) else list(modality or ())
     path = _find(place, revision)
     tokenizer: Tokenizer
@@ -57,9 +58,7 @@ def open_tokenizer(
         raise ValueError(f"{place}: {specs[0].name} needs a WordPiece vocabulary in the JSON of `tokenizers`")
     else:
         tokenizer = load_published_tokenizer(path, specs[0] if specs else None, image_size=image_size)
-    if isinstance(tokenizer, NeuralTokenizer):
-        tokenizer.to(device)
-    return tokenizer
+    return tokenizer.to(device)
 
 
 def is_tokenizer(place: str | Path, revision: str | None = None) -> bool:

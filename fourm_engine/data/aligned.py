@@ -23,6 +23,7 @@ from fourm_engine.data.pairing import difference, unpaired
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_engine.data.splits import SPLITS, Split, read_split, samples_of
 from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.notes import reading
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 
@@ -215,7 +216,7 @@ class AlignedData:
     def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
         """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
         files = self.files(name, modality) if files is None else files
-        with self._blame(name, modality):
+        with self._blame(name, modality), reading(lambda: self.where(name, modality)):
             return self.modalities[modality].read(files)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:

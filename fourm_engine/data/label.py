@@ -11,6 +11,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fourm_engine.files import remove_leftovers, replacing_file, write_atomicall
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Labeller, Modality, SampleError
+from fourm_plugins.notes import reading
 
 BATCH = 64
 
@@ -208,7 +210,8 @@ def _label(
         values: dict[str, Any] = {}
         for name in names[start : start + BATCH]:
             try:
-                values[name] = source.read(files.files(name))
+                with reading(partial(files.where, name)):
+                    values[name] = source.read(files.files(name))
             except SampleError as error:
                 skip(name, error, source)
         if not values:

@@ -6,23 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fourm_engine.generate.plan import Options
+
 #: Which part of a grid is shown: a half, the central quarter, or a random share of its tokens.
 Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Field(gt=0, lt=1)]
-
-
-class StageOptions(BaseModel):
-    """What replaces the default plan's choice for one target; see `fourm_engine.generate.plan`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: Steps of parallel decoding; does not apply to sequences.
-    steps: int | None = Field(default=None, ge=1)
-    #: 0 takes the likeliest token.
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    #: One weight, or a weight for each named input.
-    guidance: float | dict[str, float] | None = None
 
 
 class EvalTask(BaseModel):
@@ -39,8 +26,8 @@ class EvalTask(BaseModel):
     keep: dict[str, Part] = Field(default_factory=dict)
     #: Whether what was generated is shown to the targets that follow; otherwise each sees the inputs alone.
     chain: bool = True
-    #: How a target is generated, {name: options}; the default plan for those left out.
-    options: dict[str, StageOptions] = Field(default_factory=dict)
+    #: How a target is generated, {name: options of `fourm_engine.generate.plan`}; the default plan for those left out.
+    options: dict[str, Options] = Field(default_factory=dict)
     #: The first of the held-out samples alone; null: all of `evaluate.samples`.
     samples: int | None = Field(default=None, ge=1)
 

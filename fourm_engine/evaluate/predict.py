@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.order import name_rng
-from fourm_engine.evaluate.config import EvaluateConfig, Part
+from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
 from fourm_engine.evaluate.results import Score, TaskResult
 from fourm_engine.evaluate.samples import Samples
-from fourm_engine.evaluate.tasks import Task
-from fourm_engine.generate.inputs import Condition
+from fourm_engine.evaluate.tasks import Task, kept_tokens
+from fourm_engine.generate.inputs import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_plugins.modality import Metric
-from fourm_plugins.spec import Grid, ModalitySpec
+from fourm_plugins.spec import Grid
 
 
 class Predictor:
@@ -110,12 +110,14 @@ class Predictor:
     def _predict(self, task: Task, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Sample -> target -> predicted value."""
         inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
-        seeds = [int(name_rng(self.config.seed, task.name, name).integers(1 << 62)) for name in names]
+        drawn = [int(name_rng(self.config.seed, task.name, name).integers(1 << 62)) for name in names]
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         found: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
             # A target of which a part is given is asked for alone, too: other targets only see that part.
             plan = self._plan(task, targets)
+            # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
+            seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn
             results = self.model.generate_batch(
                 inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
             )
@@ -124,13 +126,13 @@ class Predictor:
         return found
 
     def _input(self, task: Task, given: str, sample: str) -> Any:
-        """Token ids, which are encoded once for all tasks, or the value of a continuous modality."""
+        """`Ids`, which are encoded once for all tasks, or the value of a continuous modality."""
         shown = task.inputs[given]
         spec = self.model.modalities[shown].spec
         if spec.continuous:
             content = self.held_out.values[shown][sample]
         else:
-            content = self.ids(shown)[sample][: spec.layout.num_tokens]
+            content = Ids(self.ids(shown)[sample][: spec.layout.num_tokens])
         return Condition(content, keep=self._kept(task, given, sample)) if given in task.keep else content
 
     def _kept(self, task: Task, given: str, sample: str) -> np.ndarray:
@@ -210,24 +212,6 @@ class Predictor:
             bound = None if truth is None else render(self.ceiling(target)[sample])
             outputs.append(Output(target, render(predictions[target]), None if truth is None else render(truth), bound))
         return SamplePictures(sample, inputs, outputs)
-
-
-def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
-    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts."""
-    if not isinstance(spec.layout, Grid):
-        raise ValueError(f"{spec.name}: keep is for grids; leave it out for a {spec.layout.kind}")
-    h, w = spec.layout.height, spec.layout.width
-    if isinstance(part, float):
-        return rng.permutation(h * w) < round(part * h * w)
-    rows, columns = np.mgrid[:h, :w]
-    shown = {
-        "left": columns < w / 2,
-        "right": columns >= w / 2,
-        "top": rows < h / 2,
-        "bottom": rows >= h / 2,
-        "centre": (abs(rows + 0.5 - h / 2) < h / 4) & (abs(columns + 0.5 - w / 2) < w / 4),
-    }[part]
-    return shown.reshape(-1)
 
 
 def _batched(function: Any, items: Sequence[Any], size: int) -> list[Any]:

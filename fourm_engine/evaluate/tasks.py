@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fourm_engine.evaluate.config import EvalTask, Part, StageOptions
+import numpy as np
+
+from fourm_engine.evaluate.config import EvalTask, Part
+from fourm_engine.generate.plan import Options, default_plan
 from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid, ModalitySpec
 
 ALL = "*"
 
@@ -24,7 +28,7 @@ class Task:
     targets: list[str]
     keep: dict[str, Part]
     chain: bool
-    options: dict[str, StageOptions]
+    options: dict[str, Options]
     samples: int | None
 
 
@@ -32,7 +36,7 @@ def resolve_tasks(
     configured: list[EvalTask], modalities: Mapping[str, Modality], missing: Mapping[str, str] | None = None
 ) -> tuple[list[Task], list[str]]:
     """A task lacking an input, or every target, is left out, and a target that is lacking is; each with a note.
-    `missing`: why a modality of the model is not there."""
+    `missing`: why a modality of the model is not there. Raises ValueError for options or parts that cannot be."""
     tasks, notes = [], []
     for task in configured or default_tasks(modalities):
         why = {
@@ -58,7 +62,48 @@ def resolve_tasks(
         inputs = {name: shown_as(name, targets, modalities) for name in task.inputs}
         options = {name: stage for name, stage in task.options.items() if name in targets}
         tasks.append(Task(task.name, inputs, targets, dict(task.keep), task.chain, options, task.samples))
+        _check(tasks[-1], modalities)
     return tasks, notes
+
+
+def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
+    """Raise ValueError, before anything is computed, for a part or an option that cannot be."""
+    try:
+        for name, part in task.keep.items():
+            kept_tokens(modalities[task.inputs[name]].spec, part, np.random.default_rng(0))
+        for target, options in task.options.items():
+            default_plan([target], modalities, **options.model_dump(exclude_none=True))
+    except ValueError as error:
+        raise ValueError(f"evaluate: task {task.name!r}: {error}") from None
+
+
+def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
+    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, and where the part is none
+    or all of the grid."""
+    if not isinstance(spec.layout, Grid):
+        raise ValueError(f"{spec.name}: keep is for grids; leave it out for a {spec.layout.kind}")
+    h, w = spec.layout.height, spec.layout.width
+    if isinstance(part, float):
+        if not 0 < (count := round(part * h * w)) < h * w:
+            raise _no_part(spec, part)
+        return rng.permutation(h * w) < count
+    rows, columns = np.mgrid[:h, :w]
+    shown = {
+        "left": columns < w / 2,
+        "right": columns >= w / 2,
+        "top": rows < h / 2,
+        "bottom": rows >= h / 2,
+        "centre": (abs(rows + 0.5 - h / 2) < h / 4) & (abs(columns + 0.5 - w / 2) < w / 4),
+    }[part]
+    if shown.all() or not shown.any():
+        raise _no_part(spec, part)
+    return shown.reshape(-1)
+
+
+def _no_part(spec: ModalitySpec, part: Part) -> ValueError:
+    assert isinstance(spec.layout, Grid)
+    size = f"{spec.layout.height}x{spec.layout.width} tokens"
+    return ValueError(f"{spec.name}: keep {part!r} is none or all of its {size}; choose another part, or leave it out")
 
 
 def default_tasks(modalities: Mapping[str, Modality]) -> list[EvalTask]:

@@ -6,19 +6,62 @@ other; what a stage has generated is an input of those that follow (chained gene
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from numbers import Real
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
+from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
 
 Scheme = Literal["parallel", "random_order", "autoregressive"]
 Readout = Literal["sampled", "expected"]
+Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
-#: Steps of a grid of which nothing given shows the layout: a picture from a sentence.
+#: Steps of a grid of which nothing given shows the layout (a picture from a sentence), and of all that is drawn.
 FREE_STEPS = 8
+
+
+def _weights(value: Any) -> Any:
+    weights = list(value.values()) if isinstance(value, Mapping) else [value]
+    if not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
+        raise ValueError("a finite number, or one for each of some inputs, {name: weight}")
+    if not weights:
+        raise ValueError("it names no condition; leave it out")
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+#: One weight, or a weight for each named input.
+Guidance = Annotated[float | dict[str, float], BeforeValidator(_weights)]
+
+
+class Options(BaseModel):
+    """What a user may say of how to generate; None leaves the choice to `default_plan`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Steps of parallel decoding, of grids and vectors.
+    steps: int | None = Field(default=None, ge=1, le=8192)
+    #: 0 takes the likeliest token; above it, tokens are drawn.
+    temperature: Temperature | None = None
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    guidance: Guidance | None = None
+    #: See `Stage`.
+    prompt_sentinel: bool = False
+
+    @model_validator(mode="after")
+    def _effects(self) -> Options:
+        _check_drawing(self.temperature, self.top_p, self.top_k)
+        return self
+
+    @property
+    def drawn(self) -> bool:
+        """Whether randomness is requested."""
+        return bool(self.temperature) or self.top_p is not None or self.top_k is not None
 
 
 class Stage(BaseModel):
@@ -27,7 +70,9 @@ class Stage(BaseModel):
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
     given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
     condition, and what is not named is seen by u and by every cᵢ. 1 (and None, where no `Condition` has a weight) is
-    plain."""
+    plain.
+
+    Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,14 +83,15 @@ class Stage(BaseModel):
     steps: int = Field(1, ge=1, le=8192)
     schedule: Schedule = "cosine"
     #: 0 takes the likeliest token.
-    temperature: float = Field(0.0, ge=0, le=100)
+    temperature: Temperature = 0.0
     temperature_schedule: TemperatureSchedule = "constant"
-    temperature_min: float = Field(0.5, gt=0)  # onex only
-    temperature_power: float = Field(0.5, gt=0)  # onex only
+    temperature_min: float = Field(0.5, gt=0, allow_inf_nan=False)  # onex only
+    temperature_power: float = Field(0.5, gt=0, allow_inf_nan=False)  # onex only
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
-    guidance: float | dict[str, float] | None = None
-    #: expected: the value is decoded from the probability-weighted codes; the tokens are those drawn.
+    guidance: Guidance | None = None
+    #: sampled: the value is decoded from the tokens. expected: it is decoded from the probability-weighted codes, and
+    #: the tokens are those that the steps chose.
     readout: Readout = "sampled"
     #: A sequence ends here at the latest; None is the modality's own limit.
     max_tokens: int | None = Field(None, ge=1)
@@ -53,56 +99,120 @@ class Stage(BaseModel):
     #: generated from nothing, and of a sequence that guidance by one number hides. Training shows neither.
     prompt_sentinel: bool = False
 
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            what = f"stage of {data['target']!r}: " if "target" in data else "stage: "
+            raise ValueError(what + _one_line(error, type(self))) from None
+
     @model_validator(mode="after")
-    def _fits_scheme(self) -> Stage:
+    def _effects(self) -> Stage:
+        fields = type(self).model_fields
+        changed = {
+            name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
+        }
         if self.scheme == "autoregressive":
-            for name in ("steps", "temperature_schedule", "readout"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{self.target}: {name} does not apply to autoregressive decoding; leave it out")
+            only_parallel = (
+                "steps",
+                "schedule",
+                "temperature_schedule",
+                "temperature_min",
+                "temperature_power",
+                "readout",
+            )
+            if idle := [name for name in only_parallel if name in changed]:
+                raise ValueError(f"{idle[0]} does not apply to autoregressive decoding; leave it out")
         elif self.max_tokens is not None:
-            raise ValueError(f"{self.target}: max_tokens applies to autoregressive decoding alone; leave it out")
+            raise ValueError("max_tokens applies to autoregressive decoding alone; leave it out")
+        _check_drawing(self.temperature, self.top_p, self.top_k)
+        if self.temperature_schedule != "constant" and self.temperature == 0:
+            raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")
+        if self.temperature_schedule != "onex" and (idle := sorted(changed & {"temperature_min", "temperature_power"})):
+            raise ValueError(f"{idle[0]} is for temperature_schedule='onex' alone; leave it out")
+        if self.steps == 1 and self.schedule != "cosine":
+            raise ValueError("schedule has no effect on one step; raise steps, or leave it out")
+        if self.steps == 1 and self.temperature_schedule == "linear":
+            raise ValueError("temperature_schedule='linear' has no effect on one step; raise steps, or leave it out")
+        if self.steps == 1 and self.readout == "expected" and self.temperature > 0:
+            raise ValueError(
+                "the expected code of one step is decoded from probabilities, which temperature does not change; "
+                "leave temperature out, or say readout='sampled'"
+            )
         return self
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every seed gives the same."""
+        likeliest = self.temperature == 0 or self.top_k == 1
+        return likeliest and not (self.scheme == "random_order" and self.steps > 1)
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    whole = [f["msg"].removeprefix("Value error, ") for f in error.errors() if not f["loc"]]
+    return "; ".join(whole or explain(error, model))
+
+
+def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
+    if temperature == 0 and (top_p is not None or top_k is not None):
+        name = "top_p" if top_p is not None else "top_k"
+        raise ValueError(
+            f"{name} has no effect at temperature 0, which takes the likeliest token; leave one of them out"
+        )
 
 
 def default_plan(
-    targets: Sequence[str],
+    targets: Sequence[str] | str,
     modalities: Mapping[str, Modality],
     given: Iterable[str] = (),
     *,
-    steps: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    guidance: float | Mapping[str, float] | None = None,
-    prompt_sentinel: bool = False,
+    several: bool = False,
+    **options: Any,
 ) -> list[Stage]:
     """One stage a target, in the order given.
 
     A grid takes one greedy step where a grid of its own alignment group is given or already generated (a picture shows
-    where things are), else eight sampled ones; a vector takes one. A sequence is drawn left to right from the nucleus.
-    Where one step decides all and the modality allows it, the expected code is decoded. `steps` applies to grids and
-    vectors; the other options, where given, apply to every stage."""
+    where things are), and a vector always; where the modality allows it, the expected code is decoded. A grid of which
+    nothing shows the layout is drawn in eight steps from the nucleus, a sequence left to right. Where randomness is
+    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn.
+
+    `options`: fields of `Options`. `steps` applies to grids and vectors, at most a step a token; the others, where
+    given, apply to every stage. Raises ValueError, one line, for options that do not exist or have no effect."""
+    try:
+        chosen = Options(**options)
+    except ValidationError as error:
+        raise ValueError(_one_line(error, Options)) from None
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    if unknown := [target for target in targets if target not in modalities]:
+        raise ValueError(f"no modality {unknown[0]!r}; there are: {', '.join(modalities)}")
+    layouts = {target: modalities[target].spec.layout for target in targets}
+    parallel = {target: layout.num_tokens for target, layout in layouts.items() if layout.kind != "sequence"}
+    if chosen.steps is not None and not parallel:
+        raise ValueError(f"steps has no effect on {', '.join(targets)}, decoded left to right; leave it out")
+    if chosen.steps is not None and chosen.steps > max(parallel.values()):
+        most = max(parallel, key=parallel.__getitem__)
+        raise ValueError(f"steps {chosen.steps} are more than the {parallel[most]} tokens of {most!r}; lower them")
+    drawn = several or chosen.drawn
     stages, seen = [], set(given)
     for target in targets:
-        spec = modalities[target].spec
         common: dict[str, Any] = {
             "target": target,
-            "guidance": dict(guidance) if isinstance(guidance, Mapping) else guidance,
-            "prompt_sentinel": prompt_sentinel,
-            "top_k": top_k,
+            "guidance": chosen.guidance,
+            "prompt_sentinel": chosen.prompt_sentinel,
+            "top_k": chosen.top_k,
         }
-        if spec.layout.kind == "sequence":
-            drawn = 0.7 if temperature is None else temperature
-            nucleus = top_p if top_p is not None else (0.9 if drawn > 0 else None)
-            stages.append(Stage(scheme="autoregressive", temperature=drawn, top_p=nucleus, **common))
+        if target not in parallel:
+            heat = 0.7 if chosen.temperature is None else chosen.temperature
+            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if heat > 0 else None)
+            stages.append(Stage(scheme="autoregressive", temperature=heat, top_p=nucleus, **common))
         else:
-            n = steps or (1 if spec.layout.kind == "vector" or _shows_layout(target, seen, modalities) else FREE_STEPS)
-            drawn = (0.0 if n == 1 else 1.0) if temperature is None else temperature
-            nucleus = top_p if top_p is not None else (0.9 if n > 1 and drawn > 0 else None)
-            readout: Readout = "expected" if n == 1 and spec.expected_decoding else "sampled"
-            stages.append(
-                Stage(scheme="parallel", steps=n, temperature=drawn, top_p=nucleus, readout=readout, **common)
-            )
+            spec = modalities[target].spec
+            shown = spec.layout.kind == "vector" or _shows_layout(target, seen, modalities)
+            n = min(chosen.steps or (1 if shown and not drawn else FREE_STEPS), parallel[target])
+            heat = (1.0 if drawn or n > 1 else 0.0) if chosen.temperature is None else chosen.temperature
+            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if n > 1 and heat > 0 else None)
+            readout: Readout = "expected" if n == 1 and heat == 0 and spec.expected_decoding else "sampled"
+            stages.append(Stage(scheme="parallel", steps=n, temperature=heat, top_p=nucleus, readout=readout, **common))
         seen.add(target)
     return stages
 

@@ -70,7 +70,7 @@ class Sampler:
         assert len(samples) == len(seeds)
         if not samples:
             return []
-        samples = [Sample({**self._beginnings(s), **s.shown}, dict(s.known), dict(s.weights)) for s in samples]
+        samples = [Sample({**self._beginnings(s), **s.shown}, dict(s.known), weights=dict(s.weights)) for s in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
         training = self.network.training
         self.network.eval()

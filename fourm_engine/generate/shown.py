@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.batch import Tokens
+from fourm_engine.generate.keep import Kept
 from fourm_engine.masking.pack import patchify
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import ModalitySpec
@@ -51,6 +52,8 @@ class Sample:
     shown: dict[str, Shown] = field(default_factory=dict)
     #: Targets of which a part is given and stays as it is: tokens of a grid, or the beginning of a sequence.
     known: dict[str, Shown] = field(default_factory=dict)
+    #: Values of those that are pictures and were given as such.
+    kept: dict[str, Kept] = field(default_factory=dict)
     #: Guidance weights that the sample's own conditions carry.
     weights: dict[str, float] = field(default_factory=dict)
 

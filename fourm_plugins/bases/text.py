@@ -74,6 +74,7 @@ class TextSequence(SequenceModality[Lines]):
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
+    wanted = "a text, or a list of alternatives"
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)
@@ -81,18 +82,47 @@ class TextSequence(SequenceModality[Lines]):
     def read(self, files: Mapping[str, bytes]) -> Lines:
         content = images.only_file(files, self.extensions)[1]
         if len(content) > _MAX_BYTES:
-            raise SampleError(f"{self.name} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        text = decode_text(content, self.name)
+            raise SampleError(f"{self.spec.source} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+        text = decode_text(content, self.spec.source)
         found: list[str] = []
         for number, line in enumerate(_LINE_END.split(text), 1):
             words = " ".join(line.split())
             if len(words) > (limit := self.settings.max_characters):
-                raise SampleError(f"{self.name} of {len(words)} characters in line {number}; at most {limit} are read")
+                raise SampleError(
+                    f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read"
+                )
             if words:
                 found.append(words)
         if not found:
-            raise SampleError(f"empty {self.name}: the file holds no words")
+            raise SampleError(f"empty {self.spec.source}: the file holds no words")
         return tuple(found)
+
+    def from_text(self, text: str) -> Lines:
+        """One text, whatever its lines."""
+        return self._alternatives([text])
+
+    def from_array(self, array: np.ndarray) -> Lines:
+        raise self.refusal(array, "no text")
+
+    def from_object(self, given: Any) -> Lines:
+        """A list or tuple of alternatives."""
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+            raise self.refusal(given, "no text")
+        return self._alternatives(given)
+
+    def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Those that hold words, with single spaces between them."""
+        found = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
+        if not found:
+            raise SampleError(f"empty {self.spec.source}: no words")
+        for text in found:
+            if "\0" in text:
+                raise SampleError("the text holds a NUL character")
+            if len(text) > self.settings.max_characters:
+                raise SampleError(
+                    f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read"
+                )
+        return found
 
     def write(self, value: Lines) -> dict[str, bytes]:
         return {"txt": ("\n".join(lines(value)) + "\n").encode()}

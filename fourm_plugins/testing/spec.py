@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from fourm_plugins.door import sniff
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ModalitySpec, Text
-from fourm_plugins.testing.check import Check, require
+from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.compare import distance, misfit, same, spread
 from fourm_plugins.testing.subject import Subject
 
@@ -100,6 +110,45 @@ def files_are_exact(subject: Subject) -> None:
         require(same(subject.array(value), subject.array(again)), "written and read again, its array differs")
 
 
+def values_come_by_one_door(subject: Subject) -> None:
+    """A path, bytes, a picture, an array or a tensor means to `value` what the file means to `read`."""
+    modality = subject.modality
+    with tempfile.TemporaryDirectory() as folder:
+        for files, value in zip(subject.files[:3], subject.values[:3], strict=True):
+            truth = subject.array(value)
+            for what, given in _forms(files, value, Path(folder), subject.spec.extensions):
+                try:
+                    came = subject.array(modality.value(given))
+                except SampleError as error:
+                    raise CheckFailed(f"{what} is refused: {error}") from error
+                require(same(came, truth), f"{what} is not what `read` makes of the file")
+
+
+def _forms(
+    files: Mapping[str, bytes], value: Any, folder: Path, extensions: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """What a user may hold of one sample, and what it is."""
+    yield "the value itself", value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype != np.uint16:
+        yield "an array in another order of memory", np.asfortranarray(value)
+        if importlib.util.find_spec("torch") is not None:
+            import torch
+
+            yield "a tensor", torch.from_numpy(np.ascontiguousarray(value))
+    if len(files) != 1:
+        return
+    ((extension, content),) = files.items()
+    path = folder / f"x.{extension}"
+    path.write_bytes(content)
+    yield "a path", path
+    yield "a path, as a str", str(path)
+    with contextlib.suppress(SampleError):  # bytes that may be one of several files
+        if sniff(content, extensions) == extension:
+            yield "the bytes", content
+    if extension in ("png", "webp", "jpg", "jpeg"):
+        yield "Image.open", Image.open(io.BytesIO(content))
+
+
 def wrong_files_are_refused(subject: Subject) -> None:
     """Empty, truncated and foreign files raise SampleError with one line, and nothing else."""
     for files in subject.files[:3]:
@@ -143,5 +192,6 @@ CHECKS = (
     Check(examples_follow_the_seed),
     Check(files_are_read_back),
     Check(files_are_exact, claims=("exact_files",)),
+    Check(values_come_by_one_door),
     Check(wrong_files_are_refused),
 )

@@ -122,6 +122,11 @@ BROKEN = (
         claims=frozenset({"exact_files"}),
     ),
     Broken(
+        "values_come_by_one_door",
+        _SEEN,
+        _SEEN + "\n    def from_array(self, array):\n        return super().from_array(array)[:, ::-1]\n",
+    ),
+    Broken(
         "wrong_files_are_refused",
         "        value = images.decode_array(content, ndim=3)",
         "        content[0]\n        value = images.decode_array(content, ndim=3)",

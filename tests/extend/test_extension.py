@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.extend.report import Report
 from fourm_engine.extend.source import Extension
+from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
 from fourm_engine.tasks.extend import ExtendTask
 from fourm_engine.tasks.fourm import FourMTask
@@ -66,7 +67,7 @@ def test_with_new_rows_alone_nothing_known_moves_and_the_report_says_so(trained,
         assert torch.equal(after[name][: len(tensor)], tensor), name
     old, model = (FourM.from_pretrained(path, manager=Host()) for path in (folder / "base", tmp_path / "run"))
     assert model.vocabulary.entries[: len(old.vocabulary)] == old.vocabulary.entries
-    inputs = {"a": torch.arange(16).numpy() % 7, "words": "a red ball"}
+    inputs = {"a": Ids(torch.arange(16) % 7), "words": "a red ball"}
     contexts = [m.encode([inputs])[0] for m in (old, model)]
     assert torch.equal(*contexts)
     assert len(model.generate(inputs, ["b"], seed=1)["b"].tokens) == 16

@@ -1,0 +1,214 @@
+"""What is asked of generation, checked before anything is computed.
+
+In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one form. A
+request that cannot be, or that cannot have the effect that it names, raises ValueError: one line, in the user's names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.shown import Sample
+from fourm_plugins.modality import Modality
+
+
+def names_of(what: str, given: str | Iterable[str]) -> list[str]:
+    """Names in the order given; a str is one name."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, (set, frozenset)) and len(given) > 1:
+        raise ValueError(f"{what}: a set has no order; give a list")
+    names = list(given) if isinstance(given, Iterable) else [given]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{what}: {wrong[0]!r:.80} is no name of a modality")
+    return names
+
+
+def targets_of(given: str | Iterable[str]) -> list[str]:
+    """At least one target, none of them twice."""
+    targets = names_of("targets", given)
+    if not targets:
+        raise ValueError("targets: nothing is asked for; name at least one modality")
+    if repeated := [target for target in targets if targets.count(target) > 1]:
+        raise ValueError(f"target {repeated[0]!r} is asked for twice")
+    return targets
+
+
+def inputs_of(given: Any) -> list[Mapping[str, Any]]:
+    """The inputs of several samples."""
+    if isinstance(given, Mapping):
+        raise ValueError(
+            "inputs: one mapping, where a list of them is due, one a sample; `generate` takes a single one"
+        )
+    samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for sample in samples:
+        if not isinstance(sample, Mapping):
+            raise ValueError(f"inputs: {{name: value}} is due, not {type(sample).__name__}; say what the value is of")
+        names_of("inputs", sample)
+    return samples
+
+
+def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
+    """One seed a sample."""
+    if seeds is not None and seed != 0:
+        raise ValueError("seed has no effect beside seeds; leave one of them out")
+    try:
+        found = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
+    except TypeError:
+        raise ValueError(f"a seed is an integer; given: {seed if seeds is None else seeds!r:.80}") from None
+    if len(found) != samples:
+        raise ValueError(f"{samples} samples, but {len(found)} seeds; give one a sample")
+    if wrong := [s for s in found if not 0 <= s < 1 << 64]:
+        raise ValueError(f"seed {wrong[0]} is not in [0, 2^64)")
+    return found
+
+
+def plan_of(
+    given: Stage | Iterable[Stage], targets: Sequence[str], modalities: Mapping[str, Modality], inputs: Collection[str]
+) -> list[Stage]:
+    """A user's own plan. `inputs`: modalities that later stages may be shown."""
+    plan = [given] if isinstance(given, Stage) else list(given)
+    if wrong := [stage for stage in plan if not isinstance(stage, Stage)]:
+        raise ValueError(f"plan: {wrong[0]!r:.80} is no Stage; a plan is a list of fourm_engine.generate.Stage")
+    plan = [Stage(**stage.model_dump()) for stage in plan]  # model_copy checks nothing
+    names = [stage.target for stage in plan]
+    if absent := [target for target in targets if target not in names]:
+        raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(names)}")
+    last = max(i for i, name in enumerate(names) if name in targets)
+    for i, stage in enumerate(plan):
+        if stage.target not in targets and (i > last or stage.target not in inputs):
+            raise ValueError(f"plan: nothing sees what the stage of {stage.target!r} makes, and it is no target")
+        layout = modalities[stage.target].spec.layout if stage.target in modalities else None
+        if layout is None:  # told of by name, later
+            continue
+        for name in ("steps", "max_tokens"):
+            if (value := getattr(stage, name)) is not None and value > layout.num_tokens:
+                raise ValueError(
+                    f"stage of {stage.target!r}: {name} {value} is more than its {layout.num_tokens} tokens; lower it"
+                )
+    return plan
+
+
+def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
+    """Whether several samples of each input are wanted: each is there more than once, with different seeds."""
+    drawn: dict[bytes, set[int]] = {}
+    for sample, seed in zip(samples, seeds, strict=True):
+        drawn.setdefault(_digest(sample), set()).add(seed)
+    return bool(drawn) and all(len(found) > 1 for found in drawn.values())
+
+
+def check_variety(plan: Sequence[Stage], count: int) -> None:
+    """Several samples of one input need something that is drawn."""
+    if all(stage.deterministic for stage in plan):
+        raise ValueError(
+            f"{count} samples of one input with a plan that draws nothing (temperature 0, or top_k 1) are all the same; "
+            f"ask for one, or raise temperature"
+        )
+
+
+def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, Modality]) -> None:
+    """Something is left to generate of what is given in part."""
+    limits = {stage.target: stage.max_tokens for stage in plan}
+    for name, part in sample.known.items():
+        layout = modalities[name].spec.layout
+        limit = min(limits.get(name) or layout.num_tokens, layout.num_tokens)
+        if len(part) == 0:
+            raise ValueError(f"{name!r}: nothing of it is given; leave it out of the inputs")
+        if len(part) >= limit:
+            raise ValueError(
+                f"{name!r}: {len(part)} of at most {limit} tokens are given, so that nothing is left to make"
+            )
+
+
+def guided(
+    plan: Sequence[Stage],
+    sample: Sample,
+    shown_as: Mapping[str, str],
+    *,
+    inputs: Collection[str],
+    sequences: Collection[str],
+    chosen: bool,
+) -> list[Stage]:
+    """The plan with guidance weights under the names that the sampler knows.
+
+    `shown_as`: name as the user gave it -> modality that it is shown as. `inputs`: modalities that the encoder may be
+    shown. `chosen`: whether a user wrote the plan, stage by stage; otherwise the options are common to all stages, and
+    have to have an effect on one of them."""
+    given = {instance: name for name, instance in shown_as.items()}
+    seen = {instance for instance in given if instance in inputs}
+    named = {name for stage in plan if isinstance(stage.guidance, dict) for name in stage.guidance}
+    used: set[str] = set()
+    effects = {"guidance": False, "prompt_sentinel": False}
+    result = []
+    for stage in plan:
+        conditions = seen - {stage.target}
+        weights = stage.guidance
+        if sample.weights and weights is not None:
+            own = ", ".join(sorted(given[name] for name in sample.weights))
+            raise ValueError(f"guidance is given twice, with the conditions {own} and with the plan; drop one")
+        if isinstance(weights, dict):
+            weights = {}
+            for name, weight in stage.guidance.items():  # type: ignore[union-attr]
+                if (instance := shown_as.get(name, name)) in conditions:
+                    if instance in weights:
+                        raise ValueError(
+                            f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one"
+                        )
+                    weights[instance] = weight
+                    used.add(name)
+                elif chosen:
+                    _refuse_condition(name, stage.target, [given.get(c, c) for c in conditions])
+        elif weights is not None and (conditions or weights == 1):
+            effects["guidance"] = True
+        elif weights is not None:
+            weights = None
+            if chosen:
+                raise ValueError(f"guidance has no effect on {stage.target!r}: nothing else is given; leave it out")
+        sentinel = stage.target in sequences or (
+            isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
+        )
+        effects["prompt_sentinel"] |= sentinel
+        if chosen and stage.prompt_sentinel and not sentinel:
+            _refuse_sentinel(stage.target)
+        result.append(stage.model_copy(update={"guidance": None if weights == {} else weights}))
+        if stage.target in inputs:
+            seen.add(stage.target)
+    if unused := sorted(named - used):
+        everything = {given.get(name, name) for name in seen}
+        _refuse_condition(unused[0], ", ".join(stage.target for stage in plan), everything)
+    if any(isinstance(stage.guidance, float) for stage in plan) and not effects["guidance"]:
+        targets = ", ".join(repr(stage.target) for stage in plan)
+        raise ValueError(f"guidance has no effect on {targets}: nothing else is given; leave it out")
+    if any(stage.prompt_sentinel for stage in plan) and not effects["prompt_sentinel"]:
+        _refuse_sentinel(", ".join(stage.target for stage in plan))
+    return result
+
+
+def _refuse_condition(name: str, target: str, conditions: Iterable[str]) -> None:
+    known = sorted(conditions)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"conditions are: {', '.join(known) or 'none'}"
+    raise ValueError(f"guidance weight for {name!r}, which is no condition of {target}; {hint}")
+
+
+def _refuse_sentinel(target: str) -> None:
+    raise ValueError(
+        f"prompt_sentinel has no effect on {target}: it is for sequences that are generated, or hidden by guidance of "
+        f"one number; leave it out"
+    )
+
+
+def _digest(sample: Sample) -> bytes:
+    """Equal for samples that are shown the same."""
+    digest = hashlib.sha256(repr(sorted(sample.weights.items())).encode())
+    for kind, parts in (("shown", sample.shown), ("known", sample.known)):
+        for name, part in sorted(parts.items()):
+            digest.update(f"{kind} {name} {len(part)}".encode())
+            for array in (part.pos, part.ids, part.features):
+                digest.update(b"" if array is None else array.tobytes())
+    return digest.digest()
