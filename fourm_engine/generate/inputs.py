@@ -89,7 +89,7 @@ class InputReader:
             shown = self._show(part, view)
             if part.keep is not None:
                 tokens = _kept_tokens(part, view)
-                check_kept(tokens, part.modality.spec)
+                check_kept(tokens, part.modality.spec, next(given for given, shown in shown_as.items() if shown == name))
                 shown = shown.at(tokens)
                 if name in targets and part.ids is None:
                     value = part.modality.augment(part.value, view)

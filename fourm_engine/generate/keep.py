@@ -22,14 +22,14 @@ class Kept:
     pixels: np.ndarray
 
 
-def check_kept(tokens: np.ndarray, spec: ModalitySpec) -> None:
-    """Raise ValueError where a mask, bool (n,), keeps all tokens or none."""
+def check_kept(tokens: np.ndarray, spec: ModalitySpec, name: str) -> None:
+    """Raise ValueError where a mask, bool (n,), keeps all tokens or none of what was given as `name`."""
     if tokens.all():
-        raise ValueError(f"{spec.name!r}: keep leaves out no token of what the model sees; leave keep out")
+        raise ValueError(f"{name!r}: keep leaves out no token of what the model sees; leave keep out")
     if not tokens.any():
         rows, columns = spec.patch
         raise ValueError(
-            f"{spec.name!r}: keep holds no whole token, {rows}x{columns} pixels of what the model sees; keep more, or "
+            f"{name!r}: keep holds no whole token, {rows}x{columns} pixels of what the model sees; keep more, or "
             f"leave the input out"
         )
 
