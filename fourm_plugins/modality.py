@@ -121,7 +121,7 @@ class Modality(ABC, Generic[Value]):
             if given.shape == generated.shape and given.shape[:2] == kept.shape:
                 value = generated.copy()
                 value[kept] = given[kept]
-                return value  # type: ignore[return-value]
+                return value
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
     @abstractmethod
