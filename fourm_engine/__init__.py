@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
+    from fourm_engine.generate.inputs import Condition, Ids, Typed
     from fourm_engine.model import FourM
 
-__all__ = ["FourM", "load_tokenizer"]
+__all__ = ["Condition", "FourM", "Ids", "Typed", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from fourm_engine.model import FourM
 
         return FourM
+    if name in ("Condition", "Ids", "Typed"):
+        from fourm_engine.generate import inputs
+
+        return getattr(inputs, name)
     if name == "load_tokenizer":
         from fourm_engine.convert.tokenizers import open_tokenizer
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fourm_engine.batch import collate
 from fourm_engine.data.training import TrainingData
+from fourm_engine.generate.inputs import Ids
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.masking.pack import pack, patchify
@@ -127,7 +128,7 @@ class EngineModel(TinyModel):
         return context_1ND[0].numpy(), logits
 
     def generate(self, target: str, given: Mapping[str, np.ndarray], *, seed: int) -> tuple[np.ndarray, Any]:
-        out = self.model.generate(given, [target], seed=seed)[target]
+        out = self.model.generate({name: Ids(ids) for name, ids in given.items()}, [target], seed=seed)[target]
         return out.tokens, out.value
 
     def encode(self, name: str, array: Any) -> np.ndarray:

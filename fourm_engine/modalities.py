@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fourm_engine.data.aligned import beside
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import ENGINE
@@ -81,9 +82,11 @@ def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
             wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
             log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
     if not kept:
+        aside = (line for folder in folders if folder.is_dir() for line in beside(folder, modalities.values()))
         raise ValueError(
             f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
+            + "".join(f"; {line}" for line in aside)
         )
     plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
     return Modalities(kept, plugins, modalities.manager)

@@ -257,7 +257,8 @@ class FourM:
         """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
         known of those to come.
 
-        `inputs`: name -> value, token ids, path of a file, or `Condition`; may be empty. `targets`: names, or one name.
+        `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`), token
+        ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
         `options` are those of `default_plan` (steps, temperature, top_p, top_k, guidance, prompt_sentinel). Without a
         temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes nothing of
         it. `plan` replaces them, stage by stage; it may generate further modalities on the way.
@@ -313,9 +314,7 @@ class FourM:
             if several:
                 request.check_variety(own, len(inputs))
             sequences = self.sampler.sequences
-            own = request.guided(
-                own, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None
-            )
+            own = request.guided(own, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None)
             groups.setdefault(repr(own), (own, []))[1].append(i)
         for own, members in groups.values():
             for start in range(0, len(members), batch_size):

@@ -1,4 +1,5 @@
-"""For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
+"""For writers of picture-like modalities: bounded decoding (of `decoding.py`), crop and resize by a View, encoding,
+colours, examples.
 
 In: the bytes of untrusted files, and arrays with the picture's rows and columns first, (H, W) or (H, W, C). Out: arrays
 of the same kind, or a `SampleError` that says in one line what is wrong with a file. No torch.
@@ -15,28 +16,22 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
+from fourm_plugins.decoding import MAX_PIXELS as MAX_PIXELS
+from fourm_plugins.decoding import as_channel as as_channel
+from fourm_plugins.decoding import as_rgb as as_rgb
+from fourm_plugins.decoding import decode_map as decode_map
+from fourm_plugins.decoding import decode_picture as decode_picture
+from fourm_plugins.decoding import decode_rgb as decode_rgb
+from fourm_plugins.decoding import upright as upright
 from fourm_plugins.modality import SampleError, Settings
 from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
-#: Pictures of more pixels are refused by their header, before anything is decoded.
-MAX_PIXELS = 64_000_000
 #: Arrays (.npy) of more bytes are refused by their header.
 MAX_ARRAY_BYTES = 512_000_000
 #: Colour of pixels that hold nothing: no measurement, no class.
 NOTHING = (0, 0, 0)
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Nine colours of matplotlib's "viridis", evenly spaced; colours between are interpolated.
 _VIRIDIS = np.array(
     [
@@ -131,51 +126,6 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
         seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"
         raise SampleError(f"{seen} for one sample; exactly one is needed")
     return found[0], files[found[0]]
-
-
-def decode_picture(content: bytes) -> Image.Image:
-    """The decoded picture, turned upright by its EXIF orientation. Raises `SampleError` for anything else than a whole
-    PNG, JPEG or WebP picture of at most `MAX_PIXELS`."""
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise SampleError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read")
-            if picture.format == "PNG":
-                # Decoding does not look at the checksums of pixel data: a damaged file would be read as it is.
-                with Image.open(io.BytesIO(content), formats=_FORMATS) as sums:
-                    sums.verify()
-            picture.load()
-            turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
-            return picture.transpose(turn) if turn is not None else picture.copy()
-    except SampleError:
-        raise
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on damaged files.
-    except Exception as error:
-        if isinstance(error, Image.UnidentifiedImageError):
-            raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
-        raise SampleError(f"picture cannot be decoded: {error}") from error
-
-
-def decode_rgb(content: bytes) -> np.ndarray:
-    """uint8 (H, W, 3) of any picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
-    picture = decode_picture(content)
-    if picture.mode.startswith("I"):
-        grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return np.asarray(picture.convert("RGB"))
-
-
-def decode_map(content: bytes) -> np.ndarray:
-    """(H, W) integers of a picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
-    picture = decode_picture(content)
-    if picture.mode in ("1", "L", "P"):
-        return np.asarray(picture).astype(np.uint8)
-    if picture.mode.startswith("I"):
-        return np.asarray(picture).astype(np.uint16)
-    raise SampleError(f"a map has one channel, this picture is {picture.mode}")
 
 
 def decode_array(content: bytes, *, ndim: int) -> np.ndarray:

@@ -6,27 +6,29 @@ string. Its *array* (`ModalitySpec.array`) is what a tokenizer or the model take
 
     files --read--> value --augment(view)--> value --normalise--> array --tokenizer--> ids
     files <-write-- value <------------- denormalise ------------ array <-tokenizer--- ids
+
+A value also comes by one door from whatever a user holds: `value(given)`, of a path, bytes, a picture, an array, text.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fourm_plugins.spec import ModalitySpec
+from fourm_plugins import door
+from fourm_plugins.errors import SampleError
+from fourm_plugins.notes import reading
+from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.view import View
 
 Value = TypeVar("Value")
-
-
-class SampleError(ValueError):
-    """A file that cannot be used, with the reason in one line. The engine adds the file's name, counts it, and skips
-    the sample or stops, as configured."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Modality(ABC, Generic[Value]):
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
     claims: ClassVar[frozenset[str]] = frozenset()
+    #: What a value is, in a user's words, for errors: "a picture, uint8 (H, W, 3)".
+    wanted: ClassVar[str] = ""
 
     def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
@@ -95,6 +99,72 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def write(self, value: Value) -> dict[str, bytes]:
         """The files of one sample, such that `read` returns the value again (to the format's precision)."""
+
+    # The door. Whatever is given means what the same file means; each raises `SampleError`, one line in a user's words.
+
+    def value(self, given: Any) -> Value:
+        """The value that `given` stands for: a path (`os.PathLike`, or a str that looks like one), the bytes of a file,
+        a `PIL.Image`, an array (NumPy, a torch tensor, or what converts to NumPy), text where the files are text, or a
+        value. Raises `SampleError`."""
+        if isinstance(given, str):
+            if not door.looks_like_path(given, self.spec.extensions, typed=self.typed):
+                return self.from_text(given)
+            given = Path(given)
+        if isinstance(given, os.PathLike):
+            path = Path(os.fsdecode(given))
+            files = door.read_file(path, self.spec.extensions)
+            with reading(lambda: str(path)):
+                try:
+                    return self.read(files)
+                except SampleError as error:
+                    raise SampleError(f"{path}: {error}") from error
+        if isinstance(given, (bytes, bytearray, memoryview)):
+            content = bytes(given)
+            return self.read({door.sniff(content, self.spec.extensions): content})
+        if door.is_picture(given):
+            return self.from_picture(given)
+        array = door.as_array(given)
+        return self.from_object(given) if array is None else self.from_array(array)
+
+    @property
+    def typed(self) -> bool:
+        """Whether a user can type a value (`from_text`)."""
+        return isinstance(self.spec.array, Text) or any(e in door.TEXT_EXTENSIONS for e in self.spec.extensions)
+
+    def from_text(self, text: str) -> Value:
+        """Of typed text: by default what a file of this content holds."""
+        extension = next((e for e in self.spec.extensions if e in door.TEXT_EXTENSIONS), self.spec.extensions[0])
+        if not self.typed:
+            raise SampleError(f"cannot be typed; give a file (.{', .'.join(self.spec.extensions)})")
+        return self.read({extension: text.encode(errors="surrogatepass")})
+
+    def from_picture(self, picture: Any) -> Value:
+        """Of a `PIL.Image`: by default what a PNG file of it holds."""
+        extension = next((e for e in self.spec.extensions if e in ("png", "webp", "jpg", "jpeg")), None)
+        if extension is None:
+            raise self.refusal(picture, "its files are no pictures")
+        from fourm_plugins.decoding import as_png
+
+        return self.read({extension: as_png(picture)})
+
+    def from_array(self, array: np.ndarray) -> Value:
+        """Of an array: by default the value itself, if it holds numbers."""
+        return door.numbers(array, self.wants())  # type: ignore[return-value]
+
+    def from_object(self, given: Any) -> Value:
+        """Of anything else: by default the value itself."""
+        if given is None:
+            raise self.refusal(given)
+        return given
+
+    def refusal(self, given: Any, why: str = "") -> SampleError:
+        """The error that says what is wanted and what was given."""
+        return door.refusal(self.wants(), given, why)
+
+    def wants(self) -> str:
+        """What may be given, for errors."""
+        files = f"a file (.{', .'.join(self.spec.extensions)})"
+        return f"{self.wanted}, or {files}" if self.wanted else files
 
     def aspect(self, value: Value) -> float | None:
         """Width / height of a value that has an extent in the picture; None for others."""

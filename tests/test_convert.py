@@ -16,6 +16,7 @@ from fourm_engine.convert.absent import MissingTokenizerError
 from fourm_engine.convert.model import save_published
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
+from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
@@ -125,7 +126,7 @@ def test_a_domain_without_a_plugin_is_named_with_its_package_and_a_part_can_be_l
     model = FourM.from_pretrained(checkpoint, device="cpu", manager=manager)
     assert "pip install fourm-depth" in model.missing["tok_depth@32"]
     with pytest.raises(ValueError, match="pip install fourm-depth"):
-        model.generate({"rgb": np.zeros(4, np.int64)}, ["tok_depth@32"])
+        model.generate({"rgb": Ids(np.zeros(4, np.int64))}, ["tok_depth@32"])
     with pytest.raises(ValueError, match="pip install fourm-depth"):
         FourM.from_pretrained(checkpoint, device="cpu", manager=manager, domains=["tok_depth@32"])
     part = FourM.from_pretrained(checkpoint, device="cpu", domains=["tok_depth@32", "caption"])
@@ -198,7 +199,7 @@ def test_a_diffusion_tokenizer_reads_and_writes_maps_of_a_published_model(checkp
     values, features = [], []
     for each in (model, native):
         values.append(each.generate({"depth": depth}, ["normal"], seed=1)["normal"].tokens)
-        values.append(each.generate({"rgb": np.array([1, 2, 3, 4])}, ["depth"], seed=1)["depth"].value)
+        values.append(each.generate({"rgb": Ids([1, 2, 3, 4])}, ["depth"], seed=1)["depth"].value)
         features.append(each.encode([{"depth": depth}])[0])
     assert np.array_equal(values[0], values[2])
     assert values[1].shape == (32, 32)
@@ -211,14 +212,14 @@ def test_a_model_without_tokenizers_takes_and_gives_ids_and_says_how_to_decode(c
     FourM.from_pretrained(checkpoint, device="cpu").save_pretrained(tmp_path / "native")
     for place in (checkpoint, tmp_path / "native"):
         model = FourM.from_pretrained(place, device="cpu")
-        out = model.generate({"rgb": np.array([1, 2, 3, 4]), "caption": [250, 260]}, ["depth", "normal"], seed=1)
+        out = model.generate({"rgb": Ids([1, 2, 3, 4]), "caption": Ids([250, 260])}, ["depth", "normal"], seed=1)
         assert out["depth"].tokens.shape == (4,)
         with pytest.raises(MissingTokenizerError, match="tokenizers="):
             _ = out["depth"].value
         with pytest.raises(MissingTokenizerError, match="tokenizers="):
             out["depth"].render()
         with pytest.raises(ValueError, match="target only"):
-            model.generate({"normal": np.array([1, 2, 3, 4])}, ["depth"])
+            model.generate({"normal": Ids([1, 2, 3, 4])}, ["depth"])
         features, valid = model.encode([{"rgb": np.zeros((32, 32, 3), np.uint8)}])
         assert features.shape == (1, 4, 16)
         assert valid.all()

@@ -13,7 +13,7 @@ from PIL import Image
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
 from fourm_engine.evaluate.likelihood import nats_by_sample
-from fourm_engine.generate import Condition, Stage
+from fourm_engine.generate import Condition, Ids, Stage
 from fourm_engine.generate.shown import Sample, Shown, pack
 from fourm_engine.model import FourM
 from tests.generate.toys import PLUGINS, heights, install, make_model, picture
@@ -60,7 +60,7 @@ def test_a_raw_value_is_shown_as_pixels_where_the_model_has_them_and_ids_as_toke
     assert names == {"colour": "colour@pixels"}
     assert sample.shown["colour@pixels"].features.shape == (16, 12)
     ids = model.tokenizers["colour"].encode([model.modalities["colour"].normalise(picture())])[0]
-    sample, names = model.reader.read({"colour": ids}, ["height"])
+    sample, names = model.reader.read({"colour": Ids(ids)}, ["height"])
     assert np.array_equal(sample.shown["colour"].ids, ids)
     assert names == {"colour": "colour"}
 
@@ -82,7 +82,7 @@ def test_aligned_inputs_share_one_centre_crop_and_must_be_of_one_shape(model):
     middle = model.reader.read({"colour": value[:, 4:12], "height": ground[:, 4:12]}, [])[0].shown
     assert np.array_equal(shown["colour@pixels"].features, middle["colour@pixels"].features)
     assert np.array_equal(shown["height"].ids, middle["height"].ids)
-    with pytest.raises(ValueError, match="'colour@pixels' and 'height' are aligned"):
+    with pytest.raises(ValueError, match="'colour' and 'height' are aligned"):
         model.reader.read({"colour": value, "height": heights()}, [])
 
 
@@ -156,13 +156,13 @@ def test_the_expected_code_is_decoded_in_one_step(model):
         ({"color": 1}, ["height"], "no modality 'color'; did you mean 'colour'"),
         ({"colour": picture()}, ["colour@pixels"], "'colour@pixels' is input only"),
         ({}, ["height", "height"], "asked for twice"),
-        ({"height": [0] * 16}, ["height"], "'height' is given in full and asked for"),
-        ({"height": [0] * 15}, ["pose"], "15 ids, but it has 16 tokens"),
-        ({"height": [8] + [0] * 15}, ["pose"], r"id 8 is outside \[0, 8\)"),
-        ({"colour@pixels": [0] * 16}, ["pose"], "has no token ids"),
-        ({"colour": "photo.png"}, ["pose"], "no value of this modality"),
+        ({"height": Ids([0] * 16)}, ["height"], "'height' is given in full and asked for"),
+        ({"height": Ids([0] * 15)}, ["pose"], "15 ids, but it has 16 tokens"),
+        ({"height": Ids([8] + [0] * 15)}, ["pose"], r"id 8 is outside \[0, 8\)"),
+        ({"colour@pixels": Ids([0] * 16)}, ["pose"], "has no token ids"),
+        ({"colour": "photo.png"}, ["pose"], "input 'colour': no such file: photo.png"),
         ({"colour": Path("nowhere.png")}, ["pose"], "no such file"),
-        ({"colour": picture().astype(np.float64)}, ["pose"], "'colour@pixels' cannot be used|no value of this"),
+        ({"colour": picture().astype(np.float64)}, ["pose"], "input 'colour'"),
         ({"words": Condition("abc", keep=np.ones(3, bool))}, ["pose"], "keep masks are for grids"),
         ({"height": Condition(heights(), keep=np.ones((3, 3), bool))}, ["height"], r"keep has shape \(3, 3\)"),
         ({"height": Condition(heights(), keep=np.ones((4, 4)))}, ["height"], "keep must be bool"),

@@ -9,6 +9,9 @@ import typer
 
 from fourm_engine.cli.share import pairs
 
+#: Before what is text, whatever it looks like.
+TEXT = "text:"
+
 
 def generate(
     run: Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")],
@@ -16,7 +19,11 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     given: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--input", help="NAME=FILE or NAME=text, such as rgb=photo.jpg; repeat it."),
+        typer.Option(
+            "--input",
+            help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like a "
+            "path is one and must exist; NAME=text:words is never one. Repeat it.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")] = 1,
@@ -40,18 +47,19 @@ def generate(
     disable: Annotated[Optional[list[str]], typer.Option(help="A plugin to leave alone; repeat it.")] = None,  # noqa: UP045
 ) -> None:
     """Generate modalities from others with a trained model."""
-    parts = pairs("--input", given, "NAME=FILE or NAME=text")
+    parts = pairs("--input", given, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.config import manager_of_run
+    from fourm_engine.generate import Typed
     from fourm_engine.model import FourM
     from fourm_plugins.manager import PluginManager
 
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable or (), providers=providers) if settled else manager_of_run(run)
     model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
-    inputs = {name: _value(model, name, text) for name, text in parts.items()}
+    inputs = {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
     options: dict[str, Any] = {
         "steps": steps,
         "temperature": temperature,
@@ -73,19 +81,6 @@ def generate(
                 print(f"{name}: {remark}")
             if generated.decoded_from == "probabilities":
                 print(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples instead")
-
-
-def _value(model: Any, name: str, text: str) -> Any:
-    """A file if there is one of this name; otherwise the text itself, where the modality is a text."""
-    readers = [m for m in model.modalities.values() if name in (m.name, m.spec.source)]
-    path = Path(text)
-    try:
-        exists = path.is_file()
-    except OSError:  # a sentence too long for a file's name
-        exists = False
-    if exists or not any(m.spec.array.kind == "text" for m in readers):
-        return path
-    return text
 
 
 def _write(generated: Any, out: Path, stem: str) -> list[Path]:

@@ -59,12 +59,23 @@ def fit(
         _fit_in_processes(config, overrides or [], chosen, jobs)
         return
     manager.freeze()
+    _check_usable(settings, modalities, [spec.name for name in chosen for spec in spaces[name]])
     with processes(settings.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
             for line in fit_space(settings, manager, modalities, name):
                 if rank == 0:
                     print(line, flush=True)
+
+
+def _check_usable(settings: RunConfig, modalities: Modalities, names: list[str]) -> None:
+    """Raise ValueError where one of several modalities has no file that can be used, before the first is fitted."""
+    from fourm_engine.data.aligned import AlignedData
+
+    data = settings.data
+    if data.train is not None:
+        bounds: dict[str, Any] = {"on_error": data.on_error, "max_bytes": data.max_file_mb << 20}
+        AlignedData(data.train, modalities, data.train_split, **bounds).check_usable(names)
 
 
 def _fit_in_processes(config: Path, overrides: list[str], spaces: list[str], jobs: int) -> None:

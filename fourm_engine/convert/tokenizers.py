@@ -16,7 +16,6 @@ from fourm_engine import exported
 from fourm_engine.convert import published
 from fourm_engine.convert.tokenizer_format import arguments_of, kind_of, read_state, settings_of, spec_of, write_state
 from fourm_engine.device import choose_device
-from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, read_document
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer

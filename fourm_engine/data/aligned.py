@@ -9,15 +9,20 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from fourm_engine.data.names import is_archive, is_litter, plain, say, shown, split
+from fourm_engine.data.pairing import difference, unpaired
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.notes import reading
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 
@@ -64,7 +69,8 @@ class AlignedData:
     ) -> None:
         self.root, self.modalities, self.on_error = Path(root), dict(modalities), on_error
         if not self.root.is_dir():
-            raise ValueError(f"{self.root}: no such folder; it should hold {self._wanted()}")
+            raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
+        aside = beside(self.root, self.modalities.values())
         opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
         self._sources: dict[str, Source] = {}
         for name, modality in self.modalities.items():
@@ -74,7 +80,12 @@ class AlignedData:
             if (source := opened[key]) is not None:
                 self._sources[name] = source
         if not self._sources:
-            raise ValueError(f"{self.root}: holds no data of any modality; looked for {self._wanted()}")
+            lines = "".join(f"; {line}" for line in aside)
+            raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{lines}")
+        for line in (f"{shown(self.root)}: {line}" for line in aside):
+            say(line)
+        for line in dict.fromkeys(note for source in self._sources.values() for note in source.notes):
+            say(line)
         self._members = {name: frozenset(source.names) for name, source in self._sources.items()}
         names = frozenset().union(*self._members.values())
         if split is not None:
@@ -83,7 +94,15 @@ class AlignedData:
         self.names = sorted(names)
         self._bad: dict[tuple[str, str], BadFile] = {}
         if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
-            log.warning("%s", self.report())
+            say(self.report())
+        lines = self.unpaired()
+        sources = {self.modalities[name].spec.source: members for name, members in self._members.items() if members}
+        if lines and sum(map(len, sources.values())) == len(self.names):
+            raise ValueError(
+                f"{shown(self.root)}: no sample has files of more than one of {', '.join(sources)}: {'; '.join(lines)}"
+            )
+        for line in lines:
+            say(f"{shown(self.root)}: {line}")
 
     def replacing(self, modality: Modality) -> AlignedData:
         """The same files with `modality`, which may have another size, in place of the one of its name."""
@@ -95,23 +114,50 @@ class AlignedData:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
         return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
 
-    def _split(self, split: str, names: frozenset[str]) -> frozenset[str]:
+    def _split(self, split_name: str, names: frozenset[str]) -> frozenset[str]:
         path = self.root / "splits.json"
         try:
             if path.stat().st_size > MAX_SPLITS_BYTES:
                 raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-            splits = json.loads(path.read_text())
+            splits = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
-        chosen = splits.get(split) if isinstance(splits, dict) else None
-        if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+            raise ValueError(f"{shown(path)}: needed for split {split_name!r}, but cannot be read: {error}") from None
+        listed = splits.get(split_name) if isinstance(splits, dict) else None
+        if not isinstance(listed, list):
             known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
-            raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
-        if missing := sorted(set(chosen) - names):
-            log.warning("%s: %d samples of split %s have no file, such as %s", path, len(missing), split, missing[0])
-        if len(missing) == len(set(chosen)):
-            raise ValueError(f"{path}: none of the {len(chosen)} samples of split {split!r} is in {self.root}")
-        return names & frozenset(chosen)
+            raise ValueError(f"{shown(path)}: no list of samples for split {split_name!r}; it has {known}")
+        for index, entry in enumerate(listed):
+            if not isinstance(entry, str):
+                raise ValueError(
+                    f"{shown(path)}: no list of samples for split {split_name!r}: entry {index} is {entry!r:.40}, no name"
+                )
+        chosen = {plain(name) for name in listed}
+        if missing := chosen - names:
+            # A list of files: with an extension, and perhaps below the folder of a modality.
+            extensions = {e for modality in self.modalities.values() for e in modality.spec.extensions}
+            sources = {f"{modality.spec.source}/" for modality in self.modalities.values()}
+            files = {name: _sample_of(name, names, extensions, sources) for name in missing}
+            if found := {name: sample for name, sample in files.items() if sample is not None}:
+                example = min(found)
+                say(
+                    f"{shown(path)}: {len(found)} names of split {split_name} are those of files, such as "
+                    f"{shown(example)}, read as {shown(found[example])}"
+                )
+            chosen, missing = (chosen & names).union(found.values()), missing - found.keys()
+        hint = ""
+        if missing and (close := difference(sorted(missing), sorted(names - chosen))) is not None:
+            number, what, listed_name, sample = close
+            hint = f"; {number} differ in {what} alone, such as {shown(listed_name)} from {shown(sample)}"
+        if not chosen - missing:
+            raise ValueError(
+                f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in {shown(self.root)}{hint}"
+            )
+        if missing:
+            say(
+                f"{shown(path)}: {len(missing)} samples of split {split_name} have no file, such as "
+                f"{shown(min(missing))}{hint}"
+            )
+        return names & chosen
 
     @property
     def counts(self) -> dict[str, int]:
@@ -125,10 +171,14 @@ class AlignedData:
             part = f"{name} {count}"
             if lacking := len(self.names) - count:
                 members = self._members.get(name, frozenset())
-                shown = [n for n in self.names if n not in members][:MAX_SHOWN_NAMES]
-                part += f" (lacks {lacking}: {', '.join(shown)}{', …' if lacking > len(shown) else ''})"
+                some = [shown(name) for name in islice((n for n in self.names if n not in members), MAX_SHOWN_NAMES)]
+                part += f" (lacks {lacking}: {', '.join(some)}{', …' if lacking > len(some) else ''})"
             parts.append(part)
-        return f"{self.root}: {len(self.names)} samples; " + ", ".join(parts)
+        return f"{shown(self.root)}: {len(self.names)} samples; " + ", ".join(parts)
+
+    def unpaired(self) -> list[str]:
+        """Why names of two modalities are not the same, where it looks like a mistake, a line for each pair."""
+        return unpaired({self.modalities[name].spec.source: members for name, members in self._members.items()})
 
     def has(self, name: str) -> set[str]:
         """Modalities that have a file for the sample."""
@@ -139,15 +189,36 @@ class AlignedData:
 
     def value(self, name: str, modality: str) -> Any:
         """The value as read, neither cropped nor resized. Raises BadFile."""
-        with self._blame(name, modality):
+        with self._blame(name, modality), reading(lambda: self.where(name, modality)):
             return self.modalities[modality].read(self._sources[modality].files(name))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
         not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
-            check_aspect(self.modalities[modality], value, view)
+            try:
+                check_aspect(self.modalities[modality], value, view)
+            except SampleError as error:
+                raise SampleError(f"{error} {self._agreeing(name, modality, view)}") from None
             return self.modalities[modality].augment(value, view)
+
+    def _agreeing(self, name: str, modality: str, view: View) -> str:
+        """For a message: whose picture the view was drawn for, as far as it is here."""
+        spec, agree = self.modalities[modality].spec, {}
+        for other in sorted(self.has(name)):
+            its = self.modalities[other].spec
+            if its.source == spec.source or its.alignment != spec.alignment:
+                continue
+            try:
+                check_aspect(self.modalities[other], value := self.value(name, other), view)
+            except (BadFile, SampleError):
+                continue
+            if self.modalities[other].aspect(value) is not None:
+                agree[its.source] = self.where(name, other)
+        if len(agree) == 1:
+            source, where = agree.popitem()
+            return f"as {source} has it, {where}: one of the two is wrong"
+        return f"as {' and '.join(agree)} have it" if agree else "as it is recorded"
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
         """The array of an augmented value, checked against the spec. Raises BadFile."""
@@ -159,6 +230,29 @@ class AlignedData:
     def array(self, name: str, modality: str, view: View) -> np.ndarray | str:
         """What the tokenizer, or a continuous input of the model, takes. Raises BadFile."""
         return self.normalise(name, modality, self.augment(name, modality, self.value(name, modality), view))
+
+    def check_usable(self, modalities: Iterable[str]) -> None:
+        """Raise ValueError where a modality has files here and not one of them can be used. Reads up to the first that
+        can, and skips the others."""
+        for modality in modalities:
+            spec, last = self.modalities[modality].spec, None
+            shape = spec.array.width / spec.array.height if isinstance(spec.array, (FeatureMap, ClassMap)) else 1.0
+            for name in (name for name in self.names if modality in self.has(name)):
+                try:
+                    value = self.value(name, modality)
+                    view = View.centre(
+                        source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape
+                    )
+                    self.normalise(name, modality, self.augment(name, modality, value, view))
+                    break
+                except BadFile as bad:
+                    self.skip(name, last := bad)
+            else:
+                if last is not None:
+                    raise ValueError(
+                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, such "
+                        f"as {last.where}: {last.reason}; mend them, or leave {modality} out of modalities.select"
+                    )
 
     @contextmanager
     def _blame(self, name: str, modality: str) -> Iterator[None]:
@@ -194,6 +288,54 @@ class AlignedData:
         return counts
 
 
+def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
+    """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
+    modalities in one archive, or in one folder."""
+    specs = [modality.spec for modality in modalities]
+    extensions, sources = (
+        sorted({e for spec in specs for e in spec.extensions}),
+        sorted({spec.source for spec in specs}),
+    )
+    with os.scandir(root) as entries:
+        found = [entry.name for entry in entries if not is_litter(entry.name)]
+    archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
+    files = sorted(name for name in found if split(name, extensions) is not None and name != "splits.json")
+    folders = ", ".join(f"{source}/" for source in sources)
+    lines = []
+    if archives:
+        lines.append(
+            f"{len(archives)} archives in the folder itself are not read, such as {shown(archives[0])}; data lies in a "
+            f"folder a modality ({folders}), as files or in plain .tar shards of this modality alone"
+        )
+    if files:
+        lines.append(
+            f"{len(files)} files in the folder itself are not read, such as {shown(files[0])}; move them into the folder "
+            f"of their modality ({folders})"
+        )
+    for source in sources:
+        alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
+        if source not in found and alike:
+            lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
+    return lines
+
+
+def _sample_of(file: str, names: Collection[str], extensions: Collection[str], sources: Collection[str]) -> str | None:
+    """The sample among `names` that a file's name stands for: "./rgb/0001.png" for "0001"."""
+    path = file.removeprefix("./")
+    for source in ("", *sorted(sources)):
+        if path.startswith(source):
+            below = path.removeprefix(source)
+            for name in (below, (split(below, tuple(extensions)) or ("",))[0]):
+                if name in names:
+                    return name
+    return None
+
+
+def same_aspect(first: float, second: float) -> bool:
+    """Whether two pictures of these widths / heights may be one at two resolutions."""
+    return abs(first - second) <= ASPECT_TOLERANCE * second
+
+
 def check_aspect(modality: Modality, value: Any, view: View) -> None:
     """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
     follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
@@ -202,7 +344,7 @@ def check_aspect(modality: Modality, value: Any, view: View) -> None:
     if own is None or modality.spec.alignment is None or not isinstance(array, (FeatureMap, ClassMap)):
         return
     drawn_for = array.width / array.height * view.height / view.width
-    if abs(own - drawn_for) > ASPECT_TOLERANCE * drawn_for:
+    if not same_aspect(own, drawn_for):
         raise SampleError(
             f"width / height is {own:.3f}, but {drawn_for:.3f} in the picture that it belongs to; store them alike "
             f"(turned by EXIF? cropped?)"

@@ -19,6 +19,7 @@ from fourm_engine.data.source import MAX_FILE_BYTES, Source, TarSource, open_sou
 from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Labeller, Modality, SampleError
+from fourm_plugins.notes import reading
 
 BATCH = 64
 
@@ -199,7 +200,8 @@ def _label(
         values: dict[str, Any] = {}
         for name in names[start : start + BATCH]:
             try:
-                values[name] = source.read(files.files(name))
+                with reading(lambda name=name: files.where(name)):
+                    values[name] = source.read(files.files(name))
             except SampleError as error:
                 skip(name, error, source)
         if not values:

@@ -103,6 +103,7 @@ def tokenize_split(
     if missing := [name for name in token_modalities if name not in tokenizers]:
         raise ValueError(f"no tokenizer for {', '.join(missing)}; run `fourm tokenizer fit` first")
     present = [name for name in token_modalities if data.counts[name]]
+    data.check_usable(present)
     writers = {
         name: TokenShardWriter(out, modalities[name].spec, tokenizers[name].fingerprint, views) for name in present
     }

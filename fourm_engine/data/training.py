@@ -94,6 +94,23 @@ class TrainingData(Dataset[PackedSample]):
         if unread:
             log.warning("no data of %s; samples are used without", ", ".join(unread))
         self._aspects: dict[str, dict[str, float]] = {}
+        self._check_trainable()
+
+    def _check_trainable(self) -> None:
+        """Raise ValueError where no sample is of any use, and why it is so, as far as names and files tell."""
+        if empty := [name for name, shards in self._shards.items() if not shards.names]:
+            raise ValueError(
+                f"no tokens of {', '.join(empty)}: none of the files could be used when they were made; mend them and run "
+                f"`fourm tokenize` again, or leave {', '.join(empty)} out of modalities.select"
+            )
+        if not any(self.budgets.serve(self.has(name)) for name in self.names):
+            about = f"; {self.raw.report()}" if self.raw else ""
+            raise ValueError(
+                f"none of the {len(self.names)} samples has inputs and targets for any component of "
+                f"masking.mixture{about}"
+            )
+        if self.raw is not None:
+            self.raw.check_usable(m for m in self.modalities if m not in self._shards)
 
     @classmethod
     def from_config(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData, BadFile, same_aspect
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import name_rng
 from fourm_plugins.modality import Modality
@@ -75,21 +75,39 @@ class ViewDrawer:
         return {"augment": True, "crop_scale": list(self.crop_scale), "flip": self.flip, "seed": self.seed}
 
     def aspects(self, data: AlignedData, name: str) -> dict[str, float]:
-        """Group -> width / height of the sample's picture, of the group's first modality (by name) that has one."""
+        """Group -> width / height of the sample's picture, as most of the group's files have it: one that lies turned
+        among others is the odd one. Where as many say one as the other, what more modalities read counts, then the
+        first by name."""
         aspects, has = {}, data.has(name)
         for group, members in self._aligned.items():
+            readers: dict[tuple, list[str]] = {}
             for modality in members:
-                if modality not in has:
-                    continue
-                try:
-                    aspect = data.modalities[modality].aspect(data.value(name, modality))
-                except BadFile as bad:
-                    data.skip(name, bad)
-                    continue
+                spec = data.modalities[modality].spec
+                if modality in has and isinstance(spec.array, (FeatureMap, ClassMap)):
+                    readers.setdefault((spec.source, spec.extensions), []).append(modality)
+            votes: list[tuple[float, int, int]] = []  # aspect, files that have it, modalities that read them
+            for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
+                first, second = (sorted([files for _, files, _ in votes], reverse=True) + [0, 0])[:2]
+                if first > second + left:
+                    break  # the others change nothing
+                aspect = self._aspect(data, name, modalities)
                 if aspect is not None:
-                    aspects[group] = aspect
-                    break
+                    same = next((k for k, vote in enumerate(votes) if same_aspect(vote[0], aspect)), len(votes))
+                    _, files, number = votes[same] if same < len(votes) else (aspect, 0, 0)
+                    shape = votes[same][0] if same < len(votes) else aspect
+                    votes[same : same + 1] = [(shape, files + 1, number + len(modalities))]
+            if votes:
+                aspects[group] = max(votes, key=lambda vote: vote[1:])[0]
         return aspects
+
+    def _aspect(self, data: AlignedData, name: str, modalities: list[str]) -> float | None:
+        """Of the first of `modalities`, which read the same file, that has one."""
+        for modality in modalities:
+            try:
+                return data.modalities[modality].aspect(data.value(name, modality))
+            except BadFile as bad:
+                data.skip(name, bad)
+        return None
 
     def draw(self, name: str, number: int, aspects: Mapping[str, float]) -> SampleViews:
         """Views of all groups. A group without an aspect is taken to have its arrays' shape."""

@@ -17,7 +17,7 @@ from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
 from fourm_engine.evaluate.results import Score, TaskResult
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
-from fourm_engine.generate.inputs import Condition
+from fourm_engine.generate.inputs import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_plugins.modality import Metric
@@ -126,13 +126,13 @@ class Predictor:
         return found
 
     def _input(self, task: Task, given: str, sample: str) -> Any:
-        """Token ids, which are encoded once for all tasks, or the value of a continuous modality."""
+        """`Ids`, which are encoded once for all tasks, or the value of a continuous modality."""
         shown = task.inputs[given]
         spec = self.model.modalities[shown].spec
         if spec.continuous:
             content = self.held_out.values[shown][sample]
         else:
-            content = self.ids(shown)[sample][: spec.layout.num_tokens]
+            content = Ids(self.ids(shown)[sample][: spec.layout.num_tokens])
         return Condition(content, keep=self._kept(task, given, sample)) if given in task.keep else content
 
     def _kept(self, task: Task, given: str, sample: str) -> np.ndarray:

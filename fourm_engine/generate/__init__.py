@@ -6,13 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourm_engine.generate.inputs import Condition
+    from fourm_engine.generate.inputs import Condition, Ids, Typed
     from fourm_engine.generate.plan import Options, Stage, default_plan
     from fourm_engine.generate.result import Generated
 
-__all__ = ["Condition", "Generated", "Options", "Stage", "default_plan"]
+__all__ = ["Condition", "Generated", "Ids", "Options", "Stage", "Typed", "default_plan"]
 
-_PLACES = {"Condition": "inputs", "Generated": "result", "Options": "plan", "Stage": "plan", "default_plan": "plan"}
+_PLACES = {
+    "Condition": "inputs",
+    "Generated": "result",
+    "Ids": "inputs",
+    "Options": "plan",
+    "Stage": "plan",
+    "Typed": "inputs",
+    "default_plan": "plan",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,8 @@ class Kept:
     pixels: np.ndarray
 
 
-def check_kept(tokens: np.ndarray, spec: ModalitySpec, name: str) -> None:
-    """Raise ValueError where a mask, bool (n,), keeps all tokens or none of what was given as `name`."""
+def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec) -> None:
+    """Raise ValueError, in the `name` that a user gave, where a mask, bool (n,), keeps all tokens or none."""
     if tokens.all():
         raise ValueError(f"{name!r}: keep leaves out no token of what the model sees; leave keep out")
     if not tokens.any():

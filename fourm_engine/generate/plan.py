@@ -109,9 +109,18 @@ class Stage(BaseModel):
     @model_validator(mode="after")
     def _effects(self) -> Stage:
         fields = type(self).model_fields
-        changed = {name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default}
+        changed = {
+            name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
+        }
         if self.scheme == "autoregressive":
-            only_parallel = ("steps", "schedule", "temperature_schedule", "temperature_min", "temperature_power", "readout")
+            only_parallel = (
+                "steps",
+                "schedule",
+                "temperature_schedule",
+                "temperature_min",
+                "temperature_power",
+                "readout",
+            )
             if idle := [name for name in only_parallel if name in changed]:
                 raise ValueError(f"{idle[0]} does not apply to autoregressive decoding; leave it out")
         elif self.max_tokens is not None:
@@ -147,7 +156,9 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
 def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
     if temperature == 0 and (top_p is not None or top_k is not None):
         name = "top_p" if top_p is not None else "top_k"
-        raise ValueError(f"{name} has no effect at temperature 0, which takes the likeliest token; leave one of them out")
+        raise ValueError(
+            f"{name} has no effect at temperature 0, which takes the likeliest token; leave one of them out"
+        )
 
 
 def default_plan(

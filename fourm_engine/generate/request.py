@@ -42,7 +42,9 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
 def inputs_of(given: Any) -> list[Mapping[str, Any]]:
     """The inputs of several samples."""
     if isinstance(given, Mapping):
-        raise ValueError("inputs: one mapping, where a list of them is due, one a sample; `generate` takes a single one")
+        raise ValueError(
+            "inputs: one mapping, where a list of them is due, one a sample; `generate` takes a single one"
+        )
     samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -118,7 +120,9 @@ def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, 
         if len(part) == 0:
             raise ValueError(f"{name!r}: nothing of it is given; leave it out of the inputs")
         if len(part) >= limit:
-            raise ValueError(f"{name!r}: {len(part)} of at most {limit} tokens are given, so that nothing is left to make")
+            raise ValueError(
+                f"{name!r}: {len(part)} of at most {limit} tokens are given, so that nothing is left to make"
+            )
 
 
 def guided(
@@ -152,7 +156,9 @@ def guided(
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]
                 if (instance := shown_as.get(name, name)) in conditions:
                     if instance in weights:
-                        raise ValueError(f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one")
+                        raise ValueError(
+                            f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one"
+                        )
                     weights[instance] = weight
                     used.add(name)
                 elif chosen:

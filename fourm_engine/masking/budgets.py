@@ -136,6 +136,10 @@ class Budgets:
                     alphas.setdefault(name, given["*"])
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0}
 
+    def serve(self, available: Collection[str]) -> bool:
+        """Whether `draw` has budgets for a sample that has the modalities `available`."""
+        return bool(self._feasible(frozenset(available)))
+
     def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
         """Budgets for a sample that has the modalities `available`.
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
-from fourm_plugins import images
+from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric, SampleError
 from fourm_plugins.spec import ClassMap
@@ -55,6 +55,7 @@ class ClassGrid(GridModality):
 
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
+    wanted = "class ids, integers (H, W)"
     loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
     expected_decoding = False
 
@@ -63,17 +64,35 @@ class ClassGrid(GridModality):
         return ClassMap(classes=self.settings.num_classes, height=height, width=width)
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        ids = images.decode_map(images.only_file(files, self.extensions)[1]).astype(np.int64)
-        if self.settings.ignore is not None:
-            ids[ids == self.settings.ignore] = -1
-        if ids.max() >= self.settings.num_classes:
-            row, column = np.argwhere(ids >= self.settings.num_classes)[0]
-            raise SampleError(
-                f"class id {ids[row, column]} at row {row}, column {column}; "
-                f"{self.name} has {self.settings.num_classes} classes and ignores {self.settings.ignore}"
+        return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
+
+    def from_picture(self, picture: Image.Image) -> np.ndarray:
+        return self.from_array(images.as_channel(images.upright(picture)))
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """(H, W) of any integers; `ignore` and -1 are no class."""
+        array = door.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
+        if array.ndim == 3 or array.dtype.kind == "f":
+            raise self.refusal(
+                array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of whole numbers)"
             )
+        ids = self._ids(array)
         if ids.max() < 0:
             raise SampleError("no pixel has a class")
+        return ids
+
+    def _ids(self, array: np.ndarray) -> np.ndarray:
+        """int64 of integers, -1 where there is no class. `ignore` is no class's id, so that it can be told."""
+        s, ids = self.settings, array.astype(np.int64)
+        if s.ignore is not None:
+            ids[ids == s.ignore] = -1
+        if ids.max() >= s.num_classes or ids.min() < -1:
+            row, column = np.argwhere((ids >= s.num_classes) | (ids < -1))[0]
+            none = "-1" if s.ignore is None else f"{s.ignore} or -1"
+            raise SampleError(
+                f"class id {ids[row, column]} at row {row}, column {column}; ids are 0 to {s.num_classes - 1}, "
+                f"and {none} for no class"
+            )
         return ids
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
@@ -81,7 +100,9 @@ class ClassGrid(GridModality):
         return {"png": images.encode_png(stored.astype(np.uint8 if stored.max() < 256 else np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(value, np.int64)
+        if value.dtype.kind not in "iu":
+            raise self.refusal(value, "ids are integers")
+        return self._ids(np.ascontiguousarray(value))
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
         assert isinstance(array, np.ndarray)

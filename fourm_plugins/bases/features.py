@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from fourm_plugins import images
+from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric, SampleError
 from fourm_plugins.spec import FeatureMap, Grid
@@ -37,6 +37,7 @@ class FeatureGrid(GridModality):
 
     Settings: ClassVar[type[BaseModel]] = FeatureSettings
     extensions = ("npy",)
+    wanted = "features, float32 (h, w, channels)"
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0, "cosine": 1.0}
 
     def make_array(self) -> FeatureMap:
@@ -48,9 +49,14 @@ class FeatureGrid(GridModality):
         return None
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        value = images.decode_array(images.only_file(files, self.extensions)[1], ndim=3).astype(np.float32)
-        if value.shape[2] != self.settings.channels:
-            raise SampleError(f"features of {value.shape[2]} channels; {self.name} is set to {self.settings.channels}")
+        return self.from_array(images.decode_array(images.only_file(files, self.extensions)[1], ndim=3))
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """(h, w, channels); channels first where they cannot be last."""
+        channels = self.settings.channels
+        if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
+            raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
+        value = door.channels_last(array, (channels,), self.wants()).astype(np.float32)
         if not np.isfinite(value).all():
             row, column, _ = np.argwhere(~np.isfinite(value))[0]
             raise SampleError(f"feature at row {row}, column {column} is NaN or infinite")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
@@ -47,6 +47,10 @@ class GridModality(StandardModality[np.ndarray]):
             expected_decoding=tokens and self.expected_decoding,
             published_name=s.published(self.published_prefix) if self.published_prefix else None,
         )
+
+    def from_object(self, given: Any) -> np.ndarray:
+        """Lists and the like are refused: they say nothing of their type."""
+        raise self.refusal(given)
 
     def aspect(self, value: np.ndarray) -> float | None:
         return value.shape[1] / value.shape[0]

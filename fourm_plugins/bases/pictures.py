@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from fourm_plugins import images
+from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric
 from fourm_plugins.spec import FeatureMap
@@ -21,13 +21,39 @@ class PictureGrid(GridModality):
     """As tokens; as patches of pixels, input only, with `Settings = images.PictureSettings`."""
 
     extensions = ("png", "jpg", "jpeg", "webp")
+    wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
         return FeatureMap(channels=3, height=height, width=width)
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        return images.decode_rgb(images.only_file(files, self.extensions)[1])
+        return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
+
+    def from_picture(self, picture: Image.Image) -> np.ndarray:
+        return images.as_rgb(images.upright(picture))
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first where
+        they cannot be last. uint16 counts to 65535, as in a file of 16 bits, floats from 0 to 1."""
+        array = array[..., None] if array.ndim == 2 else array
+        array = door.channels_last(array, (1, 2, 3, 4), self.wants())
+        if array.dtype.kind == "f":
+            if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+                raise self.refusal(array, f"floats are 0 to 1, these are {array.min():g} to {array.max():g}")
+            array = np.rint(array * 255).astype(np.uint8)
+        elif array.dtype == np.uint16:
+            if 0 < array.max() < 256:
+                raise self.refusal(array, f"16 bits count to 65535, this picture to {array.max()}")
+            array = (array >> 8).astype(np.uint8)
+        elif array.dtype != np.uint8:
+            raise self.refusal(array)
+        array = np.ascontiguousarray(array)
+        return (
+            array
+            if array.shape[2] == 3
+            else images.as_rgb(Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array))
+        )
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
         return {"png": images.encode_png(value)}

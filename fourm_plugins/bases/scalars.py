@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
-from fourm_plugins import images
+from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric, SampleError
 from fourm_plugins.spec import FeatureMap, ModalitySpec
@@ -59,18 +59,38 @@ class ScalarGrid(GridModality):
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
         extension, content = images.only_file(files, self.spec.extensions)
         if extension == "png":
-            counts = images.decode_map(content)
-            if counts.dtype != np.uint16:
-                raise SampleError(f"{self.name} needs a PNG of 16 bits, this one has 8")
-            value = (counts * self.settings.png_unit + self.settings.png_zero).astype(np.float32)
-            if self.gaps:
-                value[counts == 0] = np.nan
-        else:
-            value = images.decode_array(content, ndim=2).astype(np.float32)
+            return self.from_picture(images.decode_picture(content))
+        return self.from_array(images.decode_array(content, ndim=2))
+
+    def from_picture(self, picture: Image.Image) -> np.ndarray:
+        s = self.settings
+        if picture.mode == "F":
+            return self.from_array(np.asarray(images.upright(picture)))
+        if s.png_unit is None:
+            raise self.refusal(picture, "what a count of a picture means is not set (png_unit)")
+        counts = images.as_channel(images.upright(picture))
+        if counts.dtype != np.uint16:
+            raise SampleError("a picture of 16 bits is needed, this one has 8")
+        value = (counts * s.png_unit + s.png_zero).astype(np.float32)
+        if self.gaps:
+            value[counts == 0] = np.nan
+        return self._known(value)
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """(H, W) in the unit. Integers are refused where pictures hold counts: they may be either."""
+        array = door.one_channel(array, self.wants())
+        if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
+            raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
+        return self._known(array.astype(np.float32))
+
+    def wants(self) -> str:
+        return f"{self.unit or 'the quantity'} as float32 (H, W), or a file (.{', .'.join(self.spec.extensions)})"
+
+    def _known(self, value: np.ndarray) -> np.ndarray:
+        """Checked, with NaN for all that was not measured."""
         finite = np.isfinite(value)
         if self.gaps:
-            value[~finite] = np.nan
-            return self._measured(value)
+            return self._measured(np.where(finite, value, np.float32(np.nan)))
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
             raise SampleError(f"value {value[row, column]} at row {row}, column {column}; all must be finite")

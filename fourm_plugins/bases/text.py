@@ -1,11 +1,12 @@
 """SequenceModality: whatever can be written as text. TextSequence: text itself.
 
-TextSequence. Files: UTF-8 text, one text a line; the lines are alternatives. Value: the tuple of them; seen through a
+TextSequence. Files: UTF-8 text, one text a line, which ends at \\n, \\r\\n or \\r; the lines are alternatives. Value: the tuple of them; seen through a
 view, one str. Array: that str.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,8 @@ from fourm_plugins.view import View
 
 Lines = tuple[str, ...] | str
 _MAX_BYTES = 1_000_000
+#: Not `str.splitlines`, which also ends a line at what may stand within a sentence, such as U+2028 or a vertical tab.
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _WORDS = ("small", "large", "bright", "dark", "round", "square", "near", "far")
 
 
@@ -70,6 +73,7 @@ class TextSequence(SequenceModality[Lines]):
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
+    wanted = "a text, or a list of alternatives"
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)
@@ -77,20 +81,46 @@ class TextSequence(SequenceModality[Lines]):
     def read(self, files: Mapping[str, bytes]) -> Lines:
         content = images.only_file(files, self.extensions)[1]
         if len(content) > _MAX_BYTES:
-            raise SampleError(f"{self.name} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise SampleError(f"{self.name} is not UTF-8: {error}") from error
-        if "\0" in text:
-            raise SampleError(f"{self.name} holds a NUL character: not a text file")
-        found = tuple(line for line in (" ".join(raw.split()) for raw in text.splitlines()) if line)
+            raise SampleError(f"{self.spec.source} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
+        text = decode_text(content, self.spec.source)
+        found: list[str] = []
+        for number, line in enumerate(_LINE_END.split(text), 1):
+            words = " ".join(line.split())
+            if len(words) > (limit := self.settings.max_characters):
+                raise SampleError(
+                    f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read"
+                )
+            if words:
+                found.append(words)
         if not found:
-            raise SampleError(f"empty {self.name}: the file holds no words")
-        for line in found:
-            if len(line) > self.settings.max_characters:
-                limit = self.settings.max_characters
-                raise SampleError(f"{self.name} of {len(line)} characters; at most {limit} are read")
+            raise SampleError(f"empty {self.spec.source}: the file holds no words")
+        return tuple(found)
+
+    def from_text(self, text: str) -> Lines:
+        """One text, whatever its lines."""
+        return self._alternatives([text])
+
+    def from_array(self, array: np.ndarray) -> Lines:
+        raise self.refusal(array, "no text")
+
+    def from_object(self, given: Any) -> Lines:
+        """A list or tuple of alternatives."""
+        if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+            raise self.refusal(given, "no text")
+        return self._alternatives(given)
+
+    def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Those that hold words, with single spaces between them."""
+        found = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
+        if not found:
+            raise SampleError(f"empty {self.spec.source}: no words")
+        for text in found:
+            if "\0" in text:
+                raise SampleError("the text holds a NUL character")
+            if len(text) > self.settings.max_characters:
+                raise SampleError(
+                    f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read"
+                )
         return found
 
     def write(self, value: Lines) -> dict[str, bytes]:
@@ -122,6 +152,24 @@ class TextSequence(SequenceModality[Lines]):
             first, second = rng.choice(_WORDS, 2, replace=False)
             samples.append(self.write((f"{first} and {second}", f"it is {first} and not {second}")))
         return samples
+
+
+def decode_text(content: bytes, what: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises `SampleError`, with the remedy, for any other
+    encoding: most cannot be told from one another, and a wrong guess would train on rubbish."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-32" if content.startswith(codecs.BOM_UTF32_LE) else "UTF-16"
+        raise SampleError(f"{what} is {encoding}, not UTF-8; save it as UTF-8 (iconv -f {encoding} -t UTF-8)")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError(
+            f"{what} is not UTF-8: byte 0x{content[error.start]:02x} at {error.start}; save it as UTF-8 (iconv -f ENCODING "
+            f"-t UTF-8)"
+        ) from None
+    if "\0" in text:
+        raise SampleError(f"{what} holds a NUL character: not a text file, or not UTF-8")
+    return text
 
 
 def lines(value: Lines) -> tuple[str, ...]:

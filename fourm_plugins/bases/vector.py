@@ -96,7 +96,25 @@ class ScalarVector(StandardModality[Row]):
         except (ValueError, RecursionError) as error:
             raise SampleError(f"{self.name} is not JSON: {error}") from error
         if not isinstance(entries, dict):
-            raise SampleError(f"{self.name} is a JSON object of columns, not {type(entries).__name__}")
+            raise SampleError(f"a JSON object of columns is needed, not {type(entries).__name__}")
+        return self._row(entries)
+
+    def from_array(self, array: np.ndarray) -> Row:
+        raise self.refusal(array, "an array does not say which column is which")
+
+    def from_object(self, given: Any) -> Row:
+        if not isinstance(given, Mapping):
+            raise self.refusal(given)
+        numbers = {name: x.item() if getattr(x, "shape", None) == () else x for name, x in given.items()}
+        # NaN is the value of what null is in a file.
+        return self._row({name: None if isinstance(x, float) and math.isnan(x) else x for name, x in numbers.items()})
+
+    def wants(self) -> str:
+        names = ", ".join(repr(column.name) for column in self.settings.columns[:6])
+        more = ", …" if len(self.settings.columns) > 6 else ""
+        return f"{{column: number}} of {names}{more}, its JSON, or a file (.{', .'.join(self.spec.extensions)})"
+
+    def _row(self, entries: Mapping[str, Any]) -> Row:
         row = {}
         for column in self.settings.columns:
             number = entries.get(column.name)

@@ -93,7 +93,9 @@ def test_damage_in_the_middle_of_a_shard_loses_nothing_silently(tmp_path):
 
 def test_a_compressed_or_other_file_named_tar_is_an_error(tmp_path):
     fill(tmp_path / "s", {"0.tar": b"\x1f\x8b" + b"0" * 2000})
-    with pytest.raises(ValueError, match=r"0\.tar: truncated or no tar file"):
+    with pytest.raises(
+        ValueError, match=r"0\.tar: no tar file but compressed by gzip, whatever its name says; unpack it"
+    ):
         open_source(tmp_path, "s", ("png",))
 
 
@@ -137,7 +139,7 @@ def test_long_member_names_are_read(tmp_path):
 
 
 def test_a_source_can_be_sent_to_another_process_and_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.source.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("fourm_engine.data.tar.MAX_OPEN_SHARDS", 2)
     for i in range(5):
         write_tar(tmp_path / f"s/{i}.tar", {f"{i}.png": bytes([i])})
     source = open_source(tmp_path, "s", ("png",))
@@ -153,7 +155,7 @@ def test_a_shard_that_shrinks_while_in_use_is_reported(tmp_path):
     write_tar(path, {"a.png": b"x" * 1000})
     source = open_source(tmp_path, "s", ("png",))
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(SampleError, match="188 of 1000 bytes"):
+    with pytest.raises(SampleError, match="the shard has changed since this run began"):
         source.files("a")
 
 

@@ -66,7 +66,7 @@ def test_with_new_rows_alone_nothing_known_moves_and_the_report_says_so(trained,
         assert torch.equal(after[name][: len(tensor)], tensor), name
     old, model = (FourM.from_pretrained(path, manager=Host()) for path in (folder / "base", tmp_path / "run"))
     assert model.vocabulary.entries[: len(old.vocabulary)] == old.vocabulary.entries
-    inputs = {"a": torch.arange(16).numpy() % 7, "words": "a red ball"}
+    inputs = {"a": Ids(torch.arange(16) % 7), "words": "a red ball"}
     contexts = [m.encode([inputs])[0] for m in (old, model)]
     assert torch.equal(*contexts)
     assert len(model.generate(inputs, ["b"], seed=1)["b"].tokens) == 16

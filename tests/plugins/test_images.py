@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fourm_plugins import SampleError, View, images
+from fourm_plugins import SampleError, View, decoding, images
 
 
 def encode(picture, form="PNG", **options):
@@ -62,7 +62,7 @@ def test_a_png_with_one_damaged_bit_is_refused_rather_than_read_wrongly(share):
 
 def test_a_picture_over_the_limit_is_refused_by_its_header(monkeypatch):
     content = encode(Image.new("L", (30, 20)))
-    monkeypatch.setattr(images, "MAX_PIXELS", 599)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 599)
     with pytest.raises(SampleError, match="30x20"):
         images.decode_picture(content)
 

@@ -52,8 +52,6 @@ REFUSED = {
     "a path out of it in the middle": member("a/../../owned.txt"),
     "a long path out of it": pax({"path": "a/" * 200 + "../" * 300 + "owned.txt"}) + member("x.txt"),
     "one name twice": GOOD + member("good.txt"),
-    "a name with a line break": member("a\nfourm: error: b.txt"),
-    "a name with a control sequence": member("\x1b[2Ja.txt"),
     "a name of a million characters": pax({"path": "a" * 1_000_000 + ".txt"}) + member("x.txt"),
     "a size beyond its end": header("a.txt", size=1 << 40),
     "a negative size": header("a.txt", size=-1024),

@@ -49,6 +49,7 @@ class Boxes(SequenceModality[list[Box]]):
     claims = frozenset({"exact_files"})
 
     extensions = ("json",)
+    wanted = 'boxes, [{"label": "cat", "bbox": [x0, y0, x1, y1]}, ...] in [0, 1], typed ones v0=x v1=y v2=x v3=y cat'
     published_name = "det"
     licence = "Apache-2.0"
     description = "labelled bounding boxes"
@@ -64,6 +65,32 @@ class Boxes(SequenceModality[list[Box]]):
         if not isinstance(entries, list):
             raise SampleError(f"boxes are a JSON list of objects, not {type(entries).__name__}")
         return [self._box(index, entry) for index, entry in enumerate(entries)]
+
+    def from_text(self, text: str) -> list[Box]:
+        """JSON as in a file, or boxes as the model reads and writes them, `v0=x v1=y v2=x v3=y label ...`."""
+        if text.lstrip()[:1] in ("[", "{"):
+            return super().from_text(text)
+        boxes, lost = parse_boxes(text, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
+        if lost or not boxes:
+            last = self.settings.text.coordinate_bins - 1
+            allowed = f", one of {len(self.settings.labels)} labels" if self.settings.labels else ""
+            raise SampleError(
+                f"{text[:60]!r} is not all boxes; type `v0=x0 v1=y0 v2=x1 v3=y1 label ...` in whole numbers of 0 to "
+                f"{last} with x0 < x1 and y0 < y1{allowed}, or JSON"
+            )
+        return boxes
+
+    def from_array(self, array: np.ndarray) -> list[Box]:
+        raise self.refusal(array, "corners alone have no labels")
+
+    def from_object(self, given: Any) -> list[Box]:
+        """A list of `Box`es, dicts as in a file, (label, x0, y0, x1, y1) or (label, (x0, y0, x1, y1)), with a score or
+        without; one of these is a list of one."""
+        if isinstance(given, (dict, Box)) or (isinstance(given, tuple) and given and isinstance(given[0], str)):
+            given = [given]
+        if not isinstance(given, (list, tuple)):
+            raise self.refusal(given)
+        return [self._box(index, _entry(entry)) for index, entry in enumerate(given)]
 
     def _box(self, index: int, entry: object) -> Box:
         if not (isinstance(entry, dict) and isinstance(entry.get("label"), str) and entry["label"].strip()):
@@ -177,6 +204,30 @@ class Boxes(SequenceModality[list[Box]]):
                 boxes.append(Box(str(names[region]), x0 / width, y0 / height, x1 / width, y1 / height))
             samples.append(self.write(sorted(boxes, key=lambda box: -box.area)))
         return samples
+
+
+def _entry(given: object) -> object:
+    """A box as in a file, of what stands for one; as it is where it does not."""
+    if isinstance(given, Box) or all(hasattr(given, name) for name in ("label", "x0", "y0", "x1", "y1")):
+        corners = [getattr(given, name) for name in ("x0", "y0", "x1", "y1")]
+        entry = {"label": given.label, "bbox": corners, "score": getattr(given, "score", None)}
+    elif isinstance(given, (tuple, list)) and given and isinstance(given[0], str):
+        label, *rest = given
+        corners, score = (rest[0], rest[1:]) if rest and not _is_number(_plain(rest[0])) else (rest[:4], rest[4:])
+        entry = {"label": label, "bbox": corners, "score": score[0] if score else None}
+    elif isinstance(given, dict):
+        entry = dict(given)
+    else:
+        return given
+    corners = _plain(entry.get("bbox"))
+    entry["bbox"] = [_plain(x) for x in corners] if isinstance(corners, (list, tuple)) else corners
+    entry["score"] = _plain(entry.get("score"))
+    return entry
+
+
+def _plain(x: Any) -> Any:
+    """Python's numbers of NumPy's and torch's."""
+    return x.tolist() if hasattr(x, "tolist") else x
 
 
 def _is_number(x: object) -> bool:

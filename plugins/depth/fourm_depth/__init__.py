@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from fourm_depth.labeller import DepthLabeller, DepthOptions
 from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
 
@@ -49,6 +49,7 @@ class Depth(GridModality):
 
     published_prefix = "tok_depth"
     extensions = ("png", "npy")
+    wanted = "metres, float32 (H, W), NaN or 0 where nothing was measured"
     loss: ClassVar = {"l1": 1.0}
     licence = "Apache-2.0"
 
@@ -63,19 +64,26 @@ class Depth(GridModality):
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
         extension, content = images.only_file(files, self.extensions)
         if extension == "png":
-            counts = images.decode_map(content)
-            if counts.dtype != np.uint16:
-                raise SampleError("depth needs a PNG of 16 bits, this one has 8; give millimetres, or metres as .npy")
-            depth = counts.astype(np.float32) * np.float32(self.settings.png_unit)
-        else:
-            depth = images.decode_array(content, ndim=2).astype(np.float32)
-            if (depth < 0).any():
-                row, column = np.argwhere(depth < 0)[0]
-                raise SampleError(
-                    f"depth of {depth[row, column]:g} m at row {row}, column {column}; metres are positive"
-                )
-        depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
-        return _measured(depth)
+            return self.from_picture(images.decode_picture(content))
+        return self.from_array(images.decode_array(content, ndim=2))
+
+    def from_picture(self, picture: Image.Image) -> np.ndarray:
+        if picture.mode == "F":
+            return self.from_array(np.asarray(images.upright(picture)))
+        counts = images.as_channel(images.upright(picture))
+        if counts.dtype != np.uint16:
+            raise SampleError("depth needs a picture of 16 bits, this one has 8; give millimetres, or metres as .npy")
+        return _measured(counts.astype(np.float32) * np.float32(self.settings.png_unit))
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """Metres, floats (H, W). Integers are refused: they may be a picture's counts."""
+        depth = door.one_channel(array, self.wants())
+        if depth.dtype.kind != "f":
+            raise self.refusal(array, "integers may be millimetres; give metres as floats, or the picture or its path")
+        if (depth < 0).any():
+            row, column = np.argwhere(depth < 0)[0]
+            raise SampleError(f"depth of {depth[row, column]:g} m at row {row}, column {column}; metres are positive")
+        return _measured(depth.astype(np.float32))
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
         """PNG where its range holds the depths, else .npy."""
@@ -85,6 +93,8 @@ class Depth(GridModality):
         return {"png": images.encode_png(counts.astype(np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
+        if value.dtype.kind != "f":
+            raise self.refusal(value, "integers may be millimetres")
         _measured(value)
         if self.settings.normalisation == "per_image":
             depths = np.sort(value[np.isfinite(value)].astype(np.float64))
@@ -154,6 +164,8 @@ class Depth(GridModality):
 
 
 def _measured(depth: np.ndarray) -> np.ndarray:
-    if not np.isfinite(depth).any():
+    """NaN where nothing was measured."""
+    known = np.isfinite(depth) & (depth > 0)
+    if not known.any():
         raise SampleError("no pixel holds a depth: all are 0, NaN or infinite")
-    return depth
+    return np.where(known, depth, np.float32(np.nan))

@@ -14,11 +14,12 @@ from PIL import Image
 
 from fourm_normal.labeller import NormalLabeller, NormalOptions
 from fourm_normal.measures import constants, mean_angle, median_angle, share_within
-from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, images
+from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
 
 _SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
+_ROUNDING = 0.02  # how far from 1 the length of a given vector may lie
 _CLOSE = 11.25  # degrees
 
 
@@ -31,6 +32,7 @@ class Normal(GridModality):
     claims = frozenset({"directions"})
 
     extensions = ("png",)
+    wanted = "unit vectors, float32 (H, W, 3), NaN where there are none"
     loss: ClassVar = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
     published_prefix = "tok_normal"
     licence = "Apache-2.0"
@@ -41,14 +43,27 @@ class Normal(GridModality):
         return FeatureMap(channels=3, height=height, width=width, gaps=True)
 
     def read(self, files: Mapping[str, bytes]) -> np.ndarray:
-        picture = images.decode_picture(images.only_file(files, self.extensions)[1])
+        return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
+
+    def from_picture(self, picture: Image.Image) -> np.ndarray:
         if picture.mode != "RGB":
-            raise SampleError(f"normals need a PNG with three channels of 8 bits, this one is {picture.mode}")
-        stored = np.asarray(picture)
-        vectors = stored.astype(np.float32) / 127.5 - 1
+            raise SampleError(f"normals need a picture with three channels of 8 bits, this one is {picture.mode}")
+        return _vectors(np.asarray(images.upright(picture)))
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """Unit vectors, floats (H, W, 3); or uint8, as stored. No length, or NaN, is no normal."""
+        array = door.channels_last(array, (3,), self.wants())
+        if array.dtype == np.uint8:
+            return _vectors(array)
+        if array.dtype.kind != "f":
+            raise self.refusal(array)
+        vectors = array.astype(np.float32)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        known = stored.any(-1, keepdims=True) & (length > _SHORTEST)
-        return _known(np.where(known, vectors / np.maximum(length, _SHORTEST), np.float32(np.nan)))
+        known = np.isfinite(length) & (length > 0)
+        if (wrong := known & (abs(length - 1) > _ROUNDING)).any():
+            row, column, _ = np.argwhere(wrong)[0]
+            raise self.refusal(array, f"length {length[row, column, 0]:.3g} at row {row}, column {column}")
+        return _known(np.where(known, vectors, np.float32(np.nan)))
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
         known = np.isfinite(value).all(-1, keepdims=True)
@@ -60,6 +75,8 @@ class Normal(GridModality):
         return seen * np.array([-1, 1, 1], np.float32) if view.flip else seen
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
+        if value.dtype.kind != "f":
+            value = self.from_array(value)
         return np.ascontiguousarray(_known(value).transpose(2, 0, 1), np.float32)
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
@@ -108,6 +125,14 @@ class Normal(GridModality):
             vectors[:3, :3] = np.nan  # a corner without normals
             samples.append(self.write(vectors.astype(np.float32)))
         return samples
+
+
+def _vectors(stored: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 3) of uint8 (H, W, 3)."""
+    vectors = stored.astype(np.float32) / 127.5 - 1
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    known = stored.any(-1, keepdims=True) & (length > _SHORTEST)
+    return _known(np.where(known, vectors / np.maximum(length, _SHORTEST), np.float32(np.nan)))
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,156 @@
+"""Loose files: what lies below a folder, and the samples among it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fourm_engine.data.names import LeftOut, is_archive, is_document, is_litter, shown, split, wrapping
+from fourm_plugins.modality import SampleError
+
+MAX_FILE_BYTES = 64 << 20
+UNPACK = "unpack them where they lie, or store them as plain .tar"
+
+
+class Listing:
+    """What lies below a folder, in any sub-folders, linked ones included: `files`, those with one of the extensions,
+    and `shards`, as paths below the folder, both sorted. `left_out` counts the rest."""
+
+    def __init__(self, folder: Path, extensions: Sequence[str]) -> None:
+        self.folder, self.extensions = Path(folder), tuple(extensions)
+        self.files: list[str] = []
+        self.shards: list[str] = []
+        self.left_out = LeftOut()
+        for path in self._walk():
+            file = path.rpartition("/")[2]
+            if split(file, extensions) is not None:
+                self.files.append(path)
+            elif file.lower().endswith(".tar"):
+                self.shards.append(path)
+            elif is_archive(file):
+                self.left_out.add("archives, which are not read", path, UNPACK)
+            elif not is_document(file):
+                self.left_out.add(f"files that are no {', '.join('.' + e for e in extensions)}", path)
+        self.files.sort()
+        self.shards.sort()
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{shown(self.folder)}: {line}" for line in self.left_out.lines()]
+
+    def nothing_found(self, notes: Iterable[str] = ()) -> str:
+        """The message for a folder without samples."""
+        wanted = (
+            f"{shown(self.folder)}: no file with extension {', '.join(self.extensions)}, neither loose nor in *.tar"
+        )
+        lines = dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))
+        return "; ".join((wanted, *lines))
+
+    def _walk(self) -> Iterator[str]:
+        """Paths below the folder of all that is no folder. Each folder is read once, however many links lead to it, and
+        under its own path if it has one here; links to where the folder itself lies lead nowhere.
+
+        Raises OSError where the folder itself cannot be listed."""
+        above = {_identity(path) for path in self.folder.resolve().parents} | {_identity(self.folder)}
+        seen: set[tuple[int, int]] = set()
+        waiting, links = deque([""]), deque[str]()
+        while waiting or links:
+            linked = not waiting
+            below = links.popleft() if linked else waiting.popleft()
+            try:
+                identity = _identity(self.folder / below)
+                if identity in seen or (linked and identity in above):
+                    self.left_out.add("links to folders that are read already, or lie above", below)
+                    continue
+                seen.add(identity)
+                with os.scandir(self.folder / below) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                if not below:
+                    raise
+                self.left_out.add(f"folders that cannot be listed ({error.strerror})", below)
+                continue
+            for entry in found:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if is_litter(entry.name):
+                    if not entry.name.startswith("._") and split(entry.name[1:], self.extensions) is not None:
+                        self.left_out.add("hidden files", path)
+                elif _is_folder(entry):
+                    (links if entry.is_symlink() else waiting).append(path)
+                else:
+                    yield path
+
+
+class FolderSource:
+    """`folder/<any sub-folders>/<sample>.<ext>`. What systems leave behind is ignored; other files are left out, and
+    `notes` tells of them.
+
+    Raises ValueError where two files of one extension are one sample, whose names differ in case, normal form or
+    escapes alone."""
+
+    def __init__(
+        self,
+        folder: Path,
+        extensions: Sequence[str],
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        listing: Listing | None = None,
+    ) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        listing = listing or Listing(folder, extensions)
+        self.notes = listing.notes
+        found = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
+        if wrapped := wrapping([name for (name, _), _ in found], shown(self.folder.name)):
+            self.notes.append(
+                f"{shown(self.folder)}: all files lie in {wrapped} below; their names are what follows it"
+            )
+        self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
+        for (name, extension), path in found:
+            other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)
+            if other != path:
+                raise ValueError(
+                    f"{shown(self.folder)}: {shown(other)} and {shown(path)} are one sample twice; remove one"
+                )
+        self.names = sorted(self._files)
+        if not self.names:
+            raise ValueError(listing.nothing_found())
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return {extension: self._read(path) for extension, path in self._files[name].items()}
+
+    def _read(self, path: str) -> bytes:
+        full = self.folder / path
+        try:
+            if not full.is_file():  # a pipe would be waited for
+                if full.is_symlink():
+                    raise SampleError(f"a link to {shown(os.readlink(full))}, where there is no regular file")
+                raise SampleError("no regular file, or no longer there")
+            with open(full, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                content = file.read(self.max_bytes + 1)
+        except OSError as error:
+            raise SampleError(f"cannot be read: {error.strerror}") from None
+        if len(content) > self.max_bytes:
+            raise SampleError(too_large(size, self.max_bytes))
+        return content
+
+    def where(self, name: str) -> str:
+        return ", ".join(shown(self.folder / path) for path in self._files[name].values())
+
+
+def too_large(size: int, limit: int) -> str:
+    return f"{size} bytes, more than the {limit} allowed; raise data.max_file_mb if this is meant"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,193 @@
+"""Pictures, from files and from Python alike: decoded within bounds, turned upright, as RGB or as one channel.
+
+In: the bytes of untrusted files, or `PIL.Image`s. Out: upright `PIL.Image`s and arrays, or a `SampleError` that says in
+one line what is wrong. A file is decoded, and then goes the way of a picture that a user holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from fourm_plugins import metadata
+from fourm_plugins.errors import SampleError
+from fourm_plugins.notes import note
+
+#: Pictures of more pixels are refused by their header, before anything is decoded.
+MAX_PIXELS = 64_000_000
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """The decoded picture, turned upright by its EXIF orientation. Raises `SampleError` for anything else than a PNG,
+    JPEG or WebP picture of at most `MAX_PIXELS` whose pixels are whole. Damaged metadata are left out, with a note."""
+    try:
+        return _decode(content)
+    except SampleError:
+        if (found := metadata.pixels_only(content)) is None:
+            raise
+        pixels, exif = found
+        try:
+            picture = _decode(pixels)
+        except SampleError:
+            pass
+        else:
+            turn = metadata.orientation(exif)[0] if exif else None
+            _note_damage(turn)
+            return _turned(picture, turn)
+        raise
+
+
+def _decode(content: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            _check_size(picture)
+            if picture.format == "PNG":
+                # Decoding does not look at the checksums of pixel data: a damaged file would be read as it is.
+                with Image.open(io.BytesIO(content), formats=_FORMATS) as sums:
+                    sums.verify()
+            picture.load()
+            seen = upright(picture)
+            return _bare(seen.copy()) if seen is picture else seen
+    except SampleError:
+        raise
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on damaged files.
+    except Exception as error:
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
+        raise SampleError(f"picture cannot be decoded: {error}") from error
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture from anywhere, decoded and turned as its metadata say. Raises `SampleError` where it is empty, of more
+    than `MAX_PIXELS`, or cannot be decoded."""
+    _check_size(picture)
+    turn = _orientation(picture)
+    try:
+        picture.load()
+    except Exception as error:  # as in `_decode`; a closed file, too
+        raise SampleError(f"picture cannot be decoded: {error}") from error
+    return _turned(picture, turn)
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise SampleError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read")
+    if not width * height:
+        raise SampleError(f"empty picture of {width}x{height} pixels")
+
+
+def _turned(picture: Image.Image, turn: int | None) -> Image.Image:
+    """Turned, and without the metadata that say so: a second time changes nothing."""
+    if turn not in _TURNS:
+        return picture
+    return _bare(picture.transpose(_TURNS[turn]))
+
+
+def _bare(picture: Image.Image) -> Image.Image:
+    picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    exif = picture.info.get("exif")
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        try:
+            found, readable = picture.getexif().get(_ORIENTATION), True
+        except Exception:  # whatever Pillow meets in damaged data
+            found, readable = None, not isinstance(exif, bytes)
+    known, whole = metadata.orientation(exif) if isinstance(exif, bytes) else (None, True)
+    found = found if isinstance(found, int) else known
+    if damage or not readable or not whole:
+        _note_damage(found)
+    return found
+
+
+def _note_damage(turn: int | None) -> None:
+    seen = "turned by the orientation that is left of them" if turn else "used as it is stored, upright or not"
+    note(f"the picture's metadata (EXIF) are damaged; it is {seen}")
+
+
+def as_rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3) of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
+    if picture.mode.startswith("I"):
+        return np.repeat((_counts(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode == "F":
+        raise SampleError("a picture of mode F holds any numbers; give colours of 8 bits (mode RGB)")
+    try:
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return np.asarray(picture.convert("RGB"))
+    except ValueError as error:
+        raise SampleError(f"a picture of mode {picture.mode} cannot be seen as RGB: {error}") from error
+
+
+def as_channel(picture: Image.Image) -> np.ndarray:
+    """(H, W) integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
+    if picture.mode in ("1", "L", "P"):
+        return np.array(picture).astype(np.uint8)
+    if picture.mode.startswith("I"):
+        return _counts(picture)
+    raise SampleError(f"a map has one channel, this picture is {picture.mode}")
+
+
+def _counts(picture: Image.Image) -> np.ndarray:
+    """uint16 (H, W) of a picture of 16 bits, which Pillow may hold in 32."""
+    counts = np.asarray(picture)
+    if counts.min() < 0 or counts.max() > 65535:
+        raise SampleError(f"a picture of 16 bits holds 0 to 65535, this one {counts.min()} to {counts.max()}")
+    return counts.astype(np.uint16)
+
+
+def decode_rgb(content: bytes) -> np.ndarray:
+    """`as_rgb` of a file."""
+    return as_rgb(decode_picture(content))
+
+
+def decode_map(content: bytes) -> np.ndarray:
+    """`as_channel` of a file."""
+    return as_channel(decode_picture(content))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A PNG file of the same pixels and orientation, for plugins that read files only. Raises `SampleError` where PNG
+    cannot hold them."""
+    _check_size(picture)
+    if picture.mode == "F":
+        raise SampleError("a picture of mode F holds any numbers, which no PNG does")
+    mode = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+    try:
+        exif = picture.info.get("exif", b"")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(Exception):  # damaged: handed on as it is
+                exif = picture.getexif().tobytes() if len(picture.getexif()) else exif
+        picture.load()
+        if picture.mode.startswith("I"):
+            picture = Image.fromarray(_counts(picture))
+        elif picture.mode in mode:
+            picture = picture.convert(mode[picture.mode])
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", exif=exif, compress_level=1)
+        return buffer.getvalue()
+    except SampleError:
+        raise
+    except Exception as error:  # a truncated or closed file, a mode that PNG does not know
+        raise SampleError(f"picture cannot be decoded: {error}") from error
