@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fourm_engine.generate import Condition, Stage, default_plan
+from fourm_engine.generate.inputs import Ids
 from fourm_engine.model import FourM
 from fourm_plugins.view import View
 from tests.generate.toys import PLUGINS, heights, install, make_model, modalities, picture
@@ -124,7 +125,7 @@ def test_what_is_given_comes_back_as_the_view_of_the_model_shows_it(model):
 
 def test_ids_that_are_given_stay_the_ids_they_are(model):
     ids, keep = np.arange(16) % 8, np.arange(16) < 9
-    out = model.generate({"height": Condition(ids, keep=keep)}, ["height"])["height"]
+    out = model.generate({"height": Condition(Ids(ids), keep=keep)}, ["height"])["height"]
     assert np.array_equal(out.tokens[keep], ids[keep])
     assert out.given is None
     assert np.array_equal(decoded(model, "height", out.tokens), out.value)
