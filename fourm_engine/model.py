@@ -257,8 +257,8 @@ class FourM:
         """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
         known of those to come.
 
-        `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`), token
-        ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
+        `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
+        token ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
         `options` are those of `default_plan` (steps, temperature, top_p, top_k, guidance, prompt_sentinel). Without a
         temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes nothing of
         it. `plan` replaces them, stage by stage; it may generate further modalities on the way.

@@ -55,7 +55,10 @@ def decode_picture(content: bytes) -> Image.Image:
 
 def _decode(content: bytes) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, which `upright` notes
+            opened = Image.open(io.BytesIO(content), formats=_FORMATS)
+        with opened as picture:
             _check_size(picture)
             if picture.format == "PNG":
                 # Decoding does not look at the checksums of pixel data: a damaged file would be read as it is.

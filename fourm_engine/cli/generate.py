@@ -21,8 +21,8 @@ def generate(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             "--input",
-            help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like a "
-            "path is one and must exist; NAME=text:words is never one. Repeat it.",
+            help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like "
+            "a path is one and must exist; NAME=text:words is never one. Repeat it.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,

@@ -188,15 +188,10 @@ def _value(name: str, modality: Modality, given: Any) -> Any:
         try:
             return modality.value(given)
         except SampleError as error:
-            if isinstance(given, str):
-                if modality.typed and looks_like_path(given, modality.spec.extensions, typed=True):
-                    hint = "text that looks like a path is given as Typed(...), on the command line as text:..."
-                    raise SampleError(f"{error}; {hint}") from error
-                raise
-            whole = as_array(given) if not isinstance(given, list) else np.asarray(given, object)
-            kinds = {type(x) for x in given} if isinstance(given, list) else set()
-            if whole is not None and whole.ndim == 1 and (whole.dtype.kind in "iu" or kinds == {int}):
-                raise SampleError(f"{error}; token ids are given as Ids(...)") from error
+            path = isinstance(given, str) and looks_like_path(given, modality.spec.extensions, typed=True)
+            if modality.typed and path:
+                hint = "text that looks like a path is given as Typed(...), on the command line as text:..."
+                raise SampleError(f"{error}; {hint}") from error
             raise
 
 
@@ -212,9 +207,20 @@ def _blame(name: str, given: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"input {name!r}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"input {name!r}: {' '.join(str(error).split())}{_hint(given)}") from error
     except (TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"input {name!r} is no value of this modality ({describe(given)}): {error}") from error
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"input {name!r}: {describe(given)} is no value of this modality ({why}){_hint(given)}"
+        ) from error
+
+
+def _hint(given: Any) -> str:
+    """For what may have been meant as ids."""
+    row = isinstance(given, (list, tuple)) and bool(given) and all(type(x) is int for x in given)
+    if not row and len(getattr(given, "shape", ())) == 1:
+        row = str(getattr(given, "dtype", "")).removeprefix("torch.").startswith(("int", "uint"))
+    return "; token ids are given as Ids(...)" if row else ""
 
 
 def _check_ids(name: str, ids: np.ndarray, spec: ModalitySpec) -> None:

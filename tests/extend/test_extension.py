@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.extend.report import Report
 from fourm_engine.extend.source import Extension
+from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
 from fourm_engine.tasks.extend import ExtendTask
 from fourm_engine.tasks.fourm import FourMTask
