@@ -131,6 +131,13 @@ def test_ids_that_are_given_stay_the_ids_they_are(model):
     assert np.array_equal(decoded(model, "height", out.tokens), out.value)
 
 
+def test_a_text_that_is_continued_begins_as_it_was_given(model):
+    """The toys' letters know no capitals and no digits; what is given has some, and keeps them."""
+    out = model.generate({"words": "aXb7"}, ["words"], temperature=0)["words"]
+    assert out.value.startswith("aXb7")
+    assert decoded(model, "words", out.tokens) == "ab" + out.value[4:]
+
+
 # Refusals
 
 
@@ -169,6 +176,7 @@ COLOUR = {"colour": picture()}
             {"guidance": 2.0},
             "guidance is given twice, with the conditions colour and with the plan",
         ),
+        ({"colour": picture()}, ["height"], {"guidance": float("inf")}, "guidance: a finite number"),
         (COLOUR, ["height"], {"guidance": {"colour": 2, "colour@pixels": 3}}, "guidance names 'colour' twice"),
         (COLOUR, ["height"], {"prompt_sentinel": True}, "prompt_sentinel has no effect on height"),
         ({"height": Condition(heights(), keep=np.ones(16, bool))}, ["height"], {}, "keep leaves out no token"),
@@ -213,6 +221,12 @@ def test_a_request_that_cannot_be_or_would_have_no_effect_is_refused_in_one_line
 def test_ten_samples_that_could_not_differ_are_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         model.generate_batch([COLOUR] * 10, ["height"], **options)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), "2", [1]])
+def test_a_weight_is_a_finite_number(weight):
+    with pytest.raises(ValueError, match="the weight of a Condition is a finite number; given: "):
+        Condition(picture(), weight=weight)
 
 
 def test_one_mapping_is_no_list_of_inputs(model):
