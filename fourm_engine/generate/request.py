@@ -120,9 +120,7 @@ def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, 
         if len(part) == 0:
             raise ValueError(f"{name!r}: nothing of it is given; leave it out of the inputs")
         if len(part) >= limit:
-            raise ValueError(
-                f"{name!r}: {len(part)} of at most {limit} tokens are given, so that nothing is left to make"
-            )
+            raise ValueError(f"{name!r}: {len(part)} of at most {limit} tokens are given, nothing is left to make")
 
 
 def guided(
