@@ -106,7 +106,7 @@ def check_variety(plan: Sequence[Stage], count: int) -> None:
     """Several samples of one input need something that is drawn."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
-            f"{count} samples of one input with a plan that draws nothing (temperature 0, or top_k 1) are all the same; "
+            f"{count} samples of one input with a plan that draws nothing (temperature 0, top_k 1) are all the same; "
             f"ask for one, or raise temperature"
         )
 
