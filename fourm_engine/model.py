@@ -26,7 +26,7 @@ from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.keep import Kept
+from fourm_engine.generate.keep import continued
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.sampler import Filled, Sampler, SequenceIds
@@ -326,12 +326,12 @@ class FourM:
                 part = members[start : start + batch_size]
                 filled = self.sampler.run([read[i][0] for i in part], own, [seeds[i] for i in part])
                 for target in targets:
-                    kept = [read[i][0].kept.get(target) for i in part]
-                    for i, generated in zip(part, self._decode(target, [f[target] for f in filled], kept), strict=True):
+                    decoded = self._decode(target, [f[target] for f in filled], [read[i][0] for i in part])
+                    for i, generated in zip(part, decoded, strict=True):
                         results[i][target] = generated
         return results
 
-    def _decode(self, target: str, filled: Sequence[Filled], kept: Sequence[Kept | None]) -> list[Generated]:
+    def _decode(self, target: str, filled: Sequence[Filled], samples: Sequence[Sample]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]
         if isinstance(tokenizer, AbsentTokenizer):
             return [Undecoded(modality, f.ids, tokenizer) for f in filled]
@@ -341,11 +341,14 @@ class FourM:
         else:
             arrays = tokenizer.decode([f.ids for f in filled])
         results = []
-        for f, array, known in zip(filled, arrays, kept, strict=True):
-            value = modality.denormalise(array)
-            if known is not None:
-                value = modality.compose(known.value, value, known.pixels)
-            pixels = None if known is None else known.pixels
+        for f, array, sample in zip(filled, arrays, samples, strict=True):
+            value, kept = modality.denormalise(array), sample.kept.get(target)
+            pixels = None if kept is None else kept.pixels
+            if kept is not None and pixels is not None:
+                value = modality.compose(kept.value, value, pixels)
+            elif kept is not None and isinstance(value, str):
+                beginning = modality.denormalise(tokenizer.decode([sample.known[target].ids])[0])
+                value = continued(kept.value, beginning, value)
             results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
         return results
 

@@ -210,11 +210,11 @@ class Modality(ABC, Generic[Value]):
         """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.
         Both are values at this modality's own size. By default values of rows and columns first are composed pixel by
         pixel, and all others as arrays; override it where a value means something only as a whole."""
-        if isinstance(given, np.ndarray) and isinstance(generated, np.ndarray):
-            if given.shape == generated.shape and given.shape[:2] == kept.shape:
-                value = generated.copy()
-                value[kept] = given[kept]
-                return value  # type: ignore[return-value]
+        arrays = isinstance(given, np.ndarray) and isinstance(generated, np.ndarray)
+        if arrays and given.shape == generated.shape and given.shape[:2] == kept.shape:
+            value = generated.copy()
+            value[kept] = given[kept]
+            return value
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
     @abstractmethod

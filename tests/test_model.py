@@ -252,3 +252,42 @@ def test_the_command_names_what_is_wrong(model, tmp_path, given, message):
     model.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=message):
         generate(str(tmp_path / "model"), target=["height"], out=tmp_path / "out", given=given, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 3, "temperature": 0.0}, "3 samples of one input with a plan that draws nothing"),
+        ({"temperature": 0.0, "top_p": 0.9}, "top_p has no effect at temperature 0"),
+        ({"steps": 17}, "steps 17 are more than the 16 tokens of 'height'"),
+        ({"guidance": 2.0}, "guidance has no effect on 'height'"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"seed": -1}, "seed -1 is not in"),
+    ],
+)
+def test_the_command_refuses_what_would_have_no_effect_and_writes_nothing(model, tmp_path, options, message):
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        generate(str(tmp_path / "model"), target=["height"], out=tmp_path / "out", **{"device": "cpu", **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_the_command_differ_and_a_single_answer_says_that_it_was_not_drawn(model, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    common = {"target": ["height"], "given": [f"colour={tmp_path / 'photo.png'}"], "device": "cpu"}
+    generate(str(tmp_path / "model"), out=tmp_path / "one", **common)
+    assert "height: decoded from the model's probabilities" in capsys.readouterr().out
+    generate(str(tmp_path / "model"), out=tmp_path / "four", samples=4, **common)
+    assert "probabilities" not in capsys.readouterr().out
+    assert len({path.read_bytes() for path in (tmp_path / "four").glob("*.npy")}) > 1
+
+
+def test_a_model_is_loaded_on_a_device_and_with_names_given_one_by_one(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        FourM.from_pretrained(tmp_path / "model", device="gpu")
+    alone = FourM.from_pretrained(tmp_path / "model", device="cpu", domains="height")
+    assert list(alone.modalities) == ["height"]
+    without = FourM.from_pretrained(tmp_path / "model", device="cpu", disable="pose")
+    assert "pose" in without.missing

@@ -25,12 +25,12 @@ def generate(
             "a path is one and must exist; NAME=text:words is never one. Repeat it.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    samples: Annotated[int, typer.Option(min=1, help="How many answers, with seeds counting from --seed.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")] = 1,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Decoding steps of grids.")] = None,  # noqa: UP045
     temperature: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="0 takes the likeliest tokens."),
+        typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn."),
     ] = None,
     top_p: Annotated[Optional[float], typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,  # noqa: UP045
     top_k: Annotated[Optional[int], typer.Option(min=1, help="Draw from the k likeliest.")] = None,  # noqa: UP045
@@ -80,6 +80,8 @@ def generate(
                     print(f"{name}: {picture}")
                 if remark := generated.remark():
                     print(f"{name}: {remark}")
+                if generated.decoded_from == "probabilities":
+                    print(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
 
 
 def _write(generated: Any, out: Path, stem: str) -> list[Path]:

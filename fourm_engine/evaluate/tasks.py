@@ -71,17 +71,17 @@ def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
     try:
         for name, part in task.keep.items():
             kept_tokens(modalities[task.inputs[name]].spec, part, np.random.default_rng(0))
-        for target, options in task.options.items():
-            default_plan([target], modalities, **options.model_dump(exclude_none=True))
+        for name, options in task.options.items():
+            default_plan(name, modalities, **options.model_dump(exclude_none=True))
     except ValueError as error:
-        raise ValueError(f"evaluate: task {task.name!r}: {error}") from None
+        raise ValueError(f"evaluate: task {task.name!r}, {name!r}: {error}") from None
 
 
 def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
     """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, and where the part is none
     or all of the grid."""
     if not isinstance(spec.layout, Grid):
-        raise ValueError(f"{spec.name}: keep is for grids; leave it out for a {spec.layout.kind}")
+        raise ValueError(f"keep is for grids; leave it out for a {spec.layout.kind}")
     h, w = spec.layout.height, spec.layout.width
     if isinstance(part, float):
         if not 0 < (count := round(part * h * w)) < h * w:
@@ -103,7 +103,7 @@ def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.
 def _no_part(spec: ModalitySpec, part: Part) -> ValueError:
     assert isinstance(spec.layout, Grid)
     size = f"{spec.layout.height}x{spec.layout.width} tokens"
-    return ValueError(f"{spec.name}: keep {part!r} is none or all of its {size}; choose another part, or leave it out")
+    return ValueError(f"keep {part!r} is none or all of its {size}; choose another part, or leave it out")
 
 
 def default_tasks(modalities: Mapping[str, Modality]) -> list[EvalTask]:

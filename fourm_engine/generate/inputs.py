@@ -9,9 +9,11 @@ tokens otherwise. Arrays are values, never token ids: those are `Ids`. Errors na
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,10 @@ class Condition:
     value: Any
     keep: np.ndarray | None = None
     weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not (isinstance(self.weight, Real) and math.isfinite(self.weight)):
+            raise ValueError(f"the weight of a Condition is a finite number; given: {self.weight!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,10 @@ class InputReader:
                 )
             if name in targets:  # of a sequence: its beginning, to be continued
                 sample.known[name] = shown
+                if sequence and part.ids is None:
+                    text = part.value if isinstance(part.value, str) else part.modality.augment(part.value, view)
+                    if isinstance(text, str):
+                        sample.kept[name] = Kept(text, None)
             else:
                 sample.shown[name] = self.closed(name, shown.ids) if sequence else shown
         return sample, shown_as

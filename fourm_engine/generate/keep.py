@@ -16,10 +16,11 @@ from fourm_plugins.view import View
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A value at its modality's own size, and bool (H, W): where an edit leaves it as it is."""
+    """A value at its modality's own size, and bool (H, W): where an edit leaves it as it is. Or, with None, a text that
+    is continued."""
 
     value: Any
-    pixels: np.ndarray
+    pixels: np.ndarray | None
 
 
 def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec) -> None:
@@ -32,6 +33,14 @@ def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec) -> None:
             f"{name!r}: keep holds no whole token, {rows}x{columns} pixels of what the model sees; keep more, or "
             f"leave the input out"
         )
+
+
+def continued(given: str, beginning: str, generated: str) -> str:
+    """`given` and what `generated` adds to `beginning`, which is `given` as its tokens hold it (in lower case, say)."""
+    if not generated.startswith(beginning):
+        return generated
+    rest = generated[len(beginning) :]
+    return given + (rest.lstrip() if given[-1:].isspace() else rest)
 
 
 def kept_pixels(keep: np.ndarray, spec: ModalitySpec, view: View) -> np.ndarray:

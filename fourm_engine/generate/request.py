@@ -106,7 +106,7 @@ def check_variety(plan: Sequence[Stage], count: int) -> None:
     """Several samples of one input need something that is drawn."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
-            f"{count} samples of one input with a plan that draws nothing (temperature 0, or top_k 1) are all the same; "
+            f"{count} samples of one input with a plan that draws nothing (temperature 0, top_k 1) are all the same; "
             f"ask for one, or raise temperature"
         )
 
@@ -120,9 +120,7 @@ def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, 
         if len(part) == 0:
             raise ValueError(f"{name!r}: nothing of it is given; leave it out of the inputs")
         if len(part) >= limit:
-            raise ValueError(
-                f"{name!r}: {len(part)} of at most {limit} tokens are given, so that nothing is left to make"
-            )
+            raise ValueError(f"{name!r}: {len(part)} of at most {limit} tokens are given, nothing is left to make")
 
 
 def guided(

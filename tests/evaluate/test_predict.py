@@ -133,3 +133,19 @@ def test_a_task_may_take_fewer_samples_than_the_others(model, held_out):
     )
     found, tasks = predictor(model, held_out, few, all_of_them, samples=7)
     assert [found.run(task)[0].samples for task in tasks] == [3, 7]
+
+
+def test_equal_samples_are_predicted_each_alone(model, held_out):
+    """No seed asks that two samples of a data set that are alike come out different."""
+    found, (task,) = predictor(
+        model, held_out, {"name": "t", "inputs": ["a"], "targets": ["b"], "options": {"b": {"temperature": 0}}}
+    )
+    first, second = held_out.having(["a"])[:2]
+    found.ids("a")
+    for cache in (found.ids("a"), held_out.values["a"]):
+        cache[second] = cache[first]
+    for name, modality in model.modalities.items():
+        if modality.spec.source == "a" and name != "a":
+            held_out.values[name][second] = held_out.values[name][first]
+    predicted = found._predict(task, [first, second])
+    assert np.array_equal(predicted[first]["b"], predicted[second]["b"])

@@ -77,3 +77,16 @@ def test_without_tasks_everything_is_predicted_from_every_single_input():
 def test_a_task_that_makes_no_sense_is_refused(entry, message):
     with pytest.raises(ValidationError, match=message):
         tasks({"name": "x", **entry})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"options": {"words": {"steps": 3}}}, "evaluate: task 'x', 'words': steps has no effect on words"),
+        ({"options": {"b": {"steps": 17}}}, "evaluate: task 'x', 'b': steps 17 are more than the 16 tokens of 'b'"),
+        ({"keep": {"a": 0.01}}, "evaluate: task 'x', 'a': keep 0.01 is none or all of its 4x4 tokens"),
+    ],
+)
+def test_options_and_parts_without_effect_are_refused_before_anything_is_computed(entry, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_tasks(tasks({"name": "x", "inputs": ["a"], "targets": ["b", "words"], **entry}), fake_modalities())

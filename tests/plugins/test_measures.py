@@ -53,6 +53,18 @@ def test_relative_depth_is_measured_up_to_scale_and_offset():
     assert np.allclose(depth.read(depth.write(again)), again, atol=1e-3, equal_nan=True)
 
 
+def test_an_edit_of_relative_depth_leaves_what_is_given_and_takes_its_scale():
+    depth = modality("depth", normalisation="per_image")
+    given = np.linspace(2, 6, 32 * 32, dtype=np.float32).reshape(32, 32)
+    generated = (given - given.min()) / 2 + 1  # of another scale and offset
+    kept = np.zeros((32, 32), np.bool_)
+    kept[:, :16] = True
+    value = depth.compose(given, generated, kept)
+    assert np.array_equal(value[kept], given[kept])
+    assert np.allclose(value, given, atol=1e-4)
+    assert value.dtype == np.float32
+
+
 def test_relative_depth_is_standardised_by_its_middle_and_not_its_extremes():
     depth = modality("depth", normalisation="per_image")
     value = np.random.default_rng(0).permutation(np.linspace(1, 9, 100)).reshape(10, 10).astype(np.float32)

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from fourm_depth.labeller import DepthLabeller, DepthOptions
-from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, root_mean_squared_error
+from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, fitted, root_mean_squared_error
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
@@ -111,6 +111,12 @@ class Depth(GridModality):
             return (array[0] - (known.min() if known.size else 0) + 1).astype(np.float32)
         low, high = np.log(self.settings.min_depth), np.log(self.settings.max_depth)
         return np.exp(low + (np.clip(array[0], -1, 1) + 1) / 2 * (high - low)).astype(np.float32)
+
+    def compose(self, given: np.ndarray, generated: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Relative depths first get the scale and offset that fit what was given."""
+        if self.settings.normalisation == "per_image":
+            generated = fitted(generated, np.where(kept, given, np.nan)).astype(np.float32)
+        return super().compose(given, generated, kept)
 
     def render(self, value: np.ndarray) -> Image.Image:
         """Near is yellow, far violet, on a logarithmic scale: from min_depth to max_depth where depths are metric, to

@@ -35,7 +35,7 @@ def aligned(measure: Callable[[Maps, Maps], float]) -> Callable[[Maps, Maps], fl
     """`measure` of predictions of unknown scale and offset: each is first fitted to its truth by least squares."""
 
     def compute(predictions: Maps, truths: Maps) -> float:
-        return measure([_fit(p, t) for p, t in zip(predictions, truths, strict=True)], truths)
+        return measure([fitted(p, t) for p, t in zip(predictions, truths, strict=True)], truths)
 
     return compute
 
@@ -63,7 +63,8 @@ def _pixels(predictions: Maps, truths: Maps) -> tuple[np.ndarray, np.ndarray]:
     return np.nan_to_num(p, nan=0.0), t
 
 
-def _fit(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def fitted(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """A map of unknown scale and offset, fitted by least squares to the pixels that the truth (NaN: unknown) has."""
     known = np.isfinite(prediction) & np.isfinite(truth)
     if not known.any():
         return prediction
