@@ -196,7 +196,8 @@ def _blankets() -> list[Any]:
 
 def _without_blankets(known: list[Any]) -> None:
     warnings.filters[:] = [f for f in warnings.filters if f not in _blankets() or f in known]  # type: ignore[index]
-    warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None  # type: ignore[attr-defined]
+    if hasattr(warnings, "_filters_mutated"):  # forgets what was decided by the filters before
+        warnings._filters_mutated()
 
 
 def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
@@ -209,7 +210,9 @@ def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
     return state
 
 
-def _restore(state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]) -> list[str]:
+def _restore(
+    state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]
+) -> list[str]:
     """Put back what was changed. Returns what that was."""
     changed = []
     torch_before, *_ = state.pop("torch")
@@ -227,10 +230,10 @@ def _restore(state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]
         changed.append("the order of sys.path")
         sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     torch: Any = sys.modules.get("torch")
-    if not torch_before and torch is not None and hasattr(torch, "get_default_dtype"):
-        if torch.get_default_dtype() != torch.float32:
-            changed.append("PyTorch's default dtype")
-            torch.set_default_dtype(torch.float32)
+    loaded = not torch_before and torch is not None and hasattr(torch, "get_default_dtype")
+    if loaded and torch.get_default_dtype() != torch.float32:
+        changed.append("PyTorch's default dtype")
+        torch.set_default_dtype(torch.float32)
     for key in sorted(environment.keys() | os.environ.keys()):
         now, before = os.environ.get(key), environment.get(key)
         if now == before or (before is None and not key.startswith(_PROTECTED)):

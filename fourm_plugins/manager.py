@@ -79,9 +79,8 @@ class PluginManager:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
         from pydantic import ValidationError
 
-        from fourm_plugins.explain import explain
-
         from fourm_plugins.activation import run
+        from fourm_plugins.explain import explain
 
         cls = self.modality_class(plugin or name)
         origin = self.find("modality", plugin or name)

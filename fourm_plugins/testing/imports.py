@@ -40,7 +40,7 @@ def import_leaves_random_state(subject: Subject) -> None:
 
 
 def import_leaves_the_process(subject: Subject) -> None:
-    """Activating the plugin changes nothing else of the process: working directory, path, variables, dtype, warnings."""
+    """Activating the plugin changes nothing else of the process, such as its path, variables, dtype, warnings."""
     other = [what for what in subject.probed().facts["changed"] if "random state" not in what]
     require(not other, f"activating the plugin changes {', '.join(other)}, which is the user's")
 

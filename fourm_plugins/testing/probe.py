@@ -74,7 +74,8 @@ def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]
     reached: list[str] = []
     sys.addaudithook(lambda event, args: reached.append(f"{event}{args!r:.80}") if event in _NETWORK else None)
     before_modules = set(sys.modules)
-    host, changed = PluginManager(), []
+    host = PluginManager()
+    changed: list[str] = []
     host.tell_changes(changed)
     first = host.modality(name, **settings)
     imported = sorted({module.partition(".")[0] for module in set(sys.modules) - before_modules})

@@ -41,7 +41,7 @@ CLAIMS = {
     "constants": "names the best constant predictors",
     "metrics": "brings measures of its own",
     "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
-    "no_directions": "holds colours, quantities or features, of which a flip changes none; the opposite of `directions`",
+    "no_directions": "holds colours, quantities or features, of which a flip changes none: not `directions`",
     "exact_files": "reads back from its files exactly what it wrote",
 }
 #: Samples that checks look at, and samples that a tokenizer and a model learn from.

@@ -142,7 +142,11 @@ BROKEN = (
     Broken("flip_mirrors", "np.float32([-1, 1])", "np.float32([-1, -1])"),
     Broken("directions_change_sign", "np.float32([-1, 1])", "np.float32([1, 1])"),
     Broken("directions_are_stated", 'claims = frozenset({"directions"})', "claims = frozenset()"),
-    Broken("directions_are_stated", 'claims = frozenset({"directions"})', 'claims = frozenset({"directions", "no_directions"})'),
+    Broken(
+        "directions_are_stated",
+        'claims = frozenset({"directions"})',
+        'claims = frozenset({"directions", "no_directions"})',
+    ),
     Broken("flip_mirrors", 'claims = frozenset({"directions"})', 'claims = frozenset({"no_directions"})'),
     Broken("flip_twice_restores", _SEEN, "        seen = seen * 0.9 if value.shape[0] == SIDE else seen\n" + _SEEN),
     Broken("flip_twice_restores", 'MIRRORED = {"left": "right", ', "MIRRORED = {", package="notes"),

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fourm_plugins import View
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.testing import CHECKS, Subject
@@ -96,7 +97,10 @@ def test_without_an_engine_what_needs_one_cannot_run_and_is_no_success(put, monk
     of_a_model = {name for name, concern in CONCERN.items() if concern in ("training", "coexistence")}
     found = failures(put("wind"), of_a_model | {"tokenizer_is_fitted", "ids_are_in_range"})
     assert set(found) == of_a_model
-    assert all(state in ("cannot run", "not run") and "fourm-engine is not installed" in message for state, message in found.values())
+    assert all(
+        state in ("cannot run", "not run") and "fourm-engine is not installed" in message
+        for state, message in found.values()
+    )
 
 
 def test_a_forgotten_and_a_silent_flip_of_vectors_are_told_with_the_claim_to_write(put):
@@ -113,8 +117,6 @@ def test_a_forgotten_and_a_silent_flip_of_vectors_are_told_with_the_claim_to_wri
 
 def test_boxes_that_do_not_follow_a_view_are_seen_in_what_is_drawn(monkeypatch):
     from fourm_boxes import Boxes
-
-    from fourm_plugins import View
 
     augment = Boxes.augment
     monkeypatch.setattr(Boxes, "augment", lambda self, value, view: augment(self, value, View(flip=view.flip)))

@@ -287,7 +287,12 @@ def test_the_egg_info_of_a_build_does_not_hide_the_source_tree(install, tmp_path
 
 
 def test_what_a_build_needs_is_fetched_unless_it_is_here_in_a_version_that_serves(tmp_path):
-    for requires, here in (("", True), ('"packaging>=20"', True), ('"packaging>=999"', False), ('"no-such-build"', False)):
+    for requires, here in (
+        ("", True),
+        ('"packaging>=20"', True),
+        ('"packaging>=999"', False),
+        ('"no-such-build"', False),
+    ):
         (tmp_path / "pyproject.toml").write_text(f"[build-system]\nrequires = [{requires}]\n")
         assert installed._backend_is_here(tmp_path) is here
 

@@ -1,5 +1,5 @@
-"""What the scaffold and docs/plugins.md have people write passes all that they have people run: from built wheels, in an
-environment that holds nothing of this checkout."""
+"""What the scaffold and docs/plugins.md have people write passes all that they have people run: from built wheels, in
+an environment that holds nothing of this checkout."""
 
 from __future__ import annotations
 
@@ -71,11 +71,14 @@ def environment(folder: Path, others: Path, *wheels: Path) -> dict[str, str]:
     python = folder / "bin/python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     subprocess.run([*pip, *map(str, wheels)], check=True)
-    (folder / "bin/pytest").write_text(f"#!{python}\nimport sys\nfrom pytest import console_main\nsys.exit(console_main())\n")
+    (folder / "bin/pytest").write_text(
+        f"#!{python}\nimport sys\nfrom pytest import console_main\nsys.exit(console_main())\n"
+    )
     (folder / "bin/pytest").chmod(0o755)
     ruff = shutil.which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert ruff, "ruff is among the requirements of the tests"
     (folder / "bin/ruff").symlink_to(Path(ruff).absolute())
+    assert subprocess.run([ruff, "--version"], check=True, capture_output=True).stdout.startswith(b"ruff")
     dropped = ("PYTHONPATH", "FOURM_DISABLE", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST")
     kept = {key: value for key, value in os.environ.items() if key not in dropped}
     return {**kept, "PATH": f"{folder / 'bin'}{os.pathsep}{kept['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -100,7 +103,7 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("layout", ["page", "sequence", "vector"])
 def test_a_package_is_clean_and_listed_from_its_wheel(tmp_path, others, engine, layout):
-    """Without the kit, which takes half a minute; tests/examples/test_plugin_conformance.py runs it from the sources."""
+    """Without the kit, which takes half a minute; test_plugin_conformance.py runs it from the sources."""
     folder, name = package(layout, tmp_path)
     (tmp_path / "wheel").mkdir()
     variables = environment(tmp_path / "venv", others, engine, wheel(folder, tmp_path / "wheel"))
@@ -125,4 +128,4 @@ def test_a_package_passes_all_that_it_is_told_to_run(tmp_path, others, engine, l
     run(f"{editable} --force-reinstall -e .", folder, variables)
     assert (folder / f"fourm_{name}.egg-info").is_dir()
     assert " skipped" in (told := run("pytest -rs", folder, variables))  # what it does not claim
-    assert "cannot run" not in told and "not run" not in told
+    assert not re.search("cannot run|not run", told)

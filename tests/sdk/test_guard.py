@@ -72,7 +72,9 @@ def test_a_plugin_that_hangs_is_named_and_then_ended(install, monkeypatch, capfd
 
 
 def test_a_fork_of_the_plugins_own_may_end(install):
-    source = "import os\nchild = os.fork()\nif not child: os._exit(7)\nassert os.waitpid(child, 0)[1] >> 8 == 7\n" + GOOD
+    source = (
+        "import os\nchild = os.fork()\nif not child: os._exit(7)\nassert os.waitpid(child, 0)[1] >> 8 == 7\n" + GOOD
+    )
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source=source)
     assert PluginManager().modality("thermal").name == "thermal"
 
@@ -115,7 +117,9 @@ def test_what_a_plugin_changes_of_the_process_is_put_back_and_told(install, capl
 
 
 def test_a_harmless_plugin_changes_nothing(install, caplog):
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="import os; os.environ['ACME']='1'\n" + GOOD)
+    install(
+        "acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="import os; os.environ['ACME']='1'\n" + GOOD
+    )
     PluginManager().modality("thermal")
     assert not caplog.text
     assert os.environ.pop("ACME") == "1"

@@ -167,4 +167,7 @@ def test_a_misspelt_group_is_told_with_the_right_one(install, group, right):
         install("acme-thermal", entry("thermal", "acme_thermal:Thermal", group))
         plugin, *_ = [p for p in PluginManager().plugins if p.name == "thermal"]
         assert (plugin.state, plugin.kind in right) == ("broken", plugin.kind != "modality")
-        assert plugin.reason == f"its entry point is in the group {group!r}, which nothing reads; the right one is {right!r}"
+        assert (
+            plugin.reason
+            == f"its entry point is in the group {group!r}, which nothing reads; the right one is {right!r}"
+        )
