@@ -88,8 +88,8 @@ def test_load_shows_what_breaks_on_import(install, fourm, monkeypatch):
     # The installed ones would take their time, too.
     from fourm_plugins import manager
 
-    found = [p for p in manager.discover_all()[0] if p.name in ("belated", "slow")]
-    monkeypatch.setattr(manager, "discover_all", lambda: (list(found), ()))
+    two = [p for p in manager.discover_all()[0] if p.name in ("belated", "slow")]
+    monkeypatch.setattr(manager, "discover_all", lambda: (list(two), ()))
     code, text = fourm("plugins", "list", "--json", "--load", "--strict", "--timeout", "5")
     found = listed(text)
     assert code == 1
