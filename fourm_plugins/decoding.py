@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from fourm_plugins import metadata
+from fourm_plugins import exif
 from fourm_plugins.errors import SampleError
 from fourm_plugins.notes import note
 
@@ -39,7 +39,7 @@ def decode_picture(content: bytes) -> Image.Image:
     try:
         return _decode(content)
     except SampleError:
-        if (found := metadata.pixels_only(content)) is None:
+        if (found := exif.pixels_only(content)) is None:
             raise
         pixels, exif = found
         try:
@@ -47,7 +47,7 @@ def decode_picture(content: bytes) -> Image.Image:
         except SampleError:
             pass
         else:
-            turn = metadata.orientation(exif)[0] if exif else None
+            turn = exif.orientation(exif)[0] if exif else None
             _note_damage(turn)
             return _turned(picture, turn)
         raise
@@ -116,7 +116,7 @@ def _orientation(picture: Image.Image) -> int | None:
             found, readable = picture.getexif().get(_ORIENTATION), True
         except Exception:  # whatever Pillow meets in damaged data
             found, readable = None, not isinstance(exif, bytes)
-    known, whole = metadata.orientation(exif) if isinstance(exif, bytes) else (None, True)
+    known, whole = exif.orientation(exif) if isinstance(exif, bytes) else (None, True)
     found = found if isinstance(found, int) else known
     if damage or not readable or not whole:
         _note_damage(found)

@@ -19,13 +19,14 @@ from fourm_plugins.discovery import (
     Plugin,
     PluginError,
     State,
-    discover,
+    discover_all,
     distribution_hint,
     one_line,
 )
 
 if TYPE_CHECKING:
     from fourm_plugins.masker import Masker
+    from fourm_plugins.distributions import Leftover
     from fourm_plugins.modality import Modality
     from fourm_plugins.tokenizer import Tokenizer
 
@@ -40,9 +41,13 @@ class PluginManager:
     {name: distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
-        self.plugins = tuple(decide(discover(), set(disabled) | names_in_environment(), dict(providers or {})))
+        #: Folders of metadata of ours that do not count.
+        self.leftovers: tuple[Leftover, ...]
+        found, self.leftovers = discover_all()
+        self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
         self._active: dict[tuple[Kind, str], tuple[Plugin, Any]] = {}
         self._frozen = False
+        self._changed: list[str] | None = None
 
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin that provides `name`. Raises PluginError, with the nearest name and what to install."""
@@ -74,11 +79,15 @@ class PluginManager:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
         from pydantic import ValidationError
 
+        from fourm_plugins.activation import run
         from fourm_plugins.explain import explain
 
         cls = self.modality_class(plugin or name)
+        origin = self.find("modality", plugin or name)
         try:
-            return cls(name, **settings)
+            return run(origin, "made with its settings", lambda: cls(name, **settings), changed=self._changed)
+        except PluginError:
+            raise
         except ValueError as error:
             reason = "; ".join(explain(error, cls.Settings)) if isinstance(error, ValidationError) else one_line(error)
             known = ", ".join(sorted(cls.Settings.model_fields))
@@ -88,6 +97,10 @@ class PluginManager:
     def active(self) -> Mapping[tuple[Kind, str], Plugin]:
         """(kind, name) -> plugin of all that was activated so far, sorted."""
         return MappingProxyType({key: plugin for key, (plugin, _) in sorted(self._active.items())})
+
+    def tell_changes(self, changed: list[str]) -> None:
+        """From here on what plugins change of the process, which is put back, is added to `changed`, not logged."""
+        self._changed = changed
 
     def freeze(self) -> None:
         """From here on nothing more may be activated: the vocabulary and the model are built from what is active."""
@@ -103,5 +116,5 @@ class PluginManager:
                 )
             from fourm_plugins.activation import activate
 
-            self._active[kind, name] = plugin, activate(plugin)
+            self._active[kind, name] = plugin, activate(plugin, changed=self._changed)
         return self._active[kind, name][1]

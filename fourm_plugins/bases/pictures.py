@@ -22,6 +22,7 @@ class PictureGrid(GridModality):
 
     extensions = ("png", "jpg", "jpeg", "webp")
     wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
+    claims = frozenset({"no_directions"})  # colours
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size

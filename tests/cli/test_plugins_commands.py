@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,8 +88,8 @@ def test_load_shows_what_breaks_on_import(install, fourm, monkeypatch):
     # The installed ones would take their time, too.
     from fourm_plugins import manager
 
-    discover = manager.discover
-    monkeypatch.setattr(manager, "discover", lambda: [p for p in discover() if p.name in ("belated", "slow")])
+    two = [p for p in manager.discover_all()[0] if p.name in ("belated", "slow")]
+    monkeypatch.setattr(manager, "discover_all", lambda: (list(two), ()))
     code, text = fourm("plugins", "list", "--json", "--load", "--strict", "--timeout", "5")
     found = listed(text)
     assert code == 1
@@ -98,6 +99,16 @@ def test_load_shows_what_breaks_on_import(install, fourm, monkeypatch):
     assert found["slow"]["reason"] == "hangs: not activated after 5 s"
     _, table = fourm("plugins", "list", "--load", "--timeout", "5")
     assert "ZeroDivisionError: division by zero" in table
+
+
+def test_leftovers_and_misspelt_groups_are_told_by_list_and_doctor(install, fourm, tmp_path, without_hardware):
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal", "fourm.modality.v1"))
+    shutil.copytree(tmp_path / "acme_thermal-1.2.dist-info", tmp_path / "~cme_thermal-0.9.dist-info")
+    for command in (("list",), ("doctor", "grid")):
+        _, text = fourm("plugins", *command)
+        assert "~cme_thermal-0.9.dist-info" in text
+        assert f"rm -r '{tmp_path}/~cme_thermal-0.9.dist-info'" in text
+        assert "the group 'fourm.modality.v1', which nothing reads; the right one is 'fourm.modalities.v1'" in text
 
 
 def write_config(folder: Path, **sections) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 from fourm_engine.cli.new import Layout, write_package
 from tests.installing import install
 
-EXAMPLES = [path.parent for path in sorted((Path(__file__).parents[2] / "examples/plugins").glob("*/pyproject.toml"))]
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [path.parent for path in sorted((ROOT / "examples/plugins").glob("*/pyproject.toml"))]
 
 
 def run_kits(tmp_path: Path, packages: list[Path]) -> str:
@@ -39,10 +40,14 @@ def passed(report: str, name: str) -> int:
     return len(re.findall(rf"^PASSED .*::{name}::", report, re.MULTILINE))
 
 
-def test_what_new_writes_passes_the_kit_unchanged(tmp_path):
-    report = run_kits(tmp_path, [write_package(f"made-{layout.value}", layout.value, tmp_path) for layout in Layout])
-    for layout in Layout:
-        assert passed(report, f"TestMade{layout.value.capitalize()}") > 30
+def test_what_new_writes_and_what_the_page_makes_of_it_pass_the_kit_unchanged(tmp_path):
+    packages = [write_package(f"made-{layout.value}", layout.value, tmp_path) for layout in Layout]
+    packages.append(write_package("thermal", "grid", tmp_path))
+    page = (ROOT / "docs/plugins.md").read_text()
+    (packages[-1] / "fourm_thermal.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    report = run_kits(tmp_path, packages)
+    for name in (*(f"Made{layout.value.capitalize()}" for layout in Layout), "Thermal"):
+        assert passed(report, f"Test{name}") > 30
 
 
 def test_the_example_packages_pass_their_own_tests(tmp_path):
