@@ -1,5 +1,5 @@
-"""What decides the ids of a modality and what they decode to, as tokenizers, token shards, checkpoints and exports carry
-it, and the one error where what is stored and what is configured differ.
+"""What decides the ids of a modality and what they decode to, as tokenizers, token shards, checkpoints and exports
+carry it, and the one error where what is stored and what is configured differ.
 
 In: `Modality.identity()`, stored when something was made. Out: nothing, or a ValueError that names the file, the
 setting, what it was and is, and the remedy.
@@ -65,7 +65,9 @@ def differences(
     now = {path: value for path, value in modality.identity().items() if path.startswith(only)}
     was = {path: value for path, value in stored.items() if path.startswith(only)}
     was = {path: value for path, value in _defaults(modality).items() if path in now} | was
-    left_out = (*ignore, "spec") if ignore else ()  # a picture of another size has another spec, for the caller to judge
+    left_out = (
+        (*ignore, "spec") if ignore else ()
+    )  # a picture of another size has another spec, for the caller to judge
     found = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
     own = {path: pair for path, pair in found.items() if not path.startswith(_DERIVED)} or found
     return [Difference(_named(path, modality), *pair) for path, pair in own.items()]

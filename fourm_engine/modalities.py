@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fourm_engine.identity import check_identity, digest
 from fourm_engine.data.aligned import beside
+from fourm_engine.identity import check_identity, digest
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import ENGINE
@@ -124,8 +124,8 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
 def check_settings(
     config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
 ) -> None:
-    """Where a config says how a modality of a trained model is set, it must be as in the model. Raises ValueError naming
-    `where`, the setting, both values, and the remedy beside restoring it."""
+    """Where a config says how a modality of a trained model is set, it must be as in the model. Raises ValueError
+    naming `where`, the setting, both values, and the remedy beside restoring it."""
     for name, modality in trained.items():
         if given := dict(config.settings.get(name, {})):
             entry_point = given.pop("plugin", name)

@@ -22,9 +22,9 @@ from pydantic import BaseModel
 
 from fourm_plugins import hookspecs
 from fourm_plugins.discovery import Kind, Plugin, PluginError, one_line
+from fourm_plugins.distributions import find_distribution
 from fourm_plugins.guard import guarded
 from fourm_plugins.masker import Masker
-from fourm_plugins.distributions import find_distribution
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 

@@ -41,13 +41,13 @@ def decode_picture(content: bytes) -> Image.Image:
     except SampleError:
         if (found := exif.pixels_only(content)) is None:
             raise
-        pixels, exif = found
+        pixels, data = found
         try:
             picture = _decode(pixels)
         except SampleError:
             pass
         else:
-            turn = exif.orientation(exif)[0] if exif else None
+            turn = exif.orientation(data)[0] if data else None
             _note_damage(turn)
             return _turned(picture, turn)
         raise
@@ -109,14 +109,14 @@ def _bare(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    exif = picture.info.get("exif")
+    data = picture.info.get("exif")
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         try:
             found, readable = picture.getexif().get(_ORIENTATION), True
         except Exception:  # whatever Pillow meets in damaged data
-            found, readable = None, not isinstance(exif, bytes)
-    known, whole = exif.orientation(exif) if isinstance(exif, bytes) else (None, True)
+            found, readable = None, not isinstance(data, bytes)
+    known, whole = exif.orientation(data) if isinstance(data, bytes) else (None, True)
     found = found if isinstance(found, int) else known
     if damage or not readable or not whole:
         _note_damage(found)

@@ -25,8 +25,8 @@ from fourm_plugins.discovery import (
 )
 
 if TYPE_CHECKING:
-    from fourm_plugins.masker import Masker
     from fourm_plugins.distributions import Leftover
+    from fourm_plugins.masker import Masker
     from fourm_plugins.modality import Modality
     from fourm_plugins.tokenizer import Tokenizer
 

@@ -61,7 +61,9 @@ class Settings(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         for declared in ("display_only", "run_only"):
             if unknown := sorted(vars(cls).get(declared, frozenset()) - cls.model_fields.keys()):
-                raise TypeError(f"{cls.__name__}.{declared} names {', '.join(unknown)}, which is no setting of the class")
+                raise TypeError(
+                    f"{cls.__name__}.{declared} names {', '.join(unknown)}, which is no setting of the class"
+                )
 
 
 class Labeller(ABC):
@@ -210,10 +212,11 @@ class Modality(ABC, Generic[Value]):
         """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.
         Both are values at this modality's own size. By default values of rows and columns first are composed pixel by
         pixel, and all others as arrays; override it where a value means something only as a whole."""
-        arrays = isinstance(given, np.ndarray) and isinstance(generated, np.ndarray)
-        if arrays and given.shape == generated.shape and given.shape[:2] == kept.shape:
-            value = generated.copy()
-            value[kept] = given[kept]
+        a: Any = given
+        b: Any = generated
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape and a.shape[:2] == kept.shape:
+            value = b.copy()
+            value[kept] = a[kept]
             return value
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-
 from fourm_boxes import Boxes
 from fourm_depth import Depth
+
 from fourm_engine.identity import check_identity, differences, digest
 from fourm_plugins.bases.vector import Column, VectorSettings
 from fourm_plugins.modality import Settings, flat_settings
@@ -31,7 +31,10 @@ def test_where_files_lie_and_which_masker_is_used_are_no_part_of_it():
 
 
 def test_a_square_has_one_spelling():
-    assert Depth("depth", image_size=[32, 32], patch_size=8).identity() == Depth("depth", image_size=32, patch_size=8).identity()
+    assert (
+        Depth("depth", image_size=[32, 32], patch_size=8).identity()
+        == Depth("depth", image_size=32, patch_size=8).identity()
+    )
 
 
 def test_the_digest_is_the_same_in_every_process():
@@ -85,7 +88,9 @@ def test_a_release_that_gives_other_ids_says_so():
         ids_version = "2"
 
     newer = Newer("depth", image_size=32, patch_size=8, codebook_size=16)
-    with pytest.raises(ValueError, match='ids_version of depth was "", is "2"; install the plugin\'s earlier release, or fit'):
+    with pytest.raises(
+        ValueError, match='ids_version of depth was "", is "2"; install the plugin\'s earlier release, or fit'
+    ):
         check_identity(depth().identity(), newer, where="tokenizers/depth", remedy="fit again")
 
 

@@ -33,9 +33,7 @@ def tokenize(
     settings = load_config(config, overrides or [])
     manager = load_manager(settings.modalities)
     modalities = settings.load_modalities(manager)
-    tokenizers = load_tokenizers(
-        settings.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities
-    )
+    tokenizers = load_tokenizers(settings.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     for name, tokenizer in tokenizers.items():
         recipe = modalities[name].spec.tokenizer
         if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change

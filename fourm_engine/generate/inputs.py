@@ -100,7 +100,7 @@ class InputReader:
 
     def read(self, inputs: Mapping[str, Any], targets: Collection[str]) -> tuple[Sample, dict[str, str]]:
         """The sample, and {name as given: modality it is shown as}."""
-        given, shown_as, sample = {}, {}, Sample()
+        given, shown_as, sample = dict[str, _Given](), dict[str, str](), Sample()
         for name, value in inputs.items():
             condition = value if isinstance(value, Condition) else Condition(value)
             part = self._resolve(name, condition, targets)

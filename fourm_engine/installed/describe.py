@@ -20,8 +20,8 @@ import numpy as np
 from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
 from fourm_plugins.choice import nearest
-from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.distributions import find_distribution
+from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 

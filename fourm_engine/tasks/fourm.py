@@ -95,9 +95,7 @@ class FourMTask(Task):
                 found[name] = (found[name][0] + float(loss), found[name][1] + count)
         return found
 
-    def held_out_batches(
-        self, data: TrainingData, share: Share, device: torch.device
-    ) -> Iterator[tuple[int, Batch]]:
+    def held_out_batches(self, data: TrainingData, share: Share, device: torch.device) -> Iterator[tuple[int, Batch]]:
         """This process's part of the first `EVALUATION_SAMPLES`: (position of the first sample, batch on `device`).
         Every process gets equally many batches; what lies beyond the end has no targets."""
         masking, size = data.masking, share.micro_batch_size

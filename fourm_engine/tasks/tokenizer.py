@@ -117,7 +117,7 @@ class TokenizerTask(Task):
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         if any(name.endswith(".started") and not flag for name, flag in weights.items()):
             raise ValueError(
-                f"{self.name}: its codebook was never started, since steps at the end were skipped; fit for more steps, "
+                f"{self.name}: its codebook was never started, since steps at the end were skipped; fit longer, "
                 f"and look at what is not finite above"
             )
         self.tokenizer.adopt(weights)

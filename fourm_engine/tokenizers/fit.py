@@ -229,7 +229,9 @@ def _up_to_date(
     if not refit:
         for number, modality in enumerate(modalities):
             # A network that serves other sizes is fitted on its first modality alone.
-            changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
+            changed = settings_changed(
+                document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer)
+            )
             refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
     found = document["fit"]
     if found.get("request") != request:

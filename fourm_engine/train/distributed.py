@@ -128,7 +128,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     words = " ".join(str(error).split())
-    return words if words and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {words}".rstrip(": ")
+    return (
+        words if words and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {words}".rstrip(": ")
+    )
 
 
 def check_same(identity: Mapping[str, Any]) -> None:

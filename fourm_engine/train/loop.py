@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import write_atomically
+from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.averages import Averages
 from fourm_engine.train.buffers import ForwardBuffers
-from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (

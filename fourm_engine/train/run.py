@@ -37,9 +37,7 @@ def _activate(config: RunConfig) -> dict[str, float]:
 
 
 def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) -> dict[str, float]:
-    tokenizers = load_tokenizers(
-        config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities
-    )
+    tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     manager.freeze()
     vocabulary = modalities.vocabulary()
 

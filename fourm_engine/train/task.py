@@ -8,8 +8,8 @@ compute the same loss and the same gradients, however the batch is split.
 
 All that learns and is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints hold
 parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer that forward passes
-themselves change (a batch norm's statistics) must be among those that change in a run's first step: it is put back where
-a step is skipped, and averaged over processes where it is taken (`buffers`).
+themselves change (a batch norm's statistics) must be among those that change in a run's first step: it is put back
+where a step is skipped, and averaged over processes where it is taken (`buffers`).
 """
 
 from __future__ import annotations

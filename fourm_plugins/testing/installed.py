@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fourm_plugins.manager import Plugin
 from fourm_plugins.distributions import find_distribution, folder_of, is_of_source, source_folder
+from fourm_plugins.manager import Plugin
 from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import PATIENCE
 

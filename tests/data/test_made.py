@@ -1,10 +1,10 @@
 """Labels of one folder are made in one way, or the user hears of it."""
 
 import pytest
-
 from fourm_depth import Depth
-from fourm_engine.data.made import record_labels
 from fourm_normal import Normal
+
+from fourm_engine.data.made import record_labels
 
 
 def record(folder, *, model=None, png_unit=0.001, **options):

@@ -103,7 +103,9 @@ def test_training_on_nothing_but_held_out_samples_is_said(config, caplog):
 
 def test_the_folder_of_held_out_samples_is_compared_not_how_it_is_written(config, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "raw")
-    assert Split.from_config(given(config, val=tmp_path / "link", val_split="val"), training=True).held_out == set(NAMES[6:])
+    assert Split.from_config(given(config, val=tmp_path / "link", val_split="val"), training=True).held_out == set(
+        NAMES[6:]
+    )
     other = tmp_path / "other"
     shutil.copytree(config.train, other)
     assert Split.from_config(given(config, val=other, val_split="val"), training=True).held_out == set()

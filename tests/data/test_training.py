@@ -269,7 +269,9 @@ def test_tokens_made_with_other_settings_are_an_error_that_names_the_setting(tmp
         lambda: TrainingData.from_config(config, MASKING, others, TOKENIZERS, VOCABULARY, seed=0),
         lambda: tokenize_split(AlignedData(config.train, others), config.tokens / "train", TOKENIZERS, config),
     ):
-        with pytest.raises(ValueError, match=r"modalities\.settings\.a\.size was 8, is 16; restore it, or remove .*train/a"):
+        with pytest.raises(
+            ValueError, match=r"modalities\.settings\.a\.size was 8, is 16; restore it, or remove .*train/a"
+        ):
             action()
 
 

@@ -1,5 +1,5 @@
-"""What processes must agree on, as a program of several: `python agreeing.py start PARALLEL` or `python agreeing.py save
-FOLDER`. The first process prints what each found to standard error."""
+"""What processes must agree on, as a program of several: `agreeing.py start PARALLEL` or `agreeing.py save FOLDER`.
+The first process prints what each found to standard error."""
 
 from __future__ import annotations
 

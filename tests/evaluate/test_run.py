@@ -119,6 +119,8 @@ def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
         with pytest.raises(Busy, match=r"evaluation: .* is at work here"):
             evaluate_run(run)
     assert not (run / "evaluation" / "evaluation.json").exists()
+
+
 def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data, monkeypatch):
     write_config(run, data, samples=4, matrix_samples=4)
     monkeypatch.setattr("fourm_engine.evaluate.run.manager_of_run", lambda run: Host())
@@ -129,5 +131,7 @@ def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data,
         if not refused:
             evaluate_run(run, matrix=False)
             continue
-        with pytest.raises(ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"):
+        with pytest.raises(
+            ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"
+        ):
             evaluate_run(run, matrix=False)

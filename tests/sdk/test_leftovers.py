@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.distributions import find_distribution, right_group
+from fourm_plugins.manager import PluginError, PluginManager
 from tests.sdk.sites import GOOD, entry, put
 
 ENTRY = entry("thermal", "acme_thermal:Thermal")

@@ -43,7 +43,9 @@ class Host:
         return TOKENIZERS[kind]
 
 
-def make_task(data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0, **data_settings) -> FourMTask:
+def make_task(
+    data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0, **data_settings
+) -> FourMTask:
     """Samples of `data/train`, held out `data/val`."""
     members = fake_modalities()
     modalities = Modalities(members.values(), {name: Host().find("modality", name) for name in members})
