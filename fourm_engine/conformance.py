@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fourm_engine.batch import collate
 from fourm_engine.data.training import TrainingData
+from fourm_engine.data.views import ViewDrawer
 from fourm_engine.generate.inputs import Ids
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
@@ -151,6 +152,7 @@ class _MemberData(TrainingData):
         self.budgets = Budgets(self.masking, modalities.specs)
         self.names = [str(i) for i in range(len(members[0].arrays))]
         self.raw, self.views, self._recorded, self._shards = None, 1, None, {}
+        self._drawer = ViewDrawer(self.modalities)
         self._contents = {m.name: _contents(m) for m in members}
 
     def has(self, name: str) -> frozenset[str]:

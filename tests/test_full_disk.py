@@ -25,7 +25,7 @@ from fourm_engine.cli.generate import _write as write_generated
 from fourm_engine.cli.new import write_package
 from fourm_engine.convert.published import write_checkpoint
 from fourm_engine.data.label import label
-from fourm_engine.data.tokens import TokenShardWriter
+from fourm_engine.data.tokens import Made, TokenShardWriter
 from fourm_engine.evaluate import tokenizers as sheets
 from fourm_engine.evaluate.report import write_report
 from fourm_engine.evaluate.results import Evaluation
@@ -72,9 +72,9 @@ def labels(folder: Path, tar: bool):
 
 
 def shards(folder: Path):
-    spec = fake_modalities(["a"])["a"].spec
-    writer = TokenShardWriter(folder, spec, "f", 1)
-    return lambda: writer.write(0, {"x": [np.zeros(spec.layout.num_tokens, np.int32)]}, "v")
+    modality = fake_modalities(["a"])["a"]
+    writer = TokenShardWriter(folder, modality, "f", 1)
+    return lambda: writer.write(0, {"x": (Made(0, 0, 0), [np.zeros(modality.spec.layout.num_tokens, np.int32)])})
 
 
 def generated(folder: Path):

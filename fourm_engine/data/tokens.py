@@ -101,12 +101,8 @@ class TokenShardWriter:
     number of views."""
 
     def __init__(self, folder: Path, modality: Modality, fingerprint: str, views: int) -> None:
-        self.folder, self.spec, self.fingerprint, self.views = (
-            Path(folder) / modality.name,
-            modality.spec,
-            fingerprint,
-            views,
-        )
+        self.folder, self.spec = Path(folder) / modality.name, modality.spec
+        self.fingerprint, self.views = fingerprint, views
         self._identity = modality.identity()
         paths = shard_paths(self.folder)
         check_made_with(modality, {path: read_metadata(path) for path in paths})

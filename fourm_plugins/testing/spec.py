@@ -134,7 +134,7 @@ def _forms(
         if importlib.util.find_spec("torch") is not None:
             import torch
 
-            yield "a tensor", torch.from_numpy(np.ascontiguousarray(value))
+            yield "a tensor", torch.from_numpy(value.copy())
     if len(files) != 1:
         return
     ((extension, content),) = files.items()

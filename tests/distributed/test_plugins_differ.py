@@ -20,7 +20,7 @@ from tests.test_config import MINIMAL
         ),
         (
             {"source": GOOD.replace("= 64", "= 32")},
-            "rank 1 differs from rank 0 in modality thermal, vocabulary thermal",
+            "rank 1 differs from rank 0 in modality thermal, settings of thermal, vocabulary thermal",
         ),
     ],
     ids=["version", "layout"],
