@@ -15,7 +15,7 @@ from typing import Any
 
 from fourm_engine.config import RunConfig, load_config, manager_of_run
 from fourm_engine.data.config import DataConfig
-from fourm_engine.evaluate.charts import read_curves, training_seconds
+from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
@@ -73,6 +73,9 @@ def evaluate_run(
         raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
     out = out or folder / "evaluation"
 
+    curves = read_curves(folder / "metrics.jsonl")
+    if curves:
+        check_matplotlib()  # rather now than when all has been predicted
     began = time.perf_counter()
     model = FourM.from_pretrained(run, manager=manager_of_run(run))
     tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
@@ -90,7 +93,6 @@ def evaluate_run(
     facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
     evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
     evaluation.save(out / JSON)
-    curves = read_curves(folder / "metrics.jsonl")
     write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
     return Evaluated(evaluation, pictures, out)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.files import write_atomically
+from fourm_plugins.extras import optional
 
 
 class Metrics:
@@ -145,10 +146,9 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("train.tensorboard needs TensorBoard: pip install tensorboard, or set it to false") from None
+    optional("tensorboard", what="train.tensorboard needs", install="fourm-engine[tensorboard]")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
