@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from fourm_plugins.explain import explain
+from fourm_plugins.extras import optional
 from fourm_plugins.modality import Settings
 
 
@@ -57,11 +58,8 @@ def load_network(
         spare: beginnings of names of weights that are not used, and may be missing.
 
     Raises ValueError, one line: what is not installed, or why the model cannot be used."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ValueError(f"labelling with {what} needs torch and transformers: pip install '{install}'") from error
+    transformers = optional("transformers", what=f"labelling with {what} needs", install=install)
+    torch = optional("torch", what=f"labelling with {what} needs", install=install)
     network, info = None, None
     for kind in kinds:
         try:

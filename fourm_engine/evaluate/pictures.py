@@ -121,8 +121,11 @@ def _fit(image: Image, cell: int) -> Image:
 
 
 def _font(size: int) -> Any:
-    """A scalable font that is there wherever matplotlib is: Pillow's own lacks most signs beyond Latin."""
-    from matplotlib import font_manager
+    """A scalable font: matplotlib's where it is installed, since Pillow's own lacks most signs beyond Latin."""
     from PIL import ImageFont
 
+    try:
+        from matplotlib import font_manager
+    except ImportError:
+        return ImageFont.load_default(size)
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

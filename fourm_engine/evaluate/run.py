@@ -16,7 +16,7 @@ from typing import Any
 from fourm_engine.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.evaluate.charts import read_curves, training_seconds
+from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
@@ -78,6 +78,9 @@ def evaluate_run(
         raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
     out = out or folder / "evaluation"
 
+    curves = read_curves(folder / "metrics.jsonl")
+    if curves:
+        check_matplotlib()  # rather now than when all has been predicted
     with at_work(out):
         began = time.perf_counter()
         manager = manager_of_run(run)
@@ -103,7 +106,6 @@ def evaluate_run(
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
         evaluation.save(out / JSON)
-        curves = read_curves(folder / "metrics.jsonl")
         write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
         return Evaluated(evaluation, pictures, out)
 

@@ -2,9 +2,9 @@
 
 STYLE = """
 :root { color-scheme: light dark; --fg: #1c1f23; --soft: #667; --bg: #fff; --line: #d9dce1; --card: #f6f7f9;
-  --train: #9bb4d8; --held: #c2410c; --good: 22 140 80; --bad: 200 50 50; }
+  --good: 22 140 80; --bad: 200 50 50; }
 @media (prefers-color-scheme: dark) { :root { --fg: #e6e8eb; --soft: #9aa3ad; --bg: #14171a; --line: #333a41;
-  --card: #1d2126; --train: #4f6f9f; --held: #fb923c; --good: 40 170 100; --bad: 220 80 80; } }
+  --card: #1d2126; --good: 40 170 100; --bad: 220 80 80; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 84rem; color: var(--fg); background: var(--bg);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -28,10 +28,8 @@ figure img { width: 100%; display: block; border-radius: .2rem;
 figcaption { font-size: .75rem; } blockquote { margin: 0; padding: .3rem .5rem; border-left: 3px solid var(--line);
   font-size: .82rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; }
-.curve { width: 100%; background: var(--card); border-radius: .4rem; }
-.curve .grid { stroke: var(--line); } .curve polyline { fill: none; stroke-width: 1.6; }
-.curve .train { stroke: var(--train); } .curve .heldout { stroke: var(--held); } .curve circle { fill: var(--held); }
-.curve text { fill: var(--soft); font: 10px system-ui, sans-serif; } .curve .name { fill: var(--fg); font-size: 12px; }
+.curve { background: var(--card); border-radius: .4rem; padding: .3rem; }
+.curve svg { width: 100%; height: auto; display: block; }
 .key { display: inline-block; width: 1.4em; height: .25em; vertical-align: middle; margin-right: .3em; }
 @media (max-width: 34rem) { figure { width: 6.1rem; } figure.text { width: 9.5rem; } body { padding: .7rem; } }
 """

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from fourm_plugins.extras import optional
 from fourm_plugins.modality import Settings
 
 _SHIFTED = "shifted_cosine:"
@@ -90,9 +91,7 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
         alphas = torch.sigmoid(log_snr.clamp(-_LOG_SNR, _LOG_SNR))
         alphas[-1] = 0.0
         return alphas.float()
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    return DDIMScheduler(
+    return _scheduler_class("ddim", "DDIMScheduler")(
         timesteps,
         beta_start=1e-4,
         beta_end=0.02,
@@ -173,24 +172,18 @@ class Diffusion:
         alphas, timesteps = self.alphas(), sampling_timesteps(s.timesteps, steps)
         options: dict[str, Any] = {"thresholding": s.thresholding}
         if s.sampler == "dpm_solver":
-            from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
             options |= {"prediction_type": "sample", "trained_betas": _betas(alphas.double().clamp(min=_LEAST))}
-            fast = DPMSolverMultistepScheduler(s.timesteps, **options)
+            fast = _scheduler_class("dpmsolver_multistep", "DPMSolverMultistepScheduler")(s.timesteps, **options)
             fast.set_timesteps(timesteps=timesteps)
             return fast
         options |= {"prediction_type": s.prediction, "clip_sample": s.clip_sample}
         options["trained_betas"] = _betas(alphas.double())
         if s.sampler == "ddpm":
-            from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-            ancestral = DDPMScheduler(s.timesteps, **options)
+            ancestral = _scheduler_class("ddpm", "DDPMScheduler")(s.timesteps, **options)
             ancestral.alphas_cumprod = alphas.clamp(min=_TINY)
             ancestral.set_timesteps(timesteps=timesteps)
             return ancestral
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-        deterministic = DDIMScheduler(s.timesteps, **options)
+        deterministic = _scheduler_class("ddim", "DDIMScheduler")(s.timesteps, **options)
         deterministic.alphas_cumprod = alphas.clamp(min=_TINY)
         deterministic.set_timesteps(steps)
         deterministic.timesteps = torch.tensor(timesteps)  # its steps are T // steps apart, too
@@ -200,6 +193,14 @@ class Diffusion:
         """√ᾱ and √(1 − ᾱ) at t, (B, 1, 1, 1) each."""
         alphas = self.alphas(t_B.device)[t_B][:, None, None, None]
         return alphas.sqrt(), (1 - alphas).sqrt()
+
+
+def _scheduler_class(module: str, name: str) -> Any:
+    """A scheduler of `diffusers`; its module alone is imported, since the package takes seconds."""
+    found = optional(
+        f"diffusers.schedulers.scheduling_{module}", what="diffusion decoders need", install="fourm-engine[diffusion]"
+    )
+    return getattr(found, name)
 
 
 def _betas(alphas: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from fourm_boxes.box import Box
 from fourm_plugins import Labeller, Settings
+from fourm_plugins.extras import optional
 from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
 
 
@@ -73,10 +74,7 @@ class RegionLabeller(Labeller):
         self._options, self._classes = options, classes
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
-        try:
-            from scipy import ndimage
-        except ImportError as error:
-            raise ValueError("boxes from class maps need scipy: pip install 'fourm-boxes[label]'") from error
+        ndimage = optional("scipy.ndimage", what="boxes from class maps need", install="fourm-boxes[label]")
         return [self._boxes(value, ndimage) for value in values]
 
     def _boxes(self, ids_HW: np.ndarray, ndimage: Any) -> list[Box]:

@@ -12,6 +12,7 @@ from pathlib import PurePath
 import numpy as np
 
 from fourm_plugins import Metric
+from fourm_plugins.extras import optional
 from fourm_plugins.labelling import NetworkOptions, PictureNetwork
 
 Pictures = Sequence[np.ndarray]
@@ -19,7 +20,6 @@ Pictures = Sequence[np.ndarray]
 #: Below this a covariance of features is too uncertain for a Fréchet distance to mean anything.
 FRECHET_SAMPLES = 2048
 _SIGMA, _RADIUS = 1.5, 5  # pixels: the Gaussian window of SSIM, 11 wide
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def ssim(predictions: Pictures, truths: Pictures) -> float:
@@ -29,24 +29,17 @@ def ssim(predictions: Pictures, truths: Pictures) -> float:
     return float(np.mean([_ssim(p, t) for p, t in zip(predictions, truths, strict=True)]))
 
 
-def _ssim(p: np.ndarray, t: np.ndarray) -> float:
-    radius = min(_RADIUS, (min(p.shape[:2]) - 1) // 2)
-    x, y = p.astype(np.float64), t.astype(np.float64)
-    mean_x, mean_y = _blur(x, radius), _blur(y, radius)
-    var_x, var_y = _blur(x * x, radius) - mean_x**2, _blur(y * y, radius) - mean_y**2
-    covariance = _blur(x * y, radius) - mean_x * mean_y
-    structure = (2 * covariance + _C2) / (var_x + var_y + _C2)
-    return float(np.mean((2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1) * structure))
+def _ssim(p_HWC: np.ndarray, t_HWC: np.ndarray) -> float:
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-
-def _blur(x_HWC: np.ndarray, radius: int) -> np.ndarray:
-    """Gaussian means of the windows that lie within (H, W, C): (H - 2 radius, W - 2 radius, C)."""
-    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * _SIGMA**2))
-    weights /= weights.sum()
-    for axis in (0, 1):
-        length = x_HWC.shape[axis] - 2 * radius
-        x_HWC = sum(w * np.take(x_HWC, range(i, i + length), axis) for i, w in enumerate(weights))
-    return x_HWC
+    radius = min(_RADIUS, (min(p_HWC.shape[:2]) - 1) // 2)
+    p, t = (torch.from_numpy(np.moveaxis(x, -1, 0)[None].astype(np.float64)) for x in (p_HWC, t_HWC))
+    # The library's window spans 3.5 standard deviations and is padded at the edges.
+    sigma = _SIGMA if radius == _RADIUS else max(radius, 0.1) / 3.5
+    _, map_1CHW = structural_similarity_index_measure(p, t, sigma=sigma, data_range=255.0, return_full_image=True)
+    height, width = p_HWC.shape[:2]
+    return float(map_1CHW[..., radius : height - radius, radius : width - radius].mean())
 
 
 def frechet_distance(model: str) -> Metric:
@@ -55,11 +48,9 @@ def frechet_distance(model: str) -> Metric:
     (Heusel et al. 2017); with others its numbers compare only with those of the same network.
 
     Raises ValueError, one line: what is not installed, or why the model cannot be used."""
-    try:
-        import torch
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError as error:
-        raise ValueError(f"the Fréchet distance needs torchmetrics: pip install 'fourm-rgb[fid]' ({error})") from error
+    import torch
+
+    fid = optional("torchmetrics.image.fid", what="the Fréchet distance needs", install="fourm-rgb[fid]")
     net = PictureNetwork(
         model,
         ["AutoModel"],
@@ -90,7 +81,7 @@ def frechet_distance(model: str) -> Metric:
         fake, real = features(predictions), features(truths)
         if len(real) <= real.shape[1]:
             raise ValueError(f"{len(real)} samples for {real.shape[1]} features; there must be more than features")
-        metric = FrechetInceptionDistance(feature=Features(real.shape[1]))
+        metric = fid.FrechetInceptionDistance(feature=Features(real.shape[1]))
         metric.update(real, real=True)
         metric.update(fake, real=False)
         return float(metric.compute())

@@ -1,0 +1,20 @@
+"""Optional dependencies: imported where they are used; where one is absent, one line says what to install."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def optional(module: str, *, what: str, install: str) -> ModuleType:
+    """The module of an optional dependency.
+
+    Args:
+        what: what needs it, as the start of the message: "charts need".
+        install: what pip installs, a distribution with its extra.
+
+    Raises ValueError where it is not installed or cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{what} {module.partition('.')[0]}: pip install '{install}' ({error})") from error
