@@ -125,7 +125,11 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
 
     Raises PluginError (a ValueError) for a selected plugin that is missing, broken, incompatible or ambiguous."""
     entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
-    found = {p.name: p for p in manager.plugins if p.kind == "modality"}
+    found: dict[str, Plugin] = {}
+    for p in manager.plugins:
+        # Of several claims to a name the one that can be used counts.
+        if p.kind == "modality" and (p.name not in found or p.state in ("ok", "conflict")):
+            found[p.name] = p
     if config.select == "installed":
         for plugin in found.values():
             if plugin.state in ("broken", "incompatible"):

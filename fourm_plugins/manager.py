@@ -19,13 +19,14 @@ from fourm_plugins.discovery import (
     Plugin,
     PluginError,
     State,
-    discover,
+    discover_all,
     distribution_hint,
     one_line,
 )
 
 if TYPE_CHECKING:
     from fourm_plugins.masker import Masker
+    from fourm_plugins.metadata import Leftover
     from fourm_plugins.modality import Modality
     from fourm_plugins.tokenizer import Tokenizer
 
@@ -40,7 +41,10 @@ class PluginManager:
     {name: distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
-        self.plugins = tuple(decide(discover(), set(disabled) | names_in_environment(), dict(providers or {})))
+        #: Folders of metadata of ours that do not count.
+        self.leftovers: tuple[Leftover, ...]
+        found, self.leftovers = discover_all()
+        self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
         self._active: dict[tuple[Kind, str], tuple[Plugin, Any]] = {}
         self._frozen = False
 

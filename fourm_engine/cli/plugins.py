@@ -42,7 +42,8 @@ def list_plugins(
     config: Config = None,
 ) -> None:
     """List every plugin found, its state, and the command that mends it."""
-    found = list(_manager(config)[1].plugins)
+    manager = _manager(config)[1]
+    found = list(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
     if load:
         from fourm_plugins.probe import probe_all
@@ -59,6 +60,9 @@ def list_plugins(
         print("no plugins installed; the project's own are fourm-rgb, fourm-caption, … (pip install fourm-rgb)")
     else:
         _print_table(rows)
+    if not as_json:
+        for left in manager.leftovers:
+            print(f"ignored: {left.folder}, {left.reason}\n    {left.remedy}")
     if strict and any(plugin.state != "ok" for plugin in found):
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
 from fourm_plugins.choice import nearest
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
+from fourm_plugins.metadata import find_distribution
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
@@ -191,7 +192,7 @@ def _report(plugin: Plugin) -> Path | None:
         if (Path(folder) / CONFORMANCE).is_file():
             return Path(folder) / CONFORMANCE
     try:
-        files = importlib.metadata.distribution(plugin.distribution).files or ()
+        files = find_distribution(plugin.distribution).files or ()
     except importlib.metadata.PackageNotFoundError:
         return None
     paths = [Path(str(file.locate())) for file in files if file.name == CONFORMANCE]

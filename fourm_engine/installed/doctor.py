@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fourm_plugins.discovery import ENGINE, Plugin, canonical
+from fourm_plugins.metadata import Leftover, find_distribution
 from fourm_plugins.probe import probe_all
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def check_requirements(distributions: Iterable[str]) -> Iterator[Check]:
             detail = "; ".join(f"{requirement}: {why}" for requirement, why in unmet.items())
             yield Check(f"requirements of {name}", "bad", detail, f"pip install -U {name}")
         else:
-            version = importlib.metadata.version(name)
+            version = find_distribution(name).version
             yield Check(f"requirements of {name}", "ok", f"{name} {version}: all of {len(needed)} there")
         for extra, requirements in optional.items():
             if missing := sorted(r.name for r in requirements if _unmet(r)):
@@ -69,7 +70,7 @@ def _requirements(name: str) -> tuple[list[Requirement], dict[str, list[Requirem
     """(needed here, {extra: more})."""
     from packaging.requirements import Requirement
 
-    dist = importlib.metadata.distribution(name)
+    dist = find_distribution(name)
     requirements = [Requirement(text) for text in dist.requires or ()]
     needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     extras = dist.metadata.get_all("Provides-Extra") or []
@@ -106,6 +107,12 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
         if (p.kind, p.name) not in selected and p.state != "ok":
             detail = f"{p.distribution} {p.version} is {p.state}: {p.reason}; not selected"
             yield Check(f"{p.kind} {p.name}", "note", detail, p.remedy)
+
+
+def check_leftovers(leftovers: Iterable[Leftover]) -> Iterator[Check]:
+    """Folders of metadata that pip or a build left behind."""
+    for left in leftovers:
+        yield Check("leftover", "note", f"{left.folder} is ignored: {left.reason}", left.remedy)
 
 
 def _same(a: Plugin, b: Plugin) -> bool:

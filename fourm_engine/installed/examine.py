@@ -38,6 +38,7 @@ def examine(
     for check in doctor.check_plugins(manager.plugins, selected, timeout=timeout):
         bad += check.state == "bad"
         yield check
+    yield from doctor.check_leftovers(manager.leftovers)
     yield from hardware.check_torch(wants_gpu=config is not None and config.train.device == "cuda")
     yield from hardware.check_processes()
     if config is not None and bad:

@@ -1,7 +1,7 @@
 """How fast tokenizers encode and decode, codec by codec, and which share of the machine's matrix-product rate that is.
 
-    OMP_NUM_THREADS=1 python benchmarks/tokenizers.py              # all that take less than a minute of a CPU core
-    python benchmarks/tokenizers.py --codec "ViT-L" --codec "published"
+    OMP_NUM_THREADS=1 python benchmarks/tokenizer_speed.py              # all that take less than a minute of a CPU core
+    python benchmarks/tokenizer_speed.py --codec "ViT-L" --codec "published"
 
 Prints images a second through `Tokenizer.encode` and `decode` (vectors a second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
