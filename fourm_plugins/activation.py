@@ -1,8 +1,9 @@
 """Activating one plugin: import, hooks, validation; all of it or nothing.
 
-In: a `Plugin`. Out: its class. Whatever goes wrong (an import that fails or exits, a hook that does not exist, a class
-that is not what its group promises) ends in a PluginError with the original traceback and leaves no trace: the
+In: a `Plugin`. Out: its class. Whatever goes wrong (an import that fails, exits or hangs, a hook that does not exist, a
+class that is not what its group promises) ends in a PluginError with the original traceback and leaves no trace: the
 modules of the plugin's distribution are gone from `sys.modules`, and pluggy's registry was made for this plugin alone.
+What an import changes of the process is put back (`guard`).
 """
 
 from __future__ import annotations
@@ -10,40 +11,72 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
+import logging
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pluggy
 from pydantic import BaseModel
 
 from fourm_plugins import hookspecs
 from fourm_plugins.discovery import Kind, Plugin, PluginError, one_line
+from fourm_plugins.guard import guarded
 from fourm_plugins.masker import Masker
+from fourm_plugins.metadata import find_distribution
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
 
 
-def activate(plugin: Plugin) -> Any:
-    """The class that `plugin` provides. Raises PluginError, having undone everything."""
+def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None = None) -> Any:
+    """The class that `plugin` provides. Raises PluginError, having undone everything.
+
+    `witness`: as of `guarded`. What the import changed of the process is added to `changed`, or logged."""
     before = set(sys.modules)
-    try:
+
+    def load() -> Any:
         loaded = importlib.metadata.EntryPoint(plugin.name, plugin.value, "").load()
         cls = loaded if inspect.isclass(loaded) else _ask(plugin, loaded)
         _check_class(plugin, cls)
         return cls
-    except BaseException as error:
+
+    try:
+        return run(plugin, "activated", load, witness=witness, changed=changed)
+    except BaseException:
         _forget(plugin, before)
-        if not isinstance(error, (Exception, SystemExit)):  # Ctrl-C is the user's, not the plugin's
+        raise
+
+
+def run(
+    plugin: Plugin, what: str, code: Callable[[], T], *, witness: bool = True, changed: list[str] | None = None
+) -> T:
+    """The result of code of `plugin`, which is about to be `what`. Raises PluginError for all that goes wrong in it but
+    Ctrl-C, and ValueError as it is where what goes wrong may be the user's settings."""
+    origin = f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version} ({plugin.value})"
+    remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
+    try:
+        with guarded(origin, remedy, witness=witness) as found:
+            result = code()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or (what != "activated" and isinstance(error, ValueError)):
             raise
         raise PluginError(
-            f"{plugin.kind} {plugin.name!r} cannot be activated: {plugin.distribution} {plugin.version} "
-            f"({plugin.value}) failed with {type(error).__name__}: {one_line(error)}. Repair or upgrade "
-            f"{plugin.distribution}, or run without it: --no-plugin {plugin.name}\n{traceback.format_exc()}"
+            f"{plugin.kind} {plugin.name!r} cannot be {what}: {plugin.distribution} {plugin.version} "
+            f"({plugin.value}) failed with {type(error).__name__}: {one_line(error)}. {remedy[0].upper()}{remedy[1:]}\n"
+            f"{traceback.format_exc()}"
         ) from error
+    if changed is not None:
+        changed += found
+    elif found:
+        log.warning("%s changed %s; put back", origin, ", ".join(found))
+    return result
 
 
 def _ask(plugin: Plugin, module: Any) -> Any:
@@ -136,7 +169,7 @@ def _forget(plugin: Plugin, before: set[str]) -> None:
     extension module such as NumPy's cannot be imported twice."""
     packages = {plugin.package}
     try:
-        files = importlib.metadata.distribution(plugin.distribution).files or ()
+        files = find_distribution(plugin.distribution).files or ()
         packages |= {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
     except Exception:  # no such distribution (an example of one's own), or a damaged list of files: the package it is
         pass

@@ -47,6 +47,7 @@ class PluginManager:
         self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
         self._active: dict[tuple[Kind, str], tuple[Plugin, Any]] = {}
         self._frozen = False
+        self._changed: list[str] | None = None
 
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin that provides `name`. Raises PluginError, with the nearest name and what to install."""
@@ -80,9 +81,14 @@ class PluginManager:
 
         from fourm_plugins.explain import explain
 
+        from fourm_plugins.activation import run
+
         cls = self.modality_class(plugin or name)
+        origin = self.find("modality", plugin or name)
         try:
-            return cls(name, **settings)
+            return run(origin, "made with its settings", lambda: cls(name, **settings), changed=self._changed)
+        except PluginError:
+            raise
         except ValueError as error:
             reason = "; ".join(explain(error, cls.Settings)) if isinstance(error, ValidationError) else one_line(error)
             known = ", ".join(sorted(cls.Settings.model_fields))
@@ -92,6 +98,10 @@ class PluginManager:
     def active(self) -> Mapping[tuple[Kind, str], Plugin]:
         """(kind, name) -> plugin of all that was activated so far, sorted."""
         return MappingProxyType({key: plugin for key, (plugin, _) in sorted(self._active.items())})
+
+    def tell_changes(self, changed: list[str]) -> None:
+        """From here on what plugins change of the process, which is put back, is added to `changed`, not logged."""
+        self._changed = changed
 
     def freeze(self) -> None:
         """From here on nothing more may be activated: the vocabulary and the model are built from what is active."""
@@ -107,5 +117,5 @@ class PluginManager:
                 )
             from fourm_plugins.activation import activate
 
-            self._active[kind, name] = plugin, activate(plugin)
+            self._active[kind, name] = plugin, activate(plugin, changed=self._changed)
         return self._active[kind, name][1]

@@ -86,8 +86,11 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
     if found["error"]:
         reason, _, detail = found["error"].partition("\n")
         return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed, detail)
-    if printed:
-        plugin = replace(plugin, reason=f"prints when it is activated: {printed.splitlines()[0]:.100}")
+    told = [f"prints when it is activated: {printed.splitlines()[0]:.100}"] if printed else []
+    if found["changed"]:
+        told.append(f"changes {', '.join(dict.fromkeys(found['changed']))} when it is activated")
+    if told:
+        plugin = replace(plugin, reason="; ".join(told))
     return Probe(plugin, seconds, printed)
 
 
@@ -117,13 +120,14 @@ def run_child(plugin_json: str, result: str) -> None:
     """The process's own part: activate, and say in the file `result` what went wrong, if anything."""
     plugin = Plugin(**json.loads(plugin_json))
     error = ""
+    changed: list[str] = []
     try:
-        from fourm_plugins.activation import activate
+        from fourm_plugins.activation import activate, run
 
-        cls = activate(plugin)
+        cls = activate(plugin, witness=False, changed=changed)
         required = plugin.kind == "modality" and [n for n, f in cls.Settings.model_fields.items() if f.is_required()]
         if plugin.kind == "modality" and not required:
-            cls(plugin.name)
+            run(plugin, "made", lambda: cls(plugin.name), witness=False, changed=changed)
     except PluginError as failure:
         # The cause alone: the caller names the plugin.
         cause = failure.__cause__
@@ -136,6 +140,6 @@ def run_child(plugin_json: str, result: str) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     temporary = result + ".part"
-    Path(temporary).write_text(json.dumps({"error": error}))
+    Path(temporary).write_text(json.dumps({"error": error, "changed": changed}))
     os.replace(temporary, result)
     os._exit(0)  # threads that a plugin started do not keep it from ending

@@ -83,7 +83,7 @@ def _requirements(name: str) -> tuple[list[Requirement], dict[str, list[Requirem
 
 def _unmet(requirement: Requirement) -> str:
     try:
-        version = importlib.metadata.version(requirement.name)
+        version = find_distribution(requirement.name).version
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
     return "" if requirement.specifier.contains(version, prereleases=True) else f"installed is {version}"

@@ -21,6 +21,7 @@ class PictureGrid(GridModality):
     """As tokens; as patches of pixels, input only, with `Settings = images.PictureSettings`."""
 
     extensions = ("png", "jpg", "jpeg", "webp")
+    claims = frozenset({"no_directions"})  # colours
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from fourm_plugins.testing.subject import Subject
 
-#: failed, and "unexpected pass" (an expected failure that is none any more), are bad; all others are not.
-State = Literal["passed", "failed", "expected failure", "unexpected pass", "not claimed", "not run"]
-BAD: frozenset[State] = frozenset({"failed", "unexpected pass"})
+#: failed, "cannot run" (something that is no part of the plugin is missing) and "unexpected pass" (an expected failure
+#: that is none any more) are bad; all others are not. "not run" is what needs what another check has found broken.
+State = Literal["passed", "failed", "cannot run", "expected failure", "unexpected pass", "not claimed", "not run"]
+BAD: frozenset[State] = frozenset({"failed", "cannot run", "unexpected pass"})
 
 
 class CheckFailed(AssertionError):
@@ -29,15 +30,15 @@ class CheckFailed(AssertionError):
 
 
 class NotRun(Exception):
-    """The check cannot be run here, with the reason: nothing is known of the plugin."""
+    """The check cannot be run here, with the reason: nothing is known of the plugin, and that is no success."""
 
 
 class Broken(Exception):
-    """Something that several checks need could not be made; the check called `owner` reports it, the others are not
-    run."""
+    """Something that several checks need could not be made; the check called `owner` reports it, or the first to need
+    it where that one did not; the others are not run."""
 
     def __init__(self, owner: str, error: Exception) -> None:
-        super().__init__(f"needs what {owner} asks for, which failed")
+        super().__init__(f"needs what {owner or 'an earlier check'} asks for, which failed")
         self.owner, self.error = owner, error
 
 
@@ -87,7 +88,7 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Checks that failed, and expected failures that passed."""
+        """Checks that failed or cannot run, and expected failures that passed."""
         return self.count(*BAD)
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +97,7 @@ class Report:
             "modality": self.modality,
             "version": self.version,
             "ran": self.count("passed", "failed", "expected failure", "unexpected pass"),
+            "cannot_run": self.count("cannot run"),
             "failed": self.failed,
             "expected": self.count("expected failure"),
             "not_claimed": self.count("not claimed"),
@@ -117,7 +119,7 @@ def require(condition: Any, message: str) -> None:
 
 
 def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, str]) -> Outcome:
-    """Run one check. Never raises what the plugin raises."""
+    """Run one check. Never raises what the plugin raises. `subject.blamed` gathers the checks that have failed."""
     start = time.perf_counter()
     reason = expected_failures.get(check.name)
     state: State
@@ -128,12 +130,17 @@ def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, st
             check.run(subject)
             state, message = "passed", ""
     except NotRun as error:
-        state, message = "not run", str(error)
+        state, message = "cannot run", str(error)
     except Broken as error:
-        state, message = ("failed", explain(error.error)) if error.owner == check.name else ("not run", str(error))
+        # Whatever is broken fails once: in a suite without its owner, too, or where that one was not selected.
+        told = error.owner != check.name and error.owner in subject.blamed
+        state, message = ("not run", str(error)) if told else ("failed", explain(error.error))
+        subject.blamed.add(error.owner)
     except Exception as error:
         state, message = "failed", explain(error)
-    if reason is not None and state == "failed":
+    if state in ("failed", "cannot run"):
+        subject.blamed.add(check.name)
+    if reason is not None and state in ("failed", "cannot run"):
         state, message = "expected failure", f"{reason} ({message})"
     elif reason is not None and state == "passed":
         state, message = (

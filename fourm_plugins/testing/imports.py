@@ -34,11 +34,15 @@ def import_needs_no_network(subject: Subject) -> None:
 
 
 def import_leaves_random_state(subject: Subject) -> None:
-    """Activating the plugin neither seeds nor draws from Python's or NumPy's global generator."""
-    require(
-        subject.probed().facts["random"],
-        "activating the plugin changes a global random state; use np.random.default_rng(seed) of your own",
-    )
+    """Activating the plugin neither seeds nor draws from Python's, NumPy's or PyTorch's global generator."""
+    seeds = [what for what in subject.probed().facts["changed"] if "random state" in what]
+    require(not seeds, f"activating the plugin changes {', '.join(seeds)}; use np.random.default_rng(seed) of your own")
+
+
+def import_leaves_the_process(subject: Subject) -> None:
+    """Activating the plugin changes nothing else of the process: working directory, path, variables, dtype, warnings."""
+    other = [what for what in subject.probed().facts["changed"] if "random state" not in what]
+    require(not other, f"activating the plugin changes {', '.join(other)}, which is the user's")
 
 
 def activating_twice_changes_nothing(subject: Subject) -> None:
@@ -61,6 +65,7 @@ CHECKS = (
     Check(import_prints_nothing),
     Check(import_needs_no_network),
     Check(import_leaves_random_state),
+    Check(import_leaves_the_process),
     Check(activating_twice_changes_nothing),
     Check(spawned_workers_agree),
 )

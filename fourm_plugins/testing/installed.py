@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from fourm_plugins.manager import Plugin
+from fourm_plugins.metadata import find_distribution, folder_of, is_of_source, source_folder
 from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import PATIENCE
 
@@ -86,14 +87,12 @@ class Wheel:
 
 
 def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
-    """Build the wheel from a copy of the source tree and install it into a folder of its own. Raises `NotRun` where
-    the source tree is not known, `CheckFailed` where it cannot be built."""
+    """Build the wheel from a copy of the source tree and install it into a folder of its own; of a distribution that
+    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` where it cannot be
+    built."""
     tree = source or source_tree(plugin.distribution)
     if tree is None:
-        raise NotRun(
-            f"the source tree of {plugin.distribution} is not known: it was not installed from a folder; name it "
-            f"(`source`, --source)"
-        )
+        return _as_installed(plugin.distribution, folder / "installed")
     if not (tree / "pyproject.toml").is_file():
         raise CheckFailed(f"{tree} has no pyproject.toml, so no wheel can be built from it")
     copy, installed = folder / "source", folder / "installed"
@@ -124,28 +123,59 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
 def source_tree(distribution: str) -> Path | None:
     """The folder a distribution was installed from, editable or not; None for one that came from elsewhere."""
     try:
-        text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
-        record = json.loads(text or "{}")
+        dist = find_distribution(distribution)
+        record = json.loads(dist.read_text("direct_url.json") or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
-    if "dir_info" not in record:
+    if "dir_info" in record:
+        tree = Path(url2pathname(unquote(urlsplit(record["url"]).path)))
+    elif is_of_source(dist):  # installed by `setup.py develop`
+        tree = Path(folder_of(dist)).parent
+    else:
         return None
-    tree = Path(url2pathname(unquote(urlsplit(record["url"]).path)))
     return tree if tree.is_dir() else None
 
 
+def _as_installed(distribution: str, folder: Path) -> Wheel:
+    """A copy of a distribution's files, as RECORD lists them."""
+    dist = find_distribution(distribution)
+    inside = [file for file in dist.files or () if ".." not in file.parts and "__pycache__" not in file.parts]
+    if source_folder(dist) or not any(file.suffix == ".py" for file in inside):
+        raise NotRun(
+            f"the source tree of {distribution} is not known, and its list of files names no module; name the tree "
+            f"(`source`, --source)"
+        )
+    for file in inside:
+        origin, place = Path(str(dist.locate_file(file))), folder / str(file)
+        if not origin.is_file():
+            raise CheckFailed(f"{file} is missing: pip install --force-reinstall {distribution}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(origin, place)
+    return Wheel(folder, folder)
+
+
 def _backend_is_here(tree: Path) -> bool:
-    """Whether what builds the tree is installed here."""
-    if sys.version_info < (3, 11):
-        return importlib.util.find_spec("setuptools") is not None
-    import tomllib
+    """Whether all that the tree needs to be built is installed here, in versions that it takes."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        from pip._vendor import tomli as tomllib
 
     try:
         document = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CheckFailed(f"pyproject.toml cannot be read: {error}") from None
-    backend = document.get("build-system", {}).get("build-backend", "setuptools.build_meta")
-    return importlib.util.find_spec(str(backend).partition(".")[0].partition(":")[0]) is not None
+    needed = document.get("build-system", {}).get("requires", ["setuptools"])
+    try:
+        return all(
+            requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+            for requirement in map(Requirement, needed)
+            if requirement.marker is None or requirement.marker.evaluate()
+        )
+    except (importlib.metadata.PackageNotFoundError, InvalidRequirement):
+        return False
 
 
 def _search_path() -> list[str]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,15 +73,17 @@ def digest(modality: Modality, files: Mapping[str, bytes]) -> str:
 def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]:
     reached: list[str] = []
     sys.addaudithook(lambda event, args: reached.append(f"{event}{args!r:.80}") if event in _NETWORK else None)
-    before_modules, before_random = set(sys.modules), _random_state()
-    first = PluginManager().modality(name, **settings)
+    before_modules = set(sys.modules)
+    host, changed = PluginManager(), []
+    host.tell_changes(changed)
+    first = host.modality(name, **settings)
     imported = sorted({module.partition(".")[0] for module in set(sys.modules) - before_modules})
-    after_random, modules = _random_state(), set(sys.modules)
+    modules = set(sys.modules)
     second = PluginManager().modality(name, **settings)
     facts: dict[str, Any] = {
         "imported": imported,
         "network": reached[:3],
-        "random": before_random == after_random,
+        "changed": sorted(set(changed)),
         "fingerprint": first.spec.fingerprint(),
         "twice": {
             "class": type(first) is type(second),
@@ -93,12 +94,6 @@ def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]
     if spawn:
         facts["spawn"] = _spawn(second)
     return facts
-
-
-def _random_state() -> str:
-    """Of Python's and NumPy's global generators."""
-    numpy_state = np.random.get_state(legacy=False)
-    return hashlib.sha256(repr((random.getstate(), str(numpy_state))).encode()).hexdigest()
 
 
 def _spawn(modality: Modality) -> str:

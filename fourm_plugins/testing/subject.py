@@ -41,6 +41,7 @@ CLAIMS = {
     "constants": "names the best constant predictors",
     "metrics": "brings measures of its own",
     "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
+    "no_directions": "holds colours, quantities or features, of which a flip changes none; the opposite of `directions`",
     "exact_files": "reads back from its files exactly what it wrote",
 }
 #: Samples that checks look at, and samples that a tokenizer and a model learn from.
@@ -70,6 +71,8 @@ class Subject:
         self.name = modality
         self._given_settings, self._given_claims = dict(settings or {}), claims
         self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
+        #: Checks that have failed, so that what needs the same is not run rather than failed again.
+        self.blamed: set[str] = set()
         self._made: dict[str, Any] = {}
         self._temporary = tempfile.TemporaryDirectory(prefix="fourm-check-")
 

@@ -76,6 +76,7 @@ BROKEN = (
         _TOP + 'import socket\ntry:\n    socket.getaddrinfo("localhost", 9)\nexcept OSError:\n    pass\n',
     ),
     Broken("import_leaves_random_state", _TOP, _TOP + "np.random.seed(0)\n"),
+    Broken("import_leaves_the_process", _TOP, _TOP + "import os\nos.chdir(os.sep)\n"),
     Broken("activating_twice_changes_nothing", _SPEC, _SPEC + "        if self.made > 1:\n            import wave\n"),
     Broken("spawned_workers_agree", _SPEC, _SPEC + "        self.scale = lambda x: x\n"),
     # Packaging
@@ -140,6 +141,9 @@ BROKEN = (
     ),
     Broken("flip_mirrors", "np.float32([-1, 1])", "np.float32([-1, -1])"),
     Broken("directions_change_sign", "np.float32([-1, 1])", "np.float32([1, 1])"),
+    Broken("directions_are_stated", 'claims = frozenset({"directions"})', "claims = frozenset()"),
+    Broken("directions_are_stated", 'claims = frozenset({"directions"})', 'claims = frozenset({"directions", "no_directions"})'),
+    Broken("flip_mirrors", 'claims = frozenset({"directions"})', 'claims = frozenset({"no_directions"})'),
     Broken("flip_twice_restores", _SEEN, "        seen = seen * 0.9 if value.shape[0] == SIDE else seen\n" + _SEEN),
     Broken("flip_twice_restores", 'MIRRORED = {"left": "right", ', "MIRRORED = {", package="notes"),
     Broken("value_survives_its_array", "transpose(1, 2, 0).astype", "transpose(1, 2, 0).__truediv__(2).astype"),

@@ -84,7 +84,7 @@ def assert_only(found, check):
     assert len(found[check][1].splitlines()) == 1
 
 
-def test_without_an_engine_what_needs_one_is_not_run_and_never_passed(put, monkeypatch):
+def test_without_an_engine_what_needs_one_cannot_run_and_is_no_success(put, monkeypatch):
     import importlib.metadata
 
     entry_points = importlib.metadata.entry_points
@@ -96,7 +96,19 @@ def test_without_an_engine_what_needs_one_is_not_run_and_never_passed(put, monke
     of_a_model = {name for name, concern in CONCERN.items() if concern in ("training", "coexistence")}
     found = failures(put("wind"), of_a_model | {"tokenizer_is_fitted", "ids_are_in_range"})
     assert set(found) == of_a_model
-    assert all(state == "not run" and "fourm-engine is not installed" in message for state, message in found.values())
+    assert all(state in ("cannot run", "not run") and "fourm-engine is not installed" in message for state, message in found.values())
+
+
+def test_a_forgotten_and_a_silent_flip_of_vectors_are_told_with_the_claim_to_write(put):
+    """A field of two components that are not flipped, and one that is flipped and claims nothing."""
+    names = {"flip_mirrors", "directions_are_stated", "directions_change_sign"}
+    forgotten = put("wind", {"acme_wind.py": ('claims = frozenset({"directions"})', "claims = frozenset()")})
+    augment = forgotten.modality.augment
+    (told,) = failures(forgotten, names).values()
+    assert told[1].endswith('under a flip, as of vectors: write claims = frozenset({"directions"})')
+    type(forgotten.modality).augment = lambda self, value, view: augment(value, View(*view.to_row()[:4]))
+    (told,) = failures(forgotten, {*names} - {"flip_mirrors"}).values()
+    assert 'changes its sign under a flip, and the class says claims = frozenset({"directions"})' in told[1]
 
 
 def test_boxes_that_do_not_follow_a_view_are_seen_in_what_is_drawn(monkeypatch):

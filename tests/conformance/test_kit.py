@@ -16,10 +16,12 @@ from fourm_plugins.testing import (
     CLAIMS,
     Check,
     CheckFailed,
+    MaskerConformance,
     ModalityConformance,
     NotRun,
     Report,
     Subject,
+    TokenizerConformance,
     installed,
     suite,
 )
@@ -30,6 +32,9 @@ class Claiming:
     """Stands for a subject in checks that look at nothing else."""
 
     claims = frozenset({"tokens"})
+
+    def __init__(self):
+        self.blamed = set()
 
     def close(self):
         """Nothing to close."""
@@ -88,8 +93,8 @@ def test_every_way_a_check_ends_has_its_own_state():
     assert (outcome("wrong").state, outcome("wrong").message) == ("failed", "it is wrong")
     assert outcome("crashes").state == "failed"
     assert outcome("crashes").message.startswith("KeyError at test_kit.py:")
-    assert (outcome("absent").state, outcome("absent").message) == ("not run", "fourm-engine is not installed")
-    assert outcome("depends").state == "not run"
+    assert (outcome("absent").state, outcome("absent").message) == ("cannot run", "fourm-engine is not installed")
+    assert (outcome("depends").state, outcome("depends").message) == ("failed", "ValueError: x")
     assert outcome("unclaimed").state == "not claimed"
     assert "directions" in outcome("unclaimed").message
 
@@ -105,11 +110,12 @@ def test_an_expected_failure_says_why_and_one_that_passes_is_a_failure():
 
 def test_the_report_counts_each_state_apart(tmp_path):
     expected = {"fine": "reason", "crashes": "reason"}
-    report = Report("acme", "thermal", "1.2", tuple(run_check(c, Claiming(), expected) for c in TOY_CHECKS))
+    subject = Claiming()
+    report = Report("acme", "thermal", "1.2", tuple(run_check(c, subject, expected) for c in TOY_CHECKS))
     report.write(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
-    counts = {k: found[k] for k in ("ran", "failed", "expected", "not_claimed", "not_run")}
-    assert counts == {"ran": 3, "failed": 2, "expected": 1, "not_claimed": 1, "not_run": 2}
+    counts = {k: found[k] for k in ("ran", "cannot_run", "failed", "expected", "not_claimed", "not_run")}
+    assert counts == {"ran": 3, "cannot_run": 1, "failed": 3, "expected": 1, "not_claimed": 1, "not_run": 1}
     assert (found["plugin"], found["modality"], found["version"]) == ("acme", "thermal", "1.2")
     assert [check["name"] for check in found["checks"]] == [check.name for check in TOY_CHECKS]
     assert all(check.keys() == {"name", "state", "seconds", "message"} for check in found["checks"])
@@ -127,7 +133,9 @@ def test_pytest_is_told_how_each_check_ended():
         tests.test_wrong()
     with pytest.raises(pytest.xfail.Exception, match=r"known since 1\.2"):
         tests.test_crashes()
-    for name in ("depends", "absent", "unclaimed"):
+    with pytest.raises(pytest.fail.Exception, match="absent: fourm-engine is not installed"):
+        tests.test_absent()
+    for name in ("depends", "unclaimed"):
         with pytest.raises(pytest.skip.Exception, match=r"not run|not claimed"):
             getattr(tests, f"test_{name}")()
     tests.test_no_check_is_missing()
@@ -233,11 +241,11 @@ def test_the_page_lists_every_check_and_claim():
         assert f"| `{name}` | {meaning} |" in page
 
 
-def test_a_wheel_of_unknown_source_is_not_built_and_what_to_name_is_said(monkeypatch, tmp_path):
+def test_a_wheel_of_unknown_source_cannot_be_built_and_what_to_name_is_said(monkeypatch, tmp_path):
     (check,) = (c for c in CHECKS if c.name == "wheel_is_built")
     monkeypatch.setattr(installed, "source_tree", lambda distribution: None)
     for source, state, message in (
-        (None, "not run", "the source tree of fourm-caption is not known"),
+        (None, "cannot run", "the source tree of fourm-caption is not known"),
         (tmp_path, "failed", "has no pyproject.toml"),
     ):
         subject = Subject("caption", source=source)
@@ -250,3 +258,54 @@ def test_a_wheel_of_unknown_source_is_not_built_and_what_to_name_is_said(monkeyp
 def test_the_source_tree_is_where_a_distribution_was_installed_from():
     assert installed.source_tree("numpy") is None
     assert installed.source_tree("no-such-distribution") is None
+
+
+def test_an_installed_wheel_is_checked_by_the_files_that_it_installed(install, tmp_path):
+    files = ("acme_thermal.py", "acme_thermal-1.2.dist-info/METADATA", "acme_thermal-1.2.dist-info/entry_points.txt")
+    requires = "fourm-engine>=0.1,<0.2"
+    install("acme-thermal", "[fourm.modalities.v1]\nthermal = acme_thermal:Thermal\n", files=files, requires=requires)
+    packaging = [c for c in CHECKS if c.name in ("wheel_is_built", "wheel_is_found", "requirements_are_declared")]
+    subject = Subject("thermal")
+    assert [run_check(check, subject, {}).state for check in packaging] == ["passed"] * 3
+    subject.close()
+    (tmp_path / "acme_thermal.py").write_text("import yaml\n" + (tmp_path / "acme_thermal.py").read_text())
+    subject = Subject("thermal")
+    assert "imports yaml" in run_check(packaging[-1], subject, {}).message
+    subject.close()
+
+
+def test_the_egg_info_of_a_build_does_not_hide_the_source_tree(install, tmp_path, monkeypatch):
+    """pytest puts the source folder first on the path."""
+    source = tmp_path / "source"
+    (source / "acme_thermal.egg-info").mkdir(parents=True)
+    (source / "acme_thermal.egg-info/PKG-INFO").write_text("Metadata-Version: 2.1\nName: acme-thermal\nVersion: 1.2\n")
+    install("acme-thermal", "[fourm.modalities.v1]\nthermal = acme_thermal:Thermal\n")
+    direct = json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}})
+    (tmp_path / "acme_thermal-1.2.dist-info/direct_url.json").write_text(direct)
+    monkeypatch.syspath_prepend(str(source))
+    assert installed.source_tree("acme-thermal") == source
+
+
+def test_what_a_build_needs_is_fetched_unless_it_is_here_in_a_version_that_serves(tmp_path):
+    for requires, here in (("", True), ('"packaging>=20"', True), ('"packaging>=999"', False), ('"no-such-build"', False)):
+        (tmp_path / "pyproject.toml").write_text(f"[build-system]\nrequires = [{requires}]\n")
+        assert installed._backend_is_here(tmp_path) is here
+
+
+@pytest.mark.parametrize("kit", [ModalityConformance, TokenizerConformance, MaskerConformance])
+def test_a_kit_for_what_is_not_installed_fails_with_one_line(kit):
+    """Whichever of its tests are selected: the first fails, the others are skipped."""
+    cls = type("TestSonar", (kit,), {"modality": "sonar", "kind": "bins"})
+    ended = []
+    for check in cls.checks:
+        try:
+            getattr(cls(), f"test_{check.name}")()
+            ended.append("passed")
+        except pytest.fail.Exception as error:
+            ended.append(str(error))
+        except pytest.skip.Exception:
+            ended.append("skipped")
+    cls.teardown_class()
+    assert [end for end in ended if end != "skipped"] == ended[:1]
+    assert "no installed plugin provides the modality 'sonar'" in ended[0]
+    assert "pip install fourm-sonar" in ended[0]

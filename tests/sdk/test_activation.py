@@ -82,7 +82,7 @@ def test_a_plugin_that_fails_on_import_is_named_with_cause_and_remedy(install, s
 
 
 def test_ctrl_c_while_a_plugin_is_imported_is_the_users_and_leaves_nothing(install):
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="raise KeyboardInterrupt")
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="import signal\nsignal.raise_signal(signal.SIGINT)")
     manager = PluginManager()
     with pytest.raises(KeyboardInterrupt):
         manager.modality("thermal")

@@ -32,7 +32,7 @@ class TokenSettings(images.TokenSettings):
 
 
 class _Picture(PictureGrid):
-    claims = frozenset({"exact_files"})
+    claims = frozenset({"exact_files", "no_directions"})
     licence = "Apache-2.0"
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -1,0 +1,243 @@
+"""A plugin's code is run so that whoever breaks is named, whatever way it breaks, and the process stays as it was.
+
+In: what is about to run, in words. Out: nothing where it runs. What ends Python (`os._exit`, `sys.exit`) or asks for
+Ctrl-C raises `EndsProcess`; what kills the process (a crash in native code, `abort`) leaves one line on stderr that
+names it, from a shell that waits beside; what hangs is named after `NOTICE` seconds and ended after `LIMIT`. What it
+prints goes to stderr. What it changes of the process is put back, and told of.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import locale
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+#: Seconds after which code that does not come back is named, and ended.
+NOTICE, LIMIT = 20.0, 300.0
+#: Variables that may not even be added: they change what a run computes, or on what.
+_PROTECTED = ("CUDA_", "FOURM_", "OMP_")
+#: Says its message where the pipe ends without a word.
+_WITNESS = 'read -r word; [ "$word" = done ] || printf "%s\\n" "$0" >&2'
+_lock = threading.RLock()
+
+
+class EndsProcess(SystemExit):
+    """Code of a plugin that would have ended the process."""
+
+
+@contextlib.contextmanager
+def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[str]]:
+    """Run the body as code of `what`. Yields the list of what the body changed of the process, filled at its end.
+
+    `witness`: whether a process that dies, and code that hangs, is told of on stderr. Raises whatever the body
+    raises, `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's."""
+    changed: list[str] = []
+    with _lock, contextlib.ExitStack() as stack:
+        if witness:
+            stack.enter_context(_witnessed(f"fourm: error: the process ended inside {what}; {remedy}"))
+        state = _state()
+        environment = dict(os.environ)
+        hung = threading.Event()
+        stack.enter_context(_exits_raise())
+        pressed = stack.enter_context(_interrupts())
+        stack.enter_context(_timed(what, remedy, hung, told=witness))
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield changed
+        except KeyboardInterrupt:
+            if hung.is_set():
+                raise EndsProcess(f"it hangs: not done after {LIMIT:g} s") from None
+            if pressed is None or pressed:
+                if witness:
+                    print(f"fourm: interrupted inside {what}", file=sys.stderr)
+                raise
+            raise EndsProcess("it raises KeyboardInterrupt, though nobody pressed Ctrl-C") from None
+        finally:
+            changed += _restore(state, environment)
+
+
+@contextlib.contextmanager
+def _witnessed(message: str) -> Iterator[None]:
+    """Where this process dies in the body, a shell that waits for its word says so."""
+    try:
+        shell = subprocess.Popen(["/bin/sh", "-c", _WITNESS, message], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    except OSError:  # no shell, or no room for one: then a crash stays unexplained
+        yield
+        return
+    try:
+        yield
+    finally:
+        assert shell.stdin is not None
+        with contextlib.suppress(OSError):
+            shell.stdin.write(b"done\n")
+            shell.stdin.close()
+        shell.wait()
+
+
+@contextlib.contextmanager
+def _exits_raise() -> Iterator[None]:
+    """`os._exit` and `os.abort` of this process raise `EndsProcess`; in a fork of it they do what they are for."""
+    here, leave, abort = os.getpid(), os._exit, os.abort
+
+    def refused(status: int) -> None:
+        if os.getpid() != here:
+            leave(status)
+        raise EndsProcess(f"it ends the process with exit code {status}")
+
+    def aborted() -> None:
+        if os.getpid() != here:
+            abort()
+        raise EndsProcess("it aborts the process")
+
+    os._exit, os.abort = refused, aborted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit, os.abort = leave, abort
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int] | None]:
+    """A list that is filled when Ctrl-C is pressed; None where that cannot be told."""
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield None
+        return
+    pressed: list[int] = []
+    before: Any = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        pressed.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iterator[None]:
+    """Name what does not come back, and in the main thread end it."""
+    done = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+
+    def watch() -> None:
+        if done.wait(NOTICE):
+            return
+        print(f"fourm: {what} still runs after {NOTICE:g} s; if it hangs, {remedy}", file=sys.stderr, flush=True)
+        if not done.wait(LIMIT - NOTICE) and main:
+            hung.set()
+            _thread.interrupt_main()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if told:
+        watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if told:
+            watcher.join()
+
+
+# What a plugin may not change
+
+_Item = tuple[str, Callable[[], Any], Callable[[Any], Any]]
+
+
+def _items() -> Iterator[_Item]:
+    """(what it is, how it is read, how it is put back), of what is loaded."""
+    yield "the working directory", os.getcwd, os.chdir
+    yield "Python's random state", random.getstate, random.setstate
+    yield "the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit
+    yield "the locale", lambda: locale.setlocale(locale.LC_ALL), lambda x: locale.setlocale(locale.LC_ALL, x)
+    yield "sys.stderr", lambda: sys.stderr, lambda x: setattr(sys, "stderr", x)
+    yield "sys.excepthook", lambda: sys.excepthook, lambda x: setattr(sys, "excepthook", x)
+    yield "the logging level", lambda: logging.root.level, logging.root.setLevel
+    yield "logging", lambda: logging.root.manager.disable, logging.disable
+    yield "the warnings filter", _blankets, _without_blankets
+    if numpy := sys.modules.get("numpy"):
+        yield "NumPy's random state", lambda: _Bits(numpy.random.get_state()), lambda x: numpy.random.set_state(x.state)
+        yield "NumPy's handling of errors", numpy.geterr, lambda x: numpy.seterr(**x)
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_default_dtype"):
+        yield "PyTorch's default dtype", torch.get_default_dtype, torch.set_default_dtype
+        yield "PyTorch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled
+        yield "PyTorch's random state", lambda: _Bits(torch.get_rng_state()), lambda x: torch.set_rng_state(x.state)
+
+
+class _Bits:
+    """A random state that can be compared: an array, or a tuple with one."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+        parts = state if isinstance(state, tuple) else (state,)
+        self.key = [part.tolist() if hasattr(part, "tolist") else part for part in parts]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bits) and self.key == other.key
+
+
+def _blankets() -> list[Any]:
+    """Filters of warnings that match every warning."""
+    return [f for f in warnings.filters if f[1] is None and f[2] is Warning and f[3] is None and not f[4]]
+
+
+def _without_blankets(known: list[Any]) -> None:
+    warnings.filters[:] = [f for f in warnings.filters if f not in _blankets() or f in known]  # type: ignore[index]
+    warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None  # type: ignore[attr-defined]
+
+
+def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
+    state = {}
+    for name, read, put in _items():
+        with contextlib.suppress(OSError):  # a working directory that is gone
+            state[name] = read(), read, put
+    state["the order of sys.path"] = list(sys.path), lambda: sys.path, lambda x: None
+    state["torch"] = "torch" in sys.modules, lambda: None, lambda x: None
+    return state
+
+
+def _restore(state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]) -> list[str]:
+    """Put back what was changed. Returns what that was."""
+    changed = []
+    torch_before, *_ = state.pop("torch")
+    path, *_ = state.pop("the order of sys.path")
+    for name, (before, read, put) in state.items():
+        try:
+            same = read() == before
+        except OSError:
+            same = False
+        if not same:
+            changed.append(name)
+            with contextlib.suppress(OSError, ValueError):
+                put(before)
+    if sys.path[: len(path)] != path:  # what is added may not hide what was there
+        changed.append("the order of sys.path")
+        sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+    torch: Any = sys.modules.get("torch")
+    if not torch_before and torch is not None and hasattr(torch, "get_default_dtype"):
+        if torch.get_default_dtype() != torch.float32:
+            changed.append("PyTorch's default dtype")
+            torch.set_default_dtype(torch.float32)
+    for key in sorted(environment.keys() | os.environ.keys()):
+        now, before = os.environ.get(key), environment.get(key)
+        if now == before or (before is None and not key.startswith(_PROTECTED)):
+            continue
+        changed.append(f"the variable {key}")
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+    return changed

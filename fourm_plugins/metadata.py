@@ -1,0 +1,282 @@
+"""Which distributions that have to do with us are installed, as pip and Python see them; nothing is imported.
+
+In: the folders of sys.path. Out: an `Installed` for each distribution that counts, and a `Leftover` for each folder of
+metadata that does not: what pip could not remove (`~cme-0.9.dist-info`), a second one of the same name.
+
+Of several of one name that one counts which Python would import: in one folder the one whose files are there, then the
+highest version; of several folders the first on sys.path. The `.egg-info` that a build leaves in a source folder
+counts only where nothing is installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import Distribution, EntryPoint
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+#: The groups of entry points that are read; the number is the API version.
+GROUPS = ("fourm.modalities.v1", "fourm.tokenizers.v1", "fourm.maskers.v1")
+_READ = re.compile(r"^fourm\.(modalities|tokenizers|maskers)\.v\d+$")
+_NOT_PLUGINS = re.compile(r"^fourm\.conformance\.v\d+$")
+#: What a misspelt group has at least; spares the comparison of every group that is installed.
+_ALIKE = re.compile(r"fo[ru]+m|4m|modalit|tokeni[sz]er|masker", re.IGNORECASE)
+_VERSIONED = re.compile(r"^(.+?)(?:-\d[^-]*(?:-py[\d.]+)?)?\.(?:dist|egg)-info$")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A distribution with entry points of ours. `damage`: why its metadata cannot be used, or ''."""
+
+    dist: Distribution
+    name: str
+    version: str
+    entry_points: tuple[EntryPoint, ...]
+    damage: str = ""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A folder of metadata that does not count, why, and what removes it."""
+
+    folder: str
+    reason: str
+    remedy: str
+
+
+def survey() -> tuple[list[Installed], list[Leftover]]:
+    """What counts, and what is left over, in the order of sys.path."""
+    groups: dict[str, list[tuple[Distribution, Installed | None]]] = {}
+    leftovers = []
+    for dist in importlib.metadata.distributions():
+        found = _look(dist)
+        stem = _stem(dist)
+        if stem.startswith("~"):
+            if found is not None:
+                reason = "pip could not remove it; it is no installed plugin"
+                leftovers.append(Leftover(folder_of(dist), reason, f"rm -r {shlex.quote(folder_of(dist))}"))
+            continue
+        groups.setdefault(canonical(stem if found is None else found.name), []).append((dist, found))
+    counted = []
+    for group in groups.values():
+        if all(found is None for _, found in group):
+            continue
+        group = _ranked(group)
+        if group[0][1] is not None:
+            counted.append(group[0][1])
+        leftovers += _left_over(group)
+    return counted, leftovers
+
+
+def find_distribution(name: str) -> Distribution:
+    """The installed distribution called `name`: of several the one that counts. Raises PackageNotFoundError."""
+    group: list[tuple[Distribution, Installed | None]] = [
+        (dist, None) for dist in importlib.metadata.distributions(name=name) if not _stem(dist).startswith("~")
+    ]
+    if not group:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return _ranked([(dist, _look(dist)) for dist, _ in group] if len(group) > 1 else group)[0][0]
+
+
+def canonical(distribution: str) -> str:
+    """One spelling of a distribution's name, as package indexes compare them."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def right_group(group: str) -> str:
+    """The group that a misspelt one was meant to be; '' for one that is right, or has nothing to do with us."""
+    if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
+        return ""
+    flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
+    near = difflib.get_close_matches(flat, GROUPS, n=1, cutoff=0.1 if flat.startswith("fourm") else 0.8)
+    return near[0] if near else ""
+
+
+def folder_of(dist: Distribution) -> str:
+    """The folder (or file) of a distribution's metadata."""
+    return str(getattr(dist, "_path", "unknown"))
+
+
+def source_folder(dist: Distribution) -> str:
+    """Of an editable install the folder of its source, which `direct_url.json` (PEP 610) names; '' of any other."""
+    try:
+        direct = json.loads(dist.read_text("direct_url.json") or "{}")
+        if direct.get("dir_info", {}).get("editable"):
+            return unquote(urlsplit(direct["url"]).path)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        pass  # not written by pip
+    return ""
+
+
+def importable(package: str) -> bool:
+    """Whether the top-level package of an entry point is there; it is not imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ValueError, ImportError, AttributeError):
+        return False
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _look(dist: Distribution) -> Installed | None:
+    """The distribution as far as it has to do with us, or None."""
+    try:
+        every: Iterable[EntryPoint] = dist.entry_points
+    except Exception as error:  # a damaged file raises whatever its parser stumbles over
+        return _damaged(dist, f"its metadata cannot be read: {one_line(error) or type(error).__name__}")
+    # One entry point twice is one.
+    ours = tuple(dict.fromkeys(ep for ep in every if _READ.match(ep.group) or right_group(ep.group)))
+    if not ours:
+        if not every and _cannot_be_opened(dist):
+            return _damaged(dist, "its entry_points.txt cannot be read")
+        return None
+    try:
+        name, version = dist.metadata["Name"], dist.metadata["Version"]
+    except Exception as error:
+        return _damaged(dist, f"its metadata cannot be read: {one_line(error) or type(error).__name__}", ours)
+    if not name or not version:
+        return _damaged(dist, f"its metadata has no {'Version' if name else 'Name'}", ours)
+    return Installed(dist, name, version, ours)
+
+
+def _damaged(dist: Distribution, damage: str, ours: tuple[EntryPoint, ...] = ()) -> Installed | None:
+    """A distribution whose metadata says that it is of ours, and not all that is needed."""
+    if not ours and not _claims_to_be_ours(dist):
+        return None
+    return Installed(dist, canonical(_stem(dist)), "unknown", ours, damage)
+
+
+def _claims_to_be_ours(dist: Distribution) -> bool:
+    """Whether a file of entry points that cannot be read as such names a group of ours, or the package has our name."""
+    folder: Any = getattr(dist, "_path", None)  # a pathlib or zipfile path; other finders have none
+    try:
+        return folder is not None and b"fourm" in (folder / "entry_points.txt").read_bytes()
+    except OSError:
+        try:
+            return canonical(_stem(dist)).startswith("fourm-") or "fourm-engine" in map(canonical, dist.requires or ())
+        except Exception:
+            return False
+
+
+def _cannot_be_opened(dist: Distribution) -> bool:
+    """Whether there are entry points that `importlib.metadata`, which skips what it may not read, passed over."""
+    folder: Any = getattr(dist, "_path", None)
+    if not isinstance(folder, Path):
+        return False
+    file = os.path.join(folder, "entry_points.txt")
+    return os.path.exists(file) and (not os.path.isfile(file) or not os.access(file, os.R_OK))
+
+
+def _stem(dist: Distribution) -> str:
+    """The name in a folder's name; of an egg, whose folder has none, that of its metadata."""
+    name = re.split(r"[/\\]", folder_of(dist).rstrip("/\\"))[-1]
+    if match := _VERSIONED.match(name):
+        return match[1]
+    try:
+        return dist.metadata["Name"] or name
+    except Exception:
+        return name
+
+
+Group = list[tuple[Distribution, "Installed | None"]]
+
+
+def _ranked(group: Group) -> Group:
+    """Those of one name, the one that counts first; one folder that is found twice, through a link, is one."""
+    once = {os.path.realpath(folder_of(dist)): (dist, found) for dist, found in reversed(group)}
+    group = list(reversed(once.values()))
+    if len(group) < 2:
+        return group
+    parents = list(dict.fromkeys(os.path.realpath(os.path.dirname(folder_of(dist))) for dist, _ in group))
+
+    def rank(one: tuple[Distribution, Installed | None]) -> tuple[Any, ...]:
+        parent = os.path.realpath(os.path.dirname(folder_of(one[0])))
+        return is_of_source(one[0]), parents.index(parent), *_missing(*one), _by_version(one[0])
+
+    return sorted(group, key=rank)
+
+
+def is_of_source(dist: Distribution) -> bool:
+    """Whether it is what a build leaves in a source folder: `name.egg-info`, without a version and a list of files."""
+    folder = folder_of(dist)
+    return folder.endswith(".egg-info") and "-" not in os.path.basename(folder).removesuffix(".egg-info")
+
+
+def _missing(dist: Distribution, found: Installed | None) -> tuple[float, float]:
+    """Shares of the modules of the entry points, and of the files of RECORD at their recorded sizes, that are not
+    there."""
+    modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (found.entry_points if found else ())}
+    gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(found is not None)
+    try:
+        files = [file for file in dist.files or () if file.size is not None]
+        wrong = [file for file in files if _size(str(dist.locate_file(file))) != file.size]
+    except Exception:  # a damaged RECORD
+        return gone, 1.0
+    return gone, len(wrong) / len(files) if files else 0.0
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return -1
+
+
+def _by_version(dist: Distribution) -> Any:
+    """Sorts the highest version first."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        version = Version(dist.version)
+    except (InvalidVersion, TypeError, KeyError):
+        version = Version("0.dev0")
+    return _Descending(version)
+
+
+@dataclass(frozen=True)
+class _Descending:
+    version: Any
+
+    def __lt__(self, other: _Descending) -> bool:
+        return bool(other.version < self.version)
+
+
+def _left_over(group: Group) -> list[Leftover]:
+    """What is to be told of those of one name that do not count."""
+    first = group[0][0]
+    name, version = canonical(_stem(first)), _version(first)
+    home, source = os.path.dirname(folder_of(first)), source_folder(first)
+    found = []
+    for dist, _ in group[1:]:
+        folder = folder_of(dist)
+        place = os.path.dirname(folder)
+        if is_of_source(dist):
+            if source and os.path.realpath(source) == os.path.realpath(place):
+                continue  # an editable install and its own source
+            reason = f"left by a build in a source folder; {name} {version} is installed in {home}"
+            found.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
+        elif os.path.realpath(place) == os.path.realpath(home):
+            reason = f"{name} {_version(dist)} beside {version}, which counts, as an interrupted upgrade leaves it"
+            found.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
+        else:
+            reason = f"{name} {_version(dist)} is hidden by {version} in {home}, which comes first on the path"
+            found.append(Leftover(folder, reason, f"pip uninstall {name} in the environment that is not meant"))
+    return found
+
+
+def _version(dist: Distribution) -> str:
+    try:
+        return dist.version or "unknown"
+    except Exception:
+        return "unknown"
