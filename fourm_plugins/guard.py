@@ -209,7 +209,9 @@ def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
     return state
 
 
-def _restore(state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]) -> list[str]:
+def _restore(
+    state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]
+) -> list[str]:
     """Put back what was changed. Returns what that was."""
     changed = []
     torch_before, *_ = state.pop("torch")
