@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourm_plugins.hookspecs import hookimpl
+    from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
     from fourm_plugins.modality import Labeller, Metric, Modality, SampleError, Settings
     from fourm_plugins.spec import (
@@ -40,6 +40,7 @@ __all__ = [
     "Metric",
     "Modality",
     "ModalitySpec",
+    "Run",
     "SampleError",
     "Sequence",
     "Settings",
@@ -56,7 +57,7 @@ __all__ = [
 
 #: Module -> the names above that it holds.
 _HOMES = {
-    "hookspecs": "hookimpl",
+    "hookspecs": "Run hookimpl",
     "masker": "MASK Masked Masker Specials",
     "modality": "Labeller Metric Modality SampleError Settings",
     "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",

@@ -11,9 +11,10 @@ import importlib.metadata
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from fourm_plugins.distributions import (
+    KINDS,
     Installed,
     Leftover,
     canonical,
@@ -26,11 +27,10 @@ from fourm_plugins.distributions import (
 
 API_VERSION = 1
 ENGINE = "fourm-engine"
-Kind = Literal["modality", "tokenizer", "masker"]
+Kind = Literal["modality", "tokenizer", "masker", "observer", "optimiser", "schedule", "order", "command"]
 State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 
-_GROUP = re.compile(r"^fourm\.(modalities|tokenizers|maskers)\.v(\d+)$")
-_KINDS: dict[str, Kind] = {"modalities": "modality", "tokenizers": "tokenizer", "maskers": "masker"}
+_GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 #: "package.module", or "package.module:attribute".
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
 #: Names in published checkpoints that are not what the project's plugin is called.
@@ -104,7 +104,7 @@ def _plugins(one: Installed, engine: str) -> Iterator[Plugin]:
         group = ep.group if _GROUP.match(ep.group) else right_group(ep.group)
         match = _GROUP.match(group)
         assert match is not None
-        plugin = Plugin(_KINDS[match[1]], ep.name, ep.value, one.name, one.version, location)
+        plugin = Plugin(cast(Kind, KINDS[match[1]]), ep.name, ep.value, one.name, one.version, location)
         rivals = sorted(other.value for other in one.entry_points if (other.group, other.name) == (ep.group, ep.name))
         if group != ep.group:
             reason = f"its entry point is in the group {ep.group!r}, which nothing reads; the right one is {group!r}"

@@ -25,8 +25,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 #: The groups of entry points that are read; the number is the API version.
-GROUPS = ("fourm.modalities.v1", "fourm.tokenizers.v1", "fourm.maskers.v1")
-_READ = re.compile(r"^fourm\.(modalities|tokenizers|maskers)\.v\d+$")
+KINDS = {
+    "modalities": "modality",
+    "tokenizers": "tokenizer",
+    "maskers": "masker",
+    "observers": "observer",
+    "optimisers": "optimiser",
+    "schedules": "schedule",
+    "orders": "order",
+    "commands": "command",
+}
+GROUPS = tuple(f"fourm.{plural}.v1" for plural in KINDS)
+_READ = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v\d+$")
 _NOT_PLUGINS = re.compile(r"^fourm\.conformance\.v\d+$")
 #: What a misspelt group has at least; spares the comparison of every group that is installed.
 _ALIKE = re.compile(r"fo[ru]+m|4m|modalit|tokeni[sz]er|masker", re.IGNORECASE)
@@ -97,8 +107,8 @@ def right_group(group: str) -> str:
     if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
-    near = difflib.get_close_matches(flat, GROUPS, n=1, cutoff=0.1 if flat.startswith("fourm") else 0.8)
-    return near[0] if near else ""
+    near = difflib.get_close_matches(flat, GROUPS, n=1, cutoff=0.8)
+    return near[0] if near else GROUPS[0] if flat.startswith("fourm") else ""
 
 
 def folder_of(dist: Distribution) -> str:

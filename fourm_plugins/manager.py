@@ -8,10 +8,14 @@ the API version (`fourm.modalities.v1`), so that a plugin for another API is kno
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import pluggy
+
+from fourm_plugins import hookspecs
 from fourm_plugins.choice import decide, names_in_environment
 from fourm_plugins.discovery import (
     API_VERSION,
@@ -23,6 +27,7 @@ from fourm_plugins.discovery import (
     distribution_hint,
     one_line,
 )
+from fourm_plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from fourm_plugins.distributions import Leftover
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from fourm_plugins.tokenizer import Tokenizer
 
 __all__ = ["API_VERSION", "Kind", "Plugin", "PluginError", "PluginManager", "State", "distribution_hint"]
+log = logging.getLogger(__name__)
+#: Kinds that decide the vocabulary and the model.
+_VOCABULARY = ("modality", "tokenizer", "masker")
 #: Of several claims to a name, none of them usable, the one to tell of.
 _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
@@ -45,7 +53,9 @@ class PluginManager:
         self.leftovers: tuple[Leftover, ...]
         found, self.leftovers = discover_all()
         self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
-        self._active: dict[tuple[Kind, str], tuple[Plugin, Any]] = {}
+        self._active: dict[tuple[Kind, str], Plugin] = {}
+        self._hooks = pluggy.PluginManager("fourm")
+        self._hooks.add_hookspecs(hookspecs)
         self._frozen = False
         self._changed: list[str] | None = None
 
@@ -67,13 +77,43 @@ class PluginManager:
         raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")
 
     def modality_class(self, name: str) -> type[Modality]:
-        return self._activate("modality", name)
+        return self._provided("modality", name)
 
     def tokenizer_class(self, kind: str) -> type[Tokenizer]:
-        return self._activate("tokenizer", kind)
+        return self._provided("tokenizer", kind)
 
     def masker_class(self, kind: str) -> type[Masker]:
-        return self._activate("masker", kind)
+        return self._provided("masker", kind)
+
+    def optimiser(self, name: str) -> Callable[..., Any]:
+        """See `fourm_plugins.hookspecs.fourm_optimiser`, and the like for the others."""
+        return self._provided("optimiser", name)
+
+    def schedule(self, name: str) -> Callable[..., float]:
+        return self._provided("schedule", name)
+
+    def order(self, name: str) -> Callable[..., Any]:
+        return self._provided("order", name)
+
+    def command(self, name: str) -> Callable[..., Any]:
+        return self._provided("command", name)
+
+    def activate_observers(self, names: Collection[str] | None = None) -> None:
+        """Activate the observers called `names`; without names all that are installed, of which one that cannot be used
+        is reported and left out. Raises PluginError for a name that cannot be used."""
+        installed = [p for p in self.plugins if p.kind == "observer" and p.state != "disabled"]
+        for name in sorted({p.name for p in installed} if names is None else names):
+            try:
+                self._activate("observer", name)
+            except PluginError as error:
+                if names is not None:
+                    raise
+                log.warning("observer left out: %s", str(error).splitlines()[0])
+
+    def observers(self, hook: str) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
+        """(distribution, function, names of its arguments) of every active observer that implements `hook`."""
+        found = getattr(self._hooks.hook, hook).get_hookimpls()
+        return [(impl.plugin_name.partition(":")[0], impl.function, impl.argnames) for impl in found]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
@@ -96,25 +136,46 @@ class PluginManager:
     @property
     def active(self) -> Mapping[tuple[Kind, str], Plugin]:
         """(kind, name) -> plugin of all that was activated so far, sorted."""
-        return MappingProxyType({key: plugin for key, (plugin, _) in sorted(self._active.items())})
+        return MappingProxyType(dict(sorted(self._active.items())))
 
     def tell_changes(self, changed: list[str]) -> None:
         """From here on what plugins change of the process, which is put back, is added to `changed`, not logged."""
         self._changed = changed
 
     def freeze(self) -> None:
-        """From here on nothing more may be activated: the vocabulary and the model are built from what is active."""
+        """From here on no modality, tokenizer or masker may be activated: vocabulary and model are built from those
+        that are."""
         self._frozen = True
 
-    def _activate(self, kind: Kind, name: str) -> Any:
-        if (kind, name) not in self._active:
-            plugin = self.find(kind, name)
-            if self._frozen:
-                raise PluginError(
-                    f"{kind} {name!r} was asked for after the registry was frozen; activate it before the model is "
-                    f"built"
-                )
-            from fourm_plugins.activation import activate
+    def _provided(self, kind: Kind, name: str) -> Any:
+        self._activate(kind, name)
+        hook = getattr(self._hooks.hook, f"fourm_{kind}")
+        return hook(**{hook.spec.argnames[0]: name})
 
-            self._active[kind, name] = plugin, activate(plugin, changed=self._changed)
-        return self._active[kind, name][1]
+    def _activate(self, kind: Kind, name: str) -> None:
+        if (kind, name) in self._active:
+            return
+        plugin = self.find(kind, name)
+        if self._frozen and kind in _VOCABULARY:
+            raise PluginError(
+                f"{kind} {name!r} was asked for after the registry was frozen; activate it before the model is built"
+            )
+        from fourm_plugins.activation import activate
+
+        provided = activate(plugin, changed=self._changed)
+        registered = provided if kind == "observer" else _Answer(kind, name, provided)
+        self._hooks.register(registered, name=f"{plugin.distribution}:{kind}:{name}")
+        self._active[kind, name] = plugin
+
+
+class _Answer:
+    """What is registered with pluggy for a plugin that provides something: it answers one hook, for one name."""
+
+    def __init__(self, kind: Kind, name: str, provided: Any) -> None:
+        def by_name(name: str, known: str = name) -> Any:
+            return provided if name == known else None
+
+        def by_kind(kind: str, known: str = name) -> Any:
+            return provided if kind == known else None
+
+        setattr(self, f"fourm_{kind}", hookimpl(by_kind if kind in ("tokenizer", "masker") else by_name))

@@ -1,0 +1,142 @@
+"""What a plugin of each kind must be, checked when it is activated, so that a run does not find out hours later.
+
+In: what an entry point names. Out: the same, or of an observer's class an instance; TypeError says what is wrong with
+it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from fourm_plugins import hookspecs
+from fourm_plugins.discovery import Kind, Plugin
+from fourm_plugins.masker import Masker
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+_BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
+_HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
+#: Arguments that the engine gives to functions: how many by position, and by name.
+_CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
+    "optimiser": (1, ("lr",)),
+    "schedule": (1, ("steps", "lr", "min_lr", "warmup", "cooldown")),
+    "order": (5, ()),
+}
+
+
+def check(plugin: Plugin, provided: Any) -> Any:
+    """Raises TypeError where `provided` is not what the group of the plugin's entry point promises."""
+    if plugin.kind in _BASES:
+        _check_class(plugin, provided)
+    elif plugin.kind == "observer":
+        return _check_observer(plugin, provided)
+    elif plugin.kind in _CALLS:
+        _check_call(plugin, provided)
+    elif not callable(provided):
+        raise TypeError(f"{plugin.value} is a {type(provided).__name__}, neither a function nor a Typer app")
+    return provided
+
+
+def check_hooks(plugin: Any) -> set[str]:
+    """Names of the hooks that a module or an observer implements. Raises TypeError for what pluggy would ignore without
+    a word: a hook that does not exist, or is not marked; and for arguments that its hook does not give."""
+    found = set()
+    for attribute in dir(plugin):
+        function = inspect.getattr_static(plugin, attribute)
+        marked = hook_name(function)
+        if not inspect.isroutine(function) or (marked is None and not attribute.startswith("fourm_")):
+            continue
+        name = marked or attribute
+        if name not in _HOOKS:
+            raise TypeError(f"unknown hook {name!r}; {_nearest(name, _HOOKS)}")
+        if marked is None:
+            raise TypeError(f"hook {name!r} is not marked with @fourm_plugins.hookimpl")
+        takes, has = arguments(_HOOKS[name]), arguments(getattr(plugin, attribute))
+        if wrong := [argument for argument in has if argument not in takes]:
+            near = difflib.get_close_matches(wrong[0], takes, n=1)
+            hint = f"; did you mean {near[0]!r} by {wrong[0]!r}?" if near else ""
+            raise TypeError(f"hook {name!r} takes ({', '.join(takes)}), here it has ({', '.join(has)}){hint}")
+        found.add(name)
+    return found
+
+
+def hook_name(function: Any) -> str | None:
+    """The hook that a function marked with `hookimpl` implements; None of another."""
+    marked = getattr(function, "fourm_impl", None)
+    return None if marked is None else marked.get("specname") or function.__name__
+
+
+def arguments(function: Any) -> list[str]:
+    """Names of the arguments that a call must give."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _check_observer(plugin: Plugin, provided: Any) -> Any:
+    observer = provided() if inspect.isclass(provided) else provided
+    hooks = sorted(check_hooks(observer))
+    if not hooks:
+        raise TypeError(f"{plugin.value} has no method that is marked with @fourm_plugins.hookimpl")
+    if providing := [name for name in hooks if _HOOKS[name].fourm_spec["firstresult"]]:
+        raise TypeError(f"{plugin.value} is an observer; {providing[0]} provides something, in a group of its own")
+    return observer
+
+
+def _check_call(plugin: Plugin, function: Callable) -> None:
+    if not callable(function):
+        raise TypeError(f"{plugin.value} is a {type(function).__name__}, not a function")
+    number, names = _CALLS[plugin.kind]
+    try:
+        inspect.signature(function).bind(*[None] * number, **dict.fromkeys(names))
+    except TypeError as error:
+        given = ", ".join([*["…"] * number, *(f"{name}=…" for name in names)])
+        raise TypeError(f"{plugin.value} is called with ({given}): {error}") from None
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+
+
+def _check_class(plugin: Plugin, cls: Any) -> None:
+    base = _BASES[plugin.kind]
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise TypeError(f"{plugin.value} gives {cls!r}, not a subclass of fourm_plugins.{base.__name__}")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        own = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
+        parts = []
+        for name in missing:
+            near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
+            parts.append(name + (f" (it has {near[0]!r}: misspelt?)" if near else ""))
+        raise TypeError(f"{plugin.value} does not define {', '.join(parts)}")
+    for name in sorted(base.__abstractmethods__):  # type: ignore[attr-defined]
+        _check_method(plugin, cls, base, name)
+    settings = getattr(cls, "Settings", None)
+    if plugin.kind != "masker" and not (inspect.isclass(settings) and issubclass(settings, BaseModel)):
+        raise TypeError(f"{plugin.value}: Settings is {settings!r}, not a subclass of fourm_plugins.Settings")
+    if plugin.kind == "tokenizer" and getattr(cls, "kind", None) != plugin.name:
+        raise TypeError(
+            f"{plugin.value}: its `kind` is {getattr(cls, 'kind', None)!r}, its entry point is called {plugin.name!r}; "
+            f"files name tokenizers by kind, so give both one name"
+        )
+
+
+def _check_method(plugin: Plugin, cls: type, base: type, name: str) -> None:
+    """A method must take what the engine gives it; otherwise a run would find out hours later."""
+    promised, written = inspect.getattr_static(base, name), inspect.getattr_static(cls, name)
+    if not (inspect.isfunction(promised) and inspect.isfunction(written)):
+        return  # a property, or something built by the author's own means
+    parameters = inspect.signature(promised).parameters.values()
+    keywords = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(written).bind(*[None] * (len(parameters) - len(keywords)), **keywords)
+    except TypeError as error:
+        raise TypeError(
+            f"{plugin.value}: {name} is written {name}{inspect.signature(written)}, and the engine calls it with "
+            f"({', '.join(p.name for p in parameters)}): {error}"
+        ) from None
