@@ -1,8 +1,8 @@
 """The journal tells of a run from its start to its end, and the command shows it."""
 
 import pytest
-
 from acme_journal import Journal, journal
+
 from fourm_plugins import Run
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from acme_lion import Lion, inverse_sqrt
 
 
