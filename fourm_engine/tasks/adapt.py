@@ -52,7 +52,7 @@ class AdaptTask(TokenizerTask):
         self._fitted = tokenizer.state()
 
     def model(self) -> nn.Module:
-        """All that the run before has learned: weights and the codebook's statistics, or their averages if it kept them."""
+        """All that the run before has learned: weights and statistics of the codebook, or their averages."""
         network = self.tokenizer.starting_network()
         state, checkpoint = network.state_dict(), open_checkpoint(self.start)
         load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})

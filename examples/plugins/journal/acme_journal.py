@@ -1,4 +1,4 @@
-"""A run's journal: an observer that notes what happens in `<run>/journal.md`, and `fourm journal RUN`, which shows it."""
+"""The journal of a run: an observer that writes `<run>/journal.md`, and `fourm journal RUN`, which shows it."""
 
 from __future__ import annotations
 
