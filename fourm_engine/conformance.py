@@ -29,9 +29,9 @@ from fourm_engine.masking.pack import pack, patchify
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.transformer import ModelConfig, Transformer
-from fourm_engine.tasks.fourm import FourMTask
-from fourm_engine.tokenizers.config import FitConfig
-from fourm_engine.tokenizers.fit import fit_network
+from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer

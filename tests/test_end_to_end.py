@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from fourm_engine.cli.extend import extension_config
-from fourm_engine.config import load_config
+from fourm_engine.recipes.config import load_config
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 

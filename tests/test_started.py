@@ -11,7 +11,7 @@ import yaml
 
 from fourm_engine import exported
 from fourm_engine.cli.extend import extension_config
-from fourm_engine.config import ConfigError, RunConfig, load_config
+from fourm_engine.recipes.config import ConfigError, RunConfig, load_config
 from fourm_engine.files import write_atomically
 
 DATA = ("train", "val", "tokens")

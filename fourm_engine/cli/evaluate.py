@@ -23,7 +23,7 @@ def evaluate(
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
 ) -> None:
     """Score a trained model on held-out samples; write evaluation.json and report.html."""
-    from fourm_engine.evaluate.run import REPORT, evaluate_run
+    from fourm_engine.recipes.evaluate import REPORT, evaluate_run
 
     found = evaluate_run(
         run, overrides or [], config=config, data=data, out=out, samples=samples, seed=seed, matrix=matrix

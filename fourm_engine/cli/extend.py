@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
     from fourm_engine.extend.report import Report
     from fourm_engine.extend.source import Extension
 
@@ -35,7 +35,7 @@ def extend(
     predicted before and after. The same command continues what was stopped; torchrun spreads it over processes."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.extend.report import FILE, Report
-    from fourm_engine.extend.run import train_extension
+    from fourm_engine.recipes.extend import train_extension
     from fourm_engine.extend.source import Extension
     from fourm_engine.lock import at_work
     from fourm_engine.train.distributed import processes
@@ -58,7 +58,7 @@ def extension_config(
     """The config of the new run: the old one's, with the model's own modalities and shape, the `extend` section and the
     overrides. Raises ValueError: no model, no config, or a folder that is something else."""
     from fourm_engine import exported, started
-    from fourm_engine.config import CONFIG, apply_override, leave_out_missing, parse_config, read_yaml
+    from fourm_engine.recipes.config import CONFIG, apply_override, leave_out_missing, parse_config, read_yaml
     from fourm_engine.extend.source import find_model
 
     folder = find_model(run)
@@ -86,7 +86,7 @@ def extension_config(
 
 
 def _check_out(out: Path, taken: set[Path]) -> None:
-    from fourm_engine.config import CONFIG, read_yaml
+    from fourm_engine.recipes.config import CONFIG, read_yaml
 
     if out.resolve() in {path.resolve() for path in taken}:
         raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")

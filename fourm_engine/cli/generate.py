@@ -51,7 +51,7 @@ def generate(
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
-    from fourm_engine.config import manager_of_run
+    from fourm_engine.recipes.config import manager_of_run
     from fourm_engine.generate import Typed
     from fourm_engine.lock import at_work
     from fourm_engine.model import FourM

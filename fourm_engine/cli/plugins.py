@@ -14,7 +14,7 @@ import typer
 from fourm_engine.cli.new import new
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
     from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(help="Installed modality, tokenizer and masker plugins.", no_args_is_help=True)
@@ -141,7 +141,7 @@ def _manager(config: Path | None) -> tuple[RunConfig | None, PluginManager]:
 
     if config is None:
         return None, PluginManager()
-    from fourm_engine.config import load_config
+    from fourm_engine.recipes.config import load_config
     from fourm_engine.modalities import load_manager
 
     settings = load_config(config)

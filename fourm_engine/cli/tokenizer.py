@@ -18,7 +18,7 @@ import typer
 from fourm_engine.cli import tokenizer_eval
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
     from fourm_engine.modalities import Modalities
     from fourm_plugins.manager import PluginManager
 
@@ -45,7 +45,7 @@ def fit(
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on. Where a modality's
     settings are not those that its tokenizer was fitted under, an error says which."""
     from fourm_engine.cli.share import rank_and_world
-    from fourm_engine.config import load_config
+    from fourm_engine.recipes.config import load_config
     from fourm_engine.modalities import activate_kinds, identity, load_manager
     from fourm_engine.train.distributed import check_same, processes
 
@@ -153,8 +153,8 @@ def _fit_space(
 ) -> list[str]:
     from fourm_engine.data.aligned import AlignedData
     from fourm_engine.data.views import ViewDrawer
-    from fourm_engine.tokenizers.fit import base_first, fit_tokenizer
-    from fourm_engine.tokenizers.samples import at_sizes, held_out_values, training_arrays
+    from fourm_engine.fit.fitting import base_first, fit_tokenizer
+    from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
 
     data, began = settings.data, time.monotonic()
     if data.train is None:

@@ -13,8 +13,8 @@ def train(
     overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
 ) -> None:
     """Train the any-to-any model on token shards; continues from the newest checkpoint of the run."""
-    from fourm_engine.config import load_config
-    from fourm_engine.train.run import train as run
+    from fourm_engine.recipes.config import load_config
+    from fourm_engine.recipes.train import train as run
 
     needed = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
     run(load_config(config, overrides or [], needed=needed))

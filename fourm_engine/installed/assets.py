@@ -18,7 +18,7 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
 
 
 def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:

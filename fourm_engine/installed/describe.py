@@ -26,7 +26,7 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
 
 #: The report of the conformance kit, inside a plugin's package.
 CONFORMANCE = "fourm-conformance.json"

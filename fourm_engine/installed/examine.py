@@ -18,7 +18,7 @@ from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import PluginError, PluginManager
 
 if TYPE_CHECKING:
-    from fourm_engine.config import RunConfig
+    from fourm_engine.recipes.config import RunConfig
 
 
 def examine(

@@ -1,4 +1,4 @@
-"""Tokenizers that are networks, learned by gradient with the one trainer (`fourm_engine.tasks.tokenizer`).
+"""Tokenizers that are networks, learned by gradient with the one trainer (`fourm_engine.fit.task`).
 
 In: a spec whose array is a feature map, class map or feature vector. A subclass brings a network; this module brings
 what all of them share: checking and batching arrays, saving and loading, the fingerprint.
@@ -224,9 +224,9 @@ class NeuralTokenizer(Tokenizer):
             raise ValueError(f"{self.spec.name}: tokens of shape {tuple(found)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Learn with the default settings of `fourm_engine.tokenizers.config.FitConfig`, all arrays in memory."""
-        from fourm_engine.tokenizers.config import FitConfig
-        from fourm_engine.tokenizers.fit import fit_network
+        """Learn with the default settings of `fourm_engine.fit.config.FitConfig`, all arrays in memory."""
+        from fourm_engine.fit.config import FitConfig
+        from fourm_engine.fit.fitting import fit_network
 
         return fit_network(self, list(arrays()), FitConfig())
 

@@ -6,7 +6,7 @@ import yaml
 
 from fourm_engine.cli.tokenize import tokenize
 from fourm_engine.cli.tokenizer import fit
-from fourm_engine.config import ConfigError, load_config
+from fourm_engine.recipes.config import ConfigError, load_config
 from fourm_engine.data.tokens import TokenShards
 from fourm_engine.modalities import load_manager
 from fourm_engine.tokenizers.store import load_tokenizers

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fourm_engine.cli import app
 from fourm_engine.cli.label import _models, _options
-from fourm_engine.config import load_config
+from fourm_engine.recipes.config import load_config
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities
 from tests.plugins import tiny

@@ -7,7 +7,7 @@ import yaml
 
 from tests.distributed.launching import launch
 from tests.sdk.sites import GOOD, entry, put
-from tests.test_config import MINIMAL
+from tests.recipes.test_config import MINIMAL
 
 
 @pytest.mark.parametrize(

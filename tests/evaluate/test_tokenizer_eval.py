@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fourm_engine.cli.tokenizer_eval import print_scores
-from fourm_engine.config import parse_config
+from fourm_engine.recipes.config import parse_config
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.evaluate import tokenizers as module
 from fourm_engine.evaluate.tokenizers import evaluate_tokenizers
@@ -30,7 +30,7 @@ def config(tmp_path, monkeypatch):
     plugins = {name: Plugin("modality", name, "", "fakes", "1", "") for name in MODALITIES}
     monkeypatch.setattr(module, "load_manager", lambda settings: None)
     found = Modalities(MODALITIES.values(), plugins)
-    monkeypatch.setattr("fourm_engine.config.RunConfig.load_modalities", lambda self, manager: found)
+    monkeypatch.setattr("fourm_engine.recipes.config.RunConfig.load_modalities", lambda self, manager: found)
     monkeypatch.setattr(module, "load_tokenizers", lambda *args, **options: fake_tokenizers(found))
     return parse_config(
         {

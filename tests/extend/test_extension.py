@@ -12,8 +12,8 @@ from fourm_engine.extend.report import Report
 from fourm_engine.extend.source import Extension
 from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
-from fourm_engine.tasks.extend import ExtendTask
-from fourm_engine.tasks.fourm import FourMTask
+from fourm_engine.extend.task import ExtendTask
+from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.tokenizers import store
 from tests.extend.growing import CLASSES, Host, extend, prepare, run_config
 from tests.fakes import Words

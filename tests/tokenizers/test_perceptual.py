@@ -8,8 +8,8 @@ import torch
 from grids import SIZE, SMALL, features, map_spec, ramps
 from torch.nn import functional as F
 
-from fourm_engine.tokenizers.config import FitConfig
-from fourm_engine.tokenizers.fit import fit_network
+from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.perceptual import Perceptual, PerceptualSettings
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 

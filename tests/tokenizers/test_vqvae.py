@@ -5,8 +5,8 @@ import pytest
 import torch
 from grids import CLASSES, CODES, SIZE, SMALL, TOKENS, classes, features, halves, map_spec, ramps
 
-from fourm_engine.tokenizers.config import FitConfig
-from fourm_engine.tokenizers.fit import fit_network
+from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.losses import LOSSES, loss_weights
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer

@@ -7,10 +7,10 @@ import time
 import pytest
 import yaml
 
-from fourm_engine.config import ConfigError, load_config, read_yaml
+from fourm_engine.recipes.config import ConfigError, load_config, read_yaml
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
 from fourm_plugins.manager import PluginError, PluginManager
-from tests.test_config import MINIMAL
+from tests.recipes.test_config import MINIMAL
 
 
 def bomb(width: int, levels: int, link: str) -> str:

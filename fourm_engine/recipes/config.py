@@ -22,8 +22,8 @@ from fourm_engine.files import write_atomically
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.tasks.config import ExtendConfig, LossConfig
-from fourm_engine.tokenizers.config import TokenizersConfig
+from fourm_engine.pretrain.config import ExtendConfig, LossConfig
+from fourm_engine.fit.config import TokenizersConfig
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_plugins.discovery import canonical

@@ -13,8 +13,8 @@ from fourm_engine.data.training import TrainingData
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.tasks.config import LossConfig
-from fourm_engine.tasks.fourm import FourMTask
+from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.tokenizers import store
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer

@@ -7,10 +7,10 @@ from grids import CODES, SMALL, Host, Known, classes, features, map_spec
 from test_tokenizer_fit import FIT, Maps
 
 from fourm_engine.nn.embeddings import sine_cosine_2d
-from fourm_engine.tasks.adapt import AdaptTask, SizedArrays
-from fourm_engine.tokenizers.arrays import ArrayData
-from fourm_engine.tokenizers.config import AdaptConfig, FitOverride, TokenizersConfig
-from fourm_engine.tokenizers.fit import Sized, fit_tokenizer, make_tokenizer
+from fourm_engine.fit.adapt import AdaptTask, SizedArrays
+from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.config import AdaptConfig, FitOverride, TokenizersConfig
+from fourm_engine.fit.fitting import Sized, fit_tokenizer, make_tokenizer
 from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, save_tokenizer
 from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder, resized_positions
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer

@@ -19,8 +19,8 @@ from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.tasks.config import LossConfig
-from fourm_engine.tasks.fourm import EXPORT, FourMTask, network_of
+from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.train.task import Share
 from fourm_plugins.tokenizer import Tokenizer

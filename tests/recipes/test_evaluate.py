@@ -9,11 +9,11 @@ import os
 import pytest
 import yaml
 
-from fourm_engine.evaluate.run import evaluate_run
+from fourm_engine.recipes.evaluate import evaluate_run
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
-from tests.tasks.fourm_run import Host
+from tests.pretrain.fourm_run import Host
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
 
 def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data, monkeypatch):
     write_config(run, data, samples=4, matrix_samples=4)
-    monkeypatch.setattr("fourm_engine.evaluate.run.manager_of_run", lambda run: Host())
+    monkeypatch.setattr("fourm_engine.recipes.evaluate.manager_of_run", lambda run: Host())
     config = yaml.safe_load((run / "config.yaml").read_text())
     for tokens, refused in ((4, False), (2, True)):
         config["modalities"] = {"settings": {"a": {"tokens": tokens}}}

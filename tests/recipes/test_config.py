@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourm_engine.config import ConfigError, load_config
+from fourm_engine.recipes.config import ConfigError, load_config
 
 MINIMAL = {
     "run": "runs/x",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
+from fourm_engine.recipes.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds

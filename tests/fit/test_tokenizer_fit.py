@@ -13,10 +13,10 @@ import torch
 from grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec
 from safetensors.torch import load_file
 
-from fourm_engine.tasks.tokenizer import TokenizerTask
-from fourm_engine.tokenizers.arrays import ArrayData
-from fourm_engine.tokenizers.config import FitConfig, FitOverride, TokenizersConfig
-from fourm_engine.tokenizers.fit import fit_tokenizer, make_tokenizer
+from fourm_engine.fit.task import TokenizerTask
+from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.config import FitConfig, FitOverride, TokenizersConfig
+from fourm_engine.fit.fitting import fit_tokenizer, make_tokenizer
 from fourm_engine.train.task import Share
 from fourm_plugins import Metric
 
@@ -310,7 +310,7 @@ def test_a_fit_whose_codebook_never_started_is_refused(tmp_path):
 
 def test_a_fit_follows_its_codes_and_writes_curves(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("fourm_engine.tokenizers.fit.shutil.rmtree", lambda folder, **_: kept.append(folder))
+    monkeypatch.setattr("fourm_engine.fit.fitting.shutil.rmtree", lambda folder, **_: kept.append(folder))
     fit(tmp_path, config=AVERAGED.model_copy(update={"log_every": 5, "eval_every": 10, "tensorboard": True}))
     run = next(folder for folder in kept if (folder / "metrics.jsonl").exists() or any(folder.glob("*/metrics.jsonl")))
     rows = [json.loads(line) for line in next(run.rglob("metrics.jsonl")).read_text().splitlines()]

@@ -24,7 +24,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.tasks.config import LossConfig
+from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.train.task import Loss, Share, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer

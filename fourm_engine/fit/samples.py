@@ -14,8 +14,8 @@ from typing import Any
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.tokenizers.arrays import ArrayData
-from fourm_engine.tokenizers.fit import Sized
+from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.fitting import Sized
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
