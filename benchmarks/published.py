@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourm_engine.batch import Batch, collate
+from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.grid import GridMasker
-from fourm_engine.masking.pack import PackedSample, pack
+from fourm_engine.masking.pack import pack
 from fourm_engine.masking.span import SpanMasker
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import FeatureMap, Grid, Masker, ModalitySpec, Sequence, Specials, Text, TokenizerRecipe, TokenSpace

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm_engine.vocabulary import Vocabulary
+
 if TYPE_CHECKING:
-    from fourm_engine.masking.pack import PackedSample
     from fourm_engine.vocabulary import Vocabulary
 
 
@@ -97,3 +98,14 @@ def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.nda
             )
         out[:, b, : row.shape[1]] = row
     return out
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """n input and m target rows, modality after modality in the vocabulary's order; int64 but for `continuous`."""
+
+    encoder: np.ndarray  # (4, n): ids (row of the vocabulary, -1 continuous), pos, mod, order (0)
+    decoder: np.ndarray  # (4, m): ids (row of the vocabulary, -1 mask token), pos, mod, order
+    labels: np.ndarray  # (m,) ids local to the modality
+    continuous: dict[str, np.ndarray]  # modality -> float32 (its input rows, patch_dim), in the rows' order
+    component: str = ""  # of the mixture it was drawn from

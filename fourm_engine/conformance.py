@@ -22,6 +22,8 @@ from torch import Tensor
 from fourm_engine.batch import collate
 from fourm_engine.data.training import TrainingData
 from fourm_engine.data.views import ViewDrawer
+from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.generate.inputs import Ids
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
@@ -30,8 +32,6 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.pretrain.task import FourMTask
-from fourm_engine.fit.config import FitConfig
-from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from fourm_engine.files import replacing_folder
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
+from fourm_engine.weights import check_shapes
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 
 CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
@@ -120,22 +121,6 @@ def read_config(folder: Path) -> ExportedConfig:
     if positions * config.model.width > MAX_POSITIONS:
         raise ValueError(f"{path}: {positions} positions of width {config.model.width} are beyond what is loaded")
     return config
-
-
-def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
-    """Raise ValueError, beginning with `what`, naming the first tensors that are missing, unknown or misshapen."""
-    wrong = [
-        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
-        *(f"{name} is unknown" for name in sorted(found.keys() - expected.keys())),
-        *(
-            f"{name} has shape {found[name]}, expected {expected[name]}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{what}: {'; '.join(wrong[:5])}{more}")
 
 
 def load_network(folder: Path, config: ExportedConfig, device: torch.device | str) -> Transformer:

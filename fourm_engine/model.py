@@ -29,8 +29,8 @@ from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.keep import continued
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated
-from fourm_engine.generate.sampler import Filled, Sampler, SequenceIds
-from fourm_engine.generate.shown import Sample, pack
+from fourm_engine.generate.sampler import Filled, Sampler
+from fourm_engine.generate.shown import Sample, SequenceIds, pack
 from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer

@@ -13,9 +13,9 @@ import yaml
 
 from fourm_engine.cli import app
 from fourm_engine.cli.new import write_package
+from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
-from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import SampleError, View, images
 from fourm_plugins.manager import PluginManager

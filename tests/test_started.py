@@ -11,8 +11,9 @@ import yaml
 
 from fourm_engine import exported
 from fourm_engine.cli.extend import extension_config
-from fourm_engine.recipes.config import ConfigError, RunConfig, load_config
 from fourm_engine.files import write_atomically
+from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.yaml_config import ConfigError
 
 DATA = ("train", "val", "tokens")
 CONFIG = {

@@ -17,8 +17,8 @@ from captions import pair_recall
 
 from fourm_engine.cli.evaluate import print_summary
 from fourm_engine.evaluate.pictures import contact_sheet, png
-from fourm_engine.recipes.evaluate import REPORT, evaluate_run
 from fourm_engine.files import write_atomically
+from fourm_engine.recipes.evaluate import REPORT, evaluate_run
 from fourm_plugins import Metric
 
 SCENES = 3  # in picture.png

@@ -32,8 +32,8 @@ def check(
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report to this file.")] = None,  # noqa: UP045
 ) -> None:
     """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
-    from fourm_engine.recipes.config import apply_override
     from fourm_engine.files import write_atomically
+    from fourm_engine.yaml_config import apply_override
     from fourm_plugins.manager import PluginManager
     from fourm_plugins.testing.check import BAD
     from fourm_plugins.testing.subject import Subject

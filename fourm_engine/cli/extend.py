@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from fourm_engine.recipes.config import RunConfig
     from fourm_engine.extend.report import Report
     from fourm_engine.extend.source import Extension
+    from fourm_engine.recipes.config import RunConfig
 
 
 class Train(str, Enum):
@@ -35,9 +35,9 @@ def extend(
     predicted before and after. The same command continues what was stopped; torchrun spreads it over processes."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.extend.report import FILE, Report
-    from fourm_engine.recipes.extend import train_extension
     from fourm_engine.extend.source import Extension
     from fourm_engine.lock import at_work
+    from fourm_engine.recipes.extend import train_extension
     from fourm_engine.train.distributed import processes
 
     settings = extension_config(run, overrides or [], add=add, train=train.value, out=out, config=config)
@@ -58,8 +58,9 @@ def extension_config(
     """The config of the new run: the old one's, with the model's own modalities and shape, the `extend` section and the
     overrides. Raises ValueError: no model, no config, or a folder that is something else."""
     from fourm_engine import exported, started
-    from fourm_engine.recipes.config import CONFIG, apply_override, leave_out_missing, parse_config, read_yaml
     from fourm_engine.extend.source import find_model
+    from fourm_engine.recipes.config import CONFIG, leave_out_missing, parse_config
+    from fourm_engine.yaml_config import apply_override, read_yaml
 
     folder = find_model(run)
     saved = exported.read_config(folder)
@@ -86,7 +87,8 @@ def extension_config(
 
 
 def _check_out(out: Path, taken: set[Path]) -> None:
-    from fourm_engine.recipes.config import CONFIG, read_yaml
+    from fourm_engine.recipes.config import CONFIG
+    from fourm_engine.yaml_config import read_yaml
 
     if out.resolve() in {path.resolve() for path in taken}:
         raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")

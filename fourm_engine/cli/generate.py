@@ -51,10 +51,10 @@ def generate(
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
-    from fourm_engine.recipes.config import manager_of_run
     from fourm_engine.generate import Typed
     from fourm_engine.lock import at_work
     from fourm_engine.model import FourM
+    from fourm_engine.recipes.config import manager_of_run
     from fourm_plugins.manager import PluginManager
 
     settled = bool(providers or disable)

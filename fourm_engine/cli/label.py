@@ -32,11 +32,11 @@ def label(
     """Label the data sets of a config. Continues where it was stopped; under torchrun the shards are shared out."""
     from fourm_engine.cli.progress import Progress
     from fourm_engine.cli.share import rank_and_world
-    from fourm_engine.recipes.config import load_config
     from fourm_engine.data.label import label as run
     from fourm_engine.data.label import plan
     from fourm_engine.data.made import record_labels
     from fourm_engine.modalities import load_manager, load_modalities
+    from fourm_engine.recipes.config import load_config
 
     settings = load_config(config, overrides or [])
     modalities = load_modalities(settings.modalities, load_manager(settings.modalities))
@@ -94,7 +94,7 @@ def _models(given: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
 
 def _options(given: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Target -> options of its labeller; values are YAML, as overrides are."""
-    from fourm_engine.recipes.config import read_value
+    from fourm_engine.yaml_config import read_value
 
     options: dict[str, dict[str, Any]] = {}
     for text in given:

@@ -141,8 +141,8 @@ def _manager(config: Path | None) -> tuple[RunConfig | None, PluginManager]:
 
     if config is None:
         return None, PluginManager()
-    from fourm_engine.recipes.config import load_config
     from fourm_engine.modalities import load_manager
+    from fourm_engine.recipes.config import load_config
 
     settings = load_config(config)
     return settings, load_manager(settings.modalities)

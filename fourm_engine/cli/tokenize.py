@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from fourm_engine.recipes.config import RunConfig
     from fourm_engine.modalities import Modalities
+    from fourm_engine.recipes.config import RunConfig
     from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ def tokenize(
 ) -> None:
     """Turn the data sets of a config into token shards: what is new or has changed is encoded, the rest stays. Under
     torchrun the shards are shared out."""
-    from fourm_engine.recipes.config import load_config
     from fourm_engine.modalities import load_manager
+    from fourm_engine.recipes.config import load_config
     from fourm_engine.tokenizers.store import load_tokenizers
 
     settings = load_config(config, overrides or [])

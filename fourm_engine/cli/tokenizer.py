@@ -18,8 +18,8 @@ import typer
 from fourm_engine.cli import tokenizer_eval
 
 if TYPE_CHECKING:
-    from fourm_engine.recipes.config import RunConfig
     from fourm_engine.modalities import Modalities
+    from fourm_engine.recipes.config import RunConfig
     from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def fit(
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on. Where a modality's
     settings are not those that its tokenizer was fitted under, an error says which."""
     from fourm_engine.cli.share import rank_and_world
-    from fourm_engine.recipes.config import load_config
     from fourm_engine.modalities import activate_kinds, identity, load_manager
+    from fourm_engine.recipes.config import load_config
     from fourm_engine.train.distributed import check_same, processes
 
     settings = load_config(config, overrides or [])

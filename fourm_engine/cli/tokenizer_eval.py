@@ -30,9 +30,9 @@ def evaluate(
 ) -> None:
     """Encode and decode held-out data; print scores, write tokenizers.json and sheet.png."""
     from fourm_engine.cli.share import local_device
-    from fourm_engine.recipes.config import load_config
     from fourm_engine.evaluate.tokenizers import FOLDER, evaluate_tokenizers
     from fourm_engine.lock import at_work
+    from fourm_engine.recipes.config import load_config
 
     settings = load_config(config, overrides or [])
     out = out or settings.run / FOLDER

@@ -30,11 +30,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourm_engine.exported import check_shapes
 from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
+from fourm_engine.weights import check_shapes
 from fourm_plugins.spec import Grid, Layout, Sequence
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

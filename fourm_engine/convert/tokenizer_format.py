@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourm_engine.convert import published
-from fourm_engine.exported import check_shapes
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.neural import Carried
 from fourm_engine.tokenizers.vit import SIZES, CodecSettings, DecoderSettings
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
+from fourm_engine.weights import check_shapes
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 
 CODECS = {f"vit_{size.lower()}": numbers for size, numbers in SIZES.items()}

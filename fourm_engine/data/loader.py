@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fourm_engine.batch import Batch, collate
+from fourm_engine.data.order import Share
 from fourm_engine.data.training import TrainingData
-from fourm_engine.train.task import Share
 
 
 @dataclass(frozen=True)

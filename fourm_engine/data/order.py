@@ -4,6 +4,7 @@ neither workers nor ranks change anything. Philox is counter-based: distinct cou
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,3 +32,24 @@ def _generator(seed: int, stream: int, epoch: int, position: int) -> np.random.G
     # The two low words of the counter count the draws, the two high ones say whose draws they are.
     counter = np.array([0, 0, position, epoch], np.uint64)  # uint64 throughout: lists of large integers become floats
     return np.random.Generator(np.random.Philox(key=np.array([seed & _WORD, stream], np.uint64), counter=counter))
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of every step. The `batch_size` samples of a step are split over `accumulate` micro-batches
+    of every one of `world` processes; it is divisible by their product."""
+
+    rank: int = 0
+    world: int = 1
+    batch_size: int = 1
+    accumulate: int = 1
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples in one micro-batch of this process."""
+        return self.batch_size // (self.world * self.accumulate)
+
+    def positions(self, step: int, micro: int) -> range:
+        """Positions in the endless, seeded order of samples that form this process's micro-batch `micro` of `step`."""
+        first = step * self.batch_size + (self.rank * self.accumulate + micro) * self.micro_batch_size
+        return range(first, first + self.micro_batch_size)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from fourm_engine.batch import PackedSample
 from fourm_engine.data.aligned import AlignedData, BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order, sample_rng
@@ -27,7 +28,7 @@ from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, TokenShards, c
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
 from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.masking.pack import PackedSample, build_maskers, ordered, pack, patchify
+from fourm_engine.masking.pack import build_maskers, ordered, pack, patchify
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
 from fourm_engine.evaluate.results import Score
 from fourm_engine.files import write_atomically
-from fourm_engine.modalities import Modalities, load_manager
-from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.fit.samples import named_values
+from fourm_engine.modalities import Modalities, load_manager
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer

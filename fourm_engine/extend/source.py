@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_engine import exported
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
+from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.modalities import Modalities, activate_kinds, check_settings, identity, load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.pretrain.config import ExtendConfig
+from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
 from fourm_engine.train.distributed import check_same
 from fourm_engine.vocabulary import Vocabulary

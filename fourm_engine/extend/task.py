@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fourm_engine.data.order import Share
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
@@ -22,7 +23,6 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
-from fourm_engine.train.task import Share
 from fourm_plugins.tokenizer import Tokenizer
 
 

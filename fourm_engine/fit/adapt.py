@@ -15,12 +15,11 @@ from typing import Any
 
 from torch import nn
 
-from fourm_engine.data.order import name_rng
-from fourm_engine.fit.task import TokenizerTask
+from fourm_engine.data.order import Share, name_rng
 from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.task import TokenizerTask
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.checkpoint import load, open_checkpoint
-from fourm_engine.train.task import Share
 from fourm_plugins.spec import ClassMap, FeatureMap
 
 

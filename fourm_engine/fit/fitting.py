@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
-from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.task import TokenizerTask, fitted_folder
+from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fourm_engine.data.order import epoch_order
+from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.files import replacing_folder
 from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
-from fourm_engine.train.task import Loss, Share, Task
+from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"
 EVALUATION_ARRAYS = 512  # held-out arrays on which the loss is followed

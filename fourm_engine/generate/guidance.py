@@ -18,7 +18,7 @@ from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample, Shown
 
 if TYPE_CHECKING:
-    from fourm_engine.generate.sampler import SequenceIds
+    from fourm_engine.generate.shown import SequenceIds
 
 
 @dataclass(frozen=True)

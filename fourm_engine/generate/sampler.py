@@ -21,18 +21,9 @@ from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
-from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.generate.shown import Sample, SequenceIds, Shown, pack
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
-
-
-@dataclass(frozen=True)
-class SequenceIds:
-    """Special ids of a sequence's token space: what closes it, what generation starts from, and what ends it."""
-
-    end: int
-    start: int
-    stop: frozenset[int]
 
 
 @dataclass(frozen=True)

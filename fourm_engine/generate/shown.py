@@ -77,3 +77,12 @@ def pack(
             start = part.stop
     tokens = Tokens(*(torch.from_numpy(x) for x in (ids, pos, mod, np.zeros(shape, np.int64))))
     return tokens.to(device), {name: torch.from_numpy(x).to(device) for name, x in continuous.items()}
+
+
+@dataclass(frozen=True)
+class SequenceIds:
+    """Special ids of a sequence's token space: what closes it, what generation starts from, and what ends it."""
+
+    end: int
+    start: int
+    stop: frozenset[int]

@@ -7,10 +7,10 @@ In: `Masked` of each modality, patches of continuous ones. Out: `PackedSample`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from fourm_engine.batch import PackedSample
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
@@ -18,17 +18,6 @@ from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
-
-
-@dataclass(frozen=True)
-class PackedSample:
-    """n input and m target rows, modality after modality in the vocabulary's order; int64 but for `continuous`."""
-
-    encoder: np.ndarray  # (4, n): ids (row of the vocabulary, -1 continuous), pos, mod, order (0)
-    decoder: np.ndarray  # (4, m): ids (row of the vocabulary, -1 mask token), pos, mod, order
-    labels: np.ndarray  # (m,) ids local to the modality
-    continuous: dict[str, np.ndarray]  # modality -> float32 (its input rows, patch_dim), in the rows' order
-    component: str = ""  # of the mixture it was drawn from
 
 
 def patchify(array: np.ndarray, spec: ModalitySpec) -> np.ndarray:

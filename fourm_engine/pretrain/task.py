@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from fourm_engine import identity
-from fourm_engine.batch import Batch, collate
+from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.loader import batches
+from fourm_engine.data.order import Share
 from fourm_engine.data.training import TrainingData
 from fourm_engine.masking.kinds import masker_kind
-from fourm_engine.masking.pack import PackedSample
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
-from fourm_engine.train.task import Loss, Share, Task
+from fourm_engine.train.task import Loss, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.recipes.config import CONFIG, ConfigError, RunConfig, load_config, manager_of_run
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
@@ -28,7 +27,9 @@ from fourm_engine.evaluate.tasks import resolve_tasks
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
+from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
 from fourm_engine.train.metrics import duration
+from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fourm_engine.data.training import TrainingData
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.source import Extension
+from fourm_engine.extend.task import ExtendTask
 from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.extend.task import ExtendTask
 from fourm_engine.train.distributed import processes, rank
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.tokenizer import Tokenizer

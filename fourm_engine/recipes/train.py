@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.data.training import TrainingData
-from fourm_engine.recipes.extend import tell, train_extension
 from fourm_engine.extend.source import Extension
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.extend import tell, train_extension
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer

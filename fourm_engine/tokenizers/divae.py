@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
-from fourm_engine.tokenizers.neural import CHUNK, WEIGHTS, check_weights
+from fourm_engine.tokenizers.neural import CHUNK, WEIGHTS
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
 from fourm_engine.tokenizers.vit import CodecSettings
 from fourm_engine.tokenizers.vqvae import VQVAE, VQVAETokenizer
+from fourm_engine.weights import check_weights
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
 
 LOSS = "diffusion"

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fourm_engine.data.aligned import check_array
-from fourm_engine.exported import check_shapes
 from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 from fourm_engine.tokenizers.vit import position_grid
+from fourm_engine.weights import check_weights
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -291,16 +291,6 @@ class NeuralTokenizer(Tokenizer):
         expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}
         check_weights(folder / WEIGHTS, expected)
         return super().restore(specs, settings, folder)  # type: ignore[return-value]
-
-
-def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: tuple[str, ...] = ("",)) -> None:
-    """Raise ValueError where the tensors of a file, of names that start with `only`, are not those `expected`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
-    check_shapes(found, expected, f"{path} does not fit the tokenizer's settings")
 
 
 def _read_carried(path: Path) -> Carried | None:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.averages import Averages
@@ -44,7 +45,7 @@ from fourm_engine.train.distributed import (
 )
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.schedule import learning_rate, make_optimiser
-from fourm_engine.train.task import Share, Task, means
+from fourm_engine.train.task import Task, means
 from fourm_plugins.modality import flat
 
 #: A step whose loss or gradient is not finite is left out; this many in a row end the run.

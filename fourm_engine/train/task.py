@@ -22,26 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Share:
-    """This process's part of every step. The `batch_size` samples of a step are split over `accumulate` micro-batches
-    of every one of `world` processes; it is divisible by their product."""
-
-    rank: int = 0
-    world: int = 1
-    batch_size: int = 1
-    accumulate: int = 1
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples in one micro-batch of this process."""
-        return self.batch_size // (self.world * self.accumulate)
-
-    def positions(self, step: int, micro: int) -> range:
-        """Positions in the endless, seeded order of samples that form this process's micro-batch `micro` of `step`."""
-        first = step * self.batch_size + (self.rank * self.accumulate + micro) * self.micro_batch_size
-        return range(first, first + self.micro_batch_size)
+from fourm_engine.data.order import Share
 
 
 @dataclass

@@ -6,10 +6,11 @@ import yaml
 
 from fourm_engine.cli.tokenize import tokenize
 from fourm_engine.cli.tokenizer import fit
-from fourm_engine.recipes.config import ConfigError, load_config
 from fourm_engine.data.tokens import TokenShards
 from fourm_engine.modalities import load_manager
+from fourm_engine.recipes.config import load_config
 from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.yaml_config import ConfigError
 from tests.plugins.instances import modality
 
 CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}

@@ -9,9 +9,9 @@ from PIL import Image
 
 from fourm_engine.cli import app
 from fourm_engine.cli.label import _models, _options
-from fourm_engine.recipes.config import load_config
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities
+from fourm_engine.recipes.config import load_config
 from tests.plugins import tiny
 
 transformers = pytest.importorskip("transformers")

@@ -15,8 +15,8 @@ import yaml
 from fourm_engine.cli import app
 from fourm_engine.installed import doctor
 from fourm_engine.installed.describe import CONFORMANCE
-from tests.sdk.sites import GOOD, entry, put
 from tests.recipes.test_config import MINIMAL
+from tests.sdk.sites import GOOD, entry, put
 from tests.trust.test_hostile_checkpoints import vqvae  # noqa: F401 (a fixture: a folder with a fitted tokenizer)
 
 ROOT = str(Path(__file__).parents[2])

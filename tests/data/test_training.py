@@ -17,12 +17,11 @@ from fourm_engine.batch import Batch, Tokens
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
-from fourm_engine.data.order import epoch_order, sample_rng
+from fourm_engine.data.order import Share, epoch_order, sample_rng
 from fourm_engine.data.tokenize import tokenize_split
 from fourm_engine.data.training import TrainingData, _Cache
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
-from fourm_engine.train.task import Share
 from fourm_engine.vocabulary import Vocabulary
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
 

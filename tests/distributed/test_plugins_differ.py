@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from tests.distributed.launching import launch
-from tests.sdk.sites import GOOD, entry, put
 from tests.recipes.test_config import MINIMAL
+from tests.sdk.sites import GOOD, entry, put
 
 
 @pytest.mark.parametrize(

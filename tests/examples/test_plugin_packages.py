@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
-from fourm_engine.masking.pack import build_maskers
 from fourm_engine.fit.fitting import make_tokenizer
+from fourm_engine.masking.pack import build_maskers
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_plugins import MASK, SampleError, View
 from fourm_plugins.manager import PluginManager

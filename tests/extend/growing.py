@@ -15,15 +15,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.data.training import TrainingData
-from fourm_engine.recipes.extend import train_extension
 from fourm_engine.extend.source import Extension
+from fourm_engine.extend.task import ExtendTask
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.span import SpanMasker
 from fourm_engine.modalities import Modalities
-from fourm_engine.extend.task import ExtendTask
 from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.extend import train_extension
 from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import FeatureVector, ModalitySpec, Tokenizer, TokenizerRecipe, TokenSpace, Vector

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from fourm_engine.extend.report import Report
 from fourm_engine.extend.source import Extension
+from fourm_engine.extend.task import ExtendTask
 from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
-from fourm_engine.extend.task import ExtendTask
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.tokenizers import store
 from tests.extend.growing import CLASSES, Host, extend, prepare, run_config

@@ -6,15 +6,15 @@ import torch
 from grids import CODES, SMALL, Host, Known, classes, features, map_spec
 from test_tokenizer_fit import FIT, Maps
 
-from fourm_engine.nn.embeddings import sine_cosine_2d
+from fourm_engine.data.order import Share
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
 from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import AdaptConfig, FitOverride, TokenizersConfig
 from fourm_engine.fit.fitting import Sized, fit_tokenizer, make_tokenizer
+from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, save_tokenizer
 from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder, resized_positions
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
-from fourm_engine.train.task import Share
 from fourm_plugins import TokenSpace
 
 PATCH, WIDE = 4, (3, 8)  # of `grids`; rows and columns of tokens

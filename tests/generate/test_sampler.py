@@ -9,8 +9,8 @@ import torch
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage, default_plan
-from fourm_engine.generate.sampler import Sampler, SequenceIds
-from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.generate.sampler import Sampler
+from fourm_engine.generate.shown import Sample, SequenceIds, Shown, pack
 from tests.generate.toys import modalities, network
 
 MODALITIES = modalities()

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from fourm_engine.data.order import Share
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.schedule import decay_groups
-from fourm_engine.train.task import Share
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
 from tests.pretrain.fourm_run import Host, config, make_task
 

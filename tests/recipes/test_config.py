@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourm_engine.recipes.config import ConfigError, load_config
+from fourm_engine.recipes.config import load_config
+from fourm_engine.yaml_config import ConfigError
 
 MINIMAL = {
     "run": "runs/x",

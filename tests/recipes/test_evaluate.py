@@ -9,10 +9,10 @@ import os
 import pytest
 import yaml
 
-from fourm_engine.recipes.evaluate import evaluate_run
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
+from fourm_engine.recipes.evaluate import evaluate_run
 from tests.pretrain.fourm_run import Host
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from fourm_engine.recipes.config import load_config, manager_of_run
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import activate_kinds, load_manager, load_modalities
+from fourm_engine.recipes.config import load_config, manager_of_run
 from fourm_engine.recipes.train import train
 from fourm_plugins.manager import PluginError, PluginManager
-from tests.sdk.sites import GOOD, entry
 from tests.recipes.test_config import MINIMAL
+from tests.sdk.sites import GOOD, entry
 
 MASKER = "from fourm_engine.masking.grid import GridMasker\nclass Masker(GridMasker): pass\n"
 

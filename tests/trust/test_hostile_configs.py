@@ -7,8 +7,9 @@ import time
 import pytest
 import yaml
 
-from fourm_engine.recipes.config import ConfigError, load_config, read_yaml
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
+from fourm_engine.recipes.config import load_config
+from fourm_engine.yaml_config import ConfigError, read_yaml
 from fourm_plugins.manager import PluginError, PluginManager
 from tests.recipes.test_config import MINIMAL
 

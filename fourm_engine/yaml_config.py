@@ -1,0 +1,113 @@
+"""YAML as configs use it: one file, dotted overrides, bounded in size; every error names file and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+#: A config is written by hand; anything larger is a mistake or an attack. Values are counted as often as aliases repeat
+#: them, which is how often they are looked at from then on.
+MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used: file, key and remedy, a line each."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no config")
+    try:
+        raw = _parse(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, found {type(raw).__name__}")
+    return raw
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 3e-4 as a number (YAML 1.1 wants 3.0e-4) and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
+        seen = set()
+        for key in keys:
+            if not isinstance(key, Hashable):
+                continue  # SafeLoader says what is wrong with it
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# A copy of the resolvers, since add_implicit_resolver would otherwise change SafeLoader for the whole process.
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    """The value that a YAML text describes. Raises YAMLError, also for one that describes far more than it holds."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        values, depth = _extent(node, {})
+        if values > MAX_VALUES or depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"{values} values, {depth} deep; at most {MAX_VALUES} and {MAX_DEPTH} are read")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, TypeError, OverflowError) as error:  # a date or number that is none
+        raise yaml.YAMLError(str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """(values, depth) below and with a node; one that aliases repeat counts each time, but is looked at once."""
+    if id(node) in known:
+        if (found := known[id(node)]) is None:
+            raise yaml.YAMLError(f"the value in line {node.start_mark.line + 1} holds itself")
+        return found
+    known[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    extents = [_extent(child, known) for child in children]
+    found = (1 + sum(values for values, _ in extents), 1 + max((depth for _, depth in extents), default=0))
+    known[id(node)] = found
+    return found
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in what `read_yaml` gave. Raises ConfigError."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected section.key=value")
+    *parents, leaf = key.split(".")
+    section = raw
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is no section")
+    section[leaf] = read_value(value, f"override {override!r}")
+
+
+def read_value(text: str, origin: str) -> Any:
+    """A value of the command line, in YAML. Raises ConfigError."""
+    try:
+        return _parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None
