@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec
 from safetensors.torch import load_file
 
 from fourm_engine.data.order import Share
@@ -19,6 +18,7 @@ from fourm_engine.fit.config import FitConfig, FitOverride, TokenizersConfig
 from fourm_engine.fit.fitting import fit_tokenizer, make_tokenizer
 from fourm_engine.fit.task import TokenizerTask
 from fourm_plugins import Metric
+from tests.grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec
 
 FIT = FitConfig(steps=60, batch_size=4, lr=3e-3, device="cpu", threads=1, log_every=1000)
 #: An average of the weights is kept, too.

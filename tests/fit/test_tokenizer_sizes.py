@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from grids import CODES, SMALL, Host, Known, classes, features, map_spec
 from test_tokenizer_fit import FIT, Maps
 
 from fourm_engine.data.order import Share
@@ -16,6 +15,7 @@ from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, save_
 from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder, resized_positions
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins import TokenSpace
+from tests.grids import CODES, SMALL, Host, Known, classes, features, map_spec
 
 PATCH, WIDE = 4, (3, 8)  # of `grids`; rows and columns of tokens
 ADAPTED = FIT.model_copy(update={"adapt": AdaptConfig(steps=40, sizes=((12, 32),), lr=1e-3)})

@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from grids import SMALL, Host, classes, features, map_spec, ramps
 from safetensors.torch import load_file
 
 from fourm_engine.fit.config import FitConfig
@@ -16,6 +15,7 @@ from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.divae import LOSS, DiVAETokenizer
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
+from tests.grids import SMALL, Host, classes, features, map_spec, ramps
 
 UNET = {"patch": 4, "width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "groups": 8}
 TINY = {

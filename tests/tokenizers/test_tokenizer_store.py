@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from grids import SMALL, Host, Known, features, map_spec, ramps, text_spec
 
 from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, read_document, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
+from tests.grids import SMALL, Host, Known, features, map_spec, ramps, text_spec
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from grids import CLASSES, CODES, SIZE, SMALL, TOKENS, classes, features, halves, map_spec, ramps
 
 from fourm_engine.fit.config import FitConfig
 from fourm_engine.fit.fitting import fit_network
@@ -11,6 +10,7 @@ from fourm_engine.tokenizers.losses import LOSSES, loss_weights
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins import FeatureMap
+from tests.grids import CLASSES, CODES, SIZE, SMALL, TOKENS, classes, features, halves, map_spec, ramps
 
 FIT = FitConfig(steps=250, batch_size=8, lr=3e-3, device="cpu", threads=1, log_every=1000)
 

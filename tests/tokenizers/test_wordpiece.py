@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from grids import text_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
+from tests.grids import text_spec
 
 BINS = 64
 LABELS = ("cube", "traffic light", "person", "t-shirt", "Wine Glass")

@@ -1,0 +1,24 @@
+"""The order of rooms that docs/architecture.md draws is the order of imports."""
+
+from __future__ import annotations
+
+from tests.import_graph import circles, imports, modules, room_of, rooms
+
+
+def test_every_module_belongs_to_a_room_of_the_page():
+    assert {room_of(module) for module in modules()} == set(rooms())
+
+
+def test_a_module_imports_from_its_own_room_and_from_rooms_below_alone():
+    floors = rooms()
+    upward = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in sorted(others)
+        if room_of(module) != room_of(other) and floors[room_of(other)] >= floors[room_of(module)]
+    ]
+    assert not upward
+
+
+def test_no_two_modules_import_each_other():
+    assert not circles(imports())
