@@ -1,9 +1,9 @@
 """A long command says how much is done, how fast, and how long it will take; one process of many does."""
 
 import pytest
+from fourm_engine.cli.progress import Progress
 
 from fourm_engine.cli import progress
-from fourm_engine.cli.progress import Progress
 
 
 @pytest.fixture
