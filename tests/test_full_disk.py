@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from fourm_engine.cli.generate import _write as write_generated
 from fourm_engine.cli.new import write_package
 from fourm_engine.convert.published import write_checkpoint
 from fourm_engine.data.label import label
@@ -32,6 +31,7 @@ from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.extend.report import Report
 from fourm_engine.files import CannotWrite, replacing_file, replacing_folder, write_atomically
 from fourm_engine.lock import at_work
+from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.train.checkpoint import Checkpoints

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from fourm_engine import exported
-from fourm_engine.cli.extend import extension_config
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.recipes.extend import extension_config
 from fourm_engine.yaml_config import ConfigError
 
 DATA = ("train", "val", "tokens")
