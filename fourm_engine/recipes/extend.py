@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.source import Extension
 from fourm_engine.extend.task import ExtendTask
@@ -47,18 +47,18 @@ def _train(extension: Extension) -> dict[str, float]:
     return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
 
 
-def tell(*parts: TrainingData | None) -> None:
+def tell(*parts: MaskedSamples | None) -> None:
     """Print how many samples of which split are used, in the first process."""
     for part in parts:
         if part is not None and rank() == 0:
-            print(part.describe(), flush=True)
+            print(part.store.describe(), flush=True)
 
 
 def _data(
     extension: Extension, tokenizers: dict[str, Tokenizer], masking: MaskingConfig, *, training: bool
-) -> TrainingData:
+) -> MaskedSamples:
     modalities = extension.training
-    data = TrainingData.from_config(
+    data = MaskedSamples.from_config(
         extension.config.data,
         masking,
         modalities,
@@ -69,7 +69,7 @@ def _data(
         masker_class=extension.manager.masker_class,
     )
     for spec in extension.new:
-        if not any(spec.name in data.has(name) for name in data.names):
+        if not any(spec.name in data.store.has(name) for name in data.store.names):
             where = "data.train" if training else "data.val"
             raise ValueError(f"{where} has no sample of {spec.name!r}: no usable file below {spec.source}/, no tokens")
     return data

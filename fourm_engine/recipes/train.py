@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.source import Extension
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -41,8 +41,8 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
     manager.freeze()
     vocabulary = modalities.vocabulary()
 
-    def data(*, training: bool) -> TrainingData:
-        return TrainingData.from_config(
+    def data(*, training: bool) -> MaskedSamples:
+        return MaskedSamples.from_config(
             config.data,
             config.masking,
             modalities,
