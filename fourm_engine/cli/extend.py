@@ -57,8 +57,9 @@ def extension_config(
 ) -> RunConfig:
     """The config of the new run: the old one's, with the model's own modalities and shape, the `extend` section and the
     overrides. Raises ValueError: no model, no config, or a folder that is something else."""
-    from fourm_engine import exported, started
+    from fourm_engine import exported
     from fourm_engine.extend.source import find_model
+    from fourm_engine.recipes import started
     from fourm_engine.recipes.config import CONFIG, leave_out_missing, parse_config
     from fourm_engine.yaml_config import apply_override, read_yaml
 

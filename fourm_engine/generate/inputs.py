@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.aligned import check_array
+from fourm_engine.arrays import check_array
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
 from fourm_engine.generate.shown import Sample, Shown
