@@ -7,7 +7,6 @@ reported. Samples are the union over the modalities; what one lacks is left out 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -16,16 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fourm_engine.arrays import check_array
 from fourm_engine.data.aspect import array_aspect, check_aspect
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.names import is_archive, is_litter, say, shown, split
+from fourm_engine.data.names import say, shown
 from fourm_engine.data.pairing import unpaired
+from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.notes import reading
-from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
 MAX_SHOWN_NAMES = 3
@@ -262,62 +262,3 @@ class AlignedData:
         return self._bad.counts
 
 
-def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
-    """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
-    modalities in one archive, or in one folder."""
-    specs = [modality.spec for modality in modalities]
-    extensions, sources = (
-        sorted({e for spec in specs for e in spec.extensions}),
-        sorted({spec.source for spec in specs}),
-    )
-    with os.scandir(root) as entries:
-        found = [entry.name for entry in entries if not is_litter(entry.name)]
-    archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
-    files = sorted(name for name in found if split(name, extensions) is not None and name != "splits.json")
-    folders = ", ".join(f"{source}/" for source in sources)
-    lines = []
-    if archives:
-        lines.append(
-            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
-            f"folder for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
-        )
-    if files:
-        lines.append(
-            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the "
-            f"folder of their modality ({folders})"
-        )
-    for source in sources:
-        alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
-        if source not in found and alike:
-            lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
-    return lines
-
-
-def check_array(spec: ModalitySpec, array: Any) -> None:
-    """Raise SampleError where an array is not what its spec says: kind, shape, dtype, finite, class ids in range.
-
-    A plugin that lets such a value through would otherwise train the model on it, unseen."""
-    expected = spec.array
-    if expected.kind == "text":
-        if not isinstance(array, str):
-            raise SampleError(f"expected a text, found {type(array).__name__}")
-        if len(array) > expected.max_characters:
-            raise SampleError(f"{len(array)} characters, more than max_characters={expected.max_characters}")
-        return
-    if expected.kind == "feature_map":
-        shape: tuple[int, ...] = (expected.channels, expected.height, expected.width)
-    else:
-        shape = (expected.height, expected.width) if expected.kind == "class_map" else (expected.size,)
-    dtype = np.int64 if expected.kind == "class_map" else np.float32
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise SampleError(f"expected {np.dtype(dtype).name} {shape}, found {given}")
-    if expected.kind == "class_map":
-        low, high = int(array.min()), int(array.max())
-        if low < -1 or high >= expected.classes:
-            raise SampleError(f"class ids {low} to {high}, outside -1 to {expected.classes - 1}")
-    elif expected.gaps:
-        if np.isinf(array).any() or np.isnan(array).all():
-            raise SampleError("holds infinite values, or nothing but NaN")
-    elif not np.isfinite(array).all():
-        raise SampleError(f"{int((~np.isfinite(array)).sum())} values are NaN or infinite")
