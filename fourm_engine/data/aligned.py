@@ -260,5 +260,3 @@ class AlignedData:
     def errors(self) -> dict[str, int]:
         """Modality -> files skipped so far by this process."""
         return self._bad.counts
-
-
