@@ -37,7 +37,7 @@ def evaluate(
 
     settings = load_config(config, overrides or [])
     evaluation = recipe.evaluate_tokenizers(
-        settings, modalities=modality or (), samples=samples, pictures=pictures, features=features, out=out
+        settings, only=modality or (), samples=samples, pictures=pictures, features=features, out=out
     )
     print_scores(evaluation)
     for path in evaluation.files:

@@ -15,12 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.present import with_data
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.files import write_atomically
 from fourm_engine.fit.config import TokenizersConfig
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
+from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.recipes import started

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from fourm_engine.convert.model import save_published
 from fourm_engine.convert.published import WEIGHTS
 from fourm_engine.convert.tokenizers import (
     is_tokenizer,
@@ -62,7 +61,7 @@ def convert(
             )
             if model.missing and not domains:
                 raise ValueError("; ".join(model.missing.values()))
-            model.save_pretrained(target) if native else save_published(model, target)
+            model.save_pretrained(target) if native else model.save_published(target)
     return target
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine import exported
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
@@ -22,6 +22,7 @@ from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
 from fourm_engine.yaml_config import apply_override, read_yaml
+from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -81,7 +82,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
 
     Raises ValueError for what a user can mend."""
     with at_work(config.run):
-        extension = Extension.open(config)
+        extension = open_extension(config)
         with processes(config.train):  # joined once for all that follows
             extension.check_same()
             for space in extension.unfitted:
@@ -91,22 +92,31 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
                 tokenize_data(config, modalities, present, tell=tell)
                 sum_numbers([0.0])  # no process reads tokens before all are written
-            train_extension(extension, tell=tell)
+            train_extension(config, extension, tell=tell)
         # The first process writes the report; it has done so when training ends in any.
         return Report.load(config.run / FILE)
 
 
-def train_extension(extension: Extension, *, tell: Tell = say) -> dict[str, float]:
+def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
+    """The extension that a config describes. Raises ValueError where it names no held-out data, or as
+    `Extension.open`."""
+    assert config.extend is not None
+    if config.data.val is None:
+        raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")
+    return Extension.open(config.extend, config.modalities, config.model, config.tokenizers.folder, manager)
+
+
+def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say) -> dict[str, float]:
     """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
-    with at_work(extension.config.run), processes(extension.config.train):
+    with at_work(config.run), processes(config.train):
         extension.check_same()
-        return _train(extension, tell)
+        return _train(config, extension, tell)
 
 
-def _train(extension: Extension, tell: Tell) -> dict[str, float]:
-    config, settings, new = extension.config, extension.settings, extension.new
+def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, float]:
+    settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
     for case, components in (
@@ -115,10 +125,10 @@ def _train(extension: Extension, tell: Tell) -> dict[str, float]:
     ):
         if components:  # not every modality can be asked for, or shown
             cases[case] = only(config.masking, components)
-    training = _data(extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
-    held_out = {case: _data(extension, tokenizers, masking, training=False) for case, masking in cases.items()}
+    training = _data(config, extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
+    held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}
     for part in (training, next(iter(held_out.values()))):
-        first_only(tell)(part.describe())
+        first_only(tell)(part.store.describe())
     task = ExtendTask(
         extension,
         tokenizers,
@@ -132,21 +142,26 @@ def _train(extension: Extension, tell: Tell) -> dict[str, float]:
 
 
 def _data(
-    extension: Extension, tokenizers: dict[str, Tokenizer], masking: MaskingConfig, *, training: bool
-) -> TrainingData:
+    config: RunConfig,
+    extension: Extension,
+    tokenizers: dict[str, Tokenizer],
+    masking: MaskingConfig,
+    *,
+    training: bool,
+) -> MaskedSamples:
     modalities = extension.training
-    data = TrainingData.from_config(
-        extension.config.data,
+    data = MaskedSamples.from_config(
+        config.data,
         masking,
         modalities,
         {name: tokenizers[name] for name in modalities if name in tokenizers},
         extension.vocabulary,
-        seed=extension.config.seed,
+        seed=config.seed,
         training=training,
         masker_class=extension.manager.masker_class,
     )
     for spec in extension.new:
-        if not any(spec.name in data.has(name) for name in data.names):
+        if not any(spec.name in data.store.has(name) for name in data.store.names):
             where = "data.train" if training else "data.val"
             raise ValueError(f"{where} has no sample of {spec.name!r}: no usable file below {spec.source}/, no tokens")
     return data

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fourm_engine.data.training import TrainingData
-from fourm_engine.extend.source import Extension
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.extend import train_extension
+from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
@@ -23,7 +22,7 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
     if config.extend is not None:
-        return train_extension(Extension.open(config), tell=tell)
+        return train_extension(config, open_extension(config), tell=tell)
     with at_work(config.run):
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
@@ -38,8 +37,8 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
     manager.freeze()
     vocabulary = modalities.vocabulary()
 
-    def data(*, training: bool) -> TrainingData:
-        return TrainingData.from_config(
+    def data(*, training: bool) -> MaskedSamples:
+        return MaskedSamples.from_config(
             config.data,
             config.masking,
             modalities,
@@ -52,9 +51,9 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
 
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)
-    first_only(tell)(training.describe())
+    first_only(tell)(training.store.describe())
     if held_out is not None:
-        first_only(tell)(held_out.describe())
+        first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
     task = FourMTask(
         modalities,
