@@ -106,6 +106,7 @@ def _prepare(extension: Extension) -> None:
     from fourm_engine.train.distributed import sum_numbers
 
     config, first = extension.config, rank_and_world()[0] == 0
+    config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
     for space in extension.unfitted:
         for line in fit_space(config, extension.manager, extension.modalities, space):
             if first:

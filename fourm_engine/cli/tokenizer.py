@@ -66,6 +66,7 @@ def fit(
         on_gpu = {name for name in chosen if settings.tokenizers.fit_of(name).device != "cpu"}
         _fit_in_processes(config, [*(overrides or []), *["--refit"] * refit], chosen, jobs, on_gpu)
         return
+    settings.activate(manager, *(settings.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
     _check_usable(settings, modalities, [spec.name for name in chosen for spec in spaces[name]])
     with processes(settings.tokenizers.fit):  # joined once for all spaces

@@ -7,9 +7,10 @@ that they configure. A key that does not exist is named by its full path with th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,6 +47,8 @@ class RunConfig(BaseModel):
     #: Decides order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
+    #: Which installed observers look on when something is trained: all that can be used, or exactly these.
+    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TokenizersConfig
     masking: MaskingConfig
@@ -67,6 +70,16 @@ class RunConfig(BaseModel):
             modalities = with_data(modalities, folders)
         check_token_spaces(modalities.specs)
         return modalities
+
+    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
+        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
+
+        Raises PluginError (a ValueError) for one that cannot be used; of observers that are not named it is reported."""
+        for config in configs:
+            manager.optimiser(config.optimiser)
+            manager.schedule(config.schedule)
+        if os.environ.get("RANK", "0") == "0":
+            manager.activate_observers(None if self.observers == "installed" else self.observers)
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""

@@ -17,6 +17,7 @@ def train_extension(extension: Extension) -> dict[str, float]:
     """Train, or continue; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
+    extension.config.activate(extension.manager, extension.config.train)
     with at_work(extension.config.run), processes(extension.config.train):
         extension.check_same()
         return _train(extension)
@@ -44,7 +45,9 @@ def _train(extension: Extension) -> dict[str, float]:
         loss=config.loss,
         workers=config.data.workers,
     )
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
+    return Trainer(
+        task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store
+    ).run()
 
 
 def tell(*parts: TrainingData | None) -> None:
