@@ -159,7 +159,7 @@ class PluginManager:
         plugin = self.find(kind, name)
         if self._frozen and kind in _VOCABULARY:
             raise PluginError(
-                f"{kind} {name!r} cannot be activated after the registry was frozen; activate it before the model is built"
+                f"{kind} {name!r} is not active, and the registry is frozen; activate it before the model is built"
             )
         from fourm_plugins.activation import activate
 

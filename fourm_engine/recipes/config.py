@@ -74,7 +74,7 @@ class RunConfig(BaseModel):
     def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
         """Activate the optimisers and schedules of `configs`, and in the first process the observers.
 
-        Raises PluginError (a ValueError) for one that cannot be used; of observers that are not named it is reported."""
+        Raises PluginError (a ValueError) for one that cannot be used; observers that no setting names are reported."""
         for config in configs:
             manager.optimiser(config.optimiser)
             manager.schedule(config.schedule)

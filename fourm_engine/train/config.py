@@ -22,8 +22,8 @@ class TrainConfig(BaseModel):
     optimiser: str = "adamw"
     #: What else that optimiser is made with.
     optimiser_options: dict[str, Any] = Field(default_factory=dict)
-    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M's appendix, where the rate
-    # grows with the batch: 1e-4 · batch_size / 256.
+    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M's
+    # appendix, where the rate grows with the batch: 1e-4 · batch_size / 256.
     lr: float = Field(gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)

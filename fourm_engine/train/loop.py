@@ -217,13 +217,14 @@ class Trainer:
             if signals:
                 self._stop(signals, checkpoints)
             lr = learning_rate(progress.step, config, self.schedule)
-            loss, sums, norm = self._step(progress.step, micro_batches, counts, lr)
+            loss, sums, norm = self._step(progress.step, micro_batches, counts)
             progress.step += 1
             if math.isfinite(loss):
                 metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, tokens=tokens)
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
-                if (line := metrics.line(progress.step, skipped=progress.skipped)) is not None:
+                line = metrics.line(progress.step, skipped=progress.skipped)
+                if line:
                     self.observers("fourm_step", step=progress.step, metrics=line)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
                 self._report(metrics, self._evaluate())
@@ -249,7 +250,7 @@ class Trainer:
         return dict(zip(counts, numbers, strict=True)), int(tokens), signals
 
     def _step(
-        self, step: int, micro_batches: list[Any], counts: dict[str, float], lr: float
+        self, step: int, micro_batches: list[Any], counts: dict[str, float]
     ) -> tuple[float, dict[str, float], float]:
         """One update: (loss, sum of every term over the step and all processes, gradient norm)."""
         weights = self.task.weights(counts, step)
@@ -286,7 +287,7 @@ class Trainer:
         self.progress.in_a_row = 0
         if self.config.clip is not None and norm > self.config.clip:
             self.gradients.scale(self.config.clip / norm)
-        self.optimiser.step(lr)
+        self.optimiser.step(learning_rate(step, self.config, self.schedule))
         with torch.no_grad():
             self.buffers.average()
             torch.manual_seed(_seed(self.seed, step, -1))
