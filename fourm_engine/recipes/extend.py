@@ -85,6 +85,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
         extension = open_extension(config)
         with processes(config.train):  # joined once for all that follows
             extension.check_same()
+            config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             for space in extension.unfitted:
                 fit_space(config, extension.manager, extension.modalities, space, tell=tell)
             if config.data.train is not None and config.data.tokens is not None:
@@ -110,6 +111,7 @@ def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say
     """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
+    config.activate(extension.manager, config.train)
     with at_work(config.run), processes(config.train):
         extension.check_same()
         return _train(config, extension, tell)
@@ -138,7 +140,8 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
         loss=config.loss,
         workers=config.data.workers,
     )
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
+    trainer = Trainer(task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store)
+    return trainer.run()
 
 
 def _data(

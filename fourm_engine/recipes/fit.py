@@ -80,6 +80,7 @@ def fit(
             config.save(path)
             fit_in_processes(path, ["--refit"] * refit, chosen, jobs, on_gpu, tell=tell)
         return []
+    config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
     if config.data.train is not None:  # before the first is fitted
         raw = AlignedData.from_config(modalities, config.data, training=True)

@@ -27,6 +27,7 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
+        config.activate(manager, config.train)
         with processes(config.train):
             check_same(identity(modalities, manager))
             return _train(config, modalities, manager, tell)
@@ -65,4 +66,4 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
         workers=config.data.workers,
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()
