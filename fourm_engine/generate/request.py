@@ -29,6 +29,14 @@ def names_of(what: str, given: str | Iterable[str]) -> list[str]:
     return names
 
 
+def no_such(name: str, known: Iterable[str]) -> str:
+    """What to tell of a name that a model does not know."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"this model has no modality {name!r}; {hint}it has {', '.join(known)}"
+
+
 def targets_of(given: str | Iterable[str]) -> list[str]:
     """At least one target, none of them twice."""
     targets = names_of("targets", given)
