@@ -10,7 +10,6 @@ values, tokens and pictures of the modalities asked for.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -368,10 +368,7 @@ class FourM:
 
 
 def _no_such(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"this model has no modality {name!r}; {hint}it has {', '.join(known)}"
+    return f"this model has no modality {name!r}; {did_you_mean(name, known, otherwise='it has')}"
 
 
 def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:

@@ -10,7 +10,6 @@ counts only where nothing is installed.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +22,8 @@ from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from fourm_plugins.suggest import nearest
 
 #: The groups of entry points that are read; the number is the API version.
 KINDS = {
@@ -107,8 +108,7 @@ def right_group(group: str) -> str:
     if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
-    near = difflib.get_close_matches(flat, GROUPS, n=1, cutoff=0.8)
-    return near[0] if near else GROUPS[0] if flat.startswith("fourm") else ""
+    return nearest(flat, GROUPS, cutoff=0.8) or (GROUPS[0] if flat.startswith("fourm") else "")
 
 
 def folder_of(dist: Distribution) -> str:

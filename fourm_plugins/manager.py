@@ -7,7 +7,6 @@ the API version (`fourm.modalities.v1`), so that a plugin for another API is kno
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from fourm_plugins.discovery import (
     one_line,
 )
 from fourm_plugins.hookspecs import hookimpl
+from fourm_plugins.suggest import nearest
 
 if TYPE_CHECKING:
     from fourm_plugins.distributions import Leftover
@@ -66,8 +66,8 @@ class PluginManager:
             return usable[0]
         if not claims:
             names = sorted({p.name for p in self.plugins if p.kind == kind})
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = nearest(name, names)
+            hint = f"did you mean {near!r}? " if near else ""
             raise PluginError(
                 f"no installed plugin provides the {kind} {name!r}; {hint}installed: {', '.join(names) or 'none'}. "
                 f"Install the package that provides it, for example: pip install {distribution_hint(name)}"

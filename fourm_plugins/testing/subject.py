@@ -19,8 +19,9 @@ from fourm_plugins.manager import Plugin, PluginManager
 from fourm_plugins.masker import Masker, Specials
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text, TokenizerRecipe
+from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.testing import toys
-from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, nearest, require
+from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, require
 from fourm_plugins.testing.harness import Harness, Member, TinyModel, find_harness
 from fourm_plugins.testing.installed import Wheel, build
 from fourm_plugins.testing.probe import Probed, probe
@@ -67,7 +68,7 @@ class Subject:
         `source`: the package's source tree. `tokenizer`, `masker`: what is checked in place of the modality's own."""
         for claim in sorted(claims):
             if claim not in CLAIMS:
-                raise ValueError(f"claims: {claim!r} is unknown{nearest(claim, CLAIMS)}; known: {', '.join(CLAIMS)}")
+                raise ValueError(f"claims: {claim!r} is unknown; {did_you_mean(claim, CLAIMS)}")
         self.name = modality
         self._given_settings, self._given_claims = dict(settings or {}), claims
         self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
