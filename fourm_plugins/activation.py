@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fourm_plugins.contract import arguments, check, check_hooks, hook_name
-from fourm_plugins.discovery import Plugin, PluginError, one_line
-from fourm_plugins.distributions import find_distribution
+from fourm_plugins.discovery import Plugin, PluginError
+from fourm_plugins.distributions import find_distribution, one_line
 from fourm_plugins.guard import guarded
 
 log = logging.getLogger(__name__)

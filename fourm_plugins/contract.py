@@ -19,7 +19,7 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
 
-_BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
+_BASES: dict[Kind, type] = {"modality": Modality[Any], "tokenizer": Tokenizer, "masker": Masker}
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
 #: Arguments that the engine gives to functions: how many by position, and by name.
 _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
@@ -87,7 +87,7 @@ def _check_observer(plugin: Plugin, provided: Any) -> Any:
     return observer
 
 
-def _check_call(plugin: Plugin, function: Callable) -> None:
+def _check_call(plugin: Plugin, function: Callable[..., Any]) -> None:
     if not callable(function):
         raise TypeError(f"{plugin.value} is a {type(function).__name__}, not a function")
     number, names = _CALLS[plugin.kind]

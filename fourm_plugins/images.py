@@ -23,7 +23,8 @@ from fourm_plugins.decoding import decode_map as decode_map
 from fourm_plugins.decoding import decode_picture as decode_picture
 from fourm_plugins.decoding import decode_rgb as decode_rgb
 from fourm_plugins.decoding import upright as upright
-from fourm_plugins.modality import SampleError, Settings
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Settings
 from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 

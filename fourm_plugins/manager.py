@@ -8,6 +8,7 @@ the API version (`fourm.modalities.v1`), so that a plugin for another API is kno
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ from fourm_plugins.discovery import (
     State,
     discover_all,
     distribution_hint,
-    one_line,
 )
+from fourm_plugins.distributions import one_line
 from fourm_plugins.hookspecs import hookimpl
 from fourm_plugins.suggest import nearest
 
@@ -59,6 +60,12 @@ class PluginManager:
         self._frozen = False
         self._changed: list[str] | None = None
 
+    def __repr__(self) -> str:
+        kinds = Counter(plugin.kind for plugin in self.plugins if plugin.state == "ok")
+        rest = [f"{plugin.name} ({plugin.state})" for plugin in self.plugins if plugin.state != "ok"]
+        usable = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        return f"<PluginManager: usable: {usable or 'none'}; not usable: {', '.join(rest) or 'none'}>"
+
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin that provides `name`. Raises PluginError, with the nearest name and what to install."""
         claims = [p for p in self.plugins if (p.kind, p.name) == (kind, name)]
@@ -76,7 +83,7 @@ class PluginManager:
         origin = f"{plugin.distribution} {plugin.version}"
         raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")
 
-    def modality_class(self, name: str) -> type[Modality]:
+    def modality_class(self, name: str) -> type[Modality[Any]]:
         return self._provided("modality", name)
 
     def tokenizer_class(self, kind: str) -> type[Tokenizer]:
@@ -115,7 +122,7 @@ class PluginManager:
         found = getattr(self._hooks.hook, hook).get_hookimpls()
         return [(impl.plugin_name.partition(":")[0], impl.function, impl.argnames) for impl in found]
 
-    def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality:
+    def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
         from pydantic import ValidationError
 

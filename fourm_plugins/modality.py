@@ -97,6 +97,10 @@ class Modality(ABC, Generic[Value]):
         self.settings: Any = self.Settings(**settings)
         self.spec: ModalitySpec = self.make_spec()
 
+    def __repr__(self) -> str:
+        given = "".join(f", {key}={value!r}" for key, value in self.settings.model_dump(exclude_unset=True).items())
+        return f"{type(self).__name__}({self.name!r}{given})"
+
     @abstractmethod
     def make_spec(self) -> ModalitySpec:
         """The spec under `self.name` and `self.settings`."""
@@ -247,7 +251,7 @@ class Modality(ABC, Generic[Value]):
         without one. Empty where there is no labeller."""
         return ()
 
-    def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
+    def labeller(self, source: Modality[Any], model: str | None, **options: Any) -> Labeller:
         """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model, None
         for plain geometry. Raises ValueError, one line, for what it cannot use."""
         raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")

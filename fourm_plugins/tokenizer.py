@@ -37,6 +37,10 @@ class Tokenizer(ABC):
         self.specs = tuple(specs)
         self.settings: Any = self.Settings(**settings)
 
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.specs)
+        return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
+
     @property
     def spec(self) -> ModalitySpec:
         """The first modality's spec; the only one, unless the space is shared."""

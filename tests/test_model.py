@@ -14,7 +14,8 @@ from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
 from fourm_engine.evaluate.likelihood import nats_by_sample
 from fourm_engine.generate import Condition, Ids, Stage
-from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.generate.toys import PLUGINS, heights, install, make_model, picture
 
@@ -214,7 +215,7 @@ def test_nats_are_minus_the_log_probability_of_the_true_tokens(model, target):
 @torch.no_grad()
 def _log_p(model: FourM, shown: dict[str, Shown], before: list[int], id_: int) -> float:
     entry = model.vocabulary["words"]
-    tokens, continuous = pack([shown], model.vocabulary, 16, "cpu")
+    tokens, continuous = pack_inputs([shown], model.vocabulary, 16, "cpu")
     context, valid = model.network.encode(tokens, continuous)
     ids = torch.tensor([[3, *before]]) + entry.start
     rank = torch.arange(ids.shape[1])[None]

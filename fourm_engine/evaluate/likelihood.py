@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.shown import Shown, pack
+from fourm_engine.masking.pack import Shown, pack_inputs
 
 if TYPE_CHECKING:
     from fourm_engine.model import FourM
@@ -49,7 +49,7 @@ def nats_by_sample(
                 raise ValueError(f"sample {lacking[0]} lacks {name!r}; leave it out")
         rows = [{name: _shown(model, name, sample[name]) for name in inputs} for sample in part]
         capacity = max(sum(map(len, row.values())) for row in rows)
-        context, valid = model.network.encode(*pack(rows, model.vocabulary, capacity, model.device))
+        context, valid = model.network.encode(*pack_inputs(rows, model.vocabulary, capacity, model.device))
         for target in targets:
             labels = [_shown(model, target, s[target]).ids if target in s else _NONE for s in part]
             counts = np.array([len(row) for row in labels])

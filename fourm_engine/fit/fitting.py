@@ -13,13 +13,11 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
@@ -28,7 +26,7 @@ from fourm_engine.fit.config import FitConfig
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import usage
+from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
@@ -257,7 +255,7 @@ def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig
     with tempfile.TemporaryDirectory() as run:
         Trainer(task, config, Path(run), seed=seed).run()
         tokenizer.load(fitted_folder(Path(run)))
-    return _codebook(tokenizer, tokenizer.encode(arrays))
+    return usage_of(tokenizer.encode(arrays), tokenizer.size, positional=tokenizer.positional)
 
 
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
@@ -271,16 +269,8 @@ def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[An
     decoded = [modality.denormalise(array) for array in tokenizer.decode(ids)]
     report = {metric.name: float(metric.compute(decoded, list(values))) for metric in modality.metrics()}
     if not isinstance(modality.spec.layout, SequenceLayout):
-        report |= _codebook(tokenizer, ids)
+        report |= usage_of(ids, tokenizer.size, positional=tokenizer.positional)
     return report
-
-
-def _codebook(tokenizer: Tokenizer, ids: Iterable[np.ndarray]) -> dict[str, float]:
-    rows = torch.from_numpy(np.stack(list(ids)))
-    books = rows.unbind(1) if tokenizer.positional else [rows]
-    used, perplexity = np.mean([usage(book, tokenizer.size) for book in books], axis=0).tolist()
-    dead = round((1 - used) * tokenizer.size * len(books))
-    return {"usage": used, "perplexity": perplexity, "dead codes": float(dead)}
 
 
 def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample, Shown
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
 from fourm_plugins.suggest import did_you_mean
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ import numpy as np
 from fourm_engine.data.aligned import check_array
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
-from fourm_engine.generate.shown import Sample, Shown
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
 from fourm_plugins.door import as_array, describe, looks_like_path
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.notes import reading

@@ -21,7 +21,8 @@ from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
-from fourm_engine.generate.shown import Sample, SequenceIds, Shown, pack
+from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 
@@ -134,7 +135,7 @@ class Sampler:
         probabilities = torch.zeros(batch, n, entry.size, device=device) if stage.readout == "expected" else None
         if probabilities is not None:
             probabilities.scatter_(2, ids_Bn[..., None], known_Bn[..., None].float())
-        base, continuous = pack(rows, self.vocabulary, shown, device)
+        base, continuous = pack_inputs(rows, self.vocabulary, shown, device)
 
         for step in range(stage.steps):
             count = [row[step] for row in counts]
@@ -226,7 +227,7 @@ class Sampler:
         """At most `limit` local ids a sample, int64 (B, ≤ limit), raw: until every row holds a `stop` id; what follows
         the first of a row means nothing."""
         entry, device = self.vocabulary[target], self.device
-        base, continuous = pack(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
+        base, continuous = pack_inputs(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
         context, valid = self.network.encode(base, continuous)
         cache = self.network.start_cache(context, valid, limit)
         batch = len(rows) // len(plan)

@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field
 
 from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
-from fourm_plugins.modality import Metric, SampleError, Settings, Value
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric, Settings, Value
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.text import TextSettings

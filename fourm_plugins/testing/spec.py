@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_plugins.door import sniff
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.compare import distance, misfit, same, spread

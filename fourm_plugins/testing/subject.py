@@ -116,15 +116,15 @@ class Subject:
         cls = self._once("class", "is_activated", lambda: self.manager.modality_class(self.name))
         return {**getattr(cls.Settings, "small", {}), **self._given_settings}
 
-    def make(self) -> Modality:
+    def make(self) -> Modality[Any]:
         """Another instance."""
         return self.manager.modality(self.name, **self.settings)
 
     @property
-    def modality(self) -> Modality:
+    def modality(self) -> Modality[Any]:
         return self._once("modality", "is_activated", self._modality)
 
-    def _modality(self) -> Modality:
+    def _modality(self) -> Modality[Any]:
         modality = self.make()
         changes: dict[str, Any] = {}
         if self._recipe is not None:
@@ -323,7 +323,7 @@ def _draws_pictures(subject: Subject) -> bool:
         return False
 
 
-def _measures(modality: Modality) -> bool:
+def _measures(modality: Modality[Any]) -> bool:
     try:
         return bool(modality.metrics())
     except Exception:  # the check of the metrics says so
