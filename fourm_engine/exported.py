@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,10 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fourm_engine.files import replacing_folder
+from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import ModelConfig, Transformer
+from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import check_shapes
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
+from fourm_plugins.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
 #: Key of the metadata of the weights.
@@ -123,8 +127,10 @@ def read_config(folder: Path) -> ExportedConfig:
     return config
 
 
-def load_network(folder: Path, config: ExportedConfig, device: torch.device | str) -> Transformer:
-    """The network with the file's weights. Raises ValueError naming tensors that are missing, unknown or misshapen."""
+def load_network(folder: Path, config: ExportedConfig) -> Transformer:
+    """The network with the file's weights, on the CPU.
+
+    Raises ValueError naming tensors that are missing, unknown or misshapen."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} holds no exported model: {WEIGHTS} is missing")
@@ -141,7 +147,7 @@ def load_network(folder: Path, config: ExportedConfig, device: torch.device | st
             network.load_state_dict({name: file.get_tensor(name) for name in expected})
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
-    return network.to(device).eval()
+    return network.eval()
 
 
 def published_arguments(folder: Path) -> dict[str, Any] | None:
@@ -159,17 +165,48 @@ def published_arguments(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def write_folder(
+def save(
     folder: Path,
-    config: ExportedConfig,
     network: Transformer,
-    write_tokenizers: Callable[[Path], None],
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    vocabulary: Vocabulary,
     *,
+    missing: Iterable[str] = (),
+    origin: tuple[Path, ExportedConfig] | None = None,
     published: dict[str, Any] | None = None,
 ) -> None:
-    """All or nothing: written beside `folder`, then renamed. Replaces an earlier export, and nothing else.
+    """Write a model, atomically: beside `folder`, then renamed. Replaces an earlier export, and nothing else.
 
-    `published`: the arguments of the published model that this one is, noted in the metadata of the weights."""
+    Args:
+        missing: modalities without a plugin here, carried over from `origin`, the export that the model came from.
+        published: the arguments of the published model that this one is, noted in the metadata of the weights."""
+    kept = origin[1] if origin else None
+    saved = {name: kept.modalities[name] for name in missing} if kept else {}
+    fingerprints = dict(kept.tokenizers) if kept else {}
+    for name, modality in modalities.items():
+        plugin = modalities.plugins[name]
+        saved[name] = SavedModality(
+            plugin=plugin.name,
+            distribution=plugin.distribution,
+            version=plugin.version,
+            settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
+            spec=modality.spec,
+            identity=modality.identity(),
+        )
+    spaces = {}
+    for name, tokenizer in tokenizers.items():
+        space = modalities[name].spec.token_space
+        assert space is not None
+        spaces[space.name] = tokenizer
+        fingerprints[space.name] = tokenizer.fingerprint
+    config = ExportedConfig(
+        model=network.config.model_copy(update={"compile": False}),  # a matter of the machine, not the model
+        vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
+        modalities=dict(sorted(saved.items())),
+        tokenizers=fingerprints,
+    )
+    config.build_vocabulary()
     if folder.exists():
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
         if foreign:
@@ -180,7 +217,14 @@ def write_folder(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         note = {} if published is None else {PUBLISHED: json.dumps(published)}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt", **note})
-        write_tokenizers(temporary / TOKENIZERS)
+        target = temporary / TOKENIZERS
+        target.mkdir()
+        for key, tokenizer in spaces.items():
+            members = [modalities[spec.name] for spec in modalities.token_spaces[key]]
+            save_tokenizer(tokenizer, target / key, manager=modalities.manager, modalities=members)
+        for key in sorted(fingerprints.keys() - spaces.keys()):
+            assert origin is not None
+            shutil.copytree(origin[0] / TOKENIZERS / key, target / key)
 
 
 def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:

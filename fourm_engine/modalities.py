@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fourm_engine.data.aligned import beside
 from fourm_engine.identity import check_identity, digest
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
@@ -67,30 +66,6 @@ class Modalities(dict[str, Modality]):
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.build(self.specs)
-
-
-def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
-    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name); each of the
-    others is reported. What `select: installed` means for data that has not all that is installed.
-
-    Raises ValueError where none has any."""
-    folders = list(folders)
-    kept = []
-    for name, modality in modalities.items():
-        if any((folder / part).is_dir() for folder in folders for part in (modality.spec.source, name)):
-            kept.append(modality)
-        else:
-            wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
-            log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
-    if not kept:
-        aside = (line for folder in folders if folder.is_dir() for line in beside(folder, modalities.values()))
-        raise ValueError(
-            f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
-            f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
-            + "".join(f"; {line}" for line in aside)
-        )
-    plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
-    return Modalities(kept, plugins, modalities.manager)
 
 
 def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:

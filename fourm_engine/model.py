@@ -1,17 +1,15 @@
-"""`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, asks and saves.
+"""`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, generates with and saves.
 
 In: values of any modalities the model knows (pictures, depth in metres, sentences, boxes, files, token ids). Out:
-values, tokens and pictures of the modalities asked for.
+values, tokens and pictures of the targets.
 
     model = FourM.from_pretrained("runs/demo")
-    out = model.generate({given: value}, targets=[asked, also_asked], seed=0)
-    out[asked].value, out[asked].tokens, out[asked].render()
+    out = model.generate({given: value}, targets=[target, another], seed=0)
+    out[target].value, out[target].tokens, out[target].render()
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ from torch import Tensor
 
 from fourm_engine import exported
 from fourm_engine.convert.absent import AbsentTokenizer, Undecoded
+from fourm_engine.convert.model import save_published
 from fourm_engine.device import choose_device
-from fourm_engine.exported import ExportedConfig, SavedModality
+from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.keep import continued
@@ -30,17 +29,14 @@ from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
 from fourm_engine.generate.shown import Sample, SequenceIds
-from fourm_engine.identity import check_identity
+from fourm_engine.loading import load_parts
 from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
-from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
-from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 class FourM:
@@ -58,15 +54,15 @@ class FourM:
         *,
         missing: Mapping[str, str] | None = None,
         origin: tuple[Path, ExportedConfig] | None = None,
+        published: dict[str, Any] | None = None,
     ) -> None:
-        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
-        where the model was loaded from."""
+        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing, and the remedy. `origin`:
+        where the model was loaded from. `published`: the arguments of the published model that this one is."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
         self._origin = origin
-        #: Arguments of the published model that this one is, and None for a model trained here.
-        self.published: dict[str, Any] | None = None
+        self.published = published
         for name, modality in modalities.items():
             if not modality.spec.continuous and name not in self.tokenizers:
                 raise ValueError(f"{name!r} has no tokenizer; fit it with `fourm tokenizer fit`")
@@ -123,75 +119,18 @@ class FourM:
 
         Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
         model was trained with."""
-        from fourm_engine.convert import published
-        from fourm_engine.convert.domains import restrict
-        from fourm_engine.convert.model import given_tokenizers, load_published
-        from fourm_engine.tokenizers.store import load_tokenizers
-
-        device = choose_device(device)
-        disable = request.names_of("disable", disable)
-        if manager is not None and (disable or providers):
-            raise ValueError("disable and providers are the manager's; give them to it, or leave it out")
-        own = manager is None
-        manager = manager or PluginManager(disabled=disable, providers=providers)
-        source = published.find(path_or_id)
-        folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
-        if source := source or published.find(folder):
-            return load_published(
-                source, device=device, domains=domains, tokenizers=tokenizers, settings=settings, manager=manager
-            )
-        if settings:
-            raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
-        config = exported.read_config(folder)
-        names = set(config.modalities if domains is None else request.names_of("domains", domains))
-        if unknown := sorted(names - config.modalities.keys()):
-            raise ValueError(f"domains: {_no_such(unknown[0], config.modalities)}")
-        found, plugins, missing = [], {}, {}
-        for name, saved in config.modalities.items():
-            if name not in names:
-                missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
-                continue
-            try:
-                modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
-                plugins[name] = manager.find("modality", saved.plugin)
-            except PluginError as error:
-                missing[name] = _why_missing(name, saved, manager, error)
-                log.warning("%s: %s", folder, missing[name])
-                continue
-            restrict(modality, saved.spec.input, saved.spec.target)
-            if differences := exported.spec_differences(saved.spec, modality.spec):
-                now = plugins[name]
-                raise ValueError(
-                    f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
-                    f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
-                    f"{saved.distribution}=={saved.version}, or leave it out with domains="
-                )
-            where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
-            check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
-            found.append(modality)
-        modalities = Modalities(found, plugins, manager)
-        spaces = modalities.token_spaces
-        fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
-        loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager, modalities=modalities)
-        for name, tokenizer in loaded.items():
-            space = modalities[name].spec.token_space
-            assert space is not None
-            if tokenizer.fingerprint != config.tokenizers.get(space.name):
-                raise ValueError(
-                    f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
-                    f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
-                )
-        unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
-        loaded |= given_tokenizers(unfitted, tokenizers or {}, manager)
-        if own:  # a caller's own host may serve further models
-            manager.freeze()
-        network = exported.load_network(folder, config, device)
-        for tokenizer in loaded.values():
-            tokenizer.to(device)
-        vocabulary = config.build_vocabulary()
-        model = cls(network, modalities, loaded, vocabulary, missing=missing, origin=(folder, config))
-        model.published = exported.published_arguments(folder)
-        return model
+        parts = load_parts(
+            path_or_id,
+            device=device,
+            domains=domains,
+            disable=disable,
+            providers=providers,
+            manager=manager,
+            revision=revision,
+            tokenizers=tokenizers,
+            settings=settings,
+        )
+        return cls(**vars(parts))
 
     def grown(
         self,
@@ -207,47 +146,22 @@ class FourM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
         carried over from where the model was loaded."""
-        from fourm_engine.tokenizers.store import save_tokenizer
-
-        kept = self._origin[1] if self._origin else None
-        modalities = {name: kept.modalities[name] for name in self.missing} if kept else {}
-        fingerprints = dict(kept.tokenizers) if kept else {}
-        for name, modality in self.modalities.items():
-            plugin = self.modalities.plugins[name]
-            modalities[name] = SavedModality(
-                plugin=plugin.name,
-                distribution=plugin.distribution,
-                version=plugin.version,
-                settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, lest a release change them
-                spec=modality.spec,
-                identity=modality.identity(),
-            )
-        spaces = {}
-        for name, tokenizer in self.tokenizers.items():
-            space = self.modalities[name].spec.token_space
-            assert space is not None
-            if isinstance(tokenizer, AbsentTokenizer):
-                continue
-            spaces[space.name] = tokenizer
-            fingerprints[space.name] = tokenizer.fingerprint
-        config = ExportedConfig(
-            model=self.network.config.model_copy(update={"compile": False}),  # a matter of the machine, not the model
-            vocabulary=self.vocabulary.to_json(),  # type: ignore[arg-type]
-            modalities=dict(sorted(modalities.items())),
-            tokenizers=fingerprints,
+        exported.save(
+            Path(folder),
+            self.network,
+            self.modalities,
+            {name: t for name, t in self.tokenizers.items() if not isinstance(t, AbsentTokenizer)},
+            self.vocabulary,
+            missing=self.missing,
+            origin=self._origin,
+            published=self.published,
         )
-        config.build_vocabulary()
 
-        def write_tokenizers(target: Path) -> None:
-            target.mkdir()
-            for space, tokenizer in spaces.items():
-                members = [self.modalities[spec.name] for spec in self.modalities.token_spaces[space]]
-                save_tokenizer(tokenizer, target / space, manager=self.modalities.manager, modalities=members)
-            for space in sorted(fingerprints.keys() - spaces.keys()):
-                assert self._origin is not None
-                shutil.copytree(self._origin[0] / exported.TOKENIZERS / space, target / space)
-
-        exported.write_folder(Path(folder), config, self.network, write_tokenizers, published=self.published)
+    def save_published(self, path: str | Path) -> None:
+        """Write `path` (a safetensors file) and `config.json` beside it, in the published format. Raises ValueError for
+        what the format cannot hold."""
+        specs = {name: modality.spec for name, modality in self.modalities.items()}
+        save_published(Path(path), self.network, self.vocabulary, specs, missing=self.missing, arguments=self.published)
 
     # Use
 
@@ -377,17 +291,4 @@ class FourM:
     def _find(self, name: str) -> Modality:
         if name in self.modalities:
             return self.modalities[name]
-        raise ValueError(self.missing.get(name) or _no_such(name, self.modalities))
-
-
-def _no_such(name: str, known: Iterable[str]) -> str:
-    return f"this model has no modality {name!r}; {did_you_mean(name, known, otherwise='it has')}"
-
-
-def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:
-    if all((p.kind, p.name) != ("modality", saved.plugin) for p in manager.plugins):
-        return (
-            f"the model knows {name!r}, but its plugin ({saved.distribution} {saved.version}) is not installed: "
-            f"pip install {saved.distribution}"
-        )
-    return f"the model knows {name!r}, but its plugin cannot be used: {str(error).splitlines()[0]}"
+        raise ValueError(self.missing.get(name) or request.no_such(name, self.modalities))

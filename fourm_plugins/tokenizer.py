@@ -77,7 +77,8 @@ class Tokenizer(ABC):
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A
-        tokenizer with nothing to learn returns {}."""
+        tokenizer with nothing to learn returns {}. The engine's networks raise ValueError, since the trainer fits
+        them: `fourm tokenizer fit`, or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import MissingTokenizerError
-from fourm_engine.convert.model import save_published
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
 from fourm_engine.generate import Ids
@@ -66,7 +65,7 @@ def test_a_round_trip_keeps_every_bit_and_the_order_of_the_domains(checkpoint, t
     FourM.from_pretrained(checkpoint, device="cpu").save_pretrained(tmp_path / "native")
     native = FourM.from_pretrained(tmp_path / "native", device="cpu")
     assert native.vocabulary.names == ["rgb", "rgb@pixels", "depth", "caption", "normal"]
-    save_published(native, tmp_path / "again" / "model.safetensors")
+    native.save_published(tmp_path / "again" / "model.safetensors")
     before, after = load_file(checkpoint), load_file(tmp_path / "again" / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)

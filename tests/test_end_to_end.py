@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 from fourm_engine.cli.extend import extension_config
-from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import load_config
+from fourm_engine.recipes.extend import open_extension
 
 ROOT = Path(__file__).parent.parent
 CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
@@ -191,7 +191,7 @@ def test_what_cannot_be_extended_is_named_before_anything_is_written(trained, so
     (folder / "unfinished").mkdir(exist_ok=True)
     (folder / "unfinished/config.yaml").write_text(path.read_text())
     with pytest.raises(ValueError, match=message):
-        Extension.open(
+        open_extension(
             extension_config(str(folder / source), [], add=[add], train="rows", out=folder / out, config=None)
         )
     assert not (folder / "new").exists()
@@ -207,4 +207,4 @@ def test_an_exported_folder_is_extended_with_the_settings_it_has(trained):
     assert config.run == folder / "run/model-semseg-rows"
     assert config.modalities.settings["depth"]["codebook_size"] == 16
     assert config.extend.replay_share == 0
-    assert {spec.name for spec in Extension.open(config).new} == {"semseg"}
+    assert {spec.name for spec in open_extension(config).new} == {"semseg"}

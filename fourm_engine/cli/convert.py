@@ -49,7 +49,6 @@ def convert(
     if to is Format.native and out.suffix == ".safetensors":
         raise ValueError(f"{out}: models and tokenizers of ours are folders; give one")
 
-    from fourm_engine.convert.model import save_published
     from fourm_engine.convert.published import WEIGHTS
     from fourm_engine.convert.tokenizers import is_tokenizer
     from fourm_engine.lock import at_work
@@ -71,7 +70,7 @@ def convert(
             model = FourM.from_pretrained(source, device="cpu", domains=domain, tokenizers=tokenizers, manager=manager)
             if model.missing and not domain:
                 raise ValueError("; ".join(model.missing.values()))
-            model.save_pretrained(target) if native else save_published(model, target)
+            model.save_pretrained(target) if native else model.save_published(target)
     print(target)
 
 

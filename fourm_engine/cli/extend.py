@@ -35,18 +35,17 @@ def extend(
     predicted before and after. The same command continues what was stopped; torchrun spreads it over processes."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.extend.report import FILE, Report
-    from fourm_engine.extend.source import Extension
     from fourm_engine.lock import at_work
-    from fourm_engine.recipes.extend import train_extension
+    from fourm_engine.recipes.extend import open_extension, train_extension
     from fourm_engine.train.distributed import processes
 
     settings = extension_config(run, overrides or [], add=add, train=train.value, out=out, config=config)
     with at_work(settings.run):
-        extension = Extension.open(settings)
+        extension = open_extension(settings)
         with processes(settings.train):  # joined once for all that follows
             extension.check_same()
-            _prepare(extension)
-            train_extension(extension)
+            _prepare(settings, extension)
+            train_extension(settings, extension)
     if rank_and_world()[0] == 0:
         print_report(Report.load(settings.run / FILE))
         print(settings.run)
@@ -57,8 +56,9 @@ def extension_config(
 ) -> RunConfig:
     """The config of the new run: the old one's, with the model's own modalities and shape, the `extend` section and the
     overrides. Raises ValueError: no model, no config, or a folder that is something else."""
-    from fourm_engine import exported, started
+    from fourm_engine import exported
     from fourm_engine.extend.source import find_model
+    from fourm_engine.recipes import started
     from fourm_engine.recipes.config import CONFIG, leave_out_missing, parse_config
     from fourm_engine.yaml_config import apply_override, read_yaml
 
@@ -98,14 +98,14 @@ def _check_out(out: Path, taken: set[Path]) -> None:
         raise ValueError(f"--out {out}: it is there, and no run of `fourm extend`; choose another folder")
 
 
-def _prepare(extension: Extension) -> None:
+def _prepare(config: RunConfig, extension: Extension) -> None:
     """Tokenizers of new token spaces, then tokens of all that lacks them."""
     from fourm_engine.cli.share import rank_and_world
     from fourm_engine.cli.tokenize import tokenize_data
     from fourm_engine.cli.tokenizer import fit_space
     from fourm_engine.train.distributed import sum_numbers
 
-    config, first = extension.config, rank_and_world()[0] == 0
+    first = rank_and_world()[0] == 0
     for space in extension.unfitted:
         for line in fit_space(config, extension.manager, extension.modalities, space):
             if first:

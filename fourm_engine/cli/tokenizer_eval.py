@@ -30,9 +30,10 @@ def evaluate(
 ) -> None:
     """Encode and decode held-out data; print scores, write tokenizers.json and sheet.png."""
     from fourm_engine.cli.share import local_device
-    from fourm_engine.evaluate.tokenizers import FOLDER, evaluate_tokenizers
+    from fourm_engine.evaluate.tokenizers import FOLDER
     from fourm_engine.lock import at_work
     from fourm_engine.recipes.config import load_config
+    from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
 
     settings = load_config(config, overrides or [])
     out = out or settings.run / FOLDER

@@ -1,1 +1,2 @@
-"""Raw files and token shards in, packed training samples out."""
+"""Samples from disk or memory in, masked and packed training samples out. A `Store` says which samples there are and loads
+one modality of one; `MaskedSamples` orders and masks what it loads; `batches` collates the share of a process."""

@@ -16,21 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.recording import ViewRecorder
+from fourm_engine.data.shards import VIEWS_FOLDER, digest, read_names, shard_path, shard_paths
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tally import Tally, TokenizeReport
-from fourm_engine.data.tokens import (
-    VIEWS_FOLDER,
-    Made,
-    RecordedViews,
-    TokenShardWriter,
-    digest,
-    read_names,
-    shard_path,
-    shard_paths,
-)
+from fourm_engine.data.tokens import Made, TokenShardWriter
+from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_plugins.tokenizer import Tokenizer
@@ -104,7 +98,7 @@ def tokenize_split(
         recorded = _settle_views(recorder, index, names, found, data)
         for modality, writer in writers.items():
             spec, differences, tally = modalities[modality].spec, found[modality], report.modalities[modality]
-            views_of = {} if spec.alignment is None else recorded.digests(f"digest.{spec.alignment}")
+            views_of = {} if spec.alignment is None else recorded.digests(spec.alignment)
             differences.look_through(views_of)
             total += len(differences.todo) if writer.exists(index) else 0
             encoder = _ShardEncoder(data, modality, tokenizers[modality], recorded.get, views)

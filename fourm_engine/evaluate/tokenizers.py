@@ -1,6 +1,6 @@
 """How good fitted tokenizers are: held-out values, encoded and decoded, in each modality's own metrics.
 
-In: a config whose tokenizers are fitted. Out: `TokenizerScores` of each modality with tokens, written to
+In: fitted tokenizers and held-out data. Out: `TokenizerScores` of each modality with tokens, written to
 `tokenizers.json`, and `sheet.png`, reconstructions above what they are of.
 """
 
@@ -22,11 +22,9 @@ from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
 from fourm_engine.evaluate.results import Score
 from fourm_engine.files import write_atomically
 from fourm_engine.fit.samples import named_values
-from fourm_engine.modalities import Modalities, load_manager
-from fourm_engine.recipes.config import RunConfig
+from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage_of
-from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -67,55 +65,39 @@ class TokenizerEvaluation:
 
 
 def evaluate_tokenizers(
-    config: RunConfig,
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    held_out: AlignedData,
+    train: AlignedData | None,
+    views: ViewDrawer,
+    out: Path,
     *,
-    only: Sequence[str] = (),
     samples: int = 512,
     pictures: int = 6,
     features: str | None = None,
     constant_samples: int = 300,
-    out: Path | None = None,
     device: Any = "cpu",
 ) -> TokenizerEvaluation:
-    """Measure the tokenizers of a config on the first `samples` of its held-out data, seen through centre crops.
+    """Measure `tokenizers`, modality -> tokenizer, on the first `samples` of held-out data, and write the report to
+    `out`.
 
     Args:
-        only: modalities to measure; all with tokens where none are named.
+        train: data to which the constant predictors are fitted, `constant_samples` of it.
+        views: how a sample is seen.
         pictures: samples on the sheet.
-        features: a network, by name or folder, for the metrics that need one.
-        constant_samples: training samples to which the constant predictors are fitted.
-        out: folder of the report; by default `<run>/tokenizer-evaluation`.
-
-    Raises ValueError: no held-out data, no such modality, no fitted tokenizer."""
-    data = config.data
-    if data.val is None:
-        raise ValueError("data.val is not set: name the folder of held-out data")
-    manager = load_manager(config.modalities)
-    modalities = config.load_modalities(manager)
-    chosen = _chosen(modalities, only)
-    spaces = {
-        space: specs for space, specs in modalities.token_spaces.items() if {spec.name for spec in specs} & set(chosen)
-    }
-    tokenizers = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
-    held_out = AlignedData.from_config(modalities, data, training=False)
-    train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
-    for part in (held_out, train):
-        if part is not None:
-            log.info("%s", part.describe())
-    centre = ViewDrawer.from_config(modalities, data, training=False)
-
+        features: a network, by name or folder, for the metrics that need one."""
     found, notes = [], list[str]()
     shown: dict[str, dict[str, tuple[Any, Any]]] = {}  # sample -> modality -> (value, reconstruction)
-    for name in chosen:
+    for name in tokenizers:
         modality, tokenizer = modalities[name], tokenizers[name]
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(device)
-        values = named_values(held_out, name, centre, limit=samples)
+        values = named_values(held_out, name, views, limit=samples)
         if not values:
             notes.append(f"{name}: no held-out sample has it")
             continue
         metrics = modality.metrics() + (modality.network_metrics(features) if features else ())
-        known = named_values(train, name, centre, limit=constant_samples) if train is not None else {}
+        known = named_values(train, name, views, limit=constant_samples) if train is not None else {}
         constants = modality.constants(list(known.values())) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
@@ -123,22 +105,14 @@ def evaluate_tokenizers(
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %d samples encoded and decoded", name, len(values))
-    out = out or config.run / FOLDER
     files = [_write(out, found, notes)]
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
         files.append(
-            _draw(out, modalities, [name for name in chosen if any(name in shown[s] for s in best)], shown, best)
+            _draw(out, modalities, [name for name in tokenizers if any(name in shown[s] for s in best)], shown, best)
         )
     return TokenizerEvaluation(found, notes, files)
-
-
-def _chosen(modalities: Modalities, only: Sequence[str]) -> list[str]:
-    with_tokens = [name for name, modality in modalities.items() if not modality.spec.continuous]
-    if unknown := sorted(set(only) - set(with_tokens)):
-        raise ValueError(f"no modality {unknown[0]!r} with tokens takes part; there are {', '.join(with_tokens)}")
-    return [name for name in with_tokens if not only or name in only]
 
 
 def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any]) -> tuple[list[np.ndarray], list[Any]]:

@@ -1,8 +1,8 @@
 """Extension: a trained model and the modalities it grows by, checked against each other before anything is trained.
 
-In: a `RunConfig` with its `extend` section. Out: all modalities, the vocabulary that begins with the model's own, and
-the tokenizers: those the model was trained with for all it knows, be it shared with a new modality, and those in the
-config's folder for what is new.
+In: which model, which modalities, where the tokenizers of new ones are. Out: all modalities, the vocabulary that begins
+with the model's rows, and the tokenizers: those that the model was trained with for all that it knows, also where a new
+modality shares them, and fitted ones for what is new.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
-from fourm_engine.modalities import Modalities, activate_kinds, check_settings, identity, load_manager
+from fourm_engine.modalities import (
+    Modalities,
+    ModalitiesConfig,
+    activate_kinds,
+    check_settings,
+    identity,
+    load_manager,
+)
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
 from fourm_engine.train.distributed import check_same
 from fourm_engine.vocabulary import Vocabulary
@@ -34,10 +40,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extension:
-    """What `open` found to fit together. `modalities` are all whose plugins are here, the new ones among them."""
+    """A model and what it grows by, which fit together. `modalities` are all whose plugins are here, the new ones among
+    them."""
 
-    config: RunConfig
+    settings: ExtendConfig
     folder: Path  # of the exported model
+    fitted: Path  # folder of the tokenizers of new token spaces
+    model_config: ModelConfig  # of the source, compiled where the run is
     saved: ExportedConfig
     source: FourM
     manager: PluginManager
@@ -45,56 +54,58 @@ class Extension:
     vocabulary: Vocabulary
 
     @classmethod
-    def open(cls, config: RunConfig, manager: PluginManager | None = None) -> Extension:
-        """Raises ValueError: no such model; a new modality that it has already, that is not installed, or whose token
-        space clashes; a config that changes what the model has, or names no held-out data."""
-        assert config.extend is not None
-        if config.data.val is None:
-            raise ValueError(
-                "data.val is not set: what is gained and forgotten is measured on held-out samples; set it"
-            )
-        folder = find_model(config.extend.source)
+    def open(
+        cls,
+        settings: ExtendConfig,
+        modalities_config: ModalitiesConfig,
+        model: ModelConfig,
+        fitted: Path,
+        manager: PluginManager | None = None,
+    ) -> Extension:
+        """`fitted`: folder of the tokenizers of new token spaces.
+
+        Raises ValueError: no such model; a new modality that it has already, that is not installed, or whose token
+        space clashes; a config that changes what the model has."""
+        folder = find_model(settings.source)
         saved = exported.read_config(folder)
-        manager = manager or load_manager(config.modalities)
-        for name in config.extend.add:
+        manager = manager or load_manager(modalities_config)
+        for name in settings.add:
             if name in saved.modalities:
                 raise ValueError(
                     f"extend.add: {name!r} is in the model already; it has {', '.join(sorted(saved.modalities))}"
                 )
         added, plugins = [], {}
-        for name in config.extend.add:
-            settings = dict(config.modalities.settings.get(name, {}))
-            entry_point = settings.pop("plugin", name)
-            added.append(manager.modality(name, plugin=entry_point, **settings))
+        for name in settings.add:
+            given = dict(modalities_config.settings.get(name, {}))
+            entry_point = given.pop("plugin", name)
+            added.append(manager.modality(name, plugin=entry_point, **given))
             plugins[name] = manager.find("modality", entry_point)
         source = FourM.from_pretrained(folder, device="cpu", manager=manager)
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
         found = cls(
-            config, folder, saved, source, manager, modalities, source.vocabulary.extend([*modalities.specs, *missing])
+            settings,
+            folder,
+            fitted,
+            source.network.config.model_copy(update={"compile": model.compile}),
+            saved,
+            source,
+            manager,
+            modalities,
+            source.vocabulary.extend([*modalities.specs, *missing]),
         )
         remedy = "leave the section out to keep the model's, or add the modality under another name"
-        check_settings(config.modalities, source.modalities, manager, where=folder, remedy=remedy)
-        found._check_model()
+        check_settings(modalities_config, source.modalities, manager, where=folder, remedy=remedy)
+        found._check_model(model)
         found._check_spaces()
         activate_kinds(found.training, manager, maskers=True)
         manager.freeze()
         return found
 
     @property
-    def settings(self) -> ExtendConfig:
-        assert self.config.extend is not None
-        return self.config.extend
-
-    @property
     def new(self) -> list[ModalitySpec]:
         """Specs of the new modalities, by name."""
         return [spec for spec in self.modalities.specs if spec.name not in self.source.vocabulary]
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The model's own, compiled if the config says so."""
-        return self.source.network.config.model_copy(update={"compile": self.config.model.compile})
 
     @property
     def training(self) -> Modalities:
@@ -109,10 +120,10 @@ class Extension:
 
     @property
     def unfitted(self) -> list[str]:
-        """Token spaces of new modalities alone that have no usable tokenizer in `tokenizers.folder`."""
+        """Token spaces of new modalities alone that have no usable tokenizer in `fitted`."""
         wanting = []
         for space, specs in self._new_spaces.items():
-            folder = self.config.tokenizers.folder / space
+            folder = self.fitted / space
             try:
                 load_tokenizer(folder, specs, self.manager, modalities=[self.modalities[s.name] for s in specs])
             except ValueError as error:
@@ -127,8 +138,7 @@ class Extension:
         spaces = self.modalities.token_spaces
         own = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
         found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager, modalities=self.modalities)
-        folder = self.config.tokenizers.folder
-        found |= load_tokenizers(folder, self._new_spaces, self.manager, modalities=self.modalities)
+        found |= load_tokenizers(self.fitted, self._new_spaces, self.manager, modalities=self.modalities)
         return found | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
 
     def weights_digest(self) -> str:
@@ -148,8 +158,8 @@ class Extension:
         known = {e.spec.token_space.name for e in self.saved.modalities.values() if e.spec.token_space}
         return {space: specs for space, specs in self.modalities.token_spaces.items() if space not in known}
 
-    def _check_model(self) -> None:
-        given, own = self.config.model.model_dump(), self.source.network.config.model_dump()
+    def _check_model(self, config: ModelConfig) -> None:
+        given, own = config.model_dump(), self.source.network.config.model_dump()
         for key in own.keys() - {"size", "compile"}:
             if given[key] != own[key]:
                 raise ValueError(
@@ -172,7 +182,7 @@ class Extension:
 
 
 def find_model(source: str | Path) -> Path:
-    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError, with what mends it."""
+    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError with the remedy."""
     run = Path(source)
     unfinished = (run / "config.yaml").is_file() and not (run / "model").exists()
     if unfinished and not (run / exported.CONFIG).is_file():

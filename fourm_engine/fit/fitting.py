@@ -247,9 +247,12 @@ def _up_to_date(
         return None
 
 
-def fit_network(tokenizer: NeuralTokenizer, arrays: list[Any], config: FitConfig, *, seed: int = 0) -> dict[str, float]:
-    """Fit a neural tokenizer on arrays in memory, leaving nothing on disk. Returns how the arrays themselves use the
-    codes."""
+def fit_network(
+    tokenizer: NeuralTokenizer, arrays: Sequence[Any], config: FitConfig | None = None, *, seed: int = 0
+) -> dict[str, float]:
+    """Fit a tokenizer that is a network on arrays in memory, leaving nothing on disk. Returns which share of the codes
+    the arrays use ("usage", "perplexity"), and the number of "dead codes"."""
+    config = config or FitConfig()
     data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
     task = TokenizerTask(tokenizer, data, None, steps=config.steps, seed=seed)
     with tempfile.TemporaryDirectory() as run:

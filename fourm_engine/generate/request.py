@@ -15,6 +15,7 @@ from fourm_engine.generate.guidance import unknown_condition
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
 
 
 def names_of(what: str, given: str | Iterable[str]) -> list[str]:
@@ -27,6 +28,11 @@ def names_of(what: str, given: str | Iterable[str]) -> list[str]:
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"{what}: {wrong[0]!r:.80} is no name of a modality")
     return names
+
+
+def no_such(name: str, known: Iterable[str]) -> str:
+    """The message about a modality that a model does not have."""
+    return f"this model has no modality {name!r}; {did_you_mean(name, known, otherwise='it has')}"
 
 
 def targets_of(given: str | Iterable[str]) -> list[str]:

@@ -44,7 +44,8 @@ class Generated:
     def __repr__(self) -> str:
         value = self.value
         what = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else reprlib.repr(value)
-        return f"<Generated {self.modality.name!r}: {what}, {len(self.tokens)} tokens; decoded from {self.decoded_from}>"
+        source = f"{len(self.tokens)} tokens; decoded from {self.decoded_from}"
+        return f"<Generated {self.modality.name!r}: {what}, {source}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, or the text, and the remark below it."""

@@ -14,16 +14,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fourm_engine import started
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.present import with_data
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.files import write_atomically
 from fourm_engine.fit.config import TokenizersConfig
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities, with_data
+from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.recipes import started
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
@@ -37,7 +38,7 @@ CONFIG = "config.yaml"  # in the folder of a run
 
 class RunConfig(BaseModel):
     """All that a run is made of. Paths are relative to the working directory; in the config that a run stored, to where
-    it was started (`fourm_engine.started`)."""
+    it was started (`fourm_engine.recipes.started`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

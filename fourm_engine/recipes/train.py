@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fourm_engine.data.training import TrainingData
-from fourm_engine.extend.source import Extension
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.extend import tell, train_extension
+from fourm_engine.recipes.extend import open_extension, tell, train_extension
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -22,7 +21,7 @@ def train(config: RunConfig) -> dict[str, float]:
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
     if config.extend is not None:
-        return train_extension(Extension.open(config))
+        return train_extension(config, open_extension(config))
     with at_work(config.run):
         return _activate(config)
 
@@ -41,8 +40,8 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
     manager.freeze()
     vocabulary = modalities.vocabulary()
 
-    def data(*, training: bool) -> TrainingData:
-        return TrainingData.from_config(
+    def data(*, training: bool) -> MaskedSamples:
+        return MaskedSamples.from_config(
             config.data,
             config.masking,
             modalities,

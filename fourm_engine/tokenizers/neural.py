@@ -1,4 +1,4 @@
-"""Tokenizers that are networks, learned by gradient with the one trainer (`fourm_engine.fit.task`).
+"""Tokenizers that are networks; `fourm_engine.fit` trains them by gradient.
 
 In: a spec whose array is a feature map, class map or feature vector. A subclass brings a network; this module brings
 what all of them share: checking and batching arrays, saving and loading, the fingerprint.
@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fourm_engine.data.aligned import check_array
 from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_engine.weights import check_weights
+from fourm_plugins.arrays import check_array
 from fourm_plugins.modality import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -224,11 +224,11 @@ class NeuralTokenizer(Tokenizer):
             raise ValueError(f"{self.spec.name}: tokens of shape {tuple(found)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Learn with the default settings of `fourm_engine.fit.config.FitConfig`, all arrays in memory."""
-        from fourm_engine.fit.config import FitConfig
-        from fourm_engine.fit.fitting import fit_network
-
-        return fit_network(self, list(arrays()), FitConfig())
+        """Raises ValueError: a network learns by gradient, in the trainer, which is above the tokenizers."""
+        raise ValueError(
+            f"{self.spec.name}: a tokenizer of kind {self.kind!r} is a network; fit it with `fourm tokenizer fit`, or "
+            f"in Python with fourm_engine.fit.fit_network(tokenizer, arrays)"
+        )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:
         """The fitted state: parameters and codebook, without what only training needs; CPU tensors, or with

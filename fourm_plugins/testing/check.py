@@ -12,17 +12,24 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from fourm_plugins.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from fourm_plugins.testing.subject import Subject
 
 #: failed, "cannot run" (something that is no part of the plugin is missing) and "unexpected pass" (an expected failure
 #: that is none any more) are bad; all others are not. "not run" is what needs what another check has found broken.
 State = Literal["passed", "failed", "cannot run", "expected failure", "unexpected pass", "not claimed", "not run"]
 BAD: frozenset[State] = frozenset({"failed", "cannot run", "unexpected pass"})
+
+
+class Checked(Protocol):
+    """What checks are run on: `fourm_plugins.testing.Subject`."""
+
+    #: Checks that have failed, so that what needs the same is not run rather than failed again.
+    blamed: set[str]
+
+    @property
+    def claims(self) -> frozenset[str]: ...
 
 
 class CheckFailed(AssertionError):
@@ -47,7 +54,7 @@ class Check:
     """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
     its docstring what the check asks for. It is run where the subject claims all of `claims`; with none, always."""
 
-    run: Callable[[Subject], None]
+    run: Callable[[Any], None]
     claims: tuple[str, ...] = ()
 
     @property
@@ -112,7 +119,7 @@ def require(condition: Any, message: str) -> None:
         raise CheckFailed(message)
 
 
-def run_check(check: Check, subject: Subject, expected_failures: Mapping[str, str]) -> Outcome:
+def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, str]) -> Outcome:
     """Run one check. Never raises what the plugin raises. `subject.blamed` gathers the checks that have failed."""
     start = time.perf_counter()
     reason = expected_failures.get(check.name)

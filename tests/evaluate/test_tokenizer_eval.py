@@ -11,9 +11,9 @@ from PIL import Image
 from fourm_engine.cli.tokenizer_eval import print_scores
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.evaluate import tokenizers as module
-from fourm_engine.evaluate.tokenizers import evaluate_tokenizers
 from fourm_engine.modalities import Modalities
 from fourm_engine.recipes.config import parse_config
+from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
 from fourm_plugins import Metric, View
 from fourm_plugins.manager import Plugin
 from tests.fakes import LEVELS, LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data

@@ -15,15 +15,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fourm_engine.data.training import TrainingData
-from fourm_engine.extend.source import Extension
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.task import ExtendTask
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.span import SpanMasker
 from fourm_engine.modalities import Modalities
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.extend import train_extension
+from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import FeatureVector, ModalitySpec, Tokenizer, TokenizerRecipe, TokenSpace, Vector
@@ -152,7 +151,7 @@ def prepare(folder: Path) -> dict[str, float]:
     modalities = Modalities([everything[name] for name in KNOWN], {name: host.find("modality", name) for name in KNOWN})
     tokenizers = fake_tokenizers(modalities)
     data = [
-        TrainingData.from_config(
+        MaskedSamples.from_config(
             config.data, config.masking, modalities, tokenizers, modalities.vocabulary(), seed=3, training=training
         )
         for training in (True, False)
@@ -166,7 +165,7 @@ def fake_or_pair(spec: ModalitySpec) -> Tokenizer:
 
 
 def extend(config: RunConfig, host: Host | None = None) -> dict[str, float]:
-    return train_extension(Extension.open(config, host or Host()))
+    return train_extension(config, open_extension(config, host or Host()))
 
 
 def main() -> None:

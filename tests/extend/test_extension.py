@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from fourm_engine.extend.report import Report
-from fourm_engine.extend.source import Extension
 from fourm_engine.extend.task import ExtendTask
 from fourm_engine.generate import Ids
 from fourm_engine.model import FourM
 from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.recipes.extend import open_extension
 from fourm_engine.tokenizers import store
 from tests.extend.growing import CLASSES, Host, extend, prepare, run_config
 from tests.fakes import Words
@@ -185,7 +185,7 @@ def test_a_known_modality_without_tokenizer_takes_no_part(folder, tmp_path, capl
 def test_new_text_needs_the_tokenizer_of_the_text_that_is_known(folder, tmp_path):
     source = without_tokenizer(folder, tmp_path / "converted", "fake_words")
     with pytest.raises(ValueError, match=r"'more' shares the token space 'fake_words' with 'words'.*fourm convert"):
-        Extension.open(run_config(folder, tmp_path, extend={"source": str(source), "add": ["more"]}), Host())
+        open_extension(run_config(folder, tmp_path, extend={"source": str(source), "add": ["more"]}), Host())
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_text_that_describes_the_shared_vocabulary_otherwise_is_refused(folder, 
     with pytest.raises(
         ValueError, match="more and words share the token space 'fake_words' but describe it differently"
     ):
-        Extension.open(run_config(folder, tmp_path, extend={"add": ["more"]}), Host())
+        open_extension(run_config(folder, tmp_path, extend={"add": ["more"]}), Host())
 
 
 def test_a_new_modality_without_data_is_told(folder, tmp_path):

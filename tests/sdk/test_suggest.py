@@ -18,7 +18,6 @@ def test_the_nearest_name_is_suggested_and_all_are_listed_where_none_is_near():
 
 def test_names_are_compared_in_one_place():
     root = Path(fourm_plugins.__file__).parents[1]
-    found = subprocess.run(
-        ["git", "grep", "-l", "get_close_matches", "--", "*.py", ":!tests"], cwd=root, capture_output=True, text=True, check=True
-    )
+    command = ["git", "grep", "-l", "get_close_matches", "--", "*.py", ":!tests"]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["fourm_plugins/suggest.py"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
-from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.mlp import MLPTokenizer
 from fourm_plugins import ClassMap, FeatureVector, Grid, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 
@@ -88,3 +88,8 @@ def test_what_does_not_fit_is_refused():
         made(loss={"cross_entropy": 1.0})
     with pytest.raises(ValueError, match=r"feature: expected float32 \(24,\), found float32 \(5,\)"):
         made().encode([np.zeros(5, np.float32)])
+
+
+def test_a_network_says_how_it_is_fitted_rather_than_fit_itself():
+    with pytest.raises(ValueError, match=r"feature: .*`fourm tokenizer fit`.*fourm_engine\.fit\.fit_network\("):
+        made().fit(lambda: vectors(4))

@@ -1,0 +1,69 @@
+"""Which modalities have data in a folder, and what lies there that looks like data but is in no modality's folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fourm_engine.data.names import is_archive, is_litter, shown, split
+from fourm_engine.modalities import Modalities
+from fourm_plugins.modality import Modality
+
+log = logging.getLogger(__name__)
+
+
+def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
+    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name); each of the
+    others is reported. What `select: installed` means for data that has not all that is installed.
+
+    Raises ValueError where none has any."""
+    folders = list(folders)
+    kept = []
+    for name, modality in modalities.items():
+        if any((folder / part).is_dir() for folder in folders for part in (modality.spec.source, name)):
+            kept.append(modality)
+        else:
+            wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
+            log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
+    if not kept:
+        aside = (line for folder in folders if folder.is_dir() for line in beside(folder, modalities.values()))
+        raise ValueError(
+            f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
+            f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
+            + "".join(f"; {line}" for line in aside)
+        )
+    plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
+    return Modalities(kept, plugins, modalities.manager)
+
+
+def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
+    """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
+    modalities in one archive, or in one folder."""
+    specs = [modality.spec for modality in modalities]
+    extensions, sources = (
+        sorted({e for spec in specs for e in spec.extensions}),
+        sorted({spec.source for spec in specs}),
+    )
+    with os.scandir(root) as entries:
+        found = [entry.name for entry in entries if not is_litter(entry.name)]
+    archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
+    files = sorted(name for name in found if split(name, extensions) is not None and name != "splits.json")
+    folders = ", ".join(f"{source}/" for source in sources)
+    lines = []
+    if archives:
+        lines.append(
+            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
+            f"folder for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
+        )
+    if files:
+        lines.append(
+            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the "
+            f"folder of their modality ({folders})"
+        )
+    for source in sources:
+        alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
+        if source not in found and alike:
+            lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
+    return lines

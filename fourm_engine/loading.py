@@ -1,0 +1,185 @@
+"""The parts of a stored model: an exported folder, a run's folder, a Hub id, or a published checkpoint.
+
+In: where the model is, and which plugins and tokenizers to use. Out: `Parts`, each checked against the others and
+against what the model was trained with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourm_engine import exported
+from fourm_engine.convert import published
+from fourm_engine.convert.domains import match, restrict
+from fourm_engine.convert.tokenizers import given_tokenizers
+from fourm_engine.device import choose_device
+from fourm_engine.exported import ExportedConfig, SavedModality
+from fourm_engine.generate.request import names_of, no_such
+from fourm_engine.identity import check_identity
+from fourm_engine.modalities import Modalities
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of: the arguments of `FourM`."""
+
+    network: Transformer
+    modalities: Modalities
+    tokenizers: dict[str, Tokenizer]
+    vocabulary: Vocabulary
+    missing: dict[str, str]
+    published: dict[str, Any] | None
+    origin: tuple[Path, ExportedConfig] | None = None
+
+
+def load_parts(
+    path_or_id: str | Path,
+    *,
+    device: torch.device | str | None,
+    domains: Iterable[str] | None,
+    disable: Iterable[str],
+    providers: Mapping[str, str] | None,
+    manager: PluginManager | None,
+    revision: str | None,
+    tokenizers: Mapping[str, str | Path] | None,
+    settings: Mapping[str, Mapping[str, Any]] | None,
+) -> Parts:
+    """The arguments, and what is raised, are those of `FourM.from_pretrained`."""
+    device = choose_device(device)
+    disable = names_of("disable", disable)
+    if manager is not None and (disable or providers):
+        raise ValueError("disable and providers are the manager's; give them to it, or leave it out")
+    host = manager or PluginManager(disabled=disable, providers=providers)
+    source = published.find(path_or_id)
+    folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
+    if source := source or published.find(folder):
+        parts = _published(source, domains, tokenizers or {}, settings or {}, host)
+    elif settings:
+        raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
+    else:
+        parts = _exported(folder, domains, tokenizers or {}, host)
+        if manager is None:  # a caller's own host may serve further models
+            host.freeze()
+    parts.network.to(device)
+    for tokenizer in parts.tokenizers.values():
+        tokenizer.to(device)
+    return parts
+
+
+def _exported(
+    folder: Path, domains: Iterable[str] | None, tokenizers: Mapping[str, str | Path], manager: PluginManager
+) -> Parts:
+    config = exported.read_config(folder)
+    names = set(config.modalities if domains is None else names_of("domains", domains))
+    if unknown := sorted(names - config.modalities.keys()):
+        raise ValueError(f"domains: {no_such(unknown[0], config.modalities)}")
+    found, plugins, missing = [], {}, {}
+    for name, saved in config.modalities.items():
+        if name not in names:
+            missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
+            continue
+        try:
+            modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
+            plugins[name] = manager.find("modality", saved.plugin)
+        except PluginError as error:
+            missing[name] = _why_missing(name, saved, manager, error)
+            log.warning("%s: %s", folder, missing[name])
+            continue
+        restrict(modality, saved.spec.input, saved.spec.target)
+        if differences := exported.spec_differences(saved.spec, modality.spec):
+            now = plugins[name]
+            raise ValueError(
+                f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
+                f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
+                f"{saved.distribution}=={saved.version}, or leave it out with domains="
+            )
+        where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
+        check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
+        found.append(modality)
+    modalities = Modalities(found, plugins, manager)
+    spaces = modalities.token_spaces
+    fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
+    loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager, modalities=modalities)
+    for name, tokenizer in loaded.items():
+        space = modalities[name].spec.token_space
+        assert space is not None
+        if tokenizer.fingerprint != config.tokenizers.get(space.name):
+            raise ValueError(
+                f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
+                f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
+            )
+    unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
+    loaded |= given_tokenizers(unfitted, tokenizers, manager)
+    network = exported.load_network(folder, config)
+    return Parts(
+        network,
+        modalities,
+        loaded,
+        config.build_vocabulary(),
+        missing=missing,
+        published=exported.published_arguments(folder),
+        origin=(folder, config),
+    )
+
+
+def _published(
+    path: Path,
+    domains: Iterable[str] | None,
+    tokenizers: Mapping[str, str | Path],
+    settings: Mapping[str, Mapping[str, Any]],
+    manager: PluginManager,
+) -> Parts:
+    """`domains`: names in the file, or ours; those that are left out leave no rows behind."""
+    checkpoint = published.open_checkpoint(path)
+    found, missing = match(checkpoint.domains, manager, settings)
+    names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in found.values()}
+    if unknown := sorted(settings.keys() - names_here):
+        raise ValueError(f"settings: the checkpoint has no {unknown[0]!r}; it has {', '.join(sorted(names_here))}")
+    if domains is not None:
+        chosen, ours = list(domains), {modality.name: name for name, (modality, _) in found.items()}
+        known = {d.name: d.name for d in checkpoint.domains} | ours
+        if unknown := [name for name in chosen if name not in known]:
+            raise ValueError(f"domains: the checkpoint has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        wanted = {known[name] for name in chosen}
+        if lacking := [name for name in missing if name in wanted]:
+            raise ValueError(missing[lacking[0]])
+        left_out = {
+            name: f"{name!r} was left out by domains={sorted(chosen)}; load the model with it" for name in known
+        }
+        missing = {name: why for name, why in left_out.items() if known[name] not in wanted}
+        found = {name: pair for name, pair in found.items() if name in wanted}
+    else:
+        for reason in missing.values():
+            log.warning("%s: %s", path, reason)
+    if not found:
+        raise ValueError(f"{path}: {'; '.join(missing.values())}")
+    names = {name: modality.name for name, (modality, _) in found.items()}
+    kept = [domain for domain in checkpoint.domains if domain.name in found]
+    network = published.build_network(checkpoint, kept, names)
+    plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
+    modalities = Modalities([modality for modality, _ in found.values()], plugins, manager)
+    loaded = given_tokenizers(modalities.token_spaces, tokenizers, manager)
+    vocabulary = published.vocabulary_of(kept, names)
+    return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
+
+
+def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:
+    if all((p.kind, p.name) != ("modality", saved.plugin) for p in manager.plugins):
+        return (
+            f"the model knows {name!r}, but its plugin ({saved.distribution} {saved.version}) is not installed: "
+            f"pip install {saved.distribution}"
+        )
+    return f"the model knows {name!r}, but its plugin cannot be used: {str(error).splitlines()[0]}"
