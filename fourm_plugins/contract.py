@@ -19,7 +19,7 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
 
-_BASES: dict[Kind, type] = {"modality": Modality[Any], "tokenizer": Tokenizer, "masker": Masker}
+_BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
 #: Arguments that the engine gives to functions: how many by position, and by name.
 _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {

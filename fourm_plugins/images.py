@@ -93,7 +93,7 @@ class PictureSettings(Settings):
 
 
 class TokenSettings(PictureSettings):
-    """Settings of a grid modality with a tokenizer of its own."""
+    """Settings of a grid modality that has tokens."""
 
     small: ClassVar[Mapping[str, Any]] = {
         **PictureSettings.small,
@@ -123,7 +123,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
-    """(extension, content) of the one file among `files` that bears one of `extensions`."""
+    """(extension, content) of the one file among `files` with one of `extensions`."""
     found = [extension for extension in extensions if extension in files]
     if len(found) != 1:
         seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"

@@ -83,8 +83,8 @@ class Modality(ABC, Generic[Value]):
     #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
     #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
-    #: To be changed by a release under which the same files and settings give other arrays, or the same arrays other
-    #: values: tokens, tokenizers and models of before are then refused.
+    #: Changed by a release that makes other arrays of the same files and settings, or other values of the same arrays:
+    #: older tokens, tokenizers and models are then refused.
     ids_version: ClassVar[str] = ""
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
@@ -229,7 +229,7 @@ class Modality(ABC, Generic[Value]):
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
 
     def remark(self, value: Value) -> str:
-        """What a person should know of a value that `denormalise` made, such as what of it was lost; '' for nothing."""
+        """What a person should know of a value that `denormalise` made, such as what was lost of it; '' for nothing."""
         return ""
 
     @abstractmethod
@@ -242,8 +242,8 @@ class Modality(ABC, Generic[Value]):
         return ()
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
-        """The best predictors that look at nothing, {what it is: value}, such as one value everywhere and one image. A
-        model must beat them. Empty where no constant makes sense."""
+        """The best constant predictions, {description: value}, such as one value everywhere and one image. A model must
+        beat them. Empty where no constant makes sense."""
         return {}
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
-    #: Settings that say where something lies that fitting starts from. What was learned does not depend on the place,
-    #: and a fitted tokenizer is stored without them.
+    #: Settings that hold the path of a file that fitting starts from. What is learned does not depend on the path, and
+    #: a fitted tokenizer is stored without it.
     places: ClassVar[frozenset[str]] = frozenset()
     #: Whether an id means something else at each position; the use of codes is then counted position by position.
     positional: bool = False
@@ -48,8 +48,8 @@ class Tokenizer(ABC):
 
     def serving(self, spec: ModalitySpec) -> Tokenizer:
         """This tokenizer for the arrays and tokens of `spec`, which uses its token space; shares all that was fitted.
-        A tokenizer whose arrays look alike in all modalities, as texts do, is its own. Raises ValueError where it
-        cannot serve it."""
+        By default the tokenizer itself, for arrays that look alike in all modalities, as texts do. Raises ValueError
+        where it cannot serve them."""
         return self
 
     def to(self, device: Any) -> Tokenizer:

@@ -24,7 +24,8 @@ from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.arrays import check_array
-from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.view import View
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fourm_engine.data.folder import MAX_FILE_BYTES, Listing, too_large
 from fourm_engine.data.names import LeftOut, compression, is_document, is_litter, plain, shown, split, wrapping
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 
 #: Open shards a source and process; more are closed and opened again as needed.
 MAX_OPEN_SHARDS = 64

@@ -83,7 +83,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
             if name not in conditions:
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
-        # A sample without some weight of its own sees that condition plainly: weight 1.
+        # A sample without a weight for a condition has weight 1.
         weights = [[common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names]
         # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}

@@ -39,9 +39,9 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
     """At least one target, none of them twice."""
     targets = names_of("targets", given)
     if not targets:
-        raise ValueError("targets: nothing is asked for; name at least one modality")
+        raise ValueError("targets: none is given; name at least one modality")
     if repeated := [target for target in targets if targets.count(target) > 1]:
-        raise ValueError(f"target {repeated[0]!r} is asked for twice")
+        raise ValueError(f"target {repeated[0]!r} is requested twice")
     return targets
 
 

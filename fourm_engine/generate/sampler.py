@@ -1,10 +1,11 @@
 """The sampler: executes a plan on a batch of samples, on tokens alone.
 
-In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and where the
-stage asks for them the probabilities of each. Branches of guidance are stacked on the batch axis, branch by branch.
+In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and the
+probabilities of each where the stage requests them. Branches of guidance are stacked on the batch
+axis, branch by branch.
 
-Grids and vectors are decoded in parallel: what is known so far is encoded again at each step, the rest is asked for as
-mask tokens. Sequences are decoded left to right with cached keys and values from one encoding.
+Grids and vectors are decoded in parallel: each step encodes again what is known so far and predicts the rest from mask
+tokens. Sequences are decoded left to right with cached keys and values from one encoding.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Sampler:
                 continue
             count_B = torch.tensor(count, device=device)
             asked_Bn = ~known_Bn
-            if priority_Bn is not None:  # only what this step reveals is asked for
+            if priority_Bn is not None:  # only what this step reveals is predicted
                 asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
             width = most_left if fixed else max(count if priority_Bn is not None else left)
             seen = most_known if fixed else max(n - k for k in left)

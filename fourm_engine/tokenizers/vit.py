@@ -93,7 +93,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySettings:
-    """The settings of a tokenizer, every codec of which keeps the positions of `grid` where it had none of its own."""
+    """The settings of a tokenizer, every codec of which keeps the positions of `grid` unless it has its own."""
     codecs = {
         name: value.model_copy(update={"position_grid": value.position_grid or grid})
         for name, value in settings

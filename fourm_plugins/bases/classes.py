@@ -83,7 +83,7 @@ class ClassGrid(GridModality):
         return ids
 
     def _ids(self, array: np.ndarray) -> np.ndarray:
-        """int64 of integers, -1 where there is no class. `ignore` is no class's id, so that it can be told."""
+        """int64 of integers, -1 where there is no class. `ignore` is no class's id."""
         s, ids = self.settings, array.astype(np.int64)
         if s.ignore is not None:
             ids[ids == s.ignore] = -1

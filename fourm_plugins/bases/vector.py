@@ -27,7 +27,7 @@ _MAX_BYTES = 1_000_000
 
 
 class Column(Settings):
-    """A column of the table, and the range that is told apart; numbers outside are clipped."""
+    """A column of the table, and its range; numbers outside are clipped."""
 
     display_only = frozenset({"unit"})
 
@@ -64,7 +64,7 @@ class VectorSettings(Settings):
     def _distinct(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         names = [column.name for column in columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"column {twice[0]!r} stands twice; rename one")
+            raise ValueError(f"column {twice[0]!r} appears twice; rename one")
         return columns
 
 

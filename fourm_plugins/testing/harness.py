@@ -29,7 +29,7 @@ class Member:
     """One modality of a tiny model. `arrays` are of as many samples as every other member's, in the same order; a
     continuous modality has neither tokenizer nor targets."""
 
-    modality: Modality
+    modality: Modality[Any]
     plugin: Plugin
     tokenizer: Tokenizer | None
     masker: Masker
