@@ -76,8 +76,6 @@ class FourM:
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
         self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs)
 
-    # Loading and saving
-
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
         lines = [f"<FourM: {parameters / 1e6:.1f} M parameters on {self.device}"]
@@ -89,6 +87,8 @@ class FourM:
                 roles = " and ".join(role for role in ("input", "target") if getattr(spec, role))
                 lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens a sample")
         return "\n".join(lines) + ">"
+
+    # Loading and saving
 
     @classmethod
     def from_pretrained(

@@ -205,12 +205,12 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array (`spec.array`: shape and dtype) of an augmented value. Raises `SampleError` for what it cannot
-        hold."""
+        """The array of an augmented value, in the shape and dtype of `spec.array`, such as float32 (C, H, W). Raises
+        `SampleError` for what it cannot hold."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:
-        """The value of an array; never raises on what a tokenizer decodes."""
+        """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
 
     def compose(self, given: Value, generated: Value, kept: np.ndarray) -> Value:
         """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.

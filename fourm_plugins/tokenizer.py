@@ -82,12 +82,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
-        """One int64 (tokens,) an array. Grids and vectors have `layout.num_tokens` ids, sequences as many as they need
-        without any end marker."""
+        """Arrays as `spec.array` describes them -> int64 (tokens,) each: `layout.num_tokens` ids of a grid or vector;
+        of a sequence as many as it needs, without an end marker."""
 
     @abstractmethod
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """One array a row of ids. Never raises on ids in [0, size)."""
+        """int64 (tokens,) each, in [0, size) -> arrays as `spec.array` describes them. Never raises on such ids."""
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
         """Arrays of float32 (B, tokens, size) distributions over ids. A tokenizer whose codes live in a space where
