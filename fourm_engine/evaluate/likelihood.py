@@ -31,7 +31,7 @@ def nats_by_sample(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Nats of each of `targets` given all tokens of `inputs` (possibly none), from one encoding of these.
 
-    A grid or vector is asked for as a whole in one parallel step; a sequence, its end marker included, token by token
+    A grid or vector is predicted as a whole in one parallel step; a sequence, its end marker included, token by token
     with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
     Returns target -> (float64 (B,) nats, int64 (B,) tokens); a sample that lacks the target has 0 of both.

@@ -115,7 +115,7 @@ class Predictor:
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         found: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
-            # A target of which a part is given is asked for alone, too: other targets only see that part.
+            # A target of which a part is given is predicted alone, too: other targets only see that part.
             plan = self._plan(task, targets)
             # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn

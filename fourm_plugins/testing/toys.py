@@ -97,7 +97,7 @@ class ToyTokenizer(Tokenizer):
 
 
 class ToyMasker(Masker):
-    """A random part is shown, another asked for."""
+    """A random part is input, another is target."""
 
     kind = "kit_masker"
 
