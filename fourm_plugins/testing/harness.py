@@ -46,7 +46,7 @@ class TinyModel(ABC):
     @property
     @abstractmethod
     def losses(self) -> Mapping[str, Sequence[float]]:
-        """Modality -> nats per target token, a number for each step that had it as a target. Empty of a loaded model."""
+        """Modality -> nats per target token, a number for each step with such a target. Empty of a loaded model."""
 
     @abstractmethod
     def gradients(self, name: str) -> dict[str, float]:
