@@ -6,18 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fourm_engine.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from fourm_engine.vocabulary import Vocabulary
 
 
 @dataclass
@@ -64,27 +60,39 @@ def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: 
 
     Every continuous modality of the vocabulary has its (B, N, patch_dim) and every modality with ids its count, be it
     0, so that batches differ in nothing but T. Raises ValueError for a sample that does not fit."""
-    encoder = _pad([sample.encoder for sample in samples], N, "input", "encoder_capacity")
+    inputs = [(sample.encoder, sample.continuous) for sample in samples]
+    encoder, continuous = collate_inputs(inputs, vocabulary, N, [e.name for e in vocabulary if e.patch_dim])
     decoder = _pad([sample.decoder for sample in samples], M, "target", "decoder_capacity")
-    continuous = {e.name: np.zeros((len(samples), N, e.patch_dim), np.float32) for e in vocabulary if e.patch_dim}
-    for name, rows in continuous.items():
-        for b, sample in enumerate(samples):
-            if name in sample.continuous:
-                rows[b, encoder[2, b] == vocabulary[name].index] = sample.continuous[name]
-
     mod = decoder[2].reshape(-1)  # (B * M,)
     used = np.flatnonzero(mod >= 0)  # in the order of the samples' labels
     labels = np.concatenate([sample.labels for sample in samples])
     by_modality = np.argsort(mod[used], kind="stable")
     counts = np.bincount(mod[used], minlength=len(vocabulary))
     return Batch(
-        Tokens(*torch.from_numpy(encoder).unbind()),
+        encoder,
         Tokens(*torch.from_numpy(decoder).unbind()),
-        {name: torch.from_numpy(rows) for name, rows in continuous.items()},
+        continuous,
         torch.from_numpy(used[by_modality]),
         torch.from_numpy(labels[by_modality]),
         {e.name: int(counts[e.index]) for e in vocabulary if e.size},
     )
+
+
+def collate_inputs(
+    inputs: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    vocabulary: Vocabulary,
+    N: int,
+    continuous: Sequence[str],
+) -> tuple[Tokens, dict[str, Tensor]]:
+    """Pad encoder rows (4, n) to (B, N), and the features of the modalities `continuous` to (B, N, patch_dim)."""
+    encoder = _pad([rows for rows, _ in inputs], N, "input", "encoder_capacity")
+    padded = {name: np.zeros((len(inputs), N, vocabulary[name].patch_dim), np.float32) for name in continuous}
+    for name, slots in padded.items():
+        for b, (_, features) in enumerate(inputs):
+            if name in features:
+                slots[b, encoder[2, b] == vocabulary[name].index] = features[name]
+    tokens = Tokens(*torch.from_numpy(encoder).unbind())
+    return tokens, {name: torch.from_numpy(slots) for name, slots in padded.items()}
 
 
 def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.ndarray:

@@ -26,10 +26,11 @@ from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.keep import continued
 from fourm_engine.generate.plan import Stage, default_plan
-from fourm_engine.generate.result import Generated
+from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds, pack
+from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.loading import load_parts
+from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
@@ -74,6 +75,18 @@ class FourM:
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
         self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs)
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        lines = [f"<FourM: {parameters / 1e6:.1f} M parameters on {self.device}"]
+        for entry in self.vocabulary:
+            if entry.name in self.missing:
+                lines.append(f"  {entry.name}: missing, {self.missing[entry.name]}")
+            elif entry.name in self.modalities:
+                spec = self.modalities[entry.name].spec
+                roles = " and ".join(role for role in ("input", "target") if getattr(spec, role))
+                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens a sample")
+        return "\n".join(lines) + ">"
 
     # Loading and saving
 
@@ -172,7 +185,7 @@ class FourM:
         seed: int = 0,
         plan: Sequence[Stage] | None = None,
         **options: Any,
-    ) -> dict[str, Generated]:
+    ) -> Results:
         """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
         known of those to come.
 
@@ -196,7 +209,7 @@ class FourM:
         plan: Sequence[Stage] | None = None,
         batch_size: int = 16,
         **options: Any,
-    ) -> list[dict[str, Generated]]:
+    ) -> list[Results]:
         """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
         (`seed` + its index, or its entry of `seeds`), whatever else is in the batch.
 
@@ -222,7 +235,7 @@ class FourM:
             default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
         for stage in stages:
             self._find(stage)
-        results = [dict[str, Generated]() for _ in inputs]
+        results = [Results() for _ in inputs]
         read = [self.reader.read(sample, {*stages}) for sample in inputs]
         several = request.several([sample for sample, _ in read], seeds)
         # Samples of different inputs may have different plans; those of one plan run together.
@@ -272,7 +285,7 @@ class FourM:
         bool."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
-        tokens, continuous = pack([s.shown for s in samples], self.vocabulary, capacity, self.device)
+        tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)
         return self.network.eval().encode_features(tokens, continuous)
 
     def _find(self, name: str) -> Modality:

@@ -36,7 +36,7 @@ class Vocabulary:
         self.entries: tuple[Entry, ...] = tuple(entries)
         self._by_name = {entry.name: entry for entry in self.entries}
         if len(self._by_name) != len(self.entries):
-            raise ValueError("two entries of the vocabulary bear one name")
+            raise ValueError("two entries of the vocabulary have the same name")
 
     @classmethod
     def build(cls, specs: Iterable[ModalitySpec]) -> Vocabulary:
@@ -61,6 +61,10 @@ class Vocabulary:
             entries.append(entry)
             start += size
         return Vocabulary(entries)
+
+    def __repr__(self) -> str:
+        entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)
+        return f"<Vocabulary of {self.size} rows: {entries}>"
 
     @property
     def size(self) -> int:

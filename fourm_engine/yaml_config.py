@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, Hashable):
                 continue  # SafeLoader says what is wrong with it
             if key in seen:
-                raise yaml.YAMLError(f"key {key!r} stands twice, line {node.start_mark.line + 1}")
+                raise yaml.YAMLError(f"key {key!r} appears twice, line {node.start_mark.line + 1}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

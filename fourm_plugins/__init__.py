@@ -1,6 +1,6 @@
 """The SDK for writers of modality plugins. Imports neither the engine nor torch.
 
-The names below are imported when they are first asked for: finding plugins (`fourm_plugins.manager`) needs none of
+The names below are imported at first use: finding plugins (`fourm_plugins.manager`) needs none of
 them, nor NumPy and pydantic, which they are made of.
 """
 
@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fourm_plugins.errors import SampleError
     from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
-    from fourm_plugins.modality import Labeller, Metric, Modality, SampleError, Settings
+    from fourm_plugins.modality import Labeller, Metric, Modality, Settings
     from fourm_plugins.spec import (
         ClassMap,
         FeatureMap,
@@ -59,7 +60,8 @@ __all__ = [
 _HOMES = {
     "hookspecs": "Run hookimpl",
     "masker": "MASK Masked Masker Specials",
-    "modality": "Labeller Metric Modality SampleError Settings",
+    "errors": "SampleError",
+    "modality": "Labeller Metric Modality Settings",
     "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",
     "tokenizer": "TextTokenizer Tokenizer",
     "view": "View",

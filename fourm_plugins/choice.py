@@ -7,12 +7,13 @@ states. Neither the order of sys.path nor of anything else changes the outcome.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from fourm_plugins.discovery import Plugin, PluginError, canonical
+from fourm_plugins.discovery import Plugin, PluginError
+from fourm_plugins.distributions import canonical
+from fourm_plugins.suggest import did_you_mean
 
 #: Environment variable: names, separated by commas, that are never imported. `--no-plugin` adds to it.
 DISABLE = "FOURM_DISABLE"
@@ -29,10 +30,10 @@ def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[
     for name in sorted(disabled):
         if name not in names:
             where = f"--no-plugin, {DISABLE} or modalities.disable"
-            raise PluginError(f"no installed plugin is called {name!r} ({where}); {nearest(name, names)}")
+            raise PluginError(f"no installed plugin is called {name!r} ({where}); {did_you_mean(name, names)}")
     for name, distribution in sorted(providers.items()):
         if name not in names:
-            raise PluginError(f"providers: no installed plugin is called {name!r}; {nearest(name, names)}")
+            raise PluginError(f"providers: no installed plugin is called {name!r}; {did_you_mean(name, names)}")
         claims = [p.distribution for p in plugins if p.name == name]
         if canonical(distribution) not in map(canonical, claims):
             raise PluginError(f"providers: {distribution!r} does not provide {name!r}; {' and '.join(claims)} do")
@@ -59,10 +60,3 @@ def _decide(plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], pr
         remedy = f"choose one in the config, `providers: {{{plugin.name}: {rivals[0]}}}`, or pip uninstall the other"
         return replace(plugin, state="conflict", reason=reason, remedy=remedy)
     return plugin
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"

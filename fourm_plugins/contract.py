@@ -6,7 +6,6 @@ it.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from fourm_plugins import hookspecs
 from fourm_plugins.discovery import Kind, Plugin
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
 
 _BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
@@ -53,13 +53,13 @@ def check_hooks(plugin: Any) -> set[str]:
             continue
         name = marked or attribute
         if name not in _HOOKS:
-            raise TypeError(f"unknown hook {name!r}; {_nearest(name, _HOOKS)}")
+            raise TypeError(f"unknown hook {name!r}; {did_you_mean(name, _HOOKS, otherwise='there are')}")
         if marked is None:
             raise TypeError(f"hook {name!r} is not marked with @fourm_plugins.hookimpl")
         takes, has = arguments(_HOOKS[name]), arguments(getattr(plugin, attribute))
         if wrong := [argument for argument in has if argument not in takes]:
-            near = difflib.get_close_matches(wrong[0], takes, n=1)
-            hint = f"; did you mean {near[0]!r} by {wrong[0]!r}?" if near else ""
+            near = nearest(wrong[0], takes)
+            hint = f"; did you mean {near!r} by {wrong[0]!r}?" if near else ""
             raise TypeError(f"hook {name!r} takes ({', '.join(takes)}), here it has ({', '.join(has)}){hint}")
         found.add(name)
     return found
@@ -87,7 +87,7 @@ def _check_observer(plugin: Plugin, provided: Any) -> Any:
     return observer
 
 
-def _check_call(plugin: Plugin, function: Callable) -> None:
+def _check_call(plugin: Plugin, function: Callable[..., Any]) -> None:
     if not callable(function):
         raise TypeError(f"{plugin.value} is a {type(function).__name__}, not a function")
     number, names = _CALLS[plugin.kind]
@@ -98,21 +98,14 @@ def _check_call(plugin: Plugin, function: Callable) -> None:
         raise TypeError(f"{plugin.value} is called with ({given}): {error}") from None
 
 
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-
-
 def _check_class(plugin: Plugin, cls: Any) -> None:
     base = _BASES[plugin.kind]
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise TypeError(f"{plugin.value} gives {cls!r}, not a subclass of fourm_plugins.{base.__name__}")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         own = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
-        parts = []
-        for name in missing:
-            near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
-            parts.append(name + (f" (it has {near[0]!r}: misspelt?)" if near else ""))
+        alike = {name: nearest(name, own, cutoff=0.7) for name in missing}
+        parts = [name + (f" (it has {near!r}: misspelt?)" if near else "") for name, near in alike.items()]
         raise TypeError(f"{plugin.value} does not define {', '.join(parts)}")
     for name in sorted(base.__abstractmethods__):  # type: ignore[attr-defined]
         _check_method(plugin, cls, base, name)

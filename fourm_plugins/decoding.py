@@ -11,7 +11,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fourm_plugins import exif
 from fourm_plugins.errors import SampleError
@@ -71,7 +71,7 @@ def _decode(content: bytes) -> Image.Image:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on damaged files.
     except Exception as error:
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
         raise SampleError(f"picture cannot be decoded: {error}") from error
 

@@ -2,7 +2,7 @@
 
 Out: a `Plugin` for each entry point of a `fourm.*` group, sorted, with the state that metadata alone can tell: ok,
 broken (cannot work as it is installed) or incompatible (made for another version). `fourm_plugins.choice` adds what the
-user decides. Which distributions count is `fourm_plugins.distributions`'s.
+user decides. Which distributions count is decided in `fourm_plugins.distributions`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CALLED = {"det": "boxes"}
 
 
 class PluginError(ValueError):
-    """A plugin that was asked for cannot be used; the message names it, the cause and the remedy."""
+    """A requested plugin cannot be used; the message names it, the cause and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def discover() -> list[Plugin]:
 
 
 def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
-    """The plugins, and what lies about of distributions that do not count."""
+    """The plugins, and the leftovers of distributions that are not installed."""
     installed, leftovers = survey()
     engine = next((one.version for one in installed if canonical(one.name) == ENGINE), "")
     found = [plugin for one in installed for plugin in _plugins(one, engine)]

@@ -10,7 +10,6 @@ counts only where nothing is installed.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +22,8 @@ from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from fourm_plugins.suggest import nearest
 
 #: The groups of entry points that are read; the number is the API version.
 KINDS = {
@@ -45,7 +46,7 @@ _VERSIONED = re.compile(r"^(.+?)(?:-\d[^-]*(?:-py[\d.]+)?)?\.(?:dist|egg)-info$"
 
 @dataclass(frozen=True)
 class Installed:
-    """A distribution with entry points of ours. `damage`: why its metadata cannot be used, or ''."""
+    """A distribution with `fourm.*` entry points. `damage`: why its metadata cannot be used, or ''."""
 
     dist: Distribution
     name: str
@@ -103,12 +104,11 @@ def canonical(distribution: str) -> str:
 
 
 def right_group(group: str) -> str:
-    """The group that a misspelt one was meant to be; '' for one that is right, or has nothing to do with us."""
+    """The group that a misspelt one was meant to be; '' for one that is right, or is no plugin group."""
     if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
-    near = difflib.get_close_matches(flat, GROUPS, n=1, cutoff=0.8)
-    return near[0] if near else GROUPS[0] if flat.startswith("fourm") else ""
+    return nearest(flat, GROUPS, cutoff=0.8) or (GROUPS[0] if flat.startswith("fourm") else "")
 
 
 def folder_of(dist: Distribution) -> str:
@@ -161,14 +161,14 @@ def _look(dist: Distribution) -> Installed | None:
 
 
 def _damaged(dist: Distribution, damage: str, ours: tuple[EntryPoint, ...] = ()) -> Installed | None:
-    """A distribution whose metadata says that it is of ours, and not all that is needed."""
+    """A distribution of the project whose metadata is incomplete."""
     if not ours and not _claims_to_be_ours(dist):
         return None
     return Installed(dist, canonical(_stem(dist)), "unknown", ours, damage)
 
 
 def _claims_to_be_ours(dist: Distribution) -> bool:
-    """Whether a file of entry points that cannot be read as such names a group of ours, or the package has our name."""
+    """Whether an unreadable entry-point file names a `fourm.*` group, or the package has the project's prefix."""
     folder: Any = getattr(dist, "_path", None)  # a pathlib or zipfile path; other finders have none
     try:
         return folder is not None and b"fourm" in (folder / "entry_points.txt").read_bytes()
@@ -263,7 +263,7 @@ class _Descending:
 
 
 def _left_over(group: Group) -> list[Leftover]:
-    """What is to be told of those of one name that do not count."""
+    """What to report of the distributions of one name that are not used."""
     first = group[0][0]
     name, version = canonical(_stem(first)), _version(first)
     home, source = os.path.dirname(folder_of(first)), source_folder(first)

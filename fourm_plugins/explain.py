@@ -6,12 +6,13 @@ is wrong, and for a key that does not exist the nearest one that does.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from fourm_plugins.suggest import nearest
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -26,9 +27,9 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
         given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r:.80})"
         return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
     fields = _fields_at(model, parents)
-    near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.4)
-    nearest = ".".join(str(part) for part in (*parents, *near))
-    return f"{path}: unknown key; " + (f"did you mean {nearest}?" if near else f"known here: {', '.join(fields)}")
+    near = nearest(str(key), fields, cutoff=0.4)
+    meant = ".".join(str(part) for part in (*parents, near))
+    return f"{path}: unknown key; " + (f"did you mean {meant}?" if near else f"known here: {', '.join(fields)}")
 
 
 def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:

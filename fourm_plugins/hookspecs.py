@@ -24,7 +24,7 @@ with them and without.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,14 +53,14 @@ class Run:
     parameters: int
     processes: int
     #: Its training settings, JSON-ready.
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(repr=False)
 
 
 # What packages provide
 
 
 @hookspec(firstresult=True)
-def fourm_modality(name: str) -> type[Modality] | None:
+def fourm_modality(name: str) -> type[Modality[Any]] | None:
     """The class of modality `name`, the entry point's name."""
 
 

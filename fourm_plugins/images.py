@@ -23,7 +23,8 @@ from fourm_plugins.decoding import decode_map as decode_map
 from fourm_plugins.decoding import decode_picture as decode_picture
 from fourm_plugins.decoding import decode_rgb as decode_rgb
 from fourm_plugins.decoding import upright as upright
-from fourm_plugins.modality import SampleError, Settings
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Settings
 from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
@@ -92,7 +93,7 @@ class PictureSettings(Settings):
 
 
 class TokenSettings(PictureSettings):
-    """Settings of a grid modality with a tokenizer of its own."""
+    """Settings of a grid modality that has tokens."""
 
     small: ClassVar[Mapping[str, Any]] = {
         **PictureSettings.small,
@@ -122,7 +123,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
-    """(extension, content) of the one file among `files` that bears one of `extensions`."""
+    """(extension, content) of the one file among `files` with one of `extensions`."""
     found = [extension for extension in extensions if extension in files]
     if len(found) != 1:
         seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"

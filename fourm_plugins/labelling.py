@@ -103,7 +103,7 @@ class PictureNetwork:
         from transformers import AutoImageProcessor
 
         try:
-            self.processor: Any = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
+            self.processor: Any = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)  # type: ignore[no-untyped-call]
         except Exception as error:
             raise ValueError(f"{model}: its preprocessing cannot be used: {_first_line(error)}") from error
 
@@ -117,7 +117,7 @@ class PictureNetwork:
         and its result does not depend on what it comes with."""
         import torch
 
-        groups: dict[tuple, list[tuple[int, dict[str, Any]]]] = {}
+        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, Any]]]] = {}
         for index, value in enumerate(values):
             prepared = self.processor(images=[Image.fromarray(check_picture(value))], return_tensors="pt")
             tensors = {name: x for name, x in prepared.items() if isinstance(x, torch.Tensor)}

@@ -7,8 +7,8 @@ the API version (`fourm.modalities.v1`), so that a plugin for another API is kno
 
 from __future__ import annotations
 
-import difflib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,10 @@ from fourm_plugins.discovery import (
     State,
     discover_all,
     distribution_hint,
-    one_line,
 )
+from fourm_plugins.distributions import one_line
 from fourm_plugins.hookspecs import hookimpl
+from fourm_plugins.suggest import nearest
 
 if TYPE_CHECKING:
     from fourm_plugins.distributions import Leftover
@@ -60,6 +61,12 @@ class PluginManager:
         self._frozen = False
         self._changed: list[str] | None = None
 
+    def __repr__(self) -> str:
+        kinds = Counter(plugin.kind for plugin in self.plugins if plugin.state == "ok")
+        rest = [f"{plugin.name} ({plugin.state})" for plugin in self.plugins if plugin.state != "ok"]
+        usable = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        return f"<PluginManager: usable: {usable or 'none'}; not usable: {', '.join(rest) or 'none'}>"
+
     def find(self, kind: Kind, name: str) -> Plugin:
         """The plugin that provides `name`. Raises PluginError, with the nearest name and what to install."""
         claims = [p for p in self.plugins if (p.kind, p.name) == (kind, name)]
@@ -67,8 +74,8 @@ class PluginManager:
             return usable[0]
         if not claims:
             names = sorted({p.name for p in self.plugins if p.kind == kind})
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = nearest(name, names)
+            hint = f"did you mean {near!r}? " if near else ""
             raise PluginError(
                 f"no installed plugin provides the {kind} {name!r}; {hint}installed: {', '.join(names) or 'none'}. "
                 f"Install the package that provides it, for example: pip install {distribution_hint(name)}"
@@ -77,7 +84,7 @@ class PluginManager:
         origin = f"{plugin.distribution} {plugin.version}"
         raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")
 
-    def modality_class(self, name: str) -> type[Modality]:
+    def modality_class(self, name: str) -> type[Modality[Any]]:
         return self._provided("modality", name)
 
     def tokenizer_class(self, kind: str) -> type[Tokenizer]:
@@ -116,7 +123,7 @@ class PluginManager:
         found = getattr(self._hooks.hook, hook).get_hookimpls()
         return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in found]
 
-    def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality:
+    def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
         from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""Masker: which tokens of a modality are shown to the encoder, and which are asked of the decoder.
+"""Masker: which tokens of a modality are shown to the encoder, and which the decoder predicts.
 
 Called once for each modality of a sample, with budgets that the engine has drawn; NumPy only, a pure function of its
 arguments and the generator.
@@ -13,7 +13,7 @@ import numpy as np
 
 from fourm_plugins.spec import ModalitySpec
 
-#: Decoder input of a token that is asked for in parallel: the learned mask token.
+#: Decoder input of a token that is predicted in parallel: the learned mask token.
 MASK = -1
 
 
@@ -25,9 +25,9 @@ def _none() -> np.ndarray:
 class Masked:
     """Six int64 vectors: n input tokens and m target tokens.
 
-    A target row enters the decoder as `target_ids` (`MASK`, or a known token whose successor is asked for), at position
-    `target_pos`, and is scored against `labels`. Row q attends to row k of its modality where order[k] <= order[q].
-    Token ids are local to the modality's token space."""
+    A target row enters the decoder as `target_ids` (`MASK`, or a known token whose successor is the target), at
+    position `target_pos`, and is scored against `labels`. Row q attends to row k of its modality where
+    order[k] <= order[q]. Token ids are local to the modality's token space."""
 
     input_ids: np.ndarray = field(default_factory=_none)  # (n,)
     input_pos: np.ndarray = field(default_factory=_none)  # (n,)

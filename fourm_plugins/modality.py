@@ -83,8 +83,8 @@ class Modality(ABC, Generic[Value]):
     #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
     #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
-    #: To be changed by a release under which the same files and settings give other arrays, or the same arrays other
-    #: values: tokens, tokenizers and models of before are then refused.
+    #: Changed by a release that makes other arrays of the same files and settings, or other values of the same arrays:
+    #: older tokens, tokenizers and models are then refused.
     ids_version: ClassVar[str] = ""
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
@@ -96,6 +96,10 @@ class Modality(ABC, Generic[Value]):
         self.name = name
         self.settings: Any = self.Settings(**settings)
         self.spec: ModalitySpec = self.make_spec()
+
+    def __repr__(self) -> str:
+        given = "".join(f", {key}={value!r}" for key, value in self.settings.model_dump(exclude_unset=True).items())
+        return f"{type(self).__name__}({self.name!r}{given})"
 
     @abstractmethod
     def make_spec(self) -> ModalitySpec:
@@ -201,12 +205,12 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array (`spec.array`: shape and dtype) of an augmented value. Raises `SampleError` for what it cannot
-        hold."""
+        """The array of an augmented value, in the shape and dtype of `spec.array`, such as float32 (C, H, W). Raises
+        `SampleError` for what it cannot hold."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:
-        """The value of an array; never raises on what a tokenizer decodes."""
+        """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
 
     def compose(self, given: Value, generated: Value, kept: np.ndarray) -> Value:
         """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.
@@ -225,7 +229,7 @@ class Modality(ABC, Generic[Value]):
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
 
     def remark(self, value: Value) -> str:
-        """What a person should know of a value that `denormalise` made, such as what of it was lost; '' for nothing."""
+        """What a person should know of a value that `denormalise` made, such as what was lost of it; '' for nothing."""
         return ""
 
     @abstractmethod
@@ -238,8 +242,8 @@ class Modality(ABC, Generic[Value]):
         return ()
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
-        """The best predictors that look at nothing, {what it is: value}, such as one value everywhere and one image. A
-        model must beat them. Empty where no constant makes sense."""
+        """The best constant predictions, {description: value}, such as one value everywhere and one image. A model must
+        beat them. Empty where no constant makes sense."""
         return {}
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
@@ -247,7 +251,7 @@ class Modality(ABC, Generic[Value]):
         without one. Empty where there is no labeller."""
         return ()
 
-    def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
+    def labeller(self, source: Modality[Any], model: str | None, **options: Any) -> Labeller:
         """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model, None
         for plain geometry. Raises ValueError, one line, for what it cannot use."""
         raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")

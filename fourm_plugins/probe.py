@@ -1,4 +1,4 @@
-"""Activate a plugin in a process of its own, so that what breaks on import, prints or hangs is seen and does no harm.
+"""Activate a plugin in a subprocess, so that a plugin that crashes, prints or hangs is noticed and does no harm.
 
 In: a `Plugin`. Out: a `Probe`: the plugin with the state that activating it showed, what it printed, and how long it
 took. `python -m` is not used: the process gets this one's `sys.path` as it is.

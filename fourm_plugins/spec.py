@@ -128,8 +128,8 @@ class TokenizerRecipe(Frozen):
 
     @classmethod
     def choose(cls, section: Mapping[str, Any], *, kind: str, **defaults: Any) -> TokenizerRecipe:
-        """What a config's `tokenizer` section asks for: its settings laid over `defaults` of `kind`; or, where its key
-        `kind` names another, that one with the section's settings alone."""
+        """The recipe of a config's `tokenizer` section: its settings override the `defaults` of `kind`; where its key
+        `kind` names another kind, the section's settings alone count."""
         given = dict(section)
         chosen = given.pop("kind", kind)
         return cls(kind=chosen, settings=defaults | given if chosen == kind else given)
@@ -150,7 +150,7 @@ class ModalitySpec(Frozen):
     #: pixels and the tokens of a picture do.
     source: str = Field(pattern=NAME_PATTERN)
     extensions: tuple[str, ...] = Field(min_length=1)
-    #: Modalities of one group share the crop and flip of a sample; None stands apart.
+    #: Modalities of one group share the crop and flip of a sample; None: its own.
     alignment: str | None = "image"
     #: True where a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours);
     #: False where codes must not be mixed (classes).
@@ -160,6 +160,11 @@ class ModalitySpec(Frozen):
     published_name: str | None = None
     licence: str = "unspecified"
     description: str = ""
+
+    def __repr__(self) -> str:
+        roles = " and ".join(role for role in ("input", "target") if getattr(self, role))
+        ids = "continuous" if self.token_space is None else f"{self.token_space.size} ids of {self.token_space.name!r}"
+        return f"<ModalitySpec {self.name!r}: {self.layout!r}, {self.array!r}, {ids}; {roles}>"
 
     @property
     def continuous(self) -> bool:

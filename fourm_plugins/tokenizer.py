@@ -24,8 +24,8 @@ class Tokenizer(ABC):
 
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
-    #: Settings that say where something lies that fitting starts from. What was learned does not depend on the place,
-    #: and a fitted tokenizer is stored without them.
+    #: Settings that hold the path of a file that fitting starts from. What is learned does not depend on the path, and
+    #: a fitted tokenizer is stored without it.
     places: ClassVar[frozenset[str]] = frozenset()
     #: Whether an id means something else at each position; the use of codes is then counted position by position.
     positional: bool = False
@@ -37,6 +37,10 @@ class Tokenizer(ABC):
         self.specs = tuple(specs)
         self.settings: Any = self.Settings(**settings)
 
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.specs)
+        return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
+
     @property
     def spec(self) -> ModalitySpec:
         """The first modality's spec; the only one, unless the space is shared."""
@@ -44,8 +48,8 @@ class Tokenizer(ABC):
 
     def serving(self, spec: ModalitySpec) -> Tokenizer:
         """This tokenizer for the arrays and tokens of `spec`, which uses its token space; shares all that was fitted.
-        A tokenizer whose arrays look alike in all modalities, as texts do, is its own. Raises ValueError where it
-        cannot serve it."""
+        By default the tokenizer itself, for arrays that look alike in all modalities, as texts do. Raises ValueError
+        where it cannot serve them."""
         return self
 
     def to(self, device: Any) -> Tokenizer:
@@ -78,12 +82,12 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
-        """One int64 (tokens,) an array. Grids and vectors have `layout.num_tokens` ids, sequences as many as they need
-        without any end marker."""
+        """Arrays as `spec.array` describes them -> int64 (tokens,) each: `layout.num_tokens` ids of a grid or vector;
+        of a sequence as many as it needs, without an end marker."""
 
     @abstractmethod
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """One array a row of ids. Never raises on ids in [0, size)."""
+        """int64 (tokens,) each, in [0, size) -> arrays as `spec.array` describes them. Never raises on such ids."""
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
         """Arrays of float32 (B, tokens, size) distributions over ids. A tokenizer whose codes live in a space where

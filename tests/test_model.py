@@ -14,7 +14,8 @@ from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
 from fourm_engine.evaluate.likelihood import nats_by_sample
 from fourm_engine.generate import Condition, Ids, Stage
-from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.generate.toys import PLUGINS, heights, install, make_model, picture
 
@@ -155,8 +156,8 @@ def test_the_expected_code_is_decoded_in_one_step(model):
         ({}, ["heigth"], "no modality 'heigth'; did you mean 'height'"),
         ({"color": 1}, ["height"], "no modality 'color'; did you mean 'colour'"),
         ({"colour": picture()}, ["colour@pixels"], "'colour@pixels' is input only"),
-        ({}, ["height", "height"], "asked for twice"),
-        ({"height": Ids([0] * 16)}, ["height"], "'height' is given in full and asked for"),
+        ({}, ["height", "height"], "requested twice"),
+        ({"height": Ids([0] * 16)}, ["height"], "'height' is given in full and a target, too"),
         ({"height": Ids([0] * 15)}, ["pose"], "15 ids, but it has 16 tokens"),
         ({"height": Ids([8] + [0] * 15)}, ["pose"], r"id 8 is outside \[0, 8\)"),
         ({"colour@pixels": Ids([0] * 16)}, ["pose"], "has no token ids"),
@@ -214,7 +215,7 @@ def test_nats_are_minus_the_log_probability_of_the_true_tokens(model, target):
 @torch.no_grad()
 def _log_p(model: FourM, shown: dict[str, Shown], before: list[int], id_: int) -> float:
     entry = model.vocabulary["words"]
-    tokens, continuous = pack([shown], model.vocabulary, 16, "cpu")
+    tokens, continuous = pack_inputs([shown], model.vocabulary, 16, "cpu")
     context, valid = model.network.encode(tokens, continuous)
     ids = torch.tensor([[3, *before]]) + entry.start
     rank = torch.arange(ids.shape[1])[None]

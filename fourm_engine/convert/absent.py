@@ -6,6 +6,7 @@ In: the specs of a token space. Out: a `Tokenizer` with the special ids of the p
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -84,7 +85,10 @@ class Undecoded(Generated):
         raise AttributeError(name)
 
     def __repr__(self) -> str:
-        return f"Undecoded({self.modality.name!r}, {len(self.tokens)} tokens)"
+        return f"<Undecoded {self.modality.name!r}: {len(self.tokens)} tokens, no tokenizer>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
 
 def absent(specs: Sequence[ModalitySpec]) -> AbsentTokenizer:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fourm_engine.arrays import check_array
 from fourm_engine.data.aspect import array_aspect, check_aspect
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.config import DataConfig
@@ -24,7 +23,9 @@ from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
 from fourm_engine.data.splits import Split, match_split
-from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.arrays import check_array
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.view import View
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fourm_engine.data.names import LeftOut, is_archive, is_document, is_litter, shown, split, wrapping
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 
 MAX_FILE_BYTES = 64 << 20
 UNPACK = "unpack them where they lie, or store them as plain .tar"

@@ -21,7 +21,8 @@ from fourm_engine.data.source import MAX_FILE_BYTES, MixedSource, Source, TarSou
 from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
-from fourm_plugins.modality import Labeller, Modality, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Labeller, Modality
 from fourm_plugins.notes import reading
 
 BATCH = 64

@@ -16,7 +16,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_path, shard_paths
 from fourm_engine.data.view_shards import RecordedViews, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 from fourm_plugins.view import View
 
 

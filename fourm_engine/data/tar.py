@@ -11,7 +11,7 @@ from typing import Any
 from fourm_engine.data.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.names import LeftOut, compression, is_document, plain, shown, split, wrapping
 from fourm_engine.data.tar_members import Content, read_members
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 
 #: Open shards a source and process; more are closed and opened again as needed.
 MAX_OPEN_SHARDS = 64

@@ -13,7 +13,7 @@ Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Fi
 
 
 class EvalTask(BaseModel):
-    """One row of the report: what is given and what is asked for."""
+    """One row of the report: the inputs and the targets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +22,7 @@ class EvalTask(BaseModel):
     inputs: list[str] = Field(min_length=1)
     #: Modalities that are generated, in this order. "*" stands for all that read other sources than the inputs do.
     targets: list[str] = Field(min_length=1)
-    #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: its rest is asked for.
+    #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: the rest is predicted.
     keep: dict[str, Part] = Field(default_factory=dict)
     #: Whether what was generated is shown to the targets that follow; otherwise each sees the inputs alone.
     chain: bool = True

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.shown import Shown, pack
+from fourm_engine.masking.pack import Shown, pack_inputs
 
 if TYPE_CHECKING:
     from fourm_engine.model import FourM
@@ -31,7 +31,7 @@ def nats_by_sample(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Nats of each of `targets` given all tokens of `inputs` (possibly none), from one encoding of these.
 
-    A grid or vector is asked for as a whole in one parallel step; a sequence, its end marker included, token by token
+    A grid or vector is predicted as a whole in one parallel step; a sequence, its end marker included, token by token
     with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
     Returns target -> (float64 (B,) nats, int64 (B,) tokens); a sample that lacks the target has 0 of both.
@@ -49,7 +49,7 @@ def nats_by_sample(
                 raise ValueError(f"sample {lacking[0]} lacks {name!r}; leave it out")
         rows = [{name: _shown(model, name, sample[name]) for name in inputs} for sample in part]
         capacity = max(sum(map(len, row.values())) for row in rows)
-        context, valid = model.network.encode(*pack(rows, model.vocabulary, capacity, model.device))
+        context, valid = model.network.encode(*pack_inputs(rows, model.vocabulary, capacity, model.device))
         for target in targets:
             labels = [_shown(model, target, s[target]).ids if target in s else _NONE for s in part]
             counts = np.array([len(row) for row in labels])

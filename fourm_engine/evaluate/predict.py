@@ -20,6 +20,7 @@ from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.inputs import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
+from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_plugins.modality import Metric
 from fourm_plugins.spec import Grid
 
@@ -86,22 +87,22 @@ class Predictor:
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
-        (exp of the entropy of the codes), tokens a sample, and the reconstruction in the modality's own metrics."""
+        (exp of the entropy of the codes), both means over the positions where each has codes of its own, tokens a
+        sample, and the reconstruction in the modality's own metrics."""
         found = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
                 continue
-            size, ids = self.model.tokenizers[name].size, list(self.ids(name).values())
-            counts = np.bincount(np.concatenate(ids), minlength=size)
-            p = counts[counts > 0] / max(1, counts.sum())
+            tokenizer, ids = self.model.tokenizers[name], list(self.ids(name).values())
+            use = usage_of(ids, tokenizer.size, positional=tokenizer.positional)
             samples = list(self.ids(name))
             truths = [self.held_out.values[name][sample] for sample in samples]
             beside = self._beside_prediction(name, samples, truths)
             found[name] = {
-                "kind": self.model.tokenizers[name].kind,
-                "codes": size,
-                "in use": int((counts > 0).sum()),
-                "perplexity": float(np.exp(-(p * np.log(p)).sum())),
+                "kind": tokenizer.kind,
+                "codes": tokenizer.size,
+                "in use": round(use["usage"] * tokenizer.size),
+                "perplexity": use["perplexity"] * tokenizer.size,
                 "tokens a sample": float(np.mean([len(row) for row in ids])),
                 "reconstruction": {metric.name: beside[metric.name][0] for metric in self.metrics[name]},
             }
@@ -114,7 +115,7 @@ class Predictor:
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         found: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
-            # A target of which a part is given is asked for alone, too: other targets only see that part.
+            # A target of which a part is given is predicted alone, too: other targets only see that part.
             plan = self._plan(task, targets)
             # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn

@@ -24,6 +24,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.fit.samples import named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
+from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -37,8 +38,8 @@ BATCH = 64
 @dataclass(frozen=True)
 class TokenizerScores:
     """One modality's tokenizer on held-out samples. `scores`: `prediction` is the reconstruction's score, `constants`
-    those of the best predictors that look at nothing. Of sequences, whose vocabulary is no codebook, `used`, `dead` and
-    `perplexity` are None."""
+    those of the best predictors that look at nothing. `used`, `dead` and `perplexity` are means over the positions
+    where each has codes of its own, and None of sequences, whose vocabulary is no codebook."""
 
     modality: str
     kind: str
@@ -161,10 +162,9 @@ def _describe(
     spec = next(spec for spec in tokenizer.specs if spec.name == name)
     book: dict[str, Any] = {}
     if spec.layout.kind != "sequence":
-        counts = np.bincount(np.concatenate(list(ids)), minlength=tokenizer.size)
-        p = counts[counts > 0] / counts.sum()
-        used = int((counts > 0).sum())
-        book = {"used": used, "dead": tokenizer.size - used, "perplexity": float(np.exp(-(p * np.log(p)).sum()))}
+        use = usage_of(ids, tokenizer.size, positional=tokenizer.positional)
+        used = round(use["usage"] * tokenizer.size)
+        book = {"used": used, "dead": tokenizer.size - used, "perplexity": use["perplexity"] * tokenizer.size}
     return TokenizerScores(
         modality=name,
         kind=tokenizer.kind,

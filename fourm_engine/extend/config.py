@@ -40,7 +40,7 @@ class ExtendConfig(BaseModel):
     @classmethod
     def _once(cls, add: list[str]) -> list[str]:
         if twice := [name for name in add if add.count(name) > 1]:
-            raise ValueError(f"{twice[0]!r} stands twice")
+            raise ValueError(f"{twice[0]!r} appears twice")
         return add
 
     @property

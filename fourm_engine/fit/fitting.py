@@ -13,13 +13,11 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
@@ -28,7 +26,7 @@ from fourm_engine.fit.config import FitConfig
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import usage
+from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
@@ -125,62 +123,48 @@ def fit_tokenizer(
     writes. Raises ValueError where there is nothing to fit on; where the tokenizer that is there was fitted under other
     settings, unless `refit`; and whatever the trainer raises.
     """
+    modalities = base_first(modalities)
     with processes(config):
         tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))
-        return _fit(tokenizer, base_first(modalities), train, val, config, folder, manager, seed, sizes, refit)
+        assert tokenizer.spec.token_space is not None
+        space = tokenizer.spec.token_space.name
+        if not sum(len(data) for data in train.values()):
+            names = ", ".join(modality.name for modality in modalities)
+            raise ValueError(
+                f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
+            )
+        neural = isinstance(tokenizer, NeuralTokenizer)
+        request = _request(tokenizer, modalities, train, config if neural else None, seed)
+        found = _up_to_date(folder / space, tokenizer, modalities, request, manager, refit)
+        if sum_numbers([float(found is not None)])[0] == world_size():
+            assert found is not None
+            return found
 
-
-def _fit(
-    tokenizer: Tokenizer,
-    modalities: Sequence[Modality],
-    train: Mapping[str, ArrayData],
-    val: Mapping[str, Sequence[Any]],
-    config: FitConfig,
-    folder: Path,
-    manager: PluginManager,
-    seed: int,
-    sizes: Sequence[Sized],
-    refit: bool,
-) -> Fitted:
-    assert tokenizer.spec.token_space is not None
-    space = tokenizer.spec.token_space.name
-    if not sum(len(data) for data in train.values()):
-        names = ", ".join(modality.name for modality in modalities)
-        raise ValueError(
-            f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
-        )
-    neural = isinstance(tokenizer, NeuralTokenizer)
-    request = _request(tokenizer, modalities, train, config if neural else None, seed)
-    found = _up_to_date(folder / space, tokenizer, modalities, request, manager, refit)
-    if sum_numbers([float(found is not None)])[0] == world_size():
-        assert found is not None
-        return found
-
-    runs = folder / ".fit" / space
-    report: dict[str, dict[str, float]] = {}
-    if isinstance(tokenizer, NeuralTokenizer):
-        base = modalities[0]
-        held_out = _arrays(base, val.get(base.name, ()))
-        # The same run whatever follows it, so that another adaptation starts from it.
-        first = config.model_copy(update={"adapt": None})
-        run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
-        task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
-        Trainer(task, first, run, seed=seed, host=manager).run()
-        tokenizer.load(fitted_folder(run))
-        if sizes:
-            own = Sized(base, train[base.name], val.get(base.name, ()))
-            report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed, manager)
-    else:
-        tokenizer.fit(lambda: (array for data in train.values() for array in data))
-    members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
-    report = members | report
-    sum_numbers([0.0])  # every process has read what the trainer left
-    if rank() == 0:
-        fit = {"request": request, "report": report}
-        save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
-        shutil.rmtree(runs, ignore_errors=True)
-    sum_numbers([0.0])  # no process goes on before it is stored
-    return Fitted(tokenizer, report, fresh=True)
+        runs = folder / ".fit" / space
+        report: dict[str, dict[str, float]] = {}
+        if isinstance(tokenizer, NeuralTokenizer):
+            base = modalities[0]
+            held_out = _arrays(base, val.get(base.name, ()))
+            # The same run whatever follows it, so that another adaptation starts from it.
+            first = config.model_copy(update={"adapt": None})
+            run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
+            task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
+            Trainer(task, first, run, seed=seed, host=manager).run()
+            tokenizer.load(fitted_folder(run))
+            if sizes:
+                own = Sized(base, train[base.name], val.get(base.name, ()))
+                report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed, manager)
+        else:
+            tokenizer.fit(lambda: (array for data in train.values() for array in data))
+        members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
+        report = members | report
+        sum_numbers([0.0])  # every process has read what the trainer left
+        if rank() == 0:
+            fit = {"request": request, "report": report}
+            save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
+            shutil.rmtree(runs, ignore_errors=True)
+        sum_numbers([0.0])  # no process goes on before it is stored
+        return Fitted(tokenizer, report, fresh=True)
 
 
 def _adapt(
@@ -266,7 +250,7 @@ def fit_network(
     with tempfile.TemporaryDirectory() as run:
         Trainer(task, config, Path(run), seed=seed).run()
         tokenizer.load(fitted_folder(Path(run)))
-    return _codebook(tokenizer, tokenizer.encode(arrays))
+    return usage_of(tokenizer.encode(arrays), tokenizer.size, positional=tokenizer.positional)
 
 
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
@@ -280,16 +264,8 @@ def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[An
     decoded = [modality.denormalise(array) for array in tokenizer.decode(ids)]
     report = {metric.name: float(metric.compute(decoded, list(values))) for metric in modality.metrics()}
     if not isinstance(modality.spec.layout, SequenceLayout):
-        report |= _codebook(tokenizer, ids)
+        report |= usage_of(ids, tokenizer.size, positional=tokenizer.positional)
     return report
-
-
-def _codebook(tokenizer: Tokenizer, ids: Iterable[np.ndarray]) -> dict[str, float]:
-    rows = torch.from_numpy(np.stack(list(ids)))
-    books = rows.unbind(1) if tokenizer.positional else [rows]
-    used, perplexity = np.mean([usage(book, tokenizer.size) for book in books], axis=0).tolist()
-    dead = round((1 - used) * tokenizer.size * len(books))
-    return {"usage": used, "perplexity": perplexity, "dead codes": float(dead)}
 
 
 def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:

@@ -6,8 +6,7 @@ u + Σ wᵢ (cᵢ − u).
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample, Shown
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
+from fourm_plugins.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from fourm_engine.generate.shown import SequenceIds
@@ -80,11 +81,9 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         names = sorted(own | common.keys())
         for name in names:
             if name not in conditions:
-                near = difflib.get_close_matches(name, conditions, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"conditions are: {', '.join(conditions) or 'none'}"
-                raise ValueError(f"guidance weight for {name!r}, which is no condition of {stage.target}; {hint}")
+                raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
-        # A sample without some weight of its own sees that condition plainly: weight 1.
+        # A sample without a weight for a condition has weight 1.
         weights = [[common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names]
         # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
@@ -94,3 +93,9 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         return Branches((frozenset(),), None, placeholders, stage.target)
     hidden = [frozenset(conditions), frozenset()]
     return Branches(tuple(hidden), torch.full((1, len(samples)), weight), placeholders, stage.target)
+
+
+def unknown_condition(name: str, target: str, conditions: Iterable[str]) -> ValueError:
+    """The error for a guidance weight of what does not condition `target`."""
+    hint = did_you_mean(name, conditions, otherwise="conditions are:")
+    return ValueError(f"guidance weight for {name!r}, which is no condition of {target}; {hint}")

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.arrays import check_array
 from fourm_engine.data.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
-from fourm_engine.generate.shown import Sample, Shown
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
+from fourm_plugins.arrays import check_array
 from fourm_plugins.door import as_array, describe, looks_like_path
-from fourm_plugins.modality import Modality, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid, ModalitySpec
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
@@ -127,7 +129,7 @@ class InputReader:
                     sample.kept[name] = Kept(value, kept_pixels(part.keep, part.modality.spec, view))
             elif name in targets and not sequence:
                 raise ValueError(
-                    f"{part.name!r} is given in full and asked for; leave it out of one, or say with "
+                    f"{part.name!r} is given in full and a target, too; leave it out of one, or say with "
                     f"Condition(value, keep=mask) which part is known"
                 )
             if name in targets:  # of a sequence: its beginning, to be continued

@@ -1,6 +1,6 @@
 """What to generate, in which order and how: a plan is a list of stages.
 
-In: the targets a user asks for and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
+In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
 other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2).
 """
 
@@ -77,7 +77,7 @@ class Stage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str
-    #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step asks for tokens drawn at
+    #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at
     #: random, as training does. autoregressive: sequences, left to right.
     scheme: Scheme
     steps: int = Field(1, ge=1, le=8192)

@@ -6,15 +6,16 @@ request that cannot be, or that cannot have the effect that it names, raises Val
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from fourm_engine.generate.guidance import unknown_condition
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
 
 
 def names_of(what: str, given: str | Iterable[str]) -> list[str]:
@@ -30,20 +31,17 @@ def names_of(what: str, given: str | Iterable[str]) -> list[str]:
 
 
 def no_such(name: str, known: Iterable[str]) -> str:
-    """What to tell of a name that a model does not know."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"this model has no modality {name!r}; {hint}it has {', '.join(known)}"
+    """The message about a modality that a model does not have."""
+    return f"this model has no modality {name!r}; {did_you_mean(name, known, otherwise='it has')}"
 
 
 def targets_of(given: str | Iterable[str]) -> list[str]:
     """At least one target, none of them twice."""
     targets = names_of("targets", given)
     if not targets:
-        raise ValueError("targets: nothing is asked for; name at least one modality")
+        raise ValueError("targets: none is given; name at least one modality")
     if repeated := [target for target in targets if targets.count(target) > 1]:
-        raise ValueError(f"target {repeated[0]!r} is asked for twice")
+        raise ValueError(f"target {repeated[0]!r} is requested twice")
     return targets
 
 
@@ -168,7 +166,7 @@ def guided(
                     weights[instance] = weight
                     used.add(name)
                 elif chosen:
-                    _refuse_condition(name, stage.target, [given.get(c, c) for c in conditions])
+                    raise unknown_condition(name, stage.target, [given.get(c, c) for c in conditions])
         elif weights is not None and (conditions or weights == 1):
             effects["guidance"] = True
         elif weights is not None:
@@ -186,20 +184,13 @@ def guided(
             seen.add(stage.target)
     if unused := sorted(named - used):
         everything = {given.get(name, name) for name in seen}
-        _refuse_condition(unused[0], ", ".join(stage.target for stage in plan), everything)
+        raise unknown_condition(unused[0], ", ".join(stage.target for stage in plan), everything)
     if any(isinstance(stage.guidance, float) for stage in plan) and not effects["guidance"]:
         targets = ", ".join(repr(stage.target) for stage in plan)
         raise ValueError(f"guidance has no effect on {targets}: nothing else is given; leave it out")
     if any(stage.prompt_sentinel for stage in plan) and not effects["prompt_sentinel"]:
         _refuse_sentinel(", ".join(stage.target for stage in plan))
     return result
-
-
-def _refuse_condition(name: str, target: str, conditions: Iterable[str]) -> None:
-    known = sorted(conditions)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"conditions are: {', '.join(known) or 'none'}"
-    raise ValueError(f"guidance weight for {name!r}, which is no condition of {target}; {hint}")
 
 
 def _refuse_sentinel(target: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +14,7 @@ import numpy as np
 from fourm_plugins.modality import Modality
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generated:
     """`value` is the modality's own (metres, a picture, a string, a list of boxes). `tokens` are the ids that were
     chosen, int64 (n,), local to the modality's token space, a sequence without its end marker.
@@ -36,3 +40,36 @@ class Generated:
     def remark(self) -> str:
         """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
         return self.modality.remark(self.value)
+
+    def __repr__(self) -> str:
+        value = self.value
+        what = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else reprlib.repr(value)
+        source = f"{len(self.tokens)} tokens; decoded from {self.decoded_from}"
+        return f"<Generated {self.modality.name!r}: {what}, {source}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, or the text, and the remark below it."""
+        rendered, remark = self.render(), self.remark()
+        if isinstance(rendered, str):
+            shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
+        else:
+            shown = _picture(rendered)
+        below = f"<figcaption>{html.escape(remark)}</figcaption>" if remark else ""
+        return f"<figure>{shown}{below}</figure>"
+
+
+class Results(dict[str, Generated]):
+    """What was generated of one sample, target -> `Generated`; a dict that shows itself in a notebook."""
+
+    def __repr__(self) -> str:
+        return f"<Results: {', '.join(map(repr, self.values())) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        cells = (f"<div><b>{html.escape(name)}</b>{one._repr_html_()}</div>" for name, one in self.items())
+        return f"<div style='display: flex; flex-wrap: wrap; gap: 1em'>{''.join(cells)}</div>"
+
+
+def _picture(picture: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"

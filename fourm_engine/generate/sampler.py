@@ -1,10 +1,11 @@
 """The sampler: executes a plan on a batch of samples, on tokens alone.
 
-In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and where the
-stage asks for them the probabilities of each. Branches of guidance are stacked on the batch axis, branch by branch.
+In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and the
+probabilities of each where the stage requests them. Branches of guidance are stacked on the batch
+axis, branch by branch.
 
-Grids and vectors are decoded in parallel: what is known so far is encoded again at each step, the rest is asked for as
-mask tokens. Sequences are decoded left to right with cached keys and values from one encoding.
+Grids and vectors are decoded in parallel: each step encodes again what is known so far and predicts the rest from mask
+tokens. Sequences are decoded left to right with cached keys and values from one encoding.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
-from fourm_engine.generate.shown import Sample, SequenceIds, Shown, pack
+from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 
@@ -134,7 +136,7 @@ class Sampler:
         probabilities = torch.zeros(batch, n, entry.size, device=device) if stage.readout == "expected" else None
         if probabilities is not None:
             probabilities.scatter_(2, ids_Bn[..., None], known_Bn[..., None].float())
-        base, continuous = pack(rows, self.vocabulary, shown, device)
+        base, continuous = pack_inputs(rows, self.vocabulary, shown, device)
 
         for step in range(stage.steps):
             count = [row[step] for row in counts]
@@ -142,7 +144,7 @@ class Sampler:
                 continue
             count_B = torch.tensor(count, device=device)
             asked_Bn = ~known_Bn
-            if priority_Bn is not None:  # only what this step reveals is asked for
+            if priority_Bn is not None:  # only what this step reveals is predicted
                 asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
             width = most_left if fixed else max(count if priority_Bn is not None else left)
             seen = most_known if fixed else max(n - k for k in left)
@@ -226,7 +228,7 @@ class Sampler:
         """At most `limit` local ids a sample, int64 (B, ≤ limit), raw: until every row holds a `stop` id; what follows
         the first of a row means nothing."""
         entry, device = self.vocabulary[target], self.device
-        base, continuous = pack(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
+        base, continuous = pack_inputs(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
         context, valid = self.network.encode(base, continuous)
         cache = self.network.start_cache(context, valid, limit)
         batch = len(rows) // len(plan)

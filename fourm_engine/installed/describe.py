@@ -19,10 +19,10 @@ import numpy as np
 
 from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
-from fourm_plugins.choice import nearest
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def describe(name: str, config: RunConfig | None, manager: PluginManager, run: P
             found.append(describe_class(plugin, cls))
     if not found:
         known = {p.name for p in manager.plugins}
-        raise PluginError(f"no installed plugin is called {entry_point!r}; {nearest(entry_point, known)}")
+        raise PluginError(f"no installed plugin is called {entry_point!r}; {did_you_mean(entry_point, known)}")
     return found
 
 

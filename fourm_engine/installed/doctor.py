@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fourm_plugins.discovery import ENGINE, Plugin, canonical
-from fourm_plugins.distributions import Leftover, find_distribution
+from fourm_plugins.discovery import ENGINE, Plugin
+from fourm_plugins.distributions import Leftover, canonical, find_distribution
 from fourm_plugins.probe import probe_all
 
 if TYPE_CHECKING:

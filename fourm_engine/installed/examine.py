@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from fourm_engine.installed import doctor, hardware
 from fourm_engine.installed.doctor import Check
-from fourm_plugins.choice import nearest
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from fourm_engine.recipes.config import RunConfig
@@ -58,7 +58,7 @@ def examine(
 def _selected(manager: PluginManager, config: RunConfig | None, names: Sequence[str]) -> set[tuple[str, str]]:
     known = {p.name for p in manager.plugins}
     if unknown := [name for name in names if name not in known]:
-        raise PluginError(f"no installed plugin is called {unknown[0]!r}; {nearest(unknown[0], known)}")
+        raise PluginError(f"no installed plugin is called {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
     if not names and config is not None and config.modalities.select != "installed":
         settings = config.modalities.settings
         chosen = {settings.get(name, {}).get("plugin", name) for name in config.modalities.select}

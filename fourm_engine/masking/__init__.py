@@ -1,1 +1,1 @@
-"""Which tokens of a sample are shown and which are asked for: budgets, maskers, packing."""
+"""Which tokens of a sample are inputs and which are targets: budgets, maskers, packing."""

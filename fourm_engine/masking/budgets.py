@@ -1,4 +1,4 @@
-"""How many tokens of each modality are shown and asked for (4M, arXiv 2312.06647, section 2.3).
+"""How many tokens of each modality are inputs and targets (4M, arXiv 2312.06647, section 2.3).
 
 In: the masking config, the specs, and for each sample a generator and the modalities it has. Out: `Drawn`.
 
@@ -46,10 +46,10 @@ class _Pool:
     alphas: np.ndarray  # (n,) float64, all > 0
     caps: np.ndarray  # (n,) int64
     least: np.ndarray  # (n,) int64
-    tries: int  # 1 where no minimum is asked for, or one cannot be reached
+    tries: int  # 1 without a minimum, or with one that cannot be reached
 
     def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray) -> np.ndarray:
-        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try stands, as published."""
+        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try counts, as published."""
         total = int(rng.integers(low, high + 1))
         for _ in range(self.tries):
             counts = np.minimum(self._shares(rng, total), np.maximum(self.caps - taken, 0))
@@ -75,7 +75,7 @@ class _Pool:
 class Budgets:
     """Draws budgets for samples that may lack modalities.
 
-    Raises ValueError where an alpha asks for what a modality cannot be, or no component is left. A name that is not
+    Raises ValueError where an alpha makes a modality what it cannot be, or no component is left. A name that is not
     among `specs` (a plugin not installed) is reported once and left out, and so is a component left without targets, or
     without inputs although it shows some."""
 
@@ -178,7 +178,7 @@ class Budgets:
 
     def _pool(self, alphas: dict[str, float], available: frozenset[str], side: str) -> _Pool:
         """A modality that could be on this `side` and has an alpha of 0 never reaches a minimum; then, as published,
-        every try fails, and a draw stands as it is."""
+        every try fails, and the last draw counts."""
         names = tuple(name for name in alphas if name in available)
         held = {name: self._specs[name].layout.num_tokens for name in available if name in self._specs}
         most = {name: min(tokens, self.config.max_tokens.get(name, tokens)) for name, tokens in held.items()}

@@ -87,7 +87,7 @@ class MaskingConfig(BaseModel):
                 raise ValueError(f"min_tokens of {name!r} is {least}, above its max_tokens {self.max_tokens[name]}")
         names = [component.name for component in self.mixture]
         if len(set(names)) != len(names):
-            raise ValueError(f"two components of the mixture bear one name: {', '.join(names)}; rename one")
+            raise ValueError(f"two components of the mixture have the same name: {', '.join(names)}; rename one")
         for component in self.mixture:
             for what, (_, high), capacity in (
                 ("input", self.input_range(component), self.encoder_tokens),

@@ -1,5 +1,5 @@
 """GridMasker: unordered tokens (grids, vectors, continuous inputs). A uniformly random permutation; the first tokens
-are inputs, the next are targets, asked for in parallel (4M, arXiv 2312.06647, section 2.3)."""
+are inputs, the next are targets, predicted in parallel (4M, arXiv 2312.06647, section 2.3)."""
 
 from __future__ import annotations
 

@@ -1,16 +1,19 @@
-"""From a sample's masked modalities to packed rows: only what is kept is ever embedded.
+"""From the tokens of a sample to packed rows, for training and for generation: only what is kept is ever embedded.
 
-In: `Masked` of each modality, patches of continuous ones. Out: `PackedSample`, NumPy, unpadded;
-`fourm_engine.batch.collate` pads to the fixed shapes of a batch.
+`pack` makes a `PackedSample` of masked modalities, which `fourm_engine.batch.collate` pads to the shape of a batch;
+`pack_inputs` makes the encoder's tokens of samples without targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fourm_engine.batch import PackedSample
+from fourm_engine.batch import PackedSample, Tokens, collate_inputs
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
@@ -31,6 +34,32 @@ def patchify(array: np.ndarray, spec: ModalitySpec) -> np.ndarray:
     rows, columns = spec.array.height // ph, spec.array.width // pw
     x = array.reshape(channels, rows, ph, columns, pw).transpose(1, 3, 2, 4, 0)  # (rows, columns, ph, pw, C)
     return x.reshape(rows * columns, ph * pw * channels).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """n tokens of one modality: local ids, or (continuous) the features behind each token."""
+
+    pos: np.ndarray  # (n,) int64
+    ids: np.ndarray  # (n,) int64; -1 where continuous
+    features: np.ndarray | None = None  # (n, patch_dim) float32
+
+    def __len__(self) -> int:
+        return len(self.pos)
+
+    @classmethod
+    def tokens(cls, ids: np.ndarray | Sequence[int], pos: np.ndarray | None = None) -> Shown:
+        ids = np.asarray(ids, np.int64)
+        return cls(np.arange(len(ids)) if pos is None else np.asarray(pos, np.int64), ids)
+
+    @classmethod
+    def continuous(cls, spec: ModalitySpec, array: np.ndarray) -> Shown:
+        features = patchify(np.asarray(array), spec)
+        return cls(np.arange(len(features)), np.full(len(features), -1, np.int64), features)
+
+    def at(self, keep: np.ndarray) -> Shown:
+        """The tokens where `keep`, bool (n,), is True."""
+        return Shown(self.pos[keep], self.ids[keep], None if self.features is None else self.features[keep])
 
 
 def build_maskers(
@@ -58,28 +87,44 @@ def build_maskers(
 def pack(
     vocabulary: Vocabulary, masked: Mapping[str, Masked], patches: Mapping[str, np.ndarray], component: str = ""
 ) -> PackedSample:
-    """Rows of the modalities in `masked`; `patches` has (tokens, patch_dim) of each continuous one among them."""
-    inputs, targets, labels, continuous = [], [], [], {}
+    """A training sample of the modalities in `masked`, in the vocabulary's order; `patches` has (tokens, patch_dim) of
+    each continuous one among them."""
+    shown, targets, labels = {}, [], []
     for name in ordered(vocabulary, masked):
         m, entry = masked[name], vocabulary[name]
         if len(m.input_ids):
-            row = np.zeros((4, len(m.input_ids)), np.int64)
-            row[1], row[2] = m.input_pos, entry.index
-            if entry.patch_dim:
-                row[0] = -1
-                continuous[name] = patches[name][m.input_pos]
-            else:
-                row[0] = m.input_ids + entry.start
-            inputs.append(row)
+            features = patches[name][m.input_pos] if entry.patch_dim else None
+            shown[name] = Shown(m.input_pos, m.input_ids, features)
         if len(m.labels):
             row = np.empty((4, len(m.labels)), np.int64)
             row[0] = np.where(m.target_ids < 0, -1, m.target_ids + entry.start)
             row[1], row[2], row[3] = m.target_pos, entry.index, m.target_order
             targets.append(row)
             labels.append(m.labels)
-    return PackedSample(
-        _join(inputs), _join(targets), np.concatenate(labels) if labels else _EMPTY[0], continuous, component
-    )
+    encoder, continuous = _encoder_rows(vocabulary, shown)
+    return PackedSample(encoder, _join(targets), np.concatenate(labels) if labels else _EMPTY[0], continuous, component)
+
+
+def pack_inputs(
+    samples: Sequence[Mapping[str, Shown]], vocabulary: Vocabulary, capacity: int, device: torch.device | str
+) -> tuple[Tokens, dict[str, Tensor]]:
+    """What the encoder is shown of samples without targets: (B, max(1, capacity)) tokens in the order of each mapping,
+    and float32 (B, N, patch_dim) of every continuous modality among them."""
+    packed = [_encoder_rows(vocabulary, shown) for shown in samples]
+    names = {name for _, continuous in packed for name in continuous}
+    tokens, continuous = collate_inputs(packed, vocabulary, max(1, capacity), sorted(names))
+    return tokens.to(device), {name: x.to(device) for name, x in continuous.items()}
+
+
+def _encoder_rows(vocabulary: Vocabulary, shown: Mapping[str, Shown]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """int64 (4, n) as in `PackedSample.encoder`, and the features of continuous modalities."""
+    rows = []
+    for name, part in shown.items():
+        row, entry = np.zeros((4, len(part)), np.int64), vocabulary[name]
+        row[0] = -1 if part.features is not None else part.ids + entry.start
+        row[1], row[2] = part.pos, entry.index
+        rows.append(row)
+    return _join(rows), {name: part.features for name, part in shown.items() if part.features is not None}
 
 
 def ordered(vocabulary: Vocabulary, names: Collection[str]) -> list[str]:

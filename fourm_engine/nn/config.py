@@ -40,16 +40,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_size(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("size") not in SIZES:
-            return data
-        preset = SIZES[data["size"]]
-        for name, number in preset.items():
-            given = data.get(name)
-            if given is not None and given != number:
-                raise ValueError(
-                    f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one of them out"
-                )
-        return {**data, **preset}
+        return filled_size(data, SIZES)
 
     @model_validator(mode="after")
     def _check_width(self) -> ModelConfig:
@@ -58,3 +49,18 @@ class ModelConfig(BaseModel):
         if self.width % 4:
             raise ValueError(f"width={self.width} is not a multiple of 4, which 2-D positions need; choose one that is")
         return self
+
+
+def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
+    """Settings as given, with the numbers of the `sizes` entry that their `size` names, if it does. Raises ValueError
+    where a given number contradicts it."""
+    if not isinstance(data, dict) or data.get("size") not in sizes:
+        return data
+    preset = sizes[data["size"]]
+    for name, number in preset.items():
+        given = data.get(name)
+        if given is not None and given != number:
+            raise ValueError(
+                f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one of them out"
+            )
+    return {**data, **preset}

@@ -29,7 +29,7 @@ from fourm_engine.recipes import started
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
-from fourm_plugins.discovery import canonical
+from fourm_plugins.distributions import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 

@@ -23,9 +23,10 @@ from pydantic import model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from fourm_engine.arrays import check_array
 from fourm_engine.weights import check_shapes
-from fourm_plugins.modality import SampleError, Settings
+from fourm_plugins.arrays import check_array
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
 from fourm_plugins.tokenizer import Tokenizer
 

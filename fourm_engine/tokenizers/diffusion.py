@@ -26,7 +26,7 @@ _SHIFTED = "shifted_cosine:"
 _LOG_SNR = 15.0
 #: ᾱ that the fast solver takes for 0, as those of `diffusers` do: it works with the log of the signal-to-noise ratio.
 _LEAST = 2.0**-24
-#: What the other schedulers take for 0, lest 0 / 0 be NaN.
+#: What the other schedulers take for 0, to avoid 0 / 0.
 _TINY = 1e-30
 
 #: (x_t (B, C, H, W), t (B,)) -> what the network predicts.
@@ -107,7 +107,7 @@ def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
 
 
 class Diffusion:
-    """The process of one set of settings, its ᾱ computed when first asked for."""
+    """The process of one set of settings, its ᾱ computed at first use."""
 
     def __init__(self, settings: DiffusionSettings) -> None:
         self.settings = settings
@@ -142,7 +142,7 @@ class Diffusion:
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, *, steps: int | None = None) -> Tensor:
-        """Maps (B, C, H, W) from noise, each from its own row alone. `steps`: other than those of the settings."""
+        """Maps (B, C, H, W) from noise, each from its own row alone. `steps`: by default the settings'."""
         scheduler = self._scheduler(steps or self.settings.steps)
         fast, ancestral = self.settings.sampler == "dpm_solver", self.settings.sampler == "ddpm"
         seed = self.settings.noise_seed + 1

@@ -24,11 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fourm_engine.arrays import check_array
 from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_engine.weights import check_weights
-from fourm_plugins.modality import SampleError
+from fourm_plugins.arrays import check_array
+from fourm_plugins.errors import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
+from fourm_engine.nn.config import filled_size
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
@@ -48,16 +49,7 @@ class CodecSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_size(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("size") not in SIZES:
-            return data
-        preset = SIZES[data["size"]]
-        for name, number in preset.items():
-            if data.get(name, number) != number:
-                raise ValueError(
-                    f"{name}={data[name]} contradicts size={data['size']!r}, whose {name} is {number}; leave one of "
-                    f"them out"
-                )
-        return data | preset
+        return filled_size(data, SIZES)
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -93,7 +85,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySettings:
-    """The settings of a tokenizer, every codec of which keeps the positions of `grid` where it had none of its own."""
+    """The settings of a tokenizer, every codec of which keeps the positions of `grid` unless it has its own."""
     codecs = {
         name: value.model_copy(update={"position_grid": value.position_grid or grid})
         for name, value in settings

@@ -58,7 +58,7 @@ class WordPieceSettings(Settings):
             if not word.strip() or word != " ".join(word.split()):
                 raise ValueError(f"words: {word!r} is empty or has stray white space")
             if lowered.count(word.lower()) > 1:
-                raise ValueError(f"words: {word!r} stands twice (upper and lower case are one)")
+                raise ValueError(f"words: {word!r} appears twice (upper and lower case are one)")
             if word in CONTROL or _COORDINATE.fullmatch(word):
                 raise ValueError(f"words: {word!r} is a special token already")
         return words
@@ -230,7 +230,7 @@ class WordPieceTokenizer(TextTokenizer):
         return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Strings without control tokens and [UNK]; coordinates and words stay. Ids that no token bears are left
+        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left
         out."""
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 

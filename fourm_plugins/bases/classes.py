@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
-from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric
 from fourm_plugins.spec import ClassMap
 
 
@@ -32,7 +33,7 @@ class ClassSettings(images.TokenSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _count(cls, data: dict) -> dict:
+    def _count(cls, data: Any) -> Any:
         classes = data.get("classes", cls.model_fields["classes"].default) if isinstance(data, dict) else ()
         if classes:
             data = dict(data)
@@ -82,7 +83,7 @@ class ClassGrid(GridModality):
         return ids
 
     def _ids(self, array: np.ndarray) -> np.ndarray:
-        """int64 of integers, -1 where there is no class. `ignore` is no class's id, so that it can be told."""
+        """int64 of integers, -1 where there is no class. `ignore` is no class's id."""
         s, ids = self.settings, array.astype(np.int64)
         if s.ignore is not None:
             ids[ids == s.ignore] = -1

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
-from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric
 from fourm_plugins.spec import FeatureMap, Grid
 from fourm_plugins.view import View
 

@@ -16,14 +16,15 @@ from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
-from fourm_plugins.modality import Metric, SampleError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
 
 class ScalarSettings(images.TokenSettings):
     """A subclass gives `lowest` and `highest` defaults; without, a config must set them."""
 
-    #: The range that is told apart, in the modality's unit; values outside are clipped.
+    #: The range that tokens cover, in the modality's unit; values outside are clipped.
     lowest: float
     highest: float
     #: PNG of 16 bits: value = png_zero + png_unit * count. Without `png_unit` only .npy is read and written.
@@ -97,7 +98,7 @@ class ScalarGrid(GridModality):
         return value
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        """PNG where it is set and its counts hold the values, else .npy."""
+        """PNG where `png_unit` is set and 16 bits hold the values, else .npy."""
         s = self.settings
         if s.png_unit is not None:
             known = np.isfinite(value)
@@ -144,7 +145,7 @@ class ScalarGrid(GridModality):
         return {"one value": np.full_like(image, value), "one image": image}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
-        """Regions of one value each before a ground that rises from bottom to top."""
+        """Regions of one value each, on a background that rises from bottom to top."""
         s, samples = self.settings, []
         for index, regions in enumerate(images.example_regions(n, seed)):
             levels = np.random.default_rng([seed, index, 8]).uniform(0.1, 0.9, 4)

@@ -21,7 +21,7 @@ class StandardModality(Modality[Value]):
 
     def build_spec(self, **facts: Any) -> ModalitySpec:
         """The spec of `facts` (layout, array, ...) and of what the class states. The folder that is read is by default
-        the modality's name, without what follows an "@", which tells instances of one modality apart."""
+        the modality's name, up to an "@", which separates the instances of one modality."""
         own = {
             "name": self.name,
             "source": self.settings.source or self.name.partition("@")[0],

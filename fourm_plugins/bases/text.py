@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field
 
 from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
-from fourm_plugins.modality import Metric, SampleError, Settings, Value
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric, Settings, Value
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.text import TextSettings
@@ -157,7 +158,7 @@ class TextSequence(SequenceModality[Lines]):
 
 def decode_text(content: bytes, what: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises `SampleError`, with the remedy, for any other
-    encoding: most cannot be told from one another, and a wrong guess would train on rubbish."""
+    encoding: most look alike, and a wrong guess would train on rubbish."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "UTF-32" if content.startswith(codecs.BOM_UTF32_LE) else "UTF-16"
         raise SampleError(f"{what} is {encoding}, not UTF-8; save it as UTF-8 (iconv -f {encoding} -t UTF-8)")

@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
-from fourm_plugins.modality import Metric, SampleError, Settings
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Metric, Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 from fourm_plugins.view import View
 
@@ -26,7 +27,7 @@ _MAX_BYTES = 1_000_000
 
 
 class Column(Settings):
-    """A column of the table, and the range that is told apart; numbers outside are clipped."""
+    """A column of the table, and its range; numbers outside are clipped."""
 
     display_only = frozenset({"unit"})
 
@@ -63,7 +64,7 @@ class VectorSettings(Settings):
     def _distinct(cls, columns: tuple[Column, ...]) -> tuple[Column, ...]:
         names = [column.name for column in columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"column {twice[0]!r} stands twice; rename one")
+            raise ValueError(f"column {twice[0]!r} appears twice; rename one")
         return columns
 
 

@@ -6,14 +6,15 @@ In: `Check`s (one small function each, under a stable name) and what they are ru
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from fourm_plugins.suggest import did_you_mean
 
 #: failed, "cannot run" (something that is no part of the plugin is missing) and "unexpected pass" (an expected failure
 #: that is none any more) are bad; all others are not. "not run" is what needs what another check has found broken.
@@ -164,12 +165,6 @@ def check_expectations(expected: Mapping[str, str], names: Collection[str]) -> N
     """Raise ValueError unless every expected failure names a check and gives a reason."""
     for name, reason in expected.items():
         if name not in names:
-            raise ValueError(f"expected_failures: no check is called {name!r}{nearest(name, names)}")
+            raise ValueError(f"expected_failures: no check is called {name!r}; {did_you_mean(name, names)}")
         if not isinstance(reason, str) or not reason.strip():
             raise ValueError(f"expected_failures: {name!r} has no reason; say why it fails")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """'; did you mean …?' for a misspelt name, or ''."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,8 +1,4 @@
-"""Arrays against specs and against each other, whatever kind they are.
-
-In: arrays as `ModalitySpec.array` describes them. Out: '' where one fits, otherwise what is wrong; numbers that say how
-far two of them lie apart.
-"""
+"""How far arrays of one spec lie apart, whatever their kind (`ModalitySpec.array`)."""
 
 from __future__ import annotations
 
@@ -13,35 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-
-from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
-
-
-def misfit(spec: ModalitySpec, array: Any) -> str:
-    """What is wrong with an array of `spec`; '' where nothing is."""
-    wanted = spec.array
-    if isinstance(wanted, Text):
-        if not isinstance(array, str):
-            return f"expected a str, found {type(array).__name__}"
-        long = len(array) > wanted.max_characters
-        return f"{len(array)} characters, more than max_characters={wanted.max_characters}" if long else ""
-    dtype = np.dtype(np.int64 if isinstance(wanted, ClassMap) else np.float32)
-    shape: tuple[int, ...]
-    if isinstance(wanted, FeatureMap):
-        shape = (wanted.channels, wanted.height, wanted.width)
-    else:
-        shape = (wanted.height, wanted.width) if isinstance(wanted, ClassMap) else (wanted.size,)
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        return f"expected {dtype} {shape}, found {given}"
-    if isinstance(wanted, ClassMap):
-        low, high = int(array.min()), int(array.max())
-        inside = low >= -1 and high < wanted.classes
-        return "" if inside else f"class ids {low} to {high}, outside -1 to {wanted.classes - 1}"
-    if wanted.gaps:
-        bad = np.isinf(array).any() or np.isnan(array).all()
-        return "holds infinite values, or nothing but NaN" if bad else ""
-    return "" if np.isfinite(array).all() else f"{int((~np.isfinite(array)).sum())} values are NaN or infinite"
 
 
 def same(a: Any, b: Any) -> bool:

@@ -29,7 +29,7 @@ class Member:
     """One modality of a tiny model. `arrays` are of as many samples as every other member's, in the same order; a
     continuous modality has neither tokenizer nor targets."""
 
-    modality: Modality
+    modality: Modality[Any]
     plugin: Plugin
     tokenizer: Tokenizer | None
     masker: Masker
@@ -46,7 +46,7 @@ class TinyModel(ABC):
     @property
     @abstractmethod
     def losses(self) -> Mapping[str, Sequence[float]]:
-        """Modality -> nats per target token, a number for each step that asked for it. Empty of a loaded model."""
+        """Modality -> nats per target token, a number for each step with such a target. Empty of a loaded model."""
 
     @abstractmethod
     def gradients(self, name: str) -> dict[str, float]:

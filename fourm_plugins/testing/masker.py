@@ -35,7 +35,7 @@ def budgets_are_kept(subject: Subject) -> None:
 
 
 def inputs_and_targets_are_disjoint(subject: Subject) -> None:
-    """No token is both shown and asked for, or either twice."""
+    """No token is both input and target, or either twice."""
     _for_all(subject, _apart)
 
 

@@ -63,7 +63,7 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
     return Probed(output, json.loads(found.read_text(encoding="utf-8")))
 
 
-def digest(modality: Modality, files: Mapping[str, bytes]) -> str:
+def digest(modality: Modality[Any], files: Mapping[str, bytes]) -> str:
     """Of the array of a sample, seen whole."""
     array = modality.normalise(modality.augment(modality.read(dict(files)), View()))
     content = array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes()
@@ -97,7 +97,7 @@ def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]
     return facts
 
 
-def _spawn(modality: Modality) -> str:
+def _spawn(modality: Modality[Any]) -> str:
     """'' where a spawned process reads a sample as this one does, otherwise what went wrong."""
     try:
         files = modality.example_samples(1, 0)[0]

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourm_plugins.arrays import misfit
 from fourm_plugins.door import sniff
-from fourm_plugins.modality import SampleError
+from fourm_plugins.errors import SampleError
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.testing.check import Check, CheckFailed, require
-from fourm_plugins.testing.compare import distance, misfit, same, spread
+from fourm_plugins.testing.compare import distance, same, spread
 from fourm_plugins.testing.subject import Subject
 
 #: How far what is read again may lie from what was written, as a share of the examples' spread.

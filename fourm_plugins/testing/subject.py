@@ -19,8 +19,9 @@ from fourm_plugins.manager import Plugin, PluginManager
 from fourm_plugins.masker import Masker, Specials
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text, TokenizerRecipe
+from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.testing import toys
-from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, nearest, require
+from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, require
 from fourm_plugins.testing.harness import Harness, Member, TinyModel, find_harness
 from fourm_plugins.testing.installed import Wheel, build
 from fourm_plugins.testing.probe import Probed, probe
@@ -67,7 +68,7 @@ class Subject:
         `source`: the package's source tree. `tokenizer`, `masker`: what is checked in place of the modality's own."""
         for claim in sorted(claims):
             if claim not in CLAIMS:
-                raise ValueError(f"claims: {claim!r} is unknown{nearest(claim, CLAIMS)}; known: {', '.join(CLAIMS)}")
+                raise ValueError(f"claims: {claim!r} is unknown; {did_you_mean(claim, CLAIMS)}")
         self.name = modality
         self._given_settings, self._given_claims = dict(settings or {}), claims
         self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
@@ -115,15 +116,15 @@ class Subject:
         cls = self._once("class", "is_activated", lambda: self.manager.modality_class(self.name))
         return {**getattr(cls.Settings, "small", {}), **self._given_settings}
 
-    def make(self) -> Modality:
+    def make(self) -> Modality[Any]:
         """Another instance."""
         return self.manager.modality(self.name, **self.settings)
 
     @property
-    def modality(self) -> Modality:
+    def modality(self) -> Modality[Any]:
         return self._once("modality", "is_activated", self._modality)
 
-    def _modality(self) -> Modality:
+    def _modality(self) -> Modality[Any]:
         modality = self.make()
         changes: dict[str, Any] = {}
         if self._recipe is not None:
@@ -322,7 +323,7 @@ def _draws_pictures(subject: Subject) -> bool:
         return False
 
 
-def _measures(modality: Modality) -> bool:
+def _measures(modality: Modality[Any]) -> bool:
     try:
         return bool(modality.metrics())
     except Exception:  # the check of the metrics says so

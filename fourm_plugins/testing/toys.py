@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fourm_plugins.errors import SampleError
 from fourm_plugins.manager import Plugin, PluginManager
 from fourm_plugins.masker import MASK, Masked, Masker
-from fourm_plugins.modality import Metric, Modality, SampleError
+from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 from fourm_plugins.testing.harness import Member
 from fourm_plugins.tokenizer import Tokenizer
@@ -96,7 +97,7 @@ class ToyTokenizer(Tokenizer):
 
 
 class ToyMasker(Masker):
-    """A random part is shown, another asked for."""
+    """A random part is input, another is target."""
 
     kind = "kit_masker"
 
@@ -124,7 +125,7 @@ class ToyManager(PluginManager):
         kept = [p for p in self.plugins if p.kind != "modality" or p.name not in without]
         self.plugins = (*kept, *mine)
 
-    def modality_class(self, name: str) -> type[Modality]:
+    def modality_class(self, name: str) -> type[Modality[Any]]:
         return self._toys.get(("modality", name)) or super().modality_class(name)
 
     def tokenizer_class(self, kind: str) -> type[Tokenizer]:

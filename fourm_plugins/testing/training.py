@@ -68,7 +68,7 @@ def _sequence_does_not_leak(subject: Subject) -> None:
             continue
         row = rows[len(rows) // 2]
         other = np.where(ids == first.labels[row], spare, ids)
-        # Rows up to the one that is asked for the changed token may not know it; later ones begin from it.
+        # Rows up to the one whose target is the changed token may not know it; later ones begin from it.
         _same_everywhere(subject, first, _mask(subject, other, n, 3 * n, seed), {subject.name: row + 1})
 
 

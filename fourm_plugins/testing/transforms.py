@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fourm_plugins.arrays import misfit
 from fourm_plugins.spec import ClassMap, FeatureMap, FeatureVector
 from fourm_plugins.testing.check import Check, require
-from fourm_plugins.testing.compare import distance, global_seed, misfit, same, spread
+from fourm_plugins.testing.compare import distance, global_seed, same, spread
 from fourm_plugins.testing.subject import Subject
 from fourm_plugins.view import View
 

@@ -1,4 +1,4 @@
-"""What is asked for is what comes back, or one line says why it cannot be."""
+"""What is requested is what comes back, or one line says why it cannot be."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ COLOUR = {"colour": picture()}
 @pytest.mark.parametrize(
     ("inputs", "targets", "options", "message"),
     [
-        (COLOUR, [], {}, "targets: nothing is asked for"),
+        (COLOUR, [], {}, "targets: none is given"),
         (COLOUR, [3], {}, "targets: 3 is no name"),
         (COLOUR, {"height", "pose"}, {}, "targets: a set has no order"),
         (picture(), ["height"], {}, "inputs: {name: value} is due, not ndarray"),

@@ -10,7 +10,8 @@ from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.sampler import Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds, Shown, pack
+from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.masking.pack import Shown, pack_inputs
 from tests.generate.toys import modalities, network
 
 MODALITIES = modalities()
@@ -112,7 +113,7 @@ def test_one_greedy_step_is_the_argmax_of_the_model(sampler):
 def grid_logits(sampler: Sampler, shown: dict[str, Shown], known: Shown | None = None) -> torch.Tensor:
     """(positions not known, 8), straight from the network."""
     shown = {**shown, "height": known} if known is not None else shown
-    tokens, continuous = pack([shown], sampler.vocabulary, sum(map(len, shown.values())), "cpu")
+    tokens, continuous = pack_inputs([shown], sampler.vocabulary, sum(map(len, shown.values())), "cpu")
     context, valid = sampler.network.encode(tokens, continuous)
     left = [p for p in range(16) if known is None or p not in known.pos]
     pos = torch.tensor([left])
@@ -184,7 +185,7 @@ def test_weights_of_unknown_conditions_are_named(sampler):
 @torch.no_grad()
 def greedy_without_cache(sampler: Sampler, shown: dict[str, Shown], steps: int) -> list[int]:
     entry = sampler.vocabulary["words"]
-    tokens, continuous = pack([shown], sampler.vocabulary, sum(map(len, shown.values())), "cpu")
+    tokens, continuous = pack_inputs([shown], sampler.vocabulary, sum(map(len, shown.values())), "cpu")
     context, valid = sampler.network.encode(tokens, continuous)
     ids = [3]
     for _ in range(steps):

@@ -11,7 +11,8 @@ import torch
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample, Shown, pack
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.golden.cases import Case, cases, model_case, write_checkpoint
 
@@ -70,7 +71,7 @@ def test_a_published_model_generates_the_recorded_tokens_and_guided_logits(case:
     rows = plan.rows(samples)
     for b, row in enumerate(rows):
         row[target] = Shown.tokens(data["in/tok_rgb"][b % len(samples)][revealed], revealed)
-    tokens, continuous = pack(rows, model.vocabulary, max(sum(map(len, r.values())) for r in rows), "cpu")
+    tokens, continuous = pack_inputs(rows, model.vocabulary, max(sum(map(len, r.values())) for r in rows), "cpu")
     context, valid = model.network.encode(tokens, continuous)
     pos = torch.from_numpy(data["out/positions"]).repeat(len(plan), 1)
     mod = torch.full_like(pos, model.vocabulary[target].index)

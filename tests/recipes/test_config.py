@@ -77,7 +77,7 @@ def test_a_missing_section_is_named(tmp_path):
     [
         ("train: [", "not valid YAML"),
         ("- a\n- b", "expected sections"),
-        ("run: a\nrun: b", "'run' stands twice"),
+        ("run: a\nrun: b", "'run' appears twice"),
         ("run: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )

@@ -217,7 +217,7 @@ def test_numbers_that_a_row_lacks_stay_apart_and_count_nowhere():
         (ClassGrid, {}, "num_classes"),
         (FeatureGrid, {}, "channels"),
         (Station, {"columns": [{"name": "a", "lowest": 1, "highest": 0}]}, "a: lowest 1.0 is not below"),
-        (Station, {"columns": [{"name": "a", "lowest": 0, "highest": 1}] * 2}, "column 'a' stands twice"),
+        (Station, {"columns": [{"name": "a", "lowest": 0, "highest": 1}] * 2}, "column 'a' appears twice"),
         (ScalarVector, {"columns": []}, "columns"),
     ],
 )

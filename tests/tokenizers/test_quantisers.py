@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fourm_engine.tokenizers.quantisers.base import usage
+from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes
 from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import PositionQuantiser, ProductQuantiser
@@ -23,6 +23,11 @@ SETTINGS = {
     "lfq": {"quantiser": "lfq"},
 }
 SIZE = 64
+
+
+def usage(ids: torch.Tensor, size: int) -> tuple[float, float]:
+    use = codebook_use(count_codes(ids, size))
+    return float(use["usage"]), float(use["perplexity"])
 
 
 def made(name, seed=0):
@@ -287,3 +292,14 @@ def test_heads_of_exact_powers_are_found_without_rounding_errors():
     for radix, heads in ((10, 3), (7, 5), (2, 16), (1000, 2)):
         settings = CodebookSettings(latent_dim=heads * 2, heads=heads)
         assert make_quantiser(settings, radix**heads).radix == radix
+
+
+def test_where_each_position_has_codes_of_its_own_their_use_is_the_mean_over_positions():
+    """Two positions that each use one code of four: pooled they would look like two codes in use."""
+    ids = torch.tensor([[0, 3], [0, 3]])
+    use = codebook_use(count_codes(ids, 4, positional=True))
+    assert {name: float(value) for name, value in use.items()} == pytest.approx(
+        {"usage": 1 / 4, "perplexity": 1 / 4, "dead codes": 6}
+    )
+    assert float(codebook_use(count_codes(ids, 4))["usage"]) == 0.5
+    assert set(map(float, codebook_use(torch.zeros(2, 4)).values())) == {0.0}

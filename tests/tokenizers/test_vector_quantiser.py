@@ -12,10 +12,15 @@ import torch
 from torch.nn import functional as F
 
 import fourm_engine
-from fourm_engine.tokenizers.quantisers.base import usage
+from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
 
 ROOT = Path(fourm_engine.__file__).parents[1]
+
+
+def usage(ids: torch.Tensor, size: int) -> tuple[float, float]:
+    use = codebook_use(count_codes(ids, size))
+    return float(use["usage"]), float(use["perplexity"])
 
 
 def quantiser(size=12, dim=4, *, normalise=True, seed=0, **options):

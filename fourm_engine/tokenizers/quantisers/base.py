@@ -6,9 +6,10 @@ In: latents (..., d). Out: quantised latents that pass the gradient on, ids in [
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -88,12 +89,7 @@ class Quantiser(nn.Module, ABC):
 
     def progress(self) -> dict[str, Tensor]:
         """By the moving averages: share of codes in use, perplexity / size, number of dead codes; 0 before any use."""
-        total = self.cluster_size.sum()
-        share = self.cluster_size / total.clamp(min=1e-12)
-        used = (self.cluster_size > IN_USE * self.cluster_size.mean()).float()
-        perplexity = torch.where(total > 0, (-(share * share.clamp(min=1e-12).log()).sum()).exp() / self.size, 0.0)
-        dead = torch.where(total > 0, self.size - used.sum(), 0.0)
-        return {"usage": used.mean(), "perplexity": perplexity, "dead codes": dead}
+        return codebook_use(self.cluster_size, in_use=IN_USE)
 
     def _count(self, ids: Tensor) -> None:
         self._seen_ids.append(ids.reshape(-1))
@@ -119,8 +115,37 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def usage(ids: Tensor, size: int) -> tuple[float, float]:
-    """(share of the `size` codes that occur in `ids`, perplexity of their distribution / size), both in (0, 1]."""
-    share = torch.bincount(ids.reshape(-1), minlength=size).double() / ids.numel()
-    used = share[share > 0]
-    return len(used) / size, float((-(used * used.log()).sum()).exp()) / size
+def codebook_use(counts: Tensor, *, in_use: float = 0.0) -> dict[str, Tensor]:
+    """How the codes of one or several codebooks are used.
+
+    Args:
+        counts: (..., size), how often each code occurs.
+        in_use: a code is in use while its count is above this share of the codebook's mean.
+
+    Returns scalars: "usage", the share of codes in use, and "perplexity", that of their distribution / size, both in
+    [0, 1] and means over the codebooks; "dead codes", the number of all others together. All 0 before any use."""
+    size, total = counts.shape[-1], counts.sum(-1, keepdim=True)
+    share = counts / total.clamp(min=1e-12)
+    used = (counts > in_use * counts.mean(-1, keepdim=True)).to(share.dtype)
+    perplexity = (-(share * share.clamp(min=1e-12).log()).sum(-1)).exp() / size
+    started = total[..., 0] > 0
+    return {
+        "usage": used.mean(-1).mean(),
+        "perplexity": torch.where(started, perplexity, 0.0).mean(),
+        "dead codes": torch.where(started, size - used.sum(-1), 0.0).sum(),
+    }
+
+
+def count_codes(ids: Tensor, size: int, *, positional: bool = False) -> Tensor:
+    """How often each code occurs in ids (...) in [0, size): float64 (size,), or, where each position of ids (..., N)
+    has codes of its own, (N, size)."""
+    if not positional:
+        return torch.bincount(ids.reshape(-1), minlength=size).double()
+    return torch.stack([count_codes(column, size) for column in ids.reshape(-1, ids.shape[-1]).unbind(1)])
+
+
+def usage_of(ids: Iterable[np.ndarray], size: int, *, positional: bool = False) -> dict[str, float]:
+    """`codebook_use` of rows of ids, int64 (tokens,) each, as `Tokenizer.encode` returns them."""
+    rows = (np.stack if positional else np.concatenate)(list(ids))
+    counts = count_codes(torch.from_numpy(rows), size, positional=positional)
+    return {name: value.item() for name, value in codebook_use(counts).items()}

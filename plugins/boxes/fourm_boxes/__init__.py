@@ -85,7 +85,7 @@ class Boxes(SequenceModality[list[Box]]):
 
     def from_object(self, given: Any) -> list[Box]:
         """A list of `Box`es, dicts as in a file, (label, x0, y0, x1, y1) or (label, (x0, y0, x1, y1)), with a score or
-        without; one of these is a list of one."""
+        without; a single one is a list of one."""
         if isinstance(given, (dict, Box)) or (isinstance(given, tuple) and given and isinstance(given[0], str)):
             given = [given]
         if not isinstance(given, (list, tuple)):
@@ -146,7 +146,7 @@ class Boxes(SequenceModality[list[Box]]):
         return write_boxes(kept, bins=self.settings.text.coordinate_bins, order=order)
 
     def denormalise(self, array: np.ndarray | str) -> Boxed:
-        """What parses, and `dropped`, the number of pieces that do not."""
+        """The boxes that parse, and `dropped`, the number of pieces that do not."""
         assert isinstance(array, str)
         boxes, lost = parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
         return Boxed(boxes, dropped=lost)
@@ -207,7 +207,7 @@ class Boxes(SequenceModality[list[Box]]):
 
 
 def _entry(given: Any) -> object:
-    """A box as in a file, of what stands for one; as it is where it does not."""
+    """A box in the form of a file; whatever is no box is returned as it is."""
     if isinstance(given, Box) or all(hasattr(given, name) for name in ("label", "x0", "y0", "x1", "y1")):
         corners = [getattr(given, name) for name in ("x0", "y0", "x1", "y1")]
         entry = {"label": given.label, "bbox": corners, "score": getattr(given, "score", None)}
@@ -226,7 +226,7 @@ def _entry(given: Any) -> object:
 
 
 def _plain(x: Any) -> Any:
-    """Python's numbers of NumPy's and torch's."""
+    """NumPy's and torch's numbers as Python's."""
     return x.tolist() if hasattr(x, "tolist") else x
 
 

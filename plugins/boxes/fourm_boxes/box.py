@@ -42,7 +42,7 @@ class Box:
 
 
 class Boxed(list[Box]):
-    """Boxes read from text, and how many pieces of it were `dropped`, being none."""
+    """Boxes read from text, and how many pieces were `dropped` because they are no box."""
 
     def __init__(self, boxes: Iterable[Box] = (), *, dropped: int = 0) -> None:
         super().__init__(boxes)
@@ -50,7 +50,7 @@ class Boxed(list[Box]):
 
 
 def ordered(boxes: Sequence[Box], order: Order) -> list[Box]:
-    """`boxes` in an order that does not depend on how they came, except "random", which keeps it."""
+    """`boxes` in an order that does not depend on the input's, except "random", which keeps it."""
     if order == "random":
         return list(boxes)
 
@@ -72,7 +72,7 @@ def write_boxes(boxes: Sequence[Box], *, bins: int = 1000, order: Order = "dista
 
 
 def label_key(label: str) -> str:
-    """What is compared of two labels: a tokenizer of words keeps neither capitals nor the spaces about a hyphen."""
+    """What is compared of two labels: a tokenizer of words keeps neither capitals nor the spaces around a hyphen."""
     return re.sub(r"[\W_]+", "", label.lower()) or label
 
 

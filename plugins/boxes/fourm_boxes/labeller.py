@@ -1,5 +1,5 @@
 """Boxes made from other modalities: by an object detection model of `transformers` from pictures, or by geometry from
-class maps, a box about each connected region.
+class maps, a box around each connected region.
 
 In: pictures uint8 (H, W, 3), or class maps int (H, W) with -1 for none. Out: lists of `Box`, the model's with scores.
 """

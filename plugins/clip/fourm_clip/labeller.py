@@ -1,4 +1,4 @@
-"""ClipLabeller: feature maps of pictures from a CLIP model in the format of `transformers`, published or one's own.
+"""ClipLabeller: feature maps of pictures from a CLIP model in the format of `transformers`, published or private.
 
 In: pictures uint8 (H, W, 3) of any size. Out: float32 (rows, columns, channels), unit vectors, one for each patch of
 the model's vision transformer: its last hidden states without the class token, through the final norm and the

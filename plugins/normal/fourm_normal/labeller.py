@@ -1,7 +1,7 @@
 """NormalLabeller: surface normals from metric depth, by geometry alone.
 
 In: float32 (H, W) z-depth in metres, NaN where there is none. Out: float32 (H, W, 3) unit vectors in the camera's frame
-(x right, y up, z towards the viewer), NaN where they cannot be told. Each pixel is a point of a pinhole camera; its
+(x right, y up, z towards the viewer), NaN where they are unknown. Each pixel is a point of a pinhole camera; its
 normal is the cross product of the differences to its neighbours. Of the two neighbours on an axis the one nearer in
 depth is taken, so that a surface does not bend towards what lies behind its edge.
 """

@@ -61,7 +61,7 @@ def frechet_distance(model: str) -> Metric:
     )
 
     class Features(torch.nn.Module):
-        """Stands where the library has its own network: the features are computed before."""
+        """In place of the library's network: the features are already computed."""
 
         def __init__(self, number: int) -> None:
             super().__init__()

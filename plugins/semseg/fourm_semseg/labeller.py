@@ -21,7 +21,7 @@ _KINDS = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation
 
 
 class SemSegOptions(NetworkOptions):
-    #: {class of the model: class of the modality, or null for none}, beside classes that bear one name.
+    #: {class of the model: class of the modality, or null for none}, beside classes of the same name.
     mapping: dict[str, str | None] = Field(default_factory=dict)
 
 
