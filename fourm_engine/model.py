@@ -1,7 +1,7 @@
 """`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, asks and saves.
 
 In: values of any modalities the model knows (pictures, depth in metres, sentences, boxes, files, token ids). Out:
-values, tokens and pictures of the modalities asked for.
+values, tokens and pictures of the requested modalities.
 
     model = FourM.from_pretrained("runs/demo")
     out = model.generate({given: value}, targets=[asked, also_asked], seed=0)
@@ -58,7 +58,7 @@ class FourM:
         missing: Mapping[str, str] | None = None,
         origin: tuple[Path, ExportedConfig] | None = None,
     ) -> None:
-        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing and what mends it. `origin`:
+        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing, with the remedy. `origin`:
         where the model was loaded from."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
@@ -99,7 +99,7 @@ class FourM:
         model: its safetensors file, a folder with that file, or a Hub id.
 
         `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
-        installed is listed in `missing`, and is an error only when it is asked for. `device`: by default a GPU if there
+        installed is listed in `missing`, and is an error only when requested. `device`: by default a GPU if there
         is one. `disable` and `providers` settle which plugins are used, as in the `modalities` section of a config; or
         give the `manager` that did.
 
@@ -205,7 +205,7 @@ class FourM:
                 plugin=plugin.name,
                 distribution=plugin.distribution,
                 version=plugin.version,
-                settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, lest a release change them
+                settings=modality.settings.model_dump(mode="json"),  # with defaults, which a release may change
                 spec=modality.spec,
                 identity=modality.identity(),
             )
@@ -286,8 +286,8 @@ class FourM:
         """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
         (`seed` + its index, or its entry of `seeds`), whatever else is in the batch.
 
-        Where every one of `inputs` is there more than once, with different seeds, several samples of each are wanted:
-        everything is then drawn, as with a temperature above 0."""
+        If every one of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
+        everything is drawn, as with a temperature above 0."""
         inputs, targets = request.inputs_of(inputs), request.targets_of(targets)
         seeds = request.seeds_of(len(inputs), seed, seeds)
         if not isinstance(batch_size, int) or batch_size < 1:

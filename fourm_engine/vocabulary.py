@@ -36,7 +36,7 @@ class Vocabulary:
         self.entries: tuple[Entry, ...] = tuple(entries)
         self._by_name = {entry.name: entry for entry in self.entries}
         if len(self._by_name) != len(self.entries):
-            raise ValueError("two entries of the vocabulary bear one name")
+            raise ValueError("two entries of the vocabulary have the same name")
 
     @classmethod
     def build(cls, specs: Iterable[ModalitySpec]) -> Vocabulary:
@@ -100,7 +100,7 @@ class Vocabulary:
 
 
 def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
-    """A token space is owned once, unless every user of it says that it is shared; then all must describe it alike."""
+    """A token space belongs to one modality, unless all that use it declare it shared, and describe it alike."""
     users: dict[str, ModalitySpec] = {}
     for spec in specs:
         if spec.token_space is None:

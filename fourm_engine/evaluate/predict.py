@@ -1,4 +1,4 @@
-"""Predictions on held-out samples, scored by each modality's own metrics beside constants and the tokenizer's ceiling.
+"""Predictions on held-out samples, scored by each modality's metrics beside constants and the tokenizer's ceiling.
 
 In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
 """
@@ -25,7 +25,7 @@ from fourm_plugins.spec import Grid
 
 
 class Predictor:
-    """Holds what all tasks share: token ids of the held-out samples, their decoded values, the constants' scores."""
+    """Makes predictions for tasks; caches what they share: token ids, decoded values, scores of the constants."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Predictor:
         *,
         extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
     ) -> None:
-        """`training`: target -> values that its constants are fitted to. `extra_metrics`: target -> further ones."""
+        """`training`: target -> values to fit its constants to. `extra_metrics`: target -> additional metrics."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
             name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
@@ -86,7 +86,8 @@ class Predictor:
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
-        (exp of the entropy of the codes), tokens a sample, and the reconstruction in the modality's own metrics."""
+        (exp of the entropy of the codes), tokens per sample, and the scores of the
+        reconstruction."""
         found = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
@@ -114,7 +115,7 @@ class Predictor:
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         found: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
-            # A target of which a part is given is asked for alone, too: other targets only see that part.
+            # A partly given target is generated alone: other targets only see the given part.
             plan = self._plan(task, targets)
             # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn

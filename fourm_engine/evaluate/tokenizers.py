@@ -1,7 +1,7 @@
-"""How good fitted tokenizers are: held-out values, encoded and decoded, in each modality's own metrics.
+"""How good fitted tokenizers are: each modality's metrics of held-out values after encoding and decoding.
 
 In: a config whose tokenizers are fitted. Out: `TokenizerScores` of each modality with tokens, written to
-`tokenizers.json`, and `sheet.png`, reconstructions above what they are of.
+`tokenizers.json`, and `sheet.png`, reconstructions above the originals.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ BATCH = 64
 @dataclass(frozen=True)
 class TokenizerScores:
     """One modality's tokenizer on held-out samples. `scores`: `prediction` is the reconstruction's score, `constants`
-    those of the best predictors that look at nothing. Of sequences, whose vocabulary is no codebook, `used`, `dead` and
-    `perplexity` are None."""
+    those of the best constant predictors. `used`, `dead` and `perplexity` are None for sequences, whose vocabulary is
+    not a codebook."""
 
     modality: str
     kind: str
@@ -59,9 +59,9 @@ class TokenizerScores:
 @dataclass(frozen=True)
 class TokenizerEvaluation:
     tokenizers: list[TokenizerScores]
-    #: What could not be measured, and why.
+    #: What could not be measured, with the reason.
     notes: list[str]
-    #: Files written: the report, and the sheet where there is a picture.
+    #: Files written: the report, and the sheet if there is a picture.
     files: list[Path] = field(default_factory=list)
 
 
@@ -79,7 +79,7 @@ def evaluate_tokenizers(
     """Measure the tokenizers of a config on the first `samples` of its held-out data, seen through centre crops.
 
     Args:
-        only: modalities to measure; all with tokens where none are named.
+        only: modalities to measure; by default all with tokens.
         pictures: samples on the sheet.
         features: a network, by name or folder, for the metrics that need one.
         constant_samples: training samples to which the constant predictors are fitted.

@@ -1,8 +1,8 @@
-"""Extension: a trained model and the modalities it grows by, checked against each other before anything is trained.
+"""Extension: a trained model and its new modalities, checked against each other before training.
 
-In: a `RunConfig` with its `extend` section. Out: all modalities, the vocabulary that begins with the model's own, and
-the tokenizers: those the model was trained with for all it knows, be it shared with a new modality, and those in the
-config's folder for what is new.
+In: a `RunConfig` with its `extend` section. Out: all modalities, the vocabulary that begins with the model's, and the
+tokenizers: the model's for the token spaces that it knows, also where a new modality shares one, and those in the
+config's folder for new ones.
 """
 
 from __future__ import annotations
@@ -88,17 +88,17 @@ class Extension:
 
     @property
     def new(self) -> list[ModalitySpec]:
-        """Specs of the new modalities, by name."""
+        """Specs of the new modalities by name."""
         return [spec for spec in self.modalities.specs if spec.name not in self.source.vocabulary]
 
     @property
     def model_config(self) -> ModelConfig:
-        """The model's own, compiled if the config says so."""
+        """The model's network, compiled if the config says so."""
         return self.source.network.config.model_copy(update={"compile": self.config.model.compile})
 
     @property
     def training(self) -> Modalities:
-        """Those that take part: without those that the model has no tokenizer of, and those not installed."""
+        """Those that take part: not those without a tokenizer in the model, nor those not installed."""
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
@@ -172,7 +172,7 @@ class Extension:
 
 
 def find_model(source: str | Path) -> Path:
-    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError, with what mends it."""
+    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError with the remedy."""
     run = Path(source)
     unfinished = (run / "config.yaml").is_file() and not (run / "model").exists()
     if unfinished and not (run / exported.CONFIG).is_file():
