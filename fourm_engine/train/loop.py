@@ -48,13 +48,13 @@ from fourm_engine.train.schedule import learning_rate, make_optimiser
 from fourm_engine.train.task import Task, means
 from fourm_plugins.modality import flat
 
-#: A step whose loss or gradient is not finite is left out; this many in a row end the run.
+#: Steps without a finite loss or gradient are skipped; this many in a row end the run.
 MAX_SKIPPED = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Diverged(ValueError):
-    """Losses or gradients stayed infinite or NaN."""
+    """Losses or gradients remained infinite or NaN."""
 
 
 class Stopped(SystemExit):
@@ -72,8 +72,8 @@ class Progress:
 
 
 class Trainer:
-    """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there. `accepted` is
-    called in the first process once it is clear that what is there belongs to this very run."""
+    """`run()` trains `task` for `config.steps` steps in the folder `run`, resuming from its newest checkpoint.
+    `accepted` is called in the first process once that checkpoint is known to belong to this run."""
 
     def __init__(
         self, task: Task, config: TrainConfig, run: Path, *, seed: int = 0, accepted: Callable[[], None] | None = None
@@ -90,8 +90,8 @@ class Trainer:
 
         Raises:
             ValueError: the config does not fit the processes, the task, or the checkpoint that would be resumed.
-            RankMismatch: processes are not set up alike.
-            Diverged: no finite step any more.
+            RankMismatch: processes are set up differently.
+            Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
             Stopped: SIGTERM or SIGINT, after a checkpoint.
         """
@@ -194,7 +194,7 @@ class Trainer:
                 _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
 
     def _check_same_run(self, folder: Path, saved: dict[str, Any]) -> None:
-        """Raise ValueError, naming the keys, where the checkpoint is of another run than this."""
+        """Raise ValueError, naming the keys, if the checkpoint belongs to another run."""
         now = flat(self.identity)
         was = {key: value for key, value in self.task.defaults().items() if key in now} | flat(saved["identity"])
         gone = saved.get("versions", {}).keys() - self.task.versions().keys()
@@ -232,7 +232,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
-        """Counts and tokens of the whole step over all processes, and the signals that any of them got: one small
+        """Counts and tokens of the step over all processes, and signals that any of them received, in one small
         reduction."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
@@ -366,7 +366,7 @@ class Trainer:
         return scores
 
     def _finished(self) -> dict[str, float] | None:
-        """The last evaluation, if this very run has come to its end before."""
+        """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
         found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])

@@ -1,7 +1,7 @@
-"""The observers of a run: packages that look on (loggers, alarms) and never change what is learned.
+"""The observers of a run: packages that watch it (loggers, alarms) without changing the result.
 
-In: hooks of `fourm_plugins.hookspecs` that installed packages implement. What an observer raises is reported once, with
-its package's name, and it is left out from then on; random generators and torch's modes are as before each call.
+In: hooks of `fourm_plugins.hookspecs` that installed packages implement. An observer that raises is reported once, with
+its package's name, and not called again. Each call restores random generators and torch's modes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Observers:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put back what decides a run's numbers: random generators, default dtype, threads, gradient mode."""
+    """Restore what decides a run's numbers: random generators, default dtype, threads, gradient mode."""
     python, legacy = random.getstate(), np.random.get_state()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
