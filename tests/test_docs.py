@@ -1,4 +1,4 @@
-"""What the documentation says can be typed works as written."""
+"""Commands, code and paths in the documentation work as written."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ compute the same loss and the same gradients, however the batch is split.
     loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
 
 State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
-hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer that forward passes
-themselves change (a batch norm's statistics) must be among those that change in a run's first step: it is put back
-where a step is skipped, and averaged over processes where it is taken (`buffers`).
+hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
+forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
+skipped, and otherwise averaged over processes (`buffers`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is asked for is what comes back, or one line says why it cannot be."""
+"""A request gives its targets, or one line says why it cannot."""
 
 from __future__ import annotations
 
