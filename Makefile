@@ -1,4 +1,4 @@
-# The README's commands. Each does all its own set-up; all may be stopped at any point and run again.
+# The README's commands. Each does its set-up; interrupt any of them, and run it again to continue.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,7 +10,7 @@ FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
 setup: $(STAMP)
 
-# One pip call installs the engine and seven separate distributions; torch comes from constraints.txt.
+# One pip call installs the engine and the plugins, separate distributions; constraints.txt pins torch.
 $(STAMP): $(FILES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel

@@ -1,5 +1,5 @@
-"""What it costs two processes of one machine to share gradients: nothing shared, one flat buffer (what the trainer does
-on CPUs), DDP, and FSDP2 on a (world, 1) mesh, in one run over the same batches of a small model.
+"""The cost of reducing gradients between two processes of one machine: no reduction, one flat buffer (as the trainer on
+CPUs), DDP, and FSDP2 on a (world, 1) mesh, in one run over the same batches of a small model.
 
     torchrun --nproc-per-node=2 benchmarks/gradient_reduction.py
 """
@@ -49,7 +49,7 @@ def main() -> None:
         variants[how] = prepare(how, Transformer(CONFIG, samples.vocabulary))
     spent: dict[str, list[float]] = {how: [] for how in variants}
     for number, batch in enumerate(batches):
-        for how, (model, flat) in variants.items():  # in turn, so that a noisy moment hits all alike
+        for how, (model, flat) in variants.items():  # interleaved, so that noise hits all alike
             dist.barrier()
             began = time.perf_counter()
             losses = model(batch)

@@ -1,7 +1,7 @@
-"""CPU time of `fourm plugins list` with many plugins installed, beyond the interpreter's own start.
+"""CPU time of `fourm plugins list` with many plugins installed, beyond the interpreter's start.
 
 Makes distributions in a temporary folder, as pip leaves them (metadata with a README, a list of files, an entry point),
-and starts the command beside `python -c pass`, by turns. Prints medians in seconds of user and system time.
+and alternates the command with `python -c pass`. Prints medians in seconds of user and system time.
 
     python benchmarks/list_plugins.py --plugins 50 --repeats 9
 """

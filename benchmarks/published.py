@@ -1,6 +1,6 @@
-"""The modalities of the published 4M-7 models as specs, and batches of them without any data: what benchmarks run on.
+"""Specs of the modalities of the published 4M-7 models, and random batches of them, for the benchmarks.
 
-specs() -> one spec a modality; batch(...) -> a real `Batch`, masked and packed as in training
+specs() -> one spec per modality; batch(...) -> a real `Batch`, masked and packed as in training
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def specs(side: int = 14, shrink: int = 1) -> list[ModalitySpec]:
 
 
 class Samples:
-    """Random tokens, masked and packed: `sample(rng)` is what a training item costs beyond reading it."""
+    """Random tokens, masked and packed: `sample(rng)` does what a training sample costs beyond reading it."""
 
     def __init__(self, *, tokens: int, side: int = 14, shrink: int = 1) -> None:
         self.specs = {spec.name: spec for spec in specs(side, shrink)}

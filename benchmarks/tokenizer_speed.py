@@ -1,11 +1,11 @@
-"""How fast tokenizers encode and decode, codec by codec, and which share of the machine's matrix-product rate that is.
+"""Speed of tokenizers, codec by codec, also as a share of the machine's matrix-product rate.
 
-    OMP_NUM_THREADS=1 python benchmarks/tokenizer_speed.py              # all that take less than a minute of a CPU core
+    OMP_NUM_THREADS=1 python benchmarks/tokenizer_speed.py              # all that take under a minute of CPU time
     python benchmarks/tokenizer_speed.py --codec "ViT-L" --codec "published"
 
-Prints images a second through `Tokenizer.encode` and `decode` (vectors a second for the MLP), the arithmetic of
+Prints images per second through `Tokenizer.encode` and `decode` (vectors per second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
-each codec. On a CPU in float32 and in seconds of CPU time, so that what else runs on the machine counts little; on a
+each codec. On a CPU in float32 and in seconds of CPU time, so that other load on the machine hardly matters; on a
 GPU under bf16 autocast and in seconds. Weights are random: speed does not depend on them.
 """
 
@@ -62,7 +62,7 @@ def unet(size: str, decoder: dict[str, Any]) -> Callable[[], NeuralTokenizer]:
     return lambda: pictures(DiVAETokenizer, 224, 16, encoder={"size": size}, decoder=decoder, latent_dim=32)
 
 
-#: What it is called -> how it is made, and whether it takes more than a minute of a CPU core.
+#: Name -> factory, and whether it takes more than a minute of CPU time.
 CODECS: dict[str, tuple[Callable[[], NeuralTokenizer], bool]] = {
     "MLP, 768 features to 16 tokens": (lambda: vectors(768, 16), False),
     "patch-wise MLP and 2 blocks, 64 px": (lambda: pictures(VQVAETokenizer, 64, 8, **SMALL), False),
@@ -78,7 +78,7 @@ CODECS: dict[str, tuple[Callable[[], NeuralTokenizer], bool]] = {
 
 
 def clock(device: torch.device) -> float:
-    """Seconds: of this process's CPU time, shared out over its threads, or of a GPU that has finished."""
+    """Seconds: of CPU time per thread of this process, or of wall time once the GPU has finished."""
     return now(device) if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 

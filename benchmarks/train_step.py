@@ -1,4 +1,4 @@
-"""How long a training step takes, where, and which share of the machine's matrix-product rate that is.
+"""Time of a training step by part, and as a share of the machine's matrix-product rate.
 
     python benchmarks/train_step.py --size Ti --batch 4 --tokens 128
 

@@ -167,7 +167,7 @@ def _contents(member: Member) -> list[np.ndarray]:
 
 
 def _losses(path: Path) -> dict[str, list[float]]:
-    """Modality -> nats per token of the steps that asked for it."""
+    """Modality -> nats per token of the steps that have it as target."""
     losses: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         for name, loss in json.loads(line).get("losses", {}).items():

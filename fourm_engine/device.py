@@ -43,7 +43,7 @@ def choose_device(device: torch.device | str | None) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend has a way of its own
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # backends raise different errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"device {str(device)!r} cannot be used here: {reason:.200}") from None
     if found.type == "meta":

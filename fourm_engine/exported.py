@@ -1,8 +1,8 @@
 """The folder of an exported model: `config.json`, `model.safetensors`, `tokenizers/<token space>/…`.
 
 In and out: `ExportedConfig`, names, numbers and fingerprints only, and tensors by name. Nothing in a folder is ever
-imported, unpickled or evaluated; names are looked up among installed plugins. What a file claims is checked against the
-other before memory is taken for it.
+imported, unpickled or evaluated; names are looked up among installed plugins. Sizes that one file claims are checked
+against the other before memory is allocated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
 #: Key of the metadata of the weights.
 PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
-#: Far beyond every model; they keep a hostile config from making us build for hours.
+#: Far beyond every model; stops a hostile config from building for hours.
 MAX_WIDTH, MAX_BLOCKS, MAX_MODALITIES = 1 << 15, 1 << 10, 1 << 10
 #: Numbers in the table of positions, which is computed and not in the file of weights.
 MAX_POSITIONS = 1 << 28
@@ -56,7 +56,7 @@ class SavedEntry(_Strict):
 
 
 class SavedModality(_Strict):
-    """Which plugin made a modality, and what it made."""
+    """The plugin of a modality, and the modality it made."""
 
     plugin: Name
     distribution: Distribution
@@ -69,7 +69,7 @@ class SavedModality(_Strict):
     @field_validator("settings")
     @classmethod
     def _settings_alone(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        if "plugin" in settings:  # a config's way to name the plugin, which is said above
+        if "plugin" in settings:  # names the plugin in a config; stored above
             raise ValueError("settings name a plugin")
         return settings
 
@@ -83,7 +83,7 @@ class ExportedConfig(_Strict):
     tokenizers: dict[Name, Annotated[str, StringConstraints(max_length=256)]]  # token space -> fingerprint
 
     def build_vocabulary(self) -> Vocabulary:
-        """Raises ValueError where the rows and the specs contradict each other."""
+        """Raises ValueError if the rows contradict the specs."""
         if [e.name for e in self.vocabulary if e.name not in self.modalities] or len(self.vocabulary) != len(
             self.modalities
         ):
@@ -210,7 +210,7 @@ def save(
     if folder.exists():
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
         if foreign:
-            raise ValueError(f"{folder} holds {foreign[0]!r}, which no exported model does; choose a folder of its own")
+            raise ValueError(f"{folder} holds {foreign[0]!r}, which no exported model does; choose an empty folder")
     with replacing_folder(folder) as temporary:
         text = json.dumps(config.model_dump(mode="json"), indent=1)
         (temporary / CONFIG).write_text(text, encoding="utf-8")
@@ -242,13 +242,13 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
 
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # whatever the network, the Hub or its cache raise
+    except Exception as error:  # the network, the Hub and its cache raise many types
         reason = " ".join(str(error).split())
         raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason:.200}") from error
 
 
 def spec_differences(saved: ModalitySpec, current: ModalitySpec) -> list[str]:
-    """`field: saved -> current` of all that decides what the tokens mean."""
+    """`field: saved -> current` of everything that decides the meaning of tokens."""
     a, b = saved.model_dump(mode="json"), current.model_dump(mode="json")
     names = [name for name in a if name not in DESCRIPTIVE and a[name] != b[name]]
     return [f"{name}: {json.dumps(a[name])} -> {json.dumps(b[name])}" for name in names]

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed.
+"""Files and folders that appear whole or not at all: written under a temporary name, then renamed.
 
-A reader sees what was there before or all that is new, whenever the writer is stopped. An error of the file system
-names the file that could not be written, in one line (`CannotWrite`). What a killed writer leaves beside has a name
-that begins with a dot, and belongs to nobody but the next run, which may remove it.
+A reader sees the old content or all of the new, whenever the writer is stopped. An error of the file system names the
+file that could not be written, in one line (`CannotWrite`). A killed writer leaves temporary files whose names begin
+with a dot; the next run may remove them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CannotWrite(OSError):
     def __init__(self, path: Path, error: OSError) -> None:
         reason = error.strerror or str(error)
         if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-            reason = str(error.args[0][0][-1])  # the first of what copying a folder gathers
+            reason = str(error.args[0][0][-1])  # the first error of copying a folder
         super().__init__(error.errno, reason, str(path))
         remedy = _REMEDIES.get(error.errno or 0)
         at = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
@@ -56,8 +56,8 @@ class CannotWrite(OSError):
 
 @contextmanager
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Raises CannotWrite in place of an error of the file system in the block, unless that is about a file elsewhere.
-    What is written below `temporary` is named as it would be below `path`."""
+    """Turns errors of the file system in the block into CannotWrite, unless they concern a file elsewhere. Files below
+    `temporary` are named as they will be below `path`."""
     try:
         yield
     except OSError as error:
@@ -74,7 +74,7 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def _named(error: OSError, path: Path, temporary: Path | None) -> Path | None:
-    """Which file to name; None where the error is about a file elsewhere."""
+    """The file to name; None if the error concerns a file elsewhere."""
     if not isinstance(error.filename, (str, bytes, os.PathLike)):
         return path
     at, top = Path(os.path.abspath(os.fsdecode(error.filename))), Path(os.path.abspath(path))
@@ -86,7 +86,7 @@ def _named(error: OSError, path: Path, temporary: Path | None) -> Path | None:
 
 
 def _beside(path: Path, kind: str) -> Path:
-    """A name of this process alone in the folder of `path`, no longer than file systems take."""
+    """A name unique to this process in the folder of `path`, within the limit of file systems."""
     name, end = path.name, f".{os.getpid()}-{next(_count)}.{kind}"
     if len(os.fsencode(name)) + 1 + len(end) > _LONGEST_NAME >= len(os.fsencode(name)):
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -94,7 +94,7 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def settle(path: Path) -> None:
-    """On the disk, where a full one is noticed at the latest, and with ordinary permissions, whatever wrote it."""
+    """Flush to disk, so that a full disk is noticed, and set ordinary permissions."""
     handle = os.open(path, os.O_RDONLY)
     try:
         if not path.is_dir():
@@ -105,15 +105,15 @@ def settle(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where its file system can."""
+    """Flush the names in a folder to disk, if the file system supports it."""
     with suppress(OSError):
         settle(folder)
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields where to write; at the end of the block that file takes the place of `path`. Nothing is left of a block
-    that raises. Raises CannotWrite."""
+    """Yields a temporary path; at the end of the block it replaces `path`. A block that raises leaves nothing. Raises
+    CannotWrite."""
     temporary = _beside(path, "part")
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +128,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, mine: Callable[[str], bool], *, deep: bool = True) -> None:
-    """Remove what killed writers left in `folder` and, if `deep`, below. `mine` says of the path of a file or folder,
-    below `folder`, whether this process is the one to write it: another's may be at work."""
+    """Remove what killed writers left in `folder` and, if `deep`, below. `mine`: whether this process writes the file
+    or folder with a path below `folder`; others may be in use."""
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             if not (match := _PART.match(name)):
@@ -148,7 +148,7 @@ def remove_leftovers(folder: Path, mine: Callable[[str], bool], *, deep: bool = 
 
 
 def alive(pid: int) -> bool:
-    """Whether another process of this host has this number."""
+    """Whether a process of this host has this id."""
     if pid == os.getpid():
         return False
     try:
@@ -168,8 +168,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill; at the end of the block it takes the place of `folder`, whose former content is
-    removed. Nothing is left of a block that raises, and what was there stays. Raises CannotWrite."""
+    """Yields an empty temporary folder; at the end of the block it replaces `folder`. A block that raises leaves
+    `folder` as it was, and nothing else. Raises CannotWrite."""
     place = folder.absolute()
     temporary, old = _beside(place, "part"), _beside(place, "old")
     with writing(folder, temporary):

@@ -1,5 +1,5 @@
-"""What decides the ids of a modality and what they decode to, as tokenizers, token shards, checkpoints and exports
-carry it, and the one error where what is stored and what is configured differ.
+"""The identity of a modality: the settings that decide its ids and what they decode to. Tokenizers, token shards,
+checkpoints and exports store it; one error names the differences from the current config.
 
 In: `Modality.identity()`, stored when something was made. Out: nothing, or a ValueError that names the file, the
 setting, what it was and is, and the remedy.
@@ -28,7 +28,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that was another when something was made; "not set" where there is, or was, none."""
+    """One value that has changed since something was made; "not set" if there is, or was, none."""
 
     key: str
     was: str

@@ -1,7 +1,7 @@
-"""Who is at work in a folder: one command at a time, of one process or of the many that torchrun started.
+"""Locks a folder for one command at a time, be it one process or the many that torchrun started.
 
 Each process holds an entry, a file locked by the operating system (`flock`), so that a killed process blocks nobody;
-the entry says who holds it. On file systems without such locks an entry counts while its process lives on its host.
+the entry says who holds it. On file systems without such locks an entry counts while its process is alive.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 
     Args:
         replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.
-        needed: False where all may have been done before: then a folder that cannot be written is taken as it is.
+        needed: False if there may be nothing left to write: then a read-only folder is no error.
 
-    Raises Busy where another command holds it, having changed nothing, and CannotWrite where nothing can be written
-    there."""
+    Raises Busy, having changed nothing, if another command holds it, and CannotWrite if the folder is not writable."""
     whole = Path(os.path.abspath(folder))
     place, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
     entry = str(place.resolve() / f"{stem}-{rank_and_world()[0]}")
@@ -94,19 +93,19 @@ def _make(place: Path) -> list[Path]:
 
 
 def _remove(made: Path) -> None:
-    with suppress(OSError):  # it holds something by now
+    with suppress(OSError):  # it is no longer empty
         made.rmdir()
 
 
 def _open_gate(path: Path) -> int:
-    """Whoever enters or leaves passes one at a time."""
+    """Serialises entering and leaving."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle, fcntl.LOCK_EX)
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
                 return handle
-        except FileNotFoundError:  # removed by who left just now
+        except FileNotFoundError:  # removed by a process that just left
             pass
         except BaseException:
             os.close(handle)
@@ -159,7 +158,7 @@ def _enter(entry: Path) -> int:
 
 
 def _lock(handle: int, how: int) -> bool:
-    """False where the file system knows no such locks."""
+    """Returns False if the file system has no such locks."""
     try:
         fcntl.flock(handle, how)
     except OSError as error:
@@ -229,7 +228,7 @@ def _command() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this host began, in ticks since it booted; None where the system does not tell."""
+    """When a process of this host started, in ticks since boot; None if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

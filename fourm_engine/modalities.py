@@ -1,4 +1,4 @@
-"""The active modalities of a run: which plugins take part, with which settings.
+"""The active modalities of a run: plugins and their settings.
 
 In: the config's `modalities` section and the plugin host. Out: `Modalities`, an ordered mapping from name to instance,
 from which the vocabulary is built.
@@ -38,9 +38,9 @@ class ModalitiesConfig(BaseModel):
     #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,
     #: which is how one class serves several instances: `rgb@448: {plugin: rgb, image_size: 448}`.
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    #: Never imported, though installed.
+    #: Installed plugins to ignore; they are never imported.
     disable: list[str] = Field(default_factory=list)
-    #: Settles a name that two distributions claim: {name: distribution}.
+    #: The distribution to use for a name that two claim: {name: distribution}.
     providers: dict[str, str] = Field(default_factory=dict)
 
 
@@ -101,8 +101,8 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
 def check_settings(
     config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
 ) -> None:
-    """Where a config says how a modality of a trained model is set, it must be as in the model. Raises ValueError
-    naming `where`, the setting, both values, and the remedy beside restoring it."""
+    """A config's settings of a trained model's modality must equal the model's. Raises ValueError naming `where`, the
+    setting, both values, and the remedy."""
     for name, modality in trained.items():
         if given := dict(config.settings.get(name, {})):
             entry_point = given.pop("plugin", name)
@@ -121,7 +121,7 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
     entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
     found: dict[str, Plugin] = {}
     for p in manager.plugins:
-        # Of several claims to a name the one that can be used counts.
+        # Of several claims to a name, the usable one counts.
         if p.kind == "modality" and (p.name not in found or p.state in ("ok", "conflict")):
             found[p.name] = p
     if config.select == "installed":

@@ -108,7 +108,7 @@ class FourM:
         model: its safetensors file, a folder with that file, or a Hub id.
 
         `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
-        installed is listed in `missing`, and is an error only when it is asked for. `device`: by default a GPU if there
+        installed is listed in `missing`, and is an error only when requested. `device`: by default a GPU if there
         is one. `disable` and `providers` settle which plugins are used, as in the `modalities` section of a config; or
         give the `manager` that did.
 
@@ -213,8 +213,8 @@ class FourM:
         """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
         (`seed` + its index, or its entry of `seeds`), whatever else is in the batch.
 
-        Where every one of `inputs` is there more than once, with different seeds, several samples of each are wanted:
-        everything is then drawn, as with a temperature above 0."""
+        If every one of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
+        everything is drawn, as with a temperature above 0."""
         inputs, targets = request.inputs_of(inputs), request.targets_of(targets)
         seeds = request.seeds_of(len(inputs), seed, seeds)
         if not isinstance(batch_size, int) or batch_size < 1:

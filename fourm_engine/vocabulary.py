@@ -104,7 +104,7 @@ class Vocabulary:
 
 
 def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
-    """A token space is owned once, unless every user of it says that it is shared; then all must describe it alike."""
+    """A token space belongs to one modality, unless all that use it declare it shared, and describe it alike."""
     users: dict[str, ModalitySpec] = {}
     for spec in specs:
         if spec.token_space is None:

@@ -1,4 +1,4 @@
-"""Comparing the tensors of a safetensors file with those of the module that it is for."""
+"""Compares the tensors of a safetensors file with those of a module."""
 
 from __future__ import annotations
 

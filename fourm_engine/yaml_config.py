@@ -9,20 +9,20 @@ from typing import Any
 
 import yaml
 
-#: A config is written by hand; anything larger is a mistake or an attack. Values are counted as often as aliases repeat
-#: them, which is how often they are looked at from then on.
+#: A config is written by hand; anything larger is a mistake or an attack. Values repeated by
+#: aliases count each time, as each is processed each time.
 MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used: file, key and remedy, a line each."""
+    """An invalid config; one line per error, with file, key and remedy."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no config")
+        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
     try:
         raw = _parse(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -101,7 +101,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is no section")
+            raise ConfigError(f"override {override!r}: {parent!r} is not a section")
     section[leaf] = read_value(value, f"override {override!r}")
 
 

@@ -1,4 +1,4 @@
-"""What the documentation says can be typed works as written."""
+"""Commands, code and paths in the documentation work as written."""
 
 from __future__ import annotations
 
@@ -104,12 +104,19 @@ def test_the_pages_configs_are_taken_with_the_maskers_and_tokenizers_that_they_n
         assert {type(masker).__name__ for masker in maskers.values()} <= {"GridMasker", "BlockMasker"}
 
 
+#: Sub-commands of the example packages, which their tests run.
+PACKAGED = {
+    name
+    for project in (ROOT / "examples/plugins").glob("*/pyproject.toml")
+    for section in re.findall(r'"fourm\.commands\.v1"\]\n((?:\w+ = .*\n)+)', project.read_text())
+    for name in re.findall(r"^\w+", section, re.MULTILINE)
+}
 COMMANDS = [
     (page.relative_to(ROOT).as_posix(), line.partition("#")[0].replace("\\", " ").split())
     for page in PAGES
     for block in blocks("sh", page.read_text())
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("fourm ")
+    if line.startswith("fourm ") and line.split()[1] not in PACKAGED
 ]
 
 

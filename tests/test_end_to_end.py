@@ -1,5 +1,5 @@
 """The whole path with the public commands: raw files of several modalities in, a trained model, predictions and a
-report out. Tiny, so nothing is asked of the quality."""
+report out. Tiny, so quality is not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user may not need is not required: it is imported where it is used, and its absence names the extra."""
+"""Optional dependencies are imported only where used; an error names the missing extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is written: a disk that refuses is named by the file's path in one line, what was there stays, and nothing
+"""A full or read-only disk, for everything that is written: one line names the file, old content stays, and nothing
 half-written or temporary is left."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which modalities take part, from what is installed and what the config says."""
+"""Which modalities take part, given the installed plugins and the config."""
 
 from __future__ import annotations
 

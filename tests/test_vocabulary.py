@@ -1,4 +1,4 @@
-"""The vocabulary: rows never move, spaces are owned once."""
+"""The vocabulary: rows never move, a token space has one owner."""
 
 from __future__ import annotations
 

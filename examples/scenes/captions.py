@@ -14,7 +14,7 @@ import numpy as np
 from world import COLOURS, KINDS
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
-CAPTIONS = 4  # lines a scene
+CAPTIONS = 4  # lines per scene
 _PLURALS = {kind + "s": kind for kind in KINDS}
 
 

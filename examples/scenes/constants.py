@@ -1,8 +1,8 @@
-"""What the best predictors that look at nothing score on held-out scenes, in each modality's own metrics:
+"""Scores of the best constant predictors on held-out scenes, in each modality's metrics:
 
     python examples/scenes/constants.py examples/scenes/demo-full.yaml [section.key=value …]
 
-The least that a tokenizer must beat. Fitted to the first 500 training scenes.
+A tokenizer must beat these. Fitted to the first 500 training scenes.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What it shows: the whole path, from raw files of seven modalities to an any-to-any model and a report of its pictures.
+# What it shows: the whole path, from raw files of seven modalities to an any-to-any model and its report.
 # The command:   make demo        (or: bash examples/scenes/demo.sh demo 2000 200 300)
 # The result:    runs/demo/evaluation/report.html
 #
-# Apart from rendering the scenes and training the small contrastive model behind their feature maps, these are the public
-# commands that one types for data of one's own. Stop it anywhere; run again, it continues where it was.
+# Apart from rendering scenes and training the small contrastive model for their feature maps, these are the commands for
+# your data. Interrupt it at any point; run it again to continue.
 set -euo pipefail
 name="$1" train_scenes="$2" val_scenes="$3" clip_steps="$4"
 here="$(dirname "$0")"
 config="$here/$name.yaml" data="data/$name"
-# A model keeps its vocabulary: with a plugin uninstalled, another one is trained beside it, on the rest.
+# A model keeps its vocabulary: with a plugin uninstalled, train another model on the rest.
 absent="$(fourm plugins list --json | python -c '
 import json, sys
 have = {plugin["name"] for plugin in json.load(sys.stdin) if plugin["state"] == "ok"}
@@ -19,7 +19,7 @@ run="runs/$name$absent"
 
 step() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
-# Small models on a CPU: one thread a process and a process a core beat many threads in one process.
+# Small models on a CPU: one single-threaded process per core beats one process with many threads.
 cores="$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')"
 if [ "$(python -c 'import torch; print(int(torch.cuda.is_available()))')" = 1 ]; then
   processes=1

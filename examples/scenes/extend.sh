@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What it shows: a trained model learns a modality that it did not know, in three ways, and what each of them forgets.
+# What it shows: a trained model learns a new modality in three ways, and what each of them forgets.
 # The command:   bash examples/scenes/extend.sh
 # The result:    four tables, whose numbers docs/extending.md quotes; runs/grow-normal-*/extend.json
 #
-# Stop it anywhere; run again, it continues where it was.
+# Interrupt it at any point; run it again to continue.
 set -euo pipefail
 here="$(dirname "$0")"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # a model this small gains nothing from threads
@@ -15,5 +15,5 @@ fourm train "$here/extend.yaml"
 for train in rows lora all; do
   fourm extend runs/grow --add normal --train "$train" train.steps=150 tokenizers.fit.steps=200
 done
-# Without replay, what was known is forgotten.
+# Without replay, known modalities are forgotten.
 fourm extend runs/grow --add normal --train all --out runs/grow-normal-all-no-replay extend.replay=0 train.steps=150

@@ -10,10 +10,10 @@ Writes aligned tar shards `OUT/<split>/<modality>/shard-00000.tar` (or, with `--
     normal   PNG, round((n + 1) * 127.5), camera frame (x right, y up, z towards the viewer)
     semseg   PNG, 8 bits, an id of `world.CLASSES`
     boxes    JSON [{"label", "bbox": [x0, y0, x1, y1] in [0, 1]}], largest first
-    caption  text, one caption a line
+    caption  text, one caption per line
 
-Expect about 150 scenes a second and core. A scene depends on (seed, split, index, size) alone. What is written appears
-under its final name only when complete and is kept, so a killed run continues where it was.
+Expect about 150 scenes per second and core. A scene depends on (seed, split, index, size) alone. Files get
+their final names only when complete, so a killed run continues.
 """
 
 from __future__ import annotations

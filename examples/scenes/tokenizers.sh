@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What it shows: what the parts of a tokenizer are for: restarts and start of a codebook, a network over the nearest patch,
-#                several sizes.
+# What it shows: the effect of parts of a tokenizer: start and restarts of a codebook, a network instead of the nearest
+#                patch, several sizes.
 # The command:   bash examples/scenes/tokenizers.sh codebook 1500     (or: nearest, diffusion, sizes; the number is of steps)
 # The result:    a line of held-out scores for each; the tables of docs/tokenizers.md, with the numbers to expect
 #
-# On the scenes of `make demo-full`, which it renders where they are missing. One thread; a step takes about 0.05 s of a core.
+# On the scenes of `make demo-full`, which it renders if missing. One thread; a step takes about 0.05 s of a core.
 set -euo pipefail
 what="${1:?codebook, nearest, diffusion or sizes}" steps="${2:-800}"
 here="$(dirname "$0")"

@@ -1,4 +1,4 @@
-"""Train a small CLIP on the scenes' own pictures and captions:
+"""Train a small CLIP on the pictures and captions of the scenes:
 
     python examples/scenes/train_clip.py --data data/scenes/train --out data/scenes/clip_model --steps 300 --seed 0
 
@@ -8,7 +8,7 @@ a published CLIP.
 
 The model is `transformers.CLIPModel` made small; the loss is CLIP's symmetric cross-entropy over the batch (Radford et
 al. 2021, section 2.3). Prints the retrieval accuracy on the held-out split beside `--data`: expect about 50% (chance
-among 64 is 1.6%) after 45 seconds of one core. The folder appears when it is complete, and one that is there is kept.
+among 64 is 1.6%) after 45 seconds of one core. The folder appears only when complete; an existing one is kept.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Evaluation: predictions on held-out samples in each modality's own metrics, the any-to-any matrix, the report."""
+"""Evaluation: predictions on held-out samples scored by each modality's metrics, the any-to-any matrix, the report."""

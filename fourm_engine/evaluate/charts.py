@@ -1,4 +1,4 @@
-"""Loss curves as inline SVG, one small chart a curve, drawn by matplotlib.
+"""Loss curves as inline SVG, one small chart per curve, drawn by matplotlib.
 
 In: `metrics.jsonl` of a run. Out: SVG text in which every word is escaped.
 """
@@ -17,7 +17,7 @@ from fourm_plugins.extras import optional
 
 #: Readable on a light page and on a dark one.
 COLOURS = {"train": "#7a9bcb", "held_out": "#e0662a", "text": "#808893", "grid": "#80889344"}
-#: Points a curve is thinned to; each is the mean of its neighbourhood, so that noise does not hide the course.
+#: Points of a thinned curve; each is the mean of its neighbourhood, so that noise does not hide the trend.
 POINTS = 150
 
 
@@ -31,8 +31,8 @@ class Curve:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """The loss, then the loss of each modality, from the lines that training wrote; [] where there are none. Unreadable
-    lines (the last one of a killed run) are left out."""
+    """The loss, then the loss of each modality, from the lines of a run; [] if there are none. Skips unreadable
+    lines (the last one of a killed run)."""
     curves = {"loss": Curve("loss")}
     for row in _rows(path):
         step = row["step"]
@@ -46,7 +46,7 @@ def read_curves(path: Path) -> list[Curve]:
 
 
 def training_seconds(path: Path, batch_size: int) -> float | None:
-    """Time spent on training steps, summed over the run's interruptions, from the recorded throughput."""
+    """Seconds spent on training steps, over all parts of an interrupted run, from the recorded throughput."""
     total, before = 0.0, 0
     for row in _rows(path):
         if rate := row.get("samples_per_s"):
@@ -77,12 +77,12 @@ def thin(points: Sequence[tuple[float, float]], number: int = POINTS) -> list[tu
 
 
 def check_matplotlib() -> Any:
-    """The library that draws. Raises ValueError where it is not installed, for callers to know before their work."""
+    """matplotlib. Raises ValueError if it is not installed; call it before long work."""
     return optional("matplotlib", what="loss curves need", install="fourm-engine[report]")
 
 
 def draw(curve: Curve) -> str:
-    """The curve as one <svg>; '' when there is nothing to draw. Raises ValueError where matplotlib is not installed."""
+    """The curve as one <svg>; '' if there is nothing to draw. Raises ValueError if matplotlib is not installed."""
     lines = [("train", thin(curve.train)), ("held_out", thin(curve.held_out))]
     if not any(points for _, points in lines):
         return ""

@@ -1,4 +1,4 @@
-"""EvaluateConfig: the `evaluate` section of a config; which predictions are made on held-out samples."""
+"""EvaluateConfig: the `evaluate` section of a config; the predictions to make on held-out samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.generate.plan import Options
 
-#: Which part of a grid is shown: a half, the central quarter, or a random share of its tokens.
+#: The visible part of a grid: a half, the central quarter, or a random share of its tokens.
 Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -18,17 +18,17 @@ class EvalTask(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    #: Modalities that are shown.
+    #: Input modalities.
     inputs: list[str] = Field(min_length=1)
-    #: Modalities that are generated, in this order. "*" stands for all that read other sources than the inputs do.
+    #: Target modalities, in order of generation. "*" means all that read other sources than the inputs.
     targets: list[str] = Field(min_length=1)
     #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: the rest is predicted.
     keep: dict[str, Part] = Field(default_factory=dict)
-    #: Whether what was generated is shown to the targets that follow; otherwise each sees the inputs alone.
+    #: Whether later targets see the earlier ones; otherwise each sees the inputs alone.
     chain: bool = True
-    #: How a target is generated, {name: options of `fourm_engine.generate.plan`}; the default plan for those left out.
+    #: How to generate a target, {name: options of `fourm_engine.generate.plan`}; others use the default plan.
     options: dict[str, Options] = Field(default_factory=dict)
-    #: The first of the held-out samples alone; null: all of `evaluate.samples`.
+    #: Only the first so many held-out samples; null: all of `evaluate.samples`.
     samples: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -39,7 +39,9 @@ class EvalTask(BaseModel):
         if len(set(self.targets)) < len(self.targets) or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"task {self.name!r} names a modality twice")
         if both := sorted(set(self.targets) & set(self.inputs) - set(self.keep)):
-            raise ValueError(f"task {self.name!r}: {both[0]!r} is given in full and asked for; show a part (keep)")
+            raise ValueError(
+                f"task {self.name!r}: {both[0]!r} is both an input in full and a target; show a part (keep)"
+            )
         return self
 
 
@@ -49,15 +51,15 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tasks: list[EvalTask] = Field(default_factory=list)
-    #: Held-out samples that are predicted, drawn by the seed; all where there are fewer.
+    #: Held-out samples to predict, drawn by the seed; all if there are fewer.
     samples: int = Field(default=200, ge=1)
     #: Held-out samples of the any-to-any matrix.
     matrix_samples: int = Field(default=100, ge=2)
-    #: Training samples to which the constant predictors are fitted.
+    #: Training samples that the constant predictors are fitted to.
     constant_samples: int = Field(default=300, ge=1)
-    #: Samples shown as pictures, a task.
+    #: Samples shown as pictures, per task.
     pictures: int = Field(default=4, ge=0)
-    #: Samples in one pass of the model.
+    #: Samples per forward pass.
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0
 

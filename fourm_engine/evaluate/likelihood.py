@@ -34,7 +34,7 @@ def nats_by_sample(
     A grid or vector is predicted as a whole in one parallel step; a sequence, its end marker included, token by token
     with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
-    Returns target -> (float64 (B,) nats, int64 (B,) tokens); a sample that lacks the target has 0 of both.
+    Returns target -> (float64 (B,) nats, int64 (B,) tokens); both are 0 for a sample without the target.
 
     Raises:
         ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""

@@ -1,7 +1,7 @@
-"""The any-to-any matrix: how much each input tells the model of each target, in held-out nats per token.
+"""The any-to-any matrix: how much each input tells the model about each target, in held-out nats per token.
 
 In: a model, held-out samples. Out: `Matrix`. A sample's entry is the mean over the target's tokens of -log p(token |
-input shown in full); a cell is the mean over samples. What an input lowers is judged by the difference, sample by
+input shown in full); a cell is the mean over samples. The effect of an input is the difference, sample by
 sample, to the target given nothing, so that easy and hard samples cancel.
 """
 
@@ -57,5 +57,5 @@ def measure_matrix(
 
 
 def _mean(x: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error; of a single sample that is unknown."""
+    """Mean and its standard error, which is unknown for a single sample."""
     return float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")

@@ -1,4 +1,4 @@
-"""What a person looks at: rendered inputs, predictions, truths and ceilings, as data URIs and as a contact sheet.
+"""Pictures for people: rendered inputs, predictions, ground truths and ceilings, as data URIs and as a contact sheet.
 
 In: what `Modality.render` returns, a `PIL.Image` or a string. Out: PNG bytes.
 """
@@ -23,7 +23,7 @@ SMALL = 160
 
 @dataclass(frozen=True)
 class Output:
-    """One target of one sample, rendered: pictures or strings. None where there is no truth."""
+    """One target of one sample, rendered: pictures or strings. None without ground truth."""
 
     target: str
     prediction: Any
@@ -33,7 +33,7 @@ class Output:
 
 @dataclass(frozen=True)
 class SamplePictures:
-    """One row of a task: what was given, {name: rendering}, and what came out."""
+    """One sample of a task: its inputs, {name: rendering}, and its targets."""
 
     sample: str
     inputs: dict[str, Any]
@@ -51,7 +51,7 @@ def data_uri(image: Image) -> str:
 
 
 def hide(image: Image, shown: np.ndarray) -> Image:
-    """`image` with the tokens that were not shown greyed out. shown: bool (rows, columns) of the token grid."""
+    """`image` with hidden tokens greyed out. shown: bool (rows, columns) of the token grid."""
     from PIL import Image as pil
 
     mask = pil.fromarray(np.where(shown, 255, 0).astype(np.uint8)).resize(image.size, pil.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Predictions on held-out samples, scored by each modality's own metrics beside constants and the tokenizer's ceiling.
+"""Predictions on held-out samples, scored by each modality's metrics beside constants and the tokenizer's ceiling.
 
 In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
 """
@@ -26,7 +26,7 @@ from fourm_plugins.spec import Grid
 
 
 class Predictor:
-    """Holds what all tasks share: token ids of the held-out samples, their decoded values, the constants' scores."""
+    """Makes predictions for tasks; caches what they share: token ids, decoded values, scores of the constants."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Predictor:
         *,
         extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
     ) -> None:
-        """`training`: target -> values that its constants are fitted to. `extra_metrics`: target -> further ones."""
+        """`training`: target -> values to fit its constants to. `extra_metrics`: target -> additional metrics."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
             name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))

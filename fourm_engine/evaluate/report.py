@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing beside it, from the template `report.html.jinja`.
+"""The report: one self-contained HTML file from the template `report.html.jinja`.
 
 Jinja escapes every text of data (captions, names, notes); pictures are PNG data URIs, charts are inline SVG.
 """
@@ -27,8 +27,8 @@ def write_report(
     *,
     title: str,
 ) -> None:
-    """Write the page atomically. `pictures`: task -> its samples. Raises ValueError where matplotlib is not installed
-    and there are curves to draw."""
+    """Write the page atomically. `pictures`: task -> its samples. Raises ValueError if there are curves to draw
+    and matplotlib is not installed."""
     page = _environment().get_template("report.html.jinja")
     charts = [svg for curve in curves if (svg := draw(curve))]
     facts: dict[str, Any] = {"evaluation": evaluation, "pictures": pictures, "charts": charts, "title": title}
@@ -36,7 +36,7 @@ def write_report(
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; a dash for what is not known."""
+    """Three significant digits; a dash for unknown."""
     if value is None or value != value:
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

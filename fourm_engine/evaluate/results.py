@@ -1,6 +1,6 @@
-"""What an evaluation found, as data: the content of `evaluation.json` and of the report.
+"""The results of an evaluation: the content of `evaluation.json` and of the report.
 
-Scores are floats in the metric's own unit. A score that could not be computed is None, with the reason among the notes.
+Scores are floats in the metric's unit. A score that could not be computed is None, and a note gives the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fourm_engine.files import write_atomically
 #: Version of the layout of `evaluation.json`.
 FORMAT = 1
 
-#: Name of the row of the matrix in which the model sees nothing.
+#: Name of the matrix row without any input.
 NOTHING = "nothing"
 
 
@@ -34,15 +34,15 @@ class Score:
 
     @property
     def best_constant(self) -> tuple[str, float] | None:
-        """(name, score) of the constant that is hardest to beat."""
+        """(name, score) of the best constant."""
         known = [(name, score) for name, score in self.constants.items() if score is not None]
         sign = -1 if self.higher_is_better else 1
         return min(known, key=lambda item: sign * item[1]) if known else None
 
     @property
     def ratio(self) -> float | None:
-        """Prediction over the first constant, the plugin's simplest (one value everywhere); None where it says nothing:
-        for scores of which more is better, and for a constant of 0."""
+        """Prediction over the first constant, the plugin's simplest (one value everywhere); None where the ratio is
+        meaningless: if higher is better, and for a constant of 0."""
         first = next(iter(self.constants.values()), None)
         if self.higher_is_better or self.prediction is None or not first:
             return None
@@ -87,7 +87,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """`cells[input][target]`; the first input is `NOTHING`. Absent: pairs without samples, a modality to itself."""
+    """`cells[input][target]`; the first input is `NOTHING`. Absent: pairs without samples, and a modality given
+    itself."""
 
     inputs: list[str]
     targets: list[str]
@@ -117,7 +118,7 @@ class Evaluation:
         return {"format": FORMAT, **record}
 
     def save(self, path: Path) -> None:
-        """Write JSON that any reader takes (no NaN), atomically."""
+        """Write strict JSON (no NaN), atomically."""
         write_atomically(path, json.dumps(finite(self.to_json()), indent=1, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Which tasks a model can do: the configured ones, fitted to the modalities that are there, or the default ones.
+"""The tasks that a model can do: the configured ones, limited to its modalities, or the default ones.
 
 In: `EvalTask`s and the model's modalities. Out: `Task`s whose names all exist, and a note on everything left out.
 """
@@ -35,8 +35,8 @@ class Task:
 def resolve_tasks(
     configured: list[EvalTask], modalities: Mapping[str, Modality], missing: Mapping[str, str] | None = None
 ) -> tuple[list[Task], list[str]]:
-    """A task lacking an input, or every target, is left out, and a target that is lacking is; each with a note.
-    `missing`: why a modality of the model is not there. Raises ValueError for options or parts that cannot be."""
+    """Skips missing targets, and tasks without an input or any target, each with a note.
+    `missing`: why a modality of the model is not there. Raises ValueError for invalid options or parts."""
     tasks, notes = [], []
     for task in configured or default_tasks(modalities):
         why = {
@@ -67,7 +67,7 @@ def resolve_tasks(
 
 
 def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
-    """Raise ValueError, before anything is computed, for a part or an option that cannot be."""
+    """Raise ValueError for an invalid part or option, before anything is computed."""
     try:
         for name, part in task.keep.items():
             kept_tokens(modalities[task.inputs[name]].spec, part, np.random.default_rng(0))
@@ -124,7 +124,7 @@ def everything_else(inputs: list[str], modalities: Mapping[str, Modality]) -> li
 
 
 def shown_as(name: str, targets: list[str] | tuple[str, ...], modalities: Mapping[str, Modality]) -> str:
-    """The modality that shows what is given as `name`, by the rule of `FourM.generate`."""
+    """The modality that an input called `name` is shown as, by the rule of `FourM.generate`."""
     readers = _readers(name, modalities)
     exact = [reader for reader in readers if reader.name == name]
     if exact and name in targets:

@@ -1,4 +1,4 @@
-"""How good fitted tokenizers are: held-out values, encoded and decoded, in each modality's own metrics.
+"""How good fitted tokenizers are: each modality's metrics of held-out values after encoding and decoding.
 
 In: fitted tokenizers and held-out data. Out: `TokenizerScores` of each modality with tokens, written to
 `tokenizers.json`, and `sheet.png`, reconstructions above what they are of.
@@ -58,9 +58,9 @@ class TokenizerScores:
 @dataclass(frozen=True)
 class TokenizerEvaluation:
     tokenizers: list[TokenizerScores]
-    #: What could not be measured, and why.
+    #: What could not be measured, with the reason.
     notes: list[str]
-    #: Files written: the report, and the sheet where there is a picture.
+    #: Files written: the report, and the sheet if there is a picture.
     files: list[Path] = field(default_factory=list)
 
 

@@ -1,1 +1,1 @@
-"""Extending a trained model by new modalities: what it becomes, how it is trained, what it forgets."""
+"""Extending a trained model with new modalities: the grown model, its training, and what it gains and forgets."""

@@ -1,4 +1,4 @@
-"""The `extend` section of a config: how a trained model grows by new modalities."""
+"""The `extend` section of a config: extending a trained model with new modalities."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class LoraConfig(BaseModel):
-    """Low-rank adapters beside every matrix of attention and MLP (LoRA, arXiv 2106.09685)."""
+    """Low-rank adapters of every attention and MLP matrix (LoRA, arXiv 2106.09685)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=8, ge=1, le=4096)
-    #: What an adapter adds is scaled by alpha / rank.
+    #: The output of an adapter is scaled by alpha / rank.
     alpha: float = Field(default=16.0, gt=0)
 
 
 class ExtendConfig(BaseModel):
-    """A run that extends a trained model by new modalities; `fourm extend` writes it."""
+    """Extends a trained model with new modalities; written by `fourm extend`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Folder of the run or of the exported model that is extended, or a Hub id.
+    #: Folder of the run or exported model to extend, or a Hub id.
     source: str
     #: The new modalities.
     add: list[str] = Field(min_length=1)
-    #: What learns. "rows": what the new modalities brought (rows of the tables, modality vectors, projections,
-    #: positions) and nothing else, so that all else keeps its bits. "lora": these, and adapters in every block, which
-    #: are added to the weights at the end. "all": every weight.
+    #: What is trained. "rows": only what the new modalities add (rows of the tables, modality vectors, projections,
+    #: positions); everything else keeps every bit. "lora": also adapters in every block, merged into the weights at
+    #: the end. "all": every weight.
     train: Literal["rows", "lora", "all"] = "rows"
     lora: LoraConfig = LoraConfig()
-    #: Share of the training samples drawn by `masking.mixture` as it stands, in which a "*" includes the new
-    #: modalities. Of the others, two thirds ask for a new modality and a third shows one. null: 0.5, and with "rows",
-    #: which cannot forget, 0.
+    #: Share of the training samples drawn from `masking.mixture`, whose "*" includes the new modalities. Of the others,
+    #: two thirds have a new modality as target and a third as input. null: 0.5, or 0 with "rows", which cannot forget.
     replay: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("add")

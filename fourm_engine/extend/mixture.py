@@ -1,4 +1,4 @@
-"""What an extension is trained and measured on: strategies of masking derived from those of the run.
+"""Masking strategies that an extension is trained and measured with, derived from those of the run.
 
 In: the run's `MaskingConfig` and the specs of the new modalities. Out: others of the same capacities, so that batches
 keep their shape.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_plugins.spec import ModalitySpec
 
-#: Of the samples that are about new modalities, those that ask for one; the others show one.
+#: Share of the samples about new modalities that have one as target; the others have one as input.
 ASKED = 2 / 3
 
 
@@ -29,7 +29,7 @@ def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float)
 
 
 def known(masking: MaskingConfig, new: Sequence[ModalitySpec]) -> MaskingConfig:
-    """The mixture as it was before: new modalities neither shown nor asked for."""
+    """The mixture before the extension: new modalities are neither inputs nor targets."""
     zeros = {spec.name: 0.0 for spec in new}
     kept = []
     for component in masking.mixture:
@@ -40,8 +40,8 @@ def known(masking: MaskingConfig, new: Sequence[ModalitySpec]) -> MaskingConfig:
 
 
 def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
-    """Every strategy of the run with the new modality as its only target, from the inputs that it has anyway. Weights
-    add up to 1; none where it cannot be a target."""
+    """Every strategy of the run with the new modality as its only target and unchanged inputs. Weights
+    add up to 1; empty if it cannot be a target."""
     if not spec.target:
         return []
     found = []
@@ -57,7 +57,7 @@ def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
 
 
 def showing(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:
-    """The new modality alone shown, all that the model knew asked for; none where it cannot be input."""
+    """From the new modality alone to every known one; empty if it cannot be an input."""
     if not spec.input:
         return []
     target = {"*": 0.5} | {other.name: 0.0 for other in new}
@@ -65,7 +65,7 @@ def showing(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:
 
 
 def only(masking: MaskingConfig, components: Sequence[Component]) -> MaskingConfig:
-    """`masking` with these strategies in place of its own, for batches of the same shape."""
+    """`masking` with these strategies instead, for batches of the same shape."""
     capacities = {"encoder_capacity": masking.encoder_tokens, "decoder_capacity": masking.decoder_tokens}
     return MaskingConfig.model_validate(masking.model_dump() | capacities | {"mixture": tuple(components)})
 

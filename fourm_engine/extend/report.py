@@ -1,8 +1,8 @@
-"""What an extension gained and what it forgot: held-out nats per token before and after, under the same masks.
+"""What an extension gained and forgot: held-out nats per token before and after, under the same masks.
 
-In: for every case (what is shown, what is asked for) the nats and tokens of each held-out sample, before and after.
+In: for every case (inputs and targets) the nats and tokens of each held-out sample, before and after.
 Out: `Report`, which is `extend.json`. Means are over tokens; their standard errors are over samples (of a ratio of
-sums), and that of a change is over the samples' own changes, so that easy and hard samples cancel.
+sums), and that of a change is over the changes per sample, so that easy and hard samples cancel.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Nats:
 
     @property
     def error(self) -> float | None:
-        """Standard error of `mean` over samples; of a single one it is unknown."""
+        """Standard error of `mean` over samples; unknown for a single one."""
         n = len(self.nats_B)
         if n < 2:
             return None
@@ -43,7 +43,7 @@ class Nats:
         return float(np.sqrt(n / (n - 1) * np.square(rest_B).sum()) / self.tokens_B.sum())
 
 
-#: Case -> modality -> what was measured.
+#: Case -> modality -> scores of each sample.
 Measured = Mapping[str, Mapping[str, Nats]]
 
 
@@ -75,7 +75,7 @@ class Report:
     trained_parameters: int
     parameters: int
     rows: list[Row]
-    #: Known modalities that took no part, since their plugin or tokenizer is missing.
+    #: Known modalities left out, since their plugin or tokenizer is missing.
     not_measured: list[str]
 
     def save(self, path: Path) -> None:
@@ -95,7 +95,7 @@ class Report:
 
 
 def compare(before: Measured, after: Measured) -> list[Row]:
-    """Both must be of the same samples and masks."""
+    """Both must have the same samples and masks."""
     rows = []
     for case, modalities in before.items():
         for name, was in modalities.items():

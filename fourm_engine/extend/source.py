@@ -1,4 +1,4 @@
-"""Extension: a trained model and the modalities it grows by, checked against each other before anything is trained.
+"""Extension: a trained model and its new modalities, checked against each other before training.
 
 In: which model, which modalities, where the tokenizers of new ones are. Out: all modalities, the vocabulary that begins
 with the model's rows, and the tokenizers: those that the model was trained with for all that it knows, also where a new
@@ -104,12 +104,12 @@ class Extension:
 
     @property
     def new(self) -> list[ModalitySpec]:
-        """Specs of the new modalities, by name."""
+        """Specs of the new modalities by name."""
         return [spec for spec in self.modalities.specs if spec.name not in self.source.vocabulary]
 
     @property
     def training(self) -> Modalities:
-        """Those that take part: without those that the model has no tokenizer of, and those not installed."""
+        """Those that take part: not those without a tokenizer in the model, nor those not installed."""
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})

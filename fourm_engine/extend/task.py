@@ -1,4 +1,4 @@
-"""ExtendTask: training a model that grew by new modalities, and measuring what it gains and forgets.
+"""ExtendTask: trains a model with new modalities, and measures what it gains and forgets.
 
 In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: the
 exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.json`.
@@ -27,10 +27,10 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 class ExtendTask(FourMTask):
-    """The 4M objective on a network of which a part, or all, learns.
+    """The 4M objective on a network that is trained in part or as a whole.
 
     Args:
-        tokenizers: modality -> tokenizer, of all with tokens.
+        tokenizers: modality -> tokenizer, for all with tokens.
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
@@ -73,8 +73,8 @@ class ExtendTask(FourMTask):
             add_lora(network, rank=settings.lora.rank, alpha=settings.lora.alpha)
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Nats per target token in every case, the same samples and masks each time; `before` keeps what is found with
-        the initial weights, `after` what was found last. Scores of "given new" bear that name."""
+        """Nats per target token in every case, the same samples and masks each time; `before` holds the values for the
+        initial weights, `after` the latest. Scores of "given new" have that prefix."""
         scores: dict[str, tuple[float, float]] = {}
         measured = {}
         for case, data in self.cases.items():
@@ -146,7 +146,7 @@ class ExtendTask(FourMTask):
 
 
 def _joined(parts: Iterable[Mapping[str, list]]) -> dict[str, Nats]:
-    """What all processes found, by position; modalities without any token are left out."""
+    """The values of all processes, by position; modalities without any token are left out."""
     parts = list(parts)
     joined = {}
     for name in parts[0]:

@@ -1,1 +1,1 @@
-"""What is installed, told to a person or a program: each plugin in words, and checks of everything that a run needs."""
+"""Reports on installed plugins, for people and programs, and checks of everything that a run needs."""

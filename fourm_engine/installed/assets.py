@@ -1,4 +1,4 @@
-"""Checks of what a config needs beside packages: data, files that tokenizers name, fitted tokenizers.
+"""Checks of what a config needs besides packages: data, files that tokenizers name, fitted tokenizers.
 
 In: a config and its plugin host. Out: `Check`s, and the modalities that take part.
 """

@@ -1,7 +1,7 @@
 """One plugin in words and numbers: what `fourm plugins info` shows.
 
-In: the plugin host, a name, and where fitted tokenizers lie, if anywhere. Out: a dictionary of plain values, the same
-for JSON and for people.
+In: the plugin host, a name, optionally a folder of fitted tokenizers. Out: a dictionary of plain values, printed as
+JSON or as text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decod
 def describe(name: str, config: RunConfig | None, manager: PluginManager, run: Path | None) -> list[dict[str, Any]]:
     """Every plugin that is called `name`, one of each kind at most; with a config also an instance that it sets up.
 
-    `run`: where fitted tokenizers are looked for, in place of the config's folder. Raises ValueError."""
+    `run`: folder with fitted tokenizers, instead of the config's. Raises ValueError."""
     folder = tokenizers_of(run) if run is not None else config.tokenizers.folder if config is not None else None
     settings = dict(config.modalities.settings.get(name, {})) if config is not None else {}
     entry_point = settings.pop("plugin", name)
@@ -135,9 +135,9 @@ def tokenizers_of(place: Path) -> Path:
 
 
 def _normalisation(modality: Modality) -> dict[str, Any]:
-    """What the author says of it, and what it does to an example: the value as people think of it, the array that a
-    tokenizer or the model gets, and how far from the value the array leads back."""
-    said = type(modality).normalise.__doc__  # not inherited: what the base says of all modalities says nothing
+    """The author's description, and an example: its value, the array that a tokenizer or the model gets, and the error
+    after converting the array back to a value."""
+    said = type(modality).normalise.__doc__  # not inherited: the base's docstring describes no modality in particular
     found: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
     samples = modality.example_samples(1, 0)
     if not samples:
@@ -165,9 +165,9 @@ def _numbers(x: Any) -> str:
 
 
 def conformance(plugin: Plugin) -> dict[str, Any] | None:
-    """The counts of the report that lies in the plugin's package, or None where there is none.
+    """The counts of the conformance report in the plugin's package; None without a report.
 
-    Raises ValueError naming the file where it cannot be read."""
+    Raises ValueError naming the file if it cannot be read."""
     path = _report(plugin)
     if path is None:
         return None

@@ -1,8 +1,8 @@
 """`fourm plugins doctor`: what a run needs, checked by doing it.
 
-In: the plugin host, which plugins are in question, and a run's config, if there is one. Out: a list of `Check`. Each is
-carried out as it says: plugins are activated (in processes of their own), matrices multiplied, files written, processes
-joined. Nothing is fetched, and nothing that is written stays.
+In: the plugin host, the plugins to check, and optionally a run's config. Out: a list of `Check`. Each does what it
+says: plugins are activated (in separate processes), matrices multiplied, files written, processes joined. Nothing is
+downloaded, and no written file stays.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from fourm_plugins.probe import probe_all
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-#: A disk with less is told of: a checkpoint of a small model, or one file of a large one.
+#: Warn below this: the checkpoint of a small model, or one file of a large one.
 MIN_FREE = 1 << 30
 
 
 @dataclass(frozen=True)
 class Check:
-    """`bad` keeps a run from working; a `note` is worth knowing."""
+    """`bad` prevents a run; a `note` is worth knowing."""
 
     name: str
     state: Literal["ok", "note", "bad"]
@@ -48,7 +48,7 @@ def check_python() -> Iterator[Check]:
 
 
 def check_requirements(distributions: Iterable[str]) -> Iterator[Check]:
-    """The packages that each distribution requires, and those that it could use (extras)."""
+    """The packages that each distribution requires, and its extras."""
     for name in dict.fromkeys(distributions):
         needed, optional = _requirements(name)
         unmet = {str(r): why for r in needed if (why := _unmet(r))}
@@ -90,7 +90,7 @@ def _unmet(requirement: Requirement) -> str:
 
 
 def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, timeout: float) -> Iterator[Check]:
-    """Every plugin in `selected`, (kind, name), is activated; of the others the state is told, where it is not ok."""
+    """Activates every plugin in `selected`, (kind, name); reports the state of others that are not ok."""
     plugins = list(plugins)
     chosen = [p for p in plugins if (p.kind, p.name) in selected]
     for found in probe_all(chosen, timeout=timeout):
@@ -110,7 +110,7 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
 
 
 def check_leftovers(leftovers: Iterable[Leftover]) -> Iterator[Check]:
-    """Folders of metadata that pip or a build left behind."""
+    """Metadata folders that pip or a build left behind."""
     for left in leftovers:
         yield Check("leftover", "note", f"{left.folder} is ignored: {left.reason}", left.remedy)
 
@@ -120,7 +120,7 @@ def _same(a: Plugin, b: Plugin) -> bool:
 
 
 def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
-    """`folders`: what it is for -> path, which need not exist yet."""
+    """`folders`: purpose -> path, which need not exist yet."""
     for what, folder in folders.items():
         place = folder.absolute()
         while not place.exists():
@@ -140,7 +140,7 @@ def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
 
 
 def check_model(model: str) -> Iterator[Check]:
-    """A pretrained model that labelling takes: a folder, or a Hub id in the cache. Nothing is fetched."""
+    """A pretrained model for labelling: a folder, or a Hub id in the cache. Nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

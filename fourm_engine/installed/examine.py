@@ -1,4 +1,4 @@
-"""All checks of `fourm plugins doctor`, in order, for what is selected.
+"""All checks of `fourm plugins doctor`, in order, for the selected plugins.
 
 In: the plugin host, a config or none, names of plugins or none. Out: `Check`s, one after the other as they are done.
 """
@@ -29,7 +29,7 @@ def examine(
     models: Sequence[str] = (),
     timeout: float = 60.0,
 ) -> Iterator[Check]:
-    """`names`: the plugins in question; by default those that `config` selects, or all that are not disabled."""
+    """`names`: the plugins to check; by default those that `config` selects, or all that are not disabled."""
     selected = _selected(manager, config, names)
     yield from doctor.check_python()
     involved = [p.distribution for p in manager.plugins if (p.kind, p.name) in selected and p.state == "ok"]
@@ -47,7 +47,7 @@ def examine(
     elif config is not None:
         from fourm_engine.installed.assets import check_assets
 
-        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        with redirect_stdout(sys.stderr):  # what a plugin prints is not part of the answer
             found = list(check_assets(config, manager))
         yield from found
     for model in models:
@@ -70,7 +70,7 @@ def _selected(manager: PluginManager, config: RunConfig | None, names: Sequence[
 
 
 def _folders(config: RunConfig | None) -> dict[str, Path]:
-    """What a run writes to."""
+    """The folders that a run writes to."""
     import tempfile
 
     from huggingface_hub.constants import HF_HUB_CACHE

@@ -1,7 +1,4 @@
-"""Checks of what computes: torch, GPUs, processes that talk to each other.
-
-Out: `Check`s; products are computed and processes joined to see that they work.
-"""
+"""Checks of hardware and torch: computes matrix products on the CPU and every GPU, and joins processes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The settings of a plugin's class: names, types, defaults, and what its author says of each.
+"""The settings of a plugin's class: names, types, defaults and descriptions.
 
-In: a pydantic model whose fields bear `#:` comments above them (the style of this project) or descriptions. Out: a list
+In: a pydantic model whose fields have `#:` comments above them (the style of this project) or descriptions. Out: a list
 of `Setting`, nested sections with dotted names.
 """
 
@@ -37,7 +37,7 @@ def describe_settings(model: type[BaseModel], instance: BaseModel | None = None)
 def _describe(
     model: type[BaseModel], defaults: BaseModel | None, instance: BaseModel | None, prefix: str
 ) -> list[Setting]:
-    """`defaults`: what stands here where a config says nothing, where it is not what the fields themselves say."""
+    """`defaults`: values without a config, where they differ from those of the fields."""
     meanings, found = _meanings(model), []
     for name, field in model.model_fields.items():
         required = defaults is None and field.is_required()

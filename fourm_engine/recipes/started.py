@@ -1,8 +1,8 @@
-"""Where a run was started: what the relative paths in its stored config are relative to, wherever it is used from.
+"""Where a run was started, which the relative paths in its stored config are relative to.
 
-`<run>/started.json` lies beside `<run>/config.yaml`. A path is looked for from the folder where the run was started;
-then, as the run's folder may have been moved together with its data, from that folder as it lies relative to the run's
-now; then from the run's folder, and from the working directory.
+`<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved from the folder where the run was started;
+then, since a run may have been moved together with its data, from where that folder would be now relative to the run;
+then from the run's folder, and from the working directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fourm_engine.files import write_atomically
 
 log = logging.getLogger(__name__)
 NAME = "started.json"
-#: Keys of the paths of a config, but for its own folder.
+#: Keys of a config that are paths, except `run`.
 PATHS = ("data.train", "data.val", "data.tokens", "tokenizers.folder", "extend.source")
 MAX_BYTES = 1 << 16
 
@@ -29,11 +29,11 @@ def record(run: Path) -> None:
 
 
 def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
-    """Make the paths in `raw`, what the config file at `path` holds, right for the working directory: `run` is the
-    folder that the file is in. Any config but one that a run stored is left as it is. One line is logged for each path
-    that leads out of the working directory.
+    """Resolve the paths in `raw`, the content of the config file at `path`, for the working directory; `run` becomes
+    the file's folder. Only a config stored by a run is changed. Logs one line for each path outside the working
+    directory.
 
-    Returns key -> the places where it was looked for, of the paths that are nowhere."""
+    Returns key -> the candidates tried, for paths that do not exist."""
     started = _read(path.parent / NAME)
     if started is None or not isinstance(raw.get("run"), str):
         return {}
@@ -59,7 +59,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
 
 
 def nowhere(path: Path, key: str, tried: list[Path]) -> str:
-    """What to tell of a path that `relocate` did not find."""
+    """The error message for a path that `relocate` did not find."""
     return f"{path}: {key}: not found, neither {' nor '.join(map(str, tried))}; say where it is: {key}=FOLDER"
 
 

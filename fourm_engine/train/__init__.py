@@ -1,1 +1,1 @@
-"""The one training loop: what is to be learned (`task`), how (`config`), the loop itself, checkpoints, metrics."""
+"""The training loop: tasks, its config, the loop, checkpoints, metrics."""

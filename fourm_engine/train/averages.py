@@ -1,7 +1,7 @@
-"""Averages: an exponential moving average of a model while it learns, which is then evaluated and exported.
+"""Averages: an exponential moving average of a model during training, which is evaluated and exported.
 
-In: a model after each step that was taken. Out: averaged tensors by name, to be checkpointed, and the model with them
-in place of its own.
+In: a model after each step that was taken. Out: averaged tensors by name, for checkpoints, and the model with them
+swapped in.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Averages:
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad} | self._buffers
 
     def restart(self) -> None:
-        """Begin at the model as it is now."""
+        """Start from the model's current state."""
         self.number = 0
         for name, tensor in self._learning().items():
             self.tensors[name].copy_(tensor)
 
     @torch.no_grad()
     def update(self) -> None:
-        """After a step that was taken."""
+        """Update after a step that was not skipped."""
         current = self._learning()
         decay = min(self.decay, (1 + self.number) / (10 + self.number)) if self.number else 0.0
         averages = [local(tensor) for tensor in self.tensors.values()]
@@ -59,7 +59,7 @@ class Averages:
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """The model with its averages; its own tensors come back afterwards."""
+        """The model with its averages swapped in; afterwards its tensors are restored."""
         self._swap()
         try:
             yield
@@ -77,7 +77,7 @@ class Averages:
             other.copy_(held)
 
     def state(self) -> dict[str, Tensor]:
-        """The model's state dict, averaged. Weights that have two names are averaged under both."""
+        """The model's state dict, averaged. Tied weights appear under both names."""
         names = {id(p): name for name, p in self.model.named_parameters()}
         full = dict(self.model.state_dict(keep_vars=True))
         return {name: self.tensors.get(names.get(id(tensor), name), tensor).detach() for name, tensor in full.items()}

@@ -1,8 +1,7 @@
-"""ForwardBuffers: the buffers that a forward pass changes, such as a batch norm's running statistics.
+"""ForwardBuffers: the buffers that a forward pass changes, such as running statistics of a batch norm.
 
-A step that is skipped must leave no trace, and its forward passes ran before anyone knew. So these buffers are copied
-before each step and put back where it is skipped; over several processes, each of which saw its own samples, they
-become the mean of all after a step that was taken.
+A skipped step must leave no trace, but its forward passes have already run. So these buffers are copied before each
+step and restored if it is skipped. Otherwise they become the mean over all processes, since each saw other samples.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fourm_engine.train.distributed import gather_json, sum_over_processes, worl
 
 
 class ForwardBuffers:
-    """Which buffers they are shows in the first step; most models have none, and then nothing is copied any more."""
+    """The first step shows which buffers change; in most models none do, and later steps copy nothing."""
 
     def __init__(self, model: nn.Module) -> None:
         self._candidates = dict(model.named_buffers())
@@ -39,13 +38,14 @@ class ForwardBuffers:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """The step is skipped."""
+        """Restore the buffers of a skipped step."""
         for name, buffer in self._candidates.items():
             buffer.copy_(self._copies[name])
 
     @torch.no_grad()
     def average(self) -> None:
-        """The step was taken: the mean over processes; of integers, which count passes, the first process's."""
+        """After a step that was taken: floats become the mean over processes; integers, which count passes, the first
+        process's."""
         if world_size() == 1:
             return
         for buffer in self._candidates.values():

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder `step-00001000/` of safetensors and one JSON file; nothing is ever pickled or unpickled.
+"""Checkpoints: folders `step-00001000/` of safetensors and one JSON file; nothing is pickled.
 (`torch.distributed.checkpoint` pickles its metadata, so it is not used.)
 
     state.json                       format, step, what the trainer adds, and the size of every file
@@ -39,16 +39,16 @@ _ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that could not be written or read; the message names the path."""
+    """A checkpoint could not be written or read; the message names the path."""
 
 
 class OtherFormat(CheckpointError):
-    """A checkpoint that another version has written."""
+    """A checkpoint was written by another version."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete one, found on disk. `state` is what `Checkpoints.save` was given."""
+    """A complete checkpoint on disk. `state` is what `Checkpoints.save` was given."""
 
     folder: Path
     step: int
@@ -58,7 +58,7 @@ class Checkpoint:
 
 class Checkpoints:
     """Saves below `folder`, the newest `keep` of them. With `background` the tensors are copied to the host at once and
-    written by a thread, one save in flight. `report` gets a line for the user where something is passed over."""
+    written by a thread, one save in flight. `report` gets a line for the user about each damaged checkpoint."""
 
     def __init__(self, folder: Path, *, keep: int, background: bool, report: Callable[[str], None]) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class Checkpoints:
                 shutil.rmtree(stale, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest complete checkpoint, the same in every process; a damaged one is reported and passed over."""
+        """The newest complete checkpoint, the same in every process; damaged ones are reported and skipped."""
         name = together(lambda: self._newest_name() if rank() == 0 else None, self._group)
         name = gather_json(name, self._group)[0]
         if name is None:
@@ -103,10 +103,10 @@ class Checkpoints:
         """Write `tensors` (this process's part) and `state` (JSON) as the checkpoint after `step` steps. Every process
         must call it. With `background` it returns before the writing is done.
 
-        All processes agree on what befell any of them, and nothing of a failed save is left. What the disk refuses is
-        reported, `saved` stays what it was, and the run may go on to try again. Anything else (no memory, an error of
-        ours, Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes,
-        here or by the next call of `save` or `finish`."""
+        All processes learn of a failure in any of them, and a failed save leaves nothing. An error of the disk is
+        reported, `saved` stays unchanged, and the run may go on and try again. Anything else (no memory, a bug,
+        Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes, here or
+        by the next call of `save` or `finish`."""
         self.finish()
         part = step_folder(self.folder, step).with_suffix(".part")
         copies: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ class Checkpoints:
             self.finish()
 
     def finish(self) -> None:
-        """Wait for the save in flight, and raise what made it fail, but for errors of the disk."""
+        """Wait for the save in flight; raises its error, unless it is one of the disk."""
         self.wait()
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -149,7 +149,7 @@ class Checkpoints:
             self._thread = None
 
     def _write(self, part: Path, step: int, copies: dict, rows: dict, state: dict[str, Any]) -> None:
-        """Three rounds; every process takes part in each, whatever befell it."""
+        """Three rounds; every process takes part in each, even after a failure."""
         first = rank() == 0
         written = (
             self._agree(lambda: _fresh(part) if first else None, part)
@@ -160,8 +160,8 @@ class Checkpoints:
             self.saved = step
 
     def _agree(self, action: Callable[[], None], part: Path) -> bool:
-        """Do this process's share. True where all processes did theirs; False, once it is reported, where the disk
-        refused one; raises, in all of them, where one failed otherwise."""
+        """Do this process's share. Returns True if all processes succeeded; reports and returns False if one had an
+        error of the disk; raises in all processes if one failed otherwise."""
         _, caught = attempt(action)
         told = None
         if caught is not None:
@@ -175,7 +175,7 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
         gather_json(None, self._group)  # no process goes on before nothing is left
         if caught is not None and not isinstance(caught, Exception):
-            raise caught  # Ctrl-C, a request to exit: the others know
+            raise caught  # Ctrl-C or a request to exit; the others have been told
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
@@ -202,7 +202,7 @@ class Checkpoints:
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is, among those below `folder`."""
+    """Path of the checkpoint after `step` steps below `folder`."""
     return folder / f"step-{step:08d}"
 
 
@@ -315,7 +315,7 @@ def _write_part(part: Path, copies: dict[str, Tensor], rows: dict[str, tuple[int
 
 
 def _remove(folder: Path) -> None:
-    """Renamed first, so that a removal that is killed leaves nothing that looks complete."""
+    """Rename first, so that an interrupted removal leaves nothing that looks complete."""
     old = folder.with_suffix(".old")
     os.rename(folder, old)
     shutil.rmtree(old)

@@ -12,9 +12,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: Samples a step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
+    #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
     batch_size: int = Field(ge=1)
-    #: Micro-batches a step in each process: less memory, the same result.
+    #: Micro-batches per step in each process: less memory, the same result.
     accumulate: int = Field(default=1, ge=1)
     steps: int = Field(ge=1)
 
@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
 
     #: "auto": bf16 autocast on a GPU, fp32 on CPUs (many of which run bf16 50 times slower). Weights stay in fp32.
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    #: "auto": on the GPUs that are there, else on the CPU.
+    #: "auto": GPUs if there are any, otherwise the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: Over several processes: "replicate" keeps the whole model in each; "shard" splits weights, gradients and the
     #: optimiser's state over them (FSDP2), for models that fill a GPU.
@@ -49,15 +49,15 @@ class TrainConfig(BaseModel):
     #: CPU threads of each process; null leaves torch's choice (one under torchrun).
     threads: int | None = Field(default=None, ge=1)
 
-    #: Decay a step of an exponential moving average of all that learns, codebooks included, which is then evaluated and
-    #: exported; null: none. It starts lower, so that the initial weights are never part of it (`averages`).
+    #: Decay per step of an exponential moving average of everything that learns, including codebooks, which is
+    #: evaluated and exported; null: none. It starts lower, so that the initial weights never enter it (`averages`).
     ema: float | None = Field(default=None, gt=0, lt=1)
 
-    #: Steps between checkpoints; there is always one at the end and when the run is stopped.
+    #: Steps between checkpoints; one is always written at the end and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Checkpoints kept, the newest ones.
+    #: Number of newest checkpoints to keep.
     keep: int = Field(default=2, ge=1)
-    #: Steps between evaluations on held-out data; there is always one at the end. null: only that one.
+    #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)

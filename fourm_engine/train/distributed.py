@@ -1,4 +1,4 @@
-"""Processes and devices: joining those that torchrun started, small reductions on the host, gradients over processes.
+"""Processes and devices: joining those started by torchrun, small reductions on the host, reducing gradients.
 
 On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, which costs a small model on two
 processes a fraction of what DDP or FSDP2 do (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
@@ -30,18 +30,18 @@ T = TypeVar("T")
 
 
 class RankMismatch(ValueError):
-    """Two processes of one run are not set up alike."""
+    """Processes of one run are set up differently."""
 
 
 class OtherProcess(ValueError):
-    """Another process of the run failed at what all of them had to do; the message has its rank and words."""
+    """Another process failed at a common task; the message has its rank and error."""
 
 
 @contextmanager
 def processes(config: TrainConfig) -> Iterator[torch.device]:
     """Join the processes that torchrun started (nothing to join for one) and yield this one's device.
 
-    Raises ValueError where a GPU is asked for and there is none."""
+    Raises ValueError if a GPU is requested and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
@@ -75,7 +75,7 @@ def world_size() -> int:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Sum `tensor` over all processes in place, on its own device, and return it. Every process must call it."""
+    """Sum `tensor` over all processes in place, on its device, and return it. Every process must call it."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
@@ -89,7 +89,7 @@ def sum_numbers(numbers: list[float]) -> list[float]:
 
 
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """`value` of every process, in the order of ranks, as JSON: what another machine sends is never unpickled."""
+    """`value` of every process, in rank order, sent as JSON: data of another machine is never unpickled."""
     if world_size() == 1:
         return [value]
     text = json.dumps(value, sort_keys=True).encode()
@@ -103,9 +103,9 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
 
 
 def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """The result of `action` in this process. Where it raises in any process it raises in all of them, so that none
-    waits for one that is gone: the exception itself where it befell, and elsewhere `OtherProcess` with its rank and
-    words. Every process must call it."""
+    """The result of `action` in this process. If it raises in any process, all raise, so that none waits for one that
+    has ended: the exception itself where it occurred, `OtherProcess` with its rank and message elsewhere. Every
+    process must call it."""
     result, caught = attempt(action)
     found = gather_json(None if caught is None else describe(caught), group)
     if caught is not None:
@@ -117,7 +117,7 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
 
 
 def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """(result, what was raised), be it Ctrl-C."""
+    """(result, exception), including Ctrl-C."""
     try:
         return action(), None
     except BaseException as error:
@@ -125,7 +125,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the words of errors that are for users, and the type of others beside them."""
+    """One line: the message of errors for users; for others also the type."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     words = " ".join(str(error).split())
@@ -156,7 +156,7 @@ class Gradients:
         self.sharded = self.sharded and world_size() > 1
         self.model = model
         if world_size() > 1:
-            # All processes start from what the first one drew, whatever the others did. FSDP2 takes the weights as
+            # All processes start from the first one's weights. FSDP2 takes the weights as
             # they are in each process, on a (world, 1) mesh without ever comparing them.
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
@@ -179,8 +179,8 @@ class Gradients:
         return nullcontext()
 
     def reduce(self) -> None:
-        """After the last backward pass: the mean over processes. A parameter that the step did not use gets a zero
-        gradient rather than none, so that the optimiser treats it alike however the model is spread."""
+        """After the last backward pass: the mean over processes. An unused parameter gets a zero gradient
+        rather than None, so that the optimiser treats it the same whether the model is replicated or sharded."""
         if self.sharded:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:

@@ -53,12 +53,12 @@ from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
-#: A step whose loss or gradient is not finite is left out; this many in a row end the run.
+#: Steps without a finite loss or gradient are skipped; this many in a row end the run.
 MAX_SKIPPED = 10
 
 
 class Diverged(ValueError):
-    """Losses or gradients stayed infinite or NaN."""
+    """Losses or gradients remained infinite or NaN."""
 
 
 @dataclass
@@ -99,8 +99,8 @@ class Trainer:
 
         Raises:
             ValueError: the config does not fit the processes, the task, or the checkpoint that would be resumed.
-            RankMismatch: processes are not set up alike.
-            Diverged: no finite step any more.
+            RankMismatch: processes are set up differently.
+            Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
             Stopped: SIGTERM or SIGINT, after a checkpoint.
         """
@@ -237,7 +237,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
-        """Counts and tokens of the whole step over all processes, and the signals that any of them got: one small
+        """Counts and tokens of the step over all processes, and signals that any of them received, in one small
         reduction."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
@@ -373,7 +373,7 @@ class Trainer:
         return scores
 
     def _finished(self) -> dict[str, float] | None:
-        """The last evaluation, if this very run has come to its end before."""
+        """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
         found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])

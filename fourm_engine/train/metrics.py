@@ -1,6 +1,6 @@
 """What a run reports: `<run>/metrics.jsonl`, and a line of progress on the console.
 
-In: numbers by step. Out, from the first process: one JSON object a line; `step` counts finished steps. When a run
+In: numbers by step. Out, from the first process: one JSON object per line; `step` counts finished steps. When a run
 resumes, lines of later steps are removed, so that no step appears twice.
 """
 
@@ -19,7 +19,7 @@ from fourm_engine.files import write_atomically, writing
 
 
 class Metrics:
-    """`step` is where the run goes on. `active` is false in all processes but the first: they write nothing."""
+    """`step` is where the run goes on. `active` is false in all processes but the first, which alone writes."""
 
     def __init__(self, run: Path, *, step: int, steps: int, active: bool = True) -> None:
         self.active = active

@@ -1,4 +1,4 @@
-"""The observers of a run: packages that look on (loggers, alarms) and never change what is learned.
+"""The observers of a run: packages that watch it (loggers, alarms) without changing the result.
 
 In: hooks of `fourm_plugins.hookspecs` that installed packages implement. What an observer raises is reported once, with
 its package's name, and it is left out from then on; the process is as before each call (`fourm_plugins.guard`), and so

@@ -1,4 +1,4 @@
-"""Task: what a run trains. The trainer knows nothing else of models, data or losses.
+"""Task: what a run trains; all that the trainer knows of models, data and losses.
 
 A task gives sums of losses, never means. It says beforehand, on the host, how many items each sum runs over; the
 trainer adds those counts over the micro-batches and processes of a step and only then divides. So one process and many
@@ -6,10 +6,10 @@ compute the same loss and the same gradients, however the batch is split.
 
     loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
 
-All that learns and is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints hold
-parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer that forward passes
-themselves change (a batch norm's statistics) must be among those that change in a run's first step: it is put back
-where a step is skipped, and averaged over processes where it is taken (`buffers`).
+State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
+hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
+forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
+skipped, and otherwise averaged over processes (`buffers`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fourm_engine.data.order import Share
 
 @dataclass
 class Loss:
-    """Of one micro-batch.
+    """The losses of one micro-batch.
 
     `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts`
     counted under the same name. `logs`: further sums, detached, reported but not learned from; counted under their
@@ -43,7 +43,7 @@ class Task(ABC):
     name: str
     count_names: tuple[str, ...]
     #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
-    #: what it finds.
+    #: the result.
     evaluates_first = False
 
     @abstractmethod
@@ -123,7 +123,7 @@ class Task(ABC):
         return []
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies. Never asked for biases, norms and other vectors, nor for `nn.Embedding`."""
+        """Whether weight decay applies. Not called for biases, norms and other vectors, nor for `nn.Embedding`."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""The command line: one clear line and exit code 1 for what a user can mend; listing imports nothing heavy."""
+"""The command line: one clear line and exit code 1 for a user's mistake; listing imports nothing heavy."""
 
 from __future__ import annotations
 

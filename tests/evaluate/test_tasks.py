@@ -66,7 +66,7 @@ def test_without_tasks_everything_is_predicted_from_every_single_input():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"inputs": ["a"], "targets": ["a"]}, "in full and asked for"),
+        ({"inputs": ["a"], "targets": ["a"]}, "both an input in full and a target"),
         ({"inputs": ["a"], "targets": ["b"], "keep": {"c": "left"}}, "keep names 'c'"),
         ({"inputs": ["a"], "targets": ["b"], "keep": {"a": "lefty"}}, "keep"),
         ({"inputs": ["a"], "targets": ["b", "b"]}, "twice"),

@@ -57,7 +57,7 @@ def test_what_is_saved_loads_as_the_same_config(path, tmp_path):
         ("model.size=Q", r"model\.size: .*'Ti'"),
         ("seed=-1", r"seed: .*greater than or equal to 0"),
         ("train", "expected section.key=value"),
-        ("run.x=1", "'run' is no section"),
+        ("run.x=1", "'run' is not a section"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_by_its_full_path(path, override, message):
