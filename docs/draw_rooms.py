@@ -7,6 +7,7 @@ sample (from files to a gradient) and of a run (from a command to an exported mo
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from tests.import_graph import ROOT, imports, room_of, rooms
 
@@ -30,7 +31,7 @@ def draw() -> str:
     lines += [f"  {room} --> {other}" for room in floors for other in floors if other in _direct(room, below)]
     thin = sum(" --> " in line for line in lines)
     for name, walk in (("sample", SAMPLE), ("run", RUN)):
-        lines += [f"  {a} == {name} {i} ==> {b}" for i, (a, b) in enumerate(zip(walk, walk[1:]), start=1)]
+        lines += [f"  {a} == {name} {i} ==> {b}" for i, (a, b) in enumerate(pairwise(walk), start=1)]
     steps = [str(thin + i) for i in range(len(SAMPLE) + len(RUN) - 2)]
     lines.append(f"  linkStyle {','.join(steps[: len(SAMPLE) - 1])} stroke:#1f77b4,stroke-width:4px")
     lines.append(f"  linkStyle {','.join(steps[len(SAMPLE) - 1 :])} stroke:#d62728,stroke-width:4px")

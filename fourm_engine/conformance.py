@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fourm_engine.batch import collate
-from fourm_engine.data.training import TrainingData
-from fourm_engine.data.views import ViewDrawer
+from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.store import MemoryStore
 from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
 from fourm_engine.generate.inputs import Ids
@@ -60,7 +60,7 @@ class EngineHarness(Harness):
     def train(self, members: Sequence[Member], manager: PluginManager, *, steps: int, seed: int) -> EngineModel:
         modalities = Modalities((m.modality for m in members), {m.name: m.plugin for m in members}, manager)
         tokenizers = {m.name: m.tokenizer for m in members if m.tokenizer is not None}
-        data = _MemberData(members, modalities, seed)
+        data = _samples(members, modalities, seed)
         task = _Task(modalities, tokenizers, MODEL, data)
         config = TrainConfig(batch_size=BATCH, steps=steps, lr=5e-3, warmup=steps // 10, device="cpu", log_every=1)
         with tempfile.TemporaryDirectory() as run, _quiet():
@@ -80,7 +80,7 @@ class EngineModel(TinyModel):
     """A `FourM`. `data`: what it was trained on, where it was not loaded."""
 
     def __init__(
-        self, model: FourM, *, losses: Mapping[str, Sequence[float]] | None = None, data: _MemberData | None = None
+        self, model: FourM, *, losses: Mapping[str, Sequence[float]] | None = None, data: MaskedSamples | None = None
     ) -> None:
         self.model, self.data = model, data
         self._losses = dict(losses or {})
@@ -139,27 +139,15 @@ class EngineModel(TinyModel):
         self.model.save_pretrained(folder)
 
 
-class _MemberData(TrainingData):
-    """Samples from arrays in memory; budgets, masks and packing are those of every run."""
-
-    def __init__(self, members: Sequence[Member], modalities: Modalities, seed: int) -> None:
-        total = sum(m.modality.spec.layout.num_tokens for m in members)
-        most = min(TOKENS, max(2, total // 2))
-        self.masking = MaskingConfig(input_tokens=(1, most), target_tokens=(1, most))
-        self.modalities, self.vocabulary, self.seed = dict(modalities), modalities.vocabulary(), seed
-        self.tokenizers = {m.name: m.tokenizer for m in members if m.tokenizer is not None}
-        self.maskers = {m.name: m.masker for m in members}
-        self.budgets = Budgets(self.masking, modalities.specs)
-        self.names = [str(i) for i in range(len(members[0].arrays))]
-        self.raw, self.views, self._recorded, self._shards = None, 1, None, {}
-        self._drawer = ViewDrawer(self.modalities)
-        self._contents = {m.name: _contents(m) for m in members}
-
-    def has(self, name: str) -> frozenset[str]:
-        return frozenset(self.modalities)
-
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
-        return self._contents[modality][int(name)]
+def _samples(members: Sequence[Member], modalities: Modalities, seed: int) -> MaskedSamples:
+    """Samples of arrays in memory; budgets, masks and packing are those of every run."""
+    total = sum(m.modality.spec.layout.num_tokens for m in members)
+    most = min(TOKENS, max(2, total // 2))
+    budgets = Budgets(MaskingConfig(input_tokens=(1, most), target_tokens=(1, most)), modalities.specs)
+    contents = {m.name: _contents(m) for m in members}
+    number = len(members[0].arrays)
+    store = MemoryStore({str(i): {name: content[i] for name, content in contents.items()} for i in range(number)})
+    return MaskedSamples(store, budgets, {m.name: m.masker for m in members}, modalities.vocabulary(), seed=seed)
 
 
 class _Task(FourMTask):

@@ -7,7 +7,6 @@ reported. Samples are the union over the modalities; what one lacks is left out 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -17,44 +16,28 @@ from typing import Any, Literal
 import numpy as np
 
 from fourm_engine.arrays import check_array
+from fourm_engine.data.aspect import array_aspect, check_aspect
+from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import say, shown
-from fourm_engine.data.pairing import difference, unpaired
+from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
-from fourm_engine.data.splits import SPLITS, Split, read_split, samples_of
+from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.notes import reading
-from fourm_plugins.spec import ClassMap, FeatureMap
 from fourm_plugins.view import View
 
-log = logging.getLogger(__name__)
-#: Warnings of unusable files before they are only counted.
-MAX_WARNINGS = 20
 MAX_SHOWN_NAMES = 3
 #: Of a reason, which may quote the file.
 MAX_REASON = 300
-#: Relative difference in width / height below which two pictures may be the same one at two resolutions.
-ASPECT_TOLERANCE = 0.03
-
-
-class BadFile(ValueError):
-    """A file that cannot be used: where it is, which modality wanted it, and why not."""
-
-    def __init__(self, where: str, modality: str, reason: str) -> None:
-        super().__init__(f"{where}: {modality}: {reason}")
-        self.where, self.modality, self.reason = where, modality, reason
-
-    def __reduce__(self) -> tuple:  # worker processes hand it to their parent
-        return type(self), (self.where, self.modality, self.reason)
 
 
 class AlignedData:
     """Raw samples in `root`.
 
-    `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`:
-    "raise" raises it again; "skip" logs it (once a file, the first MAX_WARNINGS of a process) and counts it in
-    `errors`, and the caller goes on without that modality of that sample.
+    `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
+    `BadFiles`.
 
     Raises ValueError where no modality has any file, or the split is unknown or empty."""
 
@@ -67,7 +50,8 @@ class AlignedData:
         on_error: Literal["skip", "raise"] = "skip",
         max_bytes: int = MAX_FILE_BYTES,
     ) -> None:
-        self.root, self.modalities, self.on_error = Path(root), dict(modalities), on_error
+        self.root, self.modalities = Path(root), dict(modalities)
+        self._bad = BadFiles(on_error)
         self.split = Split("samples", self.root, split)
         if not self.root.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
@@ -91,10 +75,9 @@ class AlignedData:
         self._all = self._members  # in whatever split
         names = frozenset().union(*self._members.values())
         if split is not None:
-            names = self._split(split, names)
+            names = match_split(self.root, split, names)
             self._members = {name: members & names for name, members in self._members.items()}
         self.names = sorted(names)
-        self._bad: dict[tuple[str, str], BadFile] = {}
         if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
             say(self.report())
         lines = self.unpaired()
@@ -135,31 +118,6 @@ class AlignedData:
     def _wanted(self) -> str:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
         return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
-
-    def _split(self, split_name: str, names: frozenset[str]) -> frozenset[str]:
-        path = self.root / SPLITS
-        listed = read_split(path, split_name)
-        found = samples_of(listed, names)
-        if files := sorted(name for name, sample in found.items() if name != sample):
-            say(
-                f"{shown(path)}: split {split_name} lists files rather than samples: {len(files)}, such as "
-                f"{shown(files[0])}, read as {shown(found[files[0]])}"
-            )
-        chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
-        if missing and (close := difference(missing, names - chosen)) is not None:
-            number, what, name, sample = close
-            hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
-        if not chosen:
-            raise ValueError(
-                f"{shown(path)}: none of the {len(listed)} samples of split {split_name!r} is in "
-                f"{shown(self.root)}{hint}"
-            )
-        if missing:
-            say(
-                f"{shown(path)}: {len(missing)} samples of split {split_name} have no file, such as "
-                f"{shown(missing[0])}{hint}"
-            )
-        return chosen
 
     def describe(self) -> str:
         """How many samples of which split, in one line."""
@@ -263,8 +221,7 @@ class AlignedData:
         """Raise ValueError where a modality has files here and not one of them can be used. Reads up to the first that
         can, and skips the others."""
         for modality in modalities:
-            spec, last = self.modalities[modality].spec, None
-            shape = spec.array.width / spec.array.height if isinstance(spec.array, (FeatureMap, ClassMap)) else 1.0
+            shape, last = array_aspect(self.modalities[modality].spec) or 1.0, None
             for name in (name for name in self.names if modality in self.has(name)):
                 try:
                     value = self.value(name, modality)
@@ -297,40 +254,9 @@ class AlignedData:
 
     def skip(self, name: str, bad: BadFile) -> None:
         """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
-        if self.on_error == "raise":
-            raise bad
-        if (name, bad.modality) in self._bad:
-            return
-        self._bad[name, bad.modality] = bad
-        if len(self._bad) <= MAX_WARNINGS:
-            log.warning("skipped %s", bad)
-        if len(self._bad) == MAX_WARNINGS:
-            log.warning("further skipped files are only counted")
+        self._bad.add(name, bad)
 
     @property
     def errors(self) -> dict[str, int]:
         """Modality -> files skipped so far by this process."""
-        counts: dict[str, int] = {}
-        for _, modality in self._bad:
-            counts[modality] = counts.get(modality, 0) + 1
-        return counts
-
-
-def same_aspect(first: float, second: float) -> bool:
-    """Whether two pictures of these widths / heights may be one at two resolutions."""
-    return abs(first - second) <= ASPECT_TOLERANCE * second
-
-
-def check_aspect(modality: Modality, value: Any, view: View) -> None:
-    """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
-    follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
-    depth map that nothing turns, is such a pair."""
-    array, own = modality.spec.array, modality.aspect(value)
-    if own is None or modality.spec.alignment is None or not isinstance(array, (FeatureMap, ClassMap)):
-        return
-    drawn_for = array.width / array.height * view.height / view.width
-    if not same_aspect(own, drawn_for):
-        raise SampleError(
-            f"width / height is {own:.3f}, but {drawn_for:.3f} in the picture that it belongs to; store them alike "
-            f"(turned by EXIF? cropped?)"
-        )
+        return self._bad.counts

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.aligned import BadFile
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.folder import Listing
 from fourm_engine.data.source import MAX_FILE_BYTES, MixedSource, Source, TarSource, open_source
 from fourm_engine.files import remove_leftovers, replacing_file, write_atomically

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from fourm_engine.batch import Batch, collate
 from fourm_engine.data.order import Share
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MicroBatches:
                 yield list(self.share.positions(step, micro))
 
 
-def batches(data: TrainingData, share: Share, *, start_step: int = 0, workers: int = 0) -> Iterator[Batch]:
+def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int = 0) -> Iterator[Batch]:
     """A process's micro-batches from step `start_step` on, without end, in order.
 
     workers: processes that prepare batches ahead."""

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from fourm_engine.data.aligned import ASPECT_TOLERANCE, AlignedData, BadFile, check_aspect
-from fourm_engine.data.tokens import VIEWS_FOLDER, RecordedViews, digest, shard_path, shard_paths, write_views
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.aspect import check_aspect, same_aspect
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_path, shard_paths
+from fourm_engine.data.view_shards import RecordedViews, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
 from fourm_plugins.modality import SampleError
 from fourm_plugins.view import View
@@ -66,7 +69,7 @@ class ViewRecorder:
             self._write(index, drawn, [self._stamp(name) for name in names], self.drawer.groups)
             return RecordedViews(self.out, index)
         recorded = RecordedViews(self.out, index)
-        before = recorded.digests("stamp")
+        before = recorded.column("stamp")
         stamps = {name: self._stamp(name) or before[name] for name in names}
         doubtful |= {name for name in names if stamps[name] != before[name]}
         lacking = [group for group in self.drawer.groups if group not in recorded.groups]
@@ -123,4 +126,4 @@ class ViewRecorder:
 
 def _same_shape(a: View, b: View) -> bool:
     """Whether two views were drawn for pictures of one shape, up to what rounding to pixels makes of it."""
-    return abs(a.height * b.width / (a.width * b.height) - 1) <= ASPECT_TOLERANCE
+    return same_aspect(a.height / a.width, b.height / b.width)

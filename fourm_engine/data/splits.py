@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.names import plain
+from fourm_engine.data.names import plain, say, shown
+from fourm_engine.data.pairing import difference
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -56,6 +57,30 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
         if (sample := next((form for form in forms if form in known), None)) is not None:
             found[name] = sample
     return found
+
+
+def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]:
+    """Those of `names` that a split of `root` lists. What it lists that has no file is told, with the name that it
+    nearly is. Raises ValueError where none has a file."""
+    path = root / SPLITS
+    listed = read_split(path, split)
+    found = samples_of(listed, names)
+    if files := sorted(name for name, sample in found.items() if name != sample):
+        say(
+            f"{shown(path)}: split {split} lists files rather than samples: {len(files)}, such as "
+            f"{shown(files[0])}, read as {shown(found[files[0]])}"
+        )
+    chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
+    if missing and (close := difference(missing, names - chosen)) is not None:
+        number, what, name, sample = close
+        hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
+    if not chosen:
+        raise ValueError(
+            f"{shown(path)}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}"
+        )
+    if missing:
+        say(f"{shown(path)}: {len(missing)} samples of split {split} have no file, such as {shown(missing[0])}{hint}")
+    return chosen
 
 
 @dataclass(frozen=True)

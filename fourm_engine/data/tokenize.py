@@ -10,34 +10,22 @@ was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.differences import Differences
+from fourm_engine.data.encoder import ShardEncoder
 from fourm_engine.data.recording import ViewRecorder
+from fourm_engine.data.shards import VIEWS_FOLDER, read_names, shard_path, shard_paths
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tally import Tally, TokenizeReport
-from fourm_engine.data.tokens import (
-    VIEWS_FOLDER,
-    Made,
-    RecordedViews,
-    TokenShardWriter,
-    digest,
-    read_names,
-    shard_path,
-    shard_paths,
-)
-from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.data.tokens import Made, TokenShardWriter
+from fourm_engine.data.view_shards import RecordedViews
+from fourm_engine.data.views import ViewDrawer
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_plugins.tokenizer import Tokenizer
-from fourm_plugins.view import View
-
-#: Arrays that a tokenizer gets at a time.
-ENCODE_BATCH = 64
 
 
 def tokenize_split(
@@ -98,16 +86,16 @@ def tokenize_split(
     for index in mine:
         names = shards[index]
         report.samples += sum(name in there for name in names)
-        found = {m: _Differences.find(data, m, names, writer.made(index), verify) for m, writer in writers.items()}
+        found = {m: Differences.find(data, m, names, writer.made(index), verify) for m, writer in writers.items()}
         if prune:
             names = _without_vanished(names, data, out, index)
         recorded = _settle_views(recorder, index, names, found, data)
         for modality, writer in writers.items():
             spec, differences, tally = modalities[modality].spec, found[modality], report.modalities[modality]
-            views_of = {} if spec.alignment is None else recorded.digests(f"digest.{spec.alignment}")
+            views_of = {} if spec.alignment is None else recorded.digests(spec.alignment)
             differences.look_through(views_of)
             total += len(differences.todo) if writer.exists(index) else 0
-            encoder = _ShardEncoder(data, modality, tokenizers[modality], recorded.get, views)
+            encoder = ShardEncoder(data, modality, tokenizers[modality], recorded.get, views)
             for name in differences.todo:
                 encoder.add(name)
                 done += 1
@@ -129,69 +117,8 @@ def tokenize_split(
     return report
 
 
-@dataclass
-class _Differences:
-    """Files of one modality beside what the tokens of one shard were made from."""
-
-    before: dict[str, Made]
-    #: Digest of size and time of the files that are there.
-    stamps: dict[str, int]
-    #: Samples to encode, and whether they had tokens before.
-    todo: dict[str, bool]
-    #: Samples whose file is gone.
-    vanished: set[str] = field(default_factory=set)
-    #: Samples whose tokens show something else than the recorded views.
-    outdated: set[str] = field(default_factory=set)
-
-    @classmethod
-    def find(
-        cls, data: AlignedData, modality: str, names: Sequence[str], before: dict[str, Made], verify: bool
-    ) -> _Differences:
-        found, having = cls(before, {}, {}), data.having(modality)
-        for name in names:
-            known = before.get(name)
-            if name not in having:
-                if known is not None and not data.exists(name, modality):
-                    found.vanished.add(name)
-                continue
-            stamp = found.stamps[name] = digest(data.stamp(name, modality))
-            if known is None:
-                found.todo[name] = False
-            elif verify or known.stamp != stamp:
-                try:
-                    same = _content(data.files(name, modality)) == known.content
-                except BadFile:
-                    same = False  # encoding it says why
-                if not same:
-                    found.todo[name] = True
-        return found
-
-    def look_through(self, views_of: Mapping[str, int]) -> None:
-        """Add what was made through other views. views_of: sample -> digest of its views."""
-        for name, made in self.before.items():
-            if made.view != views_of.get(name, 0):
-                self.todo |= {name: True} if name in self.stamps else {}
-                self.outdated.add(name)
-
-    def kept(self, names: Sequence[str], *, drop_vanished: bool) -> dict[str, Made]:
-        """The rows that stay, with the stamps of today: a file that was touched holds the same as before."""
-        dropped = self.outdated | self.todo.keys() | (self.vanished if drop_vanished else set())
-        return {
-            name: replace(self.before[name], stamp=self.stamps.get(name, self.before[name].stamp))
-            for name in names
-            if name in self.before and name not in dropped
-        }
-
-    def count(self, tally: Tally, encoded: Collection[str]) -> None:
-        changed = sum(self.todo[name] for name in encoded)
-        tally.changed += changed
-        tally.added += len(encoded) - changed
-        tally.unchanged += sum(name in self.stamps and name not in self.todo for name in self.before)
-        tally.vanished += len(self.vanished)
-
-
 def _settle_views(
-    recorder: ViewRecorder, index: int, names: Sequence[str], found: Mapping[str, _Differences], data: AlignedData
+    recorder: ViewRecorder, index: int, names: Sequence[str], found: Mapping[str, Differences], data: AlignedData
 ) -> RecordedViews:
     aligned = {name: found[name] for name in found if data.modalities[name].spec.alignment is not None}
 
@@ -217,72 +144,3 @@ def _copy_splits(root: Path, out: Path) -> None:
         content = path.read_bytes()
         if not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content:
             write_atomically(out / SPLITS, content)
-
-
-def _content(files: Mapping[str, bytes]) -> int:
-    return digest(*(part for extension, content in sorted(files.items()) for part in (extension, content)))
-
-
-class _ShardEncoder:
-    """Encodes one modality of one shard in batches. A sample is left out if any of its views is unusable."""
-
-    def __init__(
-        self,
-        data: AlignedData,
-        modality: str,
-        tokenizer: Tokenizer,
-        seen: Callable[[str, int], SampleViews],
-        views: int,
-    ) -> None:
-        self.data, self.modality, self.tokenizer, self.seen, self.views = data, modality, tokenizer, seen, views
-        self.bad: list[BadFile] = []
-        #: Sample -> digest of its files' bytes.
-        self.contents: dict[str, int] = {}
-        self._waiting: list[tuple[str, np.ndarray | str]] = []
-        self._rows: dict[str, list[np.ndarray]] = {}
-        self._again: dict[str, list[bool]] = {}  # sample -> for each view after the first, whether it shows the same
-
-    def add(self, name: str) -> None:
-        try:
-            files = self.data.files(name, self.modality)
-            value = self.data.value(name, self.modality, files)
-            arrays = [
-                self.data.normalise(
-                    name, self.modality, self.data.augment(name, self.modality, value, self._view(name, number))
-                )
-                for number in range(self.views)
-            ]
-        except BadFile as bad:
-            self.data.skip(name, bad)
-            self.bad.append(bad)
-            return
-        self.contents[name] = _content(files)
-        # Views that show the same (centre crops, which differ in captions alone) are encoded once.
-        self._again[name] = again = [_same(array, arrays[0]) for array in arrays[1:]]
-        self._waiting.append((name, arrays[0]))
-        self._waiting += [(name, array) for array, same in zip(arrays[1:], again) if not same]
-        if len(self._waiting) >= ENCODE_BATCH:
-            self._encode()
-
-    def _view(self, name: str, number: int) -> View:
-        return view_of(self.data.modalities[self.modality].spec, self.seen(name, number), number)
-
-    def _encode(self) -> None:
-        for start in range(0, len(self._waiting), ENCODE_BATCH):
-            batch = self._waiting[start : start + ENCODE_BATCH]
-            for (name, _), ids in zip(batch, self.tokenizer.encode([array for _, array in batch]), strict=True):
-                self._rows.setdefault(name, []).append(ids)
-        self._waiting = []
-
-    def finish(self) -> dict[str, list[np.ndarray]]:
-        """Sample -> ids of each view."""
-        self._encode()
-        complete = {}
-        for name, rows in self._rows.items():
-            fresh = iter(rows[1:])
-            complete[name] = [rows[0], *(rows[0] if again else next(fresh) for again in self._again[name])]
-        return complete
-
-
-def _same(a: np.ndarray | str, b: np.ndarray | str) -> bool:
-    return a == b if isinstance(a, str) or isinstance(b, str) else np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

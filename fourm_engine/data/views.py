@@ -6,16 +6,21 @@ In: the active modalities, the aspect of a sample's picture, a generator. Out: `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from fourm_engine.data.aligned import AlignedData, BadFile, same_aspect
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.aspect import array_aspect, same_aspect
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import name_rng
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
+from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
 SampleViews = dict[str, View]
+#: Random crops that are not recorded are drawn afresh each time, among this many.
+FRESH_VIEWS = 1 << 20
 
 
 def view_of(spec: ModalitySpec, views: SampleViews, number: int) -> View:
@@ -46,8 +51,7 @@ class ViewDrawer:
             if spec.alignment is None:
                 continue
             self._aligned.setdefault(spec.alignment, []).append(name)
-            if isinstance(spec.array, (FeatureMap, ClassMap)):
-                aspect = spec.array.width / spec.array.height
+            if (aspect := array_aspect(spec)) is not None:
                 first, other = self._target.setdefault(spec.alignment, (aspect, name))
                 if abs(first - aspect) > 1e-3 * aspect:
                     raise ValueError(
@@ -83,7 +87,7 @@ class ViewDrawer:
             readers: dict[tuple, list[str]] = {}
             for modality in members:
                 spec = data.modalities[modality].spec
-                if modality in has and isinstance(spec.array, (FeatureMap, ClassMap)):
+                if modality in has and array_aspect(spec) is not None:
                     readers.setdefault((spec.source, spec.extensions), []).append(modality)
             votes: list[tuple[float, int, int]] = []  # aspect, files that have it, modalities that read them
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
@@ -131,3 +135,23 @@ class ViewDrawer:
     def views(self, data: AlignedData, name: str, number: int = 0) -> SampleViews:
         """Views of a raw sample."""
         return self.draw(name, number, self.aspects(data, name))
+
+
+class DrawnViews:
+    """The views of the samples of `data`, drawn when they are needed; `RecordedViews` are those that are stored.
+
+    Of each sample there are `views`, or with random crops so many that none is expected to come again."""
+
+    def __init__(self, drawer: ViewDrawer, data: AlignedData, views: int) -> None:
+        self.drawer, self.data = drawer, data
+        self.views = FRESH_VIEWS if drawer.augment else views
+        self._aspects: dict[str, dict[str, float]] = {}
+
+    def get(self, name: str, number: int) -> SampleViews:
+        if name not in self._aspects:
+            self._aspects[name] = self.drawer.aspects(self.data, name)
+        return self.drawer.draw(name, number, self._aspects[name])
+
+    def identity(self, names: Sequence[str]) -> dict[str, Any]:
+        """Says how the views of these samples are drawn."""
+        return {**self.drawer.settings(), "views": self.views}

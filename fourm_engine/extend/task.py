@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fourm_engine.data.order import Share
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
@@ -44,8 +44,8 @@ class ExtendTask(FourMTask):
         self,
         extension: Extension,
         tokenizers: Mapping[str, Tokenizer],
-        data: TrainingData,
-        cases: Mapping[str, TrainingData],
+        data: MaskedSamples,
+        cases: Mapping[str, MaskedSamples],
         *,
         steps: int,
         loss: LossConfig | None = None,
@@ -88,7 +88,7 @@ class ExtendTask(FourMTask):
         self.before = self.before or measured
         return scores
 
-    def _nats(self, model: nn.Module, data: TrainingData, share: Share) -> dict[str, list[tuple[int, float, int]]]:
+    def _nats(self, model: nn.Module, data: MaskedSamples, share: Share) -> dict[str, list[tuple[int, float, int]]]:
         """Modality -> (position, nats, tokens) of this process's samples. Every process calls the model equally often,
         and names the same modalities."""
         found: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}

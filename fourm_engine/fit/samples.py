@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.fit.arrays import ArrayData

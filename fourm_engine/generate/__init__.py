@@ -1,5 +1,5 @@
-"""Tokens from tokens. In: what a user gives of some modalities, and a plan of stages, one for each target. Out: the ids of
-the targets, which `FourM` decodes to values."""
+"""Tokens from tokens. In: what a user gives of some modalities, and a plan of stages, one for each target. Out: the ids
+of the targets, which `FourM` decodes to values."""
 
 from __future__ import annotations
 

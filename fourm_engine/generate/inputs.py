@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.arrays import check_array
+from fourm_engine.data.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
 from fourm_engine.generate.shown import Sample, Shown
@@ -28,9 +29,6 @@ from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid, ModalitySpec
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 from fourm_plugins.view import View
-
-#: Values of one sample may differ by this much in width / height and still be one picture (rounding of odd sizes).
-ASPECT_TOLERANCE = 0.02
 
 
 class Ids:
@@ -256,7 +254,7 @@ def _aspects(given: Mapping[str, _Given]) -> dict[str, float]:
             aspect = part.modality.aspect(part.value)
         if aspect is None:
             continue
-        if abs(aspect / aspects.setdefault(group, aspect) - 1) > ASPECT_TOLERANCE:
+        if not same_aspect(aspect, aspects.setdefault(group, aspect)):
             raise ValueError(
                 f"{first[group]!r} and {part.name!r} are aligned, but their pictures have width / height of "
                 f"{aspects[group]:.3f} and {aspect:.3f}; give crops of one picture"

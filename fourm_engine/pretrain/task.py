@@ -18,7 +18,7 @@ from fourm_engine import identity
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
@@ -52,8 +52,8 @@ class FourMTask(Task):
         modalities: Modalities,
         tokenizers: Mapping[str, Tokenizer],
         config: ModelConfig,
-        data: TrainingData,
-        held_out: TrainingData | None = None,
+        data: MaskedSamples,
+        held_out: MaskedSamples | None = None,
         *,
         loss: LossConfig | None = None,
         workers: int = 0,
@@ -95,7 +95,7 @@ class FourMTask(Task):
                 found[name] = (found[name][0] + float(loss), found[name][1] + count)
         return found
 
-    def held_out_batches(self, data: TrainingData, share: Share, device: torch.device) -> Iterator[tuple[int, Batch]]:
+    def held_out_batches(self, data: MaskedSamples, share: Share, device: torch.device) -> Iterator[tuple[int, Batch]]:
         """This process's part of the first `EVALUATION_SAMPLES`: (position of the first sample, batch on `device`).
         Every process gets equally many batches; what lies beyond the end has no targets."""
         masking, size = data.masking, share.micro_batch_size
@@ -125,9 +125,8 @@ class FourMTask(Task):
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,
             "data.samples": len(self.data),
-            "data.names": hashlib.sha256("\n".join(self.data.names).encode()).hexdigest()[:16],
-            "data.views": self.data.views_digest,
-            **{f"data.{key}": value for key, value in self.data.drawn.items()},
+            "data.names": hashlib.sha256("\n".join(self.data.store.names).encode()).hexdigest()[:16],
+            **{f"data.{key}": value for key, value in self.data.store.identity().items()},
         }
 
     def defaults(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fourm_engine.arrays import check_array
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins import SampleError, View
 from tests.fakes import fake_modalities, sample_names, to_npy, write_data

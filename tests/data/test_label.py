@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from fourm_engine.data.aligned import BadFile
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.label import Step, label, plan
 from fourm_engine.data.source import open_source
 from fourm_engine.modalities import Modalities

@@ -152,7 +152,7 @@ def test_a_sparse_member_is_read_with_its_gaps(tmp_path):
 def test_a_sample_in_two_shards_is_an_error_that_names_both(tmp_path):
     write_tar(tmp_path / "s/0.tar", {"a.png": b""})
     write_tar(tmp_path / "s/1.tar", {"a.png": b""})
-    with pytest.raises(ValueError, match=r"'a' stands both in .*0\.tar and in .*1\.tar"):
+    with pytest.raises(ValueError, match=r"'a' is in both .*0\.tar and .*1\.tar"):
         open_source(tmp_path, "s", ("png",))
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.splits import Split
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.training import TrainingData
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.vocabulary import Vocabulary
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
@@ -44,7 +44,7 @@ def tokenize(config):
 
 
 def open_data(config, training=True):
-    return TrainingData.from_config(
+    return MaskedSamples.from_config(
         config, MaskingConfig(), MODALITIES, TOKENIZERS, VOCABULARY, seed=0, training=training
     )
 
@@ -54,18 +54,18 @@ def given(config, **changes):
 
 
 def test_held_out_samples_are_not_trained_on_though_they_have_tokens(config):
-    assert open_data(config).names == NAMES
+    assert open_data(config).store.names == NAMES
     data = open_data(given(config, train_split="train"))
-    assert data.names == NAMES[:6]
+    assert data.store.names == NAMES[:6]
     assert len(data) == 6
-    assert data.describe().startswith("train: 6 samples (split 'train' of ")
+    assert data.store.describe().startswith("train: 6 samples (split 'train' of ")
 
 
 def test_a_split_that_changes_after_tokenizing_counts_as_it_is_now(config, tmp_path):
     chosen = given(config, train_split="train")
     split(tmp_path, train=NAMES[2:5])
-    assert open_data(chosen).names == NAMES[2:5]
-    assert open_data(given(chosen, tokens=None)).names == NAMES[2:5]
+    assert open_data(chosen).store.names == NAMES[2:5]
+    assert open_data(given(chosen, tokens=None)).store.names == NAMES[2:5]
 
 
 def test_a_split_none_of_which_is_tokenized_is_an_error_with_its_remedy(tmp_path):
@@ -76,28 +76,28 @@ def test_a_split_none_of_which_is_tokenized_is_an_error_with_its_remedy(tmp_path
     with pytest.raises(ValueError, match=r"none of its 6 samples is in split 'rest' .*run `fourm tokenize`"):
         open_data(given(config, train_split="rest"))
     tokenize(given(config, train_split="rest"))
-    assert open_data(given(config, train_split="rest")).names == NAMES[6:]
-    assert open_data(config).names == NAMES[:6]
+    assert open_data(given(config, train_split="rest")).store.names == NAMES[6:]
+    assert open_data(config).store.names == NAMES[:6]
 
 
 def test_tokens_alone_are_split_as_when_they_were_made(config, caplog):
     chosen = given(config, train_split="train")
     shutil.rmtree(config.train)
-    assert open_data(chosen).names == NAMES[:6]
+    assert open_data(chosen).store.names == NAMES[:6]
     assert "is not there; " in caplog.text
-    assert open_data(given(chosen, train=None)).names == NAMES[:6]
+    assert open_data(given(chosen, train=None)).store.names == NAMES[:6]
 
 
 def test_a_sample_that_is_held_out_too_is_left_out_of_training(config, caplog):
     both = given(config, val=config.train, val_split="val")
-    assert open_data(both).names == NAMES[:6]
+    assert open_data(both).store.names == NAMES[:6]
     assert AlignedData.from_config(MODALITIES, both, training=True).names == NAMES[:6]
-    assert open_data(given(both, tokens=None), training=False).names == NAMES[6:]
+    assert open_data(given(both, tokens=None), training=False).store.names == NAMES[6:]
     assert "2 of 8 training samples, such as 0006, are held-out samples too" in caplog.text
 
 
 def test_training_on_nothing_but_held_out_samples_is_said(config, caplog):
-    assert open_data(given(config, val=config.train)).names == NAMES
+    assert open_data(given(config, val=config.train)).store.names == NAMES
     assert "all 8 training samples are held-out samples too" in caplog.text
 
 
@@ -120,6 +120,6 @@ def test_the_order_in_which_samples_came_does_not_decide_what_is_drawn(tmp_path)
     anew = given(config, tokens=tmp_path / "anew")
     tokenize(anew)
     grown, once = open_data(config), open_data(anew)
-    assert grown.names == once.names == NAMES
-    assert grown.views_digest == once.views_digest
+    assert grown.store.names == once.store.names == NAMES
+    assert grown.store.identity() == once.store.identity()
     assert all((grown[p].encoder == once[p].encoder).all() for p in range(8))

@@ -15,7 +15,8 @@ from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.recording import ViewRecorder
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.tokens import RecordedViews, TokenShards
+from fourm_engine.data.tokens import TokenShards
+from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import ViewDrawer
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fourm_engine.data.aligned import AlignedData, BadFile
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.shards import read_metadata
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.tokens import RecordedViews, TokenShards, read_metadata
+from fourm_engine.data.tokens import TokenShards
+from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import view_of
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
 

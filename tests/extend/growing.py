@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.task import ExtendTask
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.span import SpanMasker
@@ -151,7 +151,7 @@ def prepare(folder: Path) -> dict[str, float]:
     modalities = Modalities([everything[name] for name in KNOWN], {name: host.find("modality", name) for name in KNOWN})
     tokenizers = fake_tokenizers(modalities)
     data = [
-        TrainingData.from_config(
+        MaskedSamples.from_config(
             config.data, config.masking, modalities, tokenizers, modalities.vocabulary(), seed=3, training=training
         )
         for training in (True, False)

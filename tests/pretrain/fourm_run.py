@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.training import TrainingData
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.config import ModelConfig
@@ -53,7 +53,7 @@ def make_task(
     config = DataConfig(train=data / "train", val=data / "val", **data_settings)
     masking = MaskingConfig(input_tokens=(4, 12), target_tokens=16, mixture=MIXTURE)
     split = [
-        TrainingData.from_config(
+        MaskedSamples.from_config(
             config, masking, modalities, tokenizers, modalities.vocabulary(), seed=3, training=training
         )
         for training in (True, False)

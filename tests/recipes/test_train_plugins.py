@@ -122,7 +122,7 @@ def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeyp
 
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
     monkeypatch.setattr(run, "load_tokenizers", lambda *_: {})
-    monkeypatch.setattr(run.TrainingData, "from_config", from_config)
+    monkeypatch.setattr(run.MaskedSamples, "from_config", from_config)
     with pytest.raises(Reached):
         train(config(select=["thermal"]))
 

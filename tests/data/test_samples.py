@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from fourm_engine.batch import Batch, Tokens
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.cache import ArrayCache
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
 from fourm_engine.data.order import Share, epoch_order, sample_rng
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.training import TrainingData, _Cache
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
 from fourm_engine.vocabulary import Vocabulary
@@ -47,7 +48,7 @@ def write(root, names, views=2, augment=True):
 
 
 def open_data(config, seed=0, masking=MASKING, **options):
-    return TrainingData.from_config(config, masking, MODALITIES, TOKENIZERS, VOCABULARY, seed=seed, **options)
+    return MaskedSamples.from_config(config, masking, MODALITIES, TOKENIZERS, VOCABULARY, seed=seed, **options)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +109,12 @@ def test_items_hold_the_tokens_and_pixels_of_one_sample_and_view(config):
     order = epoch_order(len(data), 0, 0)
     checked = set()
     for position in range(len(data)):
-        name, sample = data.names[order[position]], data[position]
+        name, sample = data.store.names[order[position]], data[position]
         fits = []
         for view in range(2):
             fit = True
-            for modality in data.has(name):
-                entry, content = VOCABULARY[modality], data.load(name, modality, view)
+            for modality in data.store.has(name):
+                entry, content = VOCABULARY[modality], data.store.load(name, modality, view)
                 ids, pos, mod, _ = sample.encoder
                 mine = mod == entry.index
                 if modality == "a@pixels":
@@ -133,10 +134,10 @@ def test_items_hold_the_tokens_and_pixels_of_one_sample_and_view(config):
 def test_pixels_are_seen_through_the_recorded_view(config):
     data = open_data(config)
     for view in range(2):
-        crop = data.sample_views("0003", view)["image"]
-        expected = patchify(data.raw.array("0003", "a@pixels", crop), MODALITIES["a@pixels"].spec)
+        crop = data.store.raw.seen.get("0003", view)["image"]
+        expected = patchify(data.store.raw.data.array("0003", "a@pixels", crop), MODALITIES["a@pixels"].spec)
         for _ in range(2):  # read, then from the cache
-            np.testing.assert_array_equal(data.load("0003", "a@pixels", view), expected)
+            np.testing.assert_array_equal(data.store.load("0003", "a@pixels", view), expected)
 
 
 def test_on_the_fly_tokens_are_those_of_the_shards(config, tmp_path):
@@ -145,7 +146,7 @@ def test_on_the_fly_tokens_are_those_of_the_shards(config, tmp_path):
         (tmp_path / "train" / part).symlink_to(config.tokens / "train" / part)
     stored, live = open_data(config), open_data(config.model_copy(update={"tokens": tmp_path}))
     for view in range(2):
-        assert live.load("0004", "b", view).tolist() == stored.load("0004", "b", view).tolist()
+        assert live.store.load("0004", "b", view).tolist() == stored.store.load("0004", "b", view).tolist()
 
 
 def test_raw_data_alone_is_enough(config):
@@ -175,7 +176,7 @@ def test_tokens_of_another_tokenizer_are_an_error(config):
     with pytest.raises(
         ValueError, match="made by tokenizer fake_levels, but the tokenizer of a is fake_levels-refitted"
     ):
-        TrainingData.from_config(config, MASKING, MODALITIES, tokenizers, VOCABULARY, seed=0)
+        MaskedSamples.from_config(config, MASKING, MODALITIES, tokenizers, VOCABULARY, seed=0)
 
 
 def test_tokens_made_through_other_views_are_an_error(tmp_path):
@@ -197,12 +198,13 @@ def test_a_sample_that_cannot_be_used_gives_way_to_the_next_of_the_permutation(t
     order = epoch_order(8, 0, 0)
     for position in range(8):
         at = position
-        while data.names[order[at % 8]] not in names["a"]:
+        while data.store.names[order[at % 8]] not in names["a"]:
             at += 1
-        name, sample = data.names[order[at % 8]], data[position]
+        name, sample = data.store.names[order[at % 8]], data[position]
         ids, pos, _, _ = sample.encoder
         assert any(
-            np.array_equal(ids - VOCABULARY["a"].start, data.load(name, "a", view)[pos]) for view in range(data.views)
+            np.array_equal(ids - VOCABULARY["a"].start, data.store.load(name, "a", view)[pos])
+            for view in range(data.store.views)
         )
     nothing = masking.model_copy(update={"mixture": (Component(name="it", input={"a": 1}, target={"words": 1}),)})
     few = {"a": sample_names(2), "b": sample_names(4), "words": sample_names(2, start=2)}
@@ -215,11 +217,11 @@ def test_a_picture_that_breaks_after_tokenizing_is_left_out_of_its_sample(tmp_pa
     (tmp_path / "raw/a/0002.npy").write_bytes(b"rubbish")
     data, pixels = open_data(config), VOCABULARY["a@pixels"].index
     order = epoch_order(6, 0, 0)
-    position = next(p for p in range(6) if data.names[order[p]] == "0002")
+    position = next(p for p in range(6) if data.store.names[order[p]] == "0002")
     for epoch in range(10):
-        at = next(p for p in range(6) if data.names[epoch_order(6, 0, epoch)[p]] == "0002")
+        at = next(p for p in range(6) if data.store.names[epoch_order(6, 0, epoch)[p]] == "0002")
         assert (data[6 * epoch + at].encoder[2] != pixels).all()
-    assert data.raw.errors == {"a@pixels": 1}
+    assert data.store.raw.data.errors == {"a@pixels": 1}
     assert "a/0002.npy: a@pixels: truncated" in caplog.text
     fresh = open_data(config)
     np.testing.assert_array_equal(fresh[position].encoder, data[position].encoder)
@@ -258,14 +260,14 @@ def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
     with caplog.at_level("INFO"):
         data = open_data(config)
     assert "b: the files of 1 samples, such as 0003, are no longer there; their tokens are used" in caplog.text
-    assert data.load("0003", "b").shape == (16,)
+    assert data.store.load("0003", "b").shape == (16,)
 
 
 def test_tokens_made_with_other_settings_are_an_error_that_names_the_setting(tmp_path):
     config = write(tmp_path, sample_names(3))
     others = {**MODALITIES, "a": fake_modalities(["a"], size=16)["a"]}
     for action in (
-        lambda: TrainingData.from_config(config, MASKING, others, TOKENIZERS, VOCABULARY, seed=0),
+        lambda: MaskedSamples.from_config(config, MASKING, others, TOKENIZERS, VOCABULARY, seed=0),
         lambda: tokenize_split(AlignedData(config.train, others), config.tokens / "train", TOKENIZERS, config),
     ):
         with pytest.raises(
@@ -331,7 +333,7 @@ def test_two_ranks_read_what_one_process_reads(config):
 
 
 def test_cached_arrays_are_what_was_put_in_and_stay_within_their_budget():
-    cache, rng = _Cache(1000), np.random.default_rng(0)
+    cache, rng = ArrayCache(1000), np.random.default_rng(0)
     arrays = {(i,): rng.integers(0, 255, (5, 4 + i % 2)).astype(np.uint8) for i in range(100)}
     for key, array in arrays.items():
         cache.put(key, array)

@@ -1,0 +1,48 @@
+"""Files that cannot be used: named, and raised or left out as `data.on_error` says."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Literal
+
+log = logging.getLogger(__name__)
+#: Warnings of unusable files before they are only counted.
+MAX_WARNINGS = 20
+
+
+class BadFile(ValueError):
+    """A file that cannot be used: where it is, which modality wanted it, and why not."""
+
+    def __init__(self, where: str, modality: str, reason: str) -> None:
+        super().__init__(f"{where}: {modality}: {reason}")
+        self.where, self.modality, self.reason = where, modality, reason
+
+    def __reduce__(self) -> tuple:  # worker processes hand it to their parent
+        return type(self), (self.where, self.modality, self.reason)
+
+
+class BadFiles:
+    """`on_error`: "raise" raises a bad file again; "skip" logs it (once a file, the first MAX_WARNINGS of a process)
+    and counts it, and the caller continues without that modality of that sample."""
+
+    def __init__(self, on_error: Literal["skip", "raise"]) -> None:
+        self.on_error = on_error
+        self._bad: set[tuple[str, str]] = set()
+
+    def add(self, name: str, bad: BadFile) -> None:
+        """A file of sample `name`."""
+        if self.on_error == "raise":
+            raise bad
+        if (name, bad.modality) in self._bad:
+            return
+        self._bad.add((name, bad.modality))
+        if len(self._bad) <= MAX_WARNINGS:
+            log.warning("skipped %s", bad)
+        if len(self._bad) == MAX_WARNINGS:
+            log.warning("further skipped files are only counted")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Modality -> files skipped so far by this process."""
+        return dict(Counter(modality for _, modality in self._bad))

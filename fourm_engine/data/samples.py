@@ -1,0 +1,117 @@
+"""Training samples: masked and packed from a store. The item at a position is a pure function of (seed, position),
+whatever process computes it.
+
+Position p is entry p % n of epoch p // n, whose order is a permutation of the n samples. A sample with nothing to show
+or to predict under any component of the mixture (its files missing or unusable) is replaced by the next of the
+permutation; the generator stays that of the position. A modality that cannot be read is left out of its sample, whose
+budgets are then drawn again without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from fourm_engine.batch import PackedSample
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_store import DataStore
+from fourm_engine.data.order import epoch_order, sample_rng
+from fourm_engine.data.store import Store
+from fourm_engine.masking.budgets import Budgets, Drawn
+from fourm_engine.masking.config import MaskingConfig
+from fourm_engine.masking.pack import build_maskers, ordered, pack
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.masker import Masker
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+# Two epochs meet in one batch; more orders need not be kept.
+_order = lru_cache(maxsize=2)(epoch_order)
+
+
+class MaskedSamples(Dataset[PackedSample]):
+    """The samples of `store`, masked by `maskers` (modality -> masker) within `budgets`, as rows of `vocabulary`.
+
+    Raises ValueError where no sample has inputs and targets, as far as names tell."""
+
+    def __init__(
+        self, store: Store, budgets: Budgets, maskers: Mapping[str, Masker], vocabulary: Vocabulary, *, seed: int
+    ) -> None:
+        self.store, self.budgets, self.maskers, self.vocabulary, self.seed = store, budgets, maskers, vocabulary, seed
+        if not any(budgets.serve(store.has(name)) for name in store.names):
+            raise ValueError(f"{self._nothing()}; {store.report()}")
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DataConfig,
+        masking: MaskingConfig,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        training: bool = True,
+        masker_class: Callable[[str], type[Masker]] | None = None,
+    ) -> MaskedSamples:
+        """The training samples of a config, or with `training=False` the validation samples; see
+        `DataStore.from_config`. Raises ValueError."""
+        maskers = build_maskers(modalities, tokenizers, masker_class)
+        budgets = Budgets(masking, (modality.spec for modality in modalities.values()))
+        store = DataStore.from_config(config, modalities, tokenizers, training=training, seed=seed)
+        return cls(store, budgets, maskers, vocabulary, seed=seed)
+
+    @property
+    def masking(self) -> MaskingConfig:
+        return self.budgets.config
+
+    def __len__(self) -> int:
+        """Samples of an epoch; positions go on beyond."""
+        return len(self.store.names)
+
+    def __getitem__(self, position: int) -> PackedSample:
+        epoch, index = divmod(position, len(self))
+        order = _order(len(self), self.seed, epoch)
+        for ahead in range(len(order)):
+            sample = self._draw(self.store.names[order[(index + ahead) % len(order)]], epoch, index)
+            if sample is not None:
+                return sample
+        raise ValueError(self._nothing())
+
+    def _nothing(self) -> str:
+        return f"none of the {len(self)} samples has inputs and targets for any component of masking.mixture"
+
+    def _draw(self, name: str, epoch: int, index: int) -> PackedSample | None:
+        # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
+        available = self.store.has(name)
+        while True:
+            rng = sample_rng(self.seed, epoch, index)
+            view = int(rng.integers(self.store.views))
+            drawn = self.budgets.draw(rng, available)
+            if drawn is None:
+                return None
+            try:
+                contents = {modality: self.store.load(name, modality, view) for modality in drawn.modalities}
+            except BadFile as bad:
+                self.store.skip(name, bad)
+                available = available - {bad.modality}
+                continue
+            return self._mask(contents, drawn, rng)
+
+    def _mask(self, contents: Mapping[str, np.ndarray], drawn: Drawn, rng: np.random.Generator) -> PackedSample:
+        masked = {}
+        for name in ordered(self.vocabulary, drawn.modalities):
+            content, inputs, targets = contents[name], drawn.inputs.get(name, 0), drawn.targets.get(name, 0)
+            ids = np.arange(len(content)) if self.vocabulary[name].patch_dim else content
+            m = self.maskers[name].mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=rng)
+            if len(m.input_ids) > inputs or len(m.labels) > targets:
+                raise ValueError(
+                    f"masker {type(self.maskers[name]).__name__} of {name} gave {len(m.input_ids)} inputs and "
+                    f"{len(m.labels)} targets for budgets {inputs} and {targets}"
+                )
+            masked[name] = m
+        return pack(self.vocabulary, masked, contents, drawn.component)

@@ -1,0 +1,76 @@
+"""Store: which samples there are, what each has, and one modality of one of them.
+
+A store knows nothing of vocabularies, masks or order: `fourm_engine.data.samples` makes training samples of what it
+loads. `DataStore` reads token shards and raw files, `MemoryStore` holds everything.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.bad_files import BadFile
+
+
+class Store(ABC):
+    """Samples by name.
+
+    A subclass sets `names` and defines `has` and `load`; the other methods have defaults. Their results depend on the
+    arguments alone and are equal in every process, whenever and in whatever order samples are loaded. Data loaders copy
+    a store into their workers, so it can be pickled and survives a fork: files and connections are opened by each
+    process when it first needs them, and are no part of the pickled state.
+    """
+
+    #: Samples. Position p of an epoch is drawn from this order, so it must not change from run to run: sort it.
+    names: Sequence[str]
+    #: Views of each sample: crops, flips and alternatives that `load` may be asked for, numbered from 0.
+    views: int = 1
+
+    @abstractmethod
+    def has(self, name: str) -> frozenset[str]:
+        """Modalities that `load` can load of a sample, as far as is known without reading it. Fast: called of every
+        sample before a run begins."""
+
+    @abstractmethod
+    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
+        """What the model takes of one modality, through one view: int64 (tokens,), ids in the modality's token space
+        (a sequence without its end marker), or float32 (tokens, patch_dim), the patches of a continuous input (see
+        `fourm_engine.masking.pack.patchify`). All modalities of a sample show the same `view`.
+
+        Raises BadFile for content that cannot be used."""
+
+    def skip(self, name: str, bad: BadFile) -> None:
+        """Called with what `load` raised: raises it, or reports it and returns. Then the sample is used without this
+        modality."""
+        raise bad
+
+    def identity(self) -> dict[str, Any]:
+        """What the content depends on besides names and tokenizers, such as the crops; JSON-ready. A run refuses to
+        resume where it differs."""
+        return {}
+
+    def describe(self) -> str:
+        """How many samples of which data are used, in one line."""
+        return f"{len(self.names)} samples"
+
+    def report(self) -> str:
+        """How many samples have each modality, in one line."""
+        counts = Counter(modality for name in self.names for modality in self.has(name))
+        return f"{len(self.names)} samples; " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+class MemoryStore(Store):
+    """Samples in memory. samples: name -> modality -> content, as `load` returns it. `names` keeps their order."""
+
+    def __init__(self, samples: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        self.names, self._samples = list(samples), samples
+
+    def has(self, name: str) -> frozenset[str]:
+        return frozenset(self._samples[name])
+
+    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
+        return self._samples[name][modality]
