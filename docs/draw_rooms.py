@@ -25,7 +25,7 @@ def draw() -> str:
         below[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
     lines = ["```mermaid", "flowchart TB"]
     for floor in sorted(set(floors.values()), reverse=True):
-        lines.append(f"  subgraph floor{floor}[ ]")
+        lines.append(f'  subgraph floor{floor}[" "]')
         lines += [f"    {room}" for room, at in floors.items() if at == floor]
         lines.append("  end")
     lines += [f"  {room} --> {other}" for room in floors for other in floors if other in _direct(room, below)]

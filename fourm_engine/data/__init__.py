@@ -1,2 +1,2 @@
-"""Where samples come from. In: raw files or token shards, and a position in the endless, seeded order. Out: samples of
-integer ids, drawn and packed, and the batches of the loader."""
+"""Samples of files or arrays in, masked and packed training samples out. A `Store` says which samples there are and
+loads one modality of one; `MaskedSamples` orders and masks what it loads; `batches` collates the share of a process."""
