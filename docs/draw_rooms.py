@@ -1,7 +1,7 @@
 """The picture in docs/architecture.md, drawn from the imports of the source: `python -m docs.draw_rooms` redraws it.
 
-A thin arrow leads from a room to one that it imports, where no longer way leads there; thick arrows are the walks of a
-sample (from files to a gradient) and of a run (from a command to an exported model that generates).
+A thin arrow leads from a room to one that it imports, where no longer way leads there; thick lines, numbered step by
+step, are the walks of a sample (from files to a gradient) and of a run (from a command to a model that generates).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def draw() -> str:
     lines += [f"  {room} --> {other}" for room in floors for other in floors if other in _direct(room, below)]
     thin = sum(" --> " in line for line in lines)
     for name, walk in (("sample", SAMPLE), ("run", RUN)):
-        lines += [f"  {a} == {name} {i} ==> {b}" for i, (a, b) in enumerate(pairwise(walk), start=1)]
+        for i, step in enumerate(pairwise(walk), start=1):
+            # Always from above to below, since a circle of arrows would let mermaid turn floors upside down.
+            upper, lower = sorted(step, key=floors.__getitem__, reverse=True)
+            lines.append(f"  {upper} == {name} {i} === {lower}")
     steps = [str(thin + i) for i in range(len(SAMPLE) + len(RUN) - 2)]
     lines.append(f"  linkStyle {','.join(steps[: len(SAMPLE) - 1])} stroke:#1f77b4,stroke-width:4px")
     lines.append(f"  linkStyle {','.join(steps[len(SAMPLE) - 1 :])} stroke:#d62728,stroke-width:4px")
