@@ -1,0 +1,77 @@
+"""Recipes as a Python user calls them: a config in, files and reports out, lines to a callable."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import yaml
+
+from fourm_engine.recipes.config import load_config
+from fourm_engine.recipes.fit import fit
+from fourm_engine.recipes.label import label
+from fourm_engine.recipes.tokenize import tokenize
+from tests.plugins.instances import modality
+
+CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
+SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of six pictures, one of which cannot be read, and their depth."""
+    for name, extension in (("rgb", "png"), ("depth", "png")):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for index, files in enumerate(modality(name).example_samples(6, seed=0)):
+            (folder / f"{index}.{extension}").write_bytes(files[extension])
+    (tmp_path / "data/rgb/5.png").write_bytes(b"no picture")
+    raw = {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
+        "data": {"train": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
+        "tokenizers": {
+            "folder": str(tmp_path / "tokenizers"),
+            "fit": {"steps": 2, "batch_size": 4, "device": "cpu", "threads": 1},
+        },
+        "masking": {},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return load_config(path)
+
+
+def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd):
+    told, warned = list[str](), list[str]()
+    (report,) = fit(config, spaces=["rgb"], tell=told.append)
+    assert (report.space, report.fresh, report.left_out) == ("rgb", True, {"rgb": 1})
+    assert told == report.lines()
+    assert [report.fresh for report in fit(config, tell=told.append)] == [True, False]  # depth, rgb
+
+    reports = tokenize(config, tell=told.append, warn=warned.append)
+    assert reports["train"].counts == {"depth": 6, "rgb": 5}
+    assert len(warned) == 1
+    assert "5.png" in warned[0]
+    assert not {*told, *warned} & set(capfd.readouterr().out.splitlines())
+
+
+def test_several_jobs_get_the_config_as_it_was_resolved(config, tmp_path, monkeypatch):
+    script = tmp_path / "program"
+    script.write_text(
+        f'#!/bin/sh\nfor space; do :; done\ncp "$5" "{tmp_path}/$space.yaml"\necho "$*" > "{tmp_path}/$space"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    changed = config.model_copy(update={"seed": 7})
+    assert fit(changed, jobs=2, refit=True) == []
+    for space in ("depth", "rgb"):
+        assert load_config(tmp_path / f"{space}.yaml") == changed
+        assert (tmp_path / space).read_text().endswith(f"--refit --space {space}\n")
+
+
+def test_labelling_needs_a_folder_of_data(config):
+    nothing = config.model_copy(update={"data": config.data.model_copy(update={"train": None})})
+    with pytest.raises(ValueError, match=r"data\.train is not set: name the folder to label"):
+        label(nothing, "depth", [])
