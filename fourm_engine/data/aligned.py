@@ -1,7 +1,7 @@
 """Raw samples of several modalities, matched by name.
 
 In: a root folder with one source a modality. Out: values and arrays by (sample, modality), with every unusable file
-reported. Samples are the union over the modalities; what one lacks is left out of it, and counted.
+reported. A sample needs a file of one modality only; which modalities it lacks is reported.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class AlignedData:
         return self._sources[modality].where(name)
 
     def stamp(self, name: str, modality: str) -> str:
-        """Sizes and times of its files; they differ where the files may have changed."""
+        """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
@@ -179,7 +179,7 @@ class AlignedData:
             return self.modalities[modality].read(files)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
-        """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
+        """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
         not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
             try:
@@ -241,8 +241,8 @@ class AlignedData:
 
     @contextmanager
     def _blame(self, name: str, modality: str) -> Iterator[None]:
-        """Name the file in what a plugin raises. Anything but SampleError is the plugin's own fault, and never
-        skipped."""
+        """Name the file in what a plugin raises: BadFile for SampleError, and RuntimeError, which is never skipped, for
+        anything else, a fault of the plugin."""
         try:
             yield
         except SampleError as error:

@@ -5,7 +5,7 @@ its path below the folder without the extension (see `names.plain`), so that mod
 as if it was unpacked where it lies.
 
 Nothing is extracted to disk. Only regular files and members of bounded size are read. Links are followed: to files, to
-folders (each is read once, so that loops end), and in a shard to its own members.
+folders (each is read once, so that loops end), and in a shard to members of the same shard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Source(Protocol):
         """Path, or shard:member, for messages."""
 
     def stamp(self, name: str) -> str:
-        """Sizes and times of the files of a sample: another one where they may have changed. '' where they are gone."""
+        """Sizes and times of the files of a sample; equal where they are unchanged, '' where they are gone."""
 
 
 def open_source(
