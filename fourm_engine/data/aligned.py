@@ -22,7 +22,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import say, shown
 from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
-from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
+from fourm_engine.data.source import MAX_FILE_BYTES, open_sources
 from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.modality import Modality, SampleError
 from fourm_plugins.notes import reading
@@ -56,14 +56,7 @@ class AlignedData:
         if not self.root.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
         aside = beside(self.root, self.modalities.values())
-        opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
-        self._sources: dict[str, Source] = {}
-        for name, modality in self.modalities.items():
-            key = (modality.spec.source, modality.spec.extensions)
-            if key not in opened:
-                opened[key] = open_source(self.root, *key, max_bytes=max_bytes)
-            if (source := opened[key]) is not None:
-                self._sources[name] = source
+        self._sources = open_sources(self.root, (m.spec for m in self.modalities.values()), max_bytes=max_bytes)
         if not self._sources:
             about = "".join(f"; {line}" for line in aside)
             raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")

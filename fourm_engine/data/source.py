@@ -10,15 +10,16 @@ folders (each is read once, so that loops end), and in a shard to members of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fourm_engine.data.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.names import shown
 from fourm_engine.data.tar import TarSource
+from fourm_plugins.spec import ModalitySpec
 
-__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source"]
+__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source", "open_sources"]
 
 
 class Source(Protocol):
@@ -53,6 +54,19 @@ def open_source(
     if not listing.files:
         return shards
     return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+
+
+def open_sources(root: Path, specs: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Source]:
+    """Modality -> its source, where its folder exists; modalities of one folder and the same extensions share one."""
+    opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
+    sources: dict[str, Source] = {}
+    for spec in specs:
+        key = (spec.source, spec.extensions)
+        if key not in opened:
+            opened[key] = open_source(root, *key, max_bytes=max_bytes)
+        if (source := opened[key]) is not None:
+            sources[spec.name] = source
+    return sources
 
 
 class MixedSource:

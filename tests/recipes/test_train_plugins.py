@@ -109,7 +109,7 @@ def test_the_engines_own_maskers_come_through_the_same_hooks(install, config):
 
 
 def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeypatch):
-    from fourm_engine.train import run
+    from fourm_engine.recipes import train as run
 
     class Reached(Exception):
         pass
@@ -121,7 +121,7 @@ def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeyp
         raise Reached
 
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
-    monkeypatch.setattr(run, "load_tokenizers", lambda *_: {})
+    monkeypatch.setattr(run, "load_tokenizers", lambda *_, **__: {})
     monkeypatch.setattr(run.MaskedSamples, "from_config", from_config)
     with pytest.raises(Reached):
         train(config(select=["thermal"]))
