@@ -1,13 +1,41 @@
-"""Which device a model runs on, from what a user says."""
+"""Which of the processes that torchrun started this one is, and which device it computes on."""
 
 from __future__ import annotations
 
-import torch
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, number of processes) from the environment; no process group is joined. (0, 1) outside torchrun."""
+    return _number("RANK", 0), _number("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """The rank of this process on its machine; 0 outside torchrun."""
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def local_device() -> torch.device:
+    """The GPU of this process, or the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
     """`device`; for None a GPU if there is one, and the CPU otherwise. Raises ValueError, one line, for one that is not
     there."""
+    import torch
+
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(device, (str, torch.device)):

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.device import rank_and_world
 from fourm_engine.files import CannotWrite, alive, remove_leftovers
 
 _NAME = ".fourm-lock"
@@ -46,7 +47,7 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
     there."""
     whole = Path(os.path.abspath(folder))
     place, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
-    entry = str(place.resolve() / f"{stem}-{_rank()}")
+    entry = str(place.resolve() / f"{stem}-{rank_and_world()[0]}")
     with ExitStack() as undo:
         if entry in _held:
             _held[entry] = _held[entry][0], _held[entry][1] + 1
@@ -208,14 +209,9 @@ def _describe(folder: Path, entry: Path, facts: dict[str, Any]) -> str:
     )
 
 
-def _rank() -> str:
-    rank = os.environ.get("RANK", "0")
-    return rank if rank.isdecimal() else "0"
-
-
 def _job() -> list[str]:
     """The same in the processes of one torchrun, and of no other command."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if rank_and_world()[1] > 1:
         return [os.environ.get(k, "") for k in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")]
     return [socket.gethostname(), str(os.getpid()), _started(os.getpid()) or ""]
 

@@ -23,6 +23,8 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
+#: Kinds of which `identity` tells otherwise, or which decide nothing of a run: the first process alone has observers.
+_APART = ("modality", "observer")
 
 
 class ModalitiesConfig(BaseModel):
@@ -85,7 +87,7 @@ def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: b
 def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
     """What all processes of a run must have alike, whatever data and model they are given: the layout of the
     vocabulary, what each modality is, and the versions of the plugins that are active."""
-    active = {f"{kind} {name}": p for (kind, name), p in manager.active.items() if kind != "modality"}
+    active = {f"{kind} {name}": p for (kind, name), p in manager.active.items() if kind not in _APART}
     plugins = {f"plugin {name}": p for name, p in modalities.plugins.items()} | active
     return {
         **{key: f"{p.distribution} {p.version}" for key, p in plugins.items()},

@@ -13,11 +13,12 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fourm_plugins.contract import arguments, check, check_hooks, hook_name
-from fourm_plugins.discovery import Plugin, PluginError, one_line
+from fourm_plugins.discovery import ENGINE, Plugin, PluginError, one_line
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.guard import guarded
 
@@ -65,6 +66,24 @@ def run(
     elif found:
         log.warning("%s changed %s; put back", origin, ", ".join(found))
     return result
+
+
+@contextmanager
+def blame(plugin: Plugin) -> Iterator[None]:
+    """Errors of the body but ValueError and OSError, which may be the user's, name `plugin`: PluginError. Those of the
+    engine's own plugins stay as they are."""
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        if plugin.distribution == ENGINE:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version} failed with "
+            f"{type(error).__name__}: {one_line(error)} ({where.filename}:{where.lineno})"
+        ) from error
 
 
 def _ask(plugin: Plugin, module: Any) -> Any:

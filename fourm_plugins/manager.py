@@ -1,4 +1,4 @@
-"""The plugin host: knows every installed plugin and its state, and activates those that are asked for.
+"""The plugin host: knows every installed plugin and its state, and activates those that are requested.
 
 Finding (`discovery`) and deciding (`choice`) read metadata only and import nothing of any plugin. The group's name is
 the API version (`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation
@@ -56,6 +56,7 @@ class PluginManager:
         self._active: dict[tuple[Kind, str], Plugin] = {}
         self._hooks = pluggy.PluginManager("fourm")
         self._hooks.add_hookspecs(hookspecs)
+        self._packages: dict[str, str] = {}  # name with pluggy -> "name of distribution version"
         self._frozen = False
         self._changed: list[str] | None = None
 
@@ -111,9 +112,9 @@ class PluginManager:
                 log.warning("observer left out: %s", str(error).splitlines()[0])
 
     def observers(self, hook: str) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
-        """(distribution, function, names of its arguments) of every active observer that implements `hook`."""
+        """(name and package, function, names of its arguments) of every active observer that implements `hook`."""
         found = getattr(self._hooks.hook, hook).get_hookimpls()
-        return [(impl.plugin_name.partition(":")[0], impl.function, impl.argnames) for impl in found]
+        return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in found]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
@@ -158,13 +159,15 @@ class PluginManager:
         plugin = self.find(kind, name)
         if self._frozen and kind in _VOCABULARY:
             raise PluginError(
-                f"{kind} {name!r} was asked for after the registry was frozen; activate it before the model is built"
+                f"{kind} {name!r} is not active, and the registry is frozen; activate it before the model is built"
             )
         from fourm_plugins.activation import activate
 
         provided = activate(plugin, changed=self._changed)
         registered = provided if kind == "observer" else _Answer(kind, name, provided)
-        self._hooks.register(registered, name=f"{plugin.distribution}:{kind}:{name}")
+        registration = f"{plugin.distribution}:{kind}:{name}"
+        self._packages[registration] = f"{name!r} of {plugin.distribution} {plugin.version}"
+        self._hooks.register(registered, name=registration)
         self._active[kind, name] = plugin
 
 

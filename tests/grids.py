@@ -17,7 +17,7 @@ from fourm_plugins import (
     TokenizerRecipe,
     TokenSpace,
 )
-from fourm_plugins.manager import Plugin, PluginError
+from fourm_plugins.manager import Plugin, PluginError, PluginManager
 
 SIZE, TOKENS, CODES, CLASSES = 16, 4, 24, 5
 SMALL = {"encoder": {"width": 32, "blocks": 0}, "decoder": {"width": 32, "blocks": 1}, "latent_dim": 8}
@@ -94,7 +94,18 @@ class Host:
         self.find("tokenizer", kind)
         return self.kinds[kind]
 
+    def optimiser(self, name):
+        return PluginManager().optimiser(name)
+
+    def schedule(self, name):
+        return PluginManager().schedule(name)
+
+    def observers(self, hook):
+        return []
+
     def find(self, group, kind):
+        if group in ("optimiser", "schedule"):
+            return PluginManager().find(group, kind)
         if kind not in self.kinds:
             raise PluginError(f"no installed plugin provides the {group} {kind!r}")
         return Plugin("tokenizer", kind, "", "fourm-engine", "0.0.1", "")

@@ -14,7 +14,7 @@ from fourm_semseg.labeller import SemSegOptions
 from typer.main import get_command
 
 from fourm_engine.cli import app
-from fourm_engine.cli.label import _models, _options
+from fourm_engine.cli.parsing import by_target, settings_by_target
 from fourm_engine.data.label import plan
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_plugins.labelling import NetworkOptions
@@ -45,7 +45,10 @@ def test_the_labelling_command_can_be_carried_out_in_the_order_that_the_table_sa
     words = COMMANDS.split("fourm label ")[1].split()
     given = {flag: [words[i + 1] for i, word in enumerate(words) if word == flag] for flag in words if flag[:2] == "--"}
     targets = given["--to"][0].split(",")
-    models, options = _models(given["--model"], targets), _options(given["--option"], targets)
+    models, options = (
+        by_target("--model", given["--model"], targets),
+        settings_by_target("--option", given["--option"], targets),
+    )
     modalities = load_modalities(ModalitiesConfig(), load_manager(ModalitiesConfig()))
     steps = plan(modalities, "rgb", targets, models)
     assert {(s.target, s.source) for s in steps} == {

@@ -13,10 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from fourm_engine.cli.extend import extension_config
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import load_config
-from fourm_engine.recipes.extend import open_extension
+from fourm_engine.recipes.extend import extension_config, open_extension
 
 ROOT = Path(__file__).parent.parent
 CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}

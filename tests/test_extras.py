@@ -9,7 +9,6 @@ import pytest
 
 from fourm_engine.evaluate.charts import Curve, draw
 from fourm_engine.tokenizers.diffusion import cumulative_alphas
-from fourm_engine.train.metrics import Metrics
 from fourm_plugins.extras import optional
 
 
@@ -21,11 +20,6 @@ from fourm_plugins.extras import optional
             "diffusers.schedulers.scheduling_ddim",
             lambda folder: cumulative_alphas("linear", 10),
             "fourm-engine[diffusion]",
-        ),
-        (
-            "tensorboard",
-            lambda folder: Metrics(folder, step=0, steps=1, tensorboard=True),
-            "fourm-engine[tensorboard]",
         ),
     ],
 )

@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from fourm_engine.cli.generate import _write as write_generated
 from fourm_engine.cli.new import write_package
 from fourm_engine.convert.published import write_checkpoint
 from fourm_engine.data.label import label
@@ -32,6 +31,7 @@ from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.extend.report import Report
 from fourm_engine.files import CannotWrite, replacing_file, replacing_folder, write_atomically
 from fourm_engine.lock import at_work
+from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.train.checkpoint import Checkpoints
@@ -335,10 +335,3 @@ def test_a_checkpoint_that_the_disk_refuses_is_named_and_the_earlier_one_stays(t
     assert f"{tmp_path}/run/checkpoints/step-" in told[0]
     assert "No space left on device" in told[0]
     assert tree(tmp_path) == before
-
-
-def test_curves_that_cannot_be_written_are_named(tmp_path, monkeypatch):
-    metrics = Metrics(tmp_path, step=0, steps=9, tensorboard=True)
-    monkeypatch.setattr(metrics._writer._writer, "write", lambda data: os.close(-1))
-    with pytest.raises(CannotWrite, match="tensorboard: cannot be written: Bad file descriptor"):
-        metrics.scores(1, {"loss": 1.0})

@@ -18,7 +18,7 @@ from captions import pair_recall
 from fourm_engine.cli.evaluate import print_summary
 from fourm_engine.evaluate.pictures import contact_sheet, png
 from fourm_engine.files import write_atomically
-from fourm_engine.recipes.evaluate import REPORT, evaluate_run
+from fourm_engine.recipes.evaluate import REPORT, evaluate
 from fourm_plugins import Metric
 
 SCENES = 3  # in picture.png
@@ -40,7 +40,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     extra = {"caption": (Metric("(kind, colour) pairs", mean_pair_recall, True),)}
     try:
-        found = evaluate_run(
+        found = evaluate(
             options.run,
             config=options.config,
             out=options.out,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from fourm_engine.cli.share import pairs
+from fourm_engine.cli.options import Disable, Providers
+from fourm_engine.cli.parsing import pairs
 
 #: Before what is text, whatever it looks like.
 TEXT = "text:"
@@ -40,11 +41,8 @@ def generate(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it."),
     ] = None,
-    provider: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="NAME=DISTRIBUTION, where two provide one plugin; repeat it."),
-    ] = None,
-    disable: Annotated[Optional[list[str]], typer.Option(help="A plugin to leave alone; repeat it.")] = None,  # noqa: UP045
+    provider: Providers = None,
+    disable: Disable = None,
 ) -> None:
     """Generate modalities from others with a trained model."""
     parts = pairs("--input", given, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
@@ -52,49 +50,22 @@ def generate(
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.generate import Typed
-    from fourm_engine.lock import at_work
-    from fourm_engine.model import FourM
-    from fourm_engine.recipes.config import manager_of_run
-    from fourm_plugins.manager import PluginManager
+    from fourm_engine.recipes import generate as recipe
 
-    settled = bool(providers or disable)
-    manager = PluginManager(disabled=disable or (), providers=providers) if settled else manager_of_run(run)
-    with at_work(out):
-        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
-        inputs = {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
-        options: dict[str, Any] = {
-            "steps": steps,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "guidance": guidance,
-        }
-        results = model.generate_batch([inputs] * samples, target, seed=seed, **options)
-        for number, result in enumerate(results):
-            suffix = f"-{number}" if samples > 1 else ""
-            for name, generated in result.items():
-                for path in _write(generated, out, f"{name}{suffix}"):
-                    print(path)
-                picture = generated.render()
-                if isinstance(picture, str):
-                    print(f"{name}: {picture}")
-                if remark := generated.remark():
-                    print(f"{name}: {remark}")
-                if generated.decoded_from == "probabilities":
-                    print(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
-
-
-def _write(generated: Any, out: Path, stem: str) -> list[Path]:
-    """The modality's own files, and a PNG to look at under another name."""
-    from fourm_engine.evaluate.pictures import png
-    from fourm_engine.files import write_atomically
-
-    paths = []
-    for extension, content in generated.modality.write(generated.value).items():
-        paths.append(out / f"{stem}.{extension}")
-        write_atomically(paths[-1], content)
-    picture = generated.render()
-    if not isinstance(picture, str):
-        paths.append(out / f"{stem}.view.png")
-        write_atomically(paths[-1], png(picture))
-    return paths
+    recipe.generate(
+        run,
+        {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()},
+        target,
+        out,
+        seed=seed,
+        samples=samples,
+        device=device,
+        tokenizers=tokenizers,
+        providers=providers,
+        disable=disable or (),
+        steps=steps,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        guidance=guidance,
+    )

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Optional
-
-import typer
+from fourm_engine.cli.options import Config, Overrides
 
 
-def train(
-    config: Annotated[Path, typer.Argument(help="YAML config.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")] = None,  # noqa: UP045
-) -> None:
+def train(config: Config, overrides: Overrides = None) -> None:
     """Train the any-to-any model on token shards; continues from the newest checkpoint of the run."""
+    from fourm_engine.recipes import train as recipe
     from fourm_engine.recipes.config import load_config
-    from fourm_engine.recipes.train import train as run
 
     needed = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
-    run(load_config(config, overrides or [], needed=needed))
+    recipe.train(load_config(config, overrides or [], needed=needed))

@@ -55,7 +55,7 @@ class AdaptTask(TokenizerTask):
         network = self.tokenizer.starting_network()
         state, checkpoint = network.state_dict(), open_checkpoint(self.start)
         load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})
-        load(checkpoint, {f"ema/{name}": tensor for name, tensor in state.items()}, optional="ema/")
+        load(checkpoint, {f"ema/{name}": tensor for name, tensor in state.items()}, optional=("ema/",))
         network.load_state_dict(state | self._fitted)
         return network
 

@@ -165,11 +165,11 @@ def _fit(
         first = config.model_copy(update={"adapt": None})
         run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
         task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
-        Trainer(task, first, run, seed=seed).run()
+        Trainer(task, first, run, seed=seed, host=manager).run()
         tokenizer.load(fitted_folder(run))
         if sizes:
             own = Sized(base, train[base.name], val.get(base.name, ()))
-            report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed)
+            report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed, manager)
     else:
         tokenizer.fit(lambda: (array for data in train.values() for array in data))
     members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
@@ -184,7 +184,13 @@ def _fit(
 
 
 def _adapt(
-    tokenizer: NeuralTokenizer, sizes: Sequence[Sized], config: FitConfig, start: Path, run: Path, seed: int
+    tokenizer: NeuralTokenizer,
+    sizes: Sequence[Sized],
+    config: FitConfig,
+    start: Path,
+    run: Path,
+    seed: int,
+    manager: PluginManager,
 ) -> dict[str, dict[str, float]]:
     """Adapt a tokenizer to `sizes`, the first its own, from the end of the run `start`. Returns the reconstruction at
     every size, before and after."""
@@ -204,7 +210,7 @@ def _adapt(
     task = AdaptTask(
         tokenizer, arrays, start=step_folder(start / "checkpoints", config.steps), steps=how.steps, seed=seed
     )
-    Trainer(task, how, run, seed=seed).run()
+    Trainer(task, how, run, seed=seed, host=manager).run()
     tokenizer.load(fitted_folder(run))
     return before | measure("")
 
@@ -299,7 +305,7 @@ def _request(
 ) -> dict[str, Any]:
     """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out, and
     so is what a network only serves: it is fitted on its first modality."""
-    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "tensorboard", "threads", "cache_mb", "device"}
+    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device"}
     quiet |= {"adapt"} if config is not None and config.adapt is None else set()
     members = modalities if config is None else modalities[:1]
     request: dict[str, Any] = {

@@ -1,0 +1,16 @@
+"""What a whole command does, one file each. In: a `RunConfig`, or the folder of a run. Out: files in the run's folder,
+and a report.
+
+    from fourm_engine.recipes.config import load_config
+    from fourm_engine.recipes.fit import fit
+    from fourm_engine.recipes.tokenize import tokenize
+    from fourm_engine.recipes.train import train
+
+    config = load_config("mine.yaml", ["train.steps=1000"])
+    fit(config)
+    tokenize(config)
+    train(config)
+
+A recipe holds the folder that it writes to, may be stopped and called again, and raises ValueError or OSError, one
+line, for what a user can mend. Under torchrun every process calls it. The command line only parses and prints.
+"""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.present import with_data
+from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.files import write_atomically
@@ -47,6 +48,8 @@ class RunConfig(BaseModel):
     #: Decides order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
+    #: Which installed observers look on when something is trained: all that can be used, or exactly these.
+    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TokenizersConfig
     masking: MaskingConfig
@@ -68,6 +71,16 @@ class RunConfig(BaseModel):
             modalities = with_data(modalities, folders)
         check_token_spaces(modalities.specs)
         return modalities
+
+    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
+        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
+
+        Raises PluginError (a ValueError) for one that cannot be used; observers that no setting names are reported."""
+        for config in configs:
+            manager.optimiser(config.optimiser)
+            manager.schedule(config.schedule)
+        if rank_and_world()[0] == 0:
+            manager.activate_observers(None if self.observers == "installed" else self.observers)
 
     def save(self, path: Path) -> None:
         """Write the resolved config, every default spelt out."""

@@ -1,6 +1,6 @@
-"""`fourm evaluate`, as a function: a trained run in, `evaluation.json` and `report.html` out.
+"""Score a trained model on held-out samples: what `fourm evaluate` does.
 
-Predicts held-out samples, measures the any-to-any matrix, and puts both beside the loss curves in one page.
+Predicts them, measures the any-to-any matrix, and puts both beside the loss curves in one page.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ JSON, REPORT = "evaluation.json", "report.html"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was found, the pictures of each task, and the folder with the files."""
+    """The scores, the pictures of each task, and the folder with the files."""
 
     evaluation: Evaluation
     pictures: dict[str, list[SamplePictures]]
     folder: Path
 
 
-def evaluate_run(
+def evaluate(
     run: str | Path,
     overrides: Sequence[str] = (),
     *,

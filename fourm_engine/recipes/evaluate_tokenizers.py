@@ -1,16 +1,17 @@
-"""`fourm tokenizer eval`: from a config whose tokenizers are fitted to their scores on its held-out data."""
+"""Measure what tokens keep of held-out data: what `fourm tokenizer eval` does."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
+from fourm_engine.device import local_device
 from fourm_engine.evaluate import tokenizers as evaluation
 from fourm_engine.evaluate.tokenizers import FOLDER, TokenizerEvaluation
+from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import load_tokenizers
@@ -19,36 +20,55 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_tokenizers(
-    config: RunConfig, *, only: Sequence[str] = (), out: Path | None = None, **options: Any
+    config: RunConfig,
+    *,
+    only: Sequence[str] = (),
+    samples: int = 512,
+    pictures: int = 6,
+    features: str | None = None,
+    out: Path | None = None,
 ) -> TokenizerEvaluation:
-    """Measure the tokenizers of a config on its held-out data, seen through centre crops.
+    """Encode and decode held-out data, seen through centre crops; write tokenizers.json and sheet.png.
 
     Args:
         only: modalities to measure; by default all with tokens.
+        samples: held-out samples, the first ones.
+        pictures: samples on the sheet.
+        features: network for distances between sets of pictures, a folder or a Hub id.
         out: folder of the report; by default `<run>/tokenizer-evaluation`.
-        options: those of `fourm_engine.evaluate.tokenizers.evaluate_tokenizers`.
 
     Raises ValueError: no held-out data, no such modality, no fitted tokenizer."""
-    data = config.data
-    if data.val is None:
-        raise ValueError("data.val is not set: name the folder of held-out data")
-    manager = load_manager(config.modalities)
-    modalities = config.load_modalities(manager)
-    chosen = _chosen(modalities, only)
-    spaces = {
-        space: specs for space, specs in modalities.token_spaces.items() if {spec.name for spec in specs} & set(chosen)
-    }
-    fitted = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
-    held_out = AlignedData.from_config(modalities, data, training=False)
-    train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
-    for part in (held_out, train):
-        if part is not None:
-            log.info("%s", part.describe())
-    centre = ViewDrawer.from_config(modalities, data, training=False)
-    tokenizers = {name: fitted[name] for name in chosen}
-    return evaluation.evaluate_tokenizers(
-        modalities, tokenizers, held_out, train, centre, out or config.run / FOLDER, **options
-    )
+    out = out or config.run / FOLDER
+    with at_work(out):
+        data = config.data
+        if data.val is None:
+            raise ValueError("data.val is not set: name the folder of held-out data")
+        manager = load_manager(config.modalities)
+        modalities = config.load_modalities(manager)
+        chosen = _chosen(modalities, only)
+        spaces = {
+            space: specs
+            for space, specs in modalities.token_spaces.items()
+            if {spec.name for spec in specs} & set(chosen)
+        }
+        fitted = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
+        held_out = AlignedData.from_config(modalities, data, training=False)
+        train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
+        for part in (held_out, train):
+            if part is not None:
+                log.info("%s", part.describe())
+        return evaluation.evaluate_tokenizers(
+            modalities,
+            {name: fitted[name] for name in chosen},
+            held_out,
+            train,
+            ViewDrawer.from_config(modalities, data, training=False),
+            out,
+            samples=samples,
+            pictures=pictures,
+            features=features,
+            device=local_device(),
+        )
 
 
 def _chosen(modalities: Modalities, only: Sequence[str]) -> list[str]:

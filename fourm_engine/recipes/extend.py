@@ -1,19 +1,101 @@
-"""`fourm extend` and `fourm train` of a config with an `extend` section: from an `Extension` whose tokenizers are there
-to a trained, exported model and its report."""
+"""Grow a trained model by modalities: what `fourm extend` does, from fitting their tokenizers to the report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
-from fourm_engine.extend.source import Extension
+from fourm_engine.extend.report import FILE, Report
+from fourm_engine.extend.source import Extension, find_model
 from fourm_engine.extend.task import ExtendTask
 from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.recipes.config import RunConfig
-from fourm_engine.train.distributed import processes, rank
+from fourm_engine.recipes import started
+from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
+from fourm_engine.recipes.fit import fit_space
+from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokenize import tokenize_data
+from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
+from fourm_engine.yaml_config import apply_override, read_yaml
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
+
+
+def extension_config(
+    run: str, overrides: Sequence[str] = (), *, add: list[str], train: str, out: Path | None, config: Path | None
+) -> RunConfig:
+    """The config of the new run: the old one's, with the model's modalities and shape, the `extend` section and the
+    overrides.
+
+    Args:
+        run: folder of a finished run or of an exported model, or a Hub id.
+        add: the new modalities.
+        train: what learns, as in `ExtendConfig`.
+        out: folder of the new run; by default RUN-<names>-<train>.
+        config: in place of RUN/config.yaml.
+
+    Raises ValueError: no model, no config, or a folder that is something else."""
+    folder = find_model(run)
+    saved = exported.read_config(folder)
+    path = config or Path(run) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; say with --config which config tells where the data is")
+    raw = read_yaml(path)
+    missing = started.relocate(raw, path)
+    raw["run"] = str(out or f"{str(run).rstrip('/')}-{'-'.join(add)}-{train}")
+    # A config given for this may say more of it; the run's is about an earlier extension, if it is one.
+    raw["extend"] = {**((config and raw.get("extend")) or {}), "source": run, "add": add, "train": train}
+    if "model" not in raw:
+        raw["model"] = saved.model.model_dump(mode="json")
+    modalities = raw["modalities"] = dict(raw.get("modalities") or {})
+    modalities["select"] = [*saved.modalities, *add]
+    trained: dict[str, Any] = {name: {"plugin": m.plugin, **m.settings} for name, m in saved.modalities.items()}
+    modalities["settings"] = trained | dict(modalities.get("settings") or {})
+    for override in overrides:
+        apply_override(raw, override)
+    leave_out_missing(raw, path, missing, overrides, ("data.train", "data.val"))
+    settings = parse_config(raw, str(path))
+    _check_out(settings.run, {Path(run), folder})
+    return settings
+
+
+def _check_out(out: Path, taken: set[Path]) -> None:
+    if out.resolve() in {path.resolve() for path in taken}:
+        raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")
+    if not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
+        return
+    if not (out / CONFIG).is_file() or read_yaml(out / CONFIG).get("extend") is None:
+        raise ValueError(f"--out {out}: it is there, and no run of `fourm extend`; choose another folder")
+
+
+def extend(config: RunConfig, *, tell: Tell = say) -> Report:
+    """Fit the tokenizers of new token spaces, write the tokens that are missing, train, and compare what the model
+    predicted before and after. Called again, it continues.
+
+    Args:
+        config: with its `extend` section, as `extension_config` makes it.
+
+    Raises ValueError for what a user can mend."""
+    with at_work(config.run):
+        extension = open_extension(config)
+        with processes(config.train):  # joined once for all that follows
+            extension.check_same()
+            config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
+            for space in extension.unfitted:
+                fit_space(config, extension.manager, extension.modalities, space, tell=tell)
+            if config.data.train is not None and config.data.tokens is not None:
+                modalities, tokenizers = extension.training, extension.tokenizers()
+                present = {name: tokenizers[name] for name in modalities if name in tokenizers}
+                tokenize_data(config, modalities, present, tell=tell)
+                sum_numbers([0.0])  # no process reads tokens before all are written
+            train_extension(config, extension, tell=tell)
+        # The first process writes the report; it has done so when training ends in any.
+        return Report.load(config.run / FILE)
 
 
 def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
@@ -25,16 +107,17 @@ def open_extension(config: RunConfig, manager: PluginManager | None = None) -> E
     return Extension.open(config.extend, config.modalities, config.model, config.tokenizers.folder, manager)
 
 
-def train_extension(config: RunConfig, extension: Extension) -> dict[str, float]:
-    """Train, or continue; returns the last held-out scores.
+def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say) -> dict[str, float]:
+    """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
 
     Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
+    config.activate(extension.manager, config.train)
     with at_work(config.run), processes(config.train):
         extension.check_same()
-        return _train(config, extension)
+        return _train(config, extension, tell)
 
 
-def _train(config: RunConfig, extension: Extension) -> dict[str, float]:
+def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, float]:
     settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
@@ -46,7 +129,8 @@ def _train(config: RunConfig, extension: Extension) -> dict[str, float]:
             cases[case] = only(config.masking, components)
     training = _data(config, extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}
-    tell(training, next(iter(held_out.values())))
+    for part in (training, next(iter(held_out.values()))):
+        first_only(tell)(part.store.describe())
     task = ExtendTask(
         extension,
         tokenizers,
@@ -56,14 +140,8 @@ def _train(config: RunConfig, extension: Extension) -> dict[str, float]:
         loss=config.loss,
         workers=config.data.workers,
     )
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
-
-
-def tell(*parts: MaskedSamples | None) -> None:
-    """Print how many samples of which split are used, in the first process."""
-    for part in parts:
-        if part is not None and rank() == 0:
-            print(part.store.describe(), flush=True)
+    trainer = Trainer(task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store)
+    return trainer.run()
 
 
 def _data(

@@ -1,4 +1,4 @@
-"""`train(config)`: from a run's config to a trained, exported model; what `fourm train` and torchrun call."""
+"""Train a model, from a run's config to an exported folder: what `fourm train` does."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.extend import open_extension, tell, train_extension
+from fourm_engine.recipes.extend import open_extension, train_extension
+from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
 
 
-def train(config: RunConfig) -> dict[str, float]:
+def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
     config with an `extend` section continues what `fourm extend` began.
 
     Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
     if config.extend is not None:
-        return train_extension(config, open_extension(config))
+        return train_extension(config, open_extension(config), tell=tell)
     with at_work(config.run):
-        return _activate(config)
+        manager = load_manager(config.modalities)
+        modalities = config.load_modalities(manager)
+        activate_kinds(modalities, manager, maskers=True)
+        config.activate(manager, config.train)
+        with processes(config.train):
+            check_same(identity(modalities, manager))
+            return _train(config, modalities, manager, tell)
 
 
-def _activate(config: RunConfig) -> dict[str, float]:
-    manager = load_manager(config.modalities)
-    modalities = config.load_modalities(manager)
-    activate_kinds(modalities, manager, maskers=True)
-    with processes(config.train):
-        check_same(identity(modalities, manager))
-        return _train(config, modalities, manager)
-
-
-def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) -> dict[str, float]:
+def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     manager.freeze()
     vocabulary = modalities.vocabulary()
@@ -54,8 +52,9 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
 
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)
-    tell(training, held_out)
+    first_only(tell)(training.store.describe())
     if held_out is not None:
+        first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
     task = FourMTask(
         modalities,
@@ -67,4 +66,4 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager) ->
         workers=config.data.workers,
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    return Trainer(task, config.train, config.run, seed=config.seed, accepted=config.store).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()

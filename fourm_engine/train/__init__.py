@@ -1,1 +1,2 @@
-"""The one training loop: what is to be learned (`task`), how (`config`), the loop itself, checkpoints, metrics."""
+"""The one training loop, for everything that learns by gradient. In: a `Task` (model, samples, loss) and a
+`TrainConfig`. Out: checkpoints, metrics, and the trained weights, which the task exports."""

@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.files import settle, sync_folder, writing
 from fourm_engine.train.distributed import attempt, describe, gather_json, local, rank, together, world_size
 
-FORMAT = 2
+FORMAT = 3
 MAX_STATE_BYTES = 1 << 26
 _NAME = re.compile(r"step-(\d{8,})")
 _PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
@@ -230,13 +230,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
 
 
-def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str = "") -> None:
+def load(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    *,
+    optional: tuple[str, ...] = (),
+    whole: tuple[str, ...] = (),
+) -> set[str]:
     """Copy the checkpoint into `tensors` in place, each process its own rows.
 
-    Names in `tensors` that start with `optional` may be missing in the checkpoint and then stay as they are.
+    Names in `tensors` that start with one of `optional` may be missing in the checkpoint; they stay as they are and are
+    returned. Of names that start with one of `whole`, everything that the checkpoint holds must be in `tensors`.
 
     Raises:
-        CheckpointError: a tensor is missing, or has another shape.
+        CheckpointError: a tensor is missing, is too much, or has another shape.
     """
     missing = set(tensors)
     for file in checkpoint.files:
@@ -244,6 +251,8 @@ def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str
         try:
             with safe_open(path, framework="pt", device="cpu") as reader:
                 rows = json.loads((reader.metadata() or {})[_ROWS])
+                if more := sorted(name for name in rows.keys() - tensors.keys() if name.startswith(whole)):
+                    raise CheckpointError(f"{path}: {more[0]} has no place in what is trained now")
                 for name in tensors.keys() & rows.keys():
                     _copy_rows(tensors[name], reader.get_slice(name), *rows[name], where=f"{path}: {name}")
                     missing.discard(name)
@@ -251,11 +260,9 @@ def load(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], *, optional: str
             raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    missing = {name for name in missing if not (optional and name.startswith(optional))}
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.folder}: lacks {', '.join(sorted(missing)[:5])}; it belongs to another model"
-        )
+    if needed := sorted(name for name in missing if not name.startswith(optional)):
+        raise CheckpointError(f"{checkpoint.folder}: lacks {', '.join(needed[:5])}; it belongs to another model")
+    return missing
 
 
 def _own_rows(tensor: Tensor) -> tuple[Tensor, int, int]:

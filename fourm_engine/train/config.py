@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,8 +18,12 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     steps: int = Field(ge=1)
 
-    # AdamW. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M's appendix, where the rate
-    # grows with the batch: 1e-4 · batch_size / 256.
+    #: "adamw", or the name that an installed package gives its own (entry points `fourm.optimisers.v1`).
+    optimiser: str = "adamw"
+    #: What else that optimiser is made with.
+    optimiser_options: dict[str, Any] = Field(default_factory=dict)
+    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M's
+    # appendix, where the rate grows with the batch: 1e-4 · batch_size / 256.
     lr: float = Field(gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
@@ -28,8 +32,9 @@ class TrainConfig(BaseModel):
     clip: float | None = Field(default=1.0, gt=0)
 
     # Learning rate: linear from 0 to `lr` in the first `warmup` steps; then "cosine" falls to `min_lr` at the end,
-    # "constant" stays, and "wsd" (warm-up, stable, decay) stays and falls linearly to `min_lr` in the last `cooldown`.
-    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    # "constant" stays, and "wsd" (warm-up, stable, decay) stays and falls linearly to `min_lr` in the last `cooldown`;
+    # packages add others (entry points `fourm.schedules.v1`).
+    schedule: str = "cosine"
     warmup: int = Field(default=0, ge=0)
     cooldown: int = Field(default=0, ge=0)
     min_lr: float = Field(default=0.0, ge=0)
@@ -56,8 +61,6 @@ class TrainConfig(BaseModel):
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
-    #: Also write curves for TensorBoard to <run>/tensorboard.
-    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -67,8 +70,13 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"warmup={self.warmup} and cooldown={self.cooldown} are longer than steps={self.steps}; shorten them"
             )
-        if (self.cooldown > 0) != (self.schedule == "wsd"):
+        if self.schedule in ("cosine", "constant", "wsd") and (self.cooldown > 0) != (self.schedule == "wsd"):
             raise ValueError(f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd'")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas}: both must be in [0, 1)")
+        for name in ("betas", "eps"):
+            if self.optimiser == "adamw" and name in self.optimiser_options:
+                raise ValueError(f"optimiser_options: {name} is a setting beside it; set train.{name}")
+            if self.optimiser != "adamw" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for adamw, optimiser is {self.optimiser!r}; use optimiser_options")
         return self

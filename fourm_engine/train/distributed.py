@@ -8,7 +8,6 @@ collectives with the backward pass.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from fourm_engine.device import local_rank, rank_and_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    place = int(os.environ.get("LOCAL_RANK", "0"))
+    place = local_rank()
     if on_gpu and place >= torch.cuda.device_count():
         raise ValueError(
             f"process {place} of this machine has no GPU, torch sees {torch.cuda.device_count()}; start as many "
@@ -55,7 +56,7 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    join = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:

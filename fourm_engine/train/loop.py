@@ -1,6 +1,6 @@
 """Trainer: the one training loop.
 
-In: a task, a config, the run's folder. Out: checkpoints, metrics, the task's artefact.
+In: a task, a config, the run's folder, the plugin host. Out: checkpoints, metrics, the task's artefact.
 
 The state of a run is weights, optimiser state and the number of finished steps. Batches, the learning rate and torch's
 random numbers are pure functions of (seed, step), so a run that was stopped, or killed, goes on from its newest
@@ -13,12 +13,11 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
-from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.averages import Averages
 from fourm_engine.train.buffers import ForwardBuffers
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
@@ -44,21 +42,23 @@ from fourm_engine.train.distributed import (
     world_size,
 )
 from fourm_engine.train.metrics import Metrics
-from fourm_engine.train.schedule import learning_rate, make_optimiser
+from fourm_engine.train.observers import Observers
+from fourm_engine.train.optimiser import PREFIX as OPTIMISER
+from fourm_engine.train.optimiser import Optimiser
+from fourm_engine.train.resuming import check_same_run
+from fourm_engine.train.schedule import learning_rate
+from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
-from fourm_plugins.modality import flat
+from fourm_plugins.discovery import ENGINE
+from fourm_plugins.hookspecs import Run
+from fourm_plugins.manager import PluginManager
 
 #: A step whose loss or gradient is not finite is left out; this many in a row end the run.
 MAX_SKIPPED = 10
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Diverged(ValueError):
     """Losses or gradients stayed infinite or NaN."""
-
-
-class Stopped(SystemExit):
-    """SIGTERM or SIGINT ended the run after a checkpoint; the exit code is 128 + signal."""
 
 
 @dataclass
@@ -73,15 +73,24 @@ class Progress:
 
 class Trainer:
     """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there. `accepted` is
-    called in the first process once it is clear that what is there belongs to this very run."""
+    called in the first process once it is clear that what is there belongs to this very run. `host` provides the
+    optimiser and the schedule; the observers that it activated are told of the run."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, run: Path, *, seed: int = 0, accepted: Callable[[], None] | None = None
+        self,
+        task: Task,
+        config: TrainConfig,
+        run: Path,
+        *,
+        seed: int = 0,
+        host: PluginManager | None = None,
+        accepted: Callable[[], None] | None = None,
     ) -> None:
         self.task = task
         self.config = config
         self.folder = run
         self.seed = seed
+        self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
 
@@ -95,7 +104,7 @@ class Trainer:
             CheckpointError: the last checkpoint could not be written.
             Stopped: SIGTERM or SIGINT, after a checkpoint.
         """
-        with processes(self.config) as device, _stop_requests() as stop:
+        with processes(self.config) as device, stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:
@@ -112,20 +121,27 @@ class Trainer:
                 _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
                 return finished
             metrics = together(
-                lambda: Metrics(
-                    self.folder,
-                    step=self.progress.step,
-                    steps=self.config.steps,
-                    tensorboard=self.config.tensorboard,
-                    active=rank() == 0,
-                )
+                lambda: Metrics(self.folder, step=self.progress.step, steps=self.config.steps, active=rank() == 0)
             )
             try:
-                self._loop(metrics, checkpoints, stop)
-                return self._complete(metrics)
+                self.observers = Observers(self.host, self._facts(), active=rank() == 0)
+                with self.observers.told(lambda: self.progress.step):
+                    self._loop(metrics, checkpoints, stop)
+                    return self._complete(metrics)
             finally:
                 checkpoints.wait()
                 metrics.close()
+
+    def _facts(self) -> Run:
+        return Run(
+            self.folder,
+            self.task.name,
+            first_step=self.progress.step,
+            steps=self.config.steps,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            processes=world_size(),
+            config=self.config.model_dump(mode="json"),
+        )
 
     def _check(self) -> None:
         parts = world_size() * self.config.accumulate
@@ -138,10 +154,14 @@ class Trainer:
             "task": self.task.name,
             "seed": self.seed,
             "train.batch_size": self.config.batch_size,
+            "train.optimiser": self.config.optimiser,
             **json.loads(json.dumps(self.task.identity())),
         }
+        used = [self.host.find("optimiser", self.config.optimiser), self.host.find("schedule", self.config.schedule)]
+        packages = {f"{p.kind} {p.name}": f"{p.distribution} {p.version}" for p in used if p.distribution != ENGINE}
+        self.versions = self.task.versions() | packages
         settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
-        check_same({**self.identity, **settings, **self.task.versions(), "torch": torch.__version__})
+        check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate)
 
     def _build(self, device: torch.device) -> None:
@@ -149,14 +169,8 @@ class Trainer:
         self.device = device
         self.model = together(lambda: self.task.model().to(device)).train()
         self.gradients = Gradients(self.model, self.task, self.config, device)
-        self.optimiser = make_optimiser(self.model, self.task, self.config)
-        for group in self.optimiser.param_groups:
-            for parameter in group["params"]:  # as AdamW does in its first step; a checkpoint is read into these
-                self.optimiser.state[parameter] = {
-                    "step": torch.zeros((), device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter, requires_grad=False),
-                    "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
-                }
+        self.optimiser = Optimiser(self.model, self.task, self.config, self.host)
+        self.schedule = self.host.schedule(self.config.schedule)
         self.buffers = ForwardBuffers(self.model)
         ema = self.config.ema
         self.averages = Averages(self.model, self.task, ema) if ema is not None else None
@@ -166,22 +180,23 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            for key, tensor in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"adamw/{name}/{key}"] = tensor
+        tensors.update(self.optimiser.tensors())
         if self.averages:
             tensors.update({f"ema/{name}": tensor for name, tensor in self.averages.tensors.items()})
         return tensors
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
-        self._check_same_run(checkpoint.folder, saved)
+        check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
         if checkpoint.step > self.config.steps:
             raise ValueError(
                 f"{checkpoint.folder} is beyond train.steps={self.config.steps}; raise it, or train anew in "
                 f"another `run` folder"
             )
-        together(lambda: load(checkpoint, self._tensors(), optional="" if saved["ema"] else "ema/"))
+        self.optimiser.prepare()
+        optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
+        unread = together(lambda: load(checkpoint, self._tensors(), optional=optional, whole=(OPTIMISER,)))
+        self.optimiser.forget(unread)
         self.progress = Progress(checkpoint.step, **saved["progress"])
         if self.averages and saved["ema"]:
             self.averages.number = self.progress.averaged
@@ -193,20 +208,6 @@ class Trainer:
             if settings[key] != saved["config"][key]:
                 _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
 
-    def _check_same_run(self, folder: Path, saved: dict[str, Any]) -> None:
-        """Raise ValueError, naming the keys, where the checkpoint is of another run than this."""
-        now = flat(self.identity)
-        was = {key: value for key, value in self.task.defaults().items() if key in now} | flat(saved["identity"])
-        gone = saved.get("versions", {}).keys() - self.task.versions().keys()
-        absent = "".join(
-            f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
-            for name in sorted(gone)
-        )
-        found = [Difference(key, *pair) for key, pair in compare(was, now).items()]
-        # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
-        settings = [difference for difference in found if difference.key.startswith(PREFIX)]
-        refuse(settings or found, where=folder, remedy=f"train anew in another `run` folder{absent}")
-
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
         batches = self.task.batches(progress.step, self.share)
@@ -215,19 +216,23 @@ class Trainer:
             counts, tokens, signals = self._exchange(micro_batches, stop)
             if signals:
                 self._stop(signals, checkpoints)
+            lr = learning_rate(progress.step, config, self.schedule)
             loss, sums, norm = self._step(progress.step, micro_batches, counts)
-            lr = learning_rate(progress.step, config)
             progress.step += 1
             if math.isfinite(loss):
                 metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, tokens=tokens)
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
-                metrics.line(progress.step, skipped=progress.skipped)
+                line = metrics.line(progress.step, skipped=progress.skipped)
+                if line:
+                    self.observers("fourm_step", step=progress.step, metrics=line)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
-                metrics.scores(progress.step, self._evaluate())
+                self._report(metrics, self._evaluate())
             if done or progress.step % config.checkpoint_every == 0:
                 self._save(checkpoints)
+            self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         checkpoints.finish()
+        self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         if checkpoints.saved != config.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
@@ -239,9 +244,9 @@ class Trainer:
             for name, count in self.task.counts(batch).items():
                 counts[name] += count
         tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
-        flags = [float(stop["signal"] == number) for number in _SIGNALS]
+        flags = [float(stop["signal"] == number) for number in SIGNALS]
         *numbers, tokens, term, interrupt = sum_numbers([*counts.values(), tokens, *flags])
-        signals = [int(number) for number, flag in zip(_SIGNALS, (term, interrupt), strict=True) if flag]
+        signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
         return dict(zip(counts, numbers, strict=True)), int(tokens), signals
 
     def _step(
@@ -282,9 +287,7 @@ class Trainer:
         self.progress.in_a_row = 0
         if self.config.clip is not None and norm > self.config.clip:
             self.gradients.scale(self.config.clip / norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(step, self.config)
-        self.optimiser.step()
+        self.optimiser.step(learning_rate(step, self.config, self.schedule))
         with torch.no_grad():
             self.buffers.average()
             torch.manual_seed(_seed(self.seed, step, -1))
@@ -321,12 +324,15 @@ class Trainer:
         progress = {key: value for key, value in asdict(self.progress).items() if key != "step"}
         state = {
             "identity": self.identity,
-            "versions": self.task.versions(),
+            "versions": self.versions,
             "config": self.config.model_dump(mode="json"),
             "progress": progress,
             "ema": self.averages is not None,
         }
         checkpoints.save(self.progress.step, self._tensors(), state)
+
+    def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
+        self.observers("fourm_evaluated", step=self.progress.step, scores=metrics.scores(self.progress.step, scores))
 
     def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
         step = self.progress.step
@@ -335,6 +341,7 @@ class Trainer:
             if step > 0 and checkpoints.saved != step:
                 self._save(checkpoints)
                 checkpoints.finish()
+            self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         except CheckpointError as error:
             _tell(str(error))
         name = signal.Signals(signals[0]).name
@@ -354,7 +361,7 @@ class Trainer:
 
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
-        metrics.scores(self.progress.step, scores)
+        self._report(metrics, scores)
         weights = self._weights()
 
         def export() -> None:
@@ -380,23 +387,3 @@ def _seed(seed: int, step: int, process: int) -> int:
 def _tell(text: str) -> None:
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first SIGTERM or SIGINT into a request; a second one acts at once."""
-    request = {"signal": 0}
-    previous = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        request["signal"] = number
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    for number in _SIGNALS:
-        signal.signal(number, note)
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

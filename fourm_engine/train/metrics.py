@@ -1,4 +1,4 @@
-"""What a run reports: `<run>/metrics.jsonl`, TensorBoard curves, a line of progress on the console.
+"""What a run reports: `<run>/metrics.jsonl`, and a line of progress on the console.
 
 In: numbers by step. Out, from the first process: one JSON object a line; `step` counts finished steps. When a run
 resumes, lines of later steps are removed, so that no step appears twice.
@@ -10,7 +10,6 @@ import errno
 import json
 import math
 import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,21 +21,17 @@ from fourm_engine.files import write_atomically, writing
 class Metrics:
     """`step` is where the run goes on. `active` is false in all processes but the first: they write nothing."""
 
-    def __init__(self, run: Path, *, step: int, steps: int, tensorboard: bool = False, active: bool = True) -> None:
+    def __init__(self, run: Path, *, step: int, steps: int, active: bool = True) -> None:
         self.active = active
         self.steps = steps
         self._window = _Window(step)
-        self._writer: _Curves | None = None
         if not active:
             return
-        self._path, self._curves = run / "metrics.jsonl", run / "tensorboard"
+        self._path = run / "metrics.jsonl"
         with writing(self._path):
             run.mkdir(parents=True, exist_ok=True)
             _truncate(self._path, step, last=step == steps)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
-        if tensorboard:
-            with writing(self._curves):
-                self._writer = _Curves(self._curves, step)
 
     def add(
         self,
@@ -61,11 +56,12 @@ class Metrics:
             window.sums[name] = window.sums.get(name, 0.0) + total
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
-    def line(self, step: int, *, skipped: int) -> None:
-        """Write and print what was added since the last line; `skipped`: steps left out since the run began."""
+    def line(self, step: int, *, skipped: int) -> dict[str, Any] | None:
+        """Write and print what was added since the last line; `skipped`: steps left out since the run began. Returns
+        what was written, if anything."""
         window, self._window = self._window, _Window(step)
         if not self.active or window.number == 0:
-            return
+            return None
         row = window.row(step, skipped=skipped)
         self._write(row)
         width = len(str(self.steps))
@@ -80,20 +76,20 @@ class Metrics:
         seconds = (self.steps - step) * window.seconds() / (step - window.step)
         parts.append(f"{duration(seconds)} left")
         print("  ".join(parts), flush=True)
+        return row
 
-    def scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write and print an evaluation."""
+    def scores(self, step: int, scores: Mapping[str, float]) -> dict[str, float | None]:
+        """Write and print an evaluation. Returns what was written."""
+        finite = {name: _finite(value) for name, value in scores.items()}
         if self.active:
-            self._write({"step": step, "eval": {name: _finite(value) for name, value in scores.items()}})
+            self._write({"step": step, "eval": finite})
             print("  ".join(["  held out", *(f"{name} {_short(value)}" for name, value in scores.items())]), flush=True)
+        return finite
 
     def close(self) -> None:
         if self.active:
             with writing(self._path):
                 self._file.close()
-        if self._writer is not None:
-            with writing(self._curves):
-                self._writer.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         line, end = (json.dumps(row) + "\n").encode(), self._file.seek(0, os.SEEK_END)
@@ -104,13 +100,6 @@ class Metrics:
             except BaseException:
                 self._file.truncate(end)
                 raise
-        if self._writer is None:
-            return
-        with writing(self._curves):
-            for key, value in row.items():
-                for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    if number is not None and key != "step":
-                        self._writer.add(f"{key}/{name}".rstrip("/"), number, row["step"])
 
 
 class _Window:
@@ -164,36 +153,6 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_atomically(path, "".join(kept))
-
-
-class _Curves:
-    """Scalars for TensorBoard, each in the file when `add` returns. (torch's SummaryWriter writes in a thread, where a
-    full disk ends in a traceback.)"""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event
-            from tensorboard.compat.proto.summary_pb2 import Summary
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError:
-            raise ValueError(
-                "train.tensorboard needs TensorBoard: pip install tensorboard, or set it to false"
-            ) from None
-        self._event, self._summary = Event, Summary
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(open(folder / name, "wb", buffering=0))  # noqa: SIM115 (kept open for the run)
-        self._write(file_version="brain.Event:2")
-        self._write(step=step + 1, session_log={"status": "START"})  # later steps of earlier files are hidden
-
-    def add(self, tag: str, value: float, step: int) -> None:
-        self._write(step=step, summary=self._summary(value=[{"tag": tag, "simple_value": value}]))
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _write(self, **facts: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **facts).SerializeToString())
 
 
 def _finite(value: float) -> float | None:

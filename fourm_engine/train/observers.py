@@ -1,48 +1,79 @@
 """The observers of a run: packages that look on (loggers, alarms) and never change what is learned.
 
 In: hooks of `fourm_plugins.hookspecs` that installed packages implement. What an observer raises is reported once, with
-its package's name, and it is left out from then on; random generators and torch's modes are as before each call.
+its package's name, and it is left out from then on; the process is as before each call (`fourm_plugins.guard`), and so
+are torch's random generators, modes and threads.
 """
 
 from __future__ import annotations
 
 import copy
-import random
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from fourm_engine.train.checkpoint import step_folder
+from fourm_engine.train.distributed import describe
+from fourm_plugins.guard import guarded
+from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
 
 class Observers:
-    """Calls hooks of the observers that `host` activated. `active` is false in all processes but the first, where no
-    hook is called."""
+    """Calls hooks of the observers that `host` activated, with the facts of `run`. `active` is false in all processes
+    but the first: they call none."""
 
-    def __init__(self, host: PluginManager | None = None, *, active: bool = True) -> None:
+    def __init__(self, host: PluginManager, run: Run, *, active: bool = True) -> None:
+        self.run = run
         self._host, self._active = host, active
         self._failed: set[str] = set()
+        self._saved: int | None = run.first_step  # step of the checkpoint that they know of
+
+    @contextmanager
+    def told(self, step: Callable[[], int]) -> Iterator[None]:
+        """Tell of the start of the body, and of its end after `step()` steps, however it ends."""
+        self("fourm_run_started")
+        outcome, error = "finished", ""
+        try:
+            yield
+        except BaseException as failure:
+            stopped = isinstance(failure, (SystemExit, KeyboardInterrupt))
+            outcome, error = ("stopped", "") if stopped else ("failed", describe(failure))
+            raise
+        finally:
+            self("fourm_run_ended", step=step(), outcome=outcome, error=error)
+
+    def checkpoint(self, saved: int | None, folder: Path) -> None:
+        """Tell of the newest complete checkpoint below `folder`, once."""
+        if saved is not None and saved != self._saved:
+            self._saved = saved
+            self("fourm_checkpoint", step=saved, folder=step_folder(folder, saved))
 
     def __call__(self, hook: str, **facts: Any) -> None:
-        """Call `hook` of every observer with copies of `facts`, of which each takes those that it names."""
-        if not self._active or self._host is None:
+        """Call `hook` of every observer with copies of `facts` and of the run's, of which each takes those that it
+        names."""
+        if not self._active:
             return
-        for package, function, arguments in self._host.observers(hook):
-            if package in self._failed:
+        facts["run"] = self.run
+        for name, function, arguments in self._host.observers(hook):
+            if name in self._failed:
                 continue
             try:
-                with _undisturbed():
-                    function(*(copy.deepcopy(facts[name]) for name in arguments))
+                with _undisturbed(f"observer {name}"):
+                    function(*(copy.deepcopy(facts[argument]) for argument in arguments))
             except (Exception, SystemExit) as error:
-                self._failed.add(package)
+                self._failed.add(name)
                 where = traceback.extract_tb(error.__traceback__)[-1]
+                words = " ".join(str(error).split())
                 print(
-                    f"observer {package}: {hook} failed with {type(error).__name__}: {' '.join(str(error).split())} "
+                    f"observer {name}: {hook} failed with {type(error).__name__}: {words} "
                     f"({where.filename}:{where.lineno}); it observes no more, the run goes on",
                     file=sys.stderr,
                     flush=True,
@@ -50,17 +81,24 @@ class Observers:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put back what decides a run's numbers: random generators, default dtype, threads, gradient mode."""
-    python, legacy = random.getstate(), np.random.get_state()
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+def _undisturbed(what: str) -> Iterator[None]:
+    """Put back what decides a run's numbers, and who is told of SIGTERM and Ctrl-C."""
+    threads, fast = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
+    flags = cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), guarded(what, "leave it out", witness=False):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(legacy)
-        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(fast)
+        torch.use_deterministic_algorithms(exact, warn_only=warn)
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = flags
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

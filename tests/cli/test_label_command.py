@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from fourm_engine.cli import app
-from fourm_engine.cli.label import _models, _options
+from fourm_engine.cli.parsing import by_target, settings_by_target
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
@@ -115,14 +115,14 @@ def test_what_cannot_be_labelled_is_one_line_before_anything_is_written(photogra
 
 
 def test_models_and_options_are_given_by_target():
-    assert _models(["some/model"], ["a"]) == {"a": "some/model"}
-    assert _models(["a=x", "b=y=z"], ["a", "b"]) == {"a": "x", "b": "y=z"}
-    assert _options(["a.k=0.5", "a.m={x: y}", "b.k=text"], ["a", "b"]) == {
+    assert by_target("--model", ["some/model"], ["a"]) == {"a": "some/model"}
+    assert by_target("--model", ["a=x", "b=y=z"], ["a", "b"]) == {"a": "x", "b": "y=z"}
+    assert settings_by_target("--option", ["a.k=0.5", "a.m={x: y}", "b.k=text"], ["a", "b"]) == {
         "a": {"k": 0.5, "m": {"x": "y"}},
         "b": {"k": "text"},
     }
     for wrong in ("a", "a=1", "a.=1", ".k=1"):
         with pytest.raises(ValueError, match=r"expected TARGET\.KEY=VALUE"):
-            _options([wrong], ["a"])
+            settings_by_target("--option", [wrong], ["a"])
     with pytest.raises(ValueError, match="given twice"):
-        _models(["a=x", "a=y"], ["a"])
+        by_target("--model", ["a=x", "a=y"], ["a"])

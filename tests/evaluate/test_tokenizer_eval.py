@@ -10,8 +10,8 @@ from PIL import Image
 
 from fourm_engine.cli.tokenizer_eval import print_scores
 from fourm_engine.data.aligned import AlignedData
-from fourm_engine.evaluate import tokenizers as module
 from fourm_engine.modalities import Modalities
+from fourm_engine.recipes import evaluate_tokenizers as module
 from fourm_engine.recipes.config import parse_config
 from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
 from fourm_plugins import Metric, View

@@ -12,7 +12,7 @@ import yaml
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
-from fourm_engine.recipes.evaluate import evaluate_run
+from fourm_engine.recipes.evaluate import evaluate
 from tests.pretrain.fourm_run import Host
 
 
@@ -42,7 +42,7 @@ def test_a_run_is_evaluated_with_its_own_config(run, data):
     write_config(run, data, tasks=[task, gone], pictures=2, samples=8, matrix_samples=6)
     (run / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0, "losses": {"b": 2.0}, "samples_per_s": 10.0}\n')
     (run / "finished.json").write_text('{"step": 10, "scores": {}}')
-    found = evaluate_run(run)
+    found = evaluate(run)
     record = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert record["run"]["steps"] == 10
     assert record["run"]["training time"] == "0:02"
@@ -61,7 +61,7 @@ def test_a_run_is_evaluated_with_its_own_config(run, data):
 
 
 def test_data_of_ones_own_needs_no_config(run, data, tmp_path):
-    found = evaluate_run(run, data=data, out=tmp_path / "out", samples=5, matrix=False)
+    found = evaluate(run, data=data, out=tmp_path / "out", samples=5, matrix=False)
     assert (tmp_path / "out" / "report.html").is_file()
     assert found.evaluation.matrix is None
     assert found.evaluation.tasks[0].name == "a@pixels → everything"
@@ -72,7 +72,7 @@ def test_data_of_ones_own_needs_no_config(run, data, tmp_path):
 def test_the_same_seed_gives_the_same_record(run, data, tmp_path):
     records = []
     for name in ("one", "two"):
-        evaluate_run(run, data=data, out=tmp_path / name, samples=5, seed=3)
+        evaluate(run, data=data, out=tmp_path / name, samples=5, seed=3)
         record = json.loads((tmp_path / name / "evaluation.json").read_text())
         for part in (*record["tasks"], record["matrix"]):
             del part["seconds"]
@@ -82,15 +82,15 @@ def test_the_same_seed_gives_the_same_record(run, data, tmp_path):
 
 def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
     with pytest.raises(ValueError, match=r"holds no config.yaml; give one \(--config\)"):
-        evaluate_run(run)
+        evaluate(run)
     write_config(run, data)
     config = yaml.safe_load((run / "config.yaml").read_text())
     del config["data"]["val"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=r"data\.val names no held-out samples"):
-        evaluate_run(run)
+        evaluate(run)
     with pytest.raises(ValueError, match="say with --out"):
-        evaluate_run(tmp_path / "nowhere", data=data)
+        evaluate(tmp_path / "nowhere", data=data)
 
 
 def test_a_run_evaluated_from_elsewhere_finds_its_data(run, data, tmp_path, monkeypatch):
@@ -98,15 +98,15 @@ def test_a_run_evaluated_from_elsewhere_finds_its_data(run, data, tmp_path, monk
     write_atomically(run / "started.json", json.dumps({"folder": str(tmp_path)}))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert evaluate_run(run, matrix=False).folder == run / "evaluation"
+    assert evaluate(run, matrix=False).folder == run / "evaluation"
 
 
 def test_held_out_data_that_is_nowhere_is_named_and_may_be_given(run, data, tmp_path):
     write_config(run, "gone", tasks=[], samples=4)
     write_atomically(run / "started.json", json.dumps({"folder": str(tmp_path)}))
     with pytest.raises(ValueError, match=r"data\.val: not found, neither .*gone.*data\.val=FOLDER"):
-        evaluate_run(run, matrix=False)
-    found = evaluate_run(run, [f"data.val={data}"], matrix=False)
+        evaluate(run, matrix=False)
+    found = evaluate(run, [f"data.val={data}"], matrix=False)
     assert any("data.train" in note for note in found.evaluation.notes)
 
 
@@ -117,7 +117,7 @@ def test_two_evaluations_of_one_run_do_not_meet(run, data, tmp_path):
     with open(entry, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Busy, match=r"evaluation: .* is at work here"):
-            evaluate_run(run)
+            evaluate(run)
     assert not (run / "evaluation" / "evaluation.json").exists()
 
 
@@ -129,9 +129,9 @@ def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data,
         config["modalities"] = {"settings": {"a": {"tokens": tokens}}}
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         if not refused:
-            evaluate_run(run, matrix=False)
+            evaluate(run, matrix=False)
             continue
         with pytest.raises(
             ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"
         ):
-            evaluate_run(run, matrix=False)
+            evaluate(run, matrix=False)

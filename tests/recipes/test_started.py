@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from fourm_engine import exported
-from fourm_engine.cli.extend import extension_config
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.recipes.extend import extension_config
 from fourm_engine.yaml_config import ConfigError
 
 DATA = ("train", "val", "tokens")
@@ -116,7 +116,7 @@ def test_an_extension_finds_the_data_of_the_run_it_extends(project, monkeypatch)
         model = RunConfig.model_validate(CONFIG).model
         modalities: dict = {}  # noqa: RUF012
 
-    monkeypatch.setattr("fourm_engine.extend.source.find_model", lambda run: Path(run) / "model")
+    monkeypatch.setattr("fourm_engine.recipes.extend.find_model", lambda run: Path(run) / "model")
     monkeypatch.setattr(exported, "read_config", lambda folder: Saved)
     run = "../project/runs/mine"
     config = extension_config(run, [], add=["more"], train="rows", out=Path("new"), config=None)

@@ -12,7 +12,12 @@ from fourm_engine.train.checkpoint import CheckpointError, Checkpoints, load, op
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
     shared = torch.full((3, 2), value)
-    return {"model/a": shared, "model/tied": shared, "adamw/a/step": torch.tensor(value), "model/n": torch.tensor([7])}
+    return {
+        "model/a": shared,
+        "model/tied": shared,
+        "optimiser/a/step": torch.tensor(value),
+        "model/n": torch.tensor([7]),
+    }
 
 
 @pytest.fixture(params=[False, True], ids=["at once", "background"])

@@ -48,13 +48,6 @@ def test_only_the_first_process_writes(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_tensorboard_curves_are_written_where_asked_for(tmp_path):
-    metrics = Metrics(tmp_path, step=0, steps=1, tensorboard=True)
-    metrics.scores(1, {"x": 1.0})
-    metrics.close()
-    assert list((tmp_path / "tensorboard").iterdir())
-
-
 def test_time_left_is_readable():
     assert [duration(s) for s in (5, 75, 4000)] == ["0:05", "1:15", "1:06:40"]
 

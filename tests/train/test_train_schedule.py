@@ -2,8 +2,13 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
-from fourm_engine.train.schedule import decay_groups, learning_rate
+from fourm_engine.train import schedule
+from fourm_engine.train.optimiser import decay_groups
 from tests.train.toy_task import ToyTask, config
+
+
+def learning_rate(step, config):
+    return schedule.learning_rate(step, config, getattr(schedule, config.schedule))
 
 
 def test_a_cosine_rises_linearly_peaks_after_the_warm_up_and_ends_at_min_lr():

@@ -2,14 +2,14 @@
 
 import pytest
 
-from fourm_engine.cli import progress
-from fourm_engine.cli.progress import Progress
+from fourm_engine.recipes import tell
+from fourm_engine.recipes.tell import Progress, first_only, say
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(tell.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -24,8 +24,10 @@ def test_a_line_every_ten_seconds_has_the_rate_and_the_time_left(clock, capsys):
     ]
 
 
-def test_slow_work_is_told_in_fractions_and_hours_and_other_processes_are_silent(clock, capsys):
-    first, second = Progress("photos: some", 0), Progress("photos: some", 1)
+def test_slow_work_is_told_in_fractions_and_hours_and_other_processes_are_silent(clock, capsys, monkeypatch):
+    first = Progress("photos: some", first_only(say))
+    monkeypatch.setenv("RANK", "1")
+    second = Progress("photos: some", first_only(say))
     clock[0] = 10
     for said in (first, second):
         said(0, 9000)

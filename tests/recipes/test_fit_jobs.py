@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from fourm_engine.cli import tokenizer
-from fourm_engine.cli.tokenizer import _fit_in_processes, least_busy, visible_gpus
+from fourm_engine.recipes import fit_jobs
+from fourm_engine.recipes.fit_jobs import fit_in_processes, least_busy, visible_gpus
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def program(tmp_path, monkeypatch):
 def test_all_are_fitted_and_those_that_fail_are_named(tmp_path, program):
     program('touch "$space"; [ "$space" != b ]')
     with pytest.raises(ValueError, match=r"fitting failed for b; the reason is above"):
-        _fit_in_processes(tmp_path, [], ["a", "b", "c"], 2)
+        fit_in_processes(tmp_path, [], ["a", "b", "c"], 2)
     assert all((tmp_path / space).exists() for space in "abc")
 
 
@@ -49,7 +49,7 @@ def test_a_stop_lets_those_that_run_save_and_starts_no_other(tmp_path, program, 
     threading.Thread(target=stop, daemon=True).start()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(error):
-        _fit_in_processes(tmp_path, [], ["a", "b", "c"], 2)
+        fit_in_processes(tmp_path, [], ["a", "b", "c"], 2)
     assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["a.saved", "b.saved"]
     assert not (tmp_path / "c").exists()
     assert signal.getsignal(signal.SIGTERM) == before
@@ -70,9 +70,9 @@ def test_jobs_are_spread_over_the_gpus_that_are_visible(monkeypatch):
 
 
 def test_each_job_sees_one_gpu_and_those_on_the_cpu_what_was_visible(tmp_path, program, monkeypatch, capfd):
-    monkeypatch.setattr(tokenizer, "visible_gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(fit_jobs, "visible_gpus", lambda: ["3", "5"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     program('echo "$CUDA_VISIBLE_DEVICES" > "$space"; while ! [ -e c ] && [ "$space" != d ]; do sleep 0.02; done')
-    _fit_in_processes(tmp_path, [], ["a", "b", "c", "d"], 3, on_gpu={"a", "b", "c"})
+    fit_in_processes(tmp_path, [], ["a", "b", "c", "d"], 3, on_gpu={"a", "b", "c"})
     assert [(tmp_path / space).read_text().strip() for space in "abcd"] == ["3", "5", "3", "3,5"]
     assert "tokenizer b: on GPU 5" in capfd.readouterr().out

@@ -1,0 +1,43 @@
+"""Tables on the console."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fourm_engine.evaluate.results import Score
+
+
+def console() -> Console:
+    """As wide as the terminal; a pipe has no width, and nothing should be cut there."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
+    """Print tables, and below them the notes as they are."""
+    out = console()
+    for table in tables:
+        out.print(table)
+    for note in notes:
+        out.print(note, markup=False)
+
+
+def metric_cell(score: Score) -> str:
+    """The metric, which way is better, and its unit."""
+    arrow = "↑" if score.higher_is_better else "↓"
+    return f"{score.metric} {arrow}" + (f" ({score.unit})" if score.unit else "")
+
+
+def constant_cell(score: Score) -> str:
+    """The score of the best constant, and which it is."""
+    from fourm_engine.evaluate.report import number
+
+    constant = score.best_constant
+    return f"{number(constant[1])} ({constant[0]})" if constant else ""

@@ -1,0 +1,145 @@
+"""Fit the tokenizer of every token space: what `fourm tokenizer fit` does."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.views import ViewDrawer
+from fourm_engine.device import rank_and_world
+from fourm_engine.fit.fitting import base_first, fit_tokenizer
+from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
+from fourm_engine.lock import at_work
+from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
+from fourm_engine.recipes.config import CONFIG, RunConfig
+from fourm_engine.recipes.fit_jobs import fit_in_processes
+from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.train.distributed import check_same, processes
+from fourm_plugins.manager import PluginManager
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How one token space was fitted. `scores`: modality -> {metric: number} on held-out samples, as in `Fitted`."""
+
+    space: str
+    fresh: bool  # False: one that is up to date was kept
+    seconds: float
+    data: list[str]  # which samples of which split were used
+    left_out: dict[str, int]  # modality -> files that could not be used
+    scores: dict[str, dict[str, float]]
+
+    def lines(self) -> list[str]:
+        """What was used, what was left out, and a line for each modality."""
+        took = f"fitted in {self.seconds:.0f} s" if self.fresh else "up to date"
+        lines = [f"for tokenizer {self.space}, {part}" for part in self.data]
+        for name, count in sorted(self.left_out.items()):
+            lines.append(f"tokenizer {self.space}: {count} files of {name} left out, see above")
+        for name, scores in self.scores.items():
+            shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
+            lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out samples'} ({took})")
+        return lines
+
+
+def fit(
+    config: RunConfig, *, spaces: Collection[str] = (), jobs: int = 1, refit: bool = False, tell: Tell = say
+) -> list[FitReport]:
+    """Fit tokenizers into `tokenizers.folder`; one that is up to date is kept, one half done goes on.
+
+    Args:
+        spaces: token spaces to fit; all where none are named.
+        jobs: token spaces fitted at the same time. Above 1 each has a process, which prints its report; none is
+            returned.
+        refit: whether tokenizers that were fitted under other settings of their modalities are replaced.
+
+    Raises ValueError: no such token space, no data, a file that nothing can read, a tokenizer fitted under other
+    settings."""
+    manager = load_manager(config.modalities)
+    modalities = config.load_modalities(manager)
+    activate_kinds(modalities, manager, maskers=False)
+    known = modalities.token_spaces
+    if unknown := sorted(set(spaces) - set(known)):
+        raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(known)}")
+    if not spaces and (unknown := sorted(set(config.tokenizers.spaces) - set(known))):
+        log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(known), ", ".join(unknown))
+    chosen = [name for name in known if not spaces or name in spaces]
+    if jobs > 1 and rank_and_world()[1] > 1:
+        raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
+    if jobs > 1 and len(chosen) > 1:
+        on_gpu = {name for name in chosen if config.tokenizers.fit_of(name).device != "cpu"}
+        with tempfile.TemporaryDirectory(prefix="fourm-fit-") as folder:
+            path = Path(folder) / CONFIG
+            config.save(path)
+            fit_in_processes(path, ["--refit"] * refit, chosen, jobs, on_gpu, tell=tell)
+        return []
+    config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
+    manager.freeze()
+    if config.data.train is not None:  # before the first is fitted
+        raw = AlignedData.from_config(modalities, config.data, training=True)
+        raw.check_usable([spec.name for name in chosen for spec in known[name]])
+    reports = []
+    with processes(config.tokenizers.fit):  # joined once for all spaces
+        check_same(identity(modalities, manager))
+        for name in chosen:
+            reports.append(fit_space(config, manager, modalities, name, refit=refit, tell=tell))
+    return reports
+
+
+def fit_space(
+    config: RunConfig,
+    manager: PluginManager,
+    modalities: Modalities,
+    space: str,
+    *,
+    refit: bool = False,
+    tell: Tell = say,
+) -> FitReport:
+    """Fit one token space, and tell its report in the first process. `refit`: see `fit_tokenizer`."""
+    with at_work(config.tokenizers.folder / space, replaced=True, needed=False):
+        report = _fit_space(config, manager, modalities, space, refit=refit)
+    for line in report.lines():
+        first_only(tell)(line)
+    return report
+
+
+def _fit_space(
+    config: RunConfig, manager: PluginManager, modalities: Modalities, space: str, *, refit: bool
+) -> FitReport:
+    data, began = config.data, time.monotonic()
+    if data.train is None:
+        raise ValueError("data.train is not set: name the folder of the training data")
+    fit_config = config.tokenizers.fit_of(space)
+    members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
+    # All modalities take part in reading: the crop of a box list depends on the picture beside it.
+    raw = AlignedData.from_config(modalities, data, training=True)
+    drawer = ViewDrawer.from_config(modalities, data, training=True, seed=config.seed)
+    is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
+    if config.tokenizers.adapts(space) and not is_grid:
+        raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is no grid, so it has one size only")
+    sizes = fit_config.adapt.sizes if fit_config.adapt is not None and is_grid else ()
+    if sizes:
+        cache //= 2  # one half for the modality's size, one for the others
+    names = [member.name for member in members]
+    train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in names}
+    val: dict[str, list[Any]] = {}
+    held: AlignedData | None = None
+    if data.val is not None:
+        held = AlignedData.from_config(modalities, data, training=False)
+        centre = ViewDrawer.from_config(modalities, data, training=False)
+        val = {m: held_out_values(held, m, centre) for m in names}
+    others = at_sizes(members[0], sizes, raw, held, data, seed=config.seed, cache_bytes=cache) if sizes else []
+    folder = config.tokenizers.folder
+    fitted = fit_tokenizer(
+        members, train, val, fit_config, folder, manager, seed=config.seed, sizes=others, refit=refit
+    )
+    described = [part.describe() for part in (raw, held) if part is not None]
+    seconds = time.monotonic() - began
+    return FitReport(space, fitted.fresh, seconds, described, dict(raw.errors), fitted.report)

@@ -1,0 +1,89 @@
+"""Make modalities of a data set from another one: what `fourm label` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.label import LabelReport, Step, plan
+from fourm_engine.data.label import label as label_folder
+from fourm_engine.data.made import record_labels
+from fourm_engine.device import rank_and_world
+from fourm_engine.modalities import load_manager, load_modalities
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What this process did in one step, in one folder of data."""
+
+    root: Path
+    step: Step
+    report: LabelReport
+
+    def __str__(self) -> str:
+        done, step = self.report, self.step
+        lacking = f"{done.lacking} have no {step.source}, " if done.lacking else ""
+        return (
+            f"{self.root}: {done.labelled} samples of {step.target} made from {step.source}, {done.kept} were there, "
+            f"{lacking}{len(done.bad)} skipped"
+        )
+
+
+def label(
+    config: RunConfig,
+    source: str,
+    targets: Sequence[str],
+    *,
+    models: Mapping[str, str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    tell: Tell = say,
+    warn: Tell = warn,
+) -> list[Labelled]:
+    """Label `data.train` and `data.val`. What exists is kept, so that a stopped call continues; under torchrun the
+    shards are shared out.
+
+    Args:
+        source: the modality to make `targets` from, or from one another where their plugins say so.
+        models: target -> pretrained model, a folder or a Hub id.
+        options: target -> settings of its labeller.
+        warn: takes a line for each file that cannot be used.
+
+    Raises ValueError for a target that cannot be made from what is there, and BadFile for an unusable file, where
+    `data.on_error` is "raise"."""
+    modalities = load_modalities(config.modalities, load_manager(config.modalities))
+    models, options = models or {}, options or {}
+    steps = plan(modalities, source, targets, models)
+    rank, world = rank_and_world()
+    roots = dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None)
+    if not roots:
+        raise ValueError("data.train is not set: name the folder to label")
+    done = []
+    for step in steps:
+        made_from, target = modalities[step.source], modalities[step.target]
+        # One network at a time is in memory; a step of this process goes on from what its earlier ones made.
+        made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
+        labeller = target.labeller(made_from, made["model"], **made["options"])
+        for root in roots:
+            if (root / modalities[source].spec.source).is_dir():  # otherwise `label_folder` says what is missing
+                record_labels(root / target.spec.source, made_from, target, **made)
+            report = label_folder(
+                root,
+                made_from,
+                target,
+                labeller,
+                shares=modalities[source],
+                on_error=config.data.on_error,
+                max_bytes=config.data.max_file_mb << 20,
+                rank=rank,
+                world=world,
+                progress=Progress(f"{root}: {step.target}", first_only(tell)),
+            )
+            for bad in report.bad:
+                warn(f"skipped {bad}")
+            done.append(Labelled(root, step, report))
+            tell(str(done[-1]))
+    return done

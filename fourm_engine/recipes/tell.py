@@ -1,0 +1,50 @@
+"""How a recipe says what it does while it works: lines to a callable that takes one.
+
+Every recipe takes `tell`, which prints by default; some take `warn` for what was left out, on stderr by default.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from fourm_engine.device import rank_and_world
+
+Tell = Callable[[str], None]
+EVERY = 10.0  # seconds between two lines of progress
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def first_only(tell: Tell) -> Tell:
+    """`tell` in the first process of several, and silence in the others."""
+    return tell if rank_and_world()[0] == 0 else lambda line: None
+
+
+class Progress:
+    """Called with (done, in all) of what this process has left to do; every ten seconds it tells how much is done, how
+    fast, and how long the rest takes."""
+
+    def __init__(self, what: str, tell: Tell = say) -> None:
+        self.what, self.tell = what, tell
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < EVERY or not done:
+            return
+        self._last = now
+        from fourm_engine.train.metrics import duration
+
+        rate = done / (now - self._began)
+        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
+        self.tell(f"{self.what}: {done}/{total}, {speed} samples/s, {duration((total - done) / rate)} left")

@@ -1,0 +1,129 @@
+"""The optimiser of a run: AdamW or one of a package, its parameter groups, and its state as a checkpoint holds it.
+
+In: a model, the `train` section, the plugin host. Out: updates, and tensors by name, `optimiser/<parameter>/<key>`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.train.checkpoint import CheckpointError
+from fourm_plugins.activation import blame
+
+if TYPE_CHECKING:
+    from fourm_engine.train.config import TrainConfig
+    from fourm_engine.train.task import Task
+    from fourm_plugins.manager import PluginManager
+
+PREFIX = "optimiser/"
+
+
+def adamw(groups: Iterable[dict[str, Any]], *, lr: float, **options: Any) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), one fused kernel."""
+    return torch.optim.AdamW(groups, lr=lr, fused=True, **options)
+
+
+class Optimiser:
+    """Raises ValueError where the optimiser cannot be made with `train.optimiser_options`."""
+
+    def __init__(self, model: nn.Module, task: Task, config: TrainConfig, host: PluginManager) -> None:
+        decayed, free = decay_groups(model, task)
+        if not decayed and not free:
+            raise ValueError(f"{task.name}: nothing to train, the model has no parameter that requires a gradient")
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        make, self.plugin = host.optimiser(config.optimiser), host.find("optimiser", config.optimiser)
+        options = dict(config.optimiser_options)
+        if config.optimiser == "adamw":
+            options |= {"betas": config.betas, "eps": config.eps}
+        groups = [group for group in groups if group["params"]]
+        try:
+            inspect.signature(make).bind(groups, lr=config.lr, **options)
+            with blame(self.plugin):
+                self.torch = make(groups, lr=config.lr, **options)
+        except (ValueError, TypeError) as error:
+            given = f" with {options}" if options else ""
+            raise ValueError(f"train.optimiser={config.optimiser}{given}: {error}") from error
+        if not isinstance(self.torch, torch.optim.Optimizer):
+            raise ValueError(f"{self.plugin.value} made a {type(self.torch).__name__}, no torch.optim.Optimizer")
+        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self._settings, self._checked = self._of_groups(), False
+
+    def step(self, lr: float) -> None:
+        """One update with the gradients that are there."""
+        for group in self.torch.param_groups:
+            group["lr"] = lr
+        with blame(self.plugin):
+            self.torch.step()
+        if not self._checked:  # rather after the first step than at the first checkpoint, hours later
+            self.tensors()
+            self._checked = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state that a checkpoint holds. Raises ValueError where it is more than tensors of parameters."""
+        found = {}
+        for parameter, state in self.torch.state.items():
+            name = self.names.get(parameter)
+            for key, value in state.items():
+                if name is None or not isinstance(value, Tensor):
+                    what = f"{key!r}, a {type(value).__name__}" if name is not None else f"{key!r} of no parameter"
+                    raise ValueError(f"{self._who} keeps {what}, in its state; a checkpoint holds tensors alone")
+                found[f"{PREFIX}{name}/{key}"] = value
+        if (now := self._of_groups()) != self._settings:
+            changed = sorted({key for was, is_ in zip(self._settings, now) for key in is_ if was.get(key) != is_[key]})
+            raise ValueError(
+                f"{self._who} keeps {', '.join(changed)} in its parameter groups; a checkpoint holds the state of "
+                f"parameters alone"
+            )
+        return found
+
+    def prepare(self) -> None:
+        """Create the state that a checkpoint is read into, by a step that learns nothing; what it may change of the
+        weights is read from the checkpoint, too."""
+        gradients = {parameter: parameter.grad for parameter in self.names}
+        for group in self.torch.param_groups:
+            group["lr"] = 0.0
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        with blame(self.plugin):
+            self.torch.step()
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+    def forget(self, unread: Collection[str]) -> None:
+        """Drop the state of parameters that had none when the checkpoint was written. Raises CheckpointError where a
+        part of it is missing."""
+        for parameter, state in list(self.torch.state.items()):
+            missing = [key for key in state if f"{PREFIX}{self.names[parameter]}/{key}" in unread]
+            if missing and len(missing) < len(state):
+                raise CheckpointError(
+                    f"{self._who}: the checkpoint lacks {', '.join(missing)} of {self.names[parameter]}; it was "
+                    f"written by another version; train anew in another `run` folder"
+                )
+            if missing:
+                del self.torch.state[parameter]
+
+    @property
+    def _who(self) -> str:
+        return f"optimiser {self.plugin.name!r} of {self.plugin.distribution} {self.plugin.version}"
+
+    def _of_groups(self) -> list[dict[str, str]]:
+        groups = self.torch.param_groups
+        return [{key: repr(value) for key, value in group.items() if key not in ("params", "lr")} for group in groups]
+
+
+def decay_groups(model: nn.Module, task: Task) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(parameters that decay, parameters that do not): no decay for vectors, scalars, `nn.Embedding`, and what the task
+    excludes. Frozen parameters are in neither; one shared by two modules appears once."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and id(parameter) not in embeddings and task.decays(name, parameter)
+            (decayed if decays else free).append(parameter)
+    return decayed, free
