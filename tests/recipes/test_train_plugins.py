@@ -133,10 +133,10 @@ def test_the_registry_is_frozen_when_a_model_is_loaded(monkeypatch, tmp_path):
     install(tmp_path / "site", list(PLUGINS))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     make_model().save_pretrained(tmp_path / "model")
-    from fourm_engine import exported, model
+    from fourm_engine import exported, loading, model
 
     hosts = []
-    monkeypatch.setattr(model, "PluginManager", lambda **choices: hosts.append(PluginManager(**choices)) or hosts[-1])
+    monkeypatch.setattr(loading, "PluginManager", lambda **choices: hosts.append(PluginManager(**choices)) or hosts[-1])
     load_network = exported.load_network
 
     def check(*arguments):
