@@ -79,9 +79,7 @@ PICTURES: dict[str, bytes] = {
     "png of 2^31 x 2^31": png((1 << 31) - 1, (1 << 31) - 1, (b"IDAT", LINES)),
     "png of no pixels": png(0, 0, (b"IDAT", LINES)),
     "png of 7,000 x 9,000 that ends at once": png(7000, 9000, (b"IDAT", LINES)),
-    "png with text of 200 MB": png(64, 64, (b"zTXt", b"a\0\0" + ZEROS), (b"IDAT", LINES)),
     "png with a colour profile of 200 MB": png(64, 64, (b"iCCP", b"a\0\0" + ZEROS), (b"IDAT", zlib.compress(b""))),
-    "png with international text of 200 MB": png(64, 64, (b"iTXt", b"a\0\1\0\0\0" + ZEROS), (b"IDAT", LINES)),
     "jpeg of 60,000 x 60,000": jpeg(60_000, 60_000),
     "webp of 16,383 x 16,383": webp(16_383, 16_383),
     "half a png": noise("PNG")[:4000],
@@ -90,6 +88,11 @@ PICTURES: dict[str, bytes] = {
     "a pickle": b"\x80\x04K\x01.",
     "a page": b"<svg xmlns='http://www.w3.org/2000/svg' width='10' height='10'/>",
     "nothing": b"",
+}
+#: Whole pixels beside metadata that are a bomb: read without them.
+WHOLE: dict[str, bytes] = {
+    "png with text of 200 MB": png(64, 64, (b"zTXt", b"a\0\0" + ZEROS), (b"IDAT", LINES)),
+    "png with international text of 200 MB": png(64, 64, (b"iTXt", b"a\0\1\0\0\0" + ZEROS), (b"IDAT", LINES)),
 }
 ARRAYS: dict[str, bytes] = {
     "pickled objects": pickled_array(),
@@ -139,7 +142,7 @@ def main() -> None:
     status = Path("/proc/self/status").read_text().splitlines()
     used = int(next(line for line in status if line.startswith("VmSize")).split()[1]) << 10
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
-    bad = []
+    bad = [f"{what}: misread" for what, content in WHOLE.items() if images.decode_map(content).shape != (64, 64)]
     for kind, (files, read) in cases.items():
         for what, content in files.items():
             try:

@@ -18,7 +18,7 @@ from fourm_engine.data.tokens import TokenShards
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
-from fourm_engine.train.checkpoint import CheckpointError, open_checkpoint
+from fourm_engine.train.checkpoint import FORMAT, CheckpointError, open_checkpoint
 from fourm_engine.train.checkpoint import load as load_checkpoint
 from fourm_plugins import FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 from fourm_plugins.manager import PluginManager
@@ -221,7 +221,7 @@ STATES = {
 
 
 def state(folder: Path, **changes) -> None:
-    document = {"format": 1, "step": 1, "files": {}, "state": {}} | changes
+    document = {"format": FORMAT, "step": 1, "files": {}, "state": {}} | changes
     (folder / "state.json").write_text(json.dumps(document))
 
 

@@ -34,7 +34,7 @@ def test_a_hostile_file_is_refused_as_a_sample_error(kind, what):
 
 
 def test_all_of_them_fit_into_little_memory(tmp_path):
-    """In a process that may not take more: none is read, and none runs out of memory."""
+    """In a process that may not take more: none is read but those with whole pixels, and none runs out of memory."""
     program = Path(__file__).with_name("hostile_files.py")
     environment = {**os.environ, "PYTHONPATH": str(program.parents[2]), "OMP_NUM_THREADS": "1"}
     # Started here on purpose, which the watch over this folder would take for an attack.
