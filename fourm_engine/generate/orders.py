@@ -27,8 +27,8 @@ class Order:
     def __call__(
         self, confidence_BM: Tensor, index_BM: Tensor, slot_BM: Tensor, uniform_Bn: Tensor, *, step: int, steps: int
     ) -> Tensor:
-        """Scores (B, M) of the tokens at `index_BM`, as far as `slot_BM` holds. See `fourm_plugins.hookspecs.fourm_order`;
-        each sample is scored alone. Raises ValueError for anything but n numbers."""
+        """Scores (B, M) of the tokens at `index_BM`, where `slot_BM` holds; see `hookspecs.fourm_order`. Each sample is
+        scored alone. Raises PluginError for anything but n numbers."""
         scores = torch.zeros_like(confidence_BM)
         for b, uniform_N in enumerate(uniform_Bn):
             index = index_BM[b, slot_BM[b]]

@@ -114,7 +114,8 @@ def notes(run: Path) -> list[dict]:
 
 
 def test_an_observer_is_told_of_start_steps_scores_checkpoints_and_end(tmp_path, host):
-    train(tmp_path / "run", host=host(notes=NOTES), steps=6, warmup=1, log_every=2, checkpoint_every=4, eval_every=3)
+    manager = host(notes=NOTES)
+    train(tmp_path / "run", host=manager, steps=6, warmup=1, log_every=2, checkpoint_every=4, eval_every=3)
     told = notes(tmp_path / "run")
     assert [(note["hook"], note.get("step")) for note in told] == [
         ("started", None),
@@ -133,7 +134,7 @@ def test_an_observer_is_told_of_start_steps_scores_checkpoints_and_end(tmp_path,
     assert [note["metrics"] for note in told if note["hook"] == "step"] == [row for row in rows if "loss" in row]
     assert [note["scores"] for note in told if note["hook"] == "evaluated"] == [r["eval"] for r in rows if "eval" in r]
     assert told[-1]["facts"] == [6, "finished", ""]
-    train(tmp_path / "run", host=host(notes=NOTES), steps=6, warmup=1)  # nothing to do, nothing to tell
+    train(tmp_path / "run", host=manager, steps=6, warmup=1)  # nothing to do, nothing to tell
     assert notes(tmp_path / "run") == told
 
 
@@ -157,7 +158,7 @@ def test_an_observer_is_told_of_a_run_that_is_stopped_goes_on_or_fails(tmp_path,
     started = [note["facts"] for note in notes(tmp_path) if note["hook"] == "started"]
     assert [facts[1] for facts in started] == [0, 3]
     step, outcome, error = notes(tmp_path)[-1]["facts"]
-    assert (step, outcome) == (13, "failed")
+    assert (step, outcome) == (12, "failed")
     assert "10 steps in a row" in error
 
 
@@ -195,7 +196,7 @@ def test_a_run_with_an_optimiser_and_a_schedule_of_a_package_resumes_bit_for_bit
         train(tmp_path / "cut", task, lion, **settings)
     saved = load_file(next((tmp_path / "cut/checkpoints").glob("*/part-*")))
     assert {name.split("/")[-1] for name in saved if name.startswith("optimiser/")} == {"momentum"}
-    with pytest.raises(ValueError, match=r"train\.optimiser was lion, is adamw.*pip install acme-lion==1\.0\.0"):
+    with pytest.raises(ValueError, match=r"train\.optimiser was .lion., is .adamw.*pip install acme-lion==1\.0\.0"):
         train(tmp_path / "cut", host=lion, steps=12, lr=3e-3)
     assert equal(whole, train(tmp_path / "cut", host=lion, **settings))
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
@@ -289,7 +290,7 @@ def test_an_optimiser_that_cannot_be_resumed_or_breaks_is_named_at_once(tmp_path
 
 def test_a_schedule_that_gives_no_rate_is_named(tmp_path, install):
     install("acme-odd", entry("rising", "acme_odd:rising", "fourm.schedules.v1"), source=ODD)
-    with pytest.raises(ValueError, match="train.schedule=rising: a rate of nan at step 4"):
+    with pytest.raises(ValueError, match=r"train\.schedule=rising: a rate of nan at step 4"):
         train(tmp_path / "run", host=PluginManager(), schedule="rising")
 
 
@@ -299,7 +300,7 @@ def test_an_observer_that_cannot_be_used_is_left_out_unless_it_is_named(install,
     with caplog.at_level("WARNING"):
         manager.activate_observers()
     assert "observer left out: observer 'notes' cannot be activated: acme-notes 1.2" in caplog.text
-    with pytest.raises(PluginError, match="acme-notes 1.2"):
+    with pytest.raises(PluginError, match=r"acme-notes 1\.2"):
         PluginManager().activate_observers(["notes"])
     with pytest.raises(PluginError, match="is disabled"):
         PluginManager(disabled=["notes"]).activate_observers(["notes"])
