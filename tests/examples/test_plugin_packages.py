@@ -1,5 +1,5 @@
-"""The packages under examples/plugins: three modalities, a masker, a tokenizer, an optimiser with a schedule, an observer with
-a command, installed as a user's would be."""
+"""The packages under examples/plugins, installed as a user's would be: three modalities, a masker, a tokenizer, an
+optimiser with a schedule, an observer with a command."""
 
 from __future__ import annotations
 
