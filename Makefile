@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PLUGINS := rgb depth normal semseg boxes caption clip
+PLUGINS := rgb depth normal semseg boxes caption clip tensorboard
 FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
 .PHONY: setup demo demo-full test lint types clean
 
 setup: $(STAMP)
 
-# One pip call installs the engine and seven separate distributions; torch comes from constraints.txt.
+# One pip call installs the engine and eight separate distributions; torch comes from constraints.txt.
 $(STAMP): $(FILES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
