@@ -71,9 +71,7 @@ def load_parts(
     elif settings:
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
-        parts = _exported(folder, domains, tokenizers or {}, host)
-        if manager is None:  # a caller's own host may serve further models
-            host.freeze()
+        parts = _exported(folder, domains, tokenizers or {}, host, freeze=manager is None)
     parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
         tokenizer.to(device)
@@ -81,7 +79,12 @@ def load_parts(
 
 
 def _exported(
-    folder: Path, domains: Iterable[str] | None, tokenizers: Mapping[str, str | Path], manager: PluginManager
+    folder: Path,
+    domains: Iterable[str] | None,
+    tokenizers: Mapping[str, str | Path],
+    manager: PluginManager,
+    *,
+    freeze: bool,
 ) -> Parts:
     config = exported.read_config(folder)
     names = set(config.modalities if domains is None else names_of("domains", domains))
@@ -124,6 +127,8 @@ def _exported(
             )
     unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
     loaded |= _given_tokenizers(unfitted, tokenizers, manager)
+    if freeze:  # a caller's own host may serve further models
+        manager.freeze()
     network = exported.load_network(folder, config)
     return Parts(
         network,
