@@ -223,8 +223,8 @@ class FourM:
                 self.sampler.order(stage)  # one that is not there is better known before anything is read
         else:
             default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
-        for stage in stages:
-            self._find(stage)
+        for name in stages:
+            self._find(name)
         results = [dict[str, Generated]() for _ in inputs]
         read = [self.reader.read(sample, {*stages}) for sample in inputs]
         several = request.several([sample for sample, _ in read], seeds)
