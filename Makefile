@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PLUGINS := rgb depth normal semseg boxes caption clip
+PLUGINS := rgb depth normal semseg boxes caption clip tensorboard
 FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
 .PHONY: setup demo demo-full test lint types clean

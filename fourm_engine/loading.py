@@ -7,7 +7,7 @@ against what the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 
 from fourm_engine import exported
 from fourm_engine.convert import published
+from fourm_engine.convert.absent import absent
 from fourm_engine.convert.domains import match, restrict
-from fourm_engine.convert.tokenizers import given_tokenizers
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.generate.request import names_of, no_such
@@ -27,6 +27,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,6 @@ def load_parts(
     elif settings:
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
-        # A caller's host may serve further models.
         parts = _exported(folder, domains, tokenizers or {}, host, freeze=manager is None)
     parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
@@ -126,8 +126,8 @@ def _exported(
                 f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
             )
     unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
-    loaded |= given_tokenizers(unfitted, tokenizers, manager)
-    if freeze:
+    loaded |= _given_tokenizers(unfitted, tokenizers, manager)
+    if freeze:  # a caller's own host may serve further models
         manager.freeze()
     network = exported.load_network(folder, config)
     return Parts(
@@ -177,9 +177,35 @@ def _published(
     network = published.build_network(checkpoint, kept, names)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
     modalities = Modalities([modality for modality, _ in found.values()], plugins, manager)
-    loaded = given_tokenizers(modalities.token_spaces, tokenizers, manager)
+    loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
     vocabulary = published.vocabulary_of(kept, names)
     return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
+
+
+def _given_tokenizers(
+    spaces: Mapping[str, Sequence[ModalitySpec]], given: Mapping[str, str | Path], manager: PluginManager
+) -> dict[str, Tokenizer]:
+    """Modality -> tokenizer of every token space: from where `given` says, by modality or token space, or a stand-in.
+
+    Raises ValueError for a name that needs none."""
+    names = {spec.name for specs in spaces.values() for spec in specs}
+    if unknown := sorted(given.keys() - names - spaces.keys()):
+        raise ValueError(f"tokenizers: {unknown[0]!r} needs none; without one are {', '.join(sorted(names)) or 'none'}")
+    tokenizers: dict[str, Tokenizer] = {}
+    for space, specs in spaces.items():
+        places = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}
+        if len(places) > 1:
+            raise ValueError(
+                f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
+            )
+        if places:
+            from fourm_engine.convert.tokenizers import open_tokenizer  # lazy: it imports every kind that is published
+
+            tokenizer = open_tokenizer(places.pop(), specs, manager=manager)
+        else:
+            tokenizer = absent(specs)
+        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
+    return tokenizers
 
 
 def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:

@@ -74,7 +74,8 @@ class FourM:
                 stop = frozenset({tokenizer.end_id, *tokenizer.sentinel_ids})
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
-        self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs)
+        host = getattr(modalities, "manager", None)
+        self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs, host=host)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
@@ -231,10 +232,12 @@ class FourM:
                 raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
             plan = request.plan_of(plan, targets, self.modalities, shown)
             stages = [stage.target for stage in plan]
+            for stage in plan:
+                self.sampler.order(stage)  # one that is not there is better known before anything is read
         else:
             default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
-        for stage in stages:
-            self._find(stage)
+        for name in stages:
+            self._find(name)
         results = [Results() for _ in inputs]
         read = [self.reader.read(sample, {*stages}) for sample in inputs]
         several = request.several([sample for sample, _ in read], seeds)

@@ -1,6 +1,6 @@
 """The SDK for writers of modality plugins. Imports neither the engine nor torch.
 
-The names below are imported at first use: finding plugins (`fourm_plugins.manager`) needs none of
+The names below are imported when they are first used: finding plugins (`fourm_plugins.manager`) needs none of
 them, nor NumPy and pydantic, which they are made of.
 """
 

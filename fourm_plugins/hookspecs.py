@@ -91,7 +91,10 @@ def fourm_schedule(name: str) -> Any:
 @hookspec(firstresult=True)
 def fourm_order(name: str) -> Any:
     """`score(confidence_N, unknown_N, step, steps, uniform_N) -> float32 (N,)` for `Stage(scheme=name)`: of the unknown
-    tokens of a grid those with the highest scores are decoded in this step."""
+    tokens of a grid, row by row, those with the highest scores stay in this step.
+
+    Torch tensors: `confidence_N` is the log-probability of the token that was drawn, -inf where one is known;
+    `unknown_N` is bool; `uniform_N` is drawn anew in each step, in [0, 1), from the sample's seed."""
 
 
 @hookspec(firstresult=True)

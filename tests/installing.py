@@ -17,7 +17,7 @@ def install(site: Path, *packages: Path) -> Path:
     for package in packages:
         text = (package / "pyproject.toml").read_text()
         name, version = (re.search(rf'^{key} = "(.+)"$', text, re.MULTILINE)[1] for key in ("name", "version"))
-        group, entry = re.search(r'^\[project\.entry-points\."(.+)"\]\n(.+)$', text, re.MULTILINE).groups()
+        groups = re.findall(r'^\[project\.entry-points\."(.+)"\]\n((?:\w.*\n)+)', text, re.MULTILINE)
         requires = re.findall(r'"([^"]+)"', re.search(r"^dependencies = \[(.*)\]$", text, re.MULTILINE)[1])
         for module in re.findall(r'"([^"]+)"', re.search(r"^py-modules = \[(.*)\]$", text, re.MULTILINE)[1]):
             shutil.copy(package / f"{module}.py", site)
@@ -27,6 +27,6 @@ def install(site: Path, *packages: Path) -> Path:
         (info / "METADATA").write_text("\n".join([*lines, *(f"Requires-Dist: {r}" for r in requires), ""]))
         record = {"url": package.resolve().as_uri(), "dir_info": {"editable": True}}
         (info / "direct_url.json").write_text(json.dumps(record))
-        key, _, value = entry.partition(" = ")
-        (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value.strip(chr(34))}\n")
+        entries = "".join(f"[{group}]\n{lines}" for group, lines in groups).replace('"', "")
+        (info / "entry_points.txt").write_text(entries)
     return site

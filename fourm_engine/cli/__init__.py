@@ -14,10 +14,12 @@ import sys
 import typer
 
 from fourm_engine.cli import check, convert, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
+from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
     name="fourm",
+    cls=Commands,
     help="Any-to-any multimodal models in which a modality is a package you pip-install.",
     no_args_is_help=True,
     add_completion=False,

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from fourm_engine.cli.commands import mark_taken
 from fourm_engine.cli.new import new
 
 if TYPE_CHECKING:
     from fourm_engine.recipes.config import RunConfig
     from fourm_plugins.manager import PluginManager
 
-app = typer.Typer(help="Installed modality, tokenizer and masker plugins.", no_args_is_help=True)
+app = typer.Typer(
+    help="Installed plugins: modalities, tokenizers, maskers, observers, optimisers, schedules, orders, commands.",
+    no_args_is_help=True,
+)
 app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
@@ -43,7 +47,7 @@ def list_plugins(
 ) -> None:
     """List every plugin found, its state, and the command that mends it."""
     manager = _manager(config)[1]
-    found = list(manager.plugins)
+    found = mark_taken(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
     if load:
         from fourm_plugins.probe import probe_all
@@ -87,7 +91,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 @app.command("info")
 def info(
-    name: Annotated[str, typer.Argument(help="Modality, tokenizer or masker; with --config also an instance of one.")],
+    name: Annotated[str, typer.Argument(help="A plugin of any kind; with --config also an instance of a modality.")],
     as_json: Json = False,
     config: Config = None,
     run: Annotated[

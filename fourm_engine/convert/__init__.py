@@ -1,1 +1,2 @@
-"""Published 4M checkpoints and tokenizers, read and written: the same numbers under the published names."""
+"""The published 4M format. In: published checkpoints and tokenizers, or a network and its vocabulary. Out: the same
+numbers under our names, or under the published ones."""

@@ -6,7 +6,7 @@ folder of ours holds, with the same ids and the same reconstructions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from fourm_engine import exported
 from fourm_engine.convert import published
-from fourm_engine.convert.absent import absent
 from fourm_engine.convert.tokenizer_format import arguments_of, kind_of, read_state, settings_of, spec_of, write_state
 from fourm_engine.device import choose_device
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, read_document
@@ -167,27 +166,6 @@ def load_published_tokenizer(
     tokenizer.adopt(state)
     tokenizer.carried = planned.carried
     return tokenizer
-
-
-def given_tokenizers(
-    spaces: Mapping[str, Sequence[ModalitySpec]], given: Mapping[str, str | Path], manager: PluginManager
-) -> dict[str, Tokenizer]:
-    """Modality -> tokenizer of every token space: from where `given` says, by modality or token space, or a stand-in.
-
-    Raises ValueError for a name that needs none."""
-    names = {spec.name for specs in spaces.values() for spec in specs}
-    if unknown := sorted(given.keys() - names - spaces.keys()):
-        raise ValueError(f"tokenizers: {unknown[0]!r} needs none; without one are {', '.join(sorted(names)) or 'none'}")
-    tokenizers: dict[str, Tokenizer] = {}
-    for space, specs in spaces.items():
-        places = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}
-        if len(places) > 1:
-            raise ValueError(
-                f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
-            )
-        tokenizer = open_tokenizer(places.pop(), specs, manager=manager) if places else absent(specs)
-        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
-    return tokenizers
 
 
 def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

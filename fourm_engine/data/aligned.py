@@ -1,7 +1,7 @@
 """Raw samples of several modalities, matched by name.
 
 In: a root folder with one source a modality. Out: values and arrays by (sample, modality), with every unusable file
-reported. Samples are the union over the modalities; what one lacks is left out of it, and counted.
+reported. A sample needs a file of one modality only; which modalities it lacks is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import say, shown
 from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
-from fourm_engine.data.source import MAX_FILE_BYTES, Source, open_source
+from fourm_engine.data.source import MAX_FILE_BYTES, open_sources
 from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
@@ -57,14 +57,7 @@ class AlignedData:
         if not self.root.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
         aside = beside(self.root, self.modalities.values())
-        opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
-        self._sources: dict[str, Source] = {}
-        for name, modality in self.modalities.items():
-            key = (modality.spec.source, modality.spec.extensions)
-            if key not in opened:
-                opened[key] = open_source(self.root, *key, max_bytes=max_bytes)
-            if (source := opened[key]) is not None:
-                self._sources[name] = source
+        self._sources = open_sources(self.root, (m.spec for m in self.modalities.values()), max_bytes=max_bytes)
         if not self._sources:
             about = "".join(f"; {line}" for line in aside)
             raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")
@@ -165,7 +158,7 @@ class AlignedData:
         return self._sources[modality].where(name)
 
     def stamp(self, name: str, modality: str) -> str:
-        """Sizes and times of its files; they differ where the files may have changed."""
+        """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
@@ -180,7 +173,7 @@ class AlignedData:
             return self.modalities[modality].read(files)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
-        """A value as read, through a view, at the modality's own size. Raises BadFile, also where the value's shape is
+        """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
         not that of the picture the view was drawn for: the crop would show something else."""
         with self._blame(name, modality):
             try:
@@ -242,8 +235,8 @@ class AlignedData:
 
     @contextmanager
     def _blame(self, name: str, modality: str) -> Iterator[None]:
-        """Name the file in what a plugin raises. Anything but SampleError is the plugin's own fault, and never
-        skipped."""
+        """Name the file in what a plugin raises: BadFile for SampleError, and RuntimeError, which is never skipped, for
+        anything else, a fault of the plugin."""
         try:
             yield
         except SampleError as error:

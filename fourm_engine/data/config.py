@@ -29,7 +29,7 @@ class DataConfig(BaseModel):
     crop_scale: tuple[float, float] = (0.5, 1.0)
     #: Probability that a random crop is mirrored.
     flip: float = Field(default=0.5, ge=0, le=1)
-    #: A file that cannot be used: `skip` leaves its modality out of its sample, logs and counts it; `raise` ends the
+    #: A file that cannot be used: `skip` leaves its modality out of the sample, logs and counts it; `raise` ends the
     #: run.
     on_error: Literal["skip", "raise"] = "skip"
     #: Processes that prepare batches; the batches do not depend on it.

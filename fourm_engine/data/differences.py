@@ -31,24 +31,24 @@ class Differences:
     def find(
         cls, data: AlignedData, modality: str, names: Sequence[str], before: dict[str, Made], verify: bool
     ) -> Differences:
-        found, having = cls(before, {}, {}), data.having(modality)
+        differences, having = cls(before, {}, {}), data.having(modality)
         for name in names:
             known = before.get(name)
             if name not in having:
                 if known is not None and not data.exists(name, modality):
-                    found.vanished.add(name)
+                    differences.vanished.add(name)
                 continue
-            stamp = found.stamps[name] = digest(data.stamp(name, modality))
+            stamp = differences.stamps[name] = digest(data.stamp(name, modality))
             if known is None:
-                found.todo[name] = False
+                differences.todo[name] = False
             elif verify or known.stamp != stamp:
                 try:
                     same = content_digest(data.files(name, modality)) == known.content
                 except BadFile:
                     same = False  # encoding it says why
                 if not same:
-                    found.todo[name] = True
-        return found
+                    differences.todo[name] = True
+        return differences
 
     def look_through(self, views_of: Mapping[str, int]) -> None:
         """Add what was made through other views. views_of: sample -> digest of its views."""

@@ -1,4 +1,4 @@
-"""ShardEncoder: the files of one modality and shard, through all their views, to token ids."""
+"""ShardEncoder: from the files of one modality, seen through all their views, to token ids."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ UNPACK = "unpack them where they lie, or store them as plain .tar"
 
 class Listing:
     """What lies below a folder, in any sub-folders, linked ones included: `files`, those with one of the extensions,
-    and `shards`, as paths below the folder, both sorted. `left_out` counts the rest."""
+    and `shards`, as paths below the folder, both sorted. `left_out` counts all others."""
 
     def __init__(self, folder: Path, extensions: Sequence[str]) -> None:
         self.folder, self.extensions = Path(folder), tuple(extensions)
@@ -49,8 +49,8 @@ class Listing:
         return "; ".join((wanted, *lines))
 
     def _walk(self) -> Iterator[str]:
-        """Paths below the folder of all that is no folder. Each folder is read once, however many links lead to it, and
-        under its own path if it has one here; links to where the folder itself lies lead nowhere.
+        """Paths of all files below the folder. Each folder is read once, however many links lead to it, and under its
+        path rather than a link's; links to the folder itself or to one above it are skipped.
 
         Raises OSError where the folder itself cannot be listed."""
         above = {_identity(path) for path in self.folder.resolve().parents} | {_identity(self.folder)}

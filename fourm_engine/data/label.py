@@ -107,9 +107,8 @@ def label(
 
     Args:
         shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
-            several processes each takes every `world`-th. What one process made in an earlier step is what it goes on
-            from, whatever the others have done.
-        progress: called with (samples done, samples in all) of this process, those that exist not counted.
+            several processes each takes every `world`-th, and needs in a later step only what it made itself.
+        progress: called with (samples done, samples in all) of this process, without those that exist.
 
     Raises ValueError where the source modality has no files there, or where the target's folder holds something that
     is not aligned with it, and BadFile for an unusable file if `on_error` is "raise"."""
@@ -171,13 +170,15 @@ def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
-    """Labels beside files that are not aligned with them would stand there twice."""
+    """Raise ValueError for labels that are not aligned with `files`: samples would be labelled a second time."""
     if not folder.is_dir():
         return
     there = Listing(folder, target.spec.extensions)
-    own = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
-    if other := sorted(set(there.shards) - own):
-        wanted = "is no shard of what it is made from" if own else "would be beside its labels, which are plain files"
+    expected = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
+    if other := sorted(set(there.shards) - expected):
+        wanted = (
+            "is no shard of what it is made from" if expected else "would be beside its labels, which are plain files"
+        )
         raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
     if there.files and isinstance(files, TarSource):
         raise ValueError(
@@ -186,10 +187,10 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
-    own = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
+    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
         n for out, names in mine if out is None for n in names
     }
-    remove_leftovers(folder, lambda path: path in own or path.rpartition(".")[0] in own)
+    remove_leftovers(folder, lambda path: path in expected or path.rpartition(".")[0] in expected)
 
 
 def _label(

@@ -1,6 +1,6 @@
 """From positions to batches: the micro-batches of a process, as its share of every step says.
 
-Nothing depends on the number of workers, and starting at step s gives the batches an uninterrupted run gives.
+The batches do not depend on the number of workers, and those from step s on are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MicroBatches:
 
 
 def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int = 0) -> Iterator[Batch]:
-    """A process's micro-batches from step `start_step` on, without end, in order.
+    """The micro-batches of a process from step `start_step` on, in order, without end.
 
     workers: processes that prepare batches ahead."""
     loader = DataLoader(
@@ -42,7 +42,7 @@ def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: 
         collate_fn=partial(
             collate, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
         ),
-        # Its own generator, so that having workers or not leaves torch's global one alone.
+        # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),
         pin_memory=False,
     )

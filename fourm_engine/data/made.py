@@ -1,7 +1,7 @@
-"""How the labels in a folder were made, kept beside them, so that others are not mixed with them.
+"""How the labels in a folder were made, recorded beside them, so that no others are mixed with them.
 
 In: what is about to make labels: the modality that they are made from, the model, its options. Out: `.made.json` in the
-folder, which readers pass over, or a ValueError that names what differs from it.
+folder, which readers skip, or a ValueError that names what differs from it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_BYTES = 1 << 20
 def record_labels(
     folder: Path, source: Modality, target: Modality, *, model: str | None, options: Mapping[str, Any]
 ) -> None:
-    """Note in the target's `folder` how its labels are made. Raises ValueError where those that are there were made
-    otherwise."""
+    """Note in the target's `folder` how its labels are made. Raises ValueError where the existing ones were made
+    differently."""
     settings = facts(source) | facts(target)
     now = {"--from": source.name, f"--model {target.name}": model, **settings}
     now |= {f"--option {target.name}.{key}": value for key, value in options.items()}
@@ -31,8 +31,8 @@ def record_labels(
     path = folder / FILE
     labelled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if labelled and path.is_file():
-        found = [Difference(key, *pair) for key, pair in compare(_read(path), now).items()]
-        refuse(found, where=path, remedy=f"move {folder} away to label again")
+        differences = [Difference(key, *pair) for key, pair in compare(_read(path), now).items()]
+        refuse(differences, where=path, remedy=f"move {folder} away to label again")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=1) + "\n")
 

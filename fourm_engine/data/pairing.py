@@ -1,6 +1,6 @@
-"""Why the files of two modalities do not pair up: what their names differ in, told in one line.
+"""Why the files of two modalities do not pair up: what their names differ in, in one line.
 
-In: the sample names of each source. Out: lines for a person. Nothing is paired here that has not one name.
+In: the sample names of each source. Out: lines for a person. Only equal names pair up; near misses are reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_COMPARED = 100_000
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp|tiff?|bmp|gif|npy|npz|txt|json|caption)$", re.IGNORECASE)
 _BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
-#: What names may differ in -> what makes them equal. The first that fits is told.
+#: What names may differ in -> what makes them equal. The one that fits most names, the first of equals, is reported.
 _FOLDS: dict[str, Callable[[str], str]] = {
     "an extension within the name": lambda name: _EXTENSION.sub("", name),
     "capital letters": str.casefold,
@@ -32,7 +32,7 @@ _FOLDS: dict[str, Callable[[str], str]] = {
 
 def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
     """A line for each pair of sources where names of one would be names of the other but for a small difference, such
-    as "names of rgb and caption that differ in capital letters alone: 3, such as A and a"."""
+    as "names of images and texts that differ in capital letters alone: 3, such as A and a"."""
     lines = []
     sources = sorted(names)
     for index, first in enumerate(sources):

@@ -1,4 +1,4 @@
-"""Which samples each shard holds, and the views that they are seen through: settled once, and then kept.
+"""Which samples each shard holds, and through which views they are seen: decided once, then kept.
 
 In: the raw data and the views that are recorded. Out: shard -> its samples, and for one shard `RecordedViews`.
 """
@@ -27,7 +27,7 @@ class ViewRecorder:
         self.out, self.data, self.drawer, self.views = Path(out), data, drawer, views
         specs = [m.spec for m in data.modalities.values() if m.spec.alignment is not None]
         tokenized = {spec.source for spec in specs if not spec.continuous}
-        # A file of these may change its shape, too, and no token shard would know of it.
+        # Their files may change shape, too, and no token shard records their stamps.
         self._without_tokens = [spec.name for spec in specs if spec.source not in tokenized]
         self._shards: dict[int, list[str]] = {}
         if shard_paths(self.out / VIEWS_FOLDER):
@@ -48,7 +48,7 @@ class ViewRecorder:
     def shards(self, size: int) -> dict[int, list[str]]:
         """Shard -> its samples: those recorded, and the others, in order, `size` in each of the first free shards.
 
-        It does not matter how many of these another process has recorded already: what is left goes where it would."""
+        The result does not depend on how many of them another process has recorded already."""
         known = frozenset().union(*self._shards.values())
         new = [name for name in self.data.names if name not in known]
         free = (index for index in count() if index not in self._shards)

@@ -150,10 +150,10 @@ class Shards:
 
     def column(self, key: str) -> dict[str, int]:
         """Sample -> its entry in a column of digests."""
-        found: dict[str, int] = {}
+        entries: dict[str, int] = {}
         for shard, names in enumerate(self.shards):
-            found |= zip(names, column_of(self.paths[shard], self._file(shard), key, len(names)).tolist())
-        return found
+            entries |= zip(names, column_of(self.paths[shard], self._file(shard), key, len(names)).tolist())
+        return entries
 
     def _slice(self, shard: int, key: str, row: int) -> np.ndarray:
         try:

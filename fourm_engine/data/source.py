@@ -5,20 +5,21 @@ its path below the folder without the extension (see `names.plain`), so that mod
 as if it was unpacked where it lies.
 
 Nothing is extracted to disk. Only regular files and members of bounded size are read. Links are followed: to files, to
-folders (each is read once, so that loops end), and in a shard to its own members.
+folders (each is read once, so that loops end), and in a shard to members of the same shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fourm_engine.data.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.names import shown
 from fourm_engine.data.tar import TarSource
+from fourm_plugins.spec import ModalitySpec
 
-__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source"]
+__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source", "open_sources"]
 
 
 class Source(Protocol):
@@ -34,7 +35,7 @@ class Source(Protocol):
         """Path, or shard:member, for messages."""
 
     def stamp(self, name: str) -> str:
-        """Sizes and times of the files of a sample: another one where they may have changed. '' where they are gone."""
+        """Sizes and times of the files of a sample; equal where they are unchanged, '' where they are gone."""
 
 
 def open_source(
@@ -53,6 +54,19 @@ def open_source(
     if not listing.files:
         return shards
     return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+
+
+def open_sources(root: Path, specs: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Source]:
+    """Modality -> its source, where its folder exists; modalities of one folder and the same extensions share one."""
+    opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
+    sources: dict[str, Source] = {}
+    for spec in specs:
+        key = (spec.source, spec.extensions)
+        if key not in opened:
+            opened[key] = open_source(root, *key, max_bytes=max_bytes)
+        if (source := opened[key]) is not None:
+            sources[spec.name] = source
+    return sources
 
 
 class MixedSource:

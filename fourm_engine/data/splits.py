@@ -1,8 +1,8 @@
-"""Which samples each part of a run uses: said here alone, so that every command reads the same ones.
+"""Which samples each part of a run uses: decided here alone, so that every command uses the same.
 
 In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}. Out: a `Split`, which selects
 among the samples that have files or tokens. `fourm tokenize` keeps a copy of `splits.json` beside the tokens, which
-counts where the raw data is gone.
+is read where the raw data is gone.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def read_split(path: Path, split: str) -> frozenset[str]:
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """Listed name -> the one of `names` that it stands for: itself, or, where files are listed, what is left without
-    the extension and the folder of their modality, as "./rgb/0001.png" for "0001". Those that stand for none are
-    absent."""
+    """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
+    and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
     known, found = frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
@@ -60,8 +59,8 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
 
 
 def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]:
-    """Those of `names` that a split of `root` lists. What it lists that has no file is told, with the name that it
-    nearly is. Raises ValueError where none has a file."""
+    """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
+    there are any. Raises ValueError where none has a file."""
     path = root / SPLITS
     listed = read_split(path, split)
     found = samples_of(listed, names)

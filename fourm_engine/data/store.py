@@ -27,7 +27,7 @@ class Store(ABC):
 
     #: Samples. Position p of an epoch is drawn from this order, so it must not change from run to run: sort it.
     names: Sequence[str]
-    #: Views of each sample: crops, flips and alternatives that `load` may be asked for, numbered from 0.
+    #: Views of each sample: crops, flips and alternatives, numbered from 0.
     views: int = 1
 
     @abstractmethod

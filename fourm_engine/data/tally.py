@@ -66,7 +66,7 @@ class TokenizeReport:
 
     def lines(self, what: str, *, pruned: bool = False) -> list[str]:
         """A line for all, and one a modality."""
-        found = [
+        lines = [
             f"{what}: {self.samples} samples; {self.written} of {self.shards} shards written, "
             f"{self.samples_per_second:.0f} samples/s, {len(self.bad)} files left out"
         ]
@@ -74,8 +74,8 @@ class TokenizeReport:
             vanished = f"{tally.vanished} vanished"
             if tally.vanished:
                 vanished += " (dropped)" if pruned else " (their tokens are kept; --prune drops them)"
-            found.append(
+            lines.append(
                 f"{what}, {name}: {tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, "
                 f"{vanished}, {tally.left_out} left out; {tally.written} shards written"
             )
-        return found
+        return lines

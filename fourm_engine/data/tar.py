@@ -1,4 +1,4 @@
-"""Tar shards with random access: one pass over the headers, then members are read by offset."""
+"""Tar shards with random access: one pass over the headers, then members are read by their offsets."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ class TarSource:
         if content.parts is None:
             return data
         whole, start = bytearray(content.size), 0
-        for place, number in content.parts:
-            whole[place : place + number] = data[start : start + number]
+        for offset, number in content.parts:
+            whole[offset : offset + number] = data[start : start + number]
             start += number
         return bytes(whole)
 

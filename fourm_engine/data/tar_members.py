@@ -1,4 +1,4 @@
-"""Members of a tar shard: where their bytes lie, found in one pass over the headers, which nobody trusts."""
+"""Members of a tar shard and the offsets of their bytes, from one pass over headers that may lie."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Content(NamedTuple):
     offset: int = 0
     size: int = 0
     reason: str = ""
-    #: (place in the file, bytes) of the parts of a sparse file that are stored, one after another.
+    #: (offset in the file, bytes) of the parts of a sparse file that are stored, one after another.
     parts: tuple[tuple[int, int], ...] | None = None
 
 
 def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Content], list[str], set[str]]:
-    """Clean path -> content of the members of a shard; those that may be samples, in their order; those that links
-    lead to."""
+    """(clean path -> content of all members, clean paths that may be samples, in their order, those that links lead to)
+    of a shard. Raises ValueError for a shard that is truncated, no tar file, or points out of itself."""
     contents: dict[str, Content] = {}
     links: dict[str, tuple[str, str]] = {}  # clean path -> (that of what it links to, as it is written)
     samples, linked, end = list[str](), set[str](), 0
@@ -76,14 +76,14 @@ def _content(member: tarfile.TarInfo, max_bytes: int) -> Content:
     parts = None
     if member.issparse():
         stored: Any = member.sparse or ()
-        parts = tuple((int(place), int(number)) for place, number in stored if number)
-        if any(place < 0 or number < 0 or place + number > member.size for place, number in parts):
+        parts = tuple((int(offset), int(number)) for offset, number in stored if number)
+        if any(offset < 0 or number < 0 or offset + number > member.size for offset, number in parts):
             return Content(member.name, reason="a sparse file whose parts lie outside of it; store it again")
     return Content(member.name, member.offset_data, member.size, parts=parts)
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is refused before what it announces is read."""
+    """A header that is checked before the content that it announces is read."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -94,12 +94,12 @@ class _Member(tarfile.TarInfo):
 
 
 def _headers(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Each member, and the offset at which the next header begins. Raises ValueError for what is no whole tar file."""
+    """Each member, and the offset of the next header. Raises ValueError for a file that is no whole tar file."""
     size, end = path.stat().st_size, -1
     try:
         with tarfile.open(path, "r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # what the caller keeps is all that is kept
+                tar.members = []  # type: ignore[attr-defined]  # or all headers would stay in memory
                 if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"unexpected end of data in {shown(member.name)!r}")
                 if tar.offset <= end:

@@ -1,10 +1,9 @@
 """Tokenize a data set: raw files through plugins and tokenizers into token shards.
 
-In: raw data, fitted tokenizers, and the shards that are there. Out: shards as in `fourm_engine.data.tokens`, and a
-report. Which samples a shard holds is settled when its views are recorded: samples that are new go into new shards, and
-those that vanish keep their tokens. Of the samples that are there, those are encoded whose files are new or hold
-something else, or whose views had to be drawn anew; every other row stays. So a run that was stopped goes on where it
-was.
+In: raw data, fitted tokenizers, and existing shards. Out: shards as in `fourm_engine.data.shards`, and a report. Which
+samples a shard holds is decided when its views are recorded: new samples go into new shards, and vanished ones keep
+their tokens. Samples are encoded if their files are new or have other content, or if their views were drawn anew; every
+other row stays. So a stopped run continues where it was.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def tokenize_split(
 
     Args:
         data: of all active modalities; those that are continuous only take part in choosing the crops.
-        tokenizers: modality -> its fitted tokenizer.
+        tokenizers: modality -> fitted tokenizer.
         progress: called with (samples done, samples in all), each modality counted, of what this rank has left to do.
         training: False for validation: one view, the centre crop.
         rank, world: this process makes the shards i with i % world == rank.
@@ -73,14 +72,14 @@ def tokenize_split(
     }
     shards = recorder.shards(config.shard_size)
     mine = [index for index in shards if index % world == rank]
-    own = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *writers) for index in mine}
-    remove_leftovers(out, own.__contains__)
+    ours = {shard_path(Path(folder), index).as_posix() for folder in (VIEWS_FOLDER, *writers) for index in mine}
+    remove_leftovers(out, ours.__contains__)
     if rank == 0:
         _copy_splits(data.root, out)
 
     there = frozenset(data.names)
     report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
-    # What a shard that exists lacks is known when it is looked at.
+    # How much of an existing shard is left to do shows when it is compared.
     absent = [(data.having(m), shards[i]) for i in mine for m in writers if not writers[m].exists(i)]
     done, total = 0, sum(name in having for having, names in absent for name in names)
     for index in mine:

@@ -36,7 +36,7 @@ class RecordedViews(Shards):
     def __init__(self, folder: Path, index: int | None = None) -> None:
         folder = Path(folder) / VIEWS_FOLDER
         super().__init__(some_shard_paths(folder) if index is None else [shard_path(folder, index)])
-        groups = (set(strings_of(path, found, "groups")) for path, found in zip(self.paths, self.metadata))
+        groups = (set(strings_of(path, metadata, "groups")) for path, metadata in zip(self.paths, self.metadata))
         #: Alignment groups that every shard has views of.
         self.groups: list[str] = sorted(set.intersection(*groups))
 
@@ -52,8 +52,8 @@ class RecordedViews(Shards):
         """Says through which views the tokens of these samples were made: equal where the views are."""
         total = hashlib.sha256()
         for group in self.groups:
-            found = self.digests(group)
-            total.update(json.dumps([group, [(name, found[name]) for name in names]]).encode())
+            digests = self.digests(group)
+            total.update(json.dumps([group, [(name, digests[name]) for name in names]]).encode())
         return {"views": total.hexdigest()[:16]}
 
 

@@ -24,14 +24,14 @@ FRESH_VIEWS = 1 << 20
 
 
 def view_of(spec: ModalitySpec, views: SampleViews, number: int) -> View:
-    """What a modality sees in view `number`: its group's view, or the whole where it stands apart."""
+    """What a modality sees in view `number`: the view of its group, or without a group the whole."""
     return View(variant=number) if spec.alignment is None else views[spec.alignment]
 
 
 class ViewDrawer:
     """Draws views. View `number` of a sample depends on (seed, name, number, settings) and its aspect alone.
 
-    Without `augment` every view is the largest centred crop. Its shape is that of the group's arrays; ValueError where
+    Without `augment` every view is the largest centred crop of the shape of the group's arrays. Raises ValueError where
     two of one group differ in shape, since one crop cannot serve both."""
 
     def __init__(
@@ -73,15 +73,14 @@ class ViewDrawer:
         return sorted(self._aligned)
 
     def settings(self) -> dict:
-        """What a recorded view depends on, for comparison with a later run's. JSON-ready."""
+        """What a recorded view depends on, to compare with a later run's; JSON-ready."""
         if not self.augment:
             return {"augment": False}
         return {"augment": True, "crop_scale": list(self.crop_scale), "flip": self.flip, "seed": self.seed}
 
     def aspects(self, data: AlignedData, name: str) -> dict[str, float]:
-        """Group -> width / height of the sample's picture, as most of the group's files have it: one that lies turned
-        among others is the odd one. Where as many say one as the other, what more modalities read counts, then the
-        first by name."""
+        """Group -> width / height of the sample's picture, by a vote of the group's files, so that one that is turned
+        is the odd one out. Ties go to what more modalities read, then to the first by name."""
         aspects, has = {}, data.has(name)
         for group, members in self._aligned.items():
             readers: dict[tuple, list[str]] = {}
@@ -93,7 +92,7 @@ class ViewDrawer:
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
                 first, second = sorted([0, 0, *(files for _, files, _ in votes)], reverse=True)[:2]
                 if first > second + left:
-                    break  # the others change nothing
+                    break  # the others cannot change the result
                 aspect = self._aspect(data, name, modalities)
                 if aspect is not None:
                     same = next((k for k, vote in enumerate(votes) if same_aspect(vote[0], aspect)), len(votes))
@@ -105,7 +104,7 @@ class ViewDrawer:
         return aspects
 
     def _aspect(self, data: AlignedData, name: str, modalities: list[str]) -> float | None:
-        """Of the first of `modalities`, which read the same file, that has one."""
+        """Width / height by the first of `modalities`, which all read the same file, that has one."""
         for modality in modalities:
             try:
                 return data.modalities[modality].aspect(data.value(name, modality))

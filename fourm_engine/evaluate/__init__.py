@@ -1,1 +1,2 @@
-"""Evaluation: predictions on held-out samples scored by each modality's metrics, the any-to-any matrix, the report."""
+"""How good models and tokenizers are. In: a `FourM`, or tokenizers, and held-out samples. Out: scores in each
+modality's metrics, the any-to-any matrix in nats, and the report with pictures."""

@@ -1,1 +1,2 @@
-"""Extending a trained model with new modalities: the grown model, its training, and what it gains and forgets."""
+"""A trained model grows by modalities. In: an exported model and the names of new ones. Out: a `Task` that learns them,
+an exported model that knows both, and a report of what was gained and forgotten."""

@@ -1,4 +1,5 @@
-"""Generation: a plan of stages, the sampler that executes it, and what comes out."""
+"""Tokens from tokens. In: what a user gives of some modalities, and a plan of stages, one for each target. Out: the ids
+of the targets, which `FourM` decodes to values."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
 from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
 
-Scheme = Literal["parallel", "random_order", "autoregressive"]
 Readout = Literal["sampled", "expected"]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
@@ -78,8 +77,9 @@ class Stage(BaseModel):
 
     target: str
     #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at
-    #: random, as training does. autoregressive: sequences, left to right.
-    scheme: Scheme
+    #: random, as training does. autoregressive: sequences, left to right. Other names are those of orders that packages
+    #: add (entry points `fourm.orders.v1`): each step keeps the tokens with the highest scores.
+    scheme: str
     steps: int = Field(1, ge=1, le=8192)
     schedule: Schedule = "cosine"
     #: 0 takes the likeliest token.
@@ -145,7 +145,7 @@ class Stage(BaseModel):
     def deterministic(self) -> bool:
         """Whether every seed gives the same."""
         likeliest = self.temperature == 0 or self.top_k == 1
-        return likeliest and not (self.scheme == "random_order" and self.steps > 1)
+        return likeliest and (self.steps == 1 or self.scheme in ("parallel", "autoregressive"))
 
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import Branches, branches
+from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
@@ -26,6 +27,7 @@ from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
+from fourm_plugins.manager import PluginManager
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Filled:
 
 class Sampler:
     """`sequences` holds the special ids of every sequence that may be generated or hidden by guidance; `inputs` the
-    modalities that the encoder may be shown, so that later stages see what earlier ones made of them."""
+    modalities that the encoder may be shown, so that later stages see what earlier ones made of them; `host` provides
+    the orders that packages add."""
 
     def __init__(
         self,
@@ -47,11 +50,14 @@ class Sampler:
         *,
         sequences: Mapping[str, SequenceIds],
         inputs: Collection[str],
+        host: PluginManager | None = None,
     ) -> None:
         self.network = network
         self.vocabulary = vocabulary
         self.sequences = dict(sequences)
         self.inputs = set(inputs)
+        self.host = host
+        self._orders: dict[str, Order] = {}
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +87,15 @@ class Sampler:
             self.network.train(training)
         return results
 
+    def order(self, stage: Stage) -> Order | None:
+        """The order of a package that decides this stage, None where a built-in scheme does. Raises PluginError."""
+        name = stage.scheme
+        if name in BUILT_IN:
+            return None
+        if name not in self._orders:
+            self._orders[name] = Order(name, self.host or PluginManager())
+        return self._orders[name]
+
     def _beginnings(self, sample: Sample) -> dict[str, Shown]:
         """What is known of targets, as other stages see it until the rest is made. As in training a sentinel stands for
         all that follows the beginning of a sequence."""
@@ -95,7 +110,7 @@ class Sampler:
         if entry.size == 0:
             raise ValueError(f"{stage.target} is continuous input and cannot be generated")
         if (entry.layout.kind == "sequence") != (stage.scheme == "autoregressive"):
-            fitting = "autoregressive" if entry.layout.kind == "sequence" else "parallel or random_order"
+            fitting = "autoregressive" if entry.layout.kind == "sequence" else "parallel, random_order or an order"
             raise ValueError(f"{stage.target} is a {entry.layout.kind}: its scheme is {fitting}, not {stage.scheme}")
         return entry
 
@@ -115,6 +130,8 @@ class Sampler:
         # Everything random is drawn before the first step, in amounts that the other samples do not change.
         uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
         priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
+        order = self.order(stage)
+        luck_SBn = None if order is None else uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
         counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
         counts = [row + [0] * (stage.steps - len(row)) for row in counts]  # linear takes fewer steps for few tokens
         heats = [
@@ -167,7 +184,10 @@ class Sampler:
             )
             kept_BM = slot_BM
             if priority_Bn is None:
-                kept_BM = most_confident(log_probability(logits_BMV, new_BM), slot_BM, count_B)
+                score_BM = log_probability(logits_BMV, new_BM)
+                if order is not None and luck_SBn is not None:
+                    score_BM = order(score_BM, index_BM, slot_BM, luck_SBn[step], step=step, steps=stage.steps)
+                kept_BM = most_confident(score_BM, slot_BM, count_B)
             row, slot = kept_BM.nonzero(as_tuple=True)
             place = index_BM[row, slot]
             ids_Bn[row, place] = new_BM[row, slot]

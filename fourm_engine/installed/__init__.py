@@ -1,1 +1,2 @@
-"""Reports on installed plugins, for people and programs, and checks of everything that a run needs."""
+"""What is installed, told to a person or a program. In: the plugin host and a config. Out: each plugin in words, and
+checks of all that a run needs."""

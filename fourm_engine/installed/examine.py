@@ -64,7 +64,9 @@ def _selected(manager: PluginManager, config: RunConfig | None, names: Sequence[
         chosen = {settings.get(name, {}).get("plugin", name) for name in config.modalities.select}
         if absent := sorted(chosen - known):
             manager.find("modality", absent[0])  # raises, saying what to install
-        return {("modality", name) for name in chosen}
+        named = [] if config.observers == "installed" else config.observers
+        used = {("optimiser", config.train.optimiser), ("schedule", config.train.schedule)}
+        return {("modality", name) for name in chosen} | used | {("observer", name) for name in named}
     chosen = set(names) or {p.name for p in manager.plugins if p.state != "disabled"}
     return {(p.kind, p.name) for p in manager.plugins if p.name in chosen}
 

@@ -1,1 +1,2 @@
-"""The training loop: tasks, its config, the loop, checkpoints, metrics."""
+"""The one training loop, for everything that learns by gradient. In: a `Task` (model, samples, loss) and a
+`TrainConfig`. Out: checkpoints, metrics, and the trained weights, which the task exports."""

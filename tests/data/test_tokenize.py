@@ -190,9 +190,9 @@ def test_all_modalities_of_a_sample_are_seen_through_the_crop_that_is_recorded_o
     assert views.groups == ["image"]
     seen = [views.get("0005", number)["image"] for number in range(3)]
     assert len({(v.top, v.left, v.height, v.flip) for v in seen}) == 3
-    recorded = views.digests("digest.image")
+    recorded = views.digests("image")
     for modality in ("a", "b"):
-        seen = TokenShards(root / "tokens" / modality).digests("view")
+        seen = TokenShards(root / "tokens" / modality).column("view")
         assert seen == {name: recorded[name] for name in seen}
 
 

@@ -1,4 +1,5 @@
-"""The packages under examples/plugins: three modalities, a masker and a tokenizer, installed as a user's would be."""
+"""The packages under examples/plugins, installed as a user's would be: three modalities, a masker, a tokenizer, an
+optimiser with a schedule, an observer with a command."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ SMALL = {"image_size": 32, "patch_size": 8}
 
 @pytest.fixture
 def manager(tmp_path, monkeypatch):
-    """The plugin host with the five packages installed."""
+    """The plugin host with the seven packages installed."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(install(site, *(path.parent for path in PACKAGES))))
@@ -46,6 +47,10 @@ def test_each_package_is_found_and_ok(manager):
         ("modality", "weather", "ok"),
         ("masker", "blocks", "ok"),
         ("tokenizer", "kmeans", "ok"),
+        ("optimiser", "lion", "ok"),
+        ("schedule", "inverse_sqrt", "ok"),
+        ("observer", "journal", "ok"),
+        ("command", "journal", "ok"),
     }
 
 
@@ -206,7 +211,7 @@ def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_conf
         "tokenizers": {"folder": str(tmp_path / "tokenizers")},
         "masking": {"input_tokens": [1, 24], "target_tokens": 16},
         "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 3, "lr": 1e-3, "log_every": 1, "tensorboard": False, "threads": 1},
+        "train": {"batch_size": 4, "steps": 3, "lr": 1e-3, "log_every": 1, "threads": 1},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -228,7 +233,17 @@ def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_conf
     with caplog.at_level("WARNING"):
         fourm("tokenize", path, "modalities.settings.thermal.tokenizer={kind: vqvae}")
     assert "thermal: tokens are made by the stored tokenizer, of kind kmeans; the config names vqvae" in caplog.text
-    fourm("train", path)
+    fourm("train", path, "train.steps=2", "train.optimiser=lion", "train.schedule=inverse_sqrt")
+    fourm("train", path, "train.steps=3", "train.optimiser=lion", "train.schedule=inverse_sqrt")
+    told = fourm("journal", tmp_path / "run").splitlines()
+    assert [line.split(" ", 3)[3].split(":")[0] for line in told] == [
+        "fourm starts",
+        "step 2",
+        "finished after step 2",
+        "fourm goes on after step 2",
+        "step 3",
+        "finished after step 3",
+    ]
     row = json.loads(next((tmp_path / "val/weather").iterdir()).read_text())
     given = tmp_path / "weather.json"
     given.write_text(json.dumps(row))

@@ -259,7 +259,6 @@ def test_one_mapping_is_no_list_of_inputs(model):
     ("settings", "message"),
     [
         ({**HEIGHT, "step": 3}, "stage of 'height': step: unknown key; did you mean steps?"),
-        ({**HEIGHT, "scheme": "serial"}, "stage of 'height': scheme: Input should be 'parallel'"),
         ({**HEIGHT, "temperature_min": 0.2}, "temperature_min is for temperature_schedule='onex' alone"),
         (
             {**HEIGHT, "steps": 4, "temperature_schedule": "linear"},

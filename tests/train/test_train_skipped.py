@@ -46,7 +46,7 @@ class Watched(Trainer):
     def _step(self, step, micro_batches, counts):
         before = {name: tensor.clone() for name, tensor in self._tensors().items()}
         found = super()._step(step, micro_batches, counts)
-        changed = [n for n, t in self._tensors().items() if not torch.equal(before[n], t)]
+        changed = [n for n, t in self._tensors().items() if n not in before or not torch.equal(before[n], t)]
         assert (not changed) == (step in self.task.poison), changed
         return found
 

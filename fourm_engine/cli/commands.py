@@ -1,0 +1,104 @@
+"""Sub-commands that packages add (entry points `fourm.commands.v1`): `fourm --help` lists them from metadata, a package
+is imported when its command is called."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from fourm_engine.cli.no_plugin import add_no_plugin
+from fourm_plugins.discovery import Plugin, PluginError
+from fourm_plugins.distributions import find_distribution
+
+#: Commands of `fourm` itself, which no package takes over.
+BUILT_IN = ("convert", "evaluate", "extend", "generate", "label", "plugins", "tokenize", "tokenizer", "train")
+
+
+def mark_taken(plugins: Iterable[Plugin]) -> list[Plugin]:
+    """`plugins`, commands among them that are called as one of `fourm` itself in conflict with it."""
+    return [_taken(p) if p.kind == "command" and p.name in BUILT_IN and p.state == "ok" else p for p in plugins]
+
+
+def _taken(plugin: Plugin) -> Plugin:
+    reason = f"`fourm {plugin.name}` is a command of fourm-engine, which counts"
+    remedy = f"rename the entry point in the pyproject.toml of {plugin.distribution}; install it again"
+    return replace(plugin, state="conflict", reason=reason, remedy=remedy)
+
+
+class Commands(TyperGroup):
+    """The built-in commands, and after them those of packages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from fourm_plugins.manager import PluginManager
+
+        plugins = PluginManager().plugins
+        names = {p.name for p in plugins if p.kind == "command" and p.state in ("ok", "conflict")}
+        return [*super().list_commands(ctx), *sorted(names - set(BUILT_IN))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        built_in = super().get_command(ctx, cmd_name)
+        if built_in is not None:
+            return built_in
+        from fourm_plugins.manager import PluginManager
+
+        found = [p for p in PluginManager().plugins if (p.kind, p.name) == ("command", cmd_name)]
+        return _Added(found[0]) if found else None
+
+
+class _Added(click.Command):
+    """What is known of a package's command before it is called: its package's summary."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        try:
+            summary = find_distribution(plugin.distribution).metadata["Summary"] or ""
+        except importlib.metadata.PackageNotFoundError:
+            summary = ""
+        words = f"{summary} ({plugin.distribution})".strip()
+        super().__init__(plugin.name, help=words, short_help=words)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        from fourm_plugins.manager import PluginManager
+
+        assert self.name is not None
+        host = PluginManager()
+        provided, plugin = host.command(self.name), host.find("command", self.name)
+        try:
+            command = _command(plugin.name, provided)
+        except Exception as error:
+            raise _failed(plugin, error) from error
+        inner = command.invoke
+
+        def invoke(ctx: click.Context) -> Any:
+            try:
+                return inner(ctx)
+            except (click.ClickException, click.exceptions.Exit, click.Abort, ValueError, OSError):
+                raise
+            except Exception as error:
+                raise _failed(plugin, error) from error
+
+        command.invoke = invoke  # type: ignore[method-assign]
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+def _command(name: str, provided: Any) -> click.Command:
+    app = provided
+    if not isinstance(provided, typer.Typer):
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(name)(provided)
+    add_no_plugin(app)
+    return typer.main.get_command(app)
+
+
+def _failed(plugin: Plugin, error: Exception) -> PluginError:
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    return PluginError(
+        f"the command {plugin.name!r} of {plugin.distribution} {plugin.version} failed with {words}\n"
+        + "".join(traceback.format_exception(error)).rstrip()
+    )

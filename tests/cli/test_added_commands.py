@@ -1,0 +1,95 @@
+"""Sub-commands that packages add to `fourm`."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from typer.main import get_command
+
+from fourm_engine import cli
+from fourm_engine.cli.commands import BUILT_IN
+from tests.sdk.sites import entry
+
+GROUP = "fourm.commands.v1"
+SOURCE = """
+import typer
+
+def greet(name: str, loud: bool = False):
+    "Greet someone."
+    print(f"hello {name}".upper() if loud else f"hello {name}")
+
+def refuse(): raise ValueError("no such folder; make one")
+def lack(): raise FileNotFoundError(2, "No such file or directory", "here.txt")
+def breaks(): return {}["key"]
+
+many = typer.Typer(help="Several.")
+
+@many.command()
+def one(): print("one")
+
+@many.command()
+def two(): raise KeyError("two")
+"""
+
+
+@pytest.fixture
+def fourm(install, monkeypatch, capsys):
+    """fourm(argument, …) -> (exit code, standard output, standard error)."""
+    names = {name: f"acme_more:{name}" for name in ("greet", "refuse", "lack", "breaks", "many")}
+    entries = "".join(f"{name} = {value}\n" for name, value in {**names, "train": "acme_more:greet"}.items())
+    install("acme-more", f"[{GROUP}]\n{entries}", source=SOURCE)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fourm", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_built_in_commands_are_those_that_no_package_takes_over():
+    assert set(BUILT_IN) == set(get_command(cli.app).commands)
+
+
+def test_help_lists_the_commands_of_packages_without_importing_them(fourm):
+    code, out, _ = fourm("--help")
+    assert code == 0
+    for name in ("greet", "refuse", "many"):
+        assert f" {name} " in out
+    assert "(acme-more)" in out
+    assert "acme_more" not in sys.modules
+
+
+def test_a_function_and_a_group_are_called_with_their_options(fourm):
+    assert fourm("greet", "you", "--loud")[:2] == (0, "HELLO YOU\n")
+    assert fourm("many", "one")[:2] == (0, "one\n")
+    assert "Greet someone." in fourm("greet", "--help")[1]
+    assert "no such option" in fourm("greet", "you", "--quiet")[2].lower()
+
+
+def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_otherwise(fourm):
+    assert fourm("refuse") == (1, "", "fourm: error: no such folder; make one\n")
+    assert fourm("lack") == (1, "", "fourm: error: [Errno 2] No such file or directory: 'here.txt'\n")
+    code, _, told = fourm("breaks")
+    assert code == 1
+    assert told.startswith("fourm: error: the command 'breaks' of acme-more 1.2 failed with KeyError: 'key'\n")
+    assert "the command 'many' of acme-more 1.2 failed with KeyError: 'two'" in fourm("many", "two")[2]
+
+
+def test_a_built_in_command_is_not_taken_over_and_the_list_says_so(fourm):
+    assert "Train the any-to-any model" in fourm("train", "--help")[1]
+    monitored = fourm("plugins", "list")[1]
+    assert (
+        "train (command, acme-more 1.2) conflict: `fourm train` is a command of fourm-engine, which counts" in monitored
+    )
+
+
+def test_a_command_of_a_package_that_cannot_be_imported_is_named(fourm, install):
+    install("acme-torn", entry("torn", "acme_torn:torn", GROUP), source="raise RuntimeError('torn')")
+    code, _, told = fourm("torn")
+    assert code == 1
+    assert "command 'torn' cannot be activated: acme-torn 1.2 (acme_torn:torn) failed with RuntimeError: torn" in told
+    assert "No such command 'tron'" in fourm("tron")[2]

@@ -1,0 +1,65 @@
+"""The package of docs/hooks.md does what the page says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_engine.generate.plan import Stage
+from fourm_engine.train.loop import Trainer
+from fourm_plugins import hookspecs
+from fourm_plugins.distributions import GROUPS
+from fourm_plugins.manager import PluginManager
+from tests.generate.test_sampler import sample, sampler  # noqa: F401 (a fixture)
+from tests.installing import install
+from tests.train.toy_task import ToyTask, config, losses
+
+PAGE = (Path(__file__).parents[1] / "docs/hooks.md").read_text()
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    """The plugin host with the page's package installed."""
+    package, site = tmp_path / "package", tmp_path / "site"
+    package.mkdir()
+    site.mkdir()
+    for file, language in (("acme_more.py", "python"), ("pyproject.toml", "toml")):
+        (package / file).write_text(re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(str(install(site, package)))
+    yield PluginManager()
+    sys.modules.pop("acme_more", None)
+
+
+def test_its_observer_optimiser_schedule_and_command_work_in_a_run(manager, tmp_path):
+    manager.activate_observers(["best"])
+    settings = config(optimiser="nadam", schedule="linear", optimiser_options={"betas": [0.9, 0.99]}, eval_every=5)
+    Trainer(ToyTask(), settings, tmp_path / "run", seed=1, host=manager).run()
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    shown = CliRunner().invoke(app, ["best", str(tmp_path / "run")])
+    assert re.fullmatch(r"\d+\.\d{4} at step \d+\nfinished\n", shown.output)
+    assert "Show the best held-out loss" in CliRunner().invoke(app, ["best", "--help"]).output
+
+
+def test_its_order_decodes_a_grid(manager, sampler):  # noqa: F811
+    stage = Stage(target="height", scheme="noisy", steps=4, temperature=1.0)
+    assert len(sampler.run([sample()], [stage], [0])[0]["height"].ids) == 16
+    sampler._orders.clear()
+
+
+def test_the_page_names_every_group_and_every_hook_of_observers():
+    named = set(re.findall(r"`(fourm\.\w+\.v1)`", PAGE))
+    assert named == {group for group in GROUPS if group.split(".")[1] not in ("modalities", "tokenizers", "maskers")}
+    hooks = {
+        name: hook
+        for name, hook in vars(hookspecs).items()
+        if name.startswith("fourm_") and not hook.fourm_spec["firstresult"]
+    }
+    table = dict(re.findall(r"^\| `(fourm_\w+)\((.*?)\)`", PAGE, re.MULTILINE))
+    assert {name: arguments.split(", ") for name, arguments in table.items()} == {
+        name: list(hook.__annotations__)[:-1] for name, hook in hooks.items()
+    }
