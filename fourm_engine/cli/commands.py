@@ -32,7 +32,7 @@ def _taken(plugin: Plugin) -> Plugin:
 
 
 #: What ends a command as it means to. (typer brings a click of its own, whose base class it does not name.)
-_MEANT = (typer.Exit, typer.Abort, typer.BadParameter.mro()[2], ValueError, OSError)
+_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, typer.BadParameter.mro()[2], ValueError, OSError)
 
 
 class Commands(TyperGroup):
