@@ -232,8 +232,8 @@ class FourM:
                 raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
             plan = request.plan_of(plan, targets, self.modalities, shown)
             stages = [stage.target for stage in plan]
-            for stage in plan:
-                self.sampler.order(stage)  # one that is not there is better known before anything is read
+            for step in plan:
+                self.sampler.order(step)  # one that is not there is better known before anything is read
         else:
             default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
         for name in stages:

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_plugins.discovery import Plugin, PluginError
@@ -32,17 +31,21 @@ def _taken(plugin: Plugin) -> Plugin:
     return replace(plugin, state="conflict", reason=reason, remedy=remedy)
 
 
+#: What ends a command as it means to. (typer brings a click of its own, whose base class it does not name.)
+_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, typer.BadParameter.mro()[2], ValueError, OSError)
+
+
 class Commands(TyperGroup):
     """The built-in commands, and after them those of packages."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         from fourm_plugins.manager import PluginManager
 
         plugins = PluginManager().plugins
         names = {p.name for p in plugins if p.kind == "command" and p.state in ("ok", "conflict")}
         return [*super().list_commands(ctx), *sorted(names - set(BUILT_IN))]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         built_in = super().get_command(ctx, cmd_name)
         if built_in is not None:
             return built_in
@@ -52,7 +55,7 @@ class Commands(TyperGroup):
         return _Added(found[0]) if found else None
 
 
-class _Added(click.Command):
+class _Added(TyperCommand):
     """What is known of a package's command before it is called: its package's summary."""
 
     def __init__(self, plugin: Plugin) -> None:
@@ -61,9 +64,9 @@ class _Added(click.Command):
         except importlib.metadata.PackageNotFoundError:
             summary = ""
         words = f"{summary} ({plugin.distribution})".strip()
-        super().__init__(plugin.name, help=words, short_help=words)
+        super().__init__(name=plugin.name, help=words, short_help=words)
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         from fourm_plugins.manager import PluginManager
 
         assert self.name is not None
@@ -75,19 +78,19 @@ class _Added(click.Command):
             raise _failed(plugin, error) from error
         inner = command.invoke
 
-        def invoke(ctx: click.Context) -> Any:
+        def invoke(ctx: Any) -> Any:
             try:
                 return inner(ctx)
-            except (click.ClickException, click.exceptions.Exit, click.Abort, ValueError, OSError):
+            except _MEANT:
                 raise
             except Exception as error:
                 raise _failed(plugin, error) from error
 
-        command.invoke = invoke  # type: ignore[method-assign]
+        command.invoke = invoke
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
-def _command(name: str, provided: Any) -> click.Command:
+def _command(name: str, provided: Any) -> Any:
     app = provided
     if not isinstance(provided, typer.Typer):
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -21,6 +21,7 @@ def greet(name: str, loud: bool = False):
 
 def refuse(): raise ValueError("no such folder; make one")
 def lack(): raise FileNotFoundError(2, "No such file or directory", "here.txt")
+def leave(): raise typer.Exit(4)
 def breaks(): return {}["key"]
 
 many = typer.Typer(help="Several.")
@@ -36,7 +37,7 @@ def two(): raise KeyError("two")
 @pytest.fixture
 def fourm(install, monkeypatch, capsys):
     """fourm(argument, …) -> (exit code, standard output, standard error)."""
-    names = {name: f"acme_more:{name}" for name in ("greet", "refuse", "lack", "breaks", "many")}
+    names = {name: f"acme_more:{name}" for name in ("greet", "refuse", "lack", "leave", "breaks", "many")}
     entries = "".join(f"{name} = {value}\n" for name, value in {**names, "train": "acme_more:greet"}.items())
     install("acme-more", f"[{GROUP}]\n{entries}", source=SOURCE)
 
@@ -73,6 +74,7 @@ def test_a_function_and_a_group_are_called_with_their_options(fourm):
 def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_otherwise(fourm):
     assert fourm("refuse") == (1, "", "fourm: error: no such folder; make one\n")
     assert fourm("lack") == (1, "", "fourm: error: [Errno 2] No such file or directory: 'here.txt'\n")
+    assert fourm("leave") == (4, "", "")
     code, _, told = fourm("breaks")
     assert code == 1
     assert told.startswith("fourm: error: the command 'breaks' of acme-more 1.2 failed with KeyError: 'key'\n")

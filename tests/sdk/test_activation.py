@@ -123,3 +123,66 @@ def test_what_a_namespace_package_held_before_stays(install, tmp_path):
     assert "acme_space.good" in sys.modules
     assert not hasattr(sys.modules["acme_space"], "bad")
     assert list(manager.active) == [("modality", "good")]
+
+
+LEARNING = """
+from fourm_plugins import hookimpl
+
+class Watcher:
+    @hookimpl
+    def fourm_step(self, run, metrics): pass
+
+class Misspelt:
+    @hookimpl
+    def fourm_stepp(self, run): pass
+
+class Wrong:
+    @hookimpl
+    def fourm_step(self, run, metric): pass
+
+class Silent:
+    def on_step(self, run): pass
+
+class Providing:
+    @hookimpl
+    def fourm_schedule(self, name): pass
+
+number = 3
+def optimiser(groups): pass
+def schedule(step, steps, lr): pass
+def order(confidence): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("observer", "Misspelt", "unknown hook 'fourm_stepp'; did you mean 'fourm_step'"),
+        ("observer", "Wrong", r"takes \(run, step, metrics\), here it has \(run, metric\); did you mean 'metrics'"),
+        ("observer", "Silent", "Silent has no method that is marked with @fourm_plugins.hookimpl"),
+        ("observer", "Providing", "is an observer; fourm_schedule provides something"),
+        ("optimiser", "number", "acme_learning:number is a int, not a function"),
+        ("optimiser", "optimiser", r"is called with \(…, lr=…\): got an unexpected keyword argument 'lr'"),
+        ("schedule", "schedule", r"is called with \(…, steps=…, lr=…, min_lr=…, .*'min_lr'"),
+        ("order", "order", r"is called with \(…, …, …, …, …\): too many positional arguments"),
+        ("command", "number", "is a int, neither a function nor a Typer app"),
+    ],
+)
+def test_what_is_not_what_its_group_promises_is_an_error_that_says_what_is_wrong(install, kind, value, message):
+    install("acme-learning", entry("it", f"acme_learning:{value}", f"fourm.{kind}s.v1"), source=LEARNING)
+    manager = PluginManager()
+    with pytest.raises(PluginError, match=message):
+        manager.activate_observers(["it"]) if kind == "observer" else getattr(manager, kind)("it")
+    assert not manager.active
+    assert "acme_learning" not in sys.modules
+
+
+def test_an_observer_takes_the_arguments_that_it_names(install):
+    install("acme-learning", entry("it", "acme_learning:Watcher", "fourm.observers.v1"), source=LEARNING)
+    manager = PluginManager()
+    manager.activate_observers()
+    ((name, function, arguments),) = [o for o in manager.observers("fourm_step") if "acme-learning" in o[0]]
+    assert name == "'it' of acme-learning 1.2"
+    assert arguments == ("run", "metrics")
+    assert function(None, {}) is None
+    assert not [o for o in manager.observers("fourm_evaluated") if "acme-learning" in o[0]]
