@@ -85,7 +85,7 @@ def rooms() -> dict[str, int]:
 
 
 def room_of(module: str) -> str:
-    """"fourm_plugins", "data", "model", "cli": the first name below the engine. What starts processes is the command
+    """ "fourm_plugins", "data", "model", "cli": the first name below the engine. What starts processes is the command
     line's, wherever it lies, and the engine's own names (`fourm_engine/__init__.py`) are on top of all."""
     parts = module.split(".")
     if parts[0] == "fourm_plugins":

@@ -45,6 +45,7 @@ def fit(
     """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on. Where a modality's
     settings are not those that its tokenizer was fitted under, an error says which."""
     from fourm_engine.cli.share import rank_and_world
+    from fourm_engine.fit.fitting import check_settings
     from fourm_engine.modalities import activate_kinds, identity, load_manager
     from fourm_engine.recipes.config import load_config
     from fourm_engine.train.distributed import check_same, processes
@@ -59,6 +60,9 @@ def fit(
     if not space and (unknown := sorted(set(settings.tokenizers.spaces) - set(spaces))):
         log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(spaces), ", ".join(unknown))
     chosen = [name for name in spaces if not space or name in space]
+    if not refit:  # of all, before the first is fitted
+        for name in chosen:
+            check_settings([modalities[spec.name] for spec in spaces[name]], settings.tokenizers.folder, manager)
     rank, world = rank_and_world()
     if jobs > 1 and world > 1:
         raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")

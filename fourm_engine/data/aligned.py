@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -376,6 +377,8 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
             raise SampleError(f"expected a text, found {type(array).__name__}")
         if len(array) > expected.max_characters:
             raise SampleError(f"{len(array)} characters, more than max_characters={expected.max_characters}")
+        if half := re.search("[\ud800-\udfff]", array):  # of a name or JSON that is not UTF-8; no tokenizer takes it
+            raise SampleError(f"the text holds half a character, U+{ord(half.group()):04X}; save it as UTF-8")
         return
     if expected.kind == "feature_map":
         shape: tuple[int, ...] = (expected.channels, expected.height, expected.width)

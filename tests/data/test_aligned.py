@@ -169,6 +169,7 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
         ("b", np.full((8, 8), -2), "class ids -2 to -2"),
         ("words", b"x", "expected a text"),
         ("words", "x" * 5000, "more than max_characters=4096"),
+        ("words", "caf\udce9", "half a character, U+DCE9"),
     ],
 )
 def test_an_array_that_is_not_what_the_spec_says_never_reaches_the_model(modality, array, reason):
