@@ -112,6 +112,8 @@ def read_config(folder: Path) -> ExportedConfig:
         # As JSON again, since the model's section is strict about types and JSON has no tuples.
         config = ExportedConfig.model_validate_json(json.dumps(data))
         config.build_vocabulary()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}; it is damaged, take it from the original again") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from fourm_plugins.modality import flat
 from fourm_plugins.spec import Layout, ModalitySpec
 
 
@@ -119,7 +120,14 @@ def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
                 f"(pictures of several sizes: their setting `space`) or give one of them another name"
             )
         if (first.token_space, first.tokenizer) != (space, spec.tokenizer):
+            one, other = (flat(s.model_dump(mode="json", include={"token_space", "tokenizer"})) for s in (first, spec))
+            differing = (
+                f"{key.removeprefix('tokenizer.').removeprefix('settings.')} of {first.name} is {one.get(key)!r}, "
+                f"of {spec.name} {other.get(key)!r}"
+                for key in sorted(one.keys() | other.keys())
+                if one.get(key) != other.get(key)
+            )
             raise ValueError(
                 f"{first.name} and {spec.name} share the token space {space.name!r} but describe it differently: "
-                f"{first.token_space} with {first.tokenizer}, and {space} with {spec.tokenizer}"
+                f"{'; '.join(differing)}; set them alike in modalities.settings"
             )

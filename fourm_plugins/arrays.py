@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,11 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
     if isinstance(wanted, Text):
         if not isinstance(array, str):
             return f"expected a text, found {type(array).__name__}"
-        long = len(array) > wanted.max_characters
-        return f"{len(array)} characters, more than max_characters={wanted.max_characters}" if long else ""
+        if len(array) > wanted.max_characters:
+            return f"{len(array)} characters, more than max_characters={wanted.max_characters}"
+        # Of a name or of JSON that is not UTF-8; no tokenizer takes it.
+        half = re.search("[\ud800-\udfff]", array)
+        return f"the text holds half a character, U+{ord(half.group()):04X}; save it as UTF-8" if half else ""
     dtype = np.dtype(np.int64 if isinstance(wanted, ClassMap) else np.float32)
     shape: tuple[int, ...]
     if isinstance(wanted, FeatureMap):

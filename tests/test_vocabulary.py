@@ -80,7 +80,10 @@ def test_a_private_token_space_has_one_owner():
 
 
 def test_users_of_a_shared_space_must_describe_it_alike():
-    with pytest.raises(ValueError, match="share the token space 'text' but describe it differently"):
+    with pytest.raises(
+        ValueError,
+        match=r"space 'text' but .* differently: token_space.size of words is 300, of labels 400; set them alike",
+    ):
         Vocabulary.build([text_spec("words"), text_spec("labels", size=400)])
 
 

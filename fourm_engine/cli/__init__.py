@@ -51,5 +51,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("FOURM_TRACEBACK"):
             raise
-        print(f"fourm: error: {error}", file=sys.stderr)
+        said, plugin, _ = str(error).partition("\nTraceback ")  # a plugin's, which is for its author
+        said += " (FOURM_TRACEBACK=1 shows where)" if plugin else ""
+        print(f"fourm: error: {said}", file=sys.stderr)
         sys.exit(1)

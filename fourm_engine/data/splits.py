@@ -32,11 +32,15 @@ def read_split(path: Path, split: str) -> frozenset[str]:
             raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
         splits = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {error}") from None
-    chosen = splits.get(split) if isinstance(splits, dict) else None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {why}") from None
+    if not isinstance(splits, dict):
+        raise ValueError(f'{path}: no list of samples for split {split!r}; write {{"{split}": ["0001", ...]}}')
+    if split not in splits:
+        raise ValueError(f"{path}: no list of samples for split {split!r}; it has {', '.join(splits) or 'no splits'}")
+    chosen = splits[split]
     if not isinstance(chosen, list):
-        known = ", ".join(splits) if isinstance(splits, dict) else "no splits"
-        raise ValueError(f"{path}: no list of samples for split {split!r}; it has {known}")
+        raise ValueError(f"{path}: no list of samples for split {split!r}, but {chosen!r:.40}; write a list of names")
     for index, name in enumerate(chosen):
         if not isinstance(name, str):
             raise ValueError(

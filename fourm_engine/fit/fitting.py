@@ -167,6 +167,29 @@ def fit_tokenizer(
         return Fitted(tokenizer, report, fresh=True)
 
 
+def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
+    """Raise ValueError where the tokenizer in `folder` of all tokenizers was fitted under other settings of
+    `modalities`, all that use one token space."""
+    tokenizer = make_tokenizer(modalities, manager)
+    assert tokenizer.spec.token_space is not None
+    folder = folder / tokenizer.spec.token_space.name
+    try:
+        document = read_document(folder)
+    except ValueError:  # damaged: fitted again
+        return
+    if document is not None:
+        _check_settings(document, folder, tokenizer, base_first(modalities))
+
+
+def _check_settings(
+    document: dict[str, Any], folder: Path, tokenizer: Tokenizer, modalities: Sequence[Modality]
+) -> None:
+    for number, modality in enumerate(modalities):
+        # A network that serves other sizes is fitted on its first modality alone.
+        changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
+        refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
+
+
 def _adapt(
     tokenizer: NeuralTokenizer,
     sizes: Sequence[Sized],
@@ -217,12 +240,7 @@ def _up_to_date(
     if document is None:
         return None
     if not refit:
-        for number, modality in enumerate(modalities):
-            # A network that serves other sizes is fitted on its first modality alone.
-            changed = settings_changed(
-                document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer)
-            )
-            refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
+        _check_settings(document, folder, tokenizer, modalities)
     found = document["fit"]
     if found.get("request") != request:
         was = {key: value for key, value in found.get("request", {}).items() if key != "hash"}

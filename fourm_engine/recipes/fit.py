@@ -13,7 +13,7 @@ from typing import Any
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import rank_and_world
-from fourm_engine.fit.fitting import base_first, fit_tokenizer
+from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
 from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -71,6 +71,9 @@ def fit(
     if not spaces and (unknown := sorted(set(config.tokenizers.spaces) - set(known))):
         log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(known), ", ".join(unknown))
     chosen = [name for name in known if not spaces or name in spaces]
+    if not refit:  # of all, before the first is fitted
+        for name in chosen:
+            check_settings([modalities[spec.name] for spec in known[name]], config.tokenizers.folder, manager)
     if jobs > 1 and rank_and_world()[1] > 1:
         raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
     if jobs > 1 and len(chosen) > 1:

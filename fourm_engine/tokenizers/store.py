@@ -83,7 +83,8 @@ def read_document(folder: Path) -> dict[str, Any] | None:
         if not all(isinstance(identity, dict) for identity in document["modalities"].values()):
             raise ValueError("modalities are not of type dict")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a tokenizer's description: {error!r:.200}; fit it again") from None
+        why = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: not a tokenizer's description: {why[:200]}; fit it again") from None
     return document
 
 

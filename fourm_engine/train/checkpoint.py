@@ -180,7 +180,7 @@ class Checkpoints:
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
             self.report(
-                f"checkpoint not saved: {words}; free space or choose another `run`. Earlier checkpoints are intact"
+                f"checkpoint not saved: {words}; free space or choose another folder. Earlier checkpoints are intact"
             )
             return False
         raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from fourm_engine import cli
+
 COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend", "generate", "evaluate")
 
 
@@ -66,3 +68,14 @@ def test_an_error_is_one_line_without_a_traceback(arguments, message):
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == f"fourm: error: {message}"
     assert "Traceback" not in failed.stderr
+
+
+def test_a_plugin_that_breaks_is_one_line_too(monkeypatch, capsys):
+    def broken():
+        raise ValueError("modality 'boom' cannot be activated\nTraceback (most recent call last):\n  File ...\n")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = "fourm: error: modality 'boom' cannot be activated (FOURM_TRACEBACK=1 shows where)"
+    assert capsys.readouterr().err.splitlines()[-1:] == [said]

@@ -93,15 +93,18 @@ def test_splits_choose_samples_by_name(root, caplog):
     assert "such as gone" in caplog.text
     with pytest.raises(ValueError, match="it has few, none, odd, ids"):
         AlignedData(root, MODALITIES, "many")
-    for split in ("odd", "ids"):
-        with pytest.raises(ValueError, match="no list of samples"):
+    for split, said in (("odd", "split 'odd', but 3; write a list of names"), ("ids", "entry 0 is 1, not a name")):
+        with pytest.raises(ValueError, match=f"no list of samples for .*{said}"):
             AlignedData(root, MODALITIES, split)
     with pytest.raises(ValueError, match="none of the 1 samples"):
         AlignedData(root, MODALITIES, "none")
 
 
 def test_a_split_without_its_file_is_an_error(root):
-    with pytest.raises(ValueError, match=r"splits\.json: needed for split 'few'"):
+    with pytest.raises(ValueError, match=r"splits\.json: needed for split 'few', but cannot be read: No such file"):
+        AlignedData(root, MODALITIES, "few")
+    (root / "splits.json").write_text('["0001"]')
+    with pytest.raises(ValueError, match=r'split \'few\'; write \{"few": \["0001", ...\]\}'):
         AlignedData(root, MODALITIES, "few")
 
 
@@ -171,6 +174,7 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
         ("b", np.full((8, 8), -2), "class ids -2 to -2"),
         ("words", b"x", "expected a text"),
         ("words", "x" * 5000, "more than max_characters=4096"),
+        ("words", "caf\udce9", "half a character, U+DCE9"),
     ],
 )
 def test_an_array_that_is_not_what_the_spec_says_never_reaches_the_model(modality, array, reason):

@@ -192,6 +192,8 @@ def test_any_folder_ends_in_one_line_or_in_samples_that_belong_together(tree, br
             data = AlignedData(root, modalities(), None if listed is None else "some")
         except ValueError as error:
             one_line(str(error))
+            if not broken and listed is None:
+                raise  # each modality has a good file
             return
         one_line(data.report())
         drawer = ViewDrawer(modalities())

@@ -217,7 +217,14 @@ def test_integers_in_a_file_are_no_metres_either():
     with pytest.raises(SampleError, match="integers may be millimetres"):
         modality("depth").read({"npy": npy(DEPTH)})
     with pytest.raises(SampleError, match="integers may be millimetres"):
-        modality("depth").normalise(DEPTH)
+        modality("depth").normalise(DEPTH.astype(np.int32))
+
+
+@pytest.mark.parametrize("name", ["depth", "normal", "semseg"])
+def test_the_pixels_of_a_map_normalise_to_what_its_file_does(name):
+    content = PICTURES[name][0]
+    pixels = np.asarray(opened(content))
+    assert same(modality(name).normalise(pixels), modality(name).normalise(modality(name).read({"png": content})))
 
 
 def test_a_picture_that_is_too_large_is_not_decoded(monkeypatch):

@@ -93,9 +93,12 @@ class Depth(GridModality):
         return {"png": images.encode_png(counts.astype(np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
-        if value.dtype.kind != "f":
+        """float32 (1, H, W). uint16 are the counts of a PNG, in `png_unit`; other integers raise `SampleError`."""
+        if value.dtype == np.uint16:
+            value = value * np.float32(self.settings.png_unit)
+        elif value.dtype.kind != "f":
             raise self.refusal(value, "integers may be millimetres")
-        _measured(value)
+        value = _measured(value)
         if self.settings.normalisation == "per_image":
             depths = np.sort(value[np.isfinite(value)].astype(np.float64))
             cut = int(_TRIM * depths.size)
