@@ -8,7 +8,7 @@ from typing import Any
 
 from fourm_engine.evaluate.pictures import png
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.result import Generated
+from fourm_engine.generate.result import Generated, Results
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
@@ -30,7 +30,7 @@ def generate(
     disable: Sequence[str] = (),
     tell: Tell = say,
     **options: Any,
-) -> list[dict[str, Generated]]:
+) -> list[Results]:
     """Write each target to `out`, as files of its modality's format and a picture to look at.
 
     Args:
