@@ -12,12 +12,21 @@ from typing import Any
 
 class ArrayData:
     """`count` arrays of one modality, `get(index)` each; None from `get` stands for a sample that cannot be used, which
-    whoever reads it has reported. `fingerprint` names the data: equal for equal arrays."""
+    whoever reads it has reported. `fingerprint` names the data: its samples and crops. `stamp` says which version of
+    their files it is, where there are files: their sizes and times."""
 
-    def __init__(self, get: Callable[[int], Any], count: int, *, fingerprint: str, cache_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        get: Callable[[int], Any],
+        count: int,
+        *,
+        fingerprint: str,
+        cache_bytes: int = 1 << 30,
+        stamp: Callable[[], str] = lambda: "",
+    ) -> None:
         self._get = get
         self._count = count
-        self.fingerprint = fingerprint
+        self.fingerprint, self.stamp = fingerprint, stamp
         self._room = cache_bytes
         self._kept: dict[int, Any] = {}
 

@@ -135,7 +135,8 @@ def fit_tokenizer(
             )
         neural = isinstance(tokenizer, NeuralTokenizer)
         request = _request(tokenizer, modalities, train, config if neural else None, seed)
-        found = _up_to_date(folder / space, tokenizer, modalities, request, manager, refit)
+        stamps = {name: data.stamp() for name, data in sorted(train.items())}
+        found = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
         if sum_numbers([float(found is not None)])[0] == world_size():
             assert found is not None
             return found
@@ -160,7 +161,7 @@ def fit_tokenizer(
         report = members | report
         sum_numbers([0.0])  # every process has read what the trainer left
         if rank() == 0:
-            fit = {"request": request, "report": report}
+            fit = {"request": request, "stamps": stamps, "report": report}
             save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
             shutil.rmtree(runs, ignore_errors=True)
         sum_numbers([0.0])  # no process goes on before it is stored
@@ -227,11 +228,13 @@ def _up_to_date(
     tokenizer: Tokenizer,
     modalities: Sequence[Modality],
     request: dict[str, Any],
+    stamps: dict[str, str],
     manager: PluginManager,
     refit: bool,
 ) -> Fitted | None:
     """What was fitted before by this very request; None where there is none, it is damaged, or it is to be replaced.
-    Raises ValueError where it was fitted under other settings, unless `refit`."""
+    Files of another size or time (`stamps`) are reported, and with `refit` fitted again. Raises ValueError where
+    it was fitted under other settings, unless `refit`."""
     try:
         document = read_document(folder)
     except ValueError as error:
@@ -249,6 +252,13 @@ def _up_to_date(
         listed = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed_facts.items())
         log.warning("%s: fitting again, since %s", folder, listed)
         return None
+    changed_files = sorted(name for name, stamp in stamps.items() if found.get("stamps", {}).get(name) != stamp)
+    if changed_files:
+        files = f"training files of {', '.join(changed_files)} have another size or time than when it was fitted"
+        if refit:
+            log.warning("%s: fitting again, since %s", folder, files)
+            return None
+        log.warning("%s: %s; it is kept, and `fourm tokenizer fit --refit` fits it again", folder, files)
     try:
         fitted = load_tokenizer(folder, tokenizer.specs, manager, modalities=modalities)
         return Fitted(fitted, found["report"], fresh=False)

@@ -39,9 +39,15 @@ def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, vie
             data.skip(name, bad)
             return None
 
+    def stamp() -> str:
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(data.stamp(name, modality).encode() + b"\0")
+        return digest.hexdigest()[:16]
+
     described = json.dumps([names, views, drawer.settings()], sort_keys=True)
     fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
-    return ArrayData(get, len(names) * views, fingerprint=fingerprint, cache_bytes=cache_bytes)
+    return ArrayData(get, len(names) * views, fingerprint=fingerprint, cache_bytes=cache_bytes, stamp=stamp)
 
 
 def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int = HELD_OUT) -> list[Any]:
