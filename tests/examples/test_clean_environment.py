@@ -101,7 +101,7 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("layout", ["page", "sequence", "vector"])
+@pytest.mark.parametrize("layout", ["page"])
 def test_a_package_is_clean_and_listed_from_its_wheel(tmp_path, others, engine, layout):
     """Without the kit, which takes half a minute; test_plugin_conformance.py runs it from the sources."""
     folder, name = package(layout, tmp_path)
