@@ -84,7 +84,26 @@ class Known:
         self.name, self.spec = spec.name, spec
 
 
-class Host:
+class Learning:
+    """What training asks of a plugin host: the engine's optimisers and schedules, and no observer."""
+
+    def optimiser(self, name):
+        return PluginManager().optimiser(name)
+
+    def schedule(self, name):
+        return PluginManager().schedule(name)
+
+    def activate_observers(self, names=None):
+        pass
+
+    def observers(self, hook):
+        return []
+
+    def find(self, kind, name):
+        return PluginManager().find(kind, name)
+
+
+class Host(Learning):
     """Stands for `PluginManager` where only the engine's own kinds are installed."""
 
     def __init__(self):
@@ -94,18 +113,9 @@ class Host:
         self.find("tokenizer", kind)
         return self.kinds[kind]
 
-    def optimiser(self, name):
-        return PluginManager().optimiser(name)
-
-    def schedule(self, name):
-        return PluginManager().schedule(name)
-
-    def observers(self, hook):
-        return []
-
     def find(self, group, kind):
         if group in ("optimiser", "schedule"):
-            return PluginManager().find(group, kind)
+            return super().find(group, kind)
         if kind not in self.kinds:
             raise PluginError(f"no installed plugin provides the {group} {kind!r}")
         return Plugin("tokenizer", kind, "", "fourm-engine", "0.0.1", "")

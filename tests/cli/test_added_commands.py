@@ -77,7 +77,7 @@ def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_ot
     assert fourm("leave") == (4, "", "")
     code, _, told = fourm("breaks")
     assert code == 1
-    assert told.startswith("fourm: error: the command 'breaks' of acme-more 1.2 failed with KeyError: 'key'\n")
+    assert told.startswith("fourm: error: the command 'breaks' of acme-more 1.2 failed with KeyError: 'key' (")
     assert "the command 'many' of acme-more 1.2 failed with KeyError: 'two'" in fourm("many", "two")[2]
 
 

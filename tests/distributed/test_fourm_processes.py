@@ -26,13 +26,13 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def single(data, tmp_path_factory):
     run = tmp_path_factory.mktemp("single")
-    launch("tasks/fourm_run.py", str(data), str(run), "{}", world=1)
+    launch("pretrain/fourm_run.py", str(data), str(run), "{}", world=1)
     return run
 
 
 @pytest.mark.parametrize("changes", [{}, {"parallel": "shard", "accumulate": 2}], ids=["replicate", "shard"])
 def test_two_processes_follow_the_losses_of_one(data, single, tmp_path, changes):
-    launch("tasks/fourm_run.py", str(data), str(tmp_path), json.dumps(changes), world=2)
+    launch("pretrain/fourm_run.py", str(data), str(tmp_path), json.dumps(changes), world=2)
     two, one = rows(tmp_path), rows(single)
     assert len(one) == 21
     for ours, theirs in zip(two[:20], one[:20], strict=True):

@@ -28,6 +28,7 @@ from fourm_engine.train.loop import Trainer
 from fourm_plugins import FeatureVector, ModalitySpec, Tokenizer, TokenizerRecipe, TokenSpace, Vector
 from fourm_plugins.manager import Plugin, PluginError
 from tests.fakes import TOKENIZERS, Labels, Picture, Pixels, Words, _Unfitted, fake_tokenizers, sample_names, write_data
+from tests.grids import Learning
 
 KNOWN = ("a", "a@pixels", "words")
 PAIR_IDS = 8
@@ -83,7 +84,7 @@ CLASSES = {"a": Picture, "a@pixels": Pixels, "b": Uneven, "words": Words}
 CLASSES |= {"more": Words, "c@pixels": Pixels, "pair": Pair, "clash": Clash}
 
 
-class Host:
+class Host(Learning):
     """Stands for the plugin host, with all of these installed but `absent`."""
 
     plugins = ()
@@ -93,6 +94,8 @@ class Host:
         self.absent = set(absent)
 
     def find(self, kind, name):
+        if kind in ("optimiser", "schedule"):
+            return super().find(kind, name)
         return Plugin(kind, name, "", "fakes", "1", "")
 
     def modality(self, name, *, plugin=None, **settings):
