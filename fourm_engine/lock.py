@@ -52,12 +52,14 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
             _held[entry] = _held[entry][0], _held[entry][1] + 1
         else:
             try:
-                for made in _make(place):
-                    undo.callback(_remove, made)
+                made = _make(place)
+                undo.callback(lambda: _remove(place, made))
                 gate = _open_gate(place / stem)
                 try:
                     others = _others(folder, place, stem, Path(entry).name)
-                    _held[entry] = _enter(Path(entry)), 1
+                    # The last process of the command to leave removes what the first one made.
+                    made = max([made, *(n for facts in others if isinstance(n := facts.get("made"), int))])
+                    _held[entry] = _enter(Path(entry), made), 1
                     if not others:
                         own = whole.name
                         remove_leftovers(place, lambda path: path == own or not replaced, deep=False)
@@ -85,16 +87,18 @@ def _leave(entry: str, gate: Path) -> None:
         _close_gate(_open_gate(gate), gate, keep=False)
 
 
-def _make(place: Path) -> list[Path]:
-    """Make a folder and those above it; returns the new ones, the outermost first."""
-    new = [path for path in (place, *place.parents) if not path.exists()]
+def _make(place: Path) -> int:
+    """Make a folder and those above it; returns how many of them are new."""
+    new = sum(not path.exists() for path in (place, *place.parents))
     place.mkdir(parents=True, exist_ok=True)
-    return new[::-1]
+    return new
 
 
-def _remove(made: Path) -> None:
-    with suppress(OSError):  # it is no longer empty
-        made.rmdir()
+def _remove(place: Path, made: int) -> None:
+    """Remove a folder and those above it, `made` in all, while they are empty."""
+    with suppress(OSError):
+        for path in (place, *place.parents)[:made]:
+            path.rmdir()
 
 
 def _open_gate(path: Path) -> int:
@@ -121,9 +125,9 @@ def _close_gate(handle: int, path: Path, *, keep: bool) -> None:
         os.close(handle)
 
 
-def _others(folder: Path, place: Path, stem: str, own: str) -> int:
-    """How many other processes of this command hold the folder. Raises Busy if another command does."""
-    others = 0
+def _others(folder: Path, place: Path, stem: str, own: str) -> list[dict[str, Any]]:
+    """Facts of the other processes of this command that hold the folder. Raises Busy if another command does."""
+    others = []
     for path in sorted(place.glob(f"{stem}-*")):
         facts = _read(path)
         if not _in_use(path, facts):
@@ -132,11 +136,11 @@ def _others(folder: Path, place: Path, stem: str, own: str) -> int:
         elif path.name == own or facts.get("job") != _job():
             raise Busy(_describe(folder, path, facts))
         else:
-            others += 1
+            others.append(facts)
     return others
 
 
-def _enter(entry: Path) -> int:
+def _enter(entry: Path, made: int) -> int:
     facts = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -145,6 +149,7 @@ def _enter(entry: Path) -> int:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "started": _started(os.getpid()),
         "job": _job(),
+        "made": made,
     }
     handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
