@@ -233,7 +233,7 @@ def test_maxima_cap_what_is_shown_and_asked_and_what_is_cut_off_is_lost():
         ({"input_tokens": [5, 3]}, "0 <= low <= high"),
         ({"input_tokens": -1}, "0 <= low <= high"),
         ({"input_tokens": 8, "encoder_capacity": 4}, "raise the capacity"),
-        ({"mixture": [{"name": "x"}, {"name": "x"}]}, "one name"),
+        ({"mixture": [{"name": "x"}, {"name": "x"}]}, "same name"),
         ({"mixture": [{"name": "x", "weigth": 1}]}, "weigth"),
         ({"mixture": [{"name": "x", "input": {"*": -1}}]}, "greater than or equal to 0"),
         ({"target_tokens": [0, 5]}, "start target_tokens at 1"),

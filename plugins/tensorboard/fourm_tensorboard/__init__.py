@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class _Curves:
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(open(self._path, "wb", buffering=0))  # noqa: SIM115 (kept open for the run)
+        stem = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._path = next(path for n in count() if not (path := folder / f"{stem}.{n}").exists())
+        self._writer = RecordWriter(open(self._path, "xb", buffering=0))  # noqa: SIM115 (kept open for the run)
         self._event(file_version="brain.Event:2")
         self._event(step=step + 1, session_log={"status": "START"})  # later steps of earlier files are hidden
 
