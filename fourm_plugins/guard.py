@@ -8,7 +8,6 @@ prints goes to stderr. What it changes of the process is put back, and told of.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import locale
 import logging
@@ -138,7 +137,8 @@ def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iter
         print(f"fourm: {what} still runs after {NOTICE:g} s; if it hangs, {remedy}", file=sys.stderr, flush=True)
         if not done.wait(LIMIT - NOTICE) and main:
             hung.set()
-            _thread.interrupt_main()
+            # A signal of the system, which also wakes what sleeps or waits.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     watcher = threading.Thread(target=watch, daemon=True)
     if told:
