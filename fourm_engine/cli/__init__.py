@@ -1,6 +1,6 @@
 """`fourm …`: one file a command group. Heavy imports happen inside the commands, so that listing plugins stays instant.
 
-Every command ends with exit code 1 and one clear line when the user can mend the cause (ValueError, OSError); set
+Every command ends with exit code 1 and one clear line when the user can fix the cause (ValueError, OSError); set
 `FOURM_TRACEBACK=1` to see where it came from. Anything else is a bug of ours and shows its traceback.
 """
 

@@ -45,7 +45,7 @@ def list_plugins(
     timeout: Timeout = 60.0,
     config: Config = None,
 ) -> None:
-    """List every plugin found, its state, and the command that mends it."""
+    """List every plugin found, its state, and the command that fixes it."""
     manager = _manager(config)[1]
     found = mark_taken(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
@@ -130,8 +130,8 @@ def doctor(
         checks.append(asdict(check))
         bad += check.state == "bad"
         if not as_json:
-            mend = f"\n      {check.remedy}" if check.remedy else ""
-            print(f"{check.state:4}  {check.name}: {check.detail}{mend}", flush=True)
+            remedy = f"\n      {check.remedy}" if check.remedy else ""
+            print(f"{check.state:4}  {check.name}: {check.detail}{remedy}", flush=True)
     if as_json:
         print(json.dumps(checks, indent=2))
     else:

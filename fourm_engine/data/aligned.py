@@ -230,7 +230,7 @@ class AlignedData:
                 if last is not None:
                     raise ValueError(
                         f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, "
-                        f"such as {last.where}: {last.reason}; mend them, or leave {modality} out of modalities.select"
+                        f"such as {last.where}: {last.reason}; fix them, or leave {modality} out of modalities.select"
                     )
 
     @contextmanager

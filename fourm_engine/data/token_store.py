@@ -42,7 +42,7 @@ class TokenStore(Store):
                 )
         if empty := ", ".join(name for name, shards in self.shards.items() if not shards.names):
             raise ValueError(
-                f"no tokens of {empty}: none of the files could be used when they were made; mend them and run "
+                f"no tokens of {empty}: none of the files could be used when they were made; fix them and run "
                 f"`fourm tokenize` again, or leave {empty} out of modalities.select"
             )
 

@@ -12,5 +12,5 @@ and a report.
     train(config)
 
 A recipe holds the folder that it writes to, may be stopped and called again, and raises ValueError or OSError, one
-line, for what a user can mend. Under torchrun every process calls it. The command line only parses and prints.
+line, for what a user can fix. Under torchrun every process calls it. The command line only parses and prints.
 """

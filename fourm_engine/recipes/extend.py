@@ -80,7 +80,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
     Args:
         config: with its `extend` section, as `extension_config` makes it.
 
-    Raises ValueError for what a user can mend."""
+    Raises ValueError for what a user can fix."""
     with at_work(config.run):
         extension = open_extension(config)
         with processes(config.train):  # joined once for all that follows
@@ -110,7 +110,7 @@ def open_extension(config: RunConfig, manager: PluginManager | None = None) -> E
 def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say) -> dict[str, float]:
     """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
 
-    Raises ValueError for what a user can mend: a tokenizer that is not fitted, data without a new modality."""
+    Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
     config.activate(extension.manager, config.train)
     with at_work(config.run), processes(config.train):
         extension.check_same()

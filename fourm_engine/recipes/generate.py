@@ -41,7 +41,7 @@ def generate(
         providers, disable: which plugins count; by default what the run chose.
         options: of decoding, as `FourM.generate` takes them.
 
-    Returns the results of each sample, target -> `Generated`. Raises ValueError for what a user can mend."""
+    Returns the results of each sample, target -> `Generated`. Raises ValueError for what a user can fix."""
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
     with at_work(out):

@@ -19,7 +19,7 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
     config with an `extend` section continues what `fourm extend` began.
 
-    Raises ValueError for what a user can mend: a plugin, the config, missing tokenizers or data,
+    Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
     if config.extend is not None:
         return train_extension(config, open_extension(config), tell=tell)
