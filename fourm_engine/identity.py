@@ -49,15 +49,15 @@ def facts(modality: Modality) -> dict[str, Any]:
 
 
 def defaults(modality: Modality) -> dict[str, Any]:
-    """Of the facts, those settings that have a default, with it: how one counts that was stored before there was it."""
+    """The default of each setting that has one, named as in `facts`; a setting that was not stored counts as that."""
     return {_named(path, modality): value for path, value in _defaults(modality).items()}
 
 
 def differences(
     stored: Mapping[str, Any], modality: Modality, *, ignore: Collection[str] = (), only: str = ""
 ) -> list[Difference]:
-    """What a modality has otherwise than `stored`, its identity of before. A setting that `stored` lacks, since the
-    plugin's release was older, counts by its default. What follows from settings is left out where settings differ.
+    """How a modality differs from `stored`, its earlier identity. A setting that `stored` lacks, because the plugin's
+    release was older, counts as its default. What follows from settings is left out where settings differ.
 
     Args:
         ignore: settings, with all that lies below and what follows from them, that may differ.
@@ -65,9 +65,8 @@ def differences(
     now = {path: value for path, value in modality.identity().items() if path.startswith(only)}
     was = {path: value for path, value in stored.items() if path.startswith(only)}
     was = {path: value for path, value in _defaults(modality).items() if path in now} | was
-    left_out = (
-        (*ignore, "spec") if ignore else ()
-    )  # a picture of another size has another spec, for the caller to judge
+    # A picture of another size has another spec, which the caller judges.
+    left_out = (*ignore, "spec") if ignore else ()
     found = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
     own = {path: pair for path, pair in found.items() if not path.startswith(_DERIVED)} or found
     return [Difference(_named(path, modality), *pair) for path, pair in own.items()]

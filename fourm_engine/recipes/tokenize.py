@@ -38,7 +38,7 @@ def tokenize(
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     for name, tokenizer in tokenizers.items():
         recipe = modalities[name].spec.tokenizer
-        if recipe is not None and recipe.kind != tokenizer.kind:  # a published one, or one from before a change
+        if recipe is not None and recipe.kind != tokenizer.kind:  # a published one: it stores no settings
             log.warning(
                 "%s: tokens are made by the stored tokenizer, of kind %s; the config names %s, which would have to be "
                 "fitted (fourm tokenizer fit)",
