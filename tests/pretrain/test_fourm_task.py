@@ -9,7 +9,7 @@ from fourm_engine.data.order import Share
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.schedule import decay_groups
+from fourm_engine.train.optimiser import decay_groups
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
 from tests.pretrain.fourm_run import Host, config, make_task
 
