@@ -59,7 +59,10 @@ class VQVAE(TokenizerNetwork):
         channels_in = channels_out = 0
         if isinstance(spec.array, ClassMap):
             # The last row stands for "no class".
-            self.cls_emb = nn.Embedding(spec.array.classes + 1, settings.class_dim)
+            table = torch.empty(spec.array.classes + 1, settings.class_dim)
+            if not table.is_meta:  # there, torch's own initialisation imports its compiler, which takes seconds
+                nn.init.normal_(table)
+            self.cls_emb = nn.Embedding(*table.shape, _weight=table)
             channels_in, channels_out = settings.class_dim, spec.array.classes
         else:
             channels_in = channels_out = spec.array.channels

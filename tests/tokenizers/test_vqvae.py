@@ -1,5 +1,9 @@
 """The VQ-VAE as its users see it: arrays in, ids out, arrays back."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -263,3 +267,15 @@ def test_too_few_latents_for_the_codebook_end_the_fit_with_a_remedy():
     tokenizer = VQVAETokenizer([map_spec(features(), codes=1000)], **SMALL)
     with pytest.raises(ValueError, match="1000 codes; fit for more steps"):
         fit_network(tokenizer, ramps(8), FIT.model_copy(update={"steps": 5}))
+
+
+def test_planning_a_network_of_class_maps_does_not_import_torch_s_compiler():
+    program = """
+import sys, torch
+from fourm_engine.tokenizers.vqvae import VQVAETokenizer
+from tests.grids import SMALL, classes, map_spec
+with torch.device("meta"):
+    VQVAETokenizer([map_spec(classes())], **SMALL)
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
