@@ -89,6 +89,8 @@ class Modality(ABC, Generic[Value]):
     #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
     #: "directions".
     claims: ClassVar[frozenset[str]] = frozenset()
+    #: Whether `augment` looks at `View.variant`. Where it does not, views that differ in it alone are computed once.
+    variants: ClassVar[bool] = True
     #: What a value is, in a user's words, for errors: "a picture, uint8 (H, W, 3)".
     wanted: ClassVar[str] = ""
 

@@ -6,7 +6,7 @@ In: the active modalities, the aspect of a sample's picture, a generator. Out: `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
@@ -78,9 +78,12 @@ class ViewDrawer:
             return {"augment": False}
         return {"augment": True, "crop_scale": list(self.crop_scale), "flip": self.flip, "seed": self.seed}
 
-    def aspects(self, data: AlignedData, name: str) -> dict[str, float]:
+    def aspects(self, data: AlignedData, name: str, value: Callable[[str], Any] | None = None) -> dict[str, float]:
         """Group -> width / height of the sample's picture, by a vote of the group's files, so that one that is turned
-        is the odd one out. Ties go to what more modalities read, then to the first by name."""
+        is the odd one out. Ties go to what more modalities read, then to the first by name.
+
+        value: gives the value of a modality, or raises BadFile, of who has read it already. By default it is read, and
+        a file that cannot be used is reported."""
         aspects, has = {}, data.has(name)
         for group, members in self._aligned.items():
             readers: dict[tuple, list[str]] = {}
@@ -93,7 +96,7 @@ class ViewDrawer:
                 first, second = sorted([0, 0, *(files for _, files, _ in votes)], reverse=True)[:2]
                 if first > second + left:
                     break  # the others cannot change the result
-                aspect = self._aspect(data, name, modalities)
+                aspect = self._aspect(data, name, modalities, value)
                 if aspect is not None:
                     same = next((k for k, vote in enumerate(votes) if same_aspect(vote[0], aspect)), len(votes))
                     _, files, number = votes[same] if same < len(votes) else (aspect, 0, 0)
@@ -103,13 +106,16 @@ class ViewDrawer:
                 aspects[group] = max(votes, key=lambda vote: vote[1:])[0]
         return aspects
 
-    def _aspect(self, data: AlignedData, name: str, modalities: list[str]) -> float | None:
+    def _aspect(
+        self, data: AlignedData, name: str, modalities: list[str], value: Callable[[str], Any] | None
+    ) -> float | None:
         """Width / height by the first of `modalities`, which all read the same file, that has one."""
         for modality in modalities:
             try:
-                return data.modalities[modality].aspect(data.value(name, modality))
+                return data.modalities[modality].aspect(value(modality) if value else data.value(name, modality))
             except BadFile as bad:
-                data.skip(name, bad)
+                if value is None:
+                    data.skip(name, bad)
         return None
 
     def draw(self, name: str, number: int, aspects: Mapping[str, float]) -> SampleViews:

@@ -62,7 +62,7 @@ class VQVAE(TokenizerNetwork):
             table = torch.empty(spec.array.classes + 1, settings.class_dim)
             if not table.is_meta:  # there, torch's own initialisation imports its compiler, which takes seconds
                 nn.init.normal_(table)
-            self.cls_emb = nn.Embedding(*table.shape, _weight=table)
+            self.cls_emb = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
             channels_in, channels_out = settings.class_dim, spec.array.classes
         else:
             channels_in = channels_out = spec.array.channels

@@ -27,6 +27,7 @@ class GridModality(StandardModality[np.ndarray]):
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0}
     #: Whether a mean of codes is a better answer than the likeliest code.
     expected_decoding: ClassVar[bool] = True
+    variants = False
     #: Name in the published format, before "@" and the size.
     published_prefix: ClassVar[str | None] = None
 

@@ -73,6 +73,7 @@ class ScalarVector(StandardModality[Row]):
     without, it is refused."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
+    variants = False
     extensions = ("json",)
     alignment = None
     gaps: ClassVar[bool] = False

@@ -6,6 +6,7 @@ The reference for geometry is written to be obvious and slow: for each pixel of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,17 @@ def augment_is_deterministic(subject: Subject) -> None:
             with global_seed(seed):
                 found.append(subject.array(value, view))
         require(same(*found), f"the same value through {view} gives two arrays")
+
+
+def variants_are_stated(subject: Subject) -> None:
+    """Views that differ in `variant` alone show the same, unless the class says `variants = True`."""
+    if subject.modality.variants:
+        return
+    for value, view in zip(subject.values, _views(8), strict=False):
+        first, second = (subject.array(value, replace(view, variant=variant)) for variant in (0, 1))
+        require(
+            same(first, second), f"the variants 0 and 1 of {view} differ; set the class attribute `variants = True`"
+        )
 
 
 def view_moves_the_picture(subject: Subject) -> None:
@@ -350,6 +362,7 @@ def _reduced(picture: np.ndarray) -> np.ndarray:
 CHECKS: tuple[Check, ...] = (
     Check(every_view_fits),
     Check(augment_is_deterministic),
+    Check(variants_are_stated),
     Check(view_moves_the_picture, claims=("picture",)),
     Check(flip_mirrors, claims=("grid",)),
     Check(directions_are_stated, claims=("aligned",)),

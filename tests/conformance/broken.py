@@ -140,6 +140,11 @@ BROKEN = (
         "        seen = seen + np.float32(np.random.random() / 1e3) if view.variant == 1 else seen\n" + _SEEN,
     ),
     Broken(
+        "variants_are_stated",
+        _SEEN,
+        "        seen = seen + np.float32(view.variant % 2 / 1e3)\n" + _SEEN + "\n    variants = False\n",
+    ),
+    Broken(
         "view_moves_the_picture",
         "view_map(value, view, (SIDE, SIDE))",
         "view_map(value, View(view.left, view.top, view.width, view.height, view.flip), (SIDE, SIDE))",
