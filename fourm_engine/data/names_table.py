@@ -7,7 +7,7 @@ the name. Saved as columns, a table is opened by memory maps in no time, and sen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +19,14 @@ from fourm_engine.data.columns import open_column, save_column
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
 # A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
 # of `str`.
-_ENCODING = ("utf-8", "surrogatepass")
+ENCODING = ("utf-8", "surrogatepass")
+
+
+def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 (n + 1,), where each begins and the last one ends; uint8, one after another)."""
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+    return offsets, np.frombuffer(b"".join(encoded), np.uint8)
 
 
 class NameTable(Sequence[str]):
@@ -42,12 +49,10 @@ class NameTable(Sequence[str]):
 
     @classmethod
     def build(cls, names: Iterable[str]) -> NameTable:
-        encoded = [name.encode(*_ENCODING) for name in names]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+        encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         order = np.argsort(hashes, kind="stable").astype(np.int64)
-        return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8), hashes[order], order)
+        return cls(*joined(encoded), hashes[order], order)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NameTable:
@@ -82,7 +87,7 @@ class NameTable(Sequence[str]):
 
     def name(self, row: int) -> str:
         """The name of a row, 0 … n - 1. Raises IndexError for any other, and for one outside of the blob."""
-        return self._bytes(row).decode(*_ENCODING)
+        return self._bytes(row).decode(*ENCODING)
 
     def _bytes(self, row: int) -> bytes:
         if not 0 <= row < len(self):
@@ -103,7 +108,7 @@ class NameTable(Sequence[str]):
 
     def row(self, name: str) -> int | None:
         """The row of a name, the first of several; None where there is none."""
-        encoded = name.encode(*_ENCODING)
+        encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
         at, n = int(np.searchsorted(self.hashes, value)), len(self)
         while at < n and self.hashes[at] == value:
@@ -115,7 +120,7 @@ class NameTable(Sequence[str]):
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """int64 (len(names),), the row of each name; -1 where there is none."""
-        encoded = [name.encode(*_ENCODING) for name in names]
+        encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         starts = np.searchsorted(self.hashes, hashes)
         rows = np.full(len(encoded), -1, np.int64)
@@ -140,6 +145,56 @@ class NameTable(Sequence[str]):
         if isinstance(other, NameTable):
             return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.blob, other.blob)
         return isinstance(other, (list, tuple)) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names(Sequence[str]):
+    """Some of the names of a table, in its order: a sequence, and as fast as a set to look up in. rows: int64, sorted
+    and unique; None: all."""
+
+    def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
+        self.table = table
+        self.rows = np.arange(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.table.name(row) for row in self.rows[index].tolist()]
+        return self.table.name(int(self.rows[index]))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.table.name, self.rows.tolist())
+
+    def __contains__(self, name: object) -> bool:
+        row = self.table.row(name) if isinstance(name, str) else None
+        if row is None:
+            return False
+        at = int(np.searchsorted(self.rows, row))
+        return at < len(self.rows) and int(self.rows[at]) == row
+
+    def minus(self, other: Names) -> Names:
+        """Those that `other`, of the same table, lacks."""
+        return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
+
+    def among(self, names: Collection[str]) -> Names:
+        """Those that are in `names`."""
+        if isinstance(names, Names) and names.table is self.table:
+            rows = names.rows
+        else:
+            rows = np.unique(self.table.rows(list(names)))
+        return Names(self.table, np.intersect1d(self.rows, rows, assume_unique=True))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names) and other.table is self.table:
+            return np.array_equal(self.rows, other.rows)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
