@@ -2,8 +2,8 @@
 
     python -m benchmarks.data_index --folder /somewhere/on/a/disk
 
-Writes the index of a data set that does not exist: its columns as `fourm tokenize` would write them (names of 9 digits,
-hashes drawn at random), and for each of its shards a file of one byte, whose sizes and times are compared when the index
+Writes the index of a data set that is not there: its columns as `fourm tokenize` would write them (names of 9 digits,
+hashes drawn at random), and for each of its shards a file of one byte, whose size and time are compared when the index
 is opened. Then it opens it as a run does (`TokenStore`), forks workers, lets all of them look up samples at random, and
 sums their proportional share of memory (Pss of /proc/*/smaps_rollup), less that of the process before.
 """
@@ -61,9 +61,7 @@ def write(folder: Path, rows: int, shards: int, modalities: dict[str, Labels]) -
     }
     settings, groups = {"augment": False}, [["image"]]
     dropped = np.zeros(0, np.int64)
-    Index(
-        folder, 1, settings, groups, sorted(modalities), making, table, files, present, dropped, names, kinds
-    ).save()
+    Index(folder, 1, settings, groups, sorted(modalities), making, table, files, present, dropped, names, kinds).save()
 
 
 def memory(pid: int | str) -> int:
