@@ -19,7 +19,7 @@ from fourm_engine.data.columns import open_column, save_column
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
 # A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
 # of `str`.
-_ENCODING = ("utf-8", "surrogatepass")
+ENCODING = ("utf-8", "surrogatepass")
 
 
 class NameTable(Sequence[str]):
@@ -42,7 +42,7 @@ class NameTable(Sequence[str]):
 
     @classmethod
     def build(cls, names: Iterable[str]) -> NameTable:
-        encoded = [name.encode(*_ENCODING) for name in names]
+        encoded = [name.encode(*ENCODING) for name in names]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
@@ -82,7 +82,7 @@ class NameTable(Sequence[str]):
 
     def name(self, row: int) -> str:
         """The name of a row, 0 … n - 1. Raises IndexError for any other, and for one outside of the blob."""
-        return self._bytes(row).decode(*_ENCODING)
+        return self._bytes(row).decode(*ENCODING)
 
     def _bytes(self, row: int) -> bytes:
         if not 0 <= row < len(self):
@@ -103,7 +103,7 @@ class NameTable(Sequence[str]):
 
     def row(self, name: str) -> int | None:
         """The row of a name, the first of several; None where there is none."""
-        encoded = name.encode(*_ENCODING)
+        encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
         at, n = int(np.searchsorted(self.hashes, value)), len(self)
         while at < n and self.hashes[at] == value:
@@ -115,7 +115,7 @@ class NameTable(Sequence[str]):
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
         """int64 (len(names),), the row of each name; -1 where there is none."""
-        encoded = [name.encode(*_ENCODING) for name in names]
+        encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         starts = np.searchsorted(self.hashes, hashes)
         rows = np.full(len(encoded), -1, np.int64)
