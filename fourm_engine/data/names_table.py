@@ -7,7 +7,7 @@ the name. Saved as columns, a table is opened by memory maps in no time, and sen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,6 +20,13 @@ _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
 # A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
 # of `str`.
 ENCODING = ("utf-8", "surrogatepass")
+
+
+def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 (n + 1,), where each begins and the last one ends; uint8, one after another)."""
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+    return offsets, np.frombuffer(b"".join(encoded), np.uint8)
 
 
 class NameTable(Sequence[str]):
@@ -43,11 +50,9 @@ class NameTable(Sequence[str]):
     @classmethod
     def build(cls, names: Iterable[str]) -> NameTable:
         encoded = [name.encode(*ENCODING) for name in names]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         order = np.argsort(hashes, kind="stable").astype(np.int64)
-        return cls(offsets, np.frombuffer(b"".join(encoded), np.uint8), hashes[order], order)
+        return cls(*joined(encoded), hashes[order], order)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NameTable:
@@ -140,6 +145,56 @@ class NameTable(Sequence[str]):
         if isinstance(other, NameTable):
             return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.blob, other.blob)
         return isinstance(other, (list, tuple)) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names(Sequence[str]):
+    """Some of the names of a table, in its order: a sequence, and as fast as a set to look up in. rows: int64, sorted
+    and unique; None: all."""
+
+    def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
+        self.table = table
+        self.rows = np.arange(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.table.name(row) for row in self.rows[index].tolist()]
+        return self.table.name(int(self.rows[index]))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.table.name, self.rows.tolist())
+
+    def __contains__(self, name: object) -> bool:
+        row = self.table.row(name) if isinstance(name, str) else None
+        if row is None:
+            return False
+        at = int(np.searchsorted(self.rows, row))
+        return at < len(self.rows) and int(self.rows[at]) == row
+
+    def minus(self, other: Names) -> Names:
+        """Those that `other`, of the same table, lacks."""
+        return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
+
+    def among(self, names: Collection[str]) -> Names:
+        """Those that are in `names`."""
+        if isinstance(names, Names) and names.table is self.table:
+            rows = names.rows
+        else:
+            rows = np.unique(self.table.rows(list(names)))
+        return Names(self.table, np.intersect1d(self.rows, rows, assume_unique=True))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names) and other.table is self.table:
+            return np.array_equal(self.rows, other.rows)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""What a tar shard holds, from one pass over its headers: as objects while it is made sense of, as arrays to be kept."""
+"""What a tar shard holds, from one pass over its headers: as objects to make sense of, as arrays to keep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fourm_engine.data.names import compression, shown
-from fourm_engine.data.names_table import ENCODING
+from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.data.open_shards import stamp_of
 from fourm_engine.data.tar_members import Content, read_members
 
@@ -62,8 +62,6 @@ class Block(NamedTuple):
     def build(cls, scanned: Scanned) -> Block:
         contents = scanned.contents
         encoded = [clean.encode(*ENCODING) for clean in contents]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(path) for path in encoded], out=offsets[1:])
         flags = np.zeros(len(encoded), np.uint8)
         for clean in scanned.samples:
             row = contents[clean].row
@@ -72,8 +70,7 @@ class Block(NamedTuple):
             flags[contents[clean].row] |= _LINKED
         return cls(
             scanned.stamp,
-            offsets,
-            np.frombuffer(b"".join(encoded), np.uint8),
+            *joined(encoded),
             np.fromiter((content.offset for content in contents.values()), np.int64, len(encoded)),
             np.fromiter((content.size for content in contents.values()), np.int64, len(encoded)),
             flags,

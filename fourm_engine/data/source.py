@@ -92,6 +92,7 @@ class Opened:
         scan: Scan = scan,
     ) -> None:
         """`shards`: those in the root. Raises ValueError for what cannot be trusted."""
+        self.root = root
         self.sources: dict[Key, Source] = {}
         self.listings: dict[Key, Listing] = {}
         shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)

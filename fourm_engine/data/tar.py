@@ -37,10 +37,10 @@ class Shards:
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         """Path of each shard below the folder -> its samples, both sorted."""
-        shards: dict[str | None, list[str]] = {shard: [] for shard, _ in self._shards}
+        shards: list[list[str]] = [[] for _ in self._shards]
         for name in self.names:
-            shards[self._shards[self._index[name][0]][0]].append(name)
-        return {shard: names for shard, names in shards.items()}
+            shards[self._index[name][0]].append(name)
+        return {shard: names for (shard, _), names in zip(self._shards, shards)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
