@@ -94,7 +94,7 @@ def open_catalogue(
     if opened.sources and rank_and_world()[0] == 0 and (index or known is not None or files >= MANY) and index is not False:
         try:
             with at_work(root / INDEX):
-                before = known and len(known.shards)
+                before = None if known is None else len(known.shards)
                 known = _save(root, known, opened, claims, wanted, chosen, scans)
             tell(_done(root, before, scans, files))
             return _from_index(known, known.views[-1], claims, max_bytes)
@@ -108,6 +108,18 @@ def open_catalogue(
         present[key] = np.zeros(len(names), bool)
         present[key][names.rows(source.names)] = True
     return Catalogue(names, opened.sources, present, opened.notes)
+
+
+def open_one(
+    root: Path, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
+) -> Source | None:
+    """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
+    root. Raises ValueError for what cannot be trusted."""
+    key, shards = (spec.source, tuple(spec.extensions)), root_shards(root) if root.is_dir() else []
+    if not shards:
+        there = (root / spec.source).is_dir()
+        return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
+    return Opened(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
 
 
 def _read(root: Path, tell: Callable[[str], None]) -> DataIndex | None:
@@ -246,7 +258,7 @@ def _save(
     view = View(
         claims=wanted,
         only=chosen,
-        folders=[listing and _times(listing) for listing in listings],
+        folders=[None if listing is None else _times(listing) for listing in listings],
         listed=["" if listing is None else _digest(listing) for listing in listings],
         shards=sorted(scans.blocks),
         notes=[*([] if source is None else list(source.notes) for source in sources), opened.notes],

@@ -108,7 +108,7 @@ class Stored:
 
 
 def _checksum(column: np.ndarray) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(column)).cast("B")) if column.size else 0
+    return zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data) if column.size else 0
 
 
 @dataclass(frozen=True)

@@ -199,5 +199,19 @@ class Names(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
 
+def lines_of(names: Sequence[str]) -> bytes:
+    """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
+    if not isinstance(names, Names) or not len(names):
+        return "\n".join(names).encode(*ENCODING)
+    offsets, blob = names.table.offsets.astype(np.int64), names.table.blob
+    if len(names) < len(names.table):
+        used = np.zeros(len(names.table), bool)
+        used[names.rows] = True
+        lengths = np.diff(offsets)
+        blob = blob[np.repeat(used, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths[used])])
+    return bytes(np.insert(blob, offsets[1:-1], ord("\n")))
+
+
 def _hash(encoded: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

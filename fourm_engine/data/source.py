@@ -90,14 +90,16 @@ class Opened:
         *,
         max_bytes: int = MAX_FILE_BYTES,
         scan: Scan = scan,
+        only: Key | None = None,
     ) -> None:
-        """`shards`: those in the root. Raises ValueError for what cannot be trusted."""
+        """`shards`: those in the root; `only`: of whom the source is opened, None: all. Raises ValueError for what cannot
+        be trusted."""
         self.root = root
         self.sources: dict[Key, Source] = {}
         self.listings: dict[Key, Listing] = {}
         shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)
         self.notes, self.by_extension = shared.notes, shared.by_extension
-        for key in (claim.key for claim in claims):
+        for key in (claim.key for claim in claims if only in (None, claim.key)):
             listing, inside = list_source(root, *key), shared.sources.get(key)
             if listing is not None:
                 self.listings[key] = listing
@@ -136,8 +138,8 @@ class MixedSource:
         for source in shards:
             for name in source.names:
                 if (other := self._of.setdefault(name, source)) is not source:
-                    path = [s.folder / next(iter(s.entries(name).values()))[0] for s in (other, source)]  # type: ignore[union-attr]
-                    raise ValueError(in_two(name, *path))
+                    assert isinstance(other, Shards)
+                    raise ValueError(in_two(name, other.path(name), source.path(name)))
         both = [name for name in loose.names if name in self._of] if loose is not None else []
         if loose is not None:
             self._of |= dict.fromkeys(loose.names, loose)

@@ -45,6 +45,10 @@ class Shards:
     def __contains__(self, name: str) -> bool:
         return name in self._index
 
+    def path(self, name: str) -> Path:
+        """The shard of a sample."""
+        return self.folder / self._shards[self._index[name][0]][0]
+
     def entries(self, name: str) -> dict[str, tuple[str, Content]]:
         """Extension -> (path of the shard below the folder, content) of a sample."""
         shard, files = self._index[name]
