@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`, a folder, or those in some of its tars (see `data_root`). Holds a few bytes a sample, not
+    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a few bytes a sample, not
     an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
@@ -57,8 +57,11 @@ class AlignedData:
         *,
         on_error: Literal["skip", "raise"] = "skip",
         max_bytes: int = MAX_FILE_BYTES,
+        shards: Sequence[str] | None = None,
     ) -> None:
-        self.root, shards = data_root(root)
+        if shards is None:
+            root, shards = data_root(root)
+        self.root = Path(root)
         self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
         self.split = Split("samples", self.root, split)
@@ -104,7 +107,14 @@ class AlignedData:
         split = Split.from_config(config, training=training)
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
-        data = cls(split.root, modalities, split.name, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        data = cls(
+            split.root,
+            modalities,
+            split.name,
+            on_error=config.on_error,
+            max_bytes=config.max_file_mb << 20,
+            shards=split.shards,
+        )
         data = data.keeping(split.select(data.names))
         data.split = split
         return data

@@ -46,8 +46,9 @@ MANY = 10_000
 
 @dataclass
 class Catalogue:
-    """Which samples a data set has."""
+    """Which samples the data set in `root` has."""
 
+    root: Path
     names: NameTable
     sources: dict[Key, Source]
     #: bool (samples,), which have a file.
@@ -91,7 +92,12 @@ def open_catalogue(
     files = sum(len(block.flags) for block in scans.blocks.values()) + sum(
         len(listing.files) for listing in opened.listings.values()
     )
-    if opened.sources and rank_and_world()[0] == 0 and (index or known is not None or files >= MANY) and index is not False:
+    if (
+        opened.sources
+        and rank_and_world()[0] == 0
+        and (index or known is not None or files >= MANY)
+        and index is not False
+    ):
         try:
             with at_work(root / INDEX):
                 before = None if known is None else len(known.shards)
@@ -107,7 +113,7 @@ def open_catalogue(
     for key, source in opened.sources.items():
         present[key] = np.zeros(len(names), bool)
         present[key][names.rows(source.names)] = True
-    return Catalogue(names, opened.sources, present, opened.notes)
+    return Catalogue(root, names, opened.sources, present, opened.notes)
 
 
 def open_one(
@@ -143,7 +149,7 @@ def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes
             index, view = newer, next(v for v in newer.views if (v.claims, v.only) == (view.claims, view.only))
     maps = next(iter(sources.values())).maps
     present = {key: source.present for key, source in sources.items()}
-    return Catalogue(maps.names, dict(sources), present, renamed(index, view.notes[-1]))
+    return Catalogue(index.root, maps.names, dict(sources), present, renamed(index, view.notes[-1]))
 
 
 def _fresh(index: DataIndex, view: View) -> View | None:

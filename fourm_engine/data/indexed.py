@@ -158,4 +158,3 @@ def indexed_sources(index: DataIndex, view: View, claims: Sequence[Claim], max_b
 def renamed(index: DataIndex, notes: Sequence[str]) -> list[str]:
     """Notes that name the root as it is called today."""
     return [plain(note.replace(index.called, shown(index.root)) if index.called else note) for note in notes]
-

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fourm_engine.data.catalogue import open_catalogue
-from fourm_engine.data.data_root import DataRoot, data_root
+from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.names import is_archive, is_litter, shown, split
 from fourm_engine.data.source import root_shards
 from fourm_engine.modalities import Modalities
@@ -17,12 +17,12 @@ from fourm_plugins.modality import Modality
 log = logging.getLogger(__name__)
 
 
-def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
-    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name), or members in
+def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
+    """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
     its tars; each of the others is reported. What `select: installed` means for data that has not all that is installed.
 
     Raises ValueError where none has any."""
-    roots = [data_root(folder) for folder in folders]
+    roots = list(roots)
     folders = [root.folder for root in roots]
     inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots if root.folder.is_dir()))
     kept = []
@@ -46,7 +46,7 @@ def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
 def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     """Names of the modalities that have members in the tars of a root. Raises ValueError for one that cannot be
     used."""
-    if not (root.shards or root_shards(root.folder)):
+    if not (root_shards(root.folder) if root.shards is None else root.shards):
         return set()
     specs = [modality.spec for modality in modalities]
     there = open_catalogue(root.folder, specs, shards=root.shards).sources

@@ -13,11 +13,13 @@ import re
 from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import difference
+from fourm_engine.data.pipes import open_root
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -97,6 +99,8 @@ class Split:
     part: str  # "train" or "val", for messages
     root: Path | None
     name: str | None
+    #: Tars of the root that are read; None: all.
+    shards: tuple[str, ...] | None = None
     #: Samples of the split; None: all there are.
     listed: frozenset[str] | None = None
     #: Samples that are held out of training; None: all there are.
@@ -104,13 +108,18 @@ class Split:
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool) -> Split:
-        """Raises ValueError for a split that cannot be read."""
-        val = None if config.val_split is None else _find(config, "val", config.val_split)
+        """Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        root = _root(config, training)
         if not training:
-            return cls("val", config.val, config.val_split, val)
-        train = None if config.train_split is None else _find(config, "train", config.train_split)
-        same = config.train is not None and config.val is not None and config.train.resolve() == config.val.resolve()
-        return cls("train", config.train, config.train_split, train, val if same else frozenset())
+            val = None if config.val_split is None else _find(config, "val", config.val_split, root.folder)
+            return cls("val", root.folder, config.val_split, root.shards, val)
+        train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
+        held_out: frozenset[str] | None = frozenset()
+        if None not in (config.train, config.val) and (other := _root(config, False)).same(root):
+            held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
+        elif config.val_split is not None and config.val is None:
+            _find(config, "val", config.val_split, None)
+        return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
@@ -147,8 +156,26 @@ class Split:
         return f"{self.part}: {samples} samples ({named} of {where})"
 
 
-def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
-    root = config.train if part == "train" else config.val
+class _Root(NamedTuple):
+    folder: Path | None
+    shards: tuple[str, ...] | None
+
+    def same(self, other: _Root) -> bool:
+        """Whether a sample of both may be one file."""
+        if self.folder is None or other.folder is None or self.folder.resolve() != other.folder.resolve():
+            return False
+        return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
+
+
+def _root(config: DataConfig, training: bool) -> _Root:
+    path = config.train if training else config.val
+    if path is None:
+        return _Root(None, None)
+    folder, shards = open_root(path, config.tokens)
+    return _Root(folder, None if shards is None else tuple(shards))
+
+
+def _find(config: DataConfig, part: str, split: str, root: Path | None) -> frozenset[str]:
     copy = config.tokens / part / SPLITS if config.tokens is not None else None
     if (root is None or not root.is_dir()) and copy is not None:
         return read_split(copy, split)

@@ -10,6 +10,7 @@ from typing import Any
 from fourm_engine.data.label import LabelReport, Step, plan
 from fourm_engine.data.label import label as label_folder
 from fourm_engine.data.made import record_labels
+from fourm_engine.data.pipes import open_root
 from fourm_engine.data.source import root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
@@ -59,7 +60,9 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    roots = dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None)
+    given = [root for root in (config.data.train, config.data.val) if root is not None]
+    # All that lies in a folder is labelled, whichever of its tars are trained on.
+    roots = dict.fromkeys(open_root(root, config.data.tokens).folder for root in given)
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []
