@@ -173,11 +173,13 @@ class Names(Sequence[str]):
         return map(self.table.name, self.rows.tolist())
 
     def __contains__(self, name: object) -> bool:
-        row = self.table.row(name) if isinstance(name, str) else None
-        if row is None:
-            return False
-        at = int(np.searchsorted(self.rows, row))
-        return at < len(self.rows) and int(self.rows[at]) == row
+        return isinstance(name, str) and self.at(name) is not None
+
+    def at(self, name: str) -> int | None:
+        """The position of a name; None where there is none."""
+        row = self.table.row(name)
+        at = -1 if row is None else int(np.searchsorted(self.rows, row))
+        return at if 0 <= at < len(self.rows) and int(self.rows[at]) == row else None
 
     def minus(self, other: Names) -> Names:
         """Those that `other`, of the same table, lacks."""
@@ -197,6 +199,20 @@ class Names(Sequence[str]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def lines_of(names: Sequence[str]) -> bytes:
+    """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
+    if not isinstance(names, Names) or not len(names):
+        return "\n".join(names).encode(*ENCODING)
+    offsets, blob = names.table.offsets.astype(np.int64), names.table.blob
+    if len(names) < len(names.table):
+        used = np.zeros(len(names.table), bool)
+        used[names.rows] = True
+        lengths = np.diff(offsets)
+        blob = blob[np.repeat(used, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths[used])])
+    return bytes(np.insert(blob, offsets[1:-1], ord("\n")))
 
 
 def _hash(encoded: bytes) -> int:

@@ -1,4 +1,4 @@
-"""`fourm data index` indexes tokens that were copied, says what they hold, and finds damage."""
+"""`fourm data check` indexes tokens that were copied, says what they hold, and finds damage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
-from fourm_engine.cli.data import index
+from fourm_engine.cli.data import check
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.index import INDEX_FOLDER, Index
+from fourm_engine.data.indexing import open_index
 from fourm_engine.data.tokenize import tokenize_split
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
 
@@ -20,35 +21,31 @@ def tokens(tmp_path):
     write_data(tmp_path / "raw", modalities, {"a": sample_names(5), "words": sample_names(2)})
     data = AlignedData(tmp_path / "raw", modalities)
     tokenize_split(data, tmp_path / "tokens/train", fake_tokenizers(modalities), DataConfig(shard_size=3))
-    (tmp_path / "config.yaml").write_text(
-        f"run: {tmp_path}/run\nmodalities: {{select: [rgb]}}\ndata: {{tokens: {tmp_path}/tokens}}\n"
-        f"tokenizers: {{folder: {tmp_path}/tokenizers}}\nmasking: {{}}\n"
-        "model: {width: 32, encoder_blocks: 1, decoder_blocks: 1, heads: 2}\n"
-        "train: {batch_size: 4, steps: 2, lr: 1e-3}\n"
-    )
     return tmp_path / "tokens"
 
 
 def test_copied_tokens_are_indexed_and_counted(tokens, capsys):
     shutil.rmtree(tokens / "train" / INDEX_FOLDER)
-    index(tokens.parent / "config.yaml", verify=True)
+    check(tokens)
     said = capsys.readouterr().out
-    assert "train: 5 samples in 2 shards; a 5, words 2; index in " in said
+    assert "train: 5 samples in 2 shards; a 5, words 2; _index/ has " in said
     assert "all ids are those that were written" in said
     assert Index.load(tokens / "train") is not None
 
 
-def test_damaged_ids_are_named_where_contents_are_verified(tokens):
+def test_damaged_ids_are_named(tokens):
     path = tokens / "train/a/shard-00001.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # within the ids or a digest, whichever comes last
     path.write_bytes(content)
-    index(tokens.parent / "config.yaml")
+    open_index(tokens / "train")
     with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: 1 samples, such as 000\d, hold other ids"):
-        index(tokens.parent / "config.yaml", verify=True)
+        check(tokens)
 
 
 def test_a_folder_without_tokens_is_named(tokens):
     shutil.rmtree(tokens / "train")
-    with pytest.raises(ValueError, match=r"tokens: holds no tokens in train/ or val/; run `fourm tokenize`"):
-        index(tokens.parent / "config.yaml")
+    with pytest.raises(
+        ValueError, match=r"tokens: holds no tokens, nor do train/ and val/ in it; run"
+    ):
+        check(tokens)
