@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.encoder import content_digest
+from fourm_engine.data.prepare import content_digest
 from fourm_engine.data.shards import digest
 from fourm_engine.data.tally import Tally
 from fourm_engine.data.tokens import Made

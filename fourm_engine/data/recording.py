@@ -68,6 +68,15 @@ class ViewRecorder:
         start, stop = np.searchsorted(self.index.dropped, [rows.start, rows.stop])
         return frozenset(self.index.names.name(int(row)) for row in self.index.dropped[start:stop])
 
+    def recorded(self, number: int) -> bool:
+        """Whether the views of a shard are recorded."""
+        return shard_path(self.out / VIEWS_FOLDER, number).is_file()
+
+    def record(self, number: int, drawn: Mapping[str, list[SampleViews]], dropped: frozenset[str]) -> ViewShard:
+        """Record the views of a new shard. drawn: sample -> its views."""
+        self._write(number, drawn, [self._stamp(name) for name in drawn], dropped, self.drawer.groups)
+        return ViewShard(self.out, number)
+
     def settle(
         self,
         number: int,
@@ -81,10 +90,9 @@ class ViewRecorder:
         Those of a sample stay as long as they fit its pictures. They are drawn anew where a file is new or has changed
         (`doubtful`), the picture has another shape than the one they were drawn for, and none of `anchors(sample)`,
         modalities whose tokens were made through them, has pictures that they fit. Those of `dropped` samples stay."""
-        if not shard_path(self.out / VIEWS_FOLDER, number).is_file():
+        if not self.recorded(number):
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
-            self._write(number, drawn, [self._stamp(name) for name in names], dropped, self.drawer.groups)
-            return ViewShard(self.out, number)
+            return self.record(number, drawn, dropped)
         recorded = ViewShard(self.out, number)
         before = dict(zip(names, recorded.stamps()))
         stamps = {name: self._stamp(name) or before[name] for name in names}

@@ -8,8 +8,10 @@ other row stays. So a stopped run continues where it was. The index is made by t
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.aligned import AlignedData
@@ -17,15 +19,22 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.differences import Differences
 from fourm_engine.data.encoder import ShardEncoder
 from fourm_engine.data.indexing import has_tokens, open_index
+from fourm_engine.data.prepare import Prepared, Preparer, Task, prepare
 from fourm_engine.data.recording import ViewRecorder
 from fourm_engine.data.shards import VIEWS_FOLDER, names_digest, shard_path
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tally import Tally, TokenizeReport
 from fourm_engine.data.tokens import Made, TokenShard, TokenShardWriter
 from fourm_engine.data.view_shards import ViewShard
-from fourm_engine.data.views import ViewDrawer
+from fourm_engine.data.views import SampleViews, ViewDrawer
+from fourm_engine.device import local_world
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_plugins.tokenizer import Tokenizer
+
+#: More would not keep up with what one process encodes and writes.
+MAX_WORKERS = 16
+#: Below these, starting workers takes longer than they save.
+MIN_SAMPLES = 500
 
 
 def tokenize_split(
@@ -81,44 +90,16 @@ def tokenize_split(
         _copy_splits(data.root, out)
 
     report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
+    job = _Job(data, tokenizers, recorder, writers, views, report, verify=verify, prune=prune)
     # How much of an existing shard is left to do shows when it is compared.
     absent = [(data.having(m), recorder.names(n)) for n in mine for m in writers if not writers[m].exists(n)]
-    done, total = 0, sum(name in having for having, names in absent for name in names)
-    for number in mine:
-        names = recorder.names(number)
-        there = {name for name in names if data.has(name)}
-        report.samples += len(there)
-        found = {
-            m: Differences.find(data, m, names, w.made(number, names, verify=verify), verify)
-            for m, w in writers.items()
-        }
-        dropped = recorder.dropped(number) - there
-        if prune:
-            dropped |= _vanished(names, data, out, number)
-        recorded = _settle_views(recorder, number, names, dropped, found, data)
-        for modality, writer in writers.items():
-            spec, differences, tally = modalities[modality].spec, found[modality], report.modalities[modality]
-            views_of = {} if spec.alignment is None else recorded.digests_of(spec.alignment)
-            differences.look_through(views_of)
-            total += len(differences.todo) if writer.exists(number) else 0
-            encoder = ShardEncoder(data, modality, tokenizers[modality], recorded.get, views)
-            for name in differences.todo:
-                encoder.add(name)
-                done += 1
-                if progress:
-                    progress(done, total)
-            encoded = encoder.finish()
-            kept = differences.kept(names, drop_vanished=prune and data.anywhere(modality))
-            after = kept | {
-                name: Made(differences.stamps[name], encoder.contents[name], views_of.get(name, 0)) for name in encoded
-            }
-            if after != differences.before or (data.counts[modality] and not writer.exists(number)):
-                rows = {**(writer.ids(number, names) if kept else {}), **encoded}
-                writer.write(number, names, {name: (after[name], rows[name]) for name in names if name in after})
-                tally.written += 1
-            differences.count(tally, encoded)
-            tally.left_out += len(encoder.bad)
-            report.bad += map(str, encoder.bad)
+    job.total = sum(name in having for having, names in absent for name in names)
+    workers = tokenizing_workers(job.total) if config.workers is None else config.workers
+    for prepared in prepare(Preparer(data, drawer, views), job.tasks(mine), workers=workers):
+        job.take(prepared)
+        if progress:
+            progress(job.done, job.total)
+    job.finish()
     complete = all(shard_path(out / VIEWS_FOLDER, number).is_file() for number in shards) and all(
         writer.exists(number) for m, writer in writers.items() if data.counts[m] for number in shards
     )
@@ -128,21 +109,128 @@ def tokenize_split(
     return report
 
 
-def _settle_views(
-    recorder: ViewRecorder,
-    number: int,
-    names: Sequence[str],
-    dropped: frozenset[str],
-    found: Mapping[str, Differences],
-    data: AlignedData,
-) -> ViewShard:
-    aligned = {name: found[name] for name in found if data.modalities[name].spec.alignment is not None}
+class _Shard:
+    """One shard that is being tokenized. `recorded`: its views; None until they are drawn, with the arrays."""
 
-    def anchors(sample: str) -> list[str]:
-        return [m for m, d in aligned.items() if sample in d.before and sample in d.stamps and sample not in d.todo]
+    def __init__(self, number: int, names: list[str], differences: dict[str, Differences]) -> None:
+        self.number, self.names, self.differences = number, names, differences
+        self.recorded: ViewShard | None = None
+        self.drawn: dict[str, list[SampleViews]] = {}
+        self.encoders: dict[str, ShardEncoder] = {}
+        self.dropped: frozenset[str] = frozenset()
 
-    doubtful = frozenset().union(*(differences.todo for differences in aligned.values()))
-    return recorder.settle(number, names, dropped, doubtful, anchors)
+
+class _Job:
+    """Shard after shard: `tasks` says what is to be read, which is read ahead; `take` encodes what was read, and writes
+    a shard when the first sample of another comes."""
+
+    def __init__(
+        self,
+        data: AlignedData,
+        tokenizers: Mapping[str, Tokenizer],
+        recorder: ViewRecorder,
+        writers: Mapping[str, TokenShardWriter],
+        views: int,
+        report: TokenizeReport,
+        *,
+        verify: bool,
+        prune: bool,
+    ) -> None:
+        self.data, self.tokenizers, self.recorder, self.writers = data, tokenizers, recorder, writers
+        self.views, self.report, self.verify, self.prune = views, report, verify, prune
+        #: Samples done and in all, each modality counted.
+        self.done = self.total = 0
+        self._open: deque[_Shard] = deque()  # planned and not written, in order
+
+    def tasks(self, numbers: Iterable[int]) -> Iterator[Task]:
+        for number in numbers:
+            shard = self._plan(number)
+            self._open.append(shard)
+            todo = {name: [m for m, d in shard.differences.items() if name in d.todo] for name in shard.names}
+            for name, modalities in todo.items():
+                if shard.recorded is None:
+                    yield Task(number, name, tuple(modalities))
+                elif modalities:
+                    views = [shard.recorded.get(name, view) for view in range(self.views)]
+                    yield Task(number, name, tuple(modalities), views)
+
+    def _plan(self, number: int) -> _Shard:
+        names = self.recorder.names(number)
+        there = {name for name in names if self.data.has(name)}
+        self.report.samples += len(there)
+        found = {
+            m: Differences.find(self.data, m, names, writer.made(number, names, verify=self.verify), self.verify)
+            for m, writer in self.writers.items()
+        }
+        shard = _Shard(number, names, found)
+        shard.encoders = {m: ShardEncoder(self.tokenizers[m]) for m in found}
+        shard.dropped = self.recorder.dropped(number) - there
+        if self.prune:
+            shard.dropped |= _vanished(names, self.data, self.recorder.out, number)
+        if self.recorder.recorded(number) or any(differences.before for differences in found.values()):
+            shard.recorded = self._settle(shard)
+            for modality, differences in found.items():
+                differences.look_through(self._views_of(shard, modality))
+                self.total += len(differences.todo) if self.writers[modality].exists(number) else 0
+        return shard
+
+    def _settle(self, shard: _Shard) -> ViewShard:
+        aligned = {m: d for m, d in shard.differences.items() if self.data.modalities[m].spec.alignment is not None}
+
+        def anchors(sample: str) -> list[str]:
+            return [m for m, d in aligned.items() if sample in d.before and sample in d.stamps and sample not in d.todo]
+
+        doubtful = frozenset().union(*(differences.todo for differences in aligned.values()))
+        return self.recorder.settle(shard.number, shard.names, shard.dropped, doubtful, anchors)
+
+    def _views_of(self, shard: _Shard, modality: str) -> dict[str, int]:
+        """Sample -> digest of what the modality sees of it."""
+        assert shard.recorded is not None
+        group = self.data.modalities[modality].spec.alignment
+        return {} if group is None else shard.recorded.digests_of(group)
+
+    def take(self, prepared: Prepared) -> None:
+        while self._open[0].number != prepared.task.shard:
+            self._write(self._open.popleft())
+        shard, name = self._open[0], prepared.task.name
+        shard.drawn[name] = prepared.views
+        for bad in prepared.bad:
+            self.data.skip(name, bad)
+            self.report.modalities[bad.modality].left_out += 1
+            self.report.bad.append(str(bad))
+        for modality, arrays in prepared.arrays.items():
+            shard.encoders[modality].add(name, arrays, prepared.contents[modality])
+        self.done += len(prepared.task.modalities)
+
+    def finish(self) -> None:
+        while self._open:
+            self._write(self._open.popleft())
+
+    def _write(self, shard: _Shard) -> None:
+        number, names = shard.number, shard.names
+        if shard.recorded is None:
+            shard.recorded = self.recorder.record(number, {name: shard.drawn[name] for name in names}, shard.dropped)
+        for modality, writer in self.writers.items():
+            differences, encoder = shard.differences[modality], shard.encoders[modality]
+            tally, views_of = self.report.modalities[modality], self._views_of(shard, modality)
+            encoded = encoder.finish()
+            kept = differences.kept(names, drop_vanished=self.prune and self.data.anywhere(modality))
+            after = kept | {
+                name: Made(differences.stamps[name], encoder.contents[name], views_of.get(name, 0)) for name in encoded
+            }
+            if after != differences.before or (self.data.counts[modality] and not writer.exists(number)):
+                rows = {**(writer.ids(number, names) if kept else {}), **encoded}
+                writer.write(number, names, {name: (after[name], rows[name]) for name in names if name in after})
+                tally.written += 1
+            differences.count(tally, encoded)
+
+
+def tokenizing_workers(samples: int) -> int:
+    """Processes that read and decode for this one, which encodes: its part of the machine's cores; none where a few
+    samples would not make up for starting them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = min(cores // local_world(), MAX_WORKERS)
+    return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -> frozenset[str]:
