@@ -175,7 +175,9 @@ class Split:
         return val if self.part == "val" else frozenset(names) - val
 
     def _said(self) -> str:
-        return f"a share of {self.share}" if isinstance(self.share, float) else f"those in {', '.join(self.share or ())}"
+        return (
+            f"a share of {self.share}" if isinstance(self.share, float) else f"those in {', '.join(self.share or ())}"
+        )
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""

@@ -47,7 +47,9 @@ class Normal(GridModality):
         shares = usable(files[:LOOKED], lambda content: _unit_share(glimpse(content)))
         if not shares or (share := float(np.median(shares))) < 0.8:
             return None
-        return Recognised(0.95, f"unit vectors in {share:.0%} of the pixels", size=median_size(map(picture_size, files)))
+        return Recognised(
+            0.95, f"unit vectors in {share:.0%} of the pixels", size=median_size(map(picture_size, files))
+        )
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
