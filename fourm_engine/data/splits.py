@@ -1,8 +1,8 @@
 """Which samples each part of a run uses: decided here alone, so that every command uses the same.
 
 In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}, or the part `held_out` of it.
-Out: a `Split`, which selects among the samples that have files or tokens. `fourm tokenize` keeps a copy of `splits.json`
-beside the tokens, which is read where the raw data is gone.
+Out: a `Split`, which selects among the samples that have files or tokens. `fourm tokenize` keeps a copy of
+`splits.json` beside the tokens, which is read where the raw data is gone.
 """
 
 from __future__ import annotations

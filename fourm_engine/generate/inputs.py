@@ -168,10 +168,11 @@ class InputReader:
         modality = self.find(name)
         # Of several instances of a modality, `a` and `a@448`, the one without "@" stands for its files.
         if raw and not modality.spec.continuous and "@" not in name:
-            for other in self.modalities.values():
-                if other.spec.input and other.spec.continuous and other.spec.files == modality.spec.files:
-                    if other.spec.array == modality.spec.array:
-                        return other
+            for spec in (
+                other.spec for other in self.modalities.values() if other.spec.input and other.spec.continuous
+            ):
+                if (spec.files, spec.array) == (modality.spec.files, modality.spec.array):
+                    return self.modalities[spec.name]
         return modality
 
     def _show(self, part: _Given, view: View) -> Shown:

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from fourm_engine.data.names import shown
-from fourm_engine.data.survey import Found, Survey
+from fourm_engine.data.recognition import Found
+from fourm_engine.data.survey import Survey
 from fourm_engine.device import Machine
 from fourm_plugins.spec import Sequence as SequenceLayout
 
@@ -152,7 +153,11 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 0, "", ""
     yield from _masking(survey, sizes)
     yield 0, "", ""
-    words = "a size of the paper, Ti, S, B, L or XL" if sizes.large else "a small model, for a CPU; a GPU takes size: Ti, S, B, L or XL"
+    words = (
+        "a size of the paper, Ti, S, B, L or XL"
+        if sizes.large
+        else "a small model, for a CPU; a GPU takes size: Ti, S, B, L or XL"
+    )
     yield 0, _pair("model", sizes.model), words
     yield 0, "", ""
     yield 0, "train:", ""

@@ -76,9 +76,9 @@ class ClassGrid(GridModality):
             return None
         ids = sorted(set().union(*(found for found, _ in maps)))
         settings = _settings_for(ids, len(maps))
-        if named := cls.Settings.model_fields["classes"].default:
-            if settings.pop("num_classes")[0] > len(named):
-                return None
+        named = cls.Settings.model_fields["classes"].default
+        if named and settings.pop("num_classes")[0] > len(named):
+            return None
         score = 0.9 if flat >= 0.9 and not seen[0].mode.startswith("I") else 0.6
         return Recognised(score, f"maps of {len(ids)} class ids", settings, median_size(size for _, size in maps))
 
