@@ -50,9 +50,11 @@ class Glimpse:
 
     @property
     def flat(self) -> float:
-        """Share of neighbouring pixels that are equal: near 1 for maps of classes, small for photographs."""
-        same = self.middle[:, 1:] == self.middle[:, :-1]
-        return float((same if same.ndim == 2 else same.all(-1)).mean()) if same.size else 1.0
+        """Share of neighbouring pixels that are equal, across or down, whichever is smaller: near 1 for maps of classes,
+        small for photographs and gradients."""
+        across, down = self.middle[:, 1:] == self.middle[:, :-1], self.middle[1:] == self.middle[:-1]
+        shares = ((same if same.ndim == 2 else same.all(-1)).mean() for same in (across, down) if same.size)
+        return float(min(shares, default=1.0))
 
 
 @lru_cache(maxsize=128)  # each plugin looks at the same files

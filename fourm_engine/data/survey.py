@@ -107,8 +107,8 @@ def _parts(root: Path, folders: Sequence[str]) -> tuple[Path, Path | None]:
 
 
 def _parts_of_one(answers: Mapping[str, list[Answer]], asked: Asked) -> bool:
-    """Whether all folders are parts of one modality, such as a folder a day: one plugin recognises all of them best, and
-    few names are in two."""
+    """Whether all folders are parts of one modality, such as a folder a day: one plugin recognises all of them best,
+    and few names are in two."""
     names = [frozenset(asked.sources[source].names) for source in answers]
     if len(answers) < 2 or len({some[0].plugin for some in answers.values()}) > 1:
         return False

@@ -21,6 +21,10 @@ from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, med
 from fourm_plugins.spec import ClassMap
 
 
+#: More different ids are no classes.
+_MOST_IDS = 1024
+
+
 class ClassSettings(images.TokenSettings):
     """`classes` or `num_classes` must be given, by a subclass or by the config."""
 
@@ -75,6 +79,8 @@ class ClassGrid(GridModality):
         if not maps:
             return None
         ids = sorted(set().union(*(found for found, _ in maps)))
+        if len(ids) > _MOST_IDS:
+            return None
         settings = _settings_for(ids, len(maps))
         named = cls.Settings.model_fields["classes"].default
         if named and settings.pop("num_classes")[0] > len(named):
