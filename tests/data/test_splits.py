@@ -162,7 +162,7 @@ def test_a_share_that_leaves_nothing_is_refused(config, share):
     [
         ({"val": "elsewhere"}, "set val as train"),
         ({"train_split": "train"}, "use one of them"),
-        ({"held_out": 1.5}, ""),
+        ({"held_out": 1.5}, "held_out"),
     ],
 )
 def test_a_share_beside_other_ways_to_hold_out_is_refused(other, says):
