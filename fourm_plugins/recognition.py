@@ -50,7 +50,7 @@ class Glimpse:
 
     @property
     def flat(self) -> float:
-        """Share of neighbouring pixels that are equal, across or down, whichever is smaller: near 1 for maps of classes,
+        """Share of neighbouring pixels that are equal, across or down, whichever is less: near 1 for maps of classes,
         small for photographs and gradients."""
         across, down = self.middle[:, 1:] == self.middle[:, :-1], self.middle[1:] == self.middle[:-1]
         shares = ((same if same.ndim == 2 else same.all(-1)).mean() for same in (across, down) if same.size)

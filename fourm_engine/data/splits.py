@@ -169,10 +169,11 @@ class Split:
         else:
             below = tuple(f"{plain(folder)}/" for folder in self.share)
             val = frozenset(name for name in names if name.startswith(below))
-        if not val or len(val) == len(names):
-            which = "none" if not val else "all"
+        chosen = val if self.part == "val" else frozenset(names) - val
+        if not chosen:  # tokens are of one part alone, so that the other is empty there
+            which = "all" if val else "none"
             raise ValueError(f"data.held_out: {self._said()} are {which} of {len(names)} samples; choose another")
-        return val if self.part == "val" else frozenset(names) - val
+        return chosen
 
     def _said(self) -> str:
         return (

@@ -20,7 +20,6 @@ from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
 
-
 #: More different ids are no classes.
 _MOST_IDS = 1024
 

@@ -148,7 +148,7 @@ def test_files_that_do_not_pair_up_are_refused_with_what_their_names_differ_in(t
     write(tmp_path, "images", "rgb", names(4))
     write(tmp_path, "maps", "depth", names(4), suffix="_depth")
     with pytest.raises(
-        ValueError, match="no sample has files of more than one of images, maps: .*_depth.*name them alike"
+        ValueError, match=r"no sample has files of more than one of images, maps: .*_depth.*name them alike"
     ):
         look(tmp_path)
 
