@@ -39,6 +39,7 @@ def split(config):
     return tuple(AlignedData.from_config(modalities, config.data, training=part).names for part in (True, False))
 
 
+@pytest.mark.slow
 def test_a_folder_with_names_of_its_own_is_trained_on_by_the_config_that_init_writes(here):
     folders = {"My Photos": "rgb", "Tiefe": "depth", "words": "caption"}
     for folder, kind in folders.items():
