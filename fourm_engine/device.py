@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute on; `memory` and `gpu_memory` in GiB, '' and 0 without a GPU."""
+
+    cores: int
+    memory: float
+    gpu: str = ""
+    gpu_memory: float = 0.0
+
+    @classmethod
+    def here(cls) -> Machine:
+        import torch
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if not torch.cuda.is_available():
+            return cls(cores, memory)
+        properties = torch.cuda.get_device_properties(0)
+        return cls(cores, memory, properties.name, properties.total_memory / 2**30)
+
+    def __str__(self) -> str:
+        words = f"{self.cores} CPU core{'s' * (self.cores > 1)}, {self.memory:.0f} GiB of memory"
+        return f"{words}, {self.gpu} with {self.gpu_memory:.0f} GiB" if self.gpu else f"{words}, no GPU"
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from fourm_plugins import door
 from fourm_plugins.errors import SampleError
 from fourm_plugins.notes import reading
+from fourm_plugins.recognition import Recognised, contents, usable
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.view import View
 
@@ -93,6 +94,8 @@ class Modality(ABC, Generic[Value]):
     variants: ClassVar[bool] = True
     #: What a value is, in a user's words, for errors: "a picture, uint8 (H, W, 3)".
     wanted: ClassVar[str] = ""
+    #: What people call a folder of such data, beside the modality's name, in small letters and the singular.
+    folders: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
@@ -126,6 +129,22 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def read(self, files: Mapping[str, bytes]) -> Value:
         """The value of one sample from its files, {extension without dot: content}. Raises `SampleError`."""
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Whether files look like this modality's, and which settings fit them: what `fourm init` asks of each plugin
+        about each folder. `samples` are the files of some of its samples, {extension without dot: content}, others'
+        files among them. None where they are another's.
+
+        By default weak evidence, which counts in a folder that is called as the modality: the default settings read
+        them."""
+        try:
+            modality = cls("probe")
+        except ValueError:
+            return None  # a setting without a default
+        own = [files for files in samples if contents([files], modality.spec.extensions)]
+        read = usable(own, lambda files: (modality.read(files),))
+        return Recognised(0.4, "files that it reads") if read else None
 
     @abstractmethod
     def write(self, value: Value) -> dict[str, bytes]:

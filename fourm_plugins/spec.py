@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
+#: "." or a path below a folder, of parts that neither begin with a dot nor hold what would end a line.
+SOURCE_PATTERN = r"^(\.|[^./\\\x00-\x1f][^/\\\x00-\x1f]*(/[^./\\\x00-\x1f][^/\\\x00-\x1f]*)*)$"
 
 
 class Frozen(BaseModel):
@@ -146,9 +148,9 @@ class ModalitySpec(Frozen):
     tokenizer: TokenizerRecipe | None = None
     input: bool = True
     target: bool = True
-    #: Folder of the data set that this modality reads, `root/<source>/`. Two modalities may read one source, as the
-    #: pixels and the tokens of a picture do.
-    source: str = Field(pattern=NAME_PATTERN)
+    #: Folder of the data set that this modality reads, `root/<source>/`; "." is `root` itself. Two modalities may read
+    #: one source, as the pixels and the tokens of a picture do.
+    source: str = Field(pattern=SOURCE_PATTERN)
     extensions: tuple[str, ...] = Field(min_length=1)
     #: Modalities of one group share the crop and flip of a sample; None: its own.
     alignment: str | None = "image"
@@ -169,6 +171,11 @@ class ModalitySpec(Frozen):
     @property
     def continuous(self) -> bool:
         return self.token_space is None
+
+    @property
+    def files(self) -> tuple[str, tuple[str, ...]]:
+        """Which files are read: equal for two modalities that read the same ones."""
+        return self.source, self.extensions
 
     @property
     def patch(self) -> tuple[int, int]:

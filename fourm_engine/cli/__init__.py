@@ -20,6 +20,7 @@ from fourm_engine.cli import (
     evaluate,
     extend,
     generate,
+    init,
     label,
     plugins,
     tokenize,
@@ -41,6 +42,7 @@ plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(data.app, name="data")
+app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)

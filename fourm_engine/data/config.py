@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+#: A sub-folder, at the beginning of samples' names.
+Folder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
 
 
 from fourm_engine.data.data_root import Pipe
@@ -24,6 +27,10 @@ class DataConfig(BaseModel):
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None
     val_split: str | None = None
+    #: Without lists: which samples of the folder `train` are held out of training, as `val`. A share, drawn by each
+    #: sample's name alone, so that samples which are added later move no other; or the sub-folders that hold them, such
+    #: as [val] for `<source>/val/…`.
+    held_out: Annotated[float, Field(gt=0, lt=1)] | tuple[Folder, ...] | None = None
     #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
     views: int = Field(default=1, ge=1, le=1024)
     #: Random crops and flips; otherwise every view is the centre crop, and views differ in their alternatives
@@ -45,8 +52,24 @@ class DataConfig(BaseModel):
     #: Largest file or tar member that is read, in MiB.
     max_file_mb: int = Field(default=64, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_folder(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("held_out") is not None and data.get("val") is None:
+            data = data | {"val": data.get("train")}
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
+        if self.held_out is not None:
+            if self.val != self.train:
+                raise ValueError(
+                    f"held_out is a part of train, but val is {self.val}; set val as train, or held_out: null"
+                )
+            if self.train_split is not None or self.val_split is not None:
+                raise ValueError(
+                    "held_out and the lists train_split, val_split both say what is held out; use one of them"
+                )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low}, {high}: two shares of the area with 0 < low <= high <= 1")

@@ -57,6 +57,8 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
     modalities in one compressed archive, or in one folder."""
     specs = [modality.spec for modality in modalities]
+    whole = [spec for spec in specs if spec.source == "."]  # which read the folder itself
+    inside = sorted({e for spec in whole for e in spec.extensions})
     extensions, sources = (
         sorted({e for spec in specs for e in spec.extensions}),
         sorted({spec.source for spec in specs}),
@@ -64,8 +66,9 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     with os.scandir(root) as entries:
         found = [entry.name for entry in entries if not is_litter(entry.name)]
     archives = sorted(name for name in found if is_archive(name))
-    files = sorted(name for name in found if split(name, extensions) is not None and name != "splits.json")
-    folders = ", ".join(f"{source}/" for source in sources)
+    loose = (name for name in found if name != "splits.json" and split(name, inside) is None)
+    files = sorted(name for name in loose if split(name, extensions) is not None)
+    folders = ", ".join(f"{source}/" for source in sources if source != ".")
     lines = []
     if archives:
         lines.append(

@@ -29,9 +29,9 @@ class ViewRecorder:
     def __init__(self, out: Path, data: AlignedData, drawer: ViewDrawer, views: int, index: Index | None) -> None:
         self.out, self.data, self.drawer, self.views, self.index = Path(out), data, drawer, views, index
         specs = [m.spec for m in data.modalities.values() if m.spec.alignment is not None]
-        tokenized = {spec.source for spec in specs if not spec.continuous}
+        tokenized = {spec.files for spec in specs if not spec.continuous}
         # Their files may change shape, too, and no token shard records their stamps.
-        self._without_tokens = [spec.name for spec in specs if spec.source not in tokenized]
+        self._without_tokens = [spec.name for spec in specs if spec.files not in tokenized]
         if index is not None and (index.settings, index.views) != (drawer.settings(), views):
             raise ValueError(
                 f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {index.views} views, but the config says "

@@ -1,19 +1,20 @@
 """Which samples each part of a run uses: decided here alone, so that every command uses the same.
 
-In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}. Out: a `Split`, which selects
-among the samples that have files or tokens. `fourm tokenize` keeps a copy of `splits.json` beside the tokens, which
-is read where the raw data is gone.
+In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}, or the part `held_out` of it.
+Out: a `Split`, which selects among the samples that have files or tokens. `fourm tokenize` keeps a copy of
+`splits.json` beside the tokens, which is read where the raw data is gone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
@@ -28,15 +29,27 @@ MAX_SPLITS_BYTES = 1 << 28
 _EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
 
-def read_split(path: Path, split: str) -> frozenset[str]:
-    """The samples of one split. Raises ValueError naming the file."""
+def split_names(path: Path) -> list[str]:
+    """What the lists of a `splits.json` are called. Raises ValueError naming the file."""
+    splits = _load(path, "needed")
+    if not isinstance(splits, dict):
+        raise ValueError(f'{path}: no lists of samples; write {{"train": ["0001", ...], "val": [...]}}')
+    return list(splits)
+
+
+def _load(path: Path, needed: str) -> Any:
     try:
         if path.stat().st_size > MAX_SPLITS_BYTES:
             raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-        splits = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
+        return json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {why}") from None
+        raise ValueError(f"{path}: {needed}, but cannot be read: {why}") from None
+
+
+def read_split(path: Path, split: str) -> frozenset[str]:
+    """The samples of one split. Raises ValueError naming the file."""
+    splits = _load(path, f"needed for split {split!r}")
     if not isinstance(splits, dict):
         raise ValueError(f'{path}: no list of samples for split {split!r}; write {{"{split}": ["0001", ...]}}')
     if split not in splits:
@@ -89,6 +102,11 @@ def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
     return chosen
 
 
+def drawn(name: str) -> float:
+    """A number in [0, 1) that a sample's name decides: held out are those below the share."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / (1 << 48)
+
+
 @dataclass(frozen=True)
 class Split:
     """The samples of `data.train` or of `data.val`.
@@ -105,11 +123,15 @@ class Split:
     listed: frozenset[str] | None = None
     #: Samples that are held out of training; None: all there are.
     held_out: frozenset[str] | None = frozenset()
+    #: The share, or the sub-folders, of the samples that are `val` and not `train`.
+    share: float | tuple[str, ...] | None = None
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool) -> Split:
         """Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
         root = _root(config, training)
+        if config.held_out is not None:
+            return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)
         if not training:
             val = None if config.val_split is None else _find(config, "val", config.val_split, root.folder)
             return cls("val", root.folder, config.val_split, root.shards, val)
@@ -122,7 +144,11 @@ class Split:
         return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
-        """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
+        """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps.
+
+        Raises ValueError where `held_out` leaves none."""
+        if self.share is not None:
+            return self._shared(names)
         chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
         if self.held_out is None:
             overlap = chosen
@@ -150,9 +176,29 @@ class Split:
             return chosen
         return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
 
+    def _shared(self, names: Collection[str]) -> frozenset[str]:
+        assert self.share is not None
+        if isinstance(self.share, float):
+            val = frozenset(name for name in names if drawn(name) < self.share)
+        else:
+            below = tuple(f"{plain(folder)}/" for folder in self.share)
+            val = frozenset(name for name in names if name.startswith(below))
+        chosen = val if self.part == "val" else frozenset(names) - val
+        if not chosen:  # tokens are of one part alone, so that the other is empty there
+            which = "all" if val else "none"
+            raise ValueError(f"data.held_out: {self._said()} are {which} of {len(names)} samples; choose another")
+        return chosen
+
+    def _said(self) -> str:
+        return (
+            f"a share of {self.share}" if isinstance(self.share, float) else f"those in {', '.join(self.share or ())}"
+        )
+
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""
         named = "all samples" if self.name is None else f"split {self.name!r}"
+        if self.share is not None:
+            named = f"held out: {self._said()}" if self.part == "val" else f"but for {self._said()}"
         return f"{self.part}: {samples} samples ({named} of {where})"
 
 

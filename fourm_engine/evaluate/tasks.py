@@ -118,9 +118,9 @@ def default_tasks(modalities: Mapping[str, Modality]) -> list[EvalTask]:
 
 
 def everything_else(inputs: list[str], modalities: Mapping[str, Modality]) -> list[str]:
-    """Targets that read another source than any of the inputs."""
-    sources = {reader.spec.source for name in inputs for reader in _readers(name, modalities)}
-    return [name for name, m in modalities.items() if m.spec.target and m.spec.source not in sources]
+    """Targets that read other files than any of the inputs."""
+    files = {reader.spec.files for name in inputs for reader in _readers(name, modalities)}
+    return [name for name, m in modalities.items() if m.spec.target and m.spec.files not in files]
 
 
 def shown_as(name: str, targets: list[str] | tuple[str, ...], modalities: Mapping[str, Modality]) -> str:
@@ -139,4 +139,7 @@ def shown_as(name: str, targets: list[str] | tuple[str, ...], modalities: Mappin
 def _readers(name: str, modalities: Mapping[str, Modality]) -> list[Modality]:
     """Modalities that may show an input called `name`, a modality or a source."""
     exact = [modalities[name]] if name in modalities and modalities[name].spec.input else []
-    return exact + [m for m in modalities.values() if m.spec.input and m.spec.source == name and m.name != name]
+    # Of several instances of a modality, `a` and `a@448`, the one without "@" stands for its files.
+    files = modalities[name].spec.files if name in modalities and "@" not in name else None
+    others = (m for m in modalities.values() if m.spec.input and m.name != name)
+    return exact + [m for m in others if m.spec.source == name or m.spec.files == files]

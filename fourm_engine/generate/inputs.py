@@ -166,10 +166,13 @@ class InputReader:
         if name not in self.modalities and readers:
             return next((m for m in readers if m.spec.continuous), readers[0])
         modality = self.find(name)
-        if raw and not modality.spec.continuous and name == modality.spec.source:
-            for other in readers:
-                if other.spec.continuous and other.spec.array == modality.spec.array:
-                    return other
+        # Of several instances of a modality, `a` and `a@448`, the one without "@" stands for its files.
+        if raw and not modality.spec.continuous and "@" not in name:
+            for spec in (
+                other.spec for other in self.modalities.values() if other.spec.input and other.spec.continuous
+            ):
+                if (spec.files, spec.array) == (modality.spec.files, modality.spec.array):
+                    return self.modalities[spec.name]
         return modality
 
     def _show(self, part: _Given, view: View) -> Shown:

@@ -137,8 +137,10 @@ def _load_data(
 ) -> tuple[Samples, dict[str, list[Any]]]:
     """Held-out samples, and the training values of every target."""
     given = config.data if config else DataConfig()
+    trained = given
     if data is not None:
-        given = given.model_copy(update={"val": data, "val_split": None})
+        given = given.model_copy(update={"val": data, "val_split": None, "held_out": None})
+        trained = trained if trained.held_out is not None else given
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())
     held_out = load_samples(
@@ -150,7 +152,7 @@ def _load_data(
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}
     targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
-    known = AlignedData.from_config(targets, given, training=True)
+    known = AlignedData.from_config(targets, trained, training=True)
     notes.append(f"constant predictors are fitted to {known.describe()}")
     train = load_samples(known, given, samples=settings.constant_samples, seed=settings.seed)
     return held_out, {name: list(values.values()) for name, values in train.values.items()}

@@ -17,7 +17,11 @@ from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
+from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
+
+#: More different ids are no classes.
+_MOST_IDS = 1024
 
 
 class ClassSettings(images.TokenSettings):
@@ -59,6 +63,29 @@ class ClassGrid(GridModality):
     wanted = "class ids, integers (H, W)"
     loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
     expected_decoding = False
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Maps of one channel in which most neighbouring pixels are equal; the ids seen decide `num_classes` and
+        `ignore`."""
+        files = contents(samples, cls.extensions)
+        seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and g.mode[:1] in "1LPI" else None)
+        seen = [g for g in seen if g.middle.ndim == 2]
+        flat = float(np.median([g.flat for g in seen])) if seen else 0.0
+        if flat < 0.8:
+            return None
+        maps = usable(files, lambda content: _ids_of(images.decode_map(content)))
+        if not maps:
+            return None
+        ids = sorted(set().union(*(found for found, _ in maps)))
+        if len(ids) > _MOST_IDS:
+            return None
+        settings = _settings_for(ids, len(maps))
+        named = cls.Settings.model_fields["classes"].default
+        if named and settings.pop("num_classes")[0] > len(named):
+            return None
+        score = 0.9 if flat >= 0.9 and not seen[0].mode.startswith("I") else 0.6
+        return Recognised(score, f"maps of {len(ids)} class ids", settings, median_size(size for _, size in maps))
 
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
@@ -142,6 +169,27 @@ class ClassGrid(GridModality):
                 value[:3, :3] = -1  # a corner without a class
             samples.append(self.write(value))
         return samples
+
+
+def _ids_of(array: np.ndarray) -> tuple[frozenset[int], tuple[int, int]]:
+    """The ids of a map, and its (height, width)."""
+    return frozenset(np.flatnonzero(np.bincount(array.ravel())).tolist()), array.shape
+
+
+def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
+    """`num_classes` and `ignore` for sorted ids. The largest id of a type, 255 or 65535, stands for no class where no
+    class is near it."""
+    top = 255 if ids[-1] < 256 else 65535
+    others = [i for i in ids if i != top]
+    void = top in ids and len(others) > 1 and others[-1] < top - 1
+    last = max(others[-1] if void else ids[-1], 1)
+    why = f"ids up to {last} in the {files} files looked at; files with a larger one are left out"
+    settings: dict[str, tuple[Any, str]] = {"num_classes": (last + 1, why)}
+    if void:
+        settings["ignore"] = (top, "this id means: no class here")
+    elif last >= 255:
+        settings["ignore"] = (None, "every id is a class")
+    return settings
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:

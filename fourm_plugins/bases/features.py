@@ -18,6 +18,7 @@ from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
+from fourm_plugins.recognition import Recognised, contents, usable
 from fourm_plugins.spec import FeatureMap, Grid
 from fourm_plugins.view import View
 
@@ -40,6 +41,20 @@ class FeatureGrid(GridModality):
     extensions = ("npy",)
     wanted = "features, float32 (h, w, channels)"
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0, "cosine": 1.0}
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Arrays of three dimensions with at least eight channels, as many in each."""
+        arrays = usable(contents(samples, cls.extensions), lambda content: images.decode_array(content, ndim=3).shape)
+        # Maps of features are no larger than they have channels; these are last, or else first.
+        for last in (True, False):
+            shapes = [(s[:2], s[2]) if last else (s[1:], s[0]) for s in arrays]
+            channels = {number for _, number in shapes}
+            if len(channels) == 1 and min(channels) >= 8 and all(max(grid) <= max(64, *channels) for grid, _ in shapes):
+                number = channels.pop()
+                why = "numbers that each feature has"
+                return Recognised(0.8, f"features of {number} channels", {"channels": (number, why)})
+        return None
 
     def make_array(self) -> FeatureMap:
         grid = self.settings.grid()

@@ -13,6 +13,7 @@ from PIL import Image
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric
+from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, picture_size, usable
 from fourm_plugins.spec import FeatureMap
 from fourm_plugins.view import View
 
@@ -23,6 +24,23 @@ class PictureGrid(GridModality):
     extensions = ("png", "jpg", "jpeg", "webp")
     wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
     claims = frozenset({"no_directions"})  # colours
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Pictures of colours or greys that differ from pixel to pixel; less surely, those of a few flat colours."""
+        files = contents(samples, cls.extensions)
+        seen = usable(files[:LOOKED], glimpse)
+        if not seen:
+            return None
+        colour = sum(g.mode not in ("1", "L", "P") and not g.mode.startswith(("I", "F")) for g in seen) / len(seen)
+        flat = float(np.median([g.flat for g in seen]))
+        if flat > 0.9:
+            score, what = (0.5 if colour > 0.5 else 0.2), "pictures of a few flat colours"
+        elif colour > 0.2 or not seen[0].mode.startswith(("I", "F")):
+            score, what = (0.9, "colour pictures") if colour > 0.2 else (0.6, "grey pictures")
+        else:
+            score, what = 0.2, "pictures of 16 bits"
+        return Recognised(score, what, size=median_size(map(picture_size, files)))
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
+from fourm_plugins.recognition import Recognised, contents, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
 
@@ -46,6 +47,28 @@ class ScalarGrid(GridModality):
     loss: ClassVar[Mapping[str, float]] = {"l1": 1.0}
     unit: ClassVar[str] = ""
     gaps: ClassVar[bool] = False
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Arrays of two dimensions; a range that does not hold most of their numbers is replaced by the one seen."""
+        arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
+        numbers = [array[:: 1 + array.shape[0] // 64, :: 1 + array.shape[1] // 64].ravel() for array in arrays]
+        known = np.concatenate([x[np.isfinite(x)] for x in numbers]) if numbers else np.zeros(0)
+        if not known.size or (not cls.gaps and known.size < sum(x.size for x in numbers)):
+            return None
+        low, high = rounded(*(float(x) for x in np.quantile(known, (0.005, 0.995))))
+        fields, settings, score = cls.Settings.model_fields, dict[str, tuple[Any, str]](), 0.7
+        now = [fields[name].default for name in ("lowest", "highest")]
+        if any(fields[name].is_required() for name in ("lowest", "highest")) or not now[0] <= low < high <= now[1]:
+            score = 0.5
+            if low >= high:
+                low, high = low - 1, high + 1
+            settings = {
+                "lowest": (low, f"{cls.unit} here and below are one value; 99% of those seen lie in the range".strip()),
+                "highest": (high, f"{cls.unit} here and above are one value".strip()),
+            }
+        size = median_size((a.shape[0], a.shape[1]) for a in arrays)
+        return Recognised(score, f"numbers from {low:g} to {high:g} {cls.unit}".strip(), settings, size)
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size

@@ -19,6 +19,7 @@ from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric, Settings, Value
+from fourm_plugins.recognition import Recognised, contents, next_power, usable
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.text import TextSettings
@@ -76,6 +77,19 @@ class TextSequence(SequenceModality[Lines]):
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
     wanted = "a text, or a list of alternatives"
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Texts, most of whose characters are letters; the longest decides `max_tokens`."""
+        texts = usable(contents(samples, cls.extensions), _sentences)
+        if not texts:
+            return None
+        words = sorted(len(line.split()) for lines in texts for line in lines)
+        tokens = next_power(1.4 * words[-1] + 2, least=32)
+        settings = {"max_tokens": (min(tokens, 1024), f"the longest text seen has {words[-1]} words; more is cut off")}
+        most = max(map(len, texts))
+        alternatives = f", up to {most} a sample" if most > 1 else ""
+        return Recognised(0.8, f"texts of {words[len(words) // 2]} words{alternatives}", settings)
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)
@@ -154,6 +168,15 @@ class TextSequence(SequenceModality[Lines]):
             first, second = rng.choice(_WORDS, 2, replace=False)
             samples.append(self.write((f"{first} and {second}", f"it is {first} and not {second}")))
         return samples
+
+
+def _sentences(content: bytes) -> list[str] | None:
+    """The lines of a text; None for what is mostly numbers and signs, such as labels of a detector."""
+    if len(content) > _MAX_BYTES:
+        return None
+    found = [line for line in _LINE_END.split(decode_text(content, "text")) if line.strip()]
+    characters = "".join("".join(found).split())
+    return found if sum(map(str.isalpha, characters)) > 0.6 * len(characters) else None
 
 
 def decode_text(content: bytes, what: str) -> str:

@@ -127,3 +127,56 @@ def test_samples_that_come_later_are_rows_behind_the_others_and_no_other_moves(t
     assert grown.identity() != once.identity()
     for row, name in enumerate(grown.names):
         assert (grown.load(row, "a") == once.load(NAMES.index(name), "a")).all()
+
+
+def held_out(config, share):
+    return DataConfig.model_validate(config.model_dump() | {"held_out": share})
+
+
+def test_a_share_is_held_out_by_name_and_more_samples_move_no_other(config):
+    shared = held_out(config, 0.3)
+    assert shared.val == config.train
+    parts = [AlignedData.from_config(MODALITIES, shared, training=training).names for training in (True, False)]
+    assert parts[1]
+    assert sorted([*parts[0], *parts[1]]) == NAMES
+    more = sample_names(30)
+    write_data(config.train, MODALITIES, more)
+    grown = [AlignedData.from_config(MODALITIES, shared, training=training).names for training in (True, False)]
+    assert set(parts[0]) < set(grown[0])
+    assert set(parts[1]) < set(grown[1])
+    assert "held out: a share of 0.3" in AlignedData.from_config(MODALITIES, shared, training=False).describe()
+
+
+def test_sub_folders_are_held_out():
+    names = ["train/a", "val/a", "val2/a", "test/x/a"]
+    for training, expected in ((True, {"train/a", "val2/a"}), (False, {"val/a", "test/x/a"})):
+        config = DataConfig(train="data", held_out=["val", "test"])
+        assert Split.from_config(config, training=training).select(names) == expected
+
+
+@pytest.mark.parametrize(("share", "training"), [(1e-9, False), (1 - 1e-9, True), (["nowhere"], False)])
+def test_a_share_that_leaves_nothing_is_refused(config, share, training):
+    which = "all" if training else "none"
+    with pytest.raises(ValueError, match=rf"data\.held_out: .* {which} of 8 samples; choose another"):
+        AlignedData.from_config(MODALITIES, held_out(config, share), training=training)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"val": "elsewhere"}, "set val as train"),
+        ({"train_split": "train"}, "use one of them"),
+        ({"held_out": 1.5}, "held_out"),
+    ],
+)
+def test_a_share_beside_other_ways_to_hold_out_is_refused(other, says):
+    with pytest.raises(ValueError, match=says):
+        DataConfig.model_validate({"train": "data", "held_out": 0.1} | other)
+
+
+def test_tokens_of_a_held_out_share_are_used_part_by_part(config, tmp_path):
+    shared = held_out(config, 0.3).model_copy(update={"tokens": tmp_path / "apart"})
+    tokenize(shared)
+    parts = [open_data(shared, training=training).store.names for training in (True, False)]
+    assert parts[1]
+    assert sorted([*parts[0], *parts[1]]) == NAMES

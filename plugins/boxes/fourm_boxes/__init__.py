@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from fourm_boxes.measures import average_precision, dropped, mean_average_precis
 from fourm_plugins import Labeller, Metric, Modality, SampleError, View, images
 from fourm_plugins.bases import SequenceModality, SequenceSettings
 from fourm_plugins.labelling import label_options
+from fourm_plugins.recognition import Recognised, next_power, usable
 
 __all__ = ["Box", "Boxed", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
 
@@ -48,11 +49,31 @@ class Boxes(SequenceModality[list[Box]]):
     Settings = BoxesSettings
     claims = frozenset({"exact_files"})
 
+    folders = ("box", "bbox", "detection", "det", "object")
     extensions = ("json",)
     wanted = 'boxes, [{"label": "cat", "bbox": [x0, y0, x1, y1]}, ...] in [0, 1], typed ones v0=x v1=y v2=x v3=y cat'
     published_name = "det"
     licence = "Apache-2.0"
     description = "labelled bounding boxes"
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """JSON lists of labelled boxes in [0, 1], at least one of them not empty."""
+        probe = cls("probe")
+        found = usable([files for files in samples if "json" in files], probe.read)
+        if not any(found):
+            return None
+        most = max(map(len, found))
+        kept = min(most, 20)
+        longest = max(len(box.label.split()) for boxes in found for box in boxes)
+        return Recognised(
+            0.95,
+            f"boxes of {len({box.label for boxes in found for box in boxes})} labels, up to {most} a sample",
+            {
+                "max_boxes": (kept, f"boxes a sample, the largest first; the most seen are {most}"),
+                "max_tokens": (next_power(kept * (4 + longest) + 1, least=32), "four coordinates and a label a box"),
+            },
+        )
 
     def read(self, files: Mapping[str, bytes]) -> list[Box]:
         content = images.only_file(files, self.extensions)[1]

@@ -28,6 +28,7 @@ class CaptionSettings(TextSequenceSettings):
 class Caption(TextSequence):
     Settings = CaptionSettings
     claims = frozenset({"exact_files"})
+    folders = ("text", "txt", "description", "prompt", "sentence")
     published_name = "caption"
     licence = "Apache-2.0"
     description = "a sentence about the picture"

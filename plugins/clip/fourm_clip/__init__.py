@@ -27,6 +27,7 @@ class ClipSettings(FeatureSettings):
 class CLIP(FeatureGrid):
     Settings = ClipSettings
     claims = frozenset({"no_directions"})
+    folders = ("feature", "embedding")
     published_prefix = "tok_clip"
     licence = "Apache-2.0"
     description = "CLIP feature map"

@@ -23,6 +23,7 @@ from fourm_depth.measures import absolute_relative_error, aligned, constants, de
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
+from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
 _TRIM = 0.1  # share of the depths left out at either end by "per_image"
 
@@ -47,11 +48,43 @@ class Depth(GridModality):
     Settings = DepthSettings
     published_settings: ClassVar = {"normalisation": "per_image"}
 
+    folders = ("depthmap", "distance", "range", "disparity")
     published_prefix = "tok_depth"
     extensions = ("png", "npy")
     wanted = "metres, float32 (H, W), NaN or 0 where nothing was measured"
     loss: ClassVar = {"l1": 1.0}
     licence = "Apache-2.0"
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Pictures of 16 bits, or arrays of two dimensions of floats of which none is negative. Numbers that fill the
+        type's range, or [0, 1], say nothing of metres and are taken as relative."""
+        counts = contents(samples, ("png",))
+        maps = usable(counts, lambda content: g if (g := glimpse(content)) and g.mode.startswith("I") else None)
+        if maps:
+            arrays, sizes, score = [g.middle for g in maps], [g.size for g in maps], 0.9
+            if float(np.median([g.flat for g in maps[:LOOKED]])) > 0.95:
+                score = 0.5  # ids of classes or objects
+        else:
+            arrays = usable(contents(samples, ("npy",)), _positive)
+            sizes, score = [(a.shape[0], a.shape[1]) for a in arrays], 0.8
+        known = np.concatenate([a[np.isfinite(a) & (a > 0)] for a in arrays]) if arrays else np.zeros(0)
+        if not known.size:
+            return None
+        size = median_size(sizes)
+        if float(np.median([np.nanmax(a) for a in arrays])) >= 65_000 if maps else known.max() <= 1:
+            why = "the numbers fill their range: depth up to an unknown scale, not metres"
+            return Recognised(score, "relative depth", {"normalisation": ("per_image", why)}, size)
+        unit = cls.Settings.model_fields["png_unit"].default if maps else 1.0
+        low, high = rounded(*(float(x) * unit for x in np.quantile(known, (0.005, 0.995))))
+        low, high = max(low, 0.01), max(high, 0.02)
+        settings: dict[str, tuple[Any, str]] = {
+            "min_depth": (low, "metres; 99% of the depths seen lie between the two, what is nearer counts as this"),
+            "max_depth": (high, "metres; what is farther counts as this"),
+        }
+        if maps:
+            settings["png_unit"] = (unit, f"metres a count: the farthest seen are {high:g} m; correct it if not")
+        return Recognised(score, f"depth of {low:g} to {high:g} m", settings, size)
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
@@ -170,6 +203,11 @@ class Depth(GridModality):
             depth[:3, :3] = np.nan  # a corner without measurement
             samples.append(self.write(depth.astype(np.float32)))
         return samples
+
+
+def _positive(content: bytes) -> np.ndarray | None:
+    array = images.decode_array(content, ndim=2)
+    return array if array.dtype.kind == "f" and not (array < 0).any() else None
 
 
 def _measured(depth: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from fourm_normal.measures import constants, mean_angle, median_angle, share_wit
 from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
+from fourm_plugins.recognition import LOOKED, Glimpse, Recognised, contents, glimpse, median_size, picture_size, usable
 
 _SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
 _ROUNDING = 0.02  # how far from 1 the length of a given vector may lie
@@ -31,12 +32,24 @@ class Normal(GridModality):
     Settings = NormalSettings
     claims = frozenset({"directions"})
 
+    folders = ("surface",)
     extensions = ("png",)
     wanted = "unit vectors, float32 (H, W, 3), NaN where there are none"
     loss: ClassVar = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
     published_prefix = "tok_normal"
     licence = "Apache-2.0"
     description = "unit surface normals in the camera's frame"
+
+    @classmethod
+    def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
+        """Colour pictures whose pixels are vectors of length 1, which colours of scenes are not."""
+        files = contents(samples, cls.extensions)
+        shares = usable(files[:LOOKED], lambda content: _unit_share(glimpse(content)))
+        if not shares or (share := float(np.median(shares))) < 0.8:
+            return None
+        return Recognised(
+            0.95, f"unit vectors in {share:.0%} of the pixels", size=median_size(map(picture_size, files))
+        )
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
@@ -125,6 +138,18 @@ class Normal(GridModality):
             vectors[:3, :3] = np.nan  # a corner without normals
             samples.append(self.write(vectors.astype(np.float32)))
         return samples
+
+
+def _unit_share(seen: Glimpse | None) -> float | None:
+    """Share of a picture's pixels, of those that are not black, that hold vectors of length 1."""
+    if seen is None or seen.mode != "RGB":
+        return None
+    pixels = seen.middle.reshape(-1, 3)
+    pixels = pixels[pixels.any(-1)]
+    if not len(pixels) or len(np.unique(pixels[:: 1 + len(pixels) // 4096], axis=0)) < 2:
+        return None if len(pixels) else 0.0
+    length = np.linalg.norm(pixels.astype(np.float32) / 127.5 - 1, axis=-1)
+    return float((abs(length - 1) < 0.1).mean())
 
 
 def _vectors(stored: np.ndarray) -> np.ndarray:

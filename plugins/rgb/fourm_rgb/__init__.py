@@ -33,6 +33,7 @@ class TokenSettings(images.TokenSettings):
 
 class _Picture(PictureGrid):
     claims = frozenset({"exact_files", "no_directions"})
+    folders = ("image", "img", "picture", "photo", "photograph", "colour", "color", "frame", "jpg", "jpeg")
     licence = "Apache-2.0"
 
     def metrics(self) -> tuple[Metric, ...]:

@@ -34,6 +34,7 @@ class SemSeg(ClassGrid):
     #: 134 labels, for the 133 classes of COCO and for none.
     published_settings: ClassVar = {"num_classes": 133, "void_first": True}
     claims = frozenset({"exact_files"})
+    folders = ("label", "mask", "seg", "segmentation", "semantic", "class", "annotation")
     published_prefix = "tok_semseg"
     licence = "Apache-2.0"
     description = "semantic classes"

@@ -1,0 +1,151 @@
+"""Write a config that fits a folder and the machine: what `fourm init` does."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names import shown
+from fourm_engine.data.source import open_source
+from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_of, split_names
+from fourm_engine.data.survey import TRAIN, VAL, Survey, survey
+from fourm_engine.device import Machine
+from fourm_engine.files import write_atomically
+from fourm_engine.recipes.config import RunConfig, parse_config
+from fourm_engine.recipes.proposal import Chosen, Sizes, config_text
+from fourm_engine.yaml_config import read_value
+from fourm_plugins.manager import PluginManager
+
+#: Share of the samples that is held out, and the most that are.
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """The config that was written, and lines on what lies in the folder."""
+
+    path: Path
+    config: RunConfig
+    lines: list[str]
+
+
+def init(folder: Path, *, out: Path | None = None, force: bool = False, machine: Machine | None = None) -> InitReport:
+    """Look at `folder` and write a config for it.
+
+    Args:
+        out: the file; by default the folder's name with .yaml, in the working directory.
+        force: whether an existing file is replaced.
+        machine: what the config is to fit; by default this one.
+
+    Raises ValueError where the folder holds nothing usable, or the file exists."""
+    out = Path(f"{Path(folder).resolve().name or 'data'}.yaml") if out is None else Path(out)
+    if out.exists() and not force:
+        raise ValueError(f"{out}: exists already; choose another name with --out, or replace it with --force")
+    manager = PluginManager()
+    found = survey(Path(folder), manager)
+    chosen = choose_split(found)
+    machine = machine or Machine.here()
+    sizes = Sizes.fitting(found, chosen.train, machine)
+    run = f"runs/{out.stem}"
+    folders = {"run": run, "tokens": f"{run}/tokens", "tokenizers": f"{run}/tokenizers"}
+    command = f"fourm init {shlex.quote(str(folder))}"
+    text = config_text(found, chosen, sizes, machine, folders=folders, command=command)
+    config = parse_config(read_value(text, str(out)), str(out))
+    modalities = config.load_modalities(manager)
+    AlignedData.from_config(modalities, config.data, training=True).check_usable(modalities)
+    if config.data.val is not None:
+        AlignedData.from_config(modalities, config.data, training=False)
+    write_atomically(out, text)
+    return InitReport(out, config, [*_told(found, chosen), *_next(out, config, machine)])
+
+
+def choose_split(found: Survey) -> Chosen:
+    """Held-out samples: as the data say (folders, lists), else a share drawn by name."""
+    train = {"train": (str(found.train), "folder of the samples; paths lead from where commands are typed")}
+    names = found.samples
+    if found.val is not None:
+        sources = {(f.source, f.modality.spec.extensions) for f in found.found}
+        opened = [open_source(found.val, *key) for key in sources]
+        number = len(frozenset().union(*(source.names for source in opened if source is not None)))
+        keys = train | {"val": (str(found.val), "folder of the held-out samples, which are never trained on")}
+        if number:
+            return Chosen(keys, len(names), number, f"{number} samples in {shown(found.val)} are held out")
+    if (listed := found.train / SPLITS).is_file():
+        return _by_lists(train, listed, names)
+    parts = {name.partition("/")[0] for name in names if "/" in name}
+    if any(map(TRAIN.fullmatch, parts)) and (val := sorted(filter(VAL.fullmatch, parts))):
+        number = sum(name.partition("/")[0] in val for name in names)
+        said = f"the {number} samples below {', '.join(map(shown, val))} are held out"
+        return Chosen(train | {"held_out": (val, f"{said}: never trained on")}, len(names) - number, number, said)
+    if len(names) < 2:
+        return Chosen(train, len(names), 0, "nothing is held out: there is one sample")
+    share = held_out_share(names)
+    number = sum(drawn(name) < share for name in names)
+    said = f"there is no {SPLITS}: {number} of {len(names)} samples, drawn by their names, are held out"
+    why = f"share of the samples that is never trained on, drawn by name: {number} of {len(names)}"
+    if len({name.rstrip("0123456789") for name in names}) == 1:
+        said += "; frames of one video are alike: list others in splits.json if these are"
+    return Chosen(train | {"held_out": (share, why)}, len(names) - number, number, said)
+
+
+def held_out_share(names: frozenset[str]) -> float:
+    """A share, of few digits, that holds out about a tenth of the names by `drawn`: at least one, at most 1,000."""
+    wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
+    numbers = sorted(map(drawn, names))
+    if len(names) * HELD_OUT <= MOST_HELD_OUT and 0.5 < sum(x < HELD_OUT for x in numbers) / wanted < 1.5:
+        return HELD_OUT
+    low, high = numbers[wanted - 1], numbers[wanted]
+    for digits in range(2, 12):
+        share = math.ceil(low * 10**digits + 1e-9) / 10**digits
+        if low < share <= high:
+            return share
+    return (low + high) / 2
+
+
+def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[str]) -> Chosen:
+    lists = split_names(path)
+    members = {name: len(frozenset(samples_of(read_split(path, name), names).values())) for name in lists}
+    usable = [name for name in lists if members[name]]
+    if not usable:
+        raise ValueError(f"{shown(path)}: none of its samples is in the folder; correct or remove it")
+    training = next(filter(TRAIN.fullmatch, usable), None) or max(usable, key=lambda name: members[name])
+    others = [name for name in usable if name != training]
+    val = next(filter(VAL.fullmatch, others), None) or (others[0] if len(others) == 1 else None)
+    keys: dict[str, tuple[str, str]] = dict(train)
+    why = f"list of {SPLITS} that is trained on; the others are {', '.join(map(shown, others)) or 'none'}"
+    if val is not None:
+        keys["val"] = str(path.parent), "folder of the held-out samples"
+    keys["train_split"] = training, why
+    if val is None:
+        said = f"{shown(path)}: trained on list {shown(training)}; no list is held out"
+        return Chosen(keys, members[training], 0, said)
+    keys["val_split"] = val, f"list of {SPLITS} that is held out: never trained on"
+    data = DataConfig.model_validate({key: value for key, (value, _) in keys.items()})
+    number = len(Split.from_config(data, training=True).select(names, quiet=True))
+    said = f"{shown(path)}: trained on list {shown(training)}, list {shown(val)} of {members[val]} samples is held out"
+    return Chosen(keys, number, members[val], said)
+
+
+def _told(found: Survey, chosen: Chosen) -> list[str]:
+    lines = []
+    for one in found.found:
+        where = shown(found.train if one.source == "." else found.train / one.source)
+        looked = f" ({one.looked} looked at)" if one.looked < len(one.samples) else ""
+        rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
+        lines.append(f"{one.name}: {len(one.samples)} samples in {where}{looked}: {one.recognised.what}{rivals}")
+    if len({one.modality.spec.files for one in found.found}) > 1:
+        lines.append(f"{len(found.samples)} samples in all, {found.paired} of them with more than one modality")
+    return [*lines, chosen.said, *(f"note: {note}" for note in found.notes)]
+
+
+def _next(out: Path, config: RunConfig, machine: Machine) -> list[str]:
+    name = shlex.quote(str(out))
+    jobs = "" if machine.gpu or machine.cores < 2 else f" --jobs {min(machine.cores, 8)}"
+    steps = [f"fourm tokenizer fit {name}{jobs}", f"fourm tokenize {name}", f"fourm train {name}"]
+    if config.data.val is not None:
+        steps.append(f"fourm evaluate {shlex.quote(str(config.run))}")
+    return [f"wrote {out}; read it, then run", *(f"  {step}" for step in steps)]

@@ -1,0 +1,228 @@
+"""The numbers of a config that fit a data set and a machine, and the text of the config with a comment a line.
+
+In: a `Survey`, how its samples are split, a `Machine`. Out: YAML that `load_config` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fourm_engine.data.names import shown
+from fourm_engine.data.recognition import Found
+from fourm_engine.data.survey import Survey
+from fourm_engine.device import Machine
+from fourm_plugins.spec import Sequence as SequenceLayout
+
+_WIDTH, _COLUMN = 120, 44
+#: Line of a config: (depth, "key: value", comment).
+Line = tuple[int, str, str]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How the samples are split: the keys of `data`, with comments, and how many samples each part has."""
+
+    keys: Mapping[str, tuple[Any, str]]
+    train: int
+    val: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes for a CPU, on which an hour must do, and for a GPU of at least 6 GiB."""
+
+    large: bool
+    side: int
+    patch: int
+    codes: int | None
+    model: dict[str, Any]
+    batch: int
+    fit_batch: int
+    fit_steps: int
+    steps: int
+    lr: float
+    views: int
+
+    @classmethod
+    def fitting(cls, survey: Survey, samples: int, machine: Machine) -> Sizes:
+        large = machine.gpu_memory >= 6
+        shorter = [min(found.recognised.size) for found in survey.found if found.recognised.size]
+        side = max(16, min([224 if large else 64, *shorter]))
+        # 8 x 8 tokens a picture for a CPU, 16 pixels a token for large pictures.
+        patch = 16 if large and side >= 128 else max(2, side // 8)
+        side -= side % patch
+        if not large:
+            model: dict[str, Any] = {"width": 128, "encoder_blocks": 3, "decoder_blocks": 3, "heads": 4}
+        else:
+            size = "B" if samples >= 100_000 and machine.gpu_memory >= 20 else "S" if samples >= 10_000 else "Ti"
+            model = {"size": size}
+        batch = 64 if large else 16
+        return cls(
+            large=large,
+            side=side,
+            patch=patch,
+            codes=(None if samples >= 10_000 else 2048) if large else 512,
+            model=model,
+            batch=batch,
+            fit_batch=16 if large else 8,
+            fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
+            steps=min(100_000 if large else 5000, max(1000 if large else 600, 20 * samples)),
+            lr=5e-4 if large else 1e-3,
+            views=max(1, min(16, 3200 // samples)),
+        )
+
+    @property
+    def why(self) -> str:
+        return "sized for a GPU" if self.large else "sized for a CPU"
+
+    def of(self, found: Found, first: bool) -> dict[str, tuple[Any, str]]:
+        """Settings of a modality that follow from the machine, as far as its plugin has them."""
+        fields = type(found.modality.settings).model_fields
+        tokens = (self.side // self.patch) ** 2
+        given: dict[str, tuple[Any, str]] = {}
+        if "image_size" in fields and "patch_size" in fields:
+            given["image_size"] = self.side, f"pixels a side that tokens describe; {self.why}, 2x costs 4x" * first
+            given["patch_size"] = self.patch, f"pixels a side of one token: {tokens} tokens a sample" * first
+        if "codebook_size" in fields and self.codes and found.modality.spec.tokenizer is not None:
+            given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data" * first
+        if "text" in fields and not self.large:
+            text = {"vocabulary_size": 4096, "coordinate_bins": 100}
+            given["text"] = text, "pieces of words, and steps across a picture for boxes: alike wherever text occurs"
+        return given
+
+
+def config_text(
+    survey: Survey, chosen: Chosen, sizes: Sizes, machine: Machine, *, folders: Mapping[str, str], command: str
+) -> str:
+    """`folders`: where `run`, `tokens` and `tokenizers` lie."""
+    lines = list(_lines(survey, chosen, sizes, folders))
+    head = [
+        f"# Written by `{command}` for {len(survey.samples)} samples",
+        f"# on {machine}. Change what you like; docs/data.md tells more.",
+        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
+    ]
+    return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
+
+
+def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, str]) -> Iterator[Line]:
+    n = chosen.train
+    yield 0, _pair("run", folders["run"]), "folder of the trained model, its checkpoints, curves and report"
+    yield 0, _pair("seed", 0), "decides every random choice: the same seed, the same result"
+    yield 0, "", ""
+    yield 0, "modalities:", ""
+    names = sorted(found.name for found in survey.found)
+    yield 1, _pair("select", names), "these take part, whatever else is installed; shorten the list to leave one out"
+    yield 1, "settings:", ""
+    explained: set[str] = set()
+    for found in survey.found:
+        yield 2, f"{_flow(found.name)}:", _about(found)
+        if found.name != found.plugin.name:
+            yield 3, _pair("plugin", found.plugin.name), "the installed modality that reads it"
+        for key, (value, why) in found.recognised.settings.items():
+            yield 3, _pair(key, value), why
+        where = "the data folder itself" if found.source == "." else "the sub-folder"
+        if "source" in type(found.modality.settings).model_fields:
+            yield 3, _pair("source", found.source), f"{where} that is read"
+        given = sizes.of(found, True)
+        for key, (value, why) in given.items():
+            yield 3, _pair(key, value), "as above" if key in explained else why
+        explained |= given.keys()
+    yield 0, "", ""
+    yield 0, "data:", ""
+    for key, (value, why) in chosen.keys.items():
+        yield 1, _pair(key, value), why
+    yield 1, _pair("tokens", folders["tokens"]), "where `fourm tokenize` writes, and `fourm train` reads"
+    crops = f"{sizes.views} crops of each sample, since {n} are few" if sizes.views > 1 else f"{n} samples are enough"
+    yield 1, _pair("views", sizes.views), f"crops of a training sample that are tokenized: {crops}"
+    yield 1, _pair("augment", sizes.views > 1), "whether crops are random, half of them mirrored, or the centre"
+    yield 1, _pair("on_error", "skip"), "a file that cannot be used is named and left out; raise stops there"
+    yield 0, "", ""
+    yield 0, "tokenizers:", ""
+    yield 1, _pair("folder", folders["tokenizers"]), "where fitted tokenizers are kept, one a kind of token"
+    yield 1, "fit:", "how each of them learns"
+    yield 2, _pair("steps", sizes.fit_steps), _passes(sizes.fit_steps, sizes.fit_batch, n)
+    yield 2, _pair("batch_size", sizes.fit_batch), "samples a step; many small steps learn more than few large ones"
+    yield 2, _pair("lr", 1.5e-3), "learning rate at its highest"
+    yield 2, _pair("warmup", sizes.fit_steps // 20), "steps in which the rate rises from 0"
+    yield 0, "", ""
+    yield from _masking(survey, sizes)
+    yield 0, "", ""
+    words = (
+        "a size of the paper, Ti, S, B, L or XL"
+        if sizes.large
+        else "a small model, for a CPU; a GPU takes size: Ti, S, B, L or XL"
+    )
+    yield 0, _pair("model", sizes.model), words
+    yield 0, "", ""
+    yield 0, "train:", ""
+    yield 1, _pair("batch_size", sizes.batch), "samples a step; halve it if memory runs out"
+    yield 1, _pair("steps", sizes.steps), _passes(sizes.steps, sizes.batch, n)
+    yield 1, _pair("lr", sizes.lr), "learning rate at its highest; lower it if the loss jumps"
+    yield 1, _pair("warmup", sizes.steps // 20), "steps in which the rate rises from 0"
+    yield 1, _pair("checkpoint_every", max(1, sizes.steps // 5)), "steps; `fourm train` goes on from the newest"
+    yield 1, _pair("log_every", max(1, min(100, sizes.steps // 20))), "steps between lines of progress"
+    yield 1, _pair("device", "auto"), "a GPU if there is one, else the CPU"
+
+
+def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
+    specs = [found.modality.spec for found in survey.found]
+    grid = (sizes.side // sizes.patch) ** 2
+    counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
+    most = 256 if sizes.large else 128
+    shown_tokens = min(most, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
+    asked = min(most, max(1, sum(counts[s.name] for s in specs if s.target)))
+    yield 0, "masking:", "what the model sees of a sample, and predicts"
+    yield 1, _pair("input_tokens", [1, shown_tokens]), "tokens shown, a number drawn anew each time"
+    yield 1, _pair("target_tokens", asked), "tokens to predict; more learn more in a step, which takes longer"
+    yield 1, "mixture:", "kinds of tasks, drawn by weight"
+    for spec in (spec for spec in specs if spec.continuous):
+        component = {"name": f"{spec.name} to all", "weight": 0.5, "input": {spec.name: 1000}}
+        yield 2, f"- {_flow(component | {'input_tokens': counts[spec.name]})}", "all of it in, everything else out"
+    yield 2, f"- {_flow({'name': 'any to any', 'weight': 0.5})}", "a random part of all predicts another"
+
+
+def _about(found: Found) -> str:
+    where = "the folder" if found.source == "." else f"{shown(found.source)}/"
+    size = (
+        f", {found.recognised.size[1]}x{found.recognised.size[0]} pixels in the median" if found.recognised.size else ""
+    )
+    rivals = f"; may also be {', '.join(found.rivals)}" if found.rivals else ""
+    return f"{len(found.samples)} samples in {where}: {found.recognised.what}{size}{rivals}"
+
+
+def _passes(steps: int, batch: int, samples: int) -> str:
+    passes = steps * batch / samples
+    return f"{passes:.0f} passes over {samples} samples" if passes >= 2 else f"{passes:.1f} of {samples} samples"
+
+
+def _pair(key: str, value: Any) -> str:
+    return f"{key}: {_flow(value)}"
+
+
+def _flow(value: Any) -> str:
+    """YAML of a value, on one line."""
+    if isinstance(value, float) and not isinstance(value, bool):
+        return f"{value:.6g}" if "e" not in f"{value:.6g}" else f"{value:.1e}"
+    if isinstance(value, Path):
+        value = str(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _written(lines: list[Line]) -> Iterator[str]:
+    """Comments to the right where they fit, else above."""
+    for depth, text, comment in lines:
+        code, about = "  " * depth + text, f"# {shown(comment)}"
+        if not comment:
+            yield code
+        elif len(line := f"{code:<{_COLUMN}}  {about}") <= _WIDTH:
+            yield line
+        else:
+            yield "  " * depth + about
+            yield code

@@ -1,0 +1,141 @@
+"""`fourm init`: the config that it writes is read, runs as it is, and holds out what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.splits import drawn
+from fourm_engine.device import Machine
+from fourm_engine.recipes.config import load_config
+from fourm_engine.recipes.fit import fit
+from fourm_engine.recipes.init import held_out_share, init
+from fourm_engine.recipes.tokenize import tokenize
+from fourm_engine.recipes.train import train
+from fourm_plugins.manager import PluginManager
+from tests.folders import names, write
+
+CPU = Machine(cores=2, memory=8.0)
+H100 = Machine(cores=16, memory=128.0, gpu="NVIDIA H100", gpu_memory=79.0)
+QUICK = ["tokenizers.fit.steps=2", "tokenizers.fit.warmup=0", "train.steps=2", "train.warmup=0", "data.views=1"]
+TINY = ["model.width=32", "model.encoder_blocks=1", "model.decoder_blocks=1", "masking.target_tokens=32"]
+ONE_THREAD = ["tokenizers.fit.threads=1", "train.threads=1", "tokenizers.fit.device=cpu", "train.device=cpu"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def split(config):
+    """(names of the training samples, names of the held-out ones)."""
+    modalities = config.load_modalities(PluginManager())
+    return tuple(AlignedData.from_config(modalities, config.data, training=part).names for part in (True, False))
+
+
+@pytest.mark.slow
+def test_a_folder_with_names_of_its_own_is_trained_on_by_the_config_that_init_writes(here):
+    folders = {"My Photos": "rgb", "Tiefe": "depth", "words": "caption"}
+    for folder, kind in folders.items():
+        write(here / "photos", folder, kind, names(24))
+    told = init(here / "photos", machine=CPU).lines
+    assert any("there is no splits.json" in line and "of 24 samples" in line for line in told)
+    assert f"  fourm train {here / 'photos.yaml'}" in told or "  fourm train photos.yaml" in told
+
+    config = load_config("photos.yaml", [*QUICK, *ONE_THREAD, *TINY])
+    train_names, val_names = split(config)
+    assert (len(train_names) + len(val_names), bool(set(train_names) & set(val_names))) == (24, False)
+    assert 1 <= len(val_names) <= 4
+    assert {report.fresh for report in fit(config, tell=told.append)} == {True}
+    counts = tokenize(config, tell=told.append)
+    assert counts["train"].counts == dict.fromkeys(("caption", "depth", "rgb"), len(train_names))
+    assert train(config, tell=told.append)
+    assert (here / "runs/photos/model/config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("machine", "number"), [(CPU, 1), (CPU, 2), (H100, 40), (Machine(4, 16.0, "a small one", 4.0), 2)]
+)
+def test_the_config_is_read_for_any_machine_and_number_of_samples_and_each_line_has_a_comment(here, machine, number):
+    for folder, kind in (("images", "rgb"), ("captions", "caption"), ("features", "clip")):
+        write(here / "photos", folder, kind, names(number))
+    init("photos", out=here / "a.yaml", machine=machine)
+    config = load_config("a.yaml")
+    assert (config.data.val is None) == (number == 1)
+    lines = (here / "a.yaml").read_text().splitlines()
+    bare = [k for k, line in enumerate(lines) if line and "# " not in line and "# " not in lines[k - 1]]
+    assert [lines[k].strip() for k in bare] == ["modalities:", "settings:", "data:", "tokenizers:", "train:"]
+    assert max(map(len, lines)) <= 120
+    large = machine.gpu_memory > 6
+    assert config.model.width == (384 if large else 128)
+    assert config.modalities.settings["rgb"]["image_size"] <= 48  # as the pictures
+
+
+def test_one_kind_of_files_is_enough(here):
+    write(here / "photos", ".", "rgb", names(5))
+    assert init("photos", machine=CPU).config.modalities.select == ["rgb", "rgb@pixels"]
+    write(here / "texts", "a", "caption", names(5))
+    assert init("texts", machine=CPU).config.modalities.select == ["caption"]
+
+
+def test_an_existing_file_is_replaced_only_on_request(here):
+    write(here / "photos", "images", "rgb", names(2))
+    (here / "photos.yaml").write_text("mine")
+    with pytest.raises(ValueError, match=r"photos\.yaml: exists already; .*--out.*--force"):
+        init("photos", machine=CPU)
+    assert (here / "photos.yaml").read_text() == "mine"
+    init("photos", machine=CPU, force=True)
+    load_config("photos.yaml")
+
+
+def test_the_lists_of_splits_json_are_used_whatever_they_are_called(here):
+    write(here / "photos", "images", "rgb", names(10))
+    lists = {"all": names(10), "training": names(7), "valid": names(10)[7:9]}
+    (here / "photos/splits.json").write_text(json.dumps(lists))
+    report = init("photos", machine=CPU)
+    assert (report.config.data.train_split, report.config.data.val_split) == ("training", "valid")
+    assert split(report.config) == (names(7), names(10)[7:9])
+    assert any("trained on list training, list valid of 2 samples is held out" in line for line in report.lines)
+
+    (here / "photos/splits.json").write_text(json.dumps({"a": names(8)}))
+    report = init("photos", machine=CPU, force=True)
+    assert (report.config.data.train_split, report.config.data.val) == ("a", None)
+    (here / "photos/splits.json").write_text(json.dumps({"a": ["nothing"]}))
+    with pytest.raises(ValueError, match=r"splits\.json: none of its samples is in the folder"):
+        init("photos", machine=CPU, force=True)
+
+
+def test_folders_called_train_and_val_are_the_parts(here):
+    for part, number in (("train", 6), ("val", 3)):
+        write(here / "apart" / part, "images", "rgb", names(number))
+        write(here / "below" / "images" / part, ".", "rgb", names(number))
+        write(here / "below" / "labels" / part, ".", "semseg", names(number))
+    config = init("apart", machine=CPU).config
+    assert (str(config.data.train), str(config.data.val)) == ("apart/train", "apart/val")
+    config = init("below", machine=CPU).config
+    assert config.data.held_out == ("val",)
+    assert [len(part) for part in split(config)] == [6, 3]
+
+
+@pytest.mark.parametrize("number", [2, 3, 9, 24, 100, 5000, 40_000])
+def test_about_a_tenth_is_held_out_at_least_one_and_no_more_than_a_thousand(number):
+    some = frozenset(names(number))
+    share = held_out_share(some)
+    held_out = sum(drawn(name) < share for name in some)
+    assert max(1, 0.05 * min(number, 10_000)) <= held_out + (number < 24) <= max(2, 0.15 * number)
+    assert 1 <= held_out <= 1000
+
+
+def test_the_command_tells_what_it_found_and_what_comes_next(here):
+    write(here / "my photos", "images", "rgb", names(3))
+    done = CliRunner().invoke(app, ["init", "my photos"])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", done.stdout, re.MULTILINE)
+    assert "  fourm tokenize 'my photos.yaml'" in done.stdout
+    assert str(CliRunner().invoke(app, ["init", "nowhere"]).exception) == "nowhere: no such folder"
