@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.batch import Batch, Tokens
+from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.cache import ArrayCache
 from fourm_engine.data.config import DataConfig
@@ -66,7 +66,9 @@ def tensors(batch):
             found |= {f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(Tokens)}
         elif isinstance(value, torch.Tensor):
             found[field.name] = value
-    return found | batch.continuous
+    for name, patches in batch.continuous.items():
+        found |= {f"{name}.{f.name}": getattr(patches, f.name) for f in fields(Patches)}
+    return found
 
 
 def assert_same(x, y):
@@ -119,7 +121,7 @@ def test_items_hold_the_tokens_and_pixels_of_one_sample_and_view(config):
                 mine = mod == entry.index
                 if modality == "a@pixels":
                     if mine.any():
-                        fit &= np.array_equal(sample.continuous[modality], content[pos[mine]])
+                        fit &= np.array_equal(sample.continuous[modality].rows(), content[pos[mine]])
                         checked.add(modality)
                 elif modality != "words":
                     fit &= np.array_equal(ids[mine] - entry.start, content[pos[mine]])

@@ -94,11 +94,17 @@ def test_budgets_have_the_recorded_distribution(case: Case):
 @pytest.mark.parametrize("case", cases("span_masking"))
 def test_spans_are_masked_as_recorded(case: Case):
     sentinels = np.array([id_ for _, id_ in sorted((int(k), v) for k, v in case.content["sentinel_to_id"].items())])
-    for pair in case.content["pairs"]:
-        shown, target, starts = mask_spans(np.array(pair["ids"], np.int64), np.array(pair["keep"], bool), sentinels[1:])
-        assert shown.tolist() == pair["input"]
-        assert target.tolist() == pair["target"]
-        assert set(target[starts]) <= set(sentinels)
+    pairs = case.content["pairs"]
+    length = np.array([len(pair["ids"]) for pair in pairs])
+    tokens, keep = np.zeros((len(pairs), length.max()), np.int64), np.zeros((len(pairs), length.max()), bool)
+    for r, pair in enumerate(pairs):
+        tokens[r, : length[r]], keep[r, : length[r]] = pair["ids"], pair["keep"]
+    spans = mask_spans(tokens, keep, length, sentinels[1:])
+    assert spans.inputs.tolist() == [i for pair in pairs for i in pair["input"]]
+    assert spans.targets.tolist() == [i for pair in pairs for i in pair["target"]]
+    assert spans.shown.tolist() == [len(pair["input"]) for pair in pairs]
+    assert spans.length.tolist() == [len(pair["target"]) for pair in pairs]
+    assert set(spans.targets[spans.starts]) <= set(sentinels)
 
 
 @pytest.mark.parametrize("case", cases("sequence_mask_stats"))

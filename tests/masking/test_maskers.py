@@ -30,9 +30,10 @@ def span_masker(max_tokens: int = 34, sentinels: int = SENTINELS) -> SpanMasker:
 def test_spans_are_masked_as_in_the_published_models():
     sentinels = np.array([PAIRS["sentinel_to_id"][str(i)] for i in range(1, 40)])
     for pair in PAIRS["pairs"]:
-        shown, target, _ = mask_spans(np.array(pair["ids"]), np.array(pair["keep"], bool), sentinels)
-        assert shown.tolist() == pair["input"]
-        assert target.tolist() == pair["target"]
+        one = np.array([pair["ids"]]), np.array([pair["keep"]], bool), np.array([len(pair["ids"])])
+        spans = mask_spans(*one, sentinels)
+        assert spans.inputs.tolist() == pair["input"]
+        assert spans.targets.tolist() == pair["target"]
 
 
 @pytest.mark.parametrize("facts", STATS["stats"], ids=lambda f: f"{f['input_budget']}-{f['target_budget']}")
