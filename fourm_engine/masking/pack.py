@@ -171,4 +171,3 @@ def _encoder_rows(vocabulary: Vocabulary, shown: Mapping[str, Shown]) -> tuple[n
 def ordered(vocabulary: Vocabulary, names: Collection[str]) -> list[str]:
     """`names` in the order in which they are packed."""
     return sorted(names, key=lambda name: vocabulary[name].index)
-

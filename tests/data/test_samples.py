@@ -368,3 +368,16 @@ def test_a_modality_of_which_no_file_can_be_used_is_an_error_before_any_work(tmp
     with pytest.raises(ValueError, match="none of the 3 files of words can be used"):
         tokenize_split(AlignedData(tmp_path / "raw", MODALITIES), tmp_path / "tokens/train", TOKENIZERS, config)
     assert not (tmp_path / "tokens").exists()
+
+
+@given(positions=st.lists(st.integers(0, 60), min_size=1, max_size=9))
+@settings(max_examples=20)
+def test_samples_fetched_together_are_those_fetched_one_by_one(config, positions):
+    data = open_data(config)
+    for position, x in zip(positions, data.__getitems__(positions)):
+        y = data[position]
+        for part in ("encoder", "decoder", "labels"):
+            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))
+        assert {n: k.rows().tolist() for n, k in x.continuous.items()} == {
+            n: k.rows().tolist() for n, k in y.continuous.items()
+        }
