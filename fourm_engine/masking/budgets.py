@@ -16,7 +16,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from fourm_engine.masking.samplers import Pool
 from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
-K, V = TypeVar("K"), TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class _Strategy:
     keep: dict[str, Keep]
 
 
-def _bound(cache: dict[K, V]) -> dict[K, V]:
+def _bound(cache: dict[Any, Any]) -> dict[Any, Any]:
     """`cache`, emptied where sets are so many (dropout of many modalities) that it would grow without end."""
     if len(cache) >= 10_000:
         cache.clear()

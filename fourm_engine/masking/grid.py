@@ -27,8 +27,8 @@ def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarra
     # The low bits of each random number say whose it is; sorted, they are a permutation.
     bits = np.uint64((1 << n.bit_length()) - 1)
     order_Rn = np.sort(noise(keys[:, None], np.arange(n)) & ~bits | np.arange(n, dtype=np.uint64), axis=1) & bits
-    shown = np.clip(inputs, 0, n)
-    asked = np.clip(targets, 0, n - shown)
+    shown = np.minimum(np.maximum(inputs, 0), n)
+    asked = np.minimum(np.maximum(targets, 0), n - shown)
     row, rank = ragged(shown + asked)
     pos = order_Rn[row, rank].astype(np.int64)
     values, is_input = np.concatenate(ids)[row * n + pos], rank < shown[row]
@@ -36,7 +36,7 @@ def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarra
     zeros = np.zeros_like(target_pos)
     return MaskedRows(
         shown,
-        np.stack((values[is_input], pos[is_input])),
+        np.array((values[is_input], pos[is_input])),
         asked,
-        np.stack((zeros + MASK, target_pos, zeros, target_values)),
+        np.array((zeros + MASK, target_pos, zeros, target_values)),
     )

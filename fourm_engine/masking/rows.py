@@ -36,5 +36,5 @@ class MaskedRows:
 
 def ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of rows with `counts` (R,) items each, laid out one after the other: the row and the rank in it of each item."""
-    rank = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(np.arange(len(counts)), counts), rank
+    row = np.arange(len(counts)).repeat(counts)
+    return row, np.arange(len(row)) - (counts.cumsum() - counts)[row]

@@ -15,6 +15,8 @@ from fourm_plugins.spec import ModalitySpec
 
 #: Every time the input comes out too long, tokens are kept with this much less probability.
 KEEP_DECAY = 0.9
+#: Random numbers drawn at once.
+BLOCK = 1 << 17
 
 
 class SpanMasker(Masker):
@@ -67,9 +69,9 @@ def mask_sequences(
     at = first[row] + rank
     return MaskedRows(
         np.where(shows, spans.shown, 0),
-        np.stack((spans.inputs[used], pos[used])),
+        np.array((spans.inputs[used], pos[used])),
         asked,
-        np.stack((spans.targets[at], rank, rank, spans.targets[at + 1])),
+        np.array((spans.targets[at], rank, rank, spans.targets[at + 1])),
     )
 
 
@@ -84,7 +86,7 @@ def draw_keeps(
     keep_RL = np.zeros((len(length), columns), np.bool_)
     todo, tried, tries = np.arange(len(length)), 0, 1
     while len(todo):
-        # A block of tries at once: most sequences need one, others up to fifty.
+        # Blocks of tries at once, as many as fit a cache: most sequences need one, others up to seventy.
         attempt = tried + np.arange(tries)
         below = (probability[todo, None] * KEEP_DECAY**attempt * 2.0**32).astype(np.uint64)
         # Numbers 0 and 1 of each stream are used elsewhere.
@@ -92,12 +94,13 @@ def draw_keeps(
         bits_RTL = noise(keys[todo, None, None], numbers).view(np.uint32)[..., :columns]
         valid = np.arange(columns) < length[todo, None, None]
         keep = (bits_RTL < below[..., None]) & valid
-        masked = valid & ~keep
-        runs = masked[..., 0] + np.count_nonzero(masked[..., 1:] & keep[..., :-1], axis=2)
-        fits = (np.count_nonzero(keep, axis=2) + runs <= budget[todo, None]) | (budget[todo, None] <= 0)
+        # Shown are the tokens kept and, of each run of others, its first as a sentinel: the first token is, either way.
+        shown = 1 + (keep[..., 1:] | (keep[..., :-1] & valid[..., 1:])).sum(2)
+        fits = (shown <= budget[todo, None]) | (budget[todo, None] <= 0)
         keep_RL[todo] = keep[np.arange(len(todo)), fits.argmax(1)]
         todo = todo[~fits.any(1)]
-        tried, tries = tried + tries, min(4 * tries, 16)
+        tried += tries
+        tries = min(max(BLOCK // max(len(todo) * columns, 1), 4), 64)
     return keep_RL
 
 
