@@ -15,7 +15,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -83,7 +85,9 @@ class Budgets:
                 )
             )
         dropout = config.input_dropout
-        self._dropout = [(self._bit[name], dropout.get(name, dropout.get("*", 0.0))) for name in self.names if dropout]
+        chances = [(self._bit[name], dropout.get(name, dropout.get("*", 0.0))) for name in self.names]
+        shown = reduce(or_, (strategy.sides[0] for strategy in self._components), 0)
+        self._dropout = [(bit, chance) for bit, chance in chances if chance > 0 and bit & shown]
         unknown |= (config.min_tokens.keys() | config.max_tokens.keys() | dropout.keys()) - self._bit.keys() - {"*"}
         if unknown:
             log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
@@ -152,8 +156,8 @@ class Budgets:
         has = self.bits(available)
         shows = has
         if self._dropout:
-            for u, (bit, probability) in zip(rng.random(len(self._dropout)).tolist(), self._dropout, strict=True):
-                shows &= ~bit if u < probability else -1
+            for u, (bit, chance) in zip(rng.random(len(self._dropout)).tolist(), self._dropout, strict=True):
+                shows &= ~bit if u < chance else -1
         strategies = self._strategies(has, shows)
         if not strategies and shows != has:
             shows, strategies = has, self._strategies(has, has)
