@@ -106,8 +106,8 @@ def collate_inputs(
         for _, kept in inputs:
             if name in kept:
                 begin, end = end, end + len(kept[name].at)
-                # The one copy of them; "clip" since "raise" would make another.
-                kept[name].patches.take(kept[name].at, axis=0, out=values[begin:end], mode="clip")
+                # The one copy of them; "wrap" since "raise" would make another.
+                kept[name].patches.take(kept[name].at, axis=0, out=values[begin:end], mode="wrap")
         patches[name] = Patches(*(torch.from_numpy(x) for x in (values, row, slot)))
     return Tokens(*torch.from_numpy(encoder).unbind()), patches
 
