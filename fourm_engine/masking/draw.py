@@ -13,7 +13,7 @@ import numpy as np
 from fourm_engine.batch import PackedSample
 from fourm_engine.masking.budgets import Drawn
 from fourm_engine.masking.grid import GridMasker, mask_grids
-from fourm_engine.masking.noise import key, noise
+from fourm_engine.masking.noise import keys_of, noise
 from fourm_engine.masking.pack import pack_rows
 from fourm_engine.masking.rows import MaskedRows
 from fourm_engine.masking.span import SpanMasker, mask_sequences
@@ -56,8 +56,7 @@ class BatchMasker:
         mod = np.array([self._index[name] for _, name in rows], np.int64)
         inputs = np.array([samples[b].drawn.inputs.get(name, 0) for b, name in rows], np.int64)
         targets = np.array([samples[b].drawn.targets.get(name, 0) for b, name in rows], np.int64)
-        keys = np.concatenate([key(s.rng) for s in samples])
-        keys = noise(keys[sample], mod)
+        keys = noise(keys_of(*(s.rng for s in samples))[sample], mod)
         ids = [self._ids(samples[b], name) for b, name in rows]
         parts = []
         for kind, group in self._groups(rows, ids).items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fourm_engine.masking.noise import key, noise
+from fourm_engine.masking.noise import keys_of, noise
 from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import MASK, Masked, Masker
 
@@ -18,7 +18,7 @@ class GridMasker(Masker):
     def mask(
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
-        return mask_grids([ids], np.array([input_budget]), np.array([target_budget]), key(rng)).only()
+        return mask_grids([ids], np.array([input_budget]), np.array([target_budget]), keys_of(rng)).only()
 
 
 def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> MaskedRows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourm_engine.masking.noise import key, noise, uniform
+from fourm_engine.masking.noise import keys_of, noise, uniform
 from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.spec import ModalitySpec
@@ -40,7 +40,7 @@ class SpanMasker(Masker):
     ) -> Masked:
         """A sequence longer than `max_tokens`, its end marker included, is cut there, and then has no end marker."""
         budgets = np.array([input_budget]), np.array([target_budget])
-        return mask_sequences([ids], [self], *budgets, [keep], key(rng)).only()
+        return mask_sequences([ids], [self], *budgets, [keep], keys_of(rng)).only()
 
 
 def mask_sequences(

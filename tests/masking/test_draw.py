@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fourm_engine.masking.budgets import Drawn
 from fourm_engine.masking.draw import BatchMasker, Unmasked
 from fourm_engine.masking.grid import GridMasker
-from fourm_engine.masking.noise import key
+from fourm_engine.masking.noise import keys_of
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.masking.span import KEEP_DECAY, Spans, mask_sequences, mask_spans, trim
 from fourm_engine.vocabulary import Vocabulary
@@ -159,7 +159,7 @@ def slow_lengths(n: int, inputs: int, targets: int, keep: str, rng: np.random.Ge
 @pytest.mark.parametrize("keep", ["random", "all", "binary"])
 def test_sequences_are_masked_with_the_statistics_of_the_slow_obvious_way(inputs, targets, keep):
     n, number, rng = 20, 1500, np.random.default_rng(0)
-    masker, keys = span_masker(), np.concatenate([key(rng) for _ in range(number)])
+    masker, keys = span_masker(), keys_of(*[rng] * number)
     budgets = np.full(number, inputs), np.full(number, targets)
     masked = mask_sequences([np.arange(100, 100 + n)] * number, [masker] * number, *budgets, [keep] * number, keys)
     word = (masked.inputs[0] >= 100) | (masked.inputs[0] == END)

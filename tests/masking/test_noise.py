@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fourm_engine.masking.noise import key, noise, uniform
+from fourm_engine.masking.noise import keys_of, noise, uniform
 
 
 def splitmix64(seed: int, n: int) -> list[int]:
@@ -27,7 +27,7 @@ def test_the_numbers_are_those_of_splitmix64():
 
 
 def test_uniform_numbers_are_uniform_and_streams_independent():
-    keys = np.concatenate([key(np.random.default_rng(i)) for i in range(200)])
+    keys = keys_of(*(np.random.default_rng(i) for i in range(200)))
     u = uniform(keys[:, None], np.arange(200))
     assert u.min() >= 0
     assert u.max() < 1
