@@ -5,13 +5,16 @@ specs() -> one spec per modality; batch(...) -> a real `Batch`, masked and packe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+
 import numpy as np
 
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
+from fourm_engine.masking.draw import BatchMasker, Unmasked
 from fourm_engine.masking.grid import GridMasker
-from fourm_engine.masking.pack import pack
 from fourm_engine.masking.span import SpanMasker
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import FeatureMap, Grid, Masker, ModalitySpec, Sequence, Specials, Text, TokenizerRecipe, TokenSpace
@@ -52,7 +55,7 @@ def specs(side: int = 14, shrink: int = 1) -> list[ModalitySpec]:
 
 
 class Samples:
-    """Random tokens, masked and packed: `sample(rng)` does what a training sample costs beyond reading it."""
+    """Random tokens, masked and packed: `pack` does what training samples cost beyond reading them."""
 
     def __init__(self, *, tokens: int, side: int = 14, shrink: int = 1) -> None:
         self.specs = {spec.name: spec for spec in specs(side, shrink)}
@@ -64,28 +67,33 @@ class Samples:
             name: SpanMasker(spec, SPECIALS) if name in TEXTS else GridMasker(spec) for name, spec in self.specs.items()
         }
 
-    def sample(self, rng: np.random.Generator) -> PackedSample:
-        drawn = self.budgets.draw(rng, frozenset(self.specs))
-        assert drawn is not None
-        masked, patches = {}, {}
-        for name in drawn.modalities:
-            spec = self.specs[name]
+        self.mask = BatchMasker(self.maskers, self.vocabulary)
+
+    def contents(self, rng: np.random.Generator, words: int | None = None) -> dict[str, np.ndarray]:
+        """What a store would load: every modality, sequences of `words` tokens or of any length up to the most."""
+        made = {}
+        for name, spec in self.specs.items():
+            n = spec.layout.num_tokens
             if spec.continuous:
-                ids = np.arange(spec.layout.num_tokens)
-                patches[name] = rng.standard_normal((len(ids), spec.patch_dim), dtype=np.float32)
+                made[name] = rng.standard_normal((n, spec.patch_dim), dtype=np.float32)
             else:
-                length = 40 if name in TEXTS else spec.layout.num_tokens
                 assert spec.token_space is not None
-                ids = rng.integers(204, spec.token_space.size, length)
-            masked[name] = self.maskers[name].mask(
-                ids,
-                input_budget=drawn.inputs.get(name, 0),
-                target_budget=drawn.targets.get(name, 0),
-                keep=drawn.keep.get(name, "random"),
-                rng=rng,
-            )
-        return pack(self.vocabulary, masked, patches)
+                length = (words or int(rng.integers(8, n))) if name in TEXTS else n
+                made[name] = rng.integers(204, spec.token_space.size, length)
+        return made
+
+    def pack(self, contents: Many[Mapping[str, np.ndarray]], rngs: Many[np.random.Generator]) -> list[PackedSample]:
+        """Draw, mask and pack samples, each with its generator."""
+        unmasked = []
+        for loaded, rng in zip(contents, rngs, strict=True):
+            drawn = self.budgets.draw(rng, frozenset(loaded))
+            assert drawn is not None
+            unmasked.append(Unmasked(loaded, drawn, rng))
+        return self.mask(unmasked)
+
+    def collate(self, samples: Many[PackedSample]) -> Batch:
+        return collate(samples, self.vocabulary, self.config.encoder_tokens, self.config.decoder_tokens)
 
     def batch(self, size: int, rng: np.random.Generator) -> Batch:
-        rows = [self.sample(rng) for _ in range(size)]
-        return collate(rows, self.vocabulary, self.config.encoder_tokens, self.config.decoder_tokens)
+        contents = [self.contents(rng, words=40) for _ in range(size)]
+        return self.collate(self.pack(contents, rng.spawn(size)))

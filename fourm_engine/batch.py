@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +35,24 @@ class Tokens:
 
 
 @dataclass
+class Patches:
+    """The K kept patches of one continuous modality: packed, wherever in the batch they stand."""
+
+    values: Tensor  # float32 (K, patch_dim)
+    row: Tensor  # (K,) int64, in [0, B)
+    slot: Tensor  # (K,) int64, in [0, N)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Patches:
+        return Patches(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+
+@dataclass
 class Batch:
     """One training batch. The T targets are sorted by modality, in the vocabulary's order."""
 
     encoder: Tokens  # (B, N)
     decoder: Tokens  # (B, M)
-    continuous: dict[str, Tensor]  # modality -> float32 (B, N, patch_dim); zeros where `mod` is another modality
+    continuous: dict[str, Patches]  # modality -> its patches, in the order of rows and slots; K varies
     target_index: Tensor  # (T,) int64 into the flattened (B * M)
     target_ids: Tensor  # (T,) int64, local to the modality
     target_counts: dict[str, int]  # modality -> number of targets, on the host; sums to T
@@ -58,15 +71,16 @@ class Batch:
 def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:
     """Pad packed samples to (B, N) and (B, M), padding last, and sort their targets by modality.
 
-    Every continuous modality of the vocabulary has its (B, N, patch_dim) and every modality with ids its count, be it
-    0, so that batches differ in nothing but T. Raises ValueError for a sample that does not fit."""
+    Every continuous modality of the vocabulary has its patches and every modality with ids its count, be it none or 0,
+    so that batches differ in nothing but T and the numbers of patches.
+    Raises ValueError for a sample that does not fit."""
     inputs = [(sample.encoder, sample.continuous) for sample in samples]
     encoder, continuous = collate_inputs(inputs, vocabulary, N, [e.name for e in vocabulary if e.patch_dim])
     decoder = _pad([sample.decoder for sample in samples], M, "target", "decoder_capacity")
     mod = decoder[2].reshape(-1)  # (B * M,)
     used = np.flatnonzero(mod >= 0)  # in the order of the samples' labels
     labels = np.concatenate([sample.labels for sample in samples])
-    by_modality = np.argsort(mod[used], kind="stable")
+    by_modality = np.argsort(mod[used].astype(np.int16), kind="stable")  # 16 bits sort by radix
     counts = np.bincount(mod[used], minlength=len(vocabulary))
     return Batch(
         encoder,
@@ -79,20 +93,23 @@ def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: 
 
 
 def collate_inputs(
-    inputs: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    inputs: Sequence[tuple[np.ndarray, Mapping[str, Kept]]],
     vocabulary: Vocabulary,
     N: int,
     continuous: Sequence[str],
-) -> tuple[Tokens, dict[str, Tensor]]:
-    """Pad encoder rows (4, n) to (B, N), and the features of the modalities `continuous` to (B, N, patch_dim)."""
-    encoder = _pad([rows for rows, _ in inputs], N, "input", "encoder_capacity")
-    padded = {name: np.zeros((len(inputs), N, vocabulary[name].patch_dim), np.float32) for name in continuous}
-    for name, slots in padded.items():
-        for b, (_, features) in enumerate(inputs):
-            if name in features:
-                slots[b, encoder[2, b] == vocabulary[name].index] = features[name]
-    tokens = Tokens(*torch.from_numpy(encoder).unbind())
-    return tokens, {name: torch.from_numpy(slots) for name, slots in padded.items()}
+) -> tuple[Tokens, dict[str, Patches]]:
+    """Pad encoder rows (4, n) to (B, N), and pack the patches of the modalities `continuous`."""
+    encoder, patches = _pad([rows for rows, _ in inputs], N, "input", "encoder_capacity"), {}
+    for name in continuous:
+        row, slot = np.nonzero(encoder[2] == vocabulary[name].index)
+        values, end = np.empty((len(row), vocabulary[name].patch_dim), np.float32), 0
+        for _, kept in inputs:
+            if name in kept:
+                begin, end = end, end + len(kept[name].at)
+                # The one copy of them; "wrap" since "raise" would make another.
+                kept[name].patches.take(kept[name].at, axis=0, out=values[begin:end], mode="wrap")
+        patches[name] = Patches(*(torch.from_numpy(x) for x in (values, row, slot)))
+    return Tokens(*torch.from_numpy(encoder).unbind()), patches
 
 
 def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.ndarray:
@@ -108,6 +125,17 @@ def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.nda
     return out
 
 
+class Kept(NamedTuple):
+    """The patches of one continuous modality of a sample, and which of them are input."""
+
+    patches: np.ndarray  # float32 (tokens, patch_dim)
+    at: np.ndarray  # (n,) int64, in the order of the sample's rows
+
+    def rows(self) -> np.ndarray:
+        """float32 (n, patch_dim)."""
+        return self.patches[self.at]
+
+
 @dataclass(frozen=True)
 class PackedSample:
     """n input and m target rows, modality after modality in the vocabulary's order; int64 but for `continuous`."""
@@ -115,5 +143,5 @@ class PackedSample:
     encoder: np.ndarray  # (4, n): ids (row of the vocabulary, -1 continuous), pos, mod, order (0)
     decoder: np.ndarray  # (4, m): ids (row of the vocabulary, -1 mask token), pos, mod, order
     labels: np.ndarray  # (m,) ids local to the modality
-    continuous: dict[str, np.ndarray]  # modality -> float32 (its input rows, patch_dim), in the rows' order
+    continuous: dict[str, Kept]  # those among the inputs
     component: str = ""  # of the mixture it was drawn from

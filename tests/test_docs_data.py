@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from fourm_boxes.labeller import DetectionOptions, RegionOptions
 from fourm_caption.labeller import CaptionOptions
 from fourm_depth.labeller import DepthOptions
@@ -16,6 +17,8 @@ from typer.main import get_command
 from fourm_engine.cli import app
 from fourm_engine.cli.parsing import by_target, settings_by_target
 from fourm_engine.data.label import plan
+from fourm_engine.masking.budgets import Budgets
+from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_plugins.labelling import NetworkOptions
 
@@ -65,6 +68,16 @@ def test_the_table_names_every_option_of_every_labeller_and_no_other():
         fields = set(OPTIONS[name, by].model_fields) - set(NetworkOptions.model_fields)
         named = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", options)))
         assert named == fields, name
+
+
+def test_the_masking_example_and_table_are_settings_that_these_plugins_serve(caplog):
+    masking = MaskingConfig(**yaml.safe_load(re.search(r"```yaml\n(masking:.*?)```", PAGE, re.DOTALL)[1])["masking"])
+    budgets = Budgets(masking, load_modalities(ModalitiesConfig(), load_manager(ModalitiesConfig())).specs)
+    assert not caplog.records
+    assert all(budgets.serve(names) for names in ({"rgb", "depth"}, {"caption", "depth"}))
+    table = PAGE.split("## Masking")[1].split("```yaml")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    assert named <= {*MaskingConfig.model_fields, *Component.model_fields}
 
 
 @pytest.mark.parametrize("name", ["label", "tokenize", "tokenizer eval", "tokenizer fit"])

@@ -48,8 +48,9 @@ def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
     for c in masking.mixture:
         shown = c.input | {spec.name: 0.0}
         if _positive(shown) or masking.input_range(c)[1] == 0:
+            ignored = tuple(name for name in c.ignore if name != spec.name)
             changes = {"name": f"{c.name} | to {spec.name}", "input": shown, "target": {spec.name: 1.0}}
-            found.append(c.model_copy(update=changes))
+            found.append(c.model_copy(update=changes | {"ignore": ignored}))
     if not found:
         found = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
     total = sum(c.weight for c in found)

@@ -165,8 +165,8 @@ class Sampler:
                 asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
             width = most_left if fixed else max(count if priority_Bn is not None else left)
             seen = most_known if fixed else max(n - k for k in left)
-            encoder, features = _append(base, continuous, ids_Bn, known_Bn, entry, seen, len(plan))
-            context, valid = self.network.encode(encoder, features)
+            encoder = _append(base, ids_Bn, known_Bn, entry, seen, len(plan))
+            context, valid = self.network.encode(encoder, continuous)
 
             index_BM, slot_BM = _compact(asked_Bn, width)
             mod_BM = torch.where(slot_BM, entry.index, -1)
@@ -278,19 +278,16 @@ def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _append(
     base: Tokens,
-    continuous: dict[str, Tensor],
     ids_Bn: Tensor,
     known_Bn: Tensor,
     entry: Entry,
     width: int,
     repeat: int,
-) -> tuple[Tokens, dict[str, Tensor]]:
+) -> Tokens:
     """The encoder's tokens, and after them `width` slots for the target's known tokens, in every branch."""
     if width == 0:
-        return base, continuous
+        return base
     index, slot = (x.repeat(repeat, 1) for x in _compact(known_Bn, width))
     rows = torch.where(slot, ids_Bn.repeat(repeat, 1).gather(1, index) + entry.start, -1)
     known = Tokens(rows, index, torch.where(slot, entry.index, -1), torch.zeros_like(index))
-    tokens = Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))
-    padded = {name: torch.nn.functional.pad(x, (0, 0, 0, width)) for name, x in continuous.items()}
-    return tokens, padded
+    return Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))

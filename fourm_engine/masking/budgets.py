@@ -2,11 +2,12 @@
 
 In: the masking config, the specs, and for each sample a generator and the modalities it has. Out: `Drawn`.
 
-One mixture component is drawn for inputs and targets. Of each, the total N is uniform in its range, p ~
-Dirichlet(alpha), counts = floor(p N), and every token left over goes to the largest entry of a Dirichlet draw of its
-own. Counts are capped by what a modality holds, or by its `max_tokens` (targets of unordered tokens: by what its inputs
-leave of that); what is cut off is lost. Counts below a modality's `min_tokens` are drawn again, all of one side
-together.
+One mixture component is drawn for inputs and targets. Of each, the total is uniform in its range, and divided among the
+modalities by a sampler (`fourm_engine.masking.samplers`). Counts are capped by what a modality holds, or by its
+`max_tokens` (targets of unordered tokens: by what its inputs leave of that); what is cut off is lost. Counts below a
+modality's `min_tokens` are drawn again, all of one side together.
+
+Sets of modalities are bit masks inside: one entry of a cache for each distinct set, however many samples have it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from operator import or_
+from typing import Any
 
 import numpy as np
 
 from fourm_engine.masking.config import Component, Keep, MaskingConfig
+from fourm_engine.masking.samplers import Pool
 from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
@@ -38,80 +44,71 @@ class Drawn:
         return sorted(self.inputs.keys() | self.targets.keys())
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """One side (inputs or targets) of a component, restricted to what a sample has."""
-
-    names: tuple[str, ...]
-    alphas: np.ndarray  # (n,) float64, all > 0
-    caps: np.ndarray  # (n,) int64
-    least: np.ndarray  # (n,) int64
-    tries: int  # 1 without a minimum, or with one that cannot be reached
-
-    def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray) -> np.ndarray:
-        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try counts, as published."""
-        total = int(rng.integers(low, high + 1))
-        for _ in range(self.tries):
-            counts = np.minimum(self._shares(rng, total), np.maximum(self.caps - taken, 0))
-            if (counts >= self.least).all():
-                break
-        return counts
-
-    def _shares(self, rng: np.random.Generator, total: int) -> np.ndarray:
-        """`total` tokens over the modalities."""
-        if not self.names or not total:
-            return np.zeros(len(self.names), np.int64)
-        if len(self.names) == 1:
-            return np.array([total], np.int64)
-        # float32 as published: a share within half an ulp of 1 takes the whole budget.
-        share = rng.dirichlet(self.alphas).astype(np.float32)
-        counts = np.floor(share * np.float32(total)).astype(np.int64)
-        left = total - int(counts.sum())
-        if left > 0:
-            counts += np.bincount(rng.dirichlet(self.alphas, size=left).argmax(1), minlength=len(counts))
-        return counts
-
-
 class Budgets:
     """Draws budgets for samples that may lack modalities.
 
+    A set of modalities is a collection of names, or an int: bit i stands for `names[i]`.
+
     Raises ValueError where an alpha makes a modality what it cannot be, or no component is left. A name that is not
-    among `specs` (a plugin not installed) is reported once and left out, and so is a component left without targets, or
-    without inputs although it shows some."""
+    among `specs` (a plugin not installed) is reported once and left out, and so is a component left without targets,
+    without inputs although it shows some, or without a modality that it requires."""
 
     def __init__(self, config: MaskingConfig, specs: Iterable[ModalitySpec]) -> None:
         self.config = config
         self._specs = {spec.name: spec for spec in specs}
+        #: The modalities of this run.
+        self.names = tuple(sorted(self._specs))
+        self._bit = {name: 1 << i for i, name in enumerate(self.names)}
         unknown: set[str] = set()
-        self._alphas: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
-        self._keep: dict[str, dict[str, Keep]] = {}
-        self._components: list[Component] = []
+        self._components: list[_Strategy] = []
         for component in config.mixture:
-            inputs = self._resolve(component, "input", component.input, unknown)
-            targets = self._resolve(component, "target", component.target, unknown)
-            unknown |= component.keep.keys() - self._specs.keys() - {"*"}
-            if not targets or (not inputs and config.input_range(component)[1] > 0):
-                missing = "input" if targets else "target"
-                log.warning(
-                    "masking: component %r has no %s among %s, left out", component.name, missing, self._names()
-                )
+            sides = tuple(
+                self._resolve(component, side, alphas, unknown)
+                for side, alphas in (("input", component.input), ("target", component.target))
+            )
+            unknown |= {*component.keep, *component.prefer, *component.ignore} - self._bit.keys() - {"*"}
+            why = self._unusable(component, *sides)
+            if why:
+                log.warning("masking: component %r %s among %s, left out", component.name, why, ", ".join(self.names))
                 continue
-            self._components.append(component)
-            self._alphas[component.name] = (inputs, targets)
             default = component.keep.get("*", "random")
-            self._keep[component.name] = {name: component.keep.get(name, default) for name in self._specs}
-        unknown |= (config.min_tokens.keys() | config.max_tokens.keys()) - self._specs.keys()
+            self._components.append(
+                _Strategy(
+                    component,
+                    (config.input_range(component), config.target_range(component)),
+                    sides,
+                    (self.bits(sides[0]), self.bits(sides[1])),
+                    self.bits(component.require),
+                    tuple((self._bit[name], x) for name, x in component.prefer.items() if name in self._bit),
+                    self.bits(component.ignore),
+                    {name: component.keep.get(name, default) for name in self.names},
+                )
+            )
+        dropout = config.input_dropout
+        chances = [(self._bit[name], dropout.get(name, dropout.get("*", 0.0))) for name in self.names]
+        shown = reduce(or_, (strategy.sides[0] for strategy in self._components), 0)
+        self._dropout = [(bit, chance) for bit, chance in chances if chance > 0 and bit & shown]
+        unknown |= (config.min_tokens.keys() | config.max_tokens.keys() | dropout.keys()) - self._bit.keys() - {"*"}
         if unknown:
             log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
         least, most = sum(config.min_tokens.values()), max(config.encoder_tokens, config.decoder_tokens)
         if least > most:
             log.warning("masking: min_tokens ask for %d tokens, more than any total; they are not kept", least)
         if not self._components:
-            raise ValueError(f"masking.mixture: no component has inputs and targets among {self._names()}")
-        self._cache: dict[frozenset[str], list[tuple[Component, _Pool, _Pool, float]]] = {}
+            raise ValueError(f"masking.mixture: no component has inputs and targets among {', '.join(self.names)}")
+        self._sequences = np.array([self._specs[name].layout.kind == "sequence" for name in self.names])
+        self._limited = self.bits(config.min_tokens)
+        self._sets: dict[frozenset[str], int] = {}
+        self._feasible: dict[tuple[int, int], list[tuple[_Strategy, float]]] = {}
+        self._pools: dict[tuple[str, int, int], Pool] = {}
 
-    def _names(self) -> str:
-        return ", ".join(sorted(self._specs))
+    def _unusable(self, component: Component, inputs: Mapping[str, float], targets: Mapping[str, float]) -> str:
+        lacking = [name for name in component.require if name not in self._bit]
+        if lacking:
+            return f"requires {', '.join(lacking)}, not"
+        if not targets:
+            return "has no target"
+        return "" if inputs or self.config.input_range(component)[1] == 0 else "has no input"
 
     def _resolve(
         self, component: Component, side: str, given: Mapping[str, float], unknown: set[str]
@@ -134,61 +131,109 @@ class Budgets:
             for name, spec in self._specs.items():
                 if getattr(spec, side):
                     alphas.setdefault(name, given["*"])
-        return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0}
+        return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0 and name not in component.ignore}
 
-    def serve(self, available: Collection[str]) -> bool:
+    def bits(self, modalities: Collection[str] | int) -> int:
+        """A set as an int; names that are not of this run count for nothing."""
+        if isinstance(modalities, int):
+            return modalities
+        if not isinstance(modalities, frozenset):
+            return sum(self._bit.get(name, 0) for name in set(modalities))
+        if modalities not in self._sets:
+            self._sets[modalities] = sum(self._bit.get(name, 0) for name in modalities)
+        return self._sets[modalities]
+
+    def serve(self, available: Collection[str] | int) -> bool:
         """Whether `draw` has budgets for a sample that has the modalities `available`."""
-        return bool(self._feasible(frozenset(available)))
+        has = self.bits(available)
+        return bool(self._strategies(has, has))
 
-    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
+    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
         """Budgets for a sample that has the modalities `available`.
 
-        Components that have no target among them, or no input although they show some, are not drawn; the weights of
-        the others keep their proportions. None where no component is left."""
-        feasible = self._feasible(frozenset(available))
-        if not feasible:
+        Components that have no target among them, or no input although they show some, or that require others, are not
+        drawn; the weights of the others keep their proportions. None where no component is left."""
+        has = self.bits(available)
+        shows = has
+        if self._dropout:
+            for u, (bit, chance) in zip(rng.random(len(self._dropout)).tolist(), self._dropout, strict=True):
+                shows &= ~bit if u < chance else -1
+        strategies = self._strategies(has, shows)
+        if not strategies and shows != has:
+            shows, strategies = has, self._strategies(has, has)
+        if not strategies:
             return None
         u, index = rng.random(), 0
-        while u >= feasible[index][3] and index < len(feasible) - 1:
+        while u >= strategies[index][1] and index < len(strategies) - 1:
             index += 1
-        component, input_pool, target_pool, _ = feasible[index]
-        none = np.zeros(len(input_pool.names), np.int64)
-        inputs = input_pool.draw(rng, *self.config.input_range(component), none)
-        shown = {name: int(n) for name, n in zip(input_pool.names, inputs) if n}
-        unordered = [name if self._specs[name].layout.kind != "sequence" else "" for name in target_pool.names]
-        taken = np.array([shown.get(name, 0) for name in unordered], np.int64)
-        targets = target_pool.draw(rng, *self.config.target_range(component), taken)
-        asked = {name: int(n) for name, n in zip(target_pool.names, targets) if n}
-        return Drawn(component.name, shown, asked, self._keep[component.name])
+        strategy = strategies[index][0]
+        input_pool, target_pool = self._pool(strategy, 0, shows), self._pool(strategy, 1, has)
+        inputs = input_pool.draw(rng, *strategy.ranges[0])
+        taken = np.zeros(len(self.names), np.int64)
+        taken[input_pool.index] = inputs
+        taken[self._sequences] = 0
+        targets = target_pool.draw(rng, *strategy.ranges[1], taken[target_pool.index])
+        shown = {name: n for name, n in zip(input_pool.names, inputs.tolist(), strict=True) if n}
+        asked = {name: n for name, n in zip(target_pool.names, targets.tolist(), strict=True) if n}
+        return Drawn(strategy.component.name, shown, asked, strategy.keep)
 
-    def _feasible(self, available: frozenset[str]) -> list[tuple[Component, _Pool, _Pool, float]]:
-        """(component, inputs, targets, cumulative weight in [0, 1]) of those that can be drawn."""
-        if available not in self._cache:
+    def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
+        """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample that has `has` and may show
+        `shows`."""
+        if (has, shows) not in self._feasible:
             rows, cumulative = [], 0.0
-            for component in self._components:
-                inputs, targets = (
-                    self._pool(alphas, available, side)
-                    for alphas, side in zip(self._alphas[component.name], ("input", "target"))
-                )
-                if targets.names and (inputs.names or self.config.input_range(component)[1] == 0):
-                    cumulative += component.weight
-                    rows.append((component, inputs, targets, cumulative))
-            self._cache[available] = [(c, i, t, upto / cumulative) for c, i, t, upto in rows]
-        return self._cache[available]
+            for strategy in self._components:
+                (_, most), _ = strategy.ranges
+                if strategy.sides[1] & has and (strategy.sides[0] & shows or not most) and not strategy.require & ~has:
+                    factors = [factor for bit, factor in strategy.prefer if bit & has]
+                    cumulative += strategy.component.weight * prod(factors)
+                    rows.append((strategy, cumulative))
+            _bound(self._feasible)[has, shows] = [(strategy, upto / cumulative) for strategy, upto in rows]
+        return self._feasible[has, shows]
 
-    def _pool(self, alphas: dict[str, float], available: frozenset[str], side: str) -> _Pool:
-        """A modality that could be on this `side` and has an alpha of 0 never reaches a minimum; then, as published,
-        every try fails, and the last draw counts."""
-        names = tuple(name for name in alphas if name in available)
-        held = {name: self._specs[name].layout.num_tokens for name in available if name in self._specs}
-        most = {name: min(tokens, self.config.max_tokens.get(name, tokens)) for name, tokens in held.items()}
-        asked = {name: n for name, n in self.config.min_tokens.items() if n and name in held}
-        possible = {name: n for name, n in asked.items() if getattr(self._specs[name], side)}
-        reachable = all(name in alphas and n <= most[name] for name, n in possible.items())
-        return _Pool(
-            names,
-            np.array([alphas[name] for name in names], np.float64),
-            np.array([most[name] for name in names], np.int64),
-            np.array([possible.get(name, 0) for name in names], np.int64),
-            self.config.max_tries if possible and reachable else 1,
-        )
+    def _pool(self, strategy: _Strategy, side: int, available: int) -> Pool:
+        """A modality that could be on this side (0: inputs, 1: targets) and has an alpha of 0 never reaches a minimum;
+        then, as published, every try fails, and the last draw counts."""
+        component, alphas = strategy.component, strategy.alphas[side]
+        available &= (strategy.sides[side] | self._limited) & ~strategy.ignore
+        key = component.name, side, available
+        if key not in self._pools:
+            names = tuple(name for name in alphas if self._bit[name] & available)
+            held = {name: self._specs[name].layout.num_tokens for name in self.names if self._bit[name] & available}
+            most = {name: min(tokens, self.config.max_tokens.get(name, tokens)) for name, tokens in held.items()}
+            asked = {name: n for name, n in self.config.min_tokens.items() if n and name in held}
+            which = ("input", "target")[side]
+            possible = {name: n for name, n in asked.items() if getattr(self._specs[name], which)}
+            reachable = all(name in alphas and n <= most[name] for name, n in possible.items())
+            _bound(self._pools)[key] = Pool(
+                names,
+                np.array([self.names.index(name) for name in names], np.int64),
+                np.array([alphas[name] for name in names], np.float64),
+                np.array([most[name] for name in names], np.int64),
+                np.array([possible.get(name, 0) for name in names], np.int64),
+                self.config.max_tries if possible and reachable else 1,
+                component.sampler or self.config.sampler,
+                self.config.beta if side else None,
+            )
+        return self._pools[key]
+
+
+@dataclass(frozen=True)
+class _Strategy:
+    """A component among the modalities of a run; pairs are of inputs and targets."""
+
+    component: Component
+    ranges: tuple[tuple[int, int], tuple[int, int]]
+    alphas: tuple[dict[str, float], ...]
+    sides: tuple[int, int]  # bits of `alphas`
+    require: int
+    prefer: tuple[tuple[int, float], ...]
+    ignore: int
+    keep: dict[str, Keep]
+
+
+def _bound(cache: dict[Any, Any]) -> dict[Any, Any]:
+    """`cache`, emptied where sets are so many (dropout of many modalities) that it would grow without end."""
+    if len(cache) >= 10_000:
+        cache.clear()
+    return cache

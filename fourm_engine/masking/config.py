@@ -1,4 +1,4 @@
-"""The `masking` section of a config: a mixture of strategies, each a pair of Dirichlet distributions over modalities
+"""The `masking` section of a config: a mixture of strategies, each a pair of distributions of tokens over modalities
 (4M, arXiv 2312.06647, section 2.3 and appendix on masking; the mixtures of 4M-21, arXiv 2406.09406)."""
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ def _check_range(value: Any) -> Any:
 TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
 Alpha = Annotated[float, Field(ge=0)]
 Keep = Literal["random", "all", "binary"]
+#: How a total is divided among modalities; see `fourm_engine.masking.samplers`.
+Sampler = Literal["dirichlet", "aion"]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Component(BaseModel):
@@ -36,7 +39,8 @@ class Component(BaseModel):
     name: str
     #: How often it is drawn, relative to the others.
     weight: float = Field(default=1.0, gt=0)
-    #: Dirichlet concentration of the inputs: large and alone = all inputs from it, 0 = never.
+    #: Dirichlet concentration of the inputs: large and alone = all inputs from it, 0 = never. With the sampler "aion"
+    #: a weight: twice as large = twice as often the first to be filled.
     input: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
     target: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
     #: Share of a sequence that is shown: drawn uniformly, everything that fits, or all or nothing.
@@ -44,6 +48,28 @@ class Component(BaseModel):
     #: Totals of this strategy, where they differ from the mixture's. Inputs of 0: nothing is shown.
     input_tokens: TokenRange | None = None
     target_tokens: TokenRange | None = None
+    #: How its totals are divided, where that differs from the mixture's.
+    sampler: Sampler | None = None
+    #: Drawn only for samples that have all of these, whether or not they are inputs or targets of it.
+    require: tuple[str, ...] = ()
+    #: {name: factor}. For a sample, the weight is multiplied by the factors of those that it has: above 1 prefers
+    #: samples with the modality, below 1 avoids them.
+    prefer: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    #: Neither inputs nor targets of it, as if the samples had none of these.
+    ignore: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Component:
+        for setting in ("require", "prefer", "ignore"):
+            if "*" in getattr(self, setting):
+                raise ValueError(f'component {self.name!r}: {setting} has "*"; name the modalities')
+        used = {name for alphas in (self.input, self.target) for name, alpha in alphas.items() if alpha > 0}
+        for name in self.ignore:
+            if name in used:
+                raise ValueError(
+                    f"component {self.name!r} ignores {name!r}, which is among its inputs or targets; remove one"
+                )
+        return self
 
 
 class MaskingConfig(BaseModel):
@@ -58,6 +84,13 @@ class MaskingConfig(BaseModel):
     min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tries: int = Field(default=100, ge=1)
+    #: How the totals are divided among modalities: "dirichlet" as in 4M, or "aion" for lengths that differ much.
+    sampler: Sampler = "dirichlet"
+    #: With "aion": the Beta(a, b) distribution of the share of a modality that is target; a < b is skewed towards few.
+    beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)
+    #: {name: probability} with which a sample is treated as if it lacked the modality among its inputs; it may still be
+    #: a target. "*" stands for every modality that is not named. Where no component would be left, none is dropped.
+    input_dropout: dict[str, Probability] = Field(default_factory=dict)
     #: Encoder rows N of a batch; the largest input total, if not given.
     encoder_capacity: int | None = Field(default=None, ge=1)
     #: Decoder rows M of a batch; the largest target total, if not given.

@@ -3,8 +3,12 @@ are inputs, the next are targets, predicted in parallel (4M, arXiv 2312.06647, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from fourm_engine.masking.noise import keys_of, noise
+from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import MASK, Masked, Masker
 
 
@@ -14,14 +18,25 @@ class GridMasker(Masker):
     def mask(
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
-        permutation = rng.permutation(len(ids))
-        shown = permutation[:input_budget]
-        asked = permutation[input_budget : input_budget + target_budget]
-        return Masked(
-            input_ids=ids[shown],
-            input_pos=shown,
-            target_ids=np.full(len(asked), MASK, np.int64),
-            target_pos=asked,
-            target_order=np.zeros(len(asked), np.int64),
-            labels=ids[asked],
-        )
+        return mask_grids([ids], np.array([input_budget]), np.array([target_budget]), keys_of(rng)).only()
+
+
+def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> MaskedRows:
+    """R rows of equally many tokens, with budgets (R,), from the streams `keys`, uint64 (R,)."""
+    n = len(ids[0])
+    # The low bits of each random number say whose it is; sorted, they are a permutation.
+    bits = np.uint64((1 << n.bit_length()) - 1)
+    order_Rn = np.sort(noise(keys[:, None], np.arange(n)) & ~bits | np.arange(n, dtype=np.uint64), axis=1) & bits
+    shown = np.minimum(np.maximum(inputs, 0), n)
+    asked = np.minimum(np.maximum(targets, 0), n - shown)
+    row, rank = ragged(shown + asked)
+    pos = order_Rn[row, rank].astype(np.int64)
+    values, is_input = np.concatenate(ids)[row * n + pos], rank < shown[row]
+    target_values, target_pos = values[~is_input], pos[~is_input]
+    zeros = np.zeros_like(target_pos)
+    return MaskedRows(
+        shown,
+        np.array((values[is_input], pos[is_input])),
+        asked,
+        np.array((zeros + MASK, target_pos, zeros, target_values)),
+    )

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fourm_engine.batch import PackedSample, Tokens, collate_inputs
+from fourm_engine.batch import Kept, PackedSample, Patches, Tokens, collate_inputs
 from fourm_engine.masking.kinds import masker_kind
+from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.masker import Masked, Masker, Specials
@@ -89,51 +89,85 @@ def pack(
 ) -> PackedSample:
     """A training sample of the modalities in `masked`, in the vocabulary's order; `patches` has (tokens, patch_dim) of
     each continuous one among them."""
-    shown, targets, labels = {}, [], []
-    for name in ordered(vocabulary, masked):
-        m, entry = masked[name], vocabulary[name]
-        if len(m.input_ids):
-            features = patches[name][m.input_pos] if entry.patch_dim else None
-            shown[name] = Shown(m.input_pos, m.input_ids, features)
-        if len(m.labels):
-            row = np.empty((4, len(m.labels)), np.int64)
-            row[0] = np.where(m.target_ids < 0, -1, m.target_ids + entry.start)
-            row[1], row[2], row[3] = m.target_pos, entry.index, m.target_order
-            targets.append(row)
-            labels.append(m.labels)
-    encoder, continuous = _encoder_rows(vocabulary, shown)
-    return PackedSample(encoder, _join(targets), np.concatenate(labels) if labels else _EMPTY[0], continuous, component)
+    names = ordered(vocabulary, masked)
+    mod = np.array([vocabulary[name].index for name in names], np.int64)
+    parts = [(np.arange(len(names)), MaskedRows.of([masked[name] for name in names]))] if names else []
+    return pack_rows(vocabulary, np.zeros_like(mod), mod, parts, [patches], [component])[0]
+
+
+def pack_rows(
+    vocabulary: Vocabulary,
+    sample: np.ndarray,
+    mod: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, MaskedRows]],
+    contents: Sequence[Mapping[str, np.ndarray]],
+    components: Sequence[str],
+) -> list[PackedSample]:
+    """B training samples from R masked modalities.
+
+    Args:
+        sample, mod: (R,) which sample and which modality a row is of, in the order of packing.
+        parts: (which rows, these rows masked); every row is in one of them.
+        contents, components: B each; the patches of each continuous modality, and from which component it was drawn.
+    """
+    shown, asked = np.zeros(len(mod), np.int64), np.zeros(len(mod), np.int64)
+    for rows, part in parts:
+        shown[rows], asked[rows] = part.shown, part.asked
+    shown_end, asked_end = shown.cumsum(), asked.cumsum()
+    encoder, decoder = np.zeros((4, shown.sum()), np.int64), np.zeros((4, asked.sum()), np.int64)
+    labels = np.zeros(decoder.shape[1], np.int64)
+    for rows, part in parts:
+        row, rank = ragged(part.shown)
+        encoder[:2, (shown_end - shown)[rows][row] + rank] = part.inputs
+        row, rank = ragged(part.asked)
+        at = (asked_end - asked)[rows][row] + rank
+        decoder[0, at], decoder[1, at], decoder[3, at], labels[at] = part.targets
+    encoder[2], decoder[2] = np.repeat(mod, shown), np.repeat(mod, asked)
+    start = np.array([entry.start for entry in vocabulary], np.int64)
+    continuous = np.array([entry.patch_dim > 0 for entry in vocabulary], np.bool_)
+    encoder[0] = np.where(continuous[encoder[2]], -1, encoder[0] + start[encoder[2]])
+    decoder[0] = np.where(decoder[0] < 0, -1, decoder[0] + start[decoder[2]])
+    features: list[dict[str, Kept]] = [{} for _ in contents]
+    for r in np.flatnonzero(continuous[mod] & (shown > 0)):
+        b, name = sample[r], vocabulary.entries[mod[r]].name
+        features[b][name] = Kept(contents[b][name], encoder[1, shown_end[r] - shown[r] : shown_end[r]])
+    rows = np.searchsorted(sample, np.arange(len(contents) + 1))  # the first of each sample, and R
+    inputs, targets = (np.append(0, end)[rows].tolist() for end in (shown_end, asked_end))
+    return [
+        PackedSample(
+            encoder[:, inputs[b] : inputs[b + 1]],
+            decoder[:, targets[b] : targets[b + 1]],
+            labels[targets[b] : targets[b + 1]],
+            features[b],
+            components[b],
+        )
+        for b in range(len(contents))
+    ]
 
 
 def pack_inputs(
     samples: Sequence[Mapping[str, Shown]], vocabulary: Vocabulary, capacity: int, device: torch.device | str
-) -> tuple[Tokens, dict[str, Tensor]]:
+) -> tuple[Tokens, dict[str, Patches]]:
     """What the encoder is shown of samples without targets: (B, max(1, capacity)) tokens in the order of each mapping,
-    and float32 (B, N, patch_dim) of every continuous modality among them."""
+    and the patches of every continuous modality among them."""
     packed = [_encoder_rows(vocabulary, shown) for shown in samples]
     names = {name for _, continuous in packed for name in continuous}
     tokens, continuous = collate_inputs(packed, vocabulary, max(1, capacity), sorted(names))
     return tokens.to(device), {name: x.to(device) for name, x in continuous.items()}
 
 
-def _encoder_rows(vocabulary: Vocabulary, shown: Mapping[str, Shown]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """int64 (4, n) as in `PackedSample.encoder`, and the features of continuous modalities."""
+def _encoder_rows(vocabulary: Vocabulary, shown: Mapping[str, Shown]) -> tuple[np.ndarray, dict[str, Kept]]:
+    """int64 (4, n) as in `PackedSample.encoder`, and the patches of continuous modalities."""
     rows = []
     for name, part in shown.items():
         row, entry = np.zeros((4, len(part)), np.int64), vocabulary[name]
         row[0] = -1 if part.features is not None else part.ids + entry.start
         row[1], row[2] = part.pos, entry.index
         rows.append(row)
-    return _join(rows), {name: part.features for name, part in shown.items() if part.features is not None}
+    kept = {name: Kept(x.features, np.arange(len(x))) for name, x in shown.items() if x.features is not None}
+    return np.concatenate(rows, axis=1) if rows else np.zeros((4, 0), np.int64), kept
 
 
 def ordered(vocabulary: Vocabulary, names: Collection[str]) -> list[str]:
     """`names` in the order in which they are packed."""
     return sorted(names, key=lambda name: vocabulary[name].index)
-
-
-_EMPTY = np.zeros((4, 0), np.int64)
-
-
-def _join(rows: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(rows, axis=1) if rows else _EMPTY

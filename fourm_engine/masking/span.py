@@ -3,13 +3,20 @@ its run, and closes with the next sentinel (T5, arXiv 1910.10683, as used by 4M,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+from fourm_engine.masking.noise import keys_of, noise, uniform
+from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.spec import ModalitySpec
 
 #: Every time the input comes out too long, tokens are kept with this much less probability.
 KEEP_DECAY = 0.9
+#: Random numbers drawn at once.
+BLOCK = 1 << 17
 
 
 class SpanMasker(Masker):
@@ -25,75 +32,133 @@ class SpanMasker(Masker):
                 f"{spec.name}: {len(specials.sentinels)} sentinels, but sequences of {spec.layout.num_tokens} tokens "
                 f"may need {needed}; lower max_tokens or give the tokenizer more sentinels"
             )
-        self._end = specials.end
-        self._sentinels = np.array(specials.sentinels[1:], np.int64)
+        self.end, self.sentinels = specials.end, np.array(specials.sentinels[1:], np.int64)
+        self.most = spec.layout.num_tokens
 
     def mask(
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
         """A sequence longer than `max_tokens`, its end marker included, is cut there, and then has no end marker."""
-        ids = np.append(ids, self._end)[: self.spec.layout.num_tokens]
-        probability = _keep_probability(keep, rng) if input_budget > 0 else 0.0
-        keeps = rng.random(len(ids)) < probability
-        while input_budget > 0 and _shown_length(keeps) > input_budget:
-            probability *= KEEP_DECAY
-            keeps = rng.random(len(ids)) < probability
-        shown, target, starts = mask_spans(ids, keeps, self._sentinels)
-        if input_budget <= 0:
-            shown = shown[:0]
-        target = trim_target(target, starts, target_budget, rng)
-        rank = np.arange(max(len(target) - 1, 0))
-        return Masked(
-            input_ids=shown,
-            input_pos=np.arange(len(shown)),
-            target_ids=target[:-1],
-            target_pos=rank,
-            target_order=rank,
-            labels=target[1:],
-        )
+        budgets = np.array([input_budget]), np.array([target_budget])
+        return mask_sequences([ids], [self], *budgets, [keep], keys_of(rng)).only()
 
 
-def _keep_probability(scheme: str, rng: np.random.Generator) -> float:
-    if scheme == "random":
-        return float(rng.random())
-    if scheme == "all":
-        return 1.0
-    if scheme == "binary":
-        return float(rng.integers(2))
-    raise ValueError(f"keep scheme {scheme!r} is unknown; use random, all or binary")
+def mask_sequences(
+    ids: Sequence[np.ndarray],
+    maskers: Sequence[SpanMasker],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    keep: Sequence[str],
+    keys: np.ndarray,
+) -> MaskedRows:
+    """R sequences, each with its masker, keep scheme, budgets (R,) and stream `keys`, uint64 (R,). All maskers have the
+    special ids of the first; their `max_tokens` may differ."""
+    end, sentinels = np.array([maskers[0].end]), maskers[0].sentinels
+    most = np.array([masker.most for masker in maskers])
+    length = np.minimum([len(x) + 1 for x in ids], most)
+    closed = [part for x, n in zip(ids, length.tolist(), strict=True) for part in (x[:n], end[: n - len(x)])]
+    tokens_RL = np.zeros((len(ids), length.max()), np.int64)
+    tokens_RL[np.arange(tokens_RL.shape[1]) < length[:, None]] = np.concatenate(closed)
+    spans = mask_spans(tokens_RL, draw_keeps(length, inputs, keep, keys, most), length, sentinels)
+    shows = inputs > 0
+    row, pos = ragged(spans.shown)
+    used = shows[row]
+    first, asked = trim(spans, targets, uniform(keys, 1))
+    asked = np.maximum(asked - 1, 0)  # the first id of a target is not predicted
+    row, rank = ragged(asked)
+    at = first[row] + rank
+    return MaskedRows(
+        np.where(shows, spans.shown, 0),
+        np.array((spans.inputs[used], pos[used])),
+        asked,
+        np.array((spans.targets[at], rank, rank, spans.targets[at + 1])),
+    )
 
 
-def _shown_length(keep: np.ndarray) -> int:
-    """Tokens kept, and a sentinel for each run of others."""
-    return np.count_nonzero(keep) + np.count_nonzero(keep[:-1] > keep[1:]) + (not keep[0])
+def draw_keeps(
+    length: np.ndarray, budget: np.ndarray, scheme: Sequence[str], keys: np.ndarray, most: np.ndarray
+) -> np.ndarray:
+    """bool (R, longest): which tokens of R sequences are kept, each by itself, with a probability drawn by its scheme.
+    Where more than `budget` > 0 tokens would be shown, it decays and all are drawn again. `most` (R,): the tokens that
+    each sequence may have; the numbers of its stream are dealt by it, so that nothing depends on the other rows."""
+    probability = np.where(budget > 0, _keep_probability(scheme, uniform(keys, 0)), 0.0)
+    columns, stride = int(length.max()), (most + 1) // 2  # two tokens share 64 random bits
+    keep_RL = np.zeros((len(length), columns), np.bool_)
+    todo, tried, tries = np.arange(len(length)), 0, 1
+    while len(todo):
+        # Blocks of tries at once, as many as fit a cache: most sequences need one, others up to seventy.
+        attempt = tried + np.arange(tries)
+        below = (probability[todo, None] * KEEP_DECAY**attempt * 2.0**32).astype(np.uint64)
+        # Numbers 0 and 1 of each stream are used elsewhere.
+        numbers = 2 + (attempt * stride[todo, None])[..., None] + np.arange((columns + 1) // 2)
+        bits_RTL = noise(keys[todo, None, None], numbers).view(np.uint32)[..., :columns]
+        valid = np.arange(columns) < length[todo, None, None]
+        keep = (bits_RTL < below[..., None]) & valid
+        # Shown are the tokens kept and, of each run of others, its first as a sentinel: the first token is, either way.
+        shown = 1 + (keep[..., 1:] | (keep[..., :-1] & valid[..., 1:])).sum(2)
+        fits = (shown <= budget[todo, None]) | (budget[todo, None] <= 0)
+        keep_RL[todo] = keep[np.arange(len(todo)), fits.argmax(1)]
+        todo = todo[~fits.any(1)]
+        tried += tries
+        tries = min(max(BLOCK // max(len(todo) * columns, 1), 4), 64)
+    return keep_RL
 
 
-def mask_spans(ids: np.ndarray, keep: np.ndarray, sentinels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Span masking of ids (n,) with keep bits (n,) bool.
+def _keep_probability(scheme: Sequence[str], u: np.ndarray) -> np.ndarray:
+    """Share kept of each sequence, from u (R,), uniform."""
+    unknown = set(scheme) - {"random", "all", "binary"}
+    if unknown:
+        raise ValueError(f"keep scheme {min(unknown)!r} is unknown; use random, all or binary")
+    kind = np.array(scheme)
+    return np.where(kind == "random", u, np.where(kind == "all", 1.0, u >= 0.5))
 
-    Returns the input, the target, and where in the target its sentinels stand, the closing one last."""
-    masked = ~keep
+
+@dataclass(frozen=True)
+class Spans:
+    """Inputs and targets of R sequences, row after row; int64."""
+
+    shown: np.ndarray  # (R,) ids in each input
+    inputs: np.ndarray
+    length: np.ndarray  # (R,) ids in each target
+    targets: np.ndarray
+    runs: np.ndarray  # (R,) masked runs; a sentinel more, the closing one, is in the target
+    starts: np.ndarray  # where in `targets` the sentinels stand
+
+
+def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentinels: np.ndarray) -> Spans:
+    """Span masking of tokens (R, L) int64, of which the first `length` (R,) count, with keep bits (R, L) bool."""
+    valid = np.arange(tokens.shape[1]) < length[:, None]
+    kept, masked = keep & valid, ~keep & valid
     start = masked.copy()
-    start[1:] &= keep[:-1]
-    run = np.cumsum(start)  # number of the run, from 1, that a masked token belongs to
-    shown = np.where(keep, ids, sentinels[run - 1])[keep | start]
-    at = np.arange(np.count_nonzero(masked)) + run[masked]  # place in the target: one sentinel more with every run
-    runs = int(run[-1]) if len(run) else 0
-    target = np.empty(len(at) + runs + 1, np.int64)
-    starts = np.append(at[start[masked]] - 1, len(target) - 1)
-    target[at] = ids[masked]
-    target[starts] = sentinels[: runs + 1]
-    return shown, target, starts
+    start[:, 1:] &= kept[:, :-1]
+    run = start.cumsum(1)  # number of the run, from 1, that a masked token belongs to
+    runs = start.sum(1)
+    shown = tokens.copy()
+    shown[start] = sentinels[run[start] - 1]
+    is_shown = kept | start
+    count = masked.sum(1)
+    total = count + runs + 1
+    offset = total.cumsum() - total
+    row, rank = ragged(count)
+    at = offset[row] + rank + run[masked]  # one sentinel more with every run
+    targets, is_sentinel = np.empty(total.sum(), np.int64), np.ones(total.sum(), np.bool_)
+    targets[at], is_sentinel[at] = tokens[masked], False
+    starts = np.flatnonzero(is_sentinel)
+    targets[starts] = sentinels[ragged(runs + 1)[1]]
+    return Spans(is_shown.sum(1), shown[is_shown], total, targets, runs, starts)
 
 
-def trim_target(target: np.ndarray, starts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `budget` ids of a target, beginning with a sentinel drawn uniformly (the closing one excepted); where
-    fewer than `budget` ids follow, it is moved to the earliest sentinel from which all the rest fits."""
-    if budget <= 0:
-        return target[:0]
-    if len(target) <= budget:
-        return target
-    first = int(starts[rng.integers(len(starts) - 1)])
-    if len(target) - first < budget:
-        first = int(starts[np.searchsorted(starts, len(target) - budget)])
-    return target[first : first + budget]
+def trim(spans: Spans, budget: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `budget` (R,) ids of each target: where in `spans.targets` they begin, and how many.
+
+    They begin with a sentinel drawn uniformly, by u (R,) in [0, 1) (the closing one excepted); where fewer than
+    `budget` ids follow, with the earliest sentinel from which all the rest fits."""
+    least = np.maximum(budget, 1)
+    begin = spans.length.cumsum() - spans.length
+    end = begin + spans.length
+    sentinels = (spans.runs + 1).cumsum() - spans.runs - 1  # the first of each row among `starts`
+    first = spans.starts[sentinels + (u * spans.runs).astype(np.int64)]
+    late = spans.starts[np.searchsorted(spans.starts, end - least)]
+    first = np.where(end - first < least, late, first)
+    first = np.where(spans.length <= least, begin, first)
+    return first, np.where(budget > 0, np.minimum(end - first, least), 0)

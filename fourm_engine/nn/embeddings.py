@@ -1,6 +1,7 @@
 """What a token is turned into: its content plus where it stands (position and modality).
 
-In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, as in `fourm_engine.batch.Tokens`, and continuous inputs.
+In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, and the patches of continuous inputs, as in
+`fourm_engine.batch`.
 Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the place is needed again
 for the context the decoder attends to.
 """
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from fourm_engine.batch import Patches
     from fourm_engine.vocabulary import Vocabulary
 
 # The positions' sines and cosines have an RMS of 0.71, and content must be of that size from the start. Measured on a
@@ -125,12 +127,12 @@ class Embedding(nn.Module):
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)
         return F.embedding(index, table) + F.embedding(mod, self.modality)
 
-    def encoder(self, ids: Tensor, pos: Tensor, mod: Tensor, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encoder(self, ids: Tensor, pos: Tensor, mod: Tensor, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
         """Content and place of the encoder's tokens.
 
         Args:
             ids, pos, mod: (B, N) int64; id -1 where the token is a continuous input or padding.
-            continuous: modality -> (B, N, d) float, zero at the slots that are not that modality's.
+            continuous: modality -> its patches. Only here does a shape vary with the mix of modalities.
 
         Raises:
             ValueError: a continuous input that the vocabulary does not have.
@@ -144,8 +146,12 @@ class Embedding(nn.Module):
             )
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
-            if name in continuous:  # no bias, so zeros stay zero and the sum over modalities fills every slot once
-                content = content + projection(continuous[name].to(projection.weight.dtype))
+            if name in continuous:
+                patches = continuous[name]
+                projected = projection(patches.values.to(projection.weight.dtype)).to(content.dtype)  # (K, D)
+                # No slot is filled twice, so that nothing depends on the order of additions.
+                at = patches.row * ids.shape[1] + patches.slot
+                content = content.flatten(0, 1).index_add(0, at, projected).view_as(content)
             elif self.training:
                 # Every parameter gets a gradient on every rank, whatever its batch holds: sharded reduction needs that.
                 content = content + 0.0 * projection.weight.sum()

@@ -1,7 +1,7 @@
 """The 4M encoder-decoder (arXiv 2312.06647, section 2.2): packed tokens in, a loss a modality (or logits) out.
 
-In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, continuous inputs (B, N, d);
-see `fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
+In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, patches of continuous
+inputs; see `fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
 
 Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can shard the blocks and the whole.
 """
@@ -22,7 +22,7 @@ from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
 
 if TYPE_CHECKING:
-    from fourm_engine.batch import Batch, Tokens
+    from fourm_engine.batch import Batch, Patches, Tokens
     from fourm_engine.vocabulary import Vocabulary
 
 __all__ = ["SIZES", "DecoderCache", "ModelConfig", "Transformer"]
@@ -79,17 +79,17 @@ class Transformer(nn.Module):
         self.embedding.initialise()
         self.heads.initialise()
 
-    def encode_features(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode_features(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
         """The encoder's output after its final norm, (B, N, D), and which slots hold a token, (B, N) bool."""
         x_BND, _, valid_BN = self._encode(tokens, continuous)
         return x_BND, valid_BN
 
-    def encode(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
         """The context the decoder attends to.
 
         Args:
             tokens: (B, N) each; `order` is not used.
-            continuous: modality -> (B, N, d) float, zero at slots of other modalities; may be empty.
+            continuous: modality -> its patches; may be empty.
 
         Returns:
             context (B, N, D) = Linear(encoder output) + position + modality, and valid (B, N) bool. A row of the batch
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
         x_BND, place_BND, valid_BN = self._encode(tokens, continuous)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
-    def _encode(self, tokens: Tokens, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor, Tensor]:
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         valid_BN = tokens.mod >= 0
         mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])

@@ -101,7 +101,8 @@ class FourMTask(Task):
         total = min(len(data), EVALUATION_SAMPLES)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
             with torch.autocast(device.type, enabled=False):  # tokenizers that run here make the ids of always
-                samples = [data[i] if i < total else NO_SAMPLE for i in range(start, start + size)]
+                samples = data.__getitems__(range(start, min(start + size, total)))
+            samples += [NO_SAMPLE] * (size - len(samples))
             batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
             yield start, batch.to(device)
 

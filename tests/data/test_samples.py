@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.batch import Batch, Tokens
+from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.cache import ArrayCache
 from fourm_engine.data.config import DataConfig
@@ -69,7 +69,9 @@ def tensors(batch):
             found |= {f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(Tokens)}
         elif isinstance(value, torch.Tensor):
             found[field.name] = value
-    return found | batch.continuous
+    for name, patches in batch.continuous.items():
+        found |= {f"{name}.{f.name}": getattr(patches, f.name) for f in fields(Patches)}
+    return found
 
 
 def assert_same(x, y):
@@ -126,7 +128,7 @@ def test_items_hold_the_tokens_and_pixels_of_one_sample_and_view(config):
                 mine = mod == entry.index
                 if modality == "a@pixels":
                     if mine.any():
-                        fit &= np.array_equal(sample.continuous[modality], content[pos[mine]])
+                        fit &= np.array_equal(sample.continuous[modality].rows(), content[pos[mine]])
                         checked.add(modality)
                 elif modality != "words":
                     fit &= np.array_equal(ids[mine] - entry.start, content[pos[mine]])
@@ -388,3 +390,16 @@ def test_a_modality_of_which_no_file_can_be_used_is_an_error_before_any_work(tmp
     with pytest.raises(ValueError, match="none of the 3 files of words can be used"):
         tokenize_split(AlignedData(tmp_path / "raw", MODALITIES), tmp_path / "tokens/train", TOKENIZERS, config)
     assert not (tmp_path / "tokens").exists()
+
+
+@given(positions=st.lists(st.integers(0, 60), min_size=1, max_size=9))
+@settings(max_examples=20)
+def test_samples_fetched_together_are_those_fetched_one_by_one(config, positions):
+    data = open_data(config)
+    for position, x in zip(positions, data.__getitems__(positions)):
+        y = data[position]
+        for part in ("encoder", "decoder", "labels"):
+            np.testing.assert_array_equal(getattr(x, part), getattr(y, part))
+        assert {n: k.rows().tolist() for n, k in x.continuous.items()} == {
+            n: k.rows().tolist() for n, k in y.continuous.items()
+        }

@@ -29,8 +29,14 @@ def draws(masking, names, n=3000):
 
 
 def test_what_is_known_is_measured_under_the_very_masks_of_the_run():
-    masking = known(MASKING, [spec("b"), spec("more")])
-    before, after = draws(MASKING, KNOWN, 200), draws(masking, (*KNOWN, "b", "more"), 200)
+    masking = MASKING.model_copy(update={"input_dropout": {"*": 0.3}})
+    check_known(MASKING)
+    check_known(masking)
+
+
+def check_known(run):
+    masking = known(run, [spec("b"), spec("more")])
+    before, after = draws(run, KNOWN, 200), draws(masking, (*KNOWN, "b", "more"), 200)
     assert [(d.component, d.inputs, d.targets) for d in before] == [(d.component, d.inputs, d.targets) for d in after]
     assert (masking.encoder_tokens, masking.decoder_tokens) == (12, 16)
 
@@ -55,6 +61,16 @@ def test_a_new_modality_is_asked_for_from_all_that_the_run_shows_but_itself():
     assert {name for d in found for name in d.targets} == {"b"}
     assert {name for d in found for name in d.inputs} == set(KNOWN)
     assert any(not d.inputs for d in found)
+
+
+def test_a_new_modality_is_asked_for_under_a_strategy_that_ignores_it_and_by_the_samples_that_it_requires():
+    run = MASKING.model_copy(
+        update={"mixture": (Component(name="it", ignore=("b",), require=("a",), input={"*": 1}, target={"*": 1}),)}
+    )
+    masking = only(run, asking(run, spec("b")))
+    budgets = Budgets(masking, [spec(name) for name in (*KNOWN, "b")])
+    assert set(budgets.draw(np.random.default_rng(0), {*KNOWN, "b"}).targets) == {"b"}
+    assert not budgets.serve({*KNOWN, "b"} - {"a"})
 
 
 def test_what_is_shown_alone_asks_for_known_modalities_only():

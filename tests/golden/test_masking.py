@@ -11,7 +11,7 @@ import pytest
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
-from fourm_engine.masking.span import SpanMasker, mask_spans
+from fourm_engine.masking.span import SpanMasker, mask_sequences, mask_spans
 from fourm_plugins.masker import Specials
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
 from tests.golden.cases import CASES, Case, cases
@@ -94,11 +94,17 @@ def test_budgets_have_the_recorded_distribution(case: Case):
 @pytest.mark.parametrize("case", cases("span_masking"))
 def test_spans_are_masked_as_recorded(case: Case):
     sentinels = np.array([id_ for _, id_ in sorted((int(k), v) for k, v in case.content["sentinel_to_id"].items())])
-    for pair in case.content["pairs"]:
-        shown, target, starts = mask_spans(np.array(pair["ids"], np.int64), np.array(pair["keep"], bool), sentinels[1:])
-        assert shown.tolist() == pair["input"]
-        assert target.tolist() == pair["target"]
-        assert set(target[starts]) <= set(sentinels)
+    pairs = case.content["pairs"]
+    length = np.array([len(pair["ids"]) for pair in pairs])
+    tokens, keep = np.zeros((len(pairs), length.max()), np.int64), np.zeros((len(pairs), length.max()), bool)
+    for r, pair in enumerate(pairs):
+        tokens[r, : length[r]], keep[r, : length[r]] = pair["ids"], pair["keep"]
+    spans = mask_spans(tokens, keep, length, sentinels[1:])
+    assert spans.inputs.tolist() == [i for pair in pairs for i in pair["input"]]
+    assert spans.targets.tolist() == [i for pair in pairs for i in pair["target"]]
+    assert spans.shown.tolist() == [len(pair["input"]) for pair in pairs]
+    assert spans.length.tolist() == [len(pair["target"]) for pair in pairs]
+    assert set(spans.targets[spans.starts]) <= set(sentinels)
 
 
 @pytest.mark.parametrize("case", cases("sequence_mask_stats"))
@@ -106,14 +112,13 @@ def test_masked_sequences_are_as_long_as_recorded(case: Case):
     c, rng = case.content, np.random.default_rng(0)
     masker = SpanMasker(spec_of("text", 256, sequence=True), Specials(end=3, sentinels=tuple(range(4, 204))))
     for stats in c["stats"]:
-        ids, lengths = np.arange(300, 300 + stats["num_ids_with_eos"] - 1), []
-        for _ in range(c["samples"]):
-            budgets = {"input_budget": stats["input_budget"], "target_budget": stats["target_budget"]}
-            masked = masker.mask(ids, **budgets, keep=c["keep_scheme"], rng=rng)
-            lengths.append((len(masked.input_ids), len(masked.labels) + 1))
-        for found, side in zip(np.array(lengths).T, ("input", "target"), strict=True):
+        ids, n = np.arange(300, 300 + stats["num_ids_with_eos"] - 1), c["samples"]
+        budgets = np.full(n, stats["input_budget"]), np.full(n, stats["target_budget"])
+        keys = rng.integers(0, 2**63, n).astype(np.uint64)
+        masked = mask_sequences([ids] * n, [masker] * n, *budgets, [c["keep_scheme"]] * n, keys)
+        for found, side in ((masked.shown, "input"), (masked.asked + 1, "target")):
             want = stats[f"{side}_len"]
-            where = f"{side} of {budgets}: mean {found.mean():.3f}, recorded {want['mean']:.3f}"
+            where = f"{side} of {stats['input_budget']} + {stats['target_budget']} tokens: {found.mean():.3f}"
             assert close(found, want["mean"], want["std"], c["samples"]), where
             assert found.max() <= max(want["max"], stats[f"{side}_budget"]), where
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.batch import Batch, Tokens
+from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.masking.pack import patchify
 from fourm_engine.model import FourM
 from tests.golden.cases import Case, cases, write_checkpoint
@@ -44,9 +44,10 @@ def batch_of(case: Case, model: FourM) -> Batch:
                     decoder[b].append((values[p] + entry.start, rank, entry.index, rank))
     targets.sort(key=lambda target: target[:3])
     enc, dec = padded(encoder), padded(decoder)
-    continuous = {e.name: torch.zeros(*enc.shape, e.patch_dim) for e in vocabulary if e.patch_dim}
-    for name, b, slot, row in pixels:
-        continuous[name][b, slot] = torch.from_numpy(row)
+    continuous = {}
+    for name in {name for name, *_ in pixels}:
+        _, b, slot, rows = zip(*(kept for kept in pixels if kept[0] == name), strict=True)
+        continuous[name] = Patches(torch.from_numpy(np.stack(rows)), torch.tensor(b), torch.tensor(slot))
     index = torch.tensor([b * dec.shape[1] + slot for _, b, slot, _ in targets])
     counts = {e.name: sum(mod == e.index for mod, *_ in targets) for e in vocabulary if e.size}
     return Batch(enc, dec, continuous, index, torch.tensor([int(label) for *_, label in targets]), counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,99 @@ def test_maxima_cap_what_is_shown_and_asked_and_what_is_cut_off_is_lost():
         MaskingConfig(min_tokens={"a": 4}, max_tokens={"a": 3})
 
 
+def budgets_of(*mixture: Component, **settings) -> Budgets:
+    config = MaskingConfig(**{"input_tokens": 6, "target_tokens": 6, "mixture": mixture, **settings})
+    return Budgets(config, [m.spec for m in fake_modalities().values()])
+
+
+def share_of(budgets: Budgets, component: str, available: set[str], n: int = 3000) -> float:
+    rng = np.random.default_rng(0)
+    return np.mean([budgets.draw(rng, frozenset(available)).component == component for _ in range(n)])
+
+
+def test_a_component_is_drawn_only_for_samples_that_have_all_it_requires():
+    budgets = budgets_of(Component(name="any"), Component(name="pairs", weight=1000, require=("a", "b")))
+    assert share_of(budgets, "pairs", {"a", "b", "words"}, 200) > 0.9
+    for lacking in ({"a", "words"}, {"b", "words"}, {"words", "a@pixels"}):
+        assert share_of(budgets, "pairs", lacking, 200) == 0
+    alone = budgets_of(Component(name="pairs", require=("a", "b")))
+    assert alone.serve({"a", "b"})
+    assert not alone.serve({"a", "words"})
+    assert alone.draw(np.random.default_rng(0), {"a", "words"}) is None
+
+
+def test_a_component_that_requires_what_is_not_installed_is_left_out_and_said(caplog):
+    budgets = budgets_of(Component(name="any"), Component(name="pairs", weight=1000, require=("a", "absent")))
+    assert "'pairs' requires absent, not among a, a@pixels, b, words, left out" in caplog.text
+    assert share_of(budgets, "any", {"a", "b"}, 50) == 1
+
+
+def test_samples_with_a_preferred_modality_draw_the_component_by_the_factor_more_often():
+    budgets = budgets_of(Component(name="any"), Component(name="picky", prefer={"b": 3, "words": 2, "a@pixels": 0.5}))
+    for available, factor in (({"a"}, 1), ({"a", "b"}, 3), ({"a", "b", "words"}, 6), ({"a", "a@pixels"}, 0.5)):
+        expected = factor / (1 + factor)
+        error = 4.5 * (expected * (1 - expected) / 3000) ** 0.5
+        assert abs(share_of(budgets, "picky", available) - expected) < error, available
+
+
+def test_what_a_component_ignores_is_neither_input_nor_target_of_it_even_where_present():
+    budgets, rng = (
+        budgets_of(Component(name="it", ignore=("b", "a@pixels")), min_tokens={"b": 2}),
+        np.random.default_rng(0),
+    )
+    drawn = [budgets.draw(rng, {"a", "a@pixels", "b", "words"}) for _ in range(200)]
+    assert {name for d in drawn for name in d.modalities} == {"a", "words"}
+    assert not budgets.serve({"b", "a@pixels"})
+    with pytest.raises(ValidationError, match="'it' ignores 'b', which is among its inputs or targets"):
+        Component(name="it", input={"b": 1}, ignore=("b",))
+    with pytest.raises(ValidationError, match=r"require has \"\*\"; name the modalities"):
+        Component(name="it", require=("*",))
+
+
+def test_dropped_inputs_are_absent_among_the_inputs_with_their_probability_and_may_be_targets():
+    everything = {"a", "a@pixels", "b", "words"}
+    given = {"input_tokens": 16, "target_tokens": 16, "min_tokens": {"a": 1, "b": 1}}  # present unless dropped
+    budgets = budgets_of(Component(name="it", input={"*": 5}, target={"*": 5}), **given, input_dropout={"a": 0.3})
+    rng = np.random.default_rng(0)
+    drawn = [budgets.draw(rng, everything) for _ in range(3000)]
+    assert abs(np.mean(["a" not in d.inputs for d in drawn]) - 0.3) < 4.5 * (0.21 / 3000) ** 0.5
+    assert all("b" in d.inputs and d.targets["a"] >= 1 for d in drawn)
+    dropped = [sum(d.inputs.values()) for d in drawn if "a" not in d.inputs]
+    assert min(dropped) > 8  # the others get its budget
+    wild = budgets_of(Component(name="it"), input_dropout={"*": 1, "b": 0})
+    assert {name for _ in range(100) for name in wild.draw(rng, everything).inputs} == {"b"}
+
+
+def test_dropout_never_leaves_a_sample_without_inputs():
+    budgets, rng = budgets_of(Component(name="it"), input_dropout={"*": 1.0}), np.random.default_rng(0)
+    assert budgets.serve({"a"})
+    assert budgets.draw(rng, {"a"}).inputs == {"a": 6}
+    blind = budgets_of(Component(name="blind", input_tokens=0), input_dropout={"*": 1.0})
+    assert blind.draw(rng, {"a"}).inputs == {}
+
+
+def test_unknown_names_in_the_settings_of_missing_modalities_are_reported(caplog):
+    budgets_of(Component(name="it", prefer={"one": 2}, ignore=("two",)), input_dropout={"three": 0.5})
+    assert "left out: one, three, two" in caplog.text
+
+
+def test_a_set_of_modalities_may_be_a_bit_mask():
+    budgets = budgets_of(Component(name="it"))
+    assert budgets.names == ("a", "a@pixels", "b", "words")
+    for names in ({"a"}, {"b", "words"}, {"a", "a@pixels", "b", "words"}, set()):
+        mask = sum(1 << budgets.names.index(name) for name in names)
+        assert budgets.serve(names) == budgets.serve(mask)
+        by_name, by_mask = (budgets.draw(np.random.default_rng(1), x) for x in (names, mask))
+        assert by_name == by_mask
+
+
+def test_budgets_survive_being_copied_into_another_process():
+    budgets = budgets_of(Component(name="it"), input_dropout={"a": 0.5})
+    copy = pickle.loads(pickle.dumps(budgets))
+    x, y = (b.draw(np.random.default_rng(1), {"a", "b"}) for b in (budgets, copy))
+    assert x == y
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -237,6 +331,10 @@ def test_maxima_cap_what_is_shown_and_asked_and_what_is_cut_off_is_lost():
         ({"mixture": [{"name": "x", "weigth": 1}]}, "weigth"),
         ({"mixture": [{"name": "x", "input": {"*": -1}}]}, "greater than or equal to 0"),
         ({"target_tokens": [0, 5]}, "start target_tokens at 1"),
+        ({"input_dropout": {"a": 1.5}}, "less than or equal to 1"),
+        ({"sampler": "dirichet"}, "dirichlet"),
+        ({"beta": [0, 1]}, "greater than 0"),
+        ({"mixture": [{"name": "x", "prefer": {"a": 0}}]}, "greater than 0"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(bad, message):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fourm_engine.masking.grid import GridMasker
-from fourm_engine.masking.span import SpanMasker, mask_spans
+from fourm_engine.masking.span import SpanMasker, mask_sequences, mask_spans
 from fourm_plugins import MASK, Specials
 from tests.fakes import END, FIRST_SENTINEL, FIRST_WORD, SENTINELS, fake_modalities
 
@@ -30,25 +30,24 @@ def span_masker(max_tokens: int = 34, sentinels: int = SENTINELS) -> SpanMasker:
 def test_spans_are_masked_as_in_the_published_models():
     sentinels = np.array([PAIRS["sentinel_to_id"][str(i)] for i in range(1, 40)])
     for pair in PAIRS["pairs"]:
-        shown, target, _ = mask_spans(np.array(pair["ids"]), np.array(pair["keep"], bool), sentinels)
-        assert shown.tolist() == pair["input"]
-        assert target.tolist() == pair["target"]
+        one = np.array([pair["ids"]]), np.array([pair["keep"]], bool), np.array([len(pair["ids"])])
+        spans = mask_spans(*one, sentinels)
+        assert spans.inputs.tolist() == pair["input"]
+        assert spans.targets.tolist() == pair["target"]
 
 
 @pytest.mark.parametrize("facts", STATS["stats"], ids=lambda f: f"{f['input_budget']}-{f['target_budget']}")
 def test_lengths_are_distributed_as_in_the_published_models(facts):
-    masker, rng = span_masker(max_tokens=256, sentinels=200), np.random.default_rng(0)
+    masker, n = span_masker(max_tokens=256, sentinels=200), STATS["samples"]
+    keys = np.random.default_rng(0).integers(0, 2**63, n).astype(np.uint64)
     ids = np.arange(1000, 1000 + facts["num_ids_with_eos"] - 1)
-    budgets = {"input_budget": facts["input_budget"], "target_budget": facts["target_budget"]}
-    masked = [masker.mask(ids, **budgets, keep=STATS["keep_scheme"], rng=rng) for _ in range(STATS["samples"])]
+    budgets = np.full(n, facts["input_budget"]), np.full(n, facts["target_budget"])
+    masked = mask_sequences([ids] * n, [masker] * n, *budgets, [STATS["keep_scheme"]] * n, keys)
     # A target of k ids gives k - 1 rows.
-    for lengths, key in (
-        ([len(m.input_ids) for m in masked], "input_len"),
-        ([len(m.labels) + 1 for m in masked], "target_len"),
-    ):
-        error = 4.5 * facts[key]["std"] * (2 / STATS["samples"]) ** 0.5
-        assert abs(np.mean(lengths) - facts[key]["mean"]) <= error, key
-        assert max(lengths) <= facts[key]["max"]
+    for lengths, key in ((masked.shown, "input_len"), (masked.asked + 1, "target_len")):
+        error = 4.5 * facts[key]["std"] * (2 / n) ** 0.5
+        assert abs(lengths.mean() - facts[key]["mean"]) <= error, key
+        assert lengths.max() <= facts[key]["max"]
 
 
 @given(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fourm_engine.batch import Batch, Tokens
+from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid, Sequence, Vector
@@ -34,6 +34,11 @@ def vocabulary() -> Vocabulary:
             ("pose", 9, Vector(length=3), 0),
         ]
     )
+
+
+def packed(dense: Tensor, where: Tensor) -> Patches:
+    """The patches of dense (B, N, d) at the slots `where` (B, N) bool."""
+    return Patches(dense[where], *where.nonzero(as_tuple=True))
 
 
 def small_config(**changes: object) -> ModelConfig:
@@ -92,7 +97,7 @@ def random_batch(vocabulary: Vocabulary, seed: int = 0) -> Batch:
         out.append((-1, 1, 4, 0))
         decoder.append(out)
     encoder_tokens, decoder_tokens = tokens(encoder), tokens(decoder)
-    pixels = torch.randn(*encoder_tokens.shape, 5, generator=g) * (encoder_tokens.mod == 2)[..., None]
+    pixels = packed(torch.randn(*encoder_tokens.shape, 5, generator=g), encoder_tokens.mod == 2)
     targets.sort()
     width = decoder_tokens.shape[1]
     names = vocabulary.names

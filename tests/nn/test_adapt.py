@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from fourm_engine.batch import Patches
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid, Sequence, Vector
-from tests.nn.conftest import make_vocabulary, outputs, random_batch, small_config
+from tests.nn.conftest import make_vocabulary, outputs, packed, random_batch, small_config
 
 NEW = [
     ("heat", 13, Grid(height=3, width=4), 0),
@@ -42,9 +43,10 @@ def asking_for_new(larger, batch):
     encoder.mod[:, 0], encoder.ids[:, 0], encoder.pos[:, 0] = index["heat"], larger["heat"].start + 3, 7
     encoder.mod[:, 1], encoder.ids[:, 1], encoder.pos[:, 1] = index["mood"], larger["mood"].start + 2, 1
     encoder.mod[:, 2], encoder.ids[:, 2], encoder.pos[:, 2] = index["volts"], -1, 3
-    volts = torch.zeros(*encoder.shape, 3)
-    volts[:, 2] = torch.tensor([1.0, -2.0, 0.5])
-    batch.continuous = {"pixels": batch.continuous["pixels"] * (encoder.mod == 2)[..., None], "volts": volts}
+    volts = packed(torch.tensor([1.0, -2.0, 0.5]).expand(*encoder.shape, 3), encoder.mod == index["volts"])
+    pixels = batch.continuous["pixels"]
+    left = encoder.mod[pixels.row, pixels.slot] == index["pixels"]
+    batch.continuous = {"pixels": Patches(*(x[left] for x in vars(pixels).values())), "volts": volts}
     width = decoder.shape[1]
     batch.target_index = torch.tensor([0, 1, 2, 3, width, width + 1])
     batch.target_ids = torch.tensor([3, 1, 12, 0, 7, 7])

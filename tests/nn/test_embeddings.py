@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from fourm_engine.batch import Patches
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
-from tests.nn.conftest import tokens
+from fourm_engine.nn.transformer import Transformer
+from tests.nn.conftest import random_batch, small_config, tokens
 
 
 def test_one_dimensional_positions_are_all_sines_then_all_cosines():
@@ -42,13 +44,36 @@ def test_each_modality_reads_its_own_positions_from_the_one_table(model, vocabul
 def test_content_comes_from_the_tables_the_mask_token_or_the_projection(model):
     e = model.embedding
     t = tokens([[(4, 1, 0, 0), (-1, 2, 2, 0), (20, 0, 3, 0)]])
-    patch = torch.zeros(1, 3, 5)
-    patch[0, 1] = torch.randn(5)
-    content, place = e.encoder(t.ids, t.pos, t.mod, {"pixels": patch})
-    expected = torch.stack([e.encoder_table[4], e.projections["pixels"].weight @ patch[0, 1], e.encoder_table[20]])
+    patch = torch.randn(1, 5)
+    content, place = e.encoder(t.ids, t.pos, t.mod, {"pixels": Patches(patch, torch.tensor([0]), torch.tensor([1]))})
+    expected = torch.stack([e.encoder_table[4], e.projections["pixels"].weight @ patch[0], e.encoder_table[20]])
     torch.testing.assert_close(content[0], expected)
     decoded = e.decoder(t.ids, t.pos, t.mod) - place
     torch.testing.assert_close(decoded[0], torch.stack([e.decoder_table[4], e.mask_token, e.decoder_table[20]]))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_packed_patches_give_what_a_dense_projection_gives(vocabulary, dtype):
+    """The slow, obvious way: project (B, N, patch_dim), zero wherever another modality is."""
+    batch = random_batch(vocabulary, 3)
+    torch.manual_seed(0)
+    e = Transformer(small_config(width=64), vocabulary).embedding
+    t, pixels = batch.encoder, batch.continuous["pixels"]
+    dense = torch.zeros(*t.shape, 5)
+    dense[pixels.row, pixels.slot] = pixels.values
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        table = torch.where((t.ids >= 0)[..., None], e.encoder_table[t.ids.clamp(min=0)], 0.0)
+        slow = table + e.projections["pixels"](dense)
+        fast, _ = e.encoder(t.ids, t.pos, t.mod, batch.continuous)
+    assert torch.equal(fast, slow)
+    gradients = [torch.autograd.grad(x.square().sum(), e.projections["pixels"].weight)[0] for x in (fast, slow)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_batch_without_patches_trains_the_projection_of_nothing(model, batch):
+    batch.continuous["pixels"] = Patches(torch.zeros(0, 5), *torch.zeros(2, 0, dtype=torch.int64))
+    sum(loss for loss, _ in model(batch).values()).backward()
+    assert not model.embedding.projections["pixels"].weight.grad.any()
 
 
 def test_an_unknown_continuous_input_is_named(model, batch):

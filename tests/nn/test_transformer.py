@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from fourm_engine.batch import Batch, Tokens
+from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.nn import heads
 from fourm_engine.nn.transformer import Transformer
 from tests.nn.conftest import lively, outputs, random_batch, small_config, tokens
@@ -23,13 +23,12 @@ def pad(t: Tokens, count: int) -> Tokens:
     return Tokens(extend(t.ids, 3), extend(t.pos, 1), extend(t.mod, -1), extend(t.order, 0))
 
 
-def with_encoder(batch: Batch, encoder: Tokens, pixels: torch.Tensor) -> Batch:
+def with_encoder(batch: Batch, encoder: Tokens, pixels: Patches) -> Batch:
     return Batch(encoder, batch.decoder, {"pixels": pixels}, batch.target_index, batch.target_ids, batch.target_counts)
 
 
 def test_padding_changes_nothing(model, batch):
-    pixels = torch.cat([batch.continuous["pixels"], torch.zeros(2, 5, 5)], dim=1)
-    padded = with_encoder(batch, pad(batch.encoder, 5), pixels)
+    padded = with_encoder(batch, pad(batch.encoder, 5), batch.continuous["pixels"])
     m = batch.decoder.shape[1]
     padded.decoder = pad(batch.decoder, 4)
     valid = batch.decoder.mod >= 0
@@ -39,7 +38,9 @@ def test_padding_changes_nothing(model, batch):
 
 def test_the_order_of_the_encoders_tokens_changes_nothing(model, batch):
     index = torch.randperm(batch.encoder.shape[1], generator=torch.Generator().manual_seed(1))
-    shuffled = with_encoder(batch, take(batch.encoder, index), batch.continuous["pixels"][:, index])
+    pixels = batch.continuous["pixels"]
+    moved = Patches(pixels.values, pixels.row, index.argsort()[pixels.slot])
+    shuffled = with_encoder(batch, take(batch.encoder, index), moved)
     torch.testing.assert_close(outputs(model, shuffled), outputs(model, batch), atol=1e-5, rtol=1e-5)
 
 

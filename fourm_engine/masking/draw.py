@@ -1,0 +1,97 @@
+"""BatchMasker: samples that are loaded and have budgets, masked and packed together.
+
+The result for a sample depends on its contents, budgets and generator alone, whatever samples are masked beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourm_engine.batch import PackedSample
+from fourm_engine.masking.budgets import Drawn
+from fourm_engine.masking.grid import GridMasker, mask_grids
+from fourm_engine.masking.noise import keys_of, noise
+from fourm_engine.masking.pack import pack_rows
+from fourm_engine.masking.rows import MaskedRows
+from fourm_engine.masking.span import SpanMasker, mask_sequences
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.masker import Masked, Masker, Specials
+
+
+@dataclass(frozen=True)
+class Unmasked:
+    """One sample before masking."""
+
+    contents: Mapping[str, np.ndarray]  # modality -> what a store loads, of at least `drawn.modalities`
+    drawn: Drawn
+    rng: np.random.Generator  # after the budgets have been drawn from it
+
+
+class BatchMasker:
+    """Masks with `maskers` (modality -> masker) and packs as rows of `vocabulary`.
+
+    The engine's maskers mask all samples at once; any other is called for each sample."""
+
+    def __init__(self, maskers: Mapping[str, Masker], vocabulary: Vocabulary) -> None:
+        self.maskers, self.vocabulary = dict(maskers), vocabulary
+        self._index = {entry.name: entry.index for entry in vocabulary}
+        self._grids = {name for name, masker in maskers.items() if type(masker) is GridMasker}
+        first: dict[Specials | None, str] = {}
+        # Of exactly this class: another's `mask` counts. Sequences of one tokenizer are masked together.
+        spans = {name: masker for name, masker in maskers.items() if isinstance(masker, SpanMasker)}
+        self._sequences = {name: masker for name, masker in spans.items() if type(masker) is SpanMasker}
+        self._spans = {name: first.setdefault(masker.specials, name) for name, masker in self._sequences.items()}
+
+    def __call__(self, samples: Sequence[Unmasked]) -> list[PackedSample]:
+        """Raises ValueError for a masker that exceeds its budgets."""
+        rows = [
+            (b, name)
+            for b, sample in enumerate(samples)
+            for name in sorted(sample.drawn.modalities, key=self._index.__getitem__)
+        ]
+        sample = np.array([b for b, _ in rows], np.int64)
+        mod = np.array([self._index[name] for _, name in rows], np.int64)
+        inputs = np.array([samples[b].drawn.inputs.get(name, 0) for b, name in rows], np.int64)
+        targets = np.array([samples[b].drawn.targets.get(name, 0) for b, name in rows], np.int64)
+        keys = noise(keys_of(*(s.rng for s in samples))[sample], mod)
+        ids = [self._ids(samples[b], name) for b, name in rows]
+        parts = []
+        for kind, group in self._groups(rows, ids).items():
+            at, of, names = np.array(group), [ids[r] for r in group], [rows[r][1] for r in group]
+            drawn = [samples[rows[r][0]] for r in group]
+            if kind is None:
+                parts.append((at, MaskedRows.of([self._one(*row) for row in zip(drawn, names, of, strict=True)])))
+            elif isinstance(kind, str):
+                keep = [sample.drawn.keep[name] for sample, name in zip(drawn, names, strict=True)]
+                maskers = [self._sequences[name] for name in names]
+                parts.append((at, mask_sequences(of, maskers, inputs[at], targets[at], keep, keys[at])))
+            else:
+                parts.append((at, mask_grids(of, inputs[at], targets[at], keys[at])))
+        contents, components = [s.contents for s in samples], [s.drawn.component for s in samples]
+        return pack_rows(self.vocabulary, sample, mod, parts, contents, components)
+
+    def _ids(self, sample: Unmasked, name: str) -> np.ndarray:
+        content = sample.contents[name]
+        return np.arange(len(content)) if content.ndim > 1 else content
+
+    def _groups(self, rows: Sequence[tuple[int, str]], ids: Sequence[np.ndarray]) -> dict[int | str | None, list[int]]:
+        """Rows that are masked together: grids of so many tokens, sequences like this one; None: one by one."""
+        groups: dict[int | str | None, list[int]] = {}
+        for r, (_, name) in enumerate(rows):
+            kind = len(ids[r]) if name in self._grids else self._spans.get(name)
+            groups.setdefault(kind, []).append(r)
+        return groups
+
+    def _one(self, sample: Unmasked, name: str, ids: np.ndarray) -> Masked:
+        drawn, masker = sample.drawn, self.maskers[name]
+        inputs, targets = drawn.inputs.get(name, 0), drawn.targets.get(name, 0)
+        m = masker.mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=sample.rng)
+        if len(m.input_ids) > inputs or len(m.labels) > targets:
+            raise ValueError(
+                f"masker {type(masker).__name__} of {name} gave {len(m.input_ids)} inputs and "
+                f"{len(m.labels)} targets for budgets {inputs} and {targets}"
+            )
+        return m

@@ -1,0 +1,40 @@
+"""Many masked modalities at once, row after row: what a `Masked` of the SDK is for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourm_plugins.masker import Masked
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """R masked modalities of any samples; int64. Row r has `shown[r]` inputs and `asked[r]` targets."""
+
+    shown: np.ndarray  # (R,)
+    inputs: np.ndarray  # (2, sum of shown): ids, pos
+    asked: np.ndarray  # (R,)
+    targets: np.ndarray  # (4, sum of asked): ids, pos, order, labels
+
+    @classmethod
+    def of(cls, masked: Sequence[Masked]) -> MaskedRows:
+        return cls(
+            np.array([len(m.input_ids) for m in masked], np.int64),
+            np.concatenate([np.stack((m.input_ids, m.input_pos)) for m in masked], axis=1),
+            np.array([len(m.labels) for m in masked], np.int64),
+            np.concatenate([np.stack((m.target_ids, m.target_pos, m.target_order, m.labels)) for m in masked], axis=1),
+        )
+
+    def only(self) -> Masked:
+        """The one row."""
+        (ids, pos), (target_ids, target_pos, order, labels) = self.inputs, self.targets
+        return Masked(ids, pos, target_ids, target_pos, order, labels)
+
+
+def ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows with `counts` (R,) items each, laid out one after the other: the row and the rank in it of each item."""
+    row = np.arange(len(counts)).repeat(counts)
+    return row, np.arange(len(row)) - (counts.cumsum() - counts)[row]

@@ -1,0 +1,97 @@
+"""How a total of tokens is divided among the modalities of a sample.
+
+"dirichlet" (4M, arXiv 2312.06647, section 2.3): p ~ Dirichlet(alpha), counts = floor(p N), and every token left over
+goes to the largest entry of a Dirichlet draw of its own.
+
+"aion", for modalities of very different lengths, after AION-1 (arXiv 2510.17960): of the inputs, one modality takes a
+uniform number of tokens, and the rest of the budget is filled from the others; of the targets, each modality has a
+Beta-distributed share. The details are ours: the first modality is drawn by the alphas as weights, and takes 1 to all
+that it holds or the budget allows; tokens of the others are drawn without replacement, each as likely as any other, so
+that long modalities fill more; the Beta distribution is of the share of what a modality still holds, rounded up or down
+at random without bias; modalities are served in random order, weighted by the alphas, until the total is used up; and
+where all shares round to nothing, the first one served has 1 token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fourm_engine.masking.config import Sampler
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One side (inputs or targets) of a component, restricted to what a sample has."""
+
+    names: tuple[str, ...]
+    index: np.ndarray  # (n,) int64, which modality of the run
+    alphas: np.ndarray  # (n,) float64, all > 0
+    caps: np.ndarray  # (n,) int64
+    least: np.ndarray  # (n,) int64
+    tries: int  # 1 without a minimum, or with one that cannot be reached
+    sampler: Sampler
+    beta: tuple[float, float] | None  # of targets with "aion"
+
+    def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray | None = None) -> np.ndarray:
+        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try counts, as published."""
+        total = int(rng.integers(low, high + 1))
+        free = self.caps if taken is None else np.maximum(self.caps - taken, 0)
+        for _ in range(self.tries):
+            counts = np.minimum(self._divide(rng, total, free), free)
+            if self.tries == 1 or (counts >= self.least).all():
+                break
+        return counts
+
+    def _divide(self, rng: np.random.Generator, total: int, free: np.ndarray) -> np.ndarray:
+        if not self.names or not total:
+            return np.zeros(len(self.names), np.int64)
+        if self.sampler == "dirichlet":
+            return dirichlet(rng, self.alphas, total)
+        if self.beta is None:
+            return one_and_fill(rng, self.alphas, total, free)
+        return beta_shares(rng, self.alphas, total, free, self.beta)
+
+
+def dirichlet(rng: np.random.Generator, alphas: np.ndarray, total: int) -> np.ndarray:
+    """`total` tokens over n modalities, (n,) int64."""
+    if len(alphas) == 1:
+        return np.array([total], np.int64)
+    # float32 as published: a share within half an ulp of 1 takes the whole budget.
+    share = rng.dirichlet(alphas).astype(np.float32)
+    counts = np.floor(share * np.float32(total)).astype(np.int64)
+    left = total - int(counts.sum())
+    if left > 0:
+        counts += np.bincount(rng.dirichlet(alphas, size=left).argmax(1), minlength=len(counts))
+    return counts
+
+
+def one_and_fill(rng: np.random.Generator, weights: np.ndarray, total: int, free: np.ndarray) -> np.ndarray:
+    """At most `total` tokens of n modalities, of which `free` (n,) can be had: a uniform number of one of them, the
+    rest from the others. (n,) int64."""
+    counts, weights = np.zeros_like(free), np.where(free > 0, weights, 0.0)
+    if not weights.any():
+        return counts
+    first = rng.choice(len(free), p=weights / weights.sum())
+    counts[first] = rng.integers(1, min(free[first], total) + 1)
+    others = free.copy()
+    others[first] = 0
+    fill = min(total - int(counts[first]), int(others.sum()))
+    return counts + rng.multivariate_hypergeometric(others, fill)
+
+
+def beta_shares(
+    rng: np.random.Generator, weights: np.ndarray, total: int, free: np.ndarray, beta: tuple[float, float]
+) -> np.ndarray:
+    """At most `total` tokens of n modalities, of which `free` (n,) can be had: a Beta-distributed share of each, in
+    random order until the total is used up. (n,) int64."""
+    order = np.argsort(rng.exponential(size=len(free)) / weights)
+    wanted = np.floor(rng.beta(*beta, size=len(free)) * free + rng.random(len(free))).astype(np.int64)[order]
+    if not wanted.any():
+        first = np.argmax(free[order] > 0)
+        wanted[first] = min(1, free[order][first])
+    before = np.minimum(wanted.cumsum() - wanted, total)
+    counts = np.empty_like(free)
+    counts[order] = np.minimum(wanted, total - before)
+    return counts
