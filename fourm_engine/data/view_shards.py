@@ -20,6 +20,7 @@ import numpy as np
 from fourm_engine.data.shards import (
     VIEWS_FOLDER,
     Shards,
+    column_of,
     digest,
     save_shard,
     shard_path,
@@ -47,6 +48,19 @@ class RecordedViews(Shards):
     def digests(self, group: str) -> dict[str, int]:
         """Sample -> digest of its views in a group."""
         return self.column(f"digest.{group}")
+
+    def damaged_views(self) -> list[Path]:
+        """Shards whose rows are not those that their digests were made of."""
+        damaged = []
+        for shard, path in enumerate(self.paths):
+            file = self._file(shard)
+            for group in self.groups:
+                rows = file.get_tensor(f"views.{group}")
+                made = column_of(path, file, f"digest.{group}", len(self.shards[shard]))
+                if len(rows) != len(made) or any(digest(row.tobytes()) != d for row, d in zip(rows, made.tolist())):
+                    damaged.append(path)
+                    break
+        return damaged
 
     def identity(self, names: Sequence[str]) -> dict[str, Any]:
         """Says through which views the tokens of these samples were made: equal where the views are."""

@@ -1,0 +1,92 @@
+"""`fourm data …`: `check`, what a data set holds and what is wrong with it; `show`, one sample as the model sees it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from fourm_engine.cli.tables import console
+
+if TYPE_CHECKING:
+    from fourm_engine.data.check import DataCheck
+
+app = typer.Typer(help="Look at data.", no_args_is_help=True)
+#: Names that a finding shows on the terminal.
+SHOWN = 5
+
+
+@app.command("check")
+def check(
+    source: Annotated[Path, typer.Argument(help="YAML config, or a folder of data.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
+    ] = None,
+    *,
+    samples: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Read so many samples of each part, drawn by --seed; all."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which samples are read and shown.")] = 0,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one a core.")] = None,  # noqa: UP045
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for notes, too.")] = False,
+) -> None:
+    """Read every file of a data set: counts, sizes, statistics, and what is damaged, missing, left over, duplicated,
+    leaked or misaligned. Exit code 1 where training would end, or lose something."""
+    from fourm_engine.evaluate.data_report import write_report
+    from fourm_engine.recipes import data_check as recipe
+    from fourm_engine.recipes.tell import warn
+
+    options = {"samples": samples, "seed": seed, "workers": os.cpu_count() or 0 if workers is None else workers}
+    if source.is_dir():
+        found = recipe.check_folder(source, recipe.settings_of(overrides or []), tell=warn, **options)
+    else:
+        from fourm_engine.recipes.config import load_config
+
+        found = recipe.check_config(load_config(source, overrides or []), tell=warn, **options)
+    print_check(found)
+    if json_file is not None:
+        recipe.write_json(json_file, found)
+        print(json_file)
+    for path in write_report(report, found, title=f"Data check of {source}") if report is not None else ():
+        print(path)
+    if found.problems or (strict and found.findings):
+        raise typer.Exit(1)
+
+
+def print_check(found: DataCheck) -> None:
+    """Tables, then the findings, problems last, where they are seen."""
+    from rich.table import Table
+
+    from fourm_engine.evaluate.data_report import describe_item, tables
+
+    out = console()
+    for title, columns, rows in tables(found):
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(_plain, row))
+        out.print(table)
+    for part in found.parts:
+        read = "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
+        out.print(f"{part.name}: {len(part.names):,} samples of {part.wanted.root}{read}", markup=False)
+    for finding in (*found.notes, *found.problems):
+        print(f"{finding.level}: {finding.kind}: {finding.message}")
+        for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
+            print(f"    {describe_item(item)}")
+        if finding.level == "problem" and finding.listed.count > SHOWN:
+            print(f"    … {finding.listed.count - SHOWN} more (--json lists them)")
+        if finding.remedy:
+            print(f"  → {finding.remedy}")
+    count = len(found.problems)
+    print(f"{count} problem{'' if count == 1 else 's'}, {len(found.notes)} notes")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,226 @@
+"""Look at a whole data set: what `fourm data check` does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fourm_engine.data.check import DataCheck, Wanted, check_data
+from fourm_engine.data.check_tokens import check_tokens
+from fourm_engine.data.findings import Finding
+from fourm_engine.data.folder import MAX_FILE_BYTES
+from fourm_engine.data.present import with_data
+from fourm_engine.data.splits import SPLITS, Split, read_split
+from fourm_engine.data.token_store import TokenStore
+from fourm_engine.data.views import ViewDrawer
+from fourm_engine.files import write_atomically
+from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.yaml_config import ConfigError, apply_override
+from fourm_plugins.explain import explain
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def check_config(
+    config: RunConfig, *, samples: int | None = None, seed: int = 0, workers: int = 0, tell: Tell = say
+) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config.
+
+    Args:
+        samples: read so many of each part, drawn by `seed`; by default all.
+        workers: processes that read.
+        tell: takes lines of progress.
+
+    Raises ValueError for a config without data, and for plugins that cannot be used."""
+    data = config.data
+    manager = load_manager(config.modalities)
+    modalities = config.load_modalities(manager)
+    wanted = []
+    for training in (True, False):
+        split = Split.from_config(data, training=training)
+        if split.root is not None and split.root.is_dir():
+            held_out = split.held_out or frozenset()  # None: all samples, reported below
+            wanted.append(Wanted(split.part, split.root, split.listed, held_out, "val", split.name))
+        elif split.root is not None:
+            log.warning("data.%s: %s is not there", split.part, split.root)
+    if not wanted and data.tokens is None:
+        raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
+    tokenizers, unfitted = _tokenizers(config, modalities, manager)
+    texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
+    check = DataCheck([], modalities, seed=seed)
+    if wanted:
+        check = check_data(
+            wanted,
+            modalities,
+            tokenizers=texts,
+            samples=samples,
+            seed=seed,
+            workers=workers,
+            max_bytes=data.max_file_mb << 20,
+            progress=lambda part: Progress(part, tell),
+        )
+    check.findings += unfitted
+    try:
+        ViewDrawer.from_config(modalities, data, training=True)
+    except ValueError as error:
+        check.findings.append(Finding("settings", "problem", str(error)))
+    one_folder = data.train is not None and data.val is not None and data.train.resolve() == data.val.resolve()
+    if one_folder and data.val_split is None:
+        check.findings.append(
+            Finding(
+                "leak",
+                "problem",
+                "data.val is the folder of data.train, without a split: every training sample is a held-out sample",
+                "set data.train_split and data.val_split",
+            )
+        )
+    _check_tokens(config, check, modalities, tokenizers)
+    return check
+
+
+def check_folder(
+    root: Path,
+    settings: ModalitiesConfig | None = None,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    tell: Tell = say,
+) -> DataCheck:
+    """Check a folder of data with the modalities that are installed, and that `settings` configure; its parts are the
+    splits of its `splits.json`. Arguments as of `check_config`."""
+    settings = settings or ModalitiesConfig()
+    manager, root = load_manager(settings), Path(root)
+    findings = list[Finding]()
+    modalities = _installed(settings, manager, root, findings)
+    check = check_data(
+        _parts(root, findings),
+        modalities,
+        samples=samples,
+        seed=seed,
+        workers=workers,
+        max_bytes=MAX_FILE_BYTES,
+        progress=lambda part: Progress(part, tell),
+    )
+    check.findings = [*check.findings, *findings]
+    return check
+
+
+def write_json(path: Path, check: DataCheck) -> None:
+    write_atomically(path, json.dumps(check.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
+    """The `modalities` section that overrides make: how a folder without a config is read. Raises ConfigError."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        if not override.startswith("modalities."):
+            raise ConfigError(f"{override}: a folder has no config; only modalities.… can be set, or give a config")
+        apply_override(raw, override)
+    try:
+        return ModalitiesConfig.model_validate(raw.get("modalities", {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
+
+
+def _installed(
+    settings: ModalitiesConfig, manager: PluginManager, root: Path, findings: list[Finding]
+) -> Modalities:
+    """The modalities with a folder in `root`; one that needs settings which are not given is reported."""
+    chosen = settings
+    if settings.select == "installed":
+        names = {p.name for p in manager.plugins if p.kind == "modality" and p.state in ("ok", "conflict")}
+        names |= {name for name, given in settings.settings.items() if given.get("plugin", name) in names}
+        usable = []
+        for name in sorted(names):
+            one = settings.model_copy(update={"select": [name]})
+            try:
+                load_modalities(one, manager)
+                usable.append(name)
+            except ValueError as error:
+                reason = str(error).partition("\nTraceback ")[0]
+                findings.append(
+                    Finding("settings", "note", f"{name} is not checked: {reason}", "give its settings", source=name)
+                )
+        chosen = settings.model_copy(update={"select": usable})
+    modalities = load_modalities(chosen, manager)
+    return with_data(modalities, [root]) if settings.select == "installed" else modalities
+
+
+def _parts(root: Path, findings: list[Finding]) -> list[Wanted]:
+    path = root / SPLITS
+    if not path.is_file():
+        return [Wanted("all", root)]
+    try:
+        document = json.loads(path.read_bytes())
+        names = sorted(document) if isinstance(document, dict) else []
+        listed = {name: read_split(path, name) for name in names}
+    except (ValueError, OSError, RecursionError) as error:
+        findings.append(Finding("settings", "problem", f"{path}: {error}", "training with a split ends there"))
+        listed = {}
+    if not listed:
+        return [Wanted("all", root)]
+    parts, before = list[Wanted](), frozenset[str]()
+    for name, samples in listed.items():
+        parts.append(Wanted(name, root, samples, before, " or ".join(p.name for p in parts), name))
+        before |= samples
+    return parts
+
+
+def _tokenizers(
+    config: RunConfig, modalities: Modalities, manager: PluginManager
+) -> tuple[dict[str, Tokenizer], list[Finding]]:
+    """Modality -> tokenizer, of those that are fitted, and what keeps the others from being used."""
+    tokenizers, findings = dict[str, Tokenizer](), list[Finding]()
+    for space, specs in modalities.token_spaces.items():
+        try:
+            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
+        except ValueError as error:
+            names = ", ".join(spec.name for spec in specs)
+            findings.append(Finding("tokens", "note", str(error), f"needed to train on {names}", source=names))
+    return tokenizers, findings
+
+
+def _check_tokens(
+    config: RunConfig, check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
+) -> None:
+    if config.data.tokens is None:
+        return
+    parts = {part.name: part for part in check.parts}
+    for name in ("train", "val"):
+        folder = config.data.tokens / name
+        if not TokenStore.there(folder):
+            continue
+        part = parts.get(name)
+        contents, having = dict[str, dict[str, int]](), dict[str, frozenset[str]]()
+        by_modality = {m: key for key, names in part.readers.items() for m in names} if part else {}
+        if part is not None:
+            for modality, key in by_modality.items():
+                column = part.survey.rows[key]["digest"].tolist()
+                contents[modality] = {n: digest for n, digest in zip(part.names_read, column) if digest}
+                having[modality] = frozenset(_where(part.names, part.present[key]))
+        entries, findings = check_tokens(
+            folder,
+            name,
+            modalities,
+            tokenizers,
+            contents,
+            lambda sample, modality, part=part, by=by_modality: part.opened.sources[by[modality]].stamp(sample),  # type: ignore[misc, union-attr]
+            having,
+        )
+        check.tokens += entries
+        check.findings += findings
+
+
+def _where(names: Iterable[str], keep: Any) -> list[str]:
+    return [name for name, kept in zip(names, keep) if kept]
