@@ -13,7 +13,19 @@ import sys
 
 import typer
 
-from fourm_engine.cli import check, convert, data, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
+from fourm_engine.cli import (
+    check,
+    convert,
+    data,
+    evaluate,
+    extend,
+    generate,
+    label,
+    plugins,
+    tokenize,
+    tokenizer,
+    train,
+)
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.no_plugin import add_no_plugin
 

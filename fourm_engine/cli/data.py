@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fourm_engine.cli.options import Config, Overrides
 from fourm_engine.cli.tables import console
 
 if TYPE_CHECKING:
@@ -40,15 +41,14 @@ def check(
     leaked or misaligned. Exit code 1 where training would end, or lose something."""
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
+    from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.tell import warn
 
-    options = {"samples": samples, "seed": seed, "workers": os.cpu_count() or 0 if workers is None else workers}
+    read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
     if source.is_dir():
-        found = recipe.check_folder(source, recipe.settings_of(overrides or []), tell=warn, **options)
+        found = recipe.check_folder(source, recipe.settings_of(overrides or []), read, tell=warn)
     else:
-        from fourm_engine.recipes.config import load_config
-
-        found = recipe.check_config(load_config(source, overrides or []), tell=warn, **options)
+        found = recipe.check_config(load_config(source, overrides or [], needed=()), read, tell=warn)
     print_check(found)
     if json_file is not None:
         recipe.write_json(json_file, found)
@@ -72,7 +72,9 @@ def print_check(found: DataCheck) -> None:
             table.add_row(*map(_plain, row))
         out.print(table)
     for part in found.parts:
-        read = "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
+        read = (
+            "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
+        )
         out.print(f"{part.name}: {len(part.names):,} samples of {part.wanted.root}{read}", markup=False)
     for finding in (*found.notes, *found.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
@@ -90,3 +92,27 @@ def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+@app.command("show")
+def show(
+    config: Config,
+    name: Annotated[str, typer.Argument(help="The sample, or a file of it.")],
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Optional[Path], typer.Option(help="Write the sheet to this PNG file.")] = None,  # noqa: UP045
+    view: Annotated[Optional[int], typer.Option(min=0, help="A view in place of the one drawn.")] = None,  # noqa: UP045
+    epoch: Annotated[int, typer.Option(min=0, help="Whose position of the sample draws the mask.")] = 0,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,  # noqa: UP045
+) -> None:
+    """Show one sample through the transforms of a run, with its mask: crop, what the model sees, what its tokens decode
+    to, which tokens are inputs and targets."""
+    from fourm_engine.recipes import data_show as recipe
+    from fourm_engine.recipes.config import load_config
+
+    sample = recipe.show(load_config(config, overrides or [], needed=()), name, view=view, epoch=epoch, seed=seed)
+    for line in sample.lines():
+        print(line)
+    if out is not None:
+        recipe.write_sheet(out, sample)
+        print(out)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.equal_files import equal_files
-from fourm_engine.data.findings import Finding, Listed
+from fourm_engine.data.findings import Finding, Listed, counted
 from fourm_engine.data.folder import MAX_FILE_BYTES
 from fourm_engine.data.names import shown
 from fourm_engine.data.opened import Opened, open_data
@@ -77,9 +77,7 @@ class Part:
 
     def both(self) -> dict[str, dict[str, int]]:
         """Samples that have both sources of a pair; of a source with itself, those that have it."""
-        return {
-            a: {b: int((self.present[a] & self.present[b]).sum()) for b in self.present} for a in self.present
-        }
+        return {a: {b: int((self.present[a] & self.present[b]).sum()) for b in self.present} for a in self.present}
 
     def sizes(self, key: str) -> dict[str, Any]:
         """Bytes and, of what has rows and columns, pixels of the files that were read."""
@@ -194,15 +192,33 @@ def check_data(
         present = {key: column[part.read] for key, column in part.present.items()}
         part.survey = survey(reader, part.names_read, present, workers=workers, progress=progress(one.name))
         check.parts.append(part)
-        check.findings += _of_part(part, modalities)
+        check.findings += _of_part(part, first=part is check.parts[0])
     if not any(part.names for part in check.parts) and not check.problems:
         folders = ", ".join(f"{source}/" for source in sorted({m.spec.source for m in modalities.values()}))
         raise ValueError(f"{' and '.join(shown(one.root) for one in wanted)}: no data; looked for {folders}")
+    for root, opened in roots.items():
+        check.findings += _unlisted(root, opened, [part for part in check.parts if part.wanted.root.resolve() == root])
     pictures = {key for part in check.parts for key in part.readers if _picture(part.opened, key, modalities)}
     check.findings += equal_files(
         [(part.name, part.wanted.root.resolve(), part.names_read, part.survey.rows) for part in check.parts], pictures
     )
     return check
+
+
+def _unlisted(root: Path, opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
+    """Samples that no split of a folder lists."""
+    if any(part.wanted.listed is None for part in parts):
+        return
+    everything = frozenset().union(*(source.names for source in opened.sources.values()))
+    if left := sorted(everything.difference(*(part.names for part in parts))):
+        splits = " or ".join(str(part.wanted.split) for part in parts)
+        yield Finding(
+            "extra",
+            "note",
+            f"{shown(root)}: {counted(len(left), 'sample')}, such as {shown(left[0])}, not in split {splits}",
+            "they are not used; list them in splits.json if they should be",
+            listed=Listed(left),
+        )
 
 
 def _picture(opened: Opened, key: str, modalities: Mapping[str, Modality]) -> bool:
@@ -250,8 +266,8 @@ def _part(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
     return Part(wanted, opened, ordered, present, np.arange(len(ordered)), Survey({}, {}))
 
 
-def _of_part(part: Part, modalities: Mapping[str, Modality]) -> Iterable[Finding]:
-    """Findings of one part by itself."""
+def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
+    """Findings of one part by itself; of its classes, only of the first, which is the largest as a rule."""
     for key in part.opened.readers:
         count = int(part.present[key].sum()) if key in part.present else 0
         if not count:
@@ -282,12 +298,17 @@ def _of_part(part: Part, modalities: Mapping[str, Modality]) -> Iterable[Finding
             yield Finding(
                 "remark",
                 "note",
-                f"{part.name}: {remarks.count} remarks on files that are used, such as: {remarks.items[0]}",
+                f"{part.name}: {counted(remarks.count, 'remark')} on files that are used, such as: {remarks.items[0]}",
                 part=part.name,
                 listed=remarks,
             )
+    also = {name for names in part.readers.values() for name in names[1:]}  # read the same files
     for name, statistics in part.survey.statistics.items():
+        if name in also:
+            continue
         yield from _of_statistics(part, name, statistics)
+        if first and statistics.samples and len(statistics.class_samples):
+            yield from _of_classes(part, name, statistics)
 
 
 _REMEDIES = {
@@ -303,11 +324,11 @@ def _bad(part: Part, kind: str, listed: Listed) -> Iterable[Finding]:
     for item in listed.items:
         by_modality.setdefault(item["modality"], Listed()).add(item)
     for name, items in by_modality.items():
-        first, what = items.items[0], "damaged" if kind == "damaged" else "of another shape than their sample"
+        first, what = items.items[0], "damaged" if kind == "damaged" else "of another shape than the sample"
         yield Finding(
             kind,
             "problem",
-            f"{part.name}: {items.count} files of {name} are {what}, such as {first['file']}: {first['reason']}",
+            f"{part.name}: {counted(items.count, 'file')} of {name} {what}, such as {first['file']}: {first['reason']}",
             _REMEDIES[kind],
             part=part.name,
             source=name,
@@ -340,17 +361,18 @@ def _of_statistics(part: Part, name: str, statistics: Statistics) -> Iterable[Fi
             source=name,
             listed=cut,
         )
-    if statistics.samples and len(statistics.class_samples):
-        never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0)]
-        if never:
-            yield Finding(
-                "empty",
-                "note",
-                f"{part.name}: {len(never)} of {len(statistics.class_samples)} classes of {name} never occur: "
-                f"{', '.join(never[:8])}{', …' if len(never) > 8 else ''}",
-                "expected of rare classes; otherwise compare the ids with num_classes and classes of its settings",
-                part=part.name,
-                source=name,
-                listed=Listed(never),
-            )
 
+
+def _of_classes(part: Part, name: str, statistics: Statistics) -> Iterable[Finding]:
+    never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0).tolist()]
+    if never:
+        yield Finding(
+            "empty",
+            "note",
+            f"{part.name}: {len(never)} of {len(statistics.class_samples)} classes of {name} never occur: "
+            f"{', '.join(never[:8])}{', …' if len(never) > 8 else ''}",
+            "expected of rare classes; otherwise compare the ids with num_classes and classes of its settings",
+            part=part.name,
+            source=name,
+            listed=Listed(never),
+        )

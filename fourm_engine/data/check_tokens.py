@@ -53,7 +53,9 @@ def check_tokens(
         problem("", str(error), "")
         return entries, findings
     for path in recorded.damaged_views():
-        problem("", f"{path}: the views are not those that were recorded; the file is damaged", f"remove it and {_AGAIN}")
+        problem(
+            "", f"{path}: the views are not those that were recorded; the file is damaged", f"remove it and {_AGAIN}"
+        )
     for name, modality in modalities.items():
         if modality.spec.continuous:
             continue
@@ -95,7 +97,9 @@ def check_tokens(
         if group in recorded.groups:
             views = recorded.digests(group)
             if other := [n for n, view in shards.column("view").items() if views.get(n, view) != view]:
-                problem(name, f"{len(other)} samples of {name}, such as {shown(other[0])}, show other views", _AGAIN, other)
+                problem(
+                    name, f"{len(other)} samples of {name}, such as {shown(other[0])}, show other views", _AGAIN, other
+                )
         _compare(shards, name, contents.get(name, {}), stamp, having.get(name, frozenset()), problem, note)
     return entries, findings
 

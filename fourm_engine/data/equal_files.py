@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.findings import Finding, Listed
+from fourm_engine.data.findings import Finding, Listed, counted
 from fourm_engine.data.names import shown
 from fourm_engine.data.survey import MISALIGNED, USABLE
 
@@ -29,7 +29,7 @@ def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Findin
                     Finding(
                         "duplicated",
                         "note",
-                        f"{part}: {sum(map(len, groups))} samples share {len(groups)} files of {key}, byte for byte, "
+                        f"{part}: {sum(map(len, groups))} samples share {counted(len(groups), 'file')} of {key}, byte for byte, "
                         f"such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
                         "they count several times; keep one of each unless that is meant",
                         part=part,
@@ -56,18 +56,18 @@ def _leaks(first: Read, second: Read, pictures: Collection[str]) -> list[Finding
 def _leak(first: Read, second: Read, key: str, mine: np.ndarray, theirs: np.ndarray) -> list[Finding]:
     both = np.intersect1d(mine, theirs)
     rows = np.flatnonzero(np.isin(theirs, both[both > 0]))
-    where = {int(mine[row]): row for row in np.flatnonzero(np.isin(mine, both[both > 0]))[::-1]}
-    pairs = [(first[2][where[int(theirs[row])]], second[2][row]) for row in rows]
+    where = {int(mine[row]): row for row in np.flatnonzero(np.isin(mine, both[both > 0]))[::-1].tolist()}
+    pairs = [(first[2][where[int(theirs[row])]], second[2][row]) for row in rows.tolist()]
     if first[1] == second[1]:  # one sample of both splits is reported as such
         pairs = [(a, b) for a, b in pairs if a != b]
     if not pairs:
         return []
-    what = f"files of {key}" if key else "samples, with all their files,"
+    what = f"{counted(len(pairs), 'file')} of {key}" if key else f"{counted(len(pairs), 'sample')}, with all files,"
     return [
         Finding(
             "leak",
             "problem",
-            f"{len(pairs)} {what} of {second[0]} are in {first[0]} too, byte for byte, such as {shown(pairs[0][1])} "
+            f"{what} of {second[0]} in {first[0]} too, byte for byte, such as {shown(pairs[0][1])} "
             f"(as {shown(pairs[0][0])})",
             "held-out numbers will be too good; remove them from one of the two",
             part=second[0],

@@ -130,7 +130,7 @@ def _look_beside(opened: Opened, modalities: Mapping[str, Modality]) -> None:
                 "note",
                 f"{shown(opened.root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
                 f"{', …' if len(others) > 8 else ''}",
-                "`fourm plugins list` shows what is installed; an instance may read another folder (its setting source)",
+                "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)",
                 listed=Listed(others),
             )
         )

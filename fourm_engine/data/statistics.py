@@ -60,9 +60,7 @@ class Moments:
         known = self.count > 0
         columns = {"mean": self.mean, "deviation": self.deviation, "lowest": self.low, "highest": self.high}
         gaps = self.gaps / np.maximum(self.count + self.gaps, 1)
-        numbers = {
-            name: [float(x) if ok else None for x, ok in zip(column, known)] for name, column in columns.items()
-        }
+        numbers = {name: [float(x) if ok else None for x, ok in zip(column, known)] for name, column in columns.items()}
         return {"channels": len(self.count), "numbers": int(self.count.sum()), **numbers, "gaps": gaps.tolist()}
 
 

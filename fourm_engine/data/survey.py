@@ -106,19 +106,22 @@ class Reader:
             try:
                 files = self.sources[key].files(name)
             except SampleError as error:
-                self._damaged(survey, key, self.readers[key][0], name, error)
+                self._note(survey.damaged, key, ", ".join(self.readers[key]), name, _reason(error))
                 continue
             rows["digest"][row] = content_digest(files)
             rows["bytes"][row] = min(sum(map(len, files.values())), (1 << 32) - 1)
+            refused: dict[str, list[str]] = {}  # reason -> modalities
             for modality in self.readers[key]:
                 try:
                     with reading(lambda key=key: self.sources[key].where(name)):  # type: ignore[misc]
                         values[modality] = self.modalities[modality].read(files)
                 except Exception as error:
-                    self._damaged(survey, key, modality, name, error)
+                    refused.setdefault(_reason(error), []).append(modality)
                     continue
                 if (size := _size(self.modalities[modality], values[modality])) is not None:
                     rows["width"][row], rows["height"][row] = np.minimum(size, (1 << 16) - 1)
+            for reason, modalities in refused.items():
+                self._note(survey.damaged, key, ", ".join(modalities), name, reason)
         shapes = self._shapes(survey, name, values)
         for key in keys:
             states = [
@@ -154,7 +157,7 @@ class Reader:
                 arrays.append(array)
             constant = statistics.add(sample, arrays)
         except Exception as error:
-            self._damaged(survey, key, name, sample, error)
+            self._note(survey.damaged, key, name, sample, _reason(error))
             return UNUSABLE
         return CONSTANT if constant else USABLE
 
@@ -188,15 +191,16 @@ class Reader:
                 )
         return shapes
 
-    def _damaged(self, survey: Survey, key: str, modality: str, sample: str, error: Exception) -> None:
-        reason = " ".join(str(error).split())
-        if not isinstance(error, SampleError):
-            reason = f"the plugin failed with {type(error).__name__}: {reason}"
-        self._note(survey.damaged, key, modality, sample, reason[:MAX_REASON])
-
     def _note(self, listed: Listed, key: str, modality: str, sample: str, reason: str) -> None:
         where = self.sources[key].where(sample)
         listed.add({"sample": sample, "modality": modality, "file": where, "reason": reason})
+
+
+def _reason(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if not isinstance(error, SampleError):
+        reason = f"the plugin failed with {type(error).__name__}: {reason}"
+    return reason[:MAX_REASON]
 
 
 def _size(modality: Modality, value: Any) -> tuple[int, int] | None:

@@ -35,7 +35,13 @@ def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8
     examples = {part.name: _examples(check, part, samples) for part in check.parts}
     page = environment().get_template("data_report.html.jinja")
     text = page.render(
-        title=title, check=check, examples=examples, tables=tables(check), items=ITEMS, item=describe_item, number=number
+        title=title,
+        check=check,
+        examples=examples,
+        tables=tables(check),
+        items=ITEMS,
+        item=describe_item,
+        number=number,
     )
     write_atomically(folder / REPORT, text + "\n")
     files = [folder / REPORT]
@@ -54,7 +60,7 @@ def _examples(check: DataCheck, part: Part, samples: int) -> list[SamplePictures
     usable = {key: np.isin(rows["state"], (USABLE, CONSTANT)) for key, rows in part.survey.rows.items()}
     if not usable or not len(part.read):
         return []
-    most = sum(usable.values())
+    most = np.sum(list(usable.values()), axis=0)
     drawn = np.random.default_rng(check.seed).permutation(len(part.read))
     rows = sorted(drawn, key=lambda row: -int(most[row]))[:samples]  # stable: drawn among equals
     found = []
@@ -122,9 +128,10 @@ def _counts(check: DataCheck) -> Table:
     for part in check.parts:
         for key, names in part.readers.items():
             sizes, present = part.sizes(key), int(part.present[key].sum())
-            read = part.present[key][part.read]
+            here = part.present[key][part.read]
+            read = int(here.sum())
             state = part.survey.rows[key]["state"]
-            bad = int((read & ~np.isin(state, (USABLE, CONSTANT))).sum())
+            bad = int((here & ~np.isin(state, (USABLE, CONSTANT))).sum())
             pixels = ""
             if "width" in sizes:
                 w, h = sizes["width"], sizes["height"]
@@ -135,8 +142,7 @@ def _counts(check: DataCheck) -> Table:
             total = _bytes(number["total"]) if number else ""
             lacking = len(part.names) - present
             rows.append(
-                [part.name, ", ".join(names), f"{present:,}", f"{lacking:,}", f"{int(read.sum()):,}", f"{bad:,}"]
-                + [pixels, spread, total]
+                [part.name, ", ".join(names), *(f"{n:,}" for n in (present, lacking, read, bad)), pixels, spread, total]
             )
     return "files (sizes: least / median / most)", columns, rows
 
@@ -156,8 +162,10 @@ def _channels(check: DataCheck) -> Table:
     columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1"]
     rows = []
     for part in check.parts:
+        first = {names[0] for names in part.readers.values()}  # the others read the same files
         for name, statistics in part.survey.statistics.items():
-            for what, moments in (("file", statistics.values), ("model", statistics.arrays)):
+            values = statistics.values if name in first else None
+            for what, moments in (("file", values), ("model", statistics.arrays)):
                 if moments is not None:
                     rows += _of_channels(part.name, name, what, statistics, moments)
     return "numbers: as read from the file (a grid of pixels of each), and as the model sees them", columns, rows
@@ -171,7 +179,9 @@ def _of_channels(part: str, name: str, what: str, statistics: Statistics, moment
         low, high = f"{number(float(moments.mean.min()))} to {number(float(moments.mean.max()))}", moments.deviation
         spread = f"{number(float(high.min()))} to {number(float(high.max()))}"
         ends_of = number(float(moments.low.min())), number(float(moments.high.max()))
-        return [[part, name, what, f"all {len(moments.count)}", low, spread, *ends_of, _share(share.mean()), _share(ends)]]
+        return [
+            [part, name, what, f"all {len(moments.count)}", low, spread, *ends_of, _share(share.mean()), _share(ends)]
+        ]
     for k in range(len(moments.count)):
         numbers = (moments.mean[k], moments.deviation[k], moments.low[k], moments.high[k])
         cells = [number(float(x)) if math.isfinite(x) else "–" for x in numbers]

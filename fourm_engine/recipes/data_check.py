@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,17 @@ from fourm_plugins.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 
-def check_config(
-    config: RunConfig, *, samples: int | None = None, seed: int = 0, workers: int = 0, tell: Tell = say
-) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config.
+@dataclass(frozen=True)
+class Reading:
+    """How much is read, and by how many processes: `samples` of each part, drawn by `seed`; by default all."""
 
-    Args:
-        samples: read so many of each part, drawn by `seed`; by default all.
-        workers: processes that read.
-        tell: takes lines of progress.
+    samples: int | None = None
+    seed: int = 0
+    workers: int = 0
+
+
+def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` takes lines of progress.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data
@@ -57,15 +60,15 @@ def check_config(
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
     tokenizers, unfitted = _tokenizers(config, modalities, manager)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
-    check = DataCheck([], modalities, seed=seed)
+    check = DataCheck([], modalities, seed=read.seed)
     if wanted:
         check = check_data(
             wanted,
             modalities,
             tokenizers=texts,
-            samples=samples,
-            seed=seed,
-            workers=workers,
+            samples=read.samples,
+            seed=read.seed,
+            workers=read.workers,
             max_bytes=data.max_file_mb << 20,
             progress=lambda part: Progress(part, tell),
         )
@@ -91,14 +94,14 @@ def check_config(
 def check_folder(
     root: Path,
     settings: ModalitiesConfig | None = None,
+    read: Reading = Reading(),
     *,
-    samples: int | None = None,
-    seed: int = 0,
-    workers: int = 0,
     tell: Tell = say,
 ) -> DataCheck:
     """Check a folder of data with the modalities that are installed, and that `settings` configure; its parts are the
-    splits of its `splits.json`. Arguments as of `check_config`."""
+    splits of its `splits.json`.
+
+    Raises ValueError where there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
     manager, root = load_manager(settings), Path(root)
     findings = list[Finding]()
@@ -106,9 +109,9 @@ def check_folder(
     check = check_data(
         _parts(root, findings),
         modalities,
-        samples=samples,
-        seed=seed,
-        workers=workers,
+        samples=read.samples,
+        seed=read.seed,
+        workers=read.workers,
         max_bytes=MAX_FILE_BYTES,
         progress=lambda part: Progress(part, tell),
     )
@@ -133,9 +136,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
         raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
 
 
-def _installed(
-    settings: ModalitiesConfig, manager: PluginManager, root: Path, findings: list[Finding]
-) -> Modalities:
+def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Path, findings: list[Finding]) -> Modalities:
     """The modalities with a folder in `root`; one that needs settings which are not given is reported."""
     chosen = settings
     if settings.select == "installed":
@@ -215,7 +216,7 @@ def _check_tokens(
             modalities,
             tokenizers,
             contents,
-            lambda sample, modality, part=part, by=by_modality: part.opened.sources[by[modality]].stamp(sample),  # type: ignore[misc, union-attr]
+            lambda sample, modality, part=part, by=by_modality: part.opened.sources[by[modality]].stamp(sample),  # type: ignore[misc]
             having,
         )
         check.tokens += entries
