@@ -293,15 +293,14 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
             )
     yield from _bad(part, "damaged", part.survey.damaged)
     yield from _bad(part, "misaligned", part.survey.misaligned)
-    if remarks := part.survey.remarks:
-        if remarks.count:
-            yield Finding(
-                "remark",
-                "note",
-                f"{part.name}: {counted(remarks.count, 'remark')} on files that are used, such as: {remarks.items[0]}",
-                part=part.name,
-                listed=remarks,
-            )
+    if (remarks := part.survey.remarks) and remarks.count:
+        yield Finding(
+            "remark",
+            "note",
+            f"{part.name}: {counted(remarks.count, 'remark')} on files that are used, such as: {remarks.items[0]}",
+            part=part.name,
+            listed=remarks,
+        )
     also = {name for names in part.readers.values() for name in names[1:]}  # read the same files
     for name, statistics in part.survey.statistics.items():
         if name in also:

@@ -72,11 +72,13 @@ class ShownSample:
         """The sheet: a row a modality."""
         rows = []
         for one in self.modalities:
-            cells: list[Cell | None] = [Cell(one.file, "file, and its crop")] if one.file is not None else [None]
+            cells: list[Cell | None] = [None]
+            if one.file is not None:
+                cells = [Cell(one.file, "file" if isinstance(one.file, str) else "file, and the crop")]
             cells.append(Cell(one.seen, "as the model sees it"))
             cells.append(Cell(one.decoded, "what its tokens decode to") if one.decoded is not None else None)
             if one.masked is not None:
-                cells.append(Cell(one.masked, f"{taken(one)} (clear: input, orange: target, grey: dropped)"))
+                cells.append(Cell(one.masked, taken(one)))
             elif one.words:
                 heads = ("input", "target") if len(one.words) == 2 else ("tokens",)
                 cells += [
@@ -86,7 +88,8 @@ class ShownSample:
             elif one.remark:
                 cells.append(Cell(one.remark, "mask"))
             rows.append((one.name, cells))
-        return sheet(rows, title=self.title())
+        key = ["masks: inputs are clear, targets orange, what is dropped grey"] if self.position is not None else []
+        return sheet(rows, title=self.title() + key)
 
     def lines(self) -> list[str]:
         """The same in words, a line or several a modality."""
@@ -94,7 +97,7 @@ class ShownSample:
         for one in self.modalities:
             held = f" of {one.tokens} tokens" if one.tokens is not None else ""
             if self.position is None:
-                lines.append(f"{one.name}{': ' * bool(one.remark)}{one.remark}")
+                lines.append(f"{one.name}: {one.remark or (one.seen if isinstance(one.seen, str) else 'a picture')}")
                 continue
             lines.append(f"{one.name}: {taken(one)}{held}; budgets {one.budgets[0]} and {one.budgets[1]}")
             if one.remark:
