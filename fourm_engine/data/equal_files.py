@@ -29,8 +29,8 @@ def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Findin
                     Finding(
                         "duplicated",
                         "note",
-                        f"{part}: {sum(map(len, groups))} samples share {counted(len(groups), 'file')} of {key}, byte for "
-                        f"byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
+                        f"{part}: {sum(map(len, groups))} samples share {counted(len(groups), 'file')} of {key}, byte "
+                        f"for byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
                         "they count several times; keep one of each unless that is meant",
                         part=part,
                         source=key,
