@@ -1,4 +1,4 @@
-"""`fourm data …`: `check`, what a data set holds and what is wrong with it; `show`, one sample as the model sees it."""
+"""`fourm data …`: what a data set holds, what is wrong with it, how a run sees it, and in which format it is stored."""
 
 from __future__ import annotations
 
@@ -14,14 +14,53 @@ from fourm_engine.cli.tables import console
 if TYPE_CHECKING:
     from fourm_engine.data.check import DataCheck
 
-app = typer.Typer(help="Look at data.", no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."
+)
 #: Names that a finding shows on the terminal.
 SHOWN = 5
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a data set, or a pattern such as data/shard-{00..09}.tar.")]
+Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
+Modality = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="A modality to read, in place of all that are installed; repeat it."),
+]
+
+
+@app.command()
+def index(folder: Folder, *, modality: Modality = None) -> None:
+    """Write FOLDER/_index/, so that a start need not look for the samples: only what has changed is scanned again."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.index(folder, modalities=modality or ())
+
+
+@app.command()
+def pack(
+    folder: Folder,
+    out: Out,
+    *,
+    samples_per_shard: Annotated[int, typer.Option(help="Samples of one tar.")] = 1000,
+    modality: Modality = None,
+) -> None:
+    """Write WebDataset shards, tars that hold all modalities of their samples. Continues where it was stopped."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or ())
+
+
+@app.command()
+def unpack(folder: Folder, out: Out, *, modality: Modality = None) -> None:
+    """Write a folder for each modality, with a file for each sample. Continues where it was stopped."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.unpack(folder, out, modalities=modality or ())
 
 
 @app.command("check")
 def check(
-    source: Annotated[Path, typer.Argument(help="YAML config, or a folder of data.")],
+    source: Annotated[Path, typer.Argument(help="YAML config, a folder of data, or one of tokens.")],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
@@ -45,7 +84,9 @@ def check(
     from fourm_engine.recipes.tell import warn
 
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
-    if source.is_dir():
+    if source.is_dir() and recipe.is_tokens(source):
+        found = recipe.check_tokens(source)
+    elif source.is_dir():
         found = recipe.check_folder(source, recipe.settings_of(overrides or []), read, tell=warn)
     else:
         found = recipe.check_config(load_config(source, overrides or [], needed=()), read, tell=warn)

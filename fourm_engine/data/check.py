@@ -38,6 +38,8 @@ class Wanted:
     held_out: frozenset[str] = frozenset()
     held_by: str = ""
     split: str | None = None
+    #: Of the tars in the root, those that are read; None: all.
+    shards: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -179,11 +181,11 @@ def check_data(
         progress: part -> what is told (done, in all).
 
     Raises ValueError where there is no data at all."""
-    check, roots = DataCheck([], modalities, seed=seed), dict[Path, Opened]()
+    check, roots = DataCheck([], modalities, seed=seed), dict[tuple[Path, tuple[str, ...] | None], Opened]()
     for one in wanted:
-        root = one.root.resolve()
+        root = one.root.resolve(), one.shards
         if root not in roots:
-            roots[root] = open_data(one.root, modalities, max_bytes=max_bytes)
+            roots[root] = open_data(one.root, modalities, shards=one.shards, max_bytes=max_bytes)
             check.findings += roots[root].findings
         part = _part(one, roots[root], check.findings)
         if samples is not None and samples < len(part.names):
@@ -196,8 +198,8 @@ def check_data(
     if not any(part.names for part in check.parts) and not check.problems:
         folders = ", ".join(f"{source}/" for source in sorted({m.spec.source for m in modalities.values()}))
         raise ValueError(f"{' and '.join(shown(one.root) for one in wanted)}: no data; looked for {folders}")
-    for root, opened in roots.items():
-        check.findings += _unlisted(root, opened, [part for part in check.parts if part.wanted.root.resolve() == root])
+    for opened in roots.values():
+        check.findings += _unlisted(opened.root, opened, [part for part in check.parts if part.opened is opened])
     pictures = {key for part in check.parts for key in part.readers if _picture(part.opened, key, modalities)}
     check.findings += equal_files(
         [(part.name, part.wanted.root.resolve(), part.names_read, part.survey.rows) for part in check.parts], pictures

@@ -7,190 +7,221 @@ modality, and findings.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.findings import Finding, Listed
+from fourm_engine.data.findings import Finding, Level, Listed, counted
+from fourm_engine.data.index import OUTDATED, Index
+from fourm_engine.data.indexing import open_index
 from fourm_engine.data.names import shown
-from fourm_engine.data.shards import digest, shard_paths
+from fourm_engine.data.shards import VIEWS_FOLDER, digest
 from fourm_engine.data.statistics import lengths
-from fourm_engine.data.tokens import TokenShards, check_made_with
-from fourm_engine.data.view_shards import RecordedViews
+from fourm_engine.data.tokens import TokenShard
+from fourm_engine.data.view_shards import ViewShard
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 _AGAIN = "run `fourm tokenize` again"
 
 
-def check_tokens(
-    folder: Path,
-    part: str,
-    modalities: Mapping[str, Modality],
-    tokenizers: Mapping[str, Tokenizer],
-    contents: Mapping[str, Mapping[str, int]],
-    stamp: Callable[[str, str], str],
-    having: Mapping[str, frozenset[str]],
-) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """Args:
-    tokenizers: modality -> fitted tokenizer, as far as they are there.
-    contents: modality -> sample -> digest of its files, of those that were read.
-    stamp: (sample, modality) -> sizes and times of its files.
-    having: modality -> all samples of the part that have it."""
-    entries, findings = list[dict[str, Any]](), list[Finding]()
+@dataclass(frozen=True)
+class Files:
+    """The files of one modality in a part. `contents`: sample -> digest, of those that were read. `having`: all samples
+    of the part that have one. `stamp`: sample -> sizes and times of its files."""
 
-    def problem(name: str, message: str, remedy: str = _AGAIN, items: Any = ()) -> None:
-        findings.append(Finding("tokens", "problem", f"{part}: {message}", remedy, part, name, Listed(items)))
+    contents: Mapping[str, int]
+    having: Collection[str]
+    stamp: Callable[[str], str]
 
-    def note(name: str, message: str, remedy: str = _AGAIN, items: Any = ()) -> None:
-        findings.append(Finding("tokens", "note", f"{part}: {message}", remedy, part, name, Listed(items)))
 
-    try:
-        recorded = RecordedViews(folder)
-    except ValueError as error:
-        problem("", str(error), "")
-        return entries, findings
-    for path in recorded.damaged_views():
-        problem(
-            "", f"{path}: the views are not those that were recorded; the file is damaged", f"remove it and {_AGAIN}"
-        )
-    for name, modality in modalities.items():
-        if modality.spec.continuous:
-            continue
-        if not shard_paths(folder / name):
-            if name in having:
-                note(name, f"{shown(folder / name)}: no tokens of {name}; it is tokenized whenever it is read")
-            continue
+@dataclass
+class _Tokens:
+    """What is found of one modality, shard by shard."""
+
+    counts: np.ndarray  # (ids,) how often each occurs
+    lengths: Counter[int] = field(default_factory=Counter)
+    samples: int = 0
+    damaged: Listed = field(default_factory=Listed)
+    constant: Listed = field(default_factory=Listed)
+    changed: Listed = field(default_factory=Listed)
+    touched: Listed = field(default_factory=Listed)
+    gone: Listed = field(default_factory=Listed)
+    known: set[str] = field(default_factory=set)
+
+
+class TokenCheck:
+    """Checks the tokens in `folder`; `modalities` and `tokenizers` as far as they are there. `entries` and `findings`
+    are the result."""
+
+    def __init__(
+        self,
+        folder: Path,
+        part: str,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        files: Mapping[str, Files],
+    ) -> None:
+        self.folder, self.part = folder, part
+        self.entries: list[dict[str, Any]] = []
+        self.findings: list[Finding] = []
         try:
-            shards = TokenShards(folder / name)
-            check_made_with(modality, dict(zip(shards.paths, shards.metadata)))
+            index = open_index(folder, write=False)
         except ValueError as error:
-            problem(name, str(error), "")
-            continue
-        if name in tokenizers and tokenizers[name].fingerprint != shards.fingerprint:
-            problem(
-                name,
-                f"{folder / name}: made by tokenizer {shards.fingerprint}, but that of {name} is "
-                f"{tokenizers[name].fingerprint}",
-                "tokenize again into an empty folder",
-            )
-        entry, bad, constant = _ids(shards, modality)
-        entries.append({"part": part, "modality": name, **entry})
-        if bad:
-            problem(
-                name,
-                f"{len(bad)} samples of {folder / name}, such as {shown(bad[0])}, hold ids that {name} does not have; "
-                f"the file is damaged",
-                f"remove the shards and {_AGAIN}",
-                bad,
-            )
-        if constant:
-            note(
-                name,
-                f"{len(constant)} samples of {name}, such as {shown(constant[0])}, hold one id alone",
-                "empty pictures, or a tokenizer that tells too little apart (`fourm tokenizer eval`)",
-                constant,
-            )
-        group = modality.spec.alignment
-        if group in recorded.groups:
-            views = recorded.digests(group)
-            if other := [n for n, view in shards.column("view").items() if views.get(n, view) != view]:
-                problem(
-                    name, f"{len(other)} samples of {name}, such as {shown(other[0])}, show other views", _AGAIN, other
-                )
-        _compare(shards, name, contents.get(name, {}), stamp, having.get(name, frozenset()), problem, note)
-    return entries, findings
+            self._say("problem", "", str(error), "training ends there")
+            return
+        self._views(index)
+        for name in index.modalities:
+            self._modality(index, name, modalities.get(name), tokenizers.get(name), files.get(name))
+        for name in files.keys() - set(index.modalities):
+            if not modalities[name].spec.continuous:
+                self._say("note", name, f"{shown(folder)}: no tokens of {name}; it is tokenized whenever it is read")
 
+    def _say(self, level: Level, name: str, message: str, remedy: str = _AGAIN, items: Listed | None = None) -> None:
+        self.findings.append(
+            Finding("tokens", level, f"{self.part}: {message}", remedy, self.part, name, items or Listed())
+        )
 
-def _ids(shards: TokenShards, modality: Modality) -> tuple[dict[str, Any], list[str], list[str]]:
-    """(what the ids are like, samples with ids that cannot be, samples of one id)."""
-    spec = modality.spec
-    assert spec.token_space is not None
-    size, counts, found = spec.token_space.size, np.zeros(spec.token_space.size, np.int64), Counter[int]()
-    bad, constant = list[str](), list[str]()
-    for name in shards.names:
-        rows = []
-        for view in range(shards.views):
+    def _views(self, index: Index) -> None:
+        for number in index.shards[:, 0].tolist():
             try:
-                rows.append(shards.ids(name, view))
-            except ValueError:
-                rows = []
-                break
-        whole = spec.layout.kind == "sequence" or all(len(row) == spec.layout.num_tokens for row in rows)
-        ids = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        if not rows or not whole or (len(ids) and not 0 <= ids.min() <= ids.max() < size):
-            bad.append(name)
-            continue
-        counts += np.bincount(ids, minlength=size)
-        found.update(len(row) for row in rows)
-        if spec.layout.kind == "grid" and spec.layout.num_tokens > 1 and all(np.ptp(row) == 0 for row in rows):
-            constant.append(name)
-    share = counts[counts > 0] / max(int(counts.sum()), 1)
-    entry: dict[str, Any] = {
-        "samples": len(shards.names),
-        "views": shards.views,
-        "shards": len(shards.paths),
-        "ids": size,
-        "used": int((counts > 0).sum()),
-        "perplexity": float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0,
-        "constant": len(constant),
-        "damaged": len(bad),
-        "fingerprint": shards.fingerprint,
-    }
-    if spec.layout.kind == "sequence" and found:
-        most = spec.layout.num_tokens
-        cut = sum(n for length, n in found.items() if length + 1 > most)
-        entry["tokens"] = lengths(Counter({length + 1: n for length, n in found.items()})) | {
-            "most": most,
-            "truncated": cut / found.total(),
+                shard = ViewShard(self.folder, number)
+                if len(bad := shard.damaged_rows()):
+                    items = Listed(shard.names[row] for row in bad.tolist())
+                    what = f"views of {counted(len(bad), 'sample')}, such as {shown(items.items[0])}, are not those"
+                    self._say("problem", "", f"{shard.path}: damaged: {what} that were recorded", _REMOVE, items)
+            except ValueError as error:
+                self._say("problem", "", str(error), _REMOVE)
+
+    def _modality(
+        self, index: Index, name: str, modality: Modality | None, tokenizer: Tokenizer | None, files: Files | None
+    ) -> None:
+        part = index.parts.index(name)
+        made = index.made(name)
+        for way, path in made.items() if modality is not None else ():
+            try:
+                assert modality is not None
+                way.check(modality, path)
+            except ValueError as error:
+                self._say("problem", name, str(error), "training ends there")
+        fingerprints = sorted({way.fingerprint for way in made})
+        if len(fingerprints) > 1 or (tokenizer is not None and fingerprints != [tokenizer.fingerprint]):
+            fitted = f"; that of {name} is {tokenizer.fingerprint}" if tokenizer is not None else ""
+            what = f"made by tokenizer {' and '.join(fingerprints)}{fitted}"
+            self._say("problem", name, f"{self.folder / name}: {what}", "tokenize again into an empty folder")
+        if outdated := int(index.files[:, part, OUTDATED].sum()):
+            what = f"{counted(outdated, 'sample')} made through other views than those in {VIEWS_FOLDER}"
+            self._say("problem", name, f"{self.folder / name}: {what}")
+        space = modality.spec.token_space if modality is not None else None
+        found = _Tokens(np.zeros(space.size if space else 0, np.int64))
+        for shard in index.holding(name).tolist():
+            try:
+                self._shard(index, name, shard, modality, files, found)
+            except ValueError as error:
+                self._say("problem", name, str(error), _REMOVE)
+        self.entries.append(self._entry(index, name, modality, fingerprints, found))
+        self._tell(name, found, files)
+
+    def _shard(
+        self, index: Index, name: str, shard: int, modality: Modality | None, files: Files | None, found: _Tokens
+    ) -> None:
+        tokens = TokenShard(
+            index.path(index.parts.index(name), shard), int(index.shards[shard, 1]), int(index.shards[shard, 2])
+        )
+        ids, bad = tokens.ids(), frozenset(tokens.damaged_rows().tolist())
+        contents, stamps = tokens.column("content").tolist(), tokens.column("stamp").tolist()
+        for row in _present(index, name, shard):
+            sample = index.names.name(int(index.starts[shard]) + row)
+            found.samples += 1
+            found.known.add(sample)
+            rows = [view[view >= 0] for view in ids[row]]
+            together = np.concatenate(rows)
+            if row in bad or not _possible(rows, modality):
+                found.damaged.add(sample)
+                continue
+            if modality is None and len(together) and together.max() >= len(found.counts):
+                found.counts = np.pad(found.counts, (0, int(together.max()) + 1 - len(found.counts)))
+            found.counts += np.bincount(together, minlength=len(found.counts))
+            found.lengths.update(len(one) + 1 for one in rows)  # with the end marker
+            grid = modality is not None and modality.spec.layout.kind == "grid" and modality.spec.layout.num_tokens > 1
+            if grid and all(np.ptp(one) == 0 for one in rows):
+                found.constant.add(sample)
+            if files is None:
+                continue
+            if sample not in files.having:
+                found.gone.add(sample)
+            elif sample in files.contents:
+                if files.contents[sample] != contents[row]:
+                    found.changed.add(sample)
+            elif digest(files.stamp(sample)) != stamps[row]:
+                found.touched.add(sample)
+
+    def _entry(
+        self, index: Index, name: str, modality: Modality | None, fingerprints: list[str], found: _Tokens
+    ) -> dict[str, Any]:
+        used = found.counts[found.counts > 0]
+        share = used / max(int(used.sum()), 1)
+        entry: dict[str, Any] = {
+            "part": self.part,
+            "modality": name,
+            "samples": found.samples,
+            "views": index.views,
+            "shards": len(index.holding(name)),
+            "ids": len(found.counts),
+            "used": len(used),
+            "perplexity": float(np.exp(-(share * np.log(share)).sum())) if len(used) else 0.0,
+            "constant": found.constant.count,
+            "damaged": found.damaged.count,
+            "fingerprint": ", ".join(fingerprints),
         }
-    return entry, bad, constant
+        if modality is not None and modality.spec.layout.kind == "sequence" and found.lengths:
+            most = modality.spec.layout.num_tokens
+            cut = sum(n for length, n in found.lengths.items() if length > most) / found.lengths.total()
+            entry["tokens"] = lengths(found.lengths) | {"most": most, "truncated": cut}
+        return entry
+
+    def _tell(self, name: str, found: _Tokens, files: Files | None) -> None:
+        def of(listed: Listed) -> str:
+            return f"{counted(listed.count, 'sample')} of {name}, such as {shown(listed.items[0])}"
+
+        if found.damaged.count:
+            what = "ids that were not written, or that the modality does not have; the shard is damaged"
+            self._say("problem", name, f"{of(found.damaged)}: {what}", f"{_AGAIN} (--verify)", found.damaged)
+        if found.constant.count:
+            remedy = "empty pictures, or a tokenizer that tells too little apart (`fourm tokenizer eval`)"
+            self._say("note", name, f"{of(found.constant)}: one id alone", remedy, found.constant)
+        if found.changed.count:
+            what = "the files hold something else than when they were tokenized"
+            self._say("problem", name, f"{of(found.changed)}: {what}", f"{_AGAIN} (--verify)", found.changed)
+        if found.touched.count:
+            what = "files that were not read have another size or time than when they were tokenized"
+            self._say("note", name, f"{of(found.touched)}: {what}", f"{_AGAIN}, if they have changed", found.touched)
+        if found.gone.count:
+            what = "tokens, but no file in this part; used where the split lists them"
+            remedy = "`fourm tokenize --prune` drops those whose file is gone"
+            self._say("note", name, f"{of(found.gone)}: {what}", remedy, found.gone)
+        if files is not None:
+            absent = Listed(sorted(sample for sample in files.having if sample not in found.known))
+            if absent.count:
+                self._say("problem", name, f"{of(absent)}: no tokens; training leaves them out", _AGAIN, absent)
 
 
-def _compare(
-    shards: TokenShards,
-    name: str,
-    contents: Mapping[str, int],
-    stamp: Callable[[str, str], str],
-    having: frozenset[str],
-    problem: Callable[..., None],
-    note: Callable[..., None],
-) -> None:
-    """Tokens beside the files that they were made from."""
-    made, stamps = shards.column("content"), shards.column("stamp")
-    if changed := sorted(n for n, content in contents.items() if n in made and content and made[n] != content):
-        problem(
-            name,
-            f"{len(changed)} files of {name}, such as {shown(changed[0])}, hold something else than when they were "
-            f"tokenized",
-            f"{_AGAIN} (with --verify)",
-            changed,
-        )
-    known = contents.keys() | set(changed)
-    unread = sorted(n for n in having if n in made and n not in known and digest(stamp(n, name)) != stamps[n])
-    if unread:
-        note(
-            name,
-            f"{len(unread)} files of {name} that were not read, such as {shown(unread[0])}, have another size or time "
-            f"than when they were tokenized",
-            f"{_AGAIN}, if they have changed",
-            unread,
-        )
-    if absent := sorted(n for n in having if n not in made):
-        problem(
-            name,
-            f"{len(absent)} of {len(having)} samples of {name}, such as {shown(absent[0])}, have no tokens and are "
-            f"left out",
-            _AGAIN,
-            absent,
-        )
-    if gone := sorted(n for n in made if n not in having) if having else []:
-        note(
-            name,
-            f"{len(gone)} samples of {name}, such as {shown(gone[0])}, have tokens and no file in this part; their "
-            f"tokens are used if its split lists them",
-            "`fourm tokenize --prune` drops those whose file is gone",
-            gone,
-        )
+_REMOVE = f"remove the shard and {_AGAIN}"
+
+
+def _present(index: Index, name: str, shard: int) -> Iterator[int]:
+    """Rows of a shard that have tokens of a modality."""
+    bit = index.present.dtype.type(index.modalities.index(name))
+    yield from np.flatnonzero(index.present[index.rows_of(shard)] >> bit & 1).tolist()
+
+
+def _possible(rows: Iterable[np.ndarray], modality: Modality | None) -> bool:
+    """Whether ids are those of the modality: in its space, and as many as its layout has."""
+    if modality is None or modality.spec.token_space is None:
+        return True
+    spec, size = modality.spec, modality.spec.token_space.size
+    whole = spec.layout.num_tokens if spec.layout.kind != "sequence" else None
+    return all(row.max(initial=-1) < size and whole in (None, len(row)) for row in rows)

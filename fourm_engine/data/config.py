@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fourm_engine.data.data_root import Pipe
+
 
 class DataConfig(BaseModel):
     """Where the data is and how it is read. Raw data: `<folder>/<source>/…`, plain files or tar shards; tokens, made by
@@ -14,8 +16,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: Path | None = None
-    val: Path | None = None
+    #: A folder; tars of one, by a pattern such as `data/shard-{00..09}.tar`; or `pipe:` and a command that prints one.
+    train: Path | Pipe | None = None
+    val: Path | Pipe | None = None
     tokens: Path | None = None
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None

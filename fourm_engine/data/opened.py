@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from fourm_engine.data.folder import FolderSource, Listing
 from fourm_engine.data.names import is_litter, shown
 from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
-from fourm_engine.data.source import MixedSource, Source, open_sources
+from fourm_engine.data.sample_shards import claims_of
+from fourm_engine.data.source import MixedSource, Source, root_shards
+from fourm_engine.data.source import Opened as AllSources
 from fourm_engine.data.tar import TarSource
 from fourm_plugins.modality import Modality
 
@@ -41,11 +43,18 @@ class Opened:
     findings: list[Finding] = field(default_factory=list)
 
 
-def open_data(root: Path, modalities: Mapping[str, Modality], *, max_bytes: int) -> Opened:
-    """Raises ValueError where there is no such folder."""
+def open_data(
+    root: Path, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
+) -> Opened:
+    """`shards`: of the tars in the root, those to read; None: all. Raises ValueError where there is no such folder."""
     if not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
     opened = Opened(root)
+    reasons = list[str]()
+    try:
+        there = _open(root, modalities, shards, max_bytes).sources
+    except ValueError as error:
+        reasons.append(str(error))
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, modality in modalities.items():
         kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
@@ -53,17 +62,18 @@ def open_data(root: Path, modalities: Mapping[str, Modality], *, max_bytes: int)
         alone = sum(other == source for other, _ in kinds) == 1
         key = source if alone else f"{source} (.{', .'.join(extensions)})"
         opened.readers[key] = names
-        specs = [modalities[name].spec for name in names]
-        try:
-            found = next(iter(open_sources(root, specs[:1], max_bytes=max_bytes).values()), None)
-        except ValueError as error:
-            found = _salvage(opened, root / source, key, extensions, str(error), max_bytes)
+        if reasons:
+            found = _salvage(opened, root / source, key, extensions, max_bytes)
+        else:
+            found = there.get((source, tuple(extensions)))
         if found is None:
             continue
         opened.sources[key] = found
         for note in found.notes:
             kind, level = next((kind, level) for part, kind, level in _NOTES if part in note)
             opened.findings.append(Finding(kind, level, note, source=key))
+    for reason in reasons if not any(one.kind == "unreadable" for one in opened.findings) else ():
+        opened.findings.append(Finding("unreadable", "problem", reason, "training ends there"))
     _look_beside(opened, modalities)
     names_of = {key: source.names for key, source in opened.sources.items()}
     for line in unpaired(names_of):
@@ -73,18 +83,18 @@ def open_data(root: Path, modalities: Mapping[str, Modality], *, max_bytes: int)
     return opened
 
 
-def _salvage(
-    opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], reason: str, max_bytes: int
-) -> Source | None:
+def _open(root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None, max_bytes: int) -> AllSources:
+    claims = claims_of([modality.spec for modality in modalities.values()])
+    return AllSources(root, claims, root_shards(root) if shards is None else shards, max_bytes=max_bytes)
+
+
+def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int) -> Source | None:
     """The source without the shards that cannot be trusted, each of which is named; None where nothing is left."""
-    bad: list[str] = []
 
     def tell(reason: str) -> None:
-        bad.append(reason)
         opened.findings.append(Finding("unreadable", "problem", reason, "training ends there", source=key))
 
     if not folder.is_dir():
-        tell(reason)
         return None
     listing, good, holders = Listing(folder, extensions), list[str](), dict[str, str]()
     for shard in listing.shards:
@@ -109,8 +119,8 @@ def _salvage(
     except ValueError as error:
         loose = None
         tell(str(error))
-    if not bad:
-        tell(reason)
+    if not (listing.files or listing.shards or good):
+        tell(listing.nothing_found())
     shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if good else None
     return MixedSource(loose, shards) if loose and shards else loose or shards
 

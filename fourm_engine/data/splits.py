@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
+from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import difference
+from fourm_engine.data.pipes import open_root
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -52,7 +55,7 @@ def read_split(path: Path, split: str) -> frozenset[str]:
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
     and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
-    known, found = frozenset(names), {}
+    known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
         stem = _EXTENSION.sub("", path)
@@ -62,7 +65,7 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
     return found
 
 
-def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]:
+def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
     """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
     there are any. Raises ValueError where none has a file."""
     path = root / SPLITS
@@ -74,7 +77,7 @@ def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]
             f"{shown(files[0])}, read as {shown(found[files[0]])}"
         )
     chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
-    if missing and (close := difference(missing, names - chosen)) is not None:
+    if missing and (close := difference(missing, names.minus(names.among(chosen)))) is not None:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
@@ -96,6 +99,8 @@ class Split:
     part: str  # "train" or "val", for messages
     root: Path | None
     name: str | None
+    #: Tars of the root that are read; None: all.
+    shards: tuple[str, ...] | None = None
     #: Samples of the split; None: all there are.
     listed: frozenset[str] | None = None
     #: Samples that are held out of training; None: all there are.
@@ -103,18 +108,27 @@ class Split:
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool) -> Split:
-        """Raises ValueError for a split that cannot be read."""
-        val = None if config.val_split is None else _find(config, "val", config.val_split)
+        """Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        root = _root(config, training)
         if not training:
-            return cls("val", config.val, config.val_split, val)
-        train = None if config.train_split is None else _find(config, "train", config.train_split)
-        same = config.train is not None and config.val is not None and config.train.resolve() == config.val.resolve()
-        return cls("train", config.train, config.train_split, train, val if same else frozenset())
+            val = None if config.val_split is None else _find(config, "val", config.val_split, root.folder)
+            return cls("val", root.folder, config.val_split, root.shards, val)
+        train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
+        held_out: frozenset[str] | None = frozenset()
+        if None not in (config.train, config.val) and (other := _root(config, False)).same(root):
+            held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
+        elif config.val_split is not None and config.val is None:
+            _find(config, "val", config.val_split, None)
+        return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
-    def select(self, names: Collection[str], *, quiet: bool = False) -> frozenset[str]:
+    def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
-        chosen = frozenset(names) if self.listed is None else frozenset(samples_of(self.listed, names).values())
-        overlap = chosen if self.held_out is None else chosen.intersection(samples_of(self.held_out, names).values())
+        chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
+        if self.held_out is None:
+            overlap = chosen
+        else:  # of all of `names`, each is looked up in no time or, in a list, once
+            among = chosen if isinstance(chosen, (Names, Set)) or not self.held_out else frozenset(chosen)
+            overlap = frozenset(name for name in samples_of(self.held_out, names).values() if name in among)
         if not overlap:
             return chosen
         everything = len(overlap) == len(chosen)
@@ -132,7 +146,9 @@ class Split:
                 len(chosen),
                 min(overlap),
             )
-        return chosen if everything else chosen - overlap
+        if everything:
+            return chosen
+        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""
@@ -140,8 +156,26 @@ class Split:
         return f"{self.part}: {samples} samples ({named} of {where})"
 
 
-def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
-    root = config.train if part == "train" else config.val
+class _Root(NamedTuple):
+    folder: Path | None
+    shards: tuple[str, ...] | None
+
+    def same(self, other: _Root) -> bool:
+        """Whether a sample of both may be one file."""
+        if self.folder is None or other.folder is None or self.folder.resolve() != other.folder.resolve():
+            return False
+        return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
+
+
+def _root(config: DataConfig, training: bool) -> _Root:
+    path = config.train if training else config.val
+    if path is None:
+        return _Root(None, None)
+    folder, shards = open_root(path, config.tokens)
+    return _Root(folder, None if shards is None else tuple(shards))
+
+
+def _find(config: DataConfig, part: str, split: str, root: Path | None) -> frozenset[str]:
     copy = config.tokens / part / SPLITS if config.tokens is not None else None
     if (root is None or not root.is_dir()) and copy is not None:
         return read_split(copy, split)

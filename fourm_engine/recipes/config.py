@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import DataRoot
+from fourm_engine.data.pipes import open_root
 from fourm_engine.data.present import with_data
 from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -66,9 +68,9 @@ class RunConfig(BaseModel):
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
         tokens = self.data.tokens / "train" if self.data.tokens is not None else None
-        folders = [folder for folder in (self.data.train, tokens) if folder is not None]
-        if self.modalities.select == "installed" and folders:
-            modalities = with_data(modalities, folders)
+        if self.modalities.select == "installed" and (self.data.train, tokens) != (None, None):
+            roots = [] if self.data.train is None else [open_root(self.data.train, self.data.tokens)]
+            modalities = with_data(modalities, [*roots, *([] if tokens is None else [DataRoot(tokens, [])])])
         check_token_spaces(modalities.specs)
         return modalities
 

@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from fourm_engine.data.check import DataCheck, Wanted, check_data
-from fourm_engine.data.check_tokens import check_tokens
+from fourm_engine.data.check_tokens import Files, TokenCheck
+from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.findings import Finding
 from fourm_engine.data.folder import MAX_FILE_BYTES
+from fourm_engine.data.indexing import has_tokens
 from fourm_engine.data.present import with_data
 from fourm_engine.data.splits import SPLITS, Split, read_split
-from fourm_engine.data.token_store import TokenStore
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
@@ -53,7 +54,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         split = Split.from_config(data, training=training)
         if split.root is not None and split.root.is_dir():
             held_out = split.held_out or frozenset()  # None: all samples, reported below
-            wanted.append(Wanted(split.part, split.root, split.listed, held_out, "val", split.name))
+            wanted.append(Wanted(split.part, split.root, split.listed, held_out, "val", split.name, split.shards))
         elif split.root is not None:
             log.warning("data.%s: %s is not there", split.part, split.root)
     if not wanted and data.tokens is None:
@@ -77,8 +78,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         ViewDrawer.from_config(modalities, data, training=True)
     except ValueError as error:
         check.findings.append(Finding("settings", "problem", str(error)))
-    one_folder = data.train is not None and data.val is not None and data.train.resolve() == data.val.resolve()
-    if one_folder and data.val_split is None:
+    if Split.from_config(data, training=True).held_out is None:
         check.findings.append(
             Finding(
                 "leak",
@@ -155,7 +155,7 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Path, f
                 )
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
-    return with_data(modalities, [root]) if settings.select == "installed" else modalities
+    return with_data(modalities, [DataRoot(root, None)]) if settings.select == "installed" else modalities
 
 
 def _parts(root: Path, findings: list[Finding]) -> list[Wanted]:
@@ -200,27 +200,37 @@ def _check_tokens(
     parts = {part.name: part for part in check.parts}
     for name in ("train", "val"):
         folder = config.data.tokens / name
-        if not TokenStore.there(folder):
+        if not has_tokens(folder):
             continue
-        part = parts.get(name)
-        contents, having = dict[str, dict[str, int]](), dict[str, frozenset[str]]()
-        by_modality = {m: key for key, names in part.readers.items() for m in names} if part else {}
-        if part is not None:
-            for modality, key in by_modality.items():
-                column = part.survey.rows[key]["digest"].tolist()
-                contents[modality] = {n: digest for n, digest in zip(part.names_read, column) if digest}
-                having[modality] = frozenset(_where(part.names, part.present[key]))
-        entries, findings = check_tokens(
-            folder,
-            name,
-            modalities,
-            tokenizers,
-            contents,
-            lambda sample, modality, part=part, by=by_modality: part.opened.sources[by[modality]].stamp(sample),  # type: ignore[misc]
-            having,
-        )
-        check.tokens += entries
-        check.findings += findings
+        files = dict[str, Files]()
+        for key, readers in parts[name].readers.items() if name in parts else ():
+            part = parts[name]
+            digests = zip(part.names_read, part.survey.rows[key]["digest"].tolist())
+            having = frozenset(_where(part.names, part.present[key]))
+            one = Files({n: digest for n, digest in digests if digest}, having, part.opened.sources[key].stamp)
+            files |= dict.fromkeys(readers, one)
+        tokens = TokenCheck(folder, name, modalities, tokenizers, files)
+        check.tokens += tokens.entries
+        check.findings += tokens.findings
+
+
+def check_tokens(folder: Path) -> DataCheck:
+    """Check a folder of tokens by itself, such as `data.tokens` of a config or its train/: that all shards are whole
+    and belong together. Raises ValueError where there are no tokens."""
+    folders = [place for place in (folder, folder / "train", folder / "val") if has_tokens(place)]
+    if not folders:
+        raise ValueError(f"{folder}: holds no tokens, nor do train/ and val/ in it; run `fourm tokenize`")
+    check = DataCheck([], {})
+    for place in folders:
+        tokens = TokenCheck(place, place.name, {}, {}, {})
+        check.tokens += tokens.entries
+        check.findings += tokens.findings
+    return check
+
+
+def is_tokens(folder: Path) -> bool:
+    """Whether a folder holds tokens, itself or below train/ or val/."""
+    return any(has_tokens(place) for place in (folder, folder / "train", folder / "val"))
 
 
 def _where(names: Iterable[str], keep: Any) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.data_root import PIPE, is_there
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -144,7 +145,7 @@ def _load_data(
         chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
-    if given.train is None or not given.train.is_dir():
+    if given.train is None or not (str(given.train).startswith(PIPE) or is_there(Path(given.train))):
         where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}
