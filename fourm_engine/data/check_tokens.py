@@ -54,7 +54,7 @@ class _Tokens:
 
 
 class TokenCheck:
-    """Checks the tokens in `folder`; `modalities` and `tokenizers` as far as they are there. `entries` and `findings`
+    """Checks the tokens in `folder`, whose index is brought up to date; `modalities` and `tokenizers` as far as they are there. `entries` and `findings`
     are the result."""
 
     def __init__(
@@ -69,7 +69,7 @@ class TokenCheck:
         self.entries: list[dict[str, Any]] = []
         self.findings: list[Finding] = []
         try:
-            index = open_index(folder, write=False)
+            index = open_index(folder)
         except ValueError as error:
             self._say("problem", "", str(error), "training ends there")
             return

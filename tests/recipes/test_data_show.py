@@ -20,7 +20,7 @@ from fourm_engine.recipes.fit import fit
 from fourm_engine.tokenizers.store import load_tokenizers
 from tests.plugins.instances import modality
 
-WORDS = {"max_tokens": 16, "text": {"vocabulary_size": 400, "coordinate_bins": 16, "sentinels": 32}}
+WORDS = {"max_tokens": 48, "text": {"vocabulary_size": 400, "coordinate_bins": 16}}
 
 
 @pytest.fixture
@@ -96,37 +96,34 @@ def test_the_mask_is_that_of_the_packed_sample_at_the_position(fitted, epoch):
 
 def test_the_picture_is_the_one_that_the_model_gets(fitted):
     samples = samples_of(fitted)
-    sample = show(fitted, "s1")
-    packed = samples[sample.position]
-    pixels = next(one for one in sample.modalities if one.name == "rgb@pixels")
-    spec = fitted.load_modalities(load_manager(fitted.modalities))["rgb@pixels"].spec
-    whole = samples.store.load(list(samples.store.names).index("s1"), "rgb@pixels", sample.view)
-    assert pixels.seen.size == (spec.array.width, spec.array.height)
-    assert len(whole) == len(pixels.states) == 16
-    shown = packed.encoder[1, packed.encoder[2] == samples.vocabulary["rgb@pixels"].index]
-    # The first patch that is shown, as the picture has it, standardised.
-    row, column = divmod(int(shown[0]), 4)
+    sample = next(one for k in range(5) if (one := show(fitted, f"s{k}")).modalities[1].taken[0])
+    packed, pixels = samples[sample.position], sample.modalities[1]
+    assert pixels.seen.size == (32, 32)
+    first = int(packed.encoder[1, packed.encoder[2] == samples.vocabulary["rgb@pixels"].index][0])
+    row, column = divmod(first, 4)  # of the first patch that is shown
     patch = np.asarray(pixels.seen, np.float32)[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] / 255
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    assert np.abs((patch - mean) / deviation - whole[shown[0]].reshape(8, 8, 3)).max() < 0.02
+    whole = samples.store.load(list(samples.store.names).index(sample.sample), "rgb@pixels", sample.view)
+    assert np.abs((patch - mean) / deviation - whole[first].reshape(8, 8, 3)).max() < 0.02
 
 
 def test_input_and_target_of_a_text_make_the_text_again(fitted):
+    long = fitted.model_copy(update={"masking": fitted.masking.model_copy(update={"target_tokens": (60, 60)})})
     rebuilt = 0
     for name in ("s0", "s1", "s2", "s3", "s4"):
-        for epoch in range(3):
-            words = next(one for one in show(fitted, name, epoch=epoch).modalities if one.name == "caption")
-            given, target = words.words
-            if not given or len(target.split()) > 8:  # the target may be cut to its budget
-                continue
-            spans, number = {}, None
-            for part in target.split():
-                number = part if part[0] == "⟨" and part != "⟨end⟩" else number
-                spans.setdefault(number, []).extend([part] if part != number else [])
-            text = [w for part in given.split() for w in spans.get(part, [part] if part[0] != "⟨" else ["?"])]
-            if "?" not in text:
-                rebuilt += 1
-                assert " ".join(w for w in text if w != "⟨end⟩") == words.decoded
+        words = show(long, name).modalities[0]
+        given, target = (text.split() for text in words.words)
+        if not given:
+            continue
+        spans: dict[str, list[str]] = {}
+        for part in target:
+            if part[0] == "⟨" and part != "⟨end⟩":
+                spans[part] = span = []
+            else:
+                span.append(part)
+        text = [word for part in given for word in spans.get(part, [part]) if word != "⟨end⟩"]
+        assert " ".join(text).replace(" ##", "") == words.decoded
+        rebuilt += 1
     assert rebuilt
 
 
@@ -139,7 +136,7 @@ def test_colours_of_the_overlay_are_the_states():
     )
     assert clear == [0, 0, 200]
     assert target[0] > target[1] > 0
-    assert max(dropped) - min(dropped) < 20
+    assert max(dropped) - min(dropped) < 40
 
 
 def test_another_view_and_another_seed_can_be_shown(fitted):
@@ -161,7 +158,7 @@ def test_a_held_out_sample_is_shown_through_its_centre_crop(fitted):
 def test_what_a_sample_lacks_and_what_cannot_be_used_is_said(fitted):
     with pytest.raises(ValueError, match=r"s5 is never trained on: it has rgb@pixels, and no component"):
         show(fitted, "s5")
-    with pytest.raises(ValueError, match=r"no sample 'sx' in data.train or data.val; did you mean"):
+    with pytest.raises(ValueError, match=r"no sample 'sx' in data.train or data.val; such as 's0'"):
         show(fitted, "sx")
 
 
