@@ -131,9 +131,7 @@ def test_colours_of_the_overlay_are_the_states():
     grid = np.array([[SHOWN, TARGET], [DROPPED, SHOWN]])
     picture = np.asarray(overlay(Image.new("RGB", (8, 8), (0, 0, 200)), grid))
     half = len(picture) // 2
-    clear, target, dropped = (
-        picture[y + half // 2, x + half // 2].tolist() for y, x in ((0, 0), (0, half), (half, 0))
-    )
+    clear, target, dropped = (picture[y + half // 2, x + half // 2].tolist() for y, x in ((0, 0), (0, half), (half, 0)))
     assert clear == [0, 0, 200]
     assert target[0] > target[1] > 0
     assert max(dropped) - min(dropped) < 40
