@@ -54,8 +54,8 @@ class _Tokens:
 
 
 class TokenCheck:
-    """Checks the tokens in `folder`, whose index is brought up to date; `modalities` and `tokenizers` as far as they are
-    there. `entries` and `findings` are the result."""
+    """Checks the tokens in `folder`, whose index is brought up to date; `modalities` and `tokenizers` as far as they
+    are there. `entries` and `findings` are the result."""
 
     def __init__(
         self,

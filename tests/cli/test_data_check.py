@@ -200,9 +200,10 @@ def test_tokens_whose_file_is_gone_and_files_that_were_touched_are_notes(tokens)
 def test_tokens_of_another_tokenizer_and_of_other_settings_are_problems(tokens):
     others = fake_tokenizers(fake_modalities(["a", "words"]))
     others["a"].salt = "!"
-    assert "made by tokenizer fake_levels; that of a is fake_levels!" in messages(
-        check_tokens(tokens, tokenizers=others)
-    )[0]
+    assert (
+        "made by tokenizer fake_levels; that of a is fake_levels!"
+        in messages(check_tokens(tokens, tokenizers=others))[0]
+    )
     resized = fake_modalities(["a", "words"], size=16)
     assert any("size" in message for message in messages(check_tokens(tokens, modalities=resized)))
 
