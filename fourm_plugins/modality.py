@@ -249,6 +249,10 @@ class Modality(ABC, Generic[Value]):
     def render(self, value: Value) -> Any:
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
 
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of a class map's array, in the order of their ids; empty where they have none."""
+        return ()
+
     def remark(self, value: Value) -> str:
         """What a person should know of a value that `denormalise` made, such as what was lost of it; '' for nothing."""
         return ""

@@ -1,13 +1,24 @@
-"""`fourm data …`: what a data set holds, and in which format."""
+"""`fourm data …`: what a data set holds, what is wrong with it, how a run sees it, and in which format it is stored."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Index or check data; pack it into WebDataset shards and unpack them.")
+from fourm_engine.cli.options import Config, Overrides
+from fourm_engine.cli.tables import console
+
+if TYPE_CHECKING:
+    from fourm_engine.data.check import DataCheck
+
+app = typer.Typer(
+    no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."
+)
+#: Names that a finding shows on the terminal.
+SHOWN = 5
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a data set, or a pattern such as data/shard-{00..09}.tar.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
@@ -23,14 +34,6 @@ def index(folder: Folder, *, modality: Modality = None) -> None:
     from fourm_engine.recipes import data_sets
 
     data_sets.index(folder, modalities=modality or ())
-
-
-@app.command()
-def check(folder: Annotated[Path, typer.Argument(help="Folder of tokens, such as data.tokens of a config.")]) -> None:
-    """Read all token shards of FOLDER, and name those that are damaged or do not belong together."""
-    from fourm_engine.recipes import data_check
-
-    data_check.check(folder)
 
 
 @app.command()
@@ -53,3 +56,104 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None) -> None:
     from fourm_engine.recipes import data_sets
 
     data_sets.unpack(folder, out, modalities=modality or ())
+
+
+@app.command("check")
+def check(
+    source: Annotated[Path, typer.Argument(help="YAML config, a folder of data, or one of tokens.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
+    ] = None,
+    *,
+    samples: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Read so many samples of each part, drawn by --seed; all."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which samples are read and shown.")] = 0,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one a core.")] = None,  # noqa: UP045
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for notes, too.")] = False,
+) -> None:
+    """Read every file of a data set: counts, sizes, statistics, and what is damaged, missing, left over, duplicated,
+    leaked or misaligned. Exit code 1 where training would end, or lose something."""
+    from fourm_engine.evaluate.data_report import write_report
+    from fourm_engine.recipes import data_check as recipe
+    from fourm_engine.recipes.config import load_config
+    from fourm_engine.recipes.tell import warn
+
+    read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
+    if source.is_dir() and recipe.is_tokens(source):
+        found = recipe.check_tokens(source)
+    elif source.is_dir():
+        found = recipe.check_folder(source, recipe.settings_of(overrides or []), read, tell=warn)
+    else:
+        found = recipe.check_config(load_config(source, overrides or [], needed=()), read, tell=warn)
+    print_check(found)
+    if json_file is not None:
+        recipe.write_json(json_file, found)
+        print(json_file)
+    for path in write_report(report, found, title=f"Data check of {source}") if report is not None else ():
+        print(path)
+    if found.problems or (strict and found.findings):
+        raise typer.Exit(1)
+
+
+def print_check(found: DataCheck) -> None:
+    """Tables, then the findings, problems last, where they are seen."""
+    from rich.table import Table
+
+    from fourm_engine.evaluate.data_report import describe_item, tables
+
+    out = console()
+    for title, columns, rows in tables(found):
+        table = Table(*columns, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(_plain, row))
+        out.print(table)
+    for part in found.parts:
+        read = (
+            "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
+        )
+        out.print(f"{part.name}: {len(part.names):,} samples of {part.wanted.root}{read}", markup=False)
+    for finding in (*found.notes, *found.problems):
+        print(f"{finding.level}: {finding.kind}: {finding.message}")
+        for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
+            print(f"    {describe_item(item)}")
+        if finding.level == "problem" and finding.listed.count > SHOWN:
+            print(f"    … {finding.listed.count - SHOWN} more (--json lists them)")
+        if finding.remedy:
+            print(f"  → {finding.remedy}")
+    count = len(found.problems)
+    print(f"{count} problem{'' if count == 1 else 's'}, {len(found.notes)} notes")
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command("show")
+def show(
+    config: Config,
+    name: Annotated[str, typer.Argument(help="The sample, or a file of it.")],
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Optional[Path], typer.Option(help="Write the sheet to this PNG file.")] = None,  # noqa: UP045
+    view: Annotated[Optional[int], typer.Option(min=0, help="A view in place of the one drawn.")] = None,  # noqa: UP045
+    epoch: Annotated[int, typer.Option(min=0, help="Whose position of the sample draws the mask.")] = 0,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,  # noqa: UP045
+) -> None:
+    """Show one sample through the transforms of a run, with its mask: crop, what the model sees, what its tokens decode
+    to, which tokens are inputs and targets."""
+    from fourm_engine.recipes import data_show as recipe
+    from fourm_engine.recipes.config import load_config
+
+    sample = recipe.show(load_config(config, overrides or [], needed=()), name, view=view, epoch=epoch, seed=seed)
+    for line in sample.lines():
+        print(line)
+    if out is not None:
+        recipe.write_sheet(out, sample)
+        print(out)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 #: A sub-folder, at the beginning of samples' names.
 Folder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
 
-
 from fourm_engine.data.data_root import Pipe
 
 

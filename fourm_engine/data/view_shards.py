@@ -62,6 +62,15 @@ class ViewShard:
         """uint64 (samples,), of the views in a group."""
         return column_of(self.path, self._file, f"digest.{group}", (len(self.names),))
 
+    def damaged_rows(self) -> np.ndarray:
+        """int64: rows whose views are not those that were written."""
+        bad = np.zeros(len(self.names), bool)
+        for group in self.groups:
+            shape = (len(self.names), self.views, 6)
+            rows = column_of(self.path, self._file, f"views.{group}", shape, np.float64)
+            bad |= [digest(row.tobytes()) != known for row, known in zip(rows, self.digests(group).tolist())]
+        return np.flatnonzero(bad)
+
     def stamps(self) -> list[int]:
         return column_of(self.path, self._file, "stamp", (len(self.names),)).tolist()
 

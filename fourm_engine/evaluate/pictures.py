@@ -70,7 +70,7 @@ def contact_sheet(
     if not samples:
         raise ValueError("a contact sheet needs a sample; ask for pictures (evaluate.pictures)")
     columns = [*samples[0].inputs, *(output.target for output in samples[0].outputs)]
-    font, left, header = _font(12), 12 + 7 * len(above), 22
+    letters, left, header = font(12), 12 + 7 * len(above), 22
     wide = {
         name
         for sample in samples
@@ -87,18 +87,18 @@ def contact_sheet(
             return
         if isinstance(content, str):
             text = textwrap.fill(content, max(8, width * 2 // 13))
-            pen.multiline_text((x + 4, y + 4), text, fill=(30, 30, 30), font=font, spacing=3)
+            pen.multiline_text((x + 4, y + 4), text, fill=(30, 30, 30), font=letters, spacing=3)
         else:
-            sheet.paste(_fit(content, cell), (x, y))
+            sheet.paste(fit(content, cell), (x, y))
 
     x = left
     for name, w in zip(columns, widths, strict=True):
-        pen.text((x + 2, 4), name, fill=(30, 30, 30), font=font)
+        pen.text((x + 2, 4), name, fill=(30, 30, 30), font=letters)
         x += w + margin
     for row, sample in enumerate(samples):
         y = header + row * (2 * cell + 3 * margin)
-        pen.text((6, y + cell // 2 - 8), above, fill=(90, 90, 90), font=font)
-        pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(90, 90, 90), font=font)
+        pen.text((6, y + cell // 2 - 8), above, fill=(90, 90, 90), font=letters)
+        pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(90, 90, 90), font=letters)
         x = left
         outputs = {output.target: output for output in sample.outputs}
         for k, (name, w) in enumerate(zip(columns, widths, strict=True)):
@@ -111,7 +111,7 @@ def contact_sheet(
     return sheet
 
 
-def _fit(image: Image, cell: int) -> Image:
+def fit(image: Image, cell: int) -> Image:
     """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
     from PIL import Image as pil
 
@@ -120,7 +120,7 @@ def _fit(image: Image, cell: int) -> Image:
     return image.convert("RGB").resize(size, pil.Resampling.NEAREST if scale >= 1 else pil.Resampling.LANCZOS)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
     """A scalable font: matplotlib's where it is installed, since Pillow's own lacks most signs beyond Latin."""
     from PIL import ImageFont
 

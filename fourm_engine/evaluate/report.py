@@ -29,10 +29,10 @@ def write_report(
 ) -> None:
     """Write the page atomically. `pictures`: task -> its samples. Raises ValueError if there are curves to draw
     and matplotlib is not installed."""
-    page = _environment().get_template("report.html.jinja")
+    page = environment().get_template("report.html.jinja")
     charts = [svg for curve in curves if (svg := draw(curve))]
     facts: dict[str, Any] = {"evaluation": evaluation, "pictures": pictures, "charts": charts, "title": title}
-    write_atomically(path, page.render(style=STYLE, colours=COLOURS, SMALL=SMALL, NOTHING=NOTHING, **facts) + "\n")
+    write_atomically(path, page.render(colours=COLOURS, NOTHING=NOTHING, **facts) + "\n")
 
 
 def number(value: float | None) -> str:
@@ -42,11 +42,13 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this folder, with their filters; every text of data is escaped."""
     loader = PackageLoader("fourm_engine.evaluate", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals |= {"style": STYLE, "SMALL": SMALL}
     environment.filters |= {
         "constant_names": _constant_names,
         "data_uri": data_uri,

@@ -1,49 +1,237 @@
-"""Verify token shards, and bring their index up to date: what `fourm data check` does."""
+"""Look at a whole data set: what `fourm data check` does."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from pydantic import ValidationError
 
-from fourm_engine.data.index import INDEX_FOLDER, Index
-from fourm_engine.data.indexing import has_tokens, open_index
-from fourm_engine.data.tokens import TokenShard
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.data.check import DataCheck, Wanted, check_data
+from fourm_engine.data.check_tokens import Files, TokenCheck
+from fourm_engine.data.data_root import DataRoot
+from fourm_engine.data.findings import Finding
+from fourm_engine.data.folder import MAX_FILE_BYTES
+from fourm_engine.data.indexing import has_tokens
+from fourm_engine.data.present import with_data
+from fourm_engine.data.splits import SPLITS, Split, read_split
+from fourm_engine.data.views import ViewDrawer
+from fourm_engine.files import write_atomically
+from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.yaml_config import ConfigError, apply_override
+from fourm_plugins.explain import explain
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
-def check(folder: Path, *, tell: Tell = say) -> list[Index]:
-    """Index the tokens in `folder`, or in its `train` and `val`, as far as they are not, say what they hold, and read
-    all shards, to compare their ids with the digests that were written with them.
+@dataclass(frozen=True)
+class Reading:
+    """How much is read, and by how many processes: `samples` of each part, drawn by `seed`; by default all."""
 
-    Returns the indices. Raises ValueError where there are no tokens, for shards that cannot be read or do not belong
-    together, and for damaged ids."""
+    samples: int | None = None
+    seed: int = 0
+    workers: int = 0
+
+
+def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` takes lines of progress.
+
+    Raises ValueError for a config without data, and for plugins that cannot be used."""
+    data = config.data
+    manager = load_manager(config.modalities)
+    modalities = config.load_modalities(manager)
+    wanted = []
+    for training in (True, False):
+        split = Split.from_config(data, training=training)
+        if split.root is not None and split.root.is_dir():
+            held_out = split.held_out or frozenset()  # None: all samples, reported below
+            wanted.append(Wanted(split.part, split.root, split.listed, held_out, "val", split.name, split.shards))
+        elif split.root is not None:
+            log.warning("data.%s: %s is not there", split.part, split.root)
+    if not wanted and data.tokens is None:
+        raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
+    tokenizers, unfitted = _tokenizers(config, modalities, manager)
+    texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
+    check = DataCheck([], modalities, seed=read.seed)
+    if wanted:
+        check = check_data(
+            wanted,
+            modalities,
+            tokenizers=texts,
+            samples=read.samples,
+            seed=read.seed,
+            workers=read.workers,
+            max_bytes=data.max_file_mb << 20,
+            progress=lambda part: Progress(part, tell),
+        )
+    check.findings += unfitted
+    try:
+        ViewDrawer.from_config(modalities, data, training=True)
+    except ValueError as error:
+        check.findings.append(Finding("settings", "problem", str(error)))
+    if Split.from_config(data, training=True).held_out is None:
+        check.findings.append(
+            Finding(
+                "leak",
+                "problem",
+                "data.val is the folder of data.train, without a split: every training sample is a held-out sample",
+                "set data.train_split and data.val_split",
+            )
+        )
+    _check_tokens(config, check, modalities, tokenizers)
+    return check
+
+
+def check_folder(
+    root: Path,
+    settings: ModalitiesConfig | None = None,
+    read: Reading = Reading(),
+    *,
+    tell: Tell = say,
+) -> DataCheck:
+    """Check a folder of data with the modalities that are installed, and that `settings` configure; its parts are the
+    splits of its `splits.json`.
+
+    Raises ValueError where there is no such folder, or no data in it."""
+    settings = settings or ModalitiesConfig()
+    manager, root = load_manager(settings), Path(root)
+    findings = list[Finding]()
+    modalities = _installed(settings, manager, root, findings)
+    check = check_data(
+        _parts(root, findings),
+        modalities,
+        samples=read.samples,
+        seed=read.seed,
+        workers=read.workers,
+        max_bytes=MAX_FILE_BYTES,
+        progress=lambda part: Progress(part, tell),
+    )
+    check.findings = [*check.findings, *findings]
+    return check
+
+
+def write_json(path: Path, check: DataCheck) -> None:
+    write_atomically(path, json.dumps(check.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
+    """The `modalities` section that overrides make: how a folder without a config is read. Raises ConfigError."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        if not override.startswith("modalities."):
+            raise ConfigError(f"{override}: a folder has no config; only modalities.… can be set, or give a config")
+        apply_override(raw, override)
+    try:
+        return ModalitiesConfig.model_validate(raw.get("modalities", {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
+
+
+def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Path, findings: list[Finding]) -> Modalities:
+    """The modalities with a folder in `root`; one that needs settings which are not given is reported."""
+    chosen = settings
+    if settings.select == "installed":
+        names = {p.name for p in manager.plugins if p.kind == "modality" and p.state in ("ok", "conflict")}
+        names |= {name for name, given in settings.settings.items() if given.get("plugin", name) in names}
+        usable = []
+        for name in sorted(names):
+            one = settings.model_copy(update={"select": [name]})
+            try:
+                load_modalities(one, manager)
+                usable.append(name)
+            except ValueError as error:
+                reason = str(error).partition("\nTraceback ")[0]
+                findings.append(
+                    Finding("settings", "note", f"{name} is not checked: {reason}", "give its settings", source=name)
+                )
+        chosen = settings.model_copy(update={"select": usable})
+    modalities = load_modalities(chosen, manager)
+    return with_data(modalities, [DataRoot(root, None)]) if settings.select == "installed" else modalities
+
+
+def _parts(root: Path, findings: list[Finding]) -> list[Wanted]:
+    path = root / SPLITS
+    if not path.is_file():
+        return [Wanted("all", root)]
+    try:
+        document = json.loads(path.read_bytes())
+        names = sorted(document) if isinstance(document, dict) else []
+        listed = {name: read_split(path, name) for name in names}
+    except (ValueError, OSError, RecursionError) as error:
+        findings.append(Finding("settings", "problem", f"{path}: {error}", "training with a split ends there"))
+        listed = {}
+    if not listed:
+        return [Wanted("all", root)]
+    parts, before = list[Wanted](), frozenset[str]()
+    for name, samples in listed.items():
+        parts.append(Wanted(name, root, samples, before, " or ".join(p.name for p in parts), name))
+        before |= samples
+    return parts
+
+
+def _tokenizers(
+    config: RunConfig, modalities: Modalities, manager: PluginManager
+) -> tuple[dict[str, Tokenizer], list[Finding]]:
+    """Modality -> tokenizer, of those that are fitted, and what keeps the others from being used."""
+    tokenizers, findings = dict[str, Tokenizer](), list[Finding]()
+    for space, specs in modalities.token_spaces.items():
+        try:
+            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
+        except ValueError as error:
+            names = ", ".join(spec.name for spec in specs)
+            findings.append(Finding("tokens", "note", str(error), f"needed to train on {names}", source=names))
+    return tokenizers, findings
+
+
+def _check_tokens(
+    config: RunConfig, check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
+) -> None:
+    if config.data.tokens is None:
+        return
+    parts = {part.name: part for part in check.parts}
+    for name in ("train", "val"):
+        folder = config.data.tokens / name
+        if not has_tokens(folder):
+            continue
+        files = dict[str, Files]()
+        for key, readers in parts[name].readers.items() if name in parts else ():
+            part = parts[name]
+            digests = zip(part.names_read, part.survey.rows[key]["digest"].tolist())
+            having = frozenset(_where(part.names, part.present[key]))
+            one = Files({n: digest for n, digest in digests if digest}, having, part.opened.sources[key].stamp)
+            files |= dict.fromkeys(readers, one)
+        tokens = TokenCheck(folder, name, modalities, tokenizers, files)
+        check.tokens += tokens.entries
+        check.findings += tokens.findings
+
+
+def check_tokens(folder: Path) -> DataCheck:
+    """Check a folder of tokens by itself, such as `data.tokens` of a config or its train/: that all shards are whole
+    and belong together. Raises ValueError where there are no tokens."""
     folders = [place for place in (folder, folder / "train", folder / "val") if has_tokens(place)]
     if not folders:
         raise ValueError(f"{folder}: holds no tokens, nor do train/ and val/ in it; run `fourm tokenize`")
-    indices = [open_index(place) for place in folders]
-    for index in indices:
-        bits = [(name, index.present.dtype.type(1 << bit)) for bit, name in enumerate(index.modalities)]
-        counts = ", ".join(f"{name} {np.count_nonzero(index.present & bit)}" for name, bit in bits)
-        size = sum(path.stat().st_size for path in (index.folder / INDEX_FOLDER).glob("*"))
-        tell(
-            f"{index.folder}: {len(index) - len(index.dropped)} samples in {len(index.shards)} shards; {counts}; "
-            f"{INDEX_FOLDER}/ has {size / max(1, len(index)):.0f} bytes a sample"
-        )
-    if damaged := [line for index in indices for line in _damaged(index)]:
-        more = f" and {len(damaged) - 1} more shards" if len(damaged) > 1 else ""
-        raise ValueError(f"{damaged[0]}{more}; `fourm tokenize --verify` encodes them again")
-    tell("all ids are those that were written")
-    return indices
+    check = DataCheck([], {})
+    for place in folders:
+        tokens = TokenCheck(place, place.name, {}, {}, {})
+        check.tokens += tokens.entries
+        check.findings += tokens.findings
+    return check
 
 
-def _damaged(index: Index) -> list[str]:
-    lines = []
-    for modality in index.modalities:
-        for shard in index.holding(modality).tolist():
-            path = index.path(index.parts.index(modality), shard)
-            rows = TokenShard(path, int(index.shards[shard, 1]), int(index.shards[shard, 2])).damaged_rows()
-            if len(rows):
-                first = index.names.name(int(index.starts[shard] + rows[0]))
-                lines.append(f"{path}: {len(rows)} samples, such as {first}, hold other ids than were written")
-    return lines
+def is_tokens(folder: Path) -> bool:
+    """Whether a folder holds tokens, itself or below train/ or val/."""
+    return any(has_tokens(place) for place in (folder, folder / "train", folder / "val"))
+
+
+def _where(names: Iterable[str], keep: Any) -> list[str]:
+    return [name for name, kept in zip(names, keep) if kept]

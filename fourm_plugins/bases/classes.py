@@ -140,6 +140,9 @@ class ClassGrid(GridModality):
         colours = np.concatenate([images.palette(self.settings.num_classes), np.array([images.NOTHING], np.uint8)])
         return Image.fromarray(colours[value])  # -1 is the last row
 
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.settings.classes)
+
     def metrics(self) -> tuple[Metric, ...]:
         return (
             Metric("mIoU", lambda p, t: mean_iou(confusion(p, t, self.settings.num_classes)), True),

@@ -1,49 +1,234 @@
-"""`fourm data check` indexes tokens that were copied, says what they hold, and finds damage."""
+"""`fourm data check`: exit codes, what is printed and written, and tokens beside the files that they were made from."""
 
 from __future__ import annotations
 
+import json
 import shutil
 
+import numpy as np
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from fourm_engine.cli.data import check
+from fourm_engine.cli import app
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.check_tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.index import INDEX_FOLDER, Index
-from fourm_engine.data.indexing import open_index
+from fourm_engine.data.encoder import content_digest
+from fourm_engine.data.shards import open_shard, save_shard
 from fourm_engine.data.tokenize import tokenize_split
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
+from tests.plugins.instances import modality
+
+NAMES = sample_names(5)
+
+
+def fourm(*arguments):
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments), "--workers", "0"])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures and captions, in two splits."""
+    root = tmp_path / "data"
+    for name, extension in (("rgb", "png"), ("caption", "txt")):
+        (root / name).mkdir(parents=True)
+        for index, files in enumerate(modality(name).example_samples(6, seed=0)):
+            (root / name / f"{index}.{extension}").write_bytes(files[extension])
+    (root / "splits.json").write_text(json.dumps({"train": ["0", "1", "2", "3"], "val": ["4", "5"]}))
+    return root
+
+
+def test_a_sound_folder_exits_0_and_writes_json_and_a_page(pictures, tmp_path):
+    ran = fourm(pictures, "--json", tmp_path / "check.json", "--report", tmp_path / "report")
+    assert ran.exit_code == 0, ran.output
+    assert "0 problems" in ran.output
+    document = json.loads((tmp_path / "check.json").read_text())
+    assert document["ok"]
+    assert [part["part"] for part in document["parts"]] == ["train", "val"]
+    assert document["parts"][0]["modalities"]["rgb"]["arrays"]["channels"] == 3
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<img") >= 6
+    assert (tmp_path / "report" / "sheet.png").is_file()
+
+
+def test_a_damaged_file_exits_1_and_is_named_with_what_to_do(pictures):
+    (pictures / "rgb" / "3.png").write_bytes(b"no picture")
+    ran = fourm(pictures)
+    assert ran.exit_code == 1
+    said = ran.output[ran.output.index("problem: damaged") :]
+    assert "rgb/3.png" in said
+    assert "→ mend or remove them" in said
+
+
+def test_notes_exit_1_only_if_strict(pictures):
+    (pictures / "caption" / "3.txt").unlink()
+    assert fourm(pictures).exit_code == 0
+    ran = fourm(pictures, "--strict")
+    assert ran.exit_code == 1
+    assert "note: lacking: train: 1 of 4 samples lack caption, such as 3" in ran.output
+
+
+def test_names_in_a_report_are_escaped(pictures, tmp_path):
+    (pictures / "caption" / "3.txt").write_bytes(b"<script>alert(1)</script>\n")
+    (pictures / "rgb" / "<b>.png").write_bytes(b"")
+    fourm(pictures, "--report", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page
+    assert "<b>.png" not in page
+
+
+def test_a_config_is_checked_with_its_splits(pictures, tmp_path):
+    raw = {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["rgb", "caption"]},
+        "data": {"train": str(pictures), "val": str(pictures), "train_split": "train"},
+        "tokenizers": {"folder": str(tmp_path / "tokenizers")},
+        "masking": {},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    ran = fourm(path)
+    assert ran.exit_code == 1
+    assert "every training sample is a held-out sample" in ran.output
+    ran = fourm(path, "data.val_split=val")
+    assert ran.exit_code == 0, ran.output
+    assert "no fitted tokenizer for rgb" in ran.output
+
+
+def test_of_a_folder_nothing_but_modalities_can_be_set(pictures):
+    ran = fourm(pictures, "train.steps=3")
+    assert "a folder has no config; only modalities.… can be set" in str(ran.exception)
+    assert fourm(pictures, "modalities.settings.rgb.image_size=32").exit_code == 0
+
+
+# Tokens
 
 
 @pytest.fixture
 def tokens(tmp_path):
+    """Tokens of grids, one of 5 samples without words, in two shards."""
     modalities = fake_modalities(["a", "words"])
-    write_data(tmp_path / "raw", modalities, {"a": sample_names(5), "words": sample_names(2)})
+    write_data(tmp_path / "raw", modalities, {"a": NAMES, "words": NAMES[:2]})
     data = AlignedData(tmp_path / "raw", modalities)
     tokenize_split(data, tmp_path / "tokens/train", fake_tokenizers(modalities), DataConfig(shard_size=3))
-    return tmp_path / "tokens"
+    return tmp_path / "tokens/train"
 
 
-def test_copied_tokens_are_indexed_and_counted(tokens, capsys):
-    shutil.rmtree(tokens / "train" / INDEX_FOLDER)
-    check(tokens)
-    said = capsys.readouterr().out
-    assert "train: 5 samples in 2 shards; a 5, words 2; _index/ has " in said
-    assert "all ids are those that were written" in said
-    assert Index.load(tokens / "train") is not None
+def check_tokens(tokens, **changes):
+    modalities = fake_modalities(["a", "words"])
+    data = AlignedData(tokens.parent.parent / "raw", modalities)
+    files = {}
+    for name in modalities:
+        having = [sample for sample in data.names if name in data.has(sample)]
+        contents = {sample: content_digest(data.files(sample, name)) for sample in having}
+        files[name] = Files(contents, having, lambda sample, name=name: data.stamp(sample, name))
+    arguments = {"modalities": modalities, "tokenizers": fake_tokenizers(modalities), "files": files} | changes
+    return TokenCheck(tokens, "train", *arguments.values())
 
 
-def test_damaged_ids_are_named(tokens):
-    path = tokens / "train/a/shard-00001.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # within the ids or a digest, whichever comes last
-    path.write_bytes(content)
-    open_index(tokens / "train")
-    with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: 1 samples, such as 000\d, hold other ids"):
-        check(tokens)
+def rewrite(path, change):
+    file = open_shard(path)
+    columns = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata = {key: value for key, value in file.metadata().items() if key != "format"}
+    change(columns)
+    save_shard(path, columns, metadata)
 
 
-def test_a_folder_without_tokens_is_named(tokens):
-    shutil.rmtree(tokens / "train")
-    with pytest.raises(ValueError, match=r"tokens: holds no tokens, nor do train/ and val/ in it; run"):
-        check(tokens)
+def messages(check, level="problem"):
+    return [finding.message for finding in check.findings if finding.level == level]
+
+
+def test_sound_tokens_are_counted(tokens):
+    check = check_tokens(tokens)
+    assert check.findings == []
+    a, words = check.entries
+    assert (a["samples"], a["shards"], a["ids"], words["samples"]) == (5, 2, 16, 2)
+    assert 1 <= a["perplexity"] <= a["used"] <= 16
+    assert words["tokens"]["most"] == 12
+
+
+def test_ids_that_were_not_written_are_named(tokens):
+    def damage(columns):
+        columns["ids"][0, 0] ^= 1
+
+    rewrite(tokens / "a" / "shard-00001.safetensors", damage)
+    (message,) = messages(check_tokens(tokens))
+    assert "1 sample of a, such as 0003: ids that were not written" in message
+
+
+def test_views_that_were_not_recorded_are_named(tokens):
+    def damage(columns):
+        columns["views.image"][0, 0, 0] += 0.01
+
+    rewrite(tokens / "_views" / "shard-00000.safetensors", damage)
+    assert "views of 1 sample, such as 0000, are not those that were recorded" in messages(check_tokens(tokens))[0]
+
+
+def test_a_shard_that_is_cut_off_is_named(tokens):
+    path = tokens / "a" / "shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    assert "shard-00001.safetensors" in messages(check_tokens(tokens))[0]
+
+
+def test_tokens_of_files_that_have_changed_and_samples_without_tokens_are_problems(tokens):
+    raw = tokens.parent.parent / "raw"
+    shutil.copy(raw / "a" / "0000.npy", raw / "a" / "0001.npy")
+    shutil.copy(raw / "a" / "0000.npy", raw / "a" / "0007.npy")
+    changed, absent = messages(check_tokens(tokens))
+    assert "1 sample of a, such as 0001: the files hold something else" in changed
+    assert "1 sample of a, such as 0007: no tokens" in absent
+
+
+def test_tokens_whose_file_is_gone_and_files_that_were_touched_are_notes(tokens):
+    raw = tokens.parent.parent / "raw"
+    (raw / "a" / "0001.npy").unlink()
+    (raw / "words" / "0000.txt").write_text("red\nred ball")
+    modalities = fake_modalities(["a", "words"])
+    data = AlignedData(raw, modalities)
+    unread = {
+        name: Files({}, list(data.having(name)), lambda sample, name=name: data.stamp(sample, name))
+        for name in modalities
+    }
+    gone, touched = messages(check_tokens(tokens, files=unread), "note")
+    assert "1 sample of a, such as 0001: tokens, but no file" in gone
+    assert "1 sample of words, such as 0000: files that were not read have another size or time" in touched
+
+
+def test_tokens_of_another_tokenizer_and_of_other_settings_are_problems(tokens):
+    others = fake_tokenizers(fake_modalities(["a", "words"]))
+    others["a"].salt = "!"
+    assert (
+        "made by tokenizer fake_levels; that of a is fake_levels!"
+        in messages(check_tokens(tokens, tokenizers=others))[0]
+    )
+    resized = fake_modalities(["a", "words"], size=16)
+    assert any("size" in message for message in messages(check_tokens(tokens, modalities=resized)))
+
+
+def test_pictures_of_one_id_are_notes(tokens):
+    from fourm_engine.data.tokens import row_digest
+
+    def flatten(columns):
+        columns["ids"][0] = 3
+        columns["digest"][0] = np.uint64(row_digest(columns["ids"][:1]))
+
+    rewrite(tokens / "a" / "shard-00000.safetensors", flatten)
+    check = check_tokens(tokens)
+    assert "1 sample of a, such as 0000: one id alone" in messages(check, "note")[0]
+
+
+def test_a_folder_of_tokens_is_checked_without_a_config(tokens):
+    ran = fourm(tokens.parent)
+    assert ran.exit_code == 0, ran.output
+    assert "0 problems" in ran.output
+
+    def damage(columns):
+        columns["ids"][0, 0] ^= 1
+
+    rewrite(tokens / "a" / "shard-00001.safetensors", damage)
+    ran = fourm(tokens)
+    assert ran.exit_code == 1
+    assert "such as 0003" in ran.output

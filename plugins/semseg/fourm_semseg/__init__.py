@@ -50,6 +50,10 @@ class SemSeg(ClassGrid):
         assert isinstance(array, np.ndarray)
         return super().denormalise(array - int(self.settings.void_first))
 
+    def class_names(self) -> tuple[str, ...]:
+        names = super().class_names()
+        return ("none", *names) if names and self.settings.void_first else names
+
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
 

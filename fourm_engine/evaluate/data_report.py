@@ -1,0 +1,258 @@
+"""The report of `fourm data check`: one HTML page and a sheet of examples.
+
+In: a `DataCheck`. Out: `report.html`, which needs nothing beside it, and `sheet.png`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.aspect import array_aspect
+from fourm_engine.data.check import DataCheck, Part
+from fourm_engine.data.statistics import Moments, Statistics
+from fourm_engine.data.check_files import CONSTANT, USABLE
+from fourm_engine.evaluate.pictures import SamplePictures, png
+from fourm_engine.evaluate.report import environment, number
+from fourm_engine.evaluate.sheet import Cell, sheet
+from fourm_engine.files import write_atomically
+from fourm_plugins.modality import Modality
+from fourm_plugins.view import View
+
+REPORT, SHEET = "report.html", "sheet.png"
+#: Names of a finding that the page lists; the JSON has more.
+ITEMS = 50
+#: Channels and classes that a table shows; the JSON has all.
+CHANNELS, CLASSES = 6, 12
+
+
+def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8) -> list[Path]:
+    """Write the page and, where a sample can be shown, the sheet. `samples`: of each part, drawn by the check's seed
+    among those that have the most modalities."""
+    examples = {part.name: _examples(check, part, samples) for part in check.parts}
+    page = environment().get_template("data_report.html.jinja")
+    text = page.render(
+        title=title,
+        check=check,
+        examples=examples,
+        tables=tables(check),
+        items=ITEMS,
+        item=describe_item,
+        number=number,
+    )
+    write_atomically(folder / REPORT, text + "\n")
+    files = [folder / REPORT]
+    rows = [
+        (f"{part}: {one.sample}", [Cell(shown, name) for name, shown in one.inputs.items()])
+        for part, found in examples.items()
+        for one in found
+    ]
+    if rows:
+        write_atomically(folder / SHEET, png(sheet(rows, title=[title], cell=128)))
+        files.append(folder / SHEET)
+    return files
+
+
+def _examples(check: DataCheck, part: Part, samples: int) -> list[SamplePictures]:
+    usable = {key: np.isin(rows["state"], (USABLE, CONSTANT)) for key, rows in part.survey.rows.items()}
+    if not usable or not len(part.read):
+        return []
+    most = np.sum(list(usable.values()), axis=0)
+    drawn = np.random.default_rng(check.seed).permutation(len(part.read))
+    rows = sorted(drawn, key=lambda row: -int(most[row]))[:samples]  # stable: drawn among equals
+    found = []
+    for row in sorted(rows):
+        name = part.names_read[row]
+        values = {}
+        for key, modalities in part.readers.items():
+            for modality in modalities if usable[key][row] else ():
+                values[modality] = check.modalities[modality].read(part.opened.sources[key].files(name))
+        shown = {m: _render(check.modalities[m], values[m], _shape(check, values)) for m in values}
+        if shown:
+            found.append(SamplePictures(name, shown, []))
+    return found
+
+
+def _shape(check: DataCheck, values: dict[str, Any]) -> dict[str, float]:
+    """Alignment group -> width / height."""
+    shapes: dict[str, float] = {}
+    for name, value in values.items():
+        aspect = check.modalities[name].aspect(value)
+        if aspect is not None:
+            shapes.setdefault(check.modalities[name].spec.alignment or "", aspect)
+    return shapes
+
+
+def _render(modality: Modality, value: Any, shapes: dict[str, float]) -> Any:
+    """As the model sees it: the centre crop, at the modality's size."""
+    target = array_aspect(modality.spec) or 1.0
+    view = View()
+    if modality.spec.alignment is not None:
+        view = View.centre(source_aspect=shapes.get(modality.spec.alignment, target), target_aspect=target)
+    return modality.render(modality.augment(value, view))
+
+
+def describe_item(item: Any) -> str:
+    """An item of a finding, in a line."""
+    if isinstance(item, dict):
+        return f"{item['file']}: {item['reason']}" if "file" in item else ", ".join(f"{k} {v}" for k, v in item.items())
+    return ", ".join(map(str, item)) if isinstance(item, list) else str(item)
+
+
+def tables(check: DataCheck) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, columns, rows) of all that is counted, for a terminal and for the page."""
+    return [
+        table
+        for table in (
+            _counts(check),
+            *(_overlap(part) for part in check.parts if len(part.present) > 1),
+            *(_sets(part) for part in check.parts if len(part.sets()) > 1),
+            _channels(check),
+            _classes(check),
+            _texts(check),
+            _tokens(check),
+        )
+        if table[2]
+    ]
+
+
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def _counts(check: DataCheck) -> Table:
+    columns = ["part", "read by", "samples", "lacking", "read", "unusable", "width × height", "bytes a file", "in all"]
+    rows = []
+    for part in check.parts:
+        for key, names in part.readers.items():
+            sizes, present = part.sizes(key), int(part.present[key].sum())
+            here = part.present[key][part.read]
+            read = int(here.sum())
+            state = part.survey.rows[key]["state"]
+            bad = int((here & ~np.isin(state, (USABLE, CONSTANT))).sum())
+            pixels = ""
+            if "width" in sizes:
+                w, h = sizes["width"], sizes["height"]
+                pixels = " / ".join(f"{w[k]}×{h[k]}" for k in ("min", "median", "max"))
+                pixels = f"{w['min']}×{h['min']}" if sizes["distinct_sizes"] == 1 else pixels
+            number = sizes.get("bytes")
+            spread = " / ".join(_bytes(number[k]) for k in ("min", "median", "max")) if number else ""
+            total = _bytes(number["total"]) if number else ""
+            lacking = len(part.names) - present
+            rows.append(
+                [part.name, ", ".join(names), *(f"{n:,}" for n in (present, lacking, read, bad)), pixels, spread, total]
+            )
+    return "files (sizes: least / median / most)", columns, rows
+
+
+def _overlap(part: Part) -> Table:
+    both = part.both()
+    rows = [[a, *(f"{both[a][b]:,}" for b in both)] for a in both]
+    return f"{part.name}: samples that have both", ["", *both], rows
+
+
+def _sets(part: Part) -> Table:
+    rows = [[", ".join(keys) or "nothing", f"{n:,}"] for keys, n in part.sets()[:CLASSES]]
+    return f"{part.name}: samples by what they have", ["have just", "samples"], rows
+
+
+def _channels(check: DataCheck) -> Table:
+    columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1"]
+    rows = []
+    for part in check.parts:
+        first = {names[0] for names in part.readers.values()}  # the others read the same files
+        for name, statistics in part.survey.statistics.items():
+            values = statistics.values if name in first else None
+            for what, moments in (("file", values), ("model", statistics.arrays)):
+                if moments is not None:
+                    rows += _of_channels(part.name, name, what, statistics, moments)
+    return "numbers: as read from the file (a grid of pixels of each), and as the model sees them", columns, rows
+
+
+def _of_channels(part: str, name: str, what: str, statistics: Statistics, moments: Moments) -> list[list[str]]:
+    rows = []
+    share = moments.gaps / np.maximum(moments.count + moments.gaps, 1)
+    ends = statistics.at_ends / max(int(moments.count.sum()), 1) if what == "model" else None
+    if len(moments.count) > CHANNELS:
+        low, high = f"{number(float(moments.mean.min()))} to {number(float(moments.mean.max()))}", moments.deviation
+        spread = f"{number(float(high.min()))} to {number(float(high.max()))}"
+        ends_of = number(float(moments.low.min())), number(float(moments.high.max()))
+        return [
+            [part, name, what, f"all {len(moments.count)}", low, spread, *ends_of, _share(share.mean()), _share(ends)]
+        ]
+    for k in range(len(moments.count)):
+        numbers = (moments.mean[k], moments.deviation[k], moments.low[k], moments.high[k])
+        cells = [number(float(x)) if math.isfinite(x) else "–" for x in numbers]
+        first = [part, name, what] if k == 0 else ["", "", ""]
+        rows.append([*first, str(k), *cells, _share(share[k]), _share(ends) if k == 0 else ""])
+    return rows
+
+
+def _classes(check: DataCheck) -> Table:
+    rows = []
+    for part in check.parts:
+        for name, statistics in part.survey.statistics.items():
+            pixels = statistics.class_pixels
+            if not pixels.sum():
+                continue
+            order = np.argsort(-pixels, kind="stable")
+            some = [k for k in order[:CLASSES] if pixels[k]]
+            for place, k in enumerate(some):
+                first = [part.name, name] if place == 0 else ["", ""]
+                share = pixels[k] / pixels.sum()
+                rows.append([*first, statistics.class_name(k), _share(share), f"{statistics.class_samples[k]:,}"])
+            if (rest := int((pixels > 0).sum()) - len(some)) > 0:
+                left = pixels[order[CLASSES:]].sum() / pixels.sum()
+                rows.append(["", "", f"{rest} others", _share(left), ""])
+            none = statistics.unlabelled / (pixels.sum() + statistics.unlabelled)
+            rows.append(["", "", "no class (of all pixels)", _share(none), ""])
+    return "classes: shares of the pixels that have one", ["part", "modality", "class", "share", "samples"], rows
+
+
+def _texts(check: DataCheck) -> Table:
+    columns = ["part", "modality", "", "texts", "least", "median", "95%", "longest", "most", "truncated"]
+    rows = []
+    for part in check.parts:
+        for name, statistics in part.survey.statistics.items():
+            found = statistics.to_json()
+            for what in ("characters", "tokens"):
+                if what in found:
+                    rows.append([part.name, name, what, *_lengths(found[what])])
+    return "texts, all alternatives of a sample", columns, rows
+
+
+def _lengths(found: dict[str, Any]) -> list[str]:
+    cells = [f"{found[key]:,}" for key in ("texts", "least", "median", "95%", "longest")]
+    return [*cells, str(found["most"]), _share(found["truncated"])] if "most" in found else [*cells, "", ""]
+
+
+def _tokens(check: DataCheck) -> Table:
+    columns = ["part", "modality", "samples", "views", "ids", "used", "perplexity", "one id alone", "damaged", "tokens"]
+    rows = []
+    for e in check.tokens:
+        numbers = [f"{e[key]:,}" for key in ("samples", "views", "ids", "used")]
+        length = ""
+        if "tokens" in e:
+            t = e["tokens"]
+            length = f"{t['median']} (longest {t['longest']} of {t['most']}; {_share(t['truncated'])} truncated)"
+        rows.append(
+            [e["part"], e["modality"], *numbers, number(e["perplexity"]), str(e["constant"]), str(e["damaged"]), length]
+        )
+    return "token shards", columns, rows
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return ""
+    return "0" if share == 0 else f"{100 * share:.3g}%"
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,327 @@
+"""Show one sample as a run sees it: what `fourm data show` does.
+
+The sample is read as in training, through the run's store and masker, so that what is shown is what is trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.batch import PackedSample
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.data_store import DataStore
+from fourm_engine.data.names import shown
+from fourm_engine.data.order import epoch_order
+from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.splits import samples_of
+from fourm_engine.data.store import Store
+from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
+from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
+from fourm_engine.evaluate.pictures import png
+from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample, with_crop
+from fourm_engine.files import write_atomically
+from fourm_engine.masking.budgets import Budgets, Drawn
+from fourm_engine.masking.pack import build_maskers
+from fourm_engine.modalities import Modalities, activate_kinds, load_manager
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.spec import Grid
+from fourm_plugins.suggest import nearest
+from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+
+
+def show(
+    config: RunConfig, name: str, *, view: int | None = None, epoch: int = 0, seed: int | None = None
+) -> ShownSample:
+    """Sample `name` of the training or else the validation data, with the mask of its position in `epoch`.
+
+    Args:
+        view: in place of the one that is drawn at that position.
+        seed: of order, views and masks, in place of the config's.
+
+    Raises ValueError where there is no such sample or view, or the sample cannot be used."""
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    manager = load_manager(config.modalities)
+    modalities = config.load_modalities(manager)
+    tokenizers, lacking = _tokenizers(config, modalities, manager)
+    if lacking:
+        return _unmasked(config, modalities, tokenizers, name, view or 0, lacking)
+    activate_kinds(modalities, manager, maskers=True)
+    known = set[str]()
+    for part, training in _parts(config):
+        store = DataStore.from_config(config.data, modalities, tokenizers, training=training, seed=config.seed)
+        sample = samples_of([name], store.names).get(name)
+        if sample is None:
+            known.update(store.names)
+            continue
+        if view is not None and not 0 <= view < store.views:
+            raise ValueError(f"view {view}: {part} has {store.views} views of a sample, from 0 on")
+        drawing = Drawing(config, modalities, tokenizers, manager, store)
+        packed, position = drawing.draw(sample, epoch, view)
+        return _shown(config, modalities, tokenizers, drawing, store, part, sample, packed, position)
+    raise _no_sample(name, known)
+
+
+class Drawing:
+    """The masked samples of a store, and what was drawn for the last one."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        modalities: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        manager: PluginManager,
+        store: Store,
+    ) -> None:
+        self.vocabulary: Vocabulary = modalities.vocabulary()
+        self.store = _Watched(store)
+        self.budgets = _Noted(config.masking, modalities.specs)
+        maskers = build_maskers(modalities, tokenizers, manager.masker_class)
+        self.samples = MaskedSamples(self.store, self.budgets, maskers, self.vocabulary, seed=config.seed)
+
+    def draw(self, sample: str, epoch: int, view: int | None) -> tuple[PackedSample, int]:
+        """A sample, packed, at its position of an epoch. Raises ValueError where it is never used."""
+        row = list(self.store.names).index(sample)
+        self.store.view = view
+        position = epoch * len(self.samples) + index_of(self.samples, row, epoch)
+        packed = self.samples[position]
+        if self.store.row != row:  # another one took its place
+            has = ", ".join(sorted(self.store.has(row))) or "nothing that can be read"
+            raise ValueError(
+                f"{shown(sample)} is never trained on: it has {has}, and no component of masking.mixture has both "
+                f"inputs and targets among these"
+            )
+        return packed, position
+
+    @property
+    def contents(self) -> dict[str, np.ndarray]:
+        """Modality -> what was loaded of the last sample."""
+        return self.store.loaded
+
+
+def index_of(samples: MaskedSamples, row: int, epoch: int) -> int:
+    """Where in the order of an epoch a row comes."""
+    return int(np.flatnonzero(epoch_order(len(samples), samples.seed, epoch) == row)[0])
+
+
+class _Watched(Store):
+    """A store that remembers what was loaded of the last sample, and shows one view alone, if `view` is set."""
+
+    def __init__(self, store: Store) -> None:
+        self.inner, self.row = store, -1
+        self.view: int | None = None
+        self.drawn_view, self.loaded, self.bad = 0, dict[str, np.ndarray](), list[BadFile]()
+
+    @property
+    def names(self) -> Any:  # type: ignore[override]
+        return self.inner.names
+
+    @property
+    def views(self) -> int:  # type: ignore[override]
+        return self.inner.views
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        return self.inner.shard_sizes
+
+    def has(self, row: int) -> frozenset[str]:
+        return self.inner.has(row)
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        return self.inner.kinds()
+
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        if row != self.row:
+            self.row, self.loaded, self.bad = row, {}, []
+        self.drawn_view = view if self.view is None else self.view
+        self.loaded[modality] = self.inner.load(row, modality, self.drawn_view)
+        return self.loaded[modality]
+
+    def skip(self, row: int, bad: BadFile) -> None:
+        self.bad.append(bad)
+        self.inner.skip(row, bad)
+
+
+class _Noted(Budgets):
+    """Budgets that remember what they gave last."""
+
+    last: Drawn | None = None
+
+    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
+        self.last = super().draw(rng, available)
+        return self.last
+
+
+def _shown(
+    config: RunConfig,
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    drawing: Drawing,
+    store: DataStore,
+    part: str,
+    sample: str,
+    packed: PackedSample,
+    position: int,
+) -> ShownSample:
+    drawn, view, vocabulary = drawing.budgets.last, drawing.store.drawn_view, drawing.vocabulary
+    assert drawn is not None
+    raw = store.raw
+    has = drawing.store.has(drawing.store.row) | (raw.data.has(sample) if raw else set())
+    crops = raw.seen.get(sample, view) if raw is not None and has else {}
+    rows = []
+    for name in sorted(has):
+        spec, remark = modalities[name].spec, ""
+        file, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
+        remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
+        content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
+        if content is None and not remark and name in store.has(drawing.store.row):
+            content = _load(store, drawing.store.row, name, view)
+        if content is not None and name in tokenizers:
+            decoded = modalities[name].render(modalities[name].denormalise(tokenizers[name].decode([content])[0]))
+            seen = decoded if seen is None else seen
+        tokenizer = tokenizers.get(name)
+        if isinstance(tokenizer, TextTokenizer):
+            words = spans(packed, vocabulary, name, tokenizer)
+        else:
+            states_of = states(packed, vocabulary, name, spec.layout.num_tokens)
+            if isinstance(spec.layout, Grid) and seen is not None and not isinstance(seen, str):
+                masked = overlay(seen, states_of.reshape(spec.layout.height, spec.layout.width))
+            else:
+                words = (in_words(states_of),)
+        rows.append(
+            ShownModality(
+                name,
+                tokens=len(content) if content is not None else None,
+                budgets=(drawn.inputs.get(name, 0), drawn.targets.get(name, 0)),
+                taken=counts(packed, vocabulary, name),
+                states=states_of,
+                file=file,
+                seen=seen,
+                decoded=decoded,
+                masked=masked,
+                words=words,
+                remark=remark,
+            )
+        )
+    folder = raw.data.root if raw else store.tokens.folder if store.tokens else ""
+    return ShownSample(
+        sample,
+        part,
+        str(folder),
+        config.seed,
+        view,
+        store.views,
+        {group: one for group, one in crops.items() if _used(modalities, has, group)},
+        rows,
+        position=position,
+        epoch=position // len(drawing.samples),
+        component=packed.component,
+        totals=(packed.encoder.shape[1], packed.decoder.shape[1]),
+        notes=[f"lacks {', '.join(absent)}"] if (absent := sorted(modalities.keys() - has)) else [],
+    )
+
+
+def _used(modalities: Modalities, has: Collection[str], group: str) -> bool:
+    return any(modalities[name].spec.alignment == group for name in has)
+
+
+def _load(store: DataStore, row: int, name: str, view: int) -> np.ndarray | None:
+    try:
+        return store.load(row, name, view)
+    except BadFile:
+        return None
+
+
+def _pictures(
+    data: AlignedData | None, sample: str, name: str, crops: SampleViews, number: int
+) -> tuple[Any, Any, str]:
+    """(the value as it was read, with its crop; as the model sees it; why there is neither)."""
+    if data is None or name not in data.has(sample):
+        return None, None, ""
+    modality = data.modalities[name]
+    view = view_of(modality.spec, crops, number)
+    try:
+        value = data.value(sample, name)
+        file = modality.render(value)
+        if modality.spec.alignment is not None and modality.aspect(value) is not None:
+            file = with_crop(file, view)
+        array = data.normalise(sample, name, data.augment(sample, name, value, view))
+    except BadFile as bad:
+        return None, None, f"cannot be used: {bad.where}: {bad.reason}"
+    return file, modality.render(modality.denormalise(array)), ""
+
+
+def _tokenizers(
+    config: RunConfig, modalities: Modalities, manager: PluginManager
+) -> tuple[dict[str, Tokenizer], list[str]]:
+    """Modality -> tokenizer, of those that are fitted, and why the others are not there."""
+    tokenizers, lacking = dict[str, Tokenizer](), list[str]()
+    for space, specs in modalities.token_spaces.items():
+        try:
+            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
+        except ValueError as error:
+            lacking.append(str(error))
+    return tokenizers, lacking
+
+
+def _unmasked(
+    config: RunConfig,
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    name: str,
+    view: int,
+    lacking: list[str],
+) -> ShownSample:
+    """Without all tokenizers there is no mask; files and crops can be shown."""
+    known = set[str]()
+    for part, training in _parts(config):
+        data = AlignedData.from_config(modalities, config.data, training=training)
+        if (sample := samples_of([name], data.names).get(name)) is None:
+            known.update(data.names)
+            continue
+        drawer = ViewDrawer.from_config(modalities, config.data, training=training, seed=config.seed)
+        seen = DrawnViews(drawer, data, config.data.views if training else 1)
+        if not 0 <= view < seen.views:
+            raise ValueError(f"view {view}: {part} has {seen.views} views of a sample, from 0 on")
+        crops = seen.get(sample, view)
+        rows, has = [], data.has(sample)
+        for modality in sorted(has):
+            file, picture, reason = _pictures(data, sample, modality, crops, view)
+            decoded = None
+            if modality in tokenizers and not reason:
+                one = modalities[modality]
+                array = data.array(sample, modality, view_of(one.spec, crops, view))
+                ids = tokenizers[modality].encode([array])
+                decoded = one.render(one.denormalise(tokenizers[modality].decode(ids)[0]))
+            rows.append(ShownModality(modality, file=file, seen=picture, decoded=decoded, remark=reason))
+        crops = {group: one for group, one in crops.items() if _used(modalities, has, group)}
+        notes = [f"no mask: {reason}" for reason in lacking]
+        if absent := sorted(modalities.keys() - has):
+            notes.append(f"lacks {', '.join(absent)}")
+        return ShownSample(sample, part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
+    raise _no_sample(name, known)
+
+
+def _parts(config: RunConfig) -> list[tuple[str, bool]]:
+    parts = [("train", True)] if config.data.train is not None or config.data.tokens is not None else []
+    return parts + ([("val", False)] if config.data.val is not None else [])
+
+
+def _no_sample(name: str, known: Collection[str]) -> ValueError:
+    near = nearest(name, known)
+    some = f"did you mean {near!r}?" if near else f"such as {min(known)!r}" if known else "which have none"
+    return ValueError(f"no sample {shown(name)!r} in data.train or data.val; {some}")
+
+
+def write_sheet(path: Path, sample: ShownSample) -> None:
+    """Raises CannotWrite."""
+    write_atomically(path, png(sample.picture()))
