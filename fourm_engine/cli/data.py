@@ -7,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Index a data set; pack it into WebDataset shards and unpack them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Index or check data; pack it into WebDataset shards and unpack them."
+)
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a data set, or a pattern such as data/shard-{00..09}.tar.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
@@ -23,6 +25,14 @@ def index(folder: Folder, *, modality: Modality = None) -> None:
     from fourm_engine.recipes import data_sets
 
     data_sets.index(folder, modalities=modality or ())
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(help="Folder of tokens, such as data.tokens of a config.")]) -> None:
+    """Read all token shards of FOLDER, and name those that are damaged or do not belong together."""
+    from fourm_engine.recipes import data_check
+
+    data_check.check(folder)
 
 
 @app.command()

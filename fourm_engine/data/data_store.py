@@ -12,6 +12,8 @@ import numpy as np
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.indexing import has_tokens
+from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw_store import RawStore
 from fourm_engine.data.shards import digest
 from fourm_engine.data.splits import Split
@@ -22,8 +24,11 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Files of a modality whose size and time are compared with those that the tokens were made from.
+#: Samples whose files are looked for, and of a modality, whose size and time are compared with those of the files that
+#: its tokens were made from.
 _COMPARED = 10_000
+#: Rows of two tables that are joined at a time.
+_JOINED = 1 << 22
 
 
 class DataStore(Store):
@@ -33,22 +38,17 @@ class DataStore(Store):
     Raises ValueError where `tokens` holds no sample of the split, or no raw file of a modality can be used."""
 
     def __init__(self, split: Split, *, raw: RawStore | None, tokens: TokenStore | None) -> None:
-        self.split, self.raw, self.tokens = split, raw, tokens
-        store = tokens or raw
-        assert store is not None
-        self.names, self.views = store.names, store.views
-        self._tokenized = frozenset(tokens.shards) if tokens else frozenset[str]()
+        self.split, self.raw, self._tokenized = split, raw, frozenset(tokens.parts) if tokens else frozenset[str]()
         if tokens is not None:
-            self.names = sorted(split.select(tokens.names, quiet=raw is not None))
-            if not self.names:
+            tokens = tokens.selecting(_rows(split, tokens.index.names, quiet=raw is not None))
+            if not len(tokens):
                 raise ValueError(
-                    f"{tokens.folder}: none of its {len(tokens.names)} samples is in split {split.name!r} of "
+                    f"{tokens.folder}: none of its {len(tokens.index)} samples is in split {split.name!r} of "
                     f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
-        self._raw_rows: Sequence[int | None] = range(len(self.names))
-        if tokens is not None:
-            self._raw_rows = _rows(self.names, raw.names if raw else [])
-        self._token_rows = [row for row in _rows(self.names, tokens.names if tokens else []) if row is not None]
+        store = tokens or raw
+        assert store is not None
+        self.tokens, self.names, self.views = tokens, store.names, store.views
         if raw is not None and tokens is not None:
             self._compare(raw.data, tokens)
         if raw is not None:
@@ -74,7 +74,7 @@ class DataStore(Store):
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
         folder = config.tokens / split.part if config.tokens else None
         tokens, raw, data = None, None, None
-        there = folder is not None and TokenStore.there(folder)
+        there = folder is not None and has_tokens(folder)
         if split.root is not None and there and not split.root.is_dir():
             log.warning("data.%s: %s is not there; %s alone is used", split.part, split.root, folder)
         elif split.root is not None:
@@ -95,18 +95,27 @@ class DataStore(Store):
         return store
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
-        """Report samples without tokens, and those whose files have vanished or may have changed since."""
-        if absent := sorted(set(data.names) - set(self.names)):
+        """Report samples without tokens, and those whose files have vanished or may have changed since, of some."""
+        some = data.names[:: max(1, len(data.names) // _COMPARED)]
+        used = tokens.selection.holds(tokens.index.names.rows(some))
+        absent = [name for name, there in zip(some, used.tolist()) if not there]
+        if absent or len(data.names) > len(self):
             log.warning(
-                "%s lacks %d of %d samples, such as %s, which are left out; run `fourm tokenize` again",
+                "%s lacks %d of %d samples%s, which are left out; run `fourm tokenize` again",
                 tokens.folder,
-                len(absent),
+                max(len(absent), len(data.names) - len(self)),
                 len(data.names),
-                absent[0],
+                f", such as {absent[0]}" if absent else "",
             )
-        for name, shards in tokens.shards.items():
-            made, having = shards.column("stamp"), data.having(name)
-            if gone := [sample for sample in self.names if sample in made and not data.exists(sample, name)]:
+        for name in tokens.parts:
+            gone, both, changed = [], 0, []
+            for sample, stamp in tokens.stamps(name, _COMPARED):
+                if not data.exists(sample, name):
+                    gone.append(sample)
+                elif name in data.has(sample):
+                    both += 1
+                    changed += [sample] if digest(data.stamp(sample, name)) != stamp else []
+            if gone:
                 log.info(
                     "%s: the files of %d samples, such as %s, are no longer there; their tokens are used "
                     "(`fourm tokenize --prune` drops them)",
@@ -114,46 +123,59 @@ class DataStore(Store):
                     len(gone),
                     gone[0],
                 )
-            both = [sample for sample in self.names if sample in made and sample in having]
-            both = both[:: max(1, len(both) // _COMPARED)]
-            if changed := [sample for sample in both if digest(data.stamp(sample, name)) != made[sample]]:
+            if changed:
                 log.warning(
                     "%s: size or time of %d of %d files, such as %s, is not that of when they were tokenized; if they "
                     "have changed, run `fourm tokenize` again",
                     name,
                     len(changed),
-                    len(both),
+                    both,
                     data.where(changed[0], name),
                 )
 
+    def _raw_row(self, row: int) -> int | None:
+        if self.raw is None or self.tokens is None:
+            return row if self.raw is not None else None
+        return self.raw.row(self.names[row])
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        return self.tokens.shard_sizes if self.tokens is not None else super().shard_sizes
+
     def has(self, row: int) -> frozenset[str]:
-        tokens = self.tokens.has(self._token_rows[row]) if self.tokens else frozenset[str]()
-        raw_row = self._raw_rows[row] if self.raw else None
+        tokens = self.tokens.has(row) if self.tokens else frozenset[str]()
+        raw_row = self._raw_row(row)
         return tokens if self.raw is None or raw_row is None else tokens | (self.raw.has(raw_row) - self._tokenized)
 
     def kinds(self) -> Counter[frozenset[str]]:
-        return self.raw.kinds() if self.raw is not None and self.tokens is None else super().kinds()
+        if self.tokens is None:
+            assert self.raw is not None
+            return self.raw.kinds()
+        counts = self.raw.data.counts if self.raw is not None else {}
+        if not (more := sorted(name for name, count in counts.items() if count and name not in self._tokenized)):
+            return self.tokens.kinds()
+        assert self.raw is not None
+        return _joint_kinds(self.tokens, self.raw.data, more)
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         if modality in self._tokenized:
             assert self.tokens is not None
-            return self.tokens.load(self._token_rows[row], modality, view)
+            return self.tokens.load(row, modality, view)
+        raw_row = self._raw_row(row)
         assert self.raw is not None
-        raw_row = self._raw_rows[row]
         assert raw_row is not None
         return self.raw.load(raw_row, modality, view)
 
     def skip(self, row: int, bad: BadFile) -> None:
-        raw_row = self._raw_rows[row]
+        raw_row = self._raw_row(row)
         assert self.raw is not None
         assert raw_row is not None
         self.raw.skip(raw_row, bad)
 
     def identity(self) -> dict[str, Any]:
-        if self.tokens is not None:
-            return super().identity() | self.tokens.recorded.identity(self.names)
-        assert self.raw is not None
-        return self.raw.identity()
+        store = self.tokens or self.raw
+        assert store is not None
+        return store.identity()
 
     def describe(self) -> str:
         places = [str(self.raw.data.root)] if self.raw else []
@@ -165,7 +187,31 @@ class DataStore(Store):
         return self.raw.report() if self.raw else super().report()
 
 
-def _rows(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
-    """The row of each name among others; None where it is not one of them."""
-    rows = {name: row for row, name in enumerate(among)}
-    return [rows.get(name) for name in names]
+def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
+    """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
+    if split.listed is None and split.held_out == frozenset():
+        return None
+    chosen = split.select(Names(table), quiet=quiet)
+    return chosen.rows if isinstance(chosen, Names) else np.sort(table.rows(list(chosen)))
+
+
+def _joint_kinds(tokens: TokenStore, data: AlignedData, more: Sequence[str]) -> Counter[frozenset[str]]:
+    """Set of modalities -> samples with just these: of tokens, and of the raw data those in `more`.
+
+    The two tables of names are joined by their hashes, without reading a name."""
+    index, raw = tokens.index, data.names.table
+    bits = np.zeros(len(raw), np.uint64)
+    for bit, name in enumerate(more):
+        bits[data.having(name).rows] |= np.uint64(1 << bit)
+    kinds: Counter[frozenset[str]] = Counter()
+    for start in range(0, len(index), _JOINED):
+        hashes, rows = (column[start : start + _JOINED] for column in (index.names.hashes, index.names.order))
+        taken = tokens.selection.holds(rows)
+        hashes, masks = hashes[taken], index.present[rows[taken]]
+        at = np.searchsorted(raw.hashes, hashes).clip(max=len(raw) - 1)
+        files = np.where(raw.hashes[at] == hashes, bits[raw.order[at]], np.uint64(0))
+        for mask in np.unique(masks):
+            for file, count in zip(*np.unique(files[masks == mask], return_counts=True)):
+                names = {name for bit, name in enumerate(more) if int(file) >> bit & 1}
+                kinds[index.modalities_in(int(mask)) & frozenset(tokens.parts) | names] += int(count)
+    return kinds
