@@ -7,9 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, help="Index or check data; pack it into WebDataset shards and unpack them."
-)
+app = typer.Typer(no_args_is_help=True, help="Index or check data; pack it into WebDataset shards and unpack them.")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a data set, or a pattern such as data/shard-{00..09}.tar.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]

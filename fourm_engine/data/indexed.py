@@ -87,6 +87,9 @@ class IndexedSource:
     def names(self) -> Names:
         return Names(self.maps.names, np.flatnonzero(self.present))
 
+    def having(self, name: str) -> list[str]:
+        return [extension for extension, _ in self._of(name)]
+
     def files(self, name: str) -> dict[str, bytes]:
         found = {}
         for extension, file in self._of(name):

@@ -17,6 +17,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.catalogue import Catalogue
 from fourm_engine.data.names import shown
 from fourm_engine.data.names_table import lines_of
+from fourm_engine.data.sample_shards import Key
 from fourm_engine.data.write_shards import write_shard
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_engine.lock import at_work
@@ -103,9 +104,9 @@ def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None
     return report
 
 
-def _written(there: Catalogue, key: tuple[str, tuple[str, ...]], name: str, out: Path) -> bool:
-    """Whether the files of a sample are there; one that has several is written again."""
-    return sum((out / key[0] / f"{name}.{extension}").exists() for extension in key[1]) == 1 == len(key[1])
+def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
+    """Whether the files of a sample are there."""
+    return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
 
 
 def _continue(out: Path, root: Path, there: Catalogue, samples_per_shard: int | None) -> None:

@@ -34,6 +34,9 @@ class Source(Protocol):
     def names(self) -> Sequence[str]:
         """Sorted."""
 
+    def having(self, name: str) -> list[str]:
+        """The extensions of the files of a sample."""
+
     def files(self, name: str) -> dict[str, bytes]:
         """The files of a sample, {extension without dot: content}. Raises SampleError for what may not be read."""
 
@@ -151,6 +154,9 @@ class MixedSource:
                 f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
                 f"{shard.where(both[0])}; the loose files are used"
             )
+
+    def having(self, name: str) -> list[str]:
+        return self._of[name].having(name)
 
     def files(self, name: str) -> dict[str, bytes]:
         return self._of[name].files(name)

@@ -45,7 +45,5 @@ def test_damaged_ids_are_named(tokens):
 
 def test_a_folder_without_tokens_is_named(tokens):
     shutil.rmtree(tokens / "train")
-    with pytest.raises(
-        ValueError, match=r"tokens: holds no tokens, nor do train/ and val/ in it; run"
-    ):
+    with pytest.raises(ValueError, match=r"tokens: holds no tokens, nor do train/ and val/ in it; run"):
         check(tokens)

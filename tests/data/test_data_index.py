@@ -187,8 +187,17 @@ def test_any_damage_is_said_and_mended(tmp_path, how, caplog):
         assert held(tmp_path) == expected(DATA)
 
 
-@pytest.mark.parametrize("hostile", [{"shards": [["/etc/passwd", 1, 1, True, 0, 0]]}, {"odd": 3}, {"views": [{}]},
-                                     {"format": 99}, {"members": {"folder": "../x", "columns": {}}}, {"shards": None}])
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"shards": [["/etc/passwd", 1, 1, True, 0, 0]]},
+        {"odd": 3},
+        {"views": [{}]},
+        {"format": 99},
+        {"members": {"folder": "../x", "columns": {}}},
+        {"shards": None},
+    ],
+)
 def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
     write_layout(tmp_path, DATA, "mixed")
     index(tmp_path)
@@ -301,7 +310,10 @@ def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for _ in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", KILLED, str(root)],
+            stdout=subprocess.PIPE,
+            env=environment,
+            stderr=subprocess.DEVNULL,
         )
         process.stdout.readline()
         time.sleep(float(random.uniform(0, 0.3)))

@@ -29,7 +29,12 @@ def samples_of(*shards):
 
 @pytest.mark.parametrize(
     ("pattern", "shards"),
-    [("shard-{0..2}.tar", (0, 1, 2)), ("shard-{1,3}.tar", (1, 3)), ("shard-2.tar", (2,)), ("{shard-{0..1},shard-3}.tar", (0, 1, 3))],
+    [
+        ("shard-{0..2}.tar", (0, 1, 2)),
+        ("shard-{1,3}.tar", (1, 3)),
+        ("shard-2.tar", (2,)),
+        ("{shard-{0..1},shard-3}.tar", (0, 1, 3)),
+    ],
 )
 def test_a_pattern_stands_for_some_tars_of_a_folder(root, pattern, shards):
     assert held(root / pattern) == samples_of(*shards)
