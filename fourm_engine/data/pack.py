@@ -97,7 +97,9 @@ def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None
                 report.kept += 1
                 continue
             for (source, extension), content in _files(there, name, report).items():
-                write_atomically(out / source / f"{name}.{extension}", content)
+                path = out / source / f"{name}.{extension}"
+                if not path.exists():
+                    write_atomically(path, content)
             report.samples += 1
             if progress:
                 progress(number + 1, len(names))
