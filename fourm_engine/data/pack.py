@@ -1,7 +1,6 @@
 """From any data set that can be read to WebDataset shards, and back to a folder for each modality.
 
-In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples a shard,
-in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
+In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each, in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
 continues; `<out>/.packed.json` says what it was made of.
 """
 
@@ -85,7 +84,7 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
 
 
 def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None = None) -> Packed:
-    """Write a file for each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
+    """Write each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
         _continue(out, root, there, None)

@@ -95,8 +95,8 @@ class Opened:
         scan: Scan = scan,
         only: Key | None = None,
     ) -> None:
-        """`shards`: those in the root; `only`: of whom the source is opened, None: all. Raises ValueError for what cannot
-        be trusted."""
+        """`shards`: those in the root; `only`: whose source is opened, None: all. Raises ValueError for what cannot be
+        trusted."""
         self.root = root
         self.sources: dict[Key, Source] = {}
         self.listings: dict[Key, Listing] = {}
