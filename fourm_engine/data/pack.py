@@ -1,7 +1,7 @@
 """From any data set that can be read to WebDataset shards, and back to a folder for each modality.
 
-In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each, in
-the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
+In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each,
+in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
 continues; `<out>/.packed.json` says what it was made of.
 """
 
