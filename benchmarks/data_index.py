@@ -4,8 +4,13 @@
 
 Writes the index of a data set that is not there: its columns as `fourm tokenize` would write them (names of 9 digits,
 hashes drawn at random), and for each of its shards a file of one byte, whose size and time are compared when the index
-is opened. Then it opens it as a run does (`TokenStore`), forks workers, lets all of them look up samples at random, and
-sums their proportional share of memory (Pss of /proc/*/smaps_rollup), less that of the process before.
+is opened. Then it opens it as a run does (`TokenStore`), forks workers, lets all of them look up samples at random,
+and sums their proportional share of memory (Pss of /proc/*/smaps_rollup), less that of the process before.
+
+    python -m benchmarks.data_index --folder /somewhere --build --rows 100000 --shards 20
+
+writes real shards, of 16 tokens a sample and modality, and makes their index: all of it, and again after one shard of one
+modality has been touched.
 """
 
 from __future__ import annotations
@@ -17,13 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index
-from fourm_engine.data.indexing import file_stamps, scan
+from fourm_engine.data.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index, file_stamps
+from fourm_engine.data.indexing import open_index, scan
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.shards import VIEWS_FOLDER, shard_path
 from fourm_engine.data.token_store import TokenStore
-from fourm_engine.data.tokens import Making
+from fourm_engine.data.tokens import Made, Making, TokenShardWriter
+from fourm_engine.data.view_shards import ViewShard, write_views
 from fourm_engine.identity import digest
+from fourm_plugins.view import View
 from tests.fakes import Labels
 
 DIGITS = 9
@@ -64,6 +71,27 @@ def write(folder: Path, rows: int, shards: int, modalities: dict[str, Labels]) -
     Index(folder, 1, settings, groups, sorted(modalities), making, table, files, present, dropped, names, kinds).save()
 
 
+def build(folder: Path, rows: int, shards: int, modalities: dict[str, Labels]) -> None:
+    ids, each = [np.zeros(16, np.int32)], rows // shards
+    for number in range(shards):
+        names = [f"{number * each + row:0{DIGITS}}" for row in range(each)]
+        whole = {group: View() for group in {m.spec.alignment for m in modalities.values()} if group is not None}
+        views = {name: [whole] for name in names}
+        write_views(folder, number, views, [0] * each, groups=sorted(whole), settings={"augment": False}, views=1)
+        seen = ViewShard(folder, number)
+        for modality in modalities.values():
+            view = seen.digests_of(group) if (group := modality.spec.alignment) is not None else {}
+            content = {name: (Made(1, 1, view.get(name, 0)), ids) for name in names}
+            TokenShardWriter(folder, modality, "f", 1).write(number, names, content)
+    for what in ("all shards", "one shard of one modality"):
+        began, used = time.perf_counter(), time.process_time()
+        index = open_index(folder)
+        seconds, used = time.perf_counter() - began, time.process_time() - used
+        assert len(index) == rows
+        print(f"index of {rows} samples and {len(modalities)} modalities, {what} read: {seconds:.2f} s ({used:.2f} s)")
+        os.utime(index.path(1, 0), ns=(1, 1))
+
+
 def memory(pid: int | str) -> int:
     """Bytes: the proportional share of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -83,8 +111,12 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=20_000)
     parser.add_argument("--modalities", type=int, default=7)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--build", action="store_true")
     options = parser.parse_args()
     modalities = {f"m{number}": Labels(f"m{number}") for number in range(options.modalities)}
+    if options.build:
+        build(options.folder, options.rows, options.shards, modalities)
+        return
     if not (options.folder / INDEX_FOLDER).is_dir():
         write(options.folder, options.rows, options.shards, modalities)
     before, began, used = memory("self"), time.perf_counter(), time.process_time()

@@ -78,8 +78,14 @@ class Index:
             and self.files.shape == (len(self.shards), 1 + len(self.modalities), len(FIELDS))
             and self.present.dtype == mask_type(len(self.modalities))
             and self.making.keys() == set(self.modalities)
+            and all((self.files[:, part, MAKING] < ways).all() for part, ways in enumerate(self._ways()))
+            and (len(self.dropped) == 0 or 0 <= self.dropped[0] <= self.dropped[-1] < len(self.present))
         ):
             raise ValueError(f"{self.folder / INDEX_FOLDER}: columns that do not belong together")
+
+    def _ways(self) -> list[int]:
+        """In how many ways the shards of each part were made; those without a file count as made in the first."""
+        return [len(self.shard_groups), *(max(1, len(self.making[name])) for name in self.modalities)]
 
     def __len__(self) -> int:
         """Rows, those of dropped samples included."""

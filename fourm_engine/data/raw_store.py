@@ -75,7 +75,9 @@ class RawStore(Store):
         self.data.skip(self.names[row], bad)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | self.seen.identity(self.names)
+        # Views that are recorded belong to tokens, which tell them from others themselves.
+        drawn = self.seen.identity(self.names) if isinstance(self.seen, DrawnViews) else {}
+        return super().identity() | drawn
 
     def describe(self) -> str:
         return self.data.describe()

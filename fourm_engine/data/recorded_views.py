@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from fourm_engine.data.index import Index
-from fourm_engine.data.selection import Selection
 from fourm_engine.data.shard_files import ShardFiles
 from fourm_engine.data.view_shards import views_in
 from fourm_engine.data.views import SampleViews
@@ -26,8 +22,3 @@ class RecordedViews:
         shard, at = self.index.locate(row)
         path, file = self.files.get(0, shard)
         return {group: views_in(path, file, group, at, number) for group in self.groups}
-
-    def identity(self, names: Sequence[str]) -> dict[str, Any]:
-        """Says through which views the tokens were made: equal where the views are."""
-        rows = self.index.names.rows(names)
-        return {"views": Selection(self.index, self.files, rows).digest(0)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
+from collections import Counter
 from dataclasses import fields
 from itertools import islice
 
@@ -161,6 +164,18 @@ def test_raw_data_alone_is_enough(config):
     assert len({data[p].encoder.tobytes() for p in range(10)}) == 10
     again = open_data(config.model_copy(update={"tokens": None}))
     assert all((data[p].labels == again[p].labels).all() for p in range(25))
+
+
+def test_kinds_of_tokens_and_raw_files_are_those_of_all_samples(config, tmp_path):
+    shutil.copytree(config.tokens, tmp_path / "tokens")
+    (tmp_path / "tokens/train/b/shard-00001.safetensors").unlink()
+    lists = {"some": sample_names(7, start=6)}
+    (config.train / "splits.json").write_text(json.dumps(lists))
+    some = {"tokens": tmp_path / "tokens", "train_split": "some"}
+    for changes in ({}, some, {"tokens": None}, {"train": None}):
+        store = open_data(config.model_copy(update=changes)).store
+        assert store.kinds() == Counter(store.has(row) for row in range(len(store)))
+    (config.train / "splits.json").unlink()
 
 
 def test_tokens_alone_are_enough(config):

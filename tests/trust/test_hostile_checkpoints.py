@@ -316,6 +316,29 @@ def pickled_index(path: Path, columns: dict, metadata: dict) -> None:
     np.save(index / "present.npy", np.array([Evil(), Evil(), Evil()], object), allow_pickle=True)
 
 
+@pytest.mark.parametrize(
+    ("column", "content"),
+    [
+        ("files", np.full(10, 9, np.uint64)),
+        ("shards", np.array([0, 1 << 40, 1], np.uint64)),
+        ("shards", np.array([0, 3], np.uint64)),
+        ("present", np.zeros(3, np.uint64)),
+        ("dropped", np.array([7])),
+        ("names.offsets", np.array([0, 4, 8])),
+        ("names.blob", np.zeros(0, np.uint8)),
+    ],
+)
+def test_an_index_whose_columns_do_not_fit_is_made_anew(tmp_path, column, content):
+    tokens(tmp_path)
+    path = tmp_path / "tokens/_index" / f"{column}.npy"
+    before = path.read_bytes()
+    if column == "files":
+        content[[0, 1, 5, 6]] = np.load(path, allow_pickle=False)[[0, 1, 5, 6]]
+    np.save(path, content)
+    assert open_index(tmp_path / "tokens").names[:] == sample_names(3)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("facts", ["[]", "{", "[" * 100_000, '{"format": 1, "modalities": 3}', '{"format": 1}'])
 def test_a_hostile_index_is_made_anew_and_nothing_in_it_is_run(tmp_path, facts):
     assert tokens(tmp_path).load(1, "b").shape == (16,)
