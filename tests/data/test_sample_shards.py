@@ -95,6 +95,7 @@ SAMPLES = st.dictionaries(
 @given(SAMPLES, st.sampled_from(["webdataset", "mixed"]), st.integers(1, 3))
 def test_any_samples_are_read_as_they_were_written(tmp_path_factory, data, layout, shards):
     root = tmp_path_factory.mktemp("data")
+    data = {**data, "whole": {"a": b"1", "b": b"2", "words": b"3"}}  # where nothing pairs up, readers refuse
     write_layout(root, data, layout, shards=shards)
     assert held(root) == expected(data)
 
