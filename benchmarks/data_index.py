@@ -9,8 +9,8 @@ and sums their proportional share of memory (Pss of /proc/*/smaps_rollup), less 
 
     python -m benchmarks.data_index --folder /somewhere --build --rows 100000 --shards 20
 
-writes real shards, of 16 tokens a sample and modality, and makes their index: all of it, and again after one shard of one
-modality has been touched.
+writes real shards, of 16 tokens a sample and modality, and makes their index: all of it, and again after one shard of
+one modality has been touched.
 """
 
 from __future__ import annotations

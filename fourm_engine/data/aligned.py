@@ -38,8 +38,8 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a few bytes a sample, not
-    an object, where the folder has an index (see `catalogue`).
+    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a
+    few bytes a sample, not an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
     `BadFiles`.
@@ -181,7 +181,7 @@ class AlignedData:
         order = list(self._present)
         bits = np.packbits(np.stack([self._present[name][self.names.rows] for name in order], axis=1), axis=1)
         words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
-        found, first, counts = np.unique(
+        _, first, counts = np.unique(
             words if words.shape[1] > 1 else words[:, 0], axis=0, return_index=True, return_counts=True
         )
         return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})

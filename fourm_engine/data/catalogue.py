@@ -77,7 +77,7 @@ def open_catalogue(
     claims = claims_of(specs)
     wanted = [[claim.source, list(claim.extensions), list(claim.modalities)] for claim in claims]
     chosen = None if shards is None else sorted(shards)
-    known = _read(root, tell)
+    known, indexed = _read(root, tell), (root / INDEX).is_dir()
     if known is not None:
         try:
             view = known.view(wanted, chosen)
@@ -92,12 +92,7 @@ def open_catalogue(
     files = sum(len(block.flags) for block in scans.blocks.values()) + sum(
         len(listing.files) for listing in opened.listings.values()
     )
-    if (
-        opened.sources
-        and rank_and_world()[0] == 0
-        and (index or known is not None or files >= MANY)
-        and index is not False
-    ):
+    if opened.sources and rank_and_world()[0] == 0 and (index or indexed or files >= MANY) and index is not False:
         try:
             with at_work(root / INDEX):
                 before = None if known is None else len(known.shards)
@@ -139,7 +134,7 @@ def _read(root: Path, tell: Callable[[str], None]) -> DataIndex | None:
 def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int) -> Catalogue:
     for attempt in (0, 1):
         try:
-            sources = indexed_sources(index, view, claims, max_bytes)
+            maps, sources = indexed_sources(index, view, claims, max_bytes)
             break
         except Damaged:
             # Another command may have replaced the index since it was read.
@@ -147,7 +142,6 @@ def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes
             if attempt or newer is None or view.claims not in [other.claims for other in newer.views]:
                 raise
             index, view = newer, next(v for v in newer.views if (v.claims, v.only) == (view.claims, view.only))
-    maps = next(iter(sources.values())).maps
     present = {key: source.present for key, source in sources.items()}
     return Catalogue(index.root, maps.names, dict(sources), present, renamed(index, view.notes[-1]))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.check_files import Reader, Survey, survey
 from fourm_engine.data.equal_files import equal_files
 from fourm_engine.data.findings import Finding, Listed, counted
 from fourm_engine.data.folder import MAX_FILE_BYTES
@@ -20,7 +21,6 @@ from fourm_engine.data.names import shown
 from fourm_engine.data.opened import Opened, open_data
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.statistics import Statistics
-from fourm_engine.data.check_files import Reader, Survey, survey
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 

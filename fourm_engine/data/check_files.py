@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.aspect import array_aspect, same_aspect
-from fourm_engine.data.prepare import content_digest
 from fourm_engine.data.findings import Listed
+from fourm_engine.data.prepare import content_digest
 from fourm_engine.data.source import Source
 from fourm_engine.data.statistics import Statistics
 from fourm_plugins.arrays import check_array

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from fourm_engine.data.data_root import Pipe
+
 #: A sub-folder, at the beginning of samples' names.
 Folder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
-
-from fourm_engine.data.data_root import Pipe
 
 
 class DataConfig(BaseModel):

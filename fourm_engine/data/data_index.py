@@ -1,5 +1,5 @@
-"""The index of a data set, `<root>/_index/`: what its shards hold and which samples there are, so that neither is looked
-for at each start, and no process holds an object a sample.
+"""The index of a data set, `<root>/_index/`: what its shards hold and which samples there are, so that no start looks
+for them, and no process holds an object a sample.
 
     index.json                  what the columns are of, their sizes and checksums; replaced as a whole, last
     members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags

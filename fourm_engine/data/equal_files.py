@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm_engine.data.check_files import MISALIGNED, USABLE
 from fourm_engine.data.findings import Finding, Listed, counted
 from fourm_engine.data.names import shown
-from fourm_engine.data.check_files import MISALIGNED, USABLE
 
 #: (part, its folder, the samples that were read, source -> (samples,) of `survey.COLUMNS`)
 Read = tuple[str, Path, Sequence[str], Mapping[str, np.ndarray]]

@@ -123,6 +123,9 @@ class FolderSource:
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         return {None: self.names}
 
+    def having(self, name: str) -> list[str]:
+        return list(self._files[name])
+
     def entries(self, name: str) -> dict[str, str]:
         """Extension -> path below the folder, of a sample."""
         return self._files[name]

@@ -1,4 +1,4 @@
-"""The bytes of members of tar shards, by their offsets. All sources of a process share a bounded number of open shards."""
+"""The bytes of members of tar shards, by their offsets. All sources of a process share a few open shards."""
 
 from __future__ import annotations
 

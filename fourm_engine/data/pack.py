@@ -1,6 +1,6 @@
 """From any data set that can be read to WebDataset shards, and back to a folder for each modality.
 
-In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples a shard,
+In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each,
 in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
 continues; `<out>/.packed.json` says what it was made of.
 """
@@ -17,6 +17,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.catalogue import Catalogue
 from fourm_engine.data.names import shown
 from fourm_engine.data.names_table import lines_of
+from fourm_engine.data.sample_shards import Key
 from fourm_engine.data.write_shards import write_shard
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_engine.lock import at_work
@@ -84,7 +85,7 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
 
 
 def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None = None) -> Packed:
-    """Write a file for each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
+    """Write each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
         _continue(out, root, there, None)
@@ -96,16 +97,18 @@ def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None
                 report.kept += 1
                 continue
             for (source, extension), content in _files(there, name, report).items():
-                write_atomically(out / source / f"{name}.{extension}", content)
+                path = out / source / f"{name}.{extension}"
+                if not path.exists():
+                    write_atomically(path, content)
             report.samples += 1
             if progress:
                 progress(number + 1, len(names))
     return report
 
 
-def _written(there: Catalogue, key: tuple[str, tuple[str, ...]], name: str, out: Path) -> bool:
-    """Whether the files of a sample are there; one that has several is written again."""
-    return sum((out / key[0] / f"{name}.{extension}").exists() for extension in key[1]) == 1 == len(key[1])
+def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
+    """Whether the files of a sample are there."""
+    return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
 
 
 def _continue(out: Path, root: Path, there: Catalogue, samples_per_shard: int | None) -> None:

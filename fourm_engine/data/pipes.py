@@ -87,7 +87,7 @@ def _copy(command: str, path: Path) -> int:
                 raise
         if process.returncode:
             raise ValueError(
-                f"{PIPE}{command}: failed with status {process.returncode} after {size} bytes; run it yourself to see why"
+                f"{PIPE}{command}: failed with status {process.returncode} after {size} bytes; run it yourself to see"
             )
         try:
             return len(scan(temporary).samples)

@@ -34,6 +34,9 @@ class Source(Protocol):
     def names(self) -> Sequence[str]:
         """Sorted."""
 
+    def having(self, name: str) -> list[str]:
+        """The extensions of the files of a sample."""
+
     def files(self, name: str) -> dict[str, bytes]:
         """The files of a sample, {extension without dot: content}. Raises SampleError for what may not be read."""
 
@@ -92,8 +95,8 @@ class Opened:
         scan: Scan = scan,
         only: Key | None = None,
     ) -> None:
-        """`shards`: those in the root; `only`: of whom the source is opened, None: all. Raises ValueError for what cannot
-        be trusted."""
+        """`shards`: those in the root; `only`: whose source is opened, None: all. Raises ValueError for what cannot be
+        trusted."""
         self.root = root
         self.sources: dict[Key, Source] = {}
         self.listings: dict[Key, Listing] = {}
@@ -151,6 +154,9 @@ class MixedSource:
                 f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
                 f"{shard.where(both[0])}; the loose files are used"
             )
+
+    def having(self, name: str) -> list[str]:
+        return self._of[name].having(name)
 
     def files(self, name: str) -> dict[str, bytes]:
         return self._of[name].files(name)

@@ -45,6 +45,9 @@ class Shards:
     def __contains__(self, name: str) -> bool:
         return name in self._index
 
+    def having(self, name: str) -> list[str]:
+        return list(self._index[name][1])
+
     def path(self, name: str) -> Path:
         """The shard of a sample."""
         return self.folder / self._shards[self._index[name][0]][0]

@@ -15,7 +15,7 @@ def write_shard(path: Path, samples: Samples) -> None:
     CannotWrite."""
     from webdataset.writer import TarWriter  # imports torch
 
-    with replacing_file(path) as temporary, open(temporary, "wb") as file:
-        with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT", mode=0o644, user="", group="") as tar:
-            for key, files in samples:
-                tar.write({"__key__": key, **files})
+    options = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT", "mode": 0o644, "user": "", "group": ""}
+    with replacing_file(path) as temporary, open(temporary, "wb") as file, TarWriter(file, **options) as tar:
+        for key, files in samples:
+            tar.write({"__key__": key, **files})

@@ -156,7 +156,7 @@ class _Noted(Budgets):
 
     last: Drawn | None = None
 
-    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
+    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
         self.last = super().draw(rng, available)
         return self.last
 

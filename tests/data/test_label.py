@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 
+from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.label import Step, label, plan
 from fourm_engine.data.source import open_source
@@ -219,3 +220,21 @@ def test_what_cannot_be_made_is_said_before_anything_is():
             plan(some, "a", targets, models)
     with pytest.raises(ValueError, match="b has no labeller"):
         plan(modalities(), "a", ["b"], {})
+
+
+def test_shards_that_hold_all_modalities_are_labelled_shard_by_shard(tmp_path):
+    modalities = fake_modalities(["a", "b"])
+    write_data(tmp_path / "loose", {"a": modalities["a"]}, {"a": sample_names(6)})
+    source, target = modalities["a"], modalities["b"]
+    pictures = open_source(tmp_path / "loose", source.spec.source, source.spec.extensions)
+    for shard, names in (("shard-0.tar", pictures.names[:4]), ("shard-1.tar", pictures.names[4:])):
+        files = {f"{name}.a.{e}": content for name in names for e, content in pictures.files(name).items()}
+        write_tar(tmp_path / "data" / shard, files)
+    root = tmp_path / "data"
+    assert label(root, source, target, Threshold()).labelled == 6
+    assert sorted(path.name for path in (root / "b").glob("*.tar")) == ["shard-0.tar", "shard-1.tar"]
+    assert list(labels(root, target)) == pictures.names
+    again = label(root, source, target, Threshold())
+    assert (again.labelled, again.kept) == (0, 6)
+    data = AlignedData(root, modalities)
+    assert data.counts == {"a": 6, "b": 6}
