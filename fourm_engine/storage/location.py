@@ -1,0 +1,362 @@
+"""A folder, here or in a remote store, and the files below it: what readers of data use in place of a `Path`.
+
+    location = open_location("s3://bucket/photos")
+    location.list("rgb")                          # {"rgb/shard-00000.tar": 1048576, …}
+    location.read_bytes("splits.json", 1 << 28)   # a small file
+    with location.open("rgb/shard-00000.tar") as shard:
+        shard.read(512, 100)                      # 100 bytes from byte 512 on
+
+A remote file is read from a copy in the cache, or where there can be none, through ranges of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+from fourm_engine.storage.ahead import ReadAhead
+from fourm_engine.storage.cache import ShardCache, close, copy_name
+from fourm_engine.storage.config import RemoteConfig
+from fourm_engine.storage.errors import Changed, Missing, StoreError
+from fourm_engine.storage.store import Facts, Store
+from fourm_engine.storage.url import Folder, Url, parse
+
+#: Bytes of a range that is read where there is no copy, and how many of them a process keeps.
+BLOCK, KEPT_BLOCKS = 1 << 20, 64
+#: Copies that a path was given out for and that are not evicted: time for their readers to open them.
+KEPT_PATHS = 8
+#: Downloads of a file whose content is not what it should be.
+TRIES = 3
+#: Seconds that a read ahead waits for a store: what fails is tried again when it is needed.
+_PATIENCE_AHEAD = 10.0
+
+
+class Shard(NamedTuple):
+    """A file of a location and what its index says of it."""
+
+    path: str
+    size: int | None = None
+    #: Such as "sha256:…" or "blake2b:…" in hex; None where it is not known.
+    digest: str | None = None
+
+
+class Location:
+    """A folder. Paths below it have `/` between their parts. Picklable; safe to use after a fork.
+
+    All methods raise ValueError for a path that leads out of the folder, `Missing` (a ValueError) where there is no
+    such file, and other ValueErrors for a store that cannot be used: one line with the URL and the remedy."""
+
+    is_local = True
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path | None = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, below: str) -> Location:
+        return Location(self._at(below))
+
+    def where(self, path: str) -> str:
+        """The path or URL of a file, for messages."""
+        return str(self._at(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file."""
+        return self._at(path).is_file()
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Path of each file below the folder `prefix`, sorted -> its bytes. Hidden files are left out."""
+        top, root = self._at(prefix), self._at("")
+        if not top.is_dir():
+            raise Missing(f"{top}: there is no such folder")
+        found = {}
+        for parent, folders, files in os.walk(top, followlinks=True):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            for file in (Path(parent, name) for name in files if not name.startswith(".")):
+                if file.is_file():
+                    found[file.relative_to(root).as_posix()] = file.stat().st_size
+        return dict(sorted(found.items()))
+
+    def read_bytes(self, path: str, max_bytes: int) -> bytes:
+        """A small file. Raises ValueError where it is larger than `max_bytes`."""
+        with self.open(path) as file:
+            if file.size > max_bytes:
+                raise ValueError(f"{self.where(path)}: {file.size} bytes, more than the {max_bytes} allowed")
+            return file.read(0, file.size)
+
+    def read_range(self, path: str, start: int, number: int) -> bytes:
+        """`number` bytes from `start` on; fewer at the end of the file."""
+        with self.open(path) as file:
+            return file.read(start, number)
+
+    def open(self, path: str, size: int | None = None, digest: str | None = None) -> OpenFile:
+        """A file to read parts of. `size` and `digest`, where known, are checked when a remote file is copied."""
+        at = self._at(path)
+        try:
+            if not at.is_file() and at.exists():  # a pipe would be waited for
+                raise StoreError(f"{at}: no regular file; remove it")
+            return OpenFile(os.open(at, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise Missing(f"{at}: there is no such file") from None
+        except OSError as error:
+            raise StoreError(f"{at}: cannot be read: {error.strerror}") from None
+
+    def local(self, path: str, size: int | None = None, digest: str | None = None) -> Path | None:
+        """A file of this machine with that content: open it at once, since a copy may be evicted later (which an open
+        file survives). None where there can be no copy: use `open`."""
+        return self._at(path)
+
+    def ahead(self, shards: Iterable[Shard | tuple | str]) -> None:
+        """Copy the first `data.remote.ahead` of `shards` in the background, in place of what was planned before."""
+
+    def _at(self, path: str) -> Path:
+        assert self.path is not None
+        return self.path / _inside(path)
+
+
+class RemoteLocation(Location):
+    """A folder in a remote store. Those below it share its connections and its cache."""
+
+    is_local = False
+
+    def __init__(self, url: Url, remote: _Remote) -> None:
+        self.path, self.url, self._remote = None, url, remote
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    def __truediv__(self, below: str) -> RemoteLocation:
+        return RemoteLocation(self._url(below), self._remote)
+
+    def where(self, path: str) -> str:
+        return str(self._url(path))
+
+    def exists(self, path: str) -> bool:
+        try:
+            self._remote.facts(self._url(path))
+        except Missing:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        found = self._remote.store.listing(self._url(prefix))
+        sizes = {}
+        for name, facts in found.items():
+            if facts.size is not None and not any(part.startswith(".") for part in name.split("/")):
+                path = "/".join(part for part in (_inside(prefix), name) if part)
+                self._remote.known[self._url(path)], sizes[path] = facts, facts.size
+        return sizes
+
+    def read_bytes(self, path: str, max_bytes: int) -> bytes:
+        url, facts = self._url(path), self._remote.facts(self._url(path))
+        if facts.size is None:
+            raise StoreError(f"{url}: the server does not say how large it is (Content-Length)")
+        if facts.size > max_bytes:
+            raise ValueError(f"{url}: {facts.size} bytes, more than the {max_bytes} allowed")
+        return b"".join(self._remote.store.content(url, facts.size, ranges=facts.ranges))
+
+    def open(self, path: str, size: int | None = None, digest: str | None = None) -> OpenFile:
+        return self._remote.open(self._url(path), size, digest)
+
+    def local(self, path: str, size: int | None = None, digest: str | None = None) -> Path | None:
+        return self._remote.local(self._url(path), size, digest)
+
+    def ahead(self, shards: Iterable[Shard | tuple | str]) -> None:
+        planned = [Shard(s) if isinstance(s, str) else Shard(*s) for s in shards]
+        self._remote.plan([(self._url(shard.path), shard.size, shard.digest) for shard in planned])
+
+    def _url(self, path: str) -> Url:
+        return self.url / inside if (inside := _inside(path)) else self.url
+
+
+class _Remote:
+    """One scheme: its store, the cache, and what is known of its files."""
+
+    def __init__(self, scheme: str, config: RemoteConfig) -> None:
+        self.config = config
+        self.store = Store(scheme, timeout_s=config.timeout_s, give_up_s=config.give_up_s)
+        self.cache = ShardCache(config.cache, int(config.cache_gb * 2**30))
+        self.known: dict[Url, Facts] = {}
+        self._ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(self._fetch)
+        self._blocks: OrderedDict[tuple[Url, int], bytes] = OrderedDict()
+        self._pinned: OrderedDict[Url, int] = OrderedDict()
+        self._pid = os.getpid()
+
+    def facts(self, url: Url) -> Facts:
+        if url not in self.known:
+            self.known[url] = self.store.facts(url)
+        return self.known[url]
+
+    def open(self, url: Url, size: int | None, digest: str | None) -> OpenFile:
+        size, facts = self._checked(url, size, digest)
+        return _RemoteFile(self, url, size, partial(self._copy, url, size, digest, facts))
+
+    def local(self, url: Url, size: int | None, digest: str | None) -> Path | None:
+        if self._pid != os.getpid():  # the copies are the parent's
+            self._pid, self._pinned = os.getpid(), OrderedDict()
+        size, facts = self._checked(url, size, digest)
+        if (handle := self._copy(url, size, digest, facts)) is None:
+            return None
+        if (before := self._pinned.pop(url, None)) is not None:
+            close(before)
+        self._pinned[url] = handle
+        if len(self._pinned) > KEPT_PATHS:
+            close(self._pinned.popitem(last=False)[1])
+        return self.cache.folder / self._name(url, size, digest, facts)
+
+    def plan(self, shards: list[tuple[Url, int | None, str | None]]) -> None:
+        planned, total = [], 0
+        for shard in shards[: self.config.ahead]:
+            total += shard[1] or 0
+            if total > self.cache.max_bytes // 2:  # or the shards would evict each other
+                break
+            planned.append(shard)
+        if self.cache.max_bytes:
+            self._ahead.plan(planned)
+
+    def block(self, url: Url, index: int, size: int) -> bytes:
+        """Bytes `index * BLOCK` up to the next block."""
+        key = url, index
+        if key not in self._blocks:
+            start = index * BLOCK
+            self._blocks[key] = self.store.read(url, start, min(BLOCK, size - start))
+            if len(self._blocks) > KEPT_BLOCKS:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(key)
+        return self._blocks[key]
+
+    def _checked(self, url: Url, size: int | None, digest: str | None) -> tuple[int, Facts]:
+        """The size of a file, and what the store says, which is looked up where the index has no digest."""
+        if size is not None and digest:
+            return size, Facts(size)
+        facts = self.facts(url)
+        if facts.size is None and size is None:
+            raise StoreError(f"{url}: the server does not say how large it is (Content-Length)")
+        if size is not None and facts.size not in (None, size):
+            raise Changed(url, f"{facts.size} bytes, not {size}")
+        return size if size is not None else facts.size or 0, facts
+
+    def _name(self, url: Url, size: int, digest: str | None, facts: Facts) -> str:
+        return copy_name(url, size, digest or facts.digest or facts.version)
+
+    def _copy(
+        self, url: Url, size: int, digest: str | None, facts: Facts, *, wait: bool = True, patience: float | None = None
+    ) -> int | None:
+        return self.cache.open(
+            self._name(url, size, digest, facts),
+            size,
+            partial(self._download, url, size, digest or facts.digest, facts),
+            patience=self.config.give_up_s if patience is None else patience,
+            wait=wait,
+        )
+
+    def _download(self, url: Url, size: int, digest: str, facts: Facts, file: BinaryIO, patience: float) -> None:
+        algorithm, _, expected = digest.partition(":")
+        for _ in range(TRIES):
+            file.seek(0)
+            total = _hash(algorithm, len(expected) // 2) if expected else None
+            for piece in self.store.content(url, size, ranges=facts.ranges, patience=patience):
+                file.write(piece)
+                if total is not None:
+                    total.update(piece)
+            if total is None or total.hexdigest() == expected.lower():
+                return
+        raise Changed(url, f"its {algorithm} is {total.hexdigest() if total else ''}, not {expected}")
+
+    def _fetch(self, shard: tuple[Url, int | None, str | None]) -> None:
+        url, size, digest = shard
+        size, facts = self._checked(url, size, digest)
+        handle = self._copy(url, size, digest, facts, wait=False, patience=min(self.config.give_up_s, _PATIENCE_AHEAD))
+        if handle is not None:
+            close(handle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": OrderedDict(), "_pinned": OrderedDict()}
+
+
+class OpenFile:
+    """A file to read parts of; a context manager."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle: int | None = handle
+        self.size = os.fstat(handle).st_size
+
+    def read(self, start: int, number: int) -> bytes:
+        """`number` bytes from `start` on; fewer at the end of the file."""
+        assert self._handle is not None
+        # pread has no file position that processes forked from this one could disturb.
+        return os.pread(self._handle, number, start)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _RemoteFile(OpenFile):
+    """A copy that is not evicted while it is open, or where there is none, ranges of bytes. Each process opens the copy
+    when it first reads: the one that a parent opened is the parent's."""
+
+    def __init__(self, remote: _Remote, url: Url, size: int, copy: partial[int | None]) -> None:
+        self.size = size
+        self._remote, self._url, self._copy = remote, url, copy
+        self._handle, self._pid = None, os.getpid()
+        self._handle = copy()
+
+    def read(self, start: int, number: int) -> bytes:
+        if self._pid != os.getpid():
+            self._handle, self._pid = self._copy(), os.getpid()
+        if self._handle is not None:
+            return super().read(start, number)
+        stop = min(start + number, self.size)
+        pieces = []
+        for index in range(start // BLOCK, -(-stop // BLOCK)):
+            block, first = self._remote.block(self._url, index, self.size), index * BLOCK
+            pieces.append(block[max(0, start - first) : stop - first])
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        if self._handle is not None and self._pid == os.getpid():
+            close(self._handle)
+        self._handle = None
+
+
+def open_location(place: str | Folder, config: RemoteConfig | None = None) -> Location:
+    """The folder at a path or URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one
+    whose client is not installed, saying what to install."""
+    folder = parse(place)
+    if isinstance(folder, Url):
+        return RemoteLocation(folder, _Remote(folder.scheme, config or RemoteConfig()))
+    return Location(folder)
+
+
+def _inside(path: str) -> str:
+    """A path below the folder. Raises ValueError where it leads out of it: an index may say anything."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r:.200}: leads out of the data's folder; do not use this index")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _hash(algorithm: str, digest_bytes: int) -> Any:
+    if algorithm == "blake2b" and 1 <= digest_bytes <= 64:
+        return hashlib.blake2b(digest_size=digest_bytes)
+    if algorithm in ("sha256", "md5"):
+        return hashlib.new(algorithm, usedforsecurity=False)
+    raise ValueError(f"{algorithm!r:.40}: no known kind of digest; make the index again with `fourm data index`")
