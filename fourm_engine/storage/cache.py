@@ -58,7 +58,8 @@ class ShardCache:
         Returns None where there can be none: no room, no permission, a full disk (a warning says so, once a process),
         or another process at work. Raises what `fill` raises, and nothing is left then."""
         if size > self.max_bytes:
-            self._warn(f"a shard of {size / 2**20:.0f} MiB is larger than data.remote.cache_gb allows")
+            if self.max_bytes:
+                self._warn(f"a shard of {size / 2**20:.1f} MiB is larger than data.remote.cache_gb allows; raise it")
             return None
         try:
             return self._open(name, size, fill, patience, wait)
@@ -66,7 +67,7 @@ class ShardCache:
             if isinstance(error, _NoRoom):
                 self._warn(str(error))
             else:
-                self._warn(f"cannot be written: {error.strerror or error}")
+                self._warn(f"cannot be written: {error.strerror or error}; set data.remote.cache to another folder")
             return None
 
     def _open(self, name: str, size: int, fill: Callable[..., None], patience: float, wait: bool) -> int | None:
@@ -144,9 +145,8 @@ class ShardCache:
                 if _remove(path):
                     total -= used[path].st_size
             if total + size > allowed:
-                raise _NoRoom(
-                    "the disk is full" if full else "all that it may hold is in use; raise data.remote.cache_gb"
-                )
+                full_disk = "the disk is full; free space, or set data.remote.cache to another folder"
+                raise _NoRoom(full_disk if full else "all that it may hold is in use; raise data.remote.cache_gb")
             os.ftruncate(handle, size)
 
     def _files(self) -> Iterator[Path]:

@@ -10,21 +10,8 @@ from fourm_engine.storage.url import Url, public
 
 #: Packages whose errors speak of the store or the way to it, and may pass.
 _CLIENTS = frozenset(
-    [
-        "aiohttp",
-        "aiobotocore",
-        "botocore",
-        "fsspec",
-        "gcsfs",
-        "google",
-        "httpx",
-        "httpcore",
-        "huggingface_hub",
-        "requests",
-        "s3fs",
-        "urllib3",
-    ]
-)
+    ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "requests", "s3fs", "urllib3")
+) | {"httpx", "httpx2", "httpcore", "httpcore2"}
 #: Answers of 400 to 499 that may pass: too slow, too early, too many.
 OUT_OF_RANGE = 416
 _PASSING = {408, OUT_OF_RANGE, 425, 429}
@@ -96,6 +83,8 @@ def permanent(error: Exception, url: Url) -> StoreError | None:
         return StoreError(
             f"{where}: its certificate is not trusted ({reason(error)}); set SSL_CERT_FILE, or correct the URL"
         )
+    if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
+        return StoreError(f"{where}: cannot be read offline; unset HF_HUB_OFFLINE, or copy the data to a local folder")
     if code is not None and 300 <= code < 500 and code not in _PASSING:
         return StoreError(f"{where}: refused ({reason(error)}); correct the URL, or the settings of the store")
     if code is None and not client and not isinstance(error, (OSError, EOFError)):

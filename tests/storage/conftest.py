@@ -35,6 +35,7 @@ class Web:
 def handler(web):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_HEAD(self):
             self.answer(body=False)
@@ -57,7 +58,7 @@ def handler(web):
                 self.close_connection = True
             else:
                 if fault == "slow":
-                    time.sleep(1)
+                    time.sleep(0.6)
                 self.file(path, body, fault)
 
         def file(self, path, body, fault):
