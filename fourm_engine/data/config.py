@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fourm_engine.storage.config import RemoteConfig
+from fourm_engine.storage.url import Place
+
 
 class DataConfig(BaseModel):
     """Where the data is and how it is read. Raw data: `<folder>/<source>/…`, plain files or tar shards; tokens, made by
-    `fourm tokenize`: `<tokens>/train/<modality>/shard-*.safetensors`."""
+    `fourm tokenize`: `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://, gs://, https://,
+    hf://)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: Path | None = None
-    val: Path | None = None
-    tokens: Path | None = None
+    train: Place | None = None
+    val: Place | None = None
+    tokens: Place | None = None
+    remote: RemoteConfig = Field(default_factory=RemoteConfig)
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None
     val_split: str | None = None

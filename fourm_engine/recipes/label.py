@@ -58,7 +58,9 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    roots = dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None)
+    given = {"data.train": config.data.train, "data.val": config.data.val}
+    remedy = "label a local copy, then upload the labels"
+    roots = dict.fromkeys(writable(root, key, remedy) for key, root in given.items() if root is not None)
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []

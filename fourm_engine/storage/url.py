@@ -71,5 +71,13 @@ def parse(place: object) -> Any:
     return place
 
 
+def writable(place: Folder, key: str, remedy: str) -> Path:
+    """The folder that a setting names, to write to. Raises ValueError for a remote one: files there could be half
+    written, or replaced under those who read them."""
+    if isinstance(place, Url):
+        raise ValueError(f"{key}: {place} is only read from; {remedy}")
+    return place
+
+
 #: A folder in the settings: text becomes a Path or a Url.
 Place = Annotated[Folder, BeforeValidator(parse), PlainSerializer(str, when_used="json")]
