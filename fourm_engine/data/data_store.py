@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class DataStore(Store):
                     f"{tokens.folder}: none of its {len(tokens.names)} samples is in split {split.name!r} of "
                     f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
+        self._raw_rows = _rows(self.names, raw.names if raw else [])
+        self._token_rows = [row for row in _rows(self.names, tokens.names if tokens else []) if row is not None]
         if raw is not None and tokens is not None:
             self._compare(raw.data, tokens)
         if raw is not None:
@@ -121,22 +123,29 @@ class DataStore(Store):
                     data.where(changed[0], name),
                 )
 
-    def has(self, name: str) -> frozenset[str]:
-        tokens = self.tokens.has(name) if self.tokens else frozenset[str]()
-        return tokens | (self.raw.has(name) - self._tokenized) if self.raw else tokens
+    def has(self, row: int) -> frozenset[str]:
+        tokens = self.tokens.has(self._token_rows[row]) if self.tokens else frozenset[str]()
+        raw_row = self._raw_rows[row] if self.raw else None
+        return tokens if self.raw is None or raw_row is None else tokens | (self.raw.has(raw_row) - self._tokenized)
 
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
-        store = self.tokens if modality in self._tokenized else self.raw
-        assert store is not None
-        return store.load(name, modality, view)
-
-    def skip(self, name: str, bad: BadFile) -> None:
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        if modality in self._tokenized:
+            assert self.tokens is not None
+            return self.tokens.load(self._token_rows[row], modality, view)
         assert self.raw is not None
-        self.raw.skip(name, bad)
+        raw_row = self._raw_rows[row]
+        assert raw_row is not None
+        return self.raw.load(raw_row, modality, view)
+
+    def skip(self, row: int, bad: BadFile) -> None:
+        raw_row = self._raw_rows[row]
+        assert self.raw is not None
+        assert raw_row is not None
+        self.raw.skip(raw_row, bad)
 
     def identity(self) -> dict[str, Any]:
         if self.tokens is not None:
-            return self.tokens.recorded.identity(self.names)
+            return super().identity() | self.tokens.recorded.identity(self.names)
         assert self.raw is not None
         return self.raw.identity()
 
@@ -148,3 +157,9 @@ class DataStore(Store):
 
     def report(self) -> str:
         return self.raw.report() if self.raw else super().report()
+
+
+def _rows(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
+    """The row of each name among others; None where it is not one of them."""
+    rows = {name: row for row, name in enumerate(among)}
+    return [rows.get(name) for name in names]

@@ -37,10 +37,11 @@ class RawStore(Store):
         self.names, self.views = data.names, seen.views
         self._cache = ArrayCache(cache_bytes)
 
-    def has(self, name: str) -> frozenset[str]:
-        return frozenset(self.data.has(name))
+    def has(self, row: int) -> frozenset[str]:
+        return frozenset(self.data.has(self.names[row]))
 
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        name = self.names[row]
         spec = self.data.modalities[modality].spec
         array = self.data.normalise(name, modality, self._augmented(name, modality, view))
         if spec.continuous:
@@ -62,11 +63,11 @@ class RawStore(Store):
                 self._cache.put(key, value)
         return value
 
-    def skip(self, name: str, bad: BadFile) -> None:
-        self.data.skip(name, bad)
+    def skip(self, row: int, bad: BadFile) -> None:
+        self.data.skip(self.names[row], bad)
 
     def identity(self) -> dict[str, Any]:
-        return self.seen.identity(self.names)
+        return super().identity() | self.seen.identity(self.names)
 
     def describe(self) -> str:
         return self.data.describe()

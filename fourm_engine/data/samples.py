@@ -42,7 +42,7 @@ class MaskedSamples(Dataset[PackedSample]):
         self, store: Store, budgets: Budgets, maskers: Mapping[str, Masker], vocabulary: Vocabulary, *, seed: int
     ) -> None:
         self.store, self.budgets, self.maskers, self.vocabulary, self.seed = store, budgets, maskers, vocabulary, seed
-        if not any(budgets.serve(store.has(name)) for name in store.names):
+        if not any(map(budgets.serve, store.kinds())):
             raise ValueError(f"{self._nothing()}; {store.report()}")
 
     @classmethod
@@ -71,13 +71,13 @@ class MaskedSamples(Dataset[PackedSample]):
 
     def __len__(self) -> int:
         """Samples of an epoch; positions go on beyond."""
-        return len(self.store.names)
+        return len(self.store)
 
     def __getitem__(self, position: int) -> PackedSample:
         epoch, index = divmod(position, len(self))
         order = _order(len(self), self.seed, epoch)
         for ahead in range(len(order)):
-            sample = self._draw(self.store.names[order[(index + ahead) % len(order)]], epoch, index)
+            sample = self._draw(int(order[(index + ahead) % len(order)]), epoch, index)
             if sample is not None:
                 return sample
         raise ValueError(self._nothing())
@@ -85,9 +85,9 @@ class MaskedSamples(Dataset[PackedSample]):
     def _nothing(self) -> str:
         return f"none of the {len(self)} samples has inputs and targets for any component of masking.mixture"
 
-    def _draw(self, name: str, epoch: int, index: int) -> PackedSample | None:
+    def _draw(self, row: int, epoch: int, index: int) -> PackedSample | None:
         # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
-        available = self.store.has(name)
+        available = self.store.has(row)
         while True:
             rng = sample_rng(self.seed, epoch, index)
             view = int(rng.integers(self.store.views))
@@ -95,9 +95,9 @@ class MaskedSamples(Dataset[PackedSample]):
             if drawn is None:
                 return None
             try:
-                contents = {modality: self.store.load(name, modality, view) for modality in drawn.modalities}
+                contents = {modality: self.store.load(row, modality, view) for modality in drawn.modalities}
             except BadFile as bad:
-                self.store.skip(name, bad)
+                self.store.skip(row, bad)
                 available = available - {bad.modality}
                 continue
             return self._mask(contents, drawn, rng)

@@ -6,6 +6,7 @@ loads. `DataStore` reads token shards and raw files, `MemoryStore` holds everyth
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from fourm_engine.data.bad_files import BadFile
 
 
 class Store(ABC):
-    """Samples by name.
+    """Samples by row, from 0 on.
 
     A subclass sets `names` and defines `has` and `load`; the other methods have defaults. Their results depend on the
     arguments alone and are equal in every process, whenever and in whatever order samples are loaded. Data loaders copy
@@ -25,52 +26,67 @@ class Store(ABC):
     process when it first needs them, and are no part of the pickled state.
     """
 
-    #: Samples. Position p of an epoch is drawn from this order, so it must not change from run to run: sort it.
+    #: The name of each row, for messages. May be lazy: a large store reads a name when it is indexed. What is drawn at
+    #: a position is drawn from the rows, so their order must not change from run to run.
     names: Sequence[str]
     #: Views of each sample: crops, flips and alternatives, numbered from 0.
     views: int = 1
 
-    @abstractmethod
-    def has(self, name: str) -> frozenset[str]:
-        """Modalities that `load` can load of a sample, as far as is known without reading it. Fast: called of every
-        sample before a run begins."""
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """int64 (shards,): samples of each shard, whose rows follow one another. Storage serves the rows of one shard
+        best; a store that serves all rows alike is one shard."""
+        return np.array([len(self)], np.int64)
 
     @abstractmethod
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
+    def has(self, row: int) -> frozenset[str]:
+        """Modalities that `load` can load of a sample, as far as is known without reading it."""
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        """Set of modalities -> samples that have just these."""
+        return Counter(self.has(row) for row in range(len(self)))
+
+    @abstractmethod
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         """What the model takes of one modality, through one view: int64 (tokens,), ids in the modality's token space
         (a sequence without its end marker), or float32 (tokens, patch_dim), the patches of a continuous input (see
         `fourm_engine.masking.pack.patchify`). All modalities of a sample show the same `view`.
 
         Raises BadFile for content that cannot be used."""
 
-    def skip(self, name: str, bad: BadFile) -> None:
+    def skip(self, row: int, bad: BadFile) -> None:
         """Called with what `load` raised: raises it, or reports it and returns. Then the sample is used without this
         modality."""
         raise bad
 
     def identity(self) -> dict[str, Any]:
-        """What the content depends on besides names and tokenizers, such as the crops; JSON-ready. A run refuses to
-        resume where it differs."""
-        return {}
+        """What the content depends on besides tokenizers: the samples, and things such as the crops; JSON-ready. A run
+        refuses to resume where it differs."""
+        return {"names": hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]}
 
     def describe(self) -> str:
         """How many samples of which data are used, in one line."""
-        return f"{len(self.names)} samples"
+        return f"{len(self)} samples"
 
     def report(self) -> str:
         """How many samples have each modality, in one line."""
-        counts = Counter(modality for name in self.names for modality in self.has(name))
-        return f"{len(self.names)} samples; " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        counts: Counter[str] = Counter()
+        for modalities, samples in self.kinds().items():
+            counts.update(dict.fromkeys(modalities, samples))
+        return f"{len(self)} samples; " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
 class MemoryStore(Store):
     """Samples in memory. samples: name -> modality -> content, as `load` returns it. `names` keeps their order."""
 
     def __init__(self, samples: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        self.names, self._samples = list(samples), samples
+        self.names, self._samples = list(samples), list(samples.values())
 
-    def has(self, name: str) -> frozenset[str]:
-        return frozenset(self._samples[name])
+    def has(self, row: int) -> frozenset[str]:
+        return frozenset(self._samples[row])
 
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
-        return self._samples[name][modality]
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        return self._samples[row][modality]

@@ -72,11 +72,11 @@ class TokenStore(Store):
             log.warning("%s lacks %d shards of others there; run `fourm tokenize` again", folder, lacking)
         return shards
 
-    def has(self, name: str) -> frozenset[str]:
-        return frozenset(modality for modality, shards in self.shards.items() if name in shards)
+    def has(self, row: int) -> frozenset[str]:
+        return frozenset(modality for modality, shards in self.shards.items() if self.names[row] in shards)
 
-    def load(self, name: str, modality: str, view: int = 0) -> np.ndarray:
-        return self.shards[modality].ids(name, view)
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        return self.shards[modality].ids(self.names[row], view)
 
     def identity(self) -> dict[str, Any]:
-        return self.recorded.identity(self.names)
+        return super().identity() | self.recorded.identity(self.names)

@@ -5,7 +5,6 @@ In: modalities, tokenizers, packed training and held-out samples. Out: the expor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,6 @@ class FourMTask(Task):
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,
             "data.samples": len(self.data),
-            "data.names": hashlib.sha256("\n".join(self.data.store.names).encode()).hexdigest()[:16],
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
         }
 

@@ -164,7 +164,7 @@ def _data(
         masker_class=extension.manager.masker_class,
     )
     for spec in extension.new:
-        if not any(spec.name in data.store.has(name) for name in data.store.names):
+        if not any(spec.name in kind for kind in data.store.kinds()):
             where = "data.train" if training else "data.val"
             raise ValueError(f"{where} has no sample of {spec.name!r}: no usable file below {spec.source}/, no tokens")
     return data

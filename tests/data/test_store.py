@@ -38,16 +38,16 @@ class Doubling(Store):
     def __init__(self):
         self.skipped = []
 
-    def has(self, name):
+    def has(self, row):
         return frozenset(TOKENS)
 
-    def load(self, name, modality, view=0):
+    def load(self, row, modality, view=0):
         if modality == "b":
-            raise BadFile(f"{name}.b", modality, "unreachable")
-        return np.full(TOKENS[modality], 2 * int(name) + view)
+            raise BadFile(f"{row}.b", modality, "unreachable")
+        return np.full(TOKENS[modality], 2 * row + view)
 
-    def skip(self, name, bad):
-        self.skipped.append((name, bad.modality))
+    def skip(self, row, bad):
+        self.skipped.append((row, bad.modality))
 
 
 def modalities_of(sample):
@@ -69,7 +69,7 @@ def test_a_store_of_ones_own_gives_its_views_and_says_what_is_done_with_what_it_
     samples = [data[position] for position in range(60)]
     assert {int(label) for sample in samples for label in sample.labels} == {0, 1, 2, 3, 4, 5}
     assert all(modalities_of(sample) == {VOCABULARY["a"].index} for sample in samples)
-    assert set(store.skipped) == {(name, "b") for name in store.names}
+    assert set(store.skipped) == {(row, "b") for row in range(3)}
 
 
 def test_what_a_store_cannot_load_ends_the_run_unless_the_store_says_otherwise():
