@@ -6,6 +6,7 @@ is wrong, and for a key that does not exist the nearest one that does.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fourm_plugins.suggest import nearest
+
+#: User, password and query of a URL.
+_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -24,7 +28,7 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
     *parents, key = fault["loc"] or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
-        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r:.80})"
+        given = "" if fault["type"] == "missing" else f" (given: {_SECRETS.sub('…', repr(fault['input'])):.80})"
         return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
     fields = _fields_at(model, parents)
     near = nearest(str(key), fields, cutoff=0.4)

@@ -5,15 +5,16 @@ The batches do not depend on the number of workers, and those from step s on are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from fourm_engine.batch import Batch, collate
+from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 
@@ -31,19 +32,45 @@ class MicroBatches:
                 yield list(self.share.positions(step, micro))
 
 
+class _Told(Dataset):
+    """The samples of `data` for a micro-batch, or the error that a user can mend. Raised in a worker, its one line would
+    come out in the middle of the worker's traceback."""
+
+    def __init__(self, data: MaskedSamples) -> None:
+        self.data = data
+
+    def __getitems__(self, positions: Sequence[int]) -> list[PackedSample] | Exception:
+        try:
+            return _samples(self.data, positions)
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _samples(data: MaskedSamples, positions: Sequence[int]) -> list[PackedSample]:
+    several = getattr(data, "__getitems__", None)
+    return several(positions) if several else [data[position] for position in positions]
+
+
+def _collated(samples: list[PackedSample] | Exception, **options: Any) -> Batch | Exception:
+    return samples if isinstance(samples, Exception) else collate(samples, **options)
+
+
 def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int = 0) -> Iterator[Batch]:
     """The micro-batches of a process from step `start_step` on, in order, without end.
 
-    workers: processes that prepare batches ahead."""
+    workers: processes that prepare batches ahead. What cannot be read is raised as it is, whoever reads it."""
     loader = DataLoader(
-        data,
+        _Told(data),
         batch_sampler=MicroBatches(share, start_step),
         num_workers=workers,
         collate_fn=partial(
-            collate, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
+            _collated, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
         ),
         # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),
         pin_memory=False,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch

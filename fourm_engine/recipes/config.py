@@ -26,6 +26,7 @@ from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalitie
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.recipes import started
+from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
@@ -44,7 +45,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
-    run: Path
+    run: LocalFolder
     #: Decides order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)

@@ -14,6 +14,7 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+from fourm_engine.storage.url import writable
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fourm_engine.storage.url import LocalFolder
+
 
 def _user_cache() -> Path:
     if sys.platform == "darwin":
@@ -22,7 +24,7 @@ class RemoteConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: Folder of the copies, on a fast disk of this machine.
-    cache: Path = Field(default_factory=_user_cache)
+    cache: LocalFolder = Field(default_factory=_user_cache)
     #: Size of all copies together, in GiB; the least recently used make room. 0: nothing is kept, and every read goes
     #: to the store.
     cache_gb: float = Field(default=50, ge=0)

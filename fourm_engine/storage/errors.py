@@ -10,7 +10,18 @@ from fourm_engine.storage.url import Url, public
 
 #: Packages whose errors speak of the store or the way to it, and may pass.
 _CLIENTS = frozenset(
-    ("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "requests", "s3fs", "urllib3")
+    (
+        "aiohttp",
+        "aiobotocore",
+        "botocore",
+        "fsspec",
+        "gcsfs",
+        "google",
+        "huggingface_hub",
+        "requests",
+        "s3fs",
+        "urllib3",
+    )
 ) | {"httpx", "httpx2", "httpcore", "httpcore2"}
 #: Answers of 400 to 499 that may pass: too slow, too early, too many.
 OUT_OF_RANGE = 416

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 
 #: Scheme -> the package that reads it, and the extra that installs it.
 SCHEMES = {
@@ -61,14 +61,16 @@ def public(text: str) -> str:
     return _SECRETS.sub("…", text) if "://" in text else text
 
 
-def parse(place: object) -> Any:
-    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used."""
-    if isinstance(place, (str, Path)) and not isinstance(place, Url):
-        text = str(place)
-        # One slash: what is left of `s3://bucket` once something made a Path of it.
-        match = _URL.match(text)
-        return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
-    return place
+def parse(place: object) -> Folder:
+    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for what
+    is no text."""
+    if isinstance(place, Url):
+        return place
+    if not isinstance(place, (str, Path)):
+        raise ValueError("a folder or a URL is text")
+    # One slash: what is left of `s3://bucket` once something made a Path of it.
+    text, match = str(place), _URL.match(str(place))
+    return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
 
 
 def writable(place: Folder, key: str, remedy: str) -> Path:
@@ -79,5 +81,13 @@ def writable(place: Folder, key: str, remedy: str) -> Path:
     return place
 
 
+def _local(place: object) -> object:
+    if isinstance(place, (str, Path)) and isinstance(parsed := parse(place), Url):
+        raise ValueError(f"{parsed} is no folder of this machine; name one, since this is written to")
+    return place
+
+
+#: A folder in the settings that is written to: as `Path`, but a URL is refused rather than made a folder `s3:`.
+LocalFolder = Annotated[Path, BeforeValidator(_local)]
 #: A folder in the settings: text becomes a Path or a Url.
-Place = Annotated[Folder, BeforeValidator(parse), PlainSerializer(str, when_used="json")]
+Place = Annotated[Folder, PlainValidator(parse), PlainSerializer(str, when_used="json")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import multiprocessing
 import os
 import signal
