@@ -33,8 +33,8 @@ class MicroBatches:
 
 
 class _Told(Dataset):
-    """The samples of `data` for a micro-batch, or the error that a user can mend. Raised in a worker, its one line would
-    come out in the middle of the worker's traceback."""
+    """The samples of `data` for a micro-batch, or the error that a user can mend. Raised in a worker, its line would
+    come out within the worker's traceback."""
 
     def __init__(self, data: MaskedSamples) -> None:
         self.data = data

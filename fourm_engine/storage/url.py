@@ -62,8 +62,8 @@ def public(text: str) -> str:
 
 
 def parse(place: object) -> Folder:
-    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for what
-    is no text."""
+    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for
+    what is no text."""
     if isinstance(place, Url):
         return place
     if not isinstance(place, (str, Path)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import islice
 
 import pytest
 
@@ -42,9 +43,8 @@ class Unreadable(MemoryStore):
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_of_a_worker_is_the_error_of_the_run(error, workers):
-    stream = batches(masked(Unreadable(error)), Share(batch_size=2), workers=workers)
+    stream = islice(batches(masked(Unreadable(error)), Share(batch_size=2), workers=workers), 4)
     with pytest.raises(type(error)) as caught:
-        for _ in range(4):
-            next(stream)
+        list(stream)
     assert str(caught.value) == str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

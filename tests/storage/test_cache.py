@@ -256,5 +256,5 @@ def test_evicting_a_copy_does_not_disturb_who_has_it_mapped(web, config):
     mapped = np.memmap(folder.local("a.tar"), np.uint8, "r")
     for name in "bcdefghijkl":
         assert folder.local(f"{name}.tar").exists()
-    assert not [path for path in config.cache.glob("a.tar-*")]
+    assert not list(config.cache.glob("a.tar-*"))
     assert bytes(mapped) == b"a" * SIZE
