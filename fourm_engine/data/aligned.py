@@ -1,15 +1,15 @@
 """Raw samples of several modalities, matched by name.
 
-In: a root folder with one source a modality. Out: values and arrays by (sample, modality), with every unusable file
-reported. A sample needs a file of one modality only; which modalities it lacks is reported.
+In: a root folder with one source a modality, or tars that hold all. Out: values and arrays by (sample, modality), with
+every unusable file reported. A sample needs a file of one modality only; which modalities it lacks is reported.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,14 @@ import numpy as np
 
 from fourm_engine.data.aspect import array_aspect, check_aspect
 from fourm_engine.data.bad_files import BadFile, BadFiles
+from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import data_root
 from fourm_engine.data.names import say, shown
+from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
-from fourm_engine.data.source import MAX_FILE_BYTES, open_sources
+from fourm_engine.data.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
@@ -35,53 +38,63 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`.
+    """Raw samples in `root`, a folder, or those in some of its tars (see `data_root`). Holds a few bytes a sample, not
+    an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
     `BadFiles`.
 
     Raises ValueError where no modality has any file, or the split is unknown or empty."""
 
+    #: The samples, sorted.
+    names: Names
+
     def __init__(
         self,
-        root: Path,
+        root: Path | str,
         modalities: Mapping[str, Modality],
         split: str | None = None,
         *,
         on_error: Literal["skip", "raise"] = "skip",
         max_bytes: int = MAX_FILE_BYTES,
     ) -> None:
-        self.root, self.modalities = Path(root), dict(modalities)
+        self.root, shards = data_root(root)
+        self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
         self.split = Split("samples", self.root, split)
         if not self.root.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
         aside = beside(self.root, self.modalities.values())
-        self._sources = open_sources(self.root, (m.spec for m in self.modalities.values()), max_bytes=max_bytes)
+        specs = [modality.spec for modality in self.modalities.values()]
+        there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
+        keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
+        self._sources = {name: there.sources[key] for name, key in keys.items() if key in there.sources}
+        notes = [*there.notes, *(f"{shown(self.root)}: {line}" for line in aside)]
         if not self._sources:
-            about = "".join(f"; {line}" for line in aside)
+            about = "".join(f"; {line.removeprefix(f'{shown(self.root)}: ')}" for line in notes)
             raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")
-        for line in (f"{shown(self.root)}: {line}" for line in aside):
+        for line in dict.fromkeys([*notes, *(note for source in self._sources.values() for note in source.notes)]):
             say(line)
-        for line in dict.fromkeys(note for source in self._sources.values() for note in source.notes):
-            say(line)
-        self._members = {name: frozenset(source.names) for name, source in self._sources.items()}
-        self._all = self._members  # in whatever split
-        names = frozenset().union(*self._members.values())
+        # Which samples of the table have each modality, in whatever split, and which samples take part.
+        self._present = {name: there.present[keys[name]] for name in self._sources}
+        self._set(Names(there.names, np.flatnonzero(np.any(list(self._present.values()), axis=0))))
         if split is not None:
-            names = match_split(self.root, split, names)
-            self._members = {name: members & names for name, members in self._members.items()}
-        self.names = sorted(names)
-        if len(set(self._members.values())) > 1 or len(self._members) < len(self.modalities):
+            self._set(self.names.among(match_split(self.root, split, self.names)))
+        if any(self.counts[name] < len(self.names) for name in self.modalities):
             say(self.report())
         lines = self.unpaired()
-        sources = {self.modalities[name].spec.source: members for name, members in self._members.items() if members}
-        if lines and sum(map(len, sources.values())) == len(self.names):
+        sources = {self.modalities[name].spec.source: count for name, count in self.counts.items() if count}
+        if lines and sum(sources.values()) == len(self.names):
             raise ValueError(
                 f"{shown(self.root)}: no sample has files of more than one of {', '.join(sources)}: {'; '.join(lines)}"
             )
         for line in lines:
             say(f"{shown(self.root)}: {line}")
+
+    def _set(self, names: Names) -> None:
+        self.names = names
+        self._used = np.zeros(len(names.table), bool)
+        self._used[names.rows] = True
 
     @classmethod
     def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
@@ -98,9 +111,8 @@ class AlignedData:
 
     def keeping(self, names: Collection[str]) -> AlignedData:
         """The same files of these samples alone."""
-        other, kept = copy.copy(self), frozenset(names)
-        other._members = {name: members & kept for name, members in self._members.items()}
-        other.names = [name for name in self.names if name in kept]
+        other = copy.copy(self)
+        other._set(self.names.among(names))
         return other
 
     def replacing(self, modality: Modality) -> AlignedData:
@@ -120,7 +132,12 @@ class AlignedData:
     @property
     def counts(self) -> dict[str, int]:
         """Modality -> samples that have it."""
-        return {name: len(self._members.get(name, ())) for name in self.modalities}
+        return {name: int(np.count_nonzero(self._here(name))) for name in self.modalities}
+
+    def _here(self, modality: str) -> np.ndarray:
+        """bool, which samples of the table have the modality and take part."""
+        present = self._present.get(modality)
+        return self._used & present if present is not None else np.zeros(len(self._used), bool)
 
     def report(self) -> str:
         """Samples of each modality, and the first names that each lacks, in one line."""
@@ -128,31 +145,49 @@ class AlignedData:
         for name, count in self.counts.items():
             part = f"{name} {count}"
             if lacking := len(self.names) - count:
-                members = self._members.get(name, frozenset())
-                some = [shown(name) for name in islice((n for n in self.names if n not in members), MAX_SHOWN_NAMES)]
+                some = [shown(name) for name in self.names.minus(self.having(name))[:MAX_SHOWN_NAMES]]
                 part += f" (lacks {lacking}: {', '.join(some)}{', …' if lacking > len(some) else ''})"
             parts.append(part)
         return f"{shown(self.root)}: {len(self.names)} samples; " + ", ".join(parts)
 
     def unpaired(self) -> list[str]:
         """Why names of two modalities are not the same, where it looks like a mistake, a line for each pair."""
-        return unpaired({self.modalities[name].spec.source: members for name, members in self._members.items()})
+        return unpaired({self.modalities[name].spec.source: self.having(name) for name in self._sources})
 
     def has(self, name: str) -> set[str]:
         """Modalities that have a file for the sample."""
-        return {modality for modality, members in self._members.items() if name in members}
+        row = self.names.table.row(name)
+        return set() if row is None or not self._used[row] else self._has(row)
 
-    def having(self, modality: str) -> frozenset[str]:
+    def _has(self, row: int) -> set[str]:
+        return {modality for modality, present in self._present.items() if present[row]}
+
+    def has_at(self, index: int) -> set[str]:
+        """`has(names[index])`, and faster."""
+        return self._has(int(self.names.rows[index]))
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        """Set of modalities -> samples that have just these."""
+        order = list(self._present)
+        bits = np.packbits(np.stack([self._present[name][self.names.rows] for name in order], axis=1), axis=1)
+        words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+        found, first, counts = np.unique(
+            words if words.shape[1] > 1 else words[:, 0], axis=0, return_index=True, return_counts=True
+        )
+        return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})
+
+    def having(self, modality: str) -> Names:
         """The samples that have a file for the modality."""
-        return self._members.get(modality, frozenset())
+        return Names(self.names.table, np.flatnonzero(self._here(modality)))
 
     def anywhere(self, modality: str) -> bool:
         """Whether there is any file for a modality, in whatever split."""
-        return bool(self._all.get(modality))
+        return modality in self._present and bool(self._present[modality].any())
 
     def exists(self, name: str, modality: str) -> bool:
         """Whether there is a file for the modality of a sample, in whatever split."""
-        return name in self._all.get(modality, ())
+        row = self.names.table.row(name) if modality in self._present else None
+        return row is not None and bool(self._present[modality][row])
 
     def where(self, name: str, modality: str) -> str:
         return self._sources[modality].where(name)
@@ -216,7 +251,7 @@ class AlignedData:
         can, and skips the others."""
         for modality in modalities:
             shape, last = array_aspect(self.modalities[modality].spec) or 1.0, None
-            for name in (name for name in self.names if modality in self.has(name)):
+            for name in self.having(modality):
                 try:
                     value = self.value(name, modality)
                     view = View.centre(

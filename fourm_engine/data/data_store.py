@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ class DataStore(Store):
                     f"{tokens.folder}: none of its {len(tokens.names)} samples is in split {split.name!r} of "
                     f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
-        self._raw_rows = _rows(self.names, raw.names if raw else [])
+        self._raw_rows: Sequence[int | None] = range(len(self.names))
+        if tokens is not None:
+            self._raw_rows = _rows(self.names, raw.names if raw else [])
         self._token_rows = [row for row in _rows(self.names, tokens.names if tokens else []) if row is not None]
         if raw is not None and tokens is not None:
             self._compare(raw.data, tokens)
@@ -127,6 +130,9 @@ class DataStore(Store):
         tokens = self.tokens.has(self._token_rows[row]) if self.tokens else frozenset[str]()
         raw_row = self._raw_rows[row] if self.raw else None
         return tokens if self.raw is None or raw_row is None else tokens | (self.raw.has(raw_row) - self._tokenized)
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        return self.raw.kinds() if self.raw is not None and self.tokens is None else super().kinds()
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         if modality in self._tokenized:

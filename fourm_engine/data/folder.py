@@ -22,6 +22,8 @@ class Listing:
         self.folder, self.extensions = Path(folder), tuple(extensions)
         self.files: list[str] = []
         self.shards: list[str] = []
+        #: Folder below this one -> its time before it was listed (ns): while it stays, nothing came or went.
+        self.folders: dict[str, int] = {}
         self.left_out = LeftOut()
         for path in self._walk():
             file = path.rpartition("/")[2]
@@ -65,6 +67,7 @@ class Listing:
                     self.left_out.add("links to folders that are read under another name, or lie above", below)
                     continue
                 seen.add(identity)
+                self.folders[below] = os.stat(self.folder / below).st_mtime_ns
                 with os.scandir(self.folder / below) as entries:
                     found = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
@@ -117,24 +120,15 @@ class FolderSource:
         if not self.names:
             raise ValueError(listing.nothing_found())
 
-    def files(self, name: str) -> dict[str, bytes]:
-        return {extension: self._read(path) for extension, path in self._files[name].items()}
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        return {None: self.names}
 
-    def _read(self, path: str) -> bytes:
-        full = self.folder / path
-        try:
-            if not full.is_file():  # a pipe would be waited for
-                if full.is_symlink():
-                    raise SampleError(f"a link to {shown(os.readlink(full))}, where there is no regular file")
-                raise SampleError("no regular file, or no longer there")
-            with open(full, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                content = file.read(self.max_bytes + 1)
-        except OSError as error:
-            raise SampleError(f"cannot be read: {error.strerror}") from None
-        if len(content) > self.max_bytes:
-            raise SampleError(too_large(size, self.max_bytes))
-        return content
+    def entries(self, name: str) -> dict[str, str]:
+        """Extension -> path below the folder, of a sample."""
+        return self._files[name]
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return {extension: read_file(self.folder / path, self.max_bytes) for extension, path in self._files[name].items()}
 
     def where(self, name: str) -> str:
         return ", ".join(shown(self.folder / path) for path in self._files[name].values())
@@ -145,6 +139,23 @@ class FolderSource:
         except OSError:
             return ""
         return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises SampleError."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            if path.is_symlink():
+                raise SampleError(f"a link to {shown(os.readlink(path))}, where there is no regular file")
+            raise SampleError("no regular file, or no longer there")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise SampleError(f"cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise SampleError(too_large(size, max_bytes))
+    return content
 
 
 def too_large(size: int, limit: int) -> str:

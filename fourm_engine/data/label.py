@@ -1,14 +1,12 @@
 """Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
 
 In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard
-for each shard of the source, or a file for each file. What exists is kept, so that a run that was stopped continues;
+for each shard of the source, those that hold all modalities included, or a file for each file. What exists is kept, so that a run that was stopped continues;
 every shard and file is written under a temporary name and renamed when it is whole.
 """
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.catalogue import open_one
 from fourm_engine.data.folder import Listing
-from fourm_engine.data.source import MAX_FILE_BYTES, MixedSource, Source, TarSource, open_source
-from fourm_engine.files import remove_leftovers, replacing_file, write_atomically
+from fourm_engine.data.source import MAX_FILE_BYTES, Source
+from fourm_engine.data.write_shards import write_shard
+from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
 from fourm_plugins.errors import SampleError
@@ -97,6 +97,7 @@ def label(
     labeller: Labeller,
     *,
     shares: Modality | None = None,
+    among: Iterable[Modality] = (),
     on_error: str = "skip",
     max_bytes: int = MAX_FILE_BYTES,
     rank: int = 0,
@@ -108,12 +109,14 @@ def label(
     Args:
         shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
             several processes each takes every `world`-th, and needs in a later step only what it made itself.
+        among: all modalities that take part, for shards whose members they share.
         progress: called with (samples done, samples in all) of this process, without those that exist.
 
     Raises ValueError where the source modality has no files there, or where the target's folder holds something that
     is not aligned with it, and BadFile for an unusable file if `on_error` is "raise"."""
     shares = shares or source
-    files = open_source(root, shares.spec.source, shares.spec.extensions, max_bytes=max_bytes)
+    specs = [modality.spec for modality in (*among, shares, source, target)]
+    files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
     if files is None:
         raise ValueError(
             f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
@@ -136,7 +139,7 @@ def label(
         if not waiting:
             return report
         if source is not shares:
-            files = open_source(root, source.spec.source, source.spec.extensions, max_bytes=max_bytes)
+            files = open_one(root, source.spec, specs, max_bytes=max_bytes)
             if files is None:
                 where = root / source.spec.source
                 raise ValueError(f"{where}: no such folder; {target.name} is made from {source.name}")
@@ -156,17 +159,12 @@ def label(
 
 def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
     """(shard to write, its samples), or (None, a batch of samples) for plain files."""
-    loose = files.names if not isinstance(files, (TarSource, MixedSource)) else []
-    if isinstance(files, MixedSource):
-        loose = files.loose.names
-        among = frozenset(loose)
-        for shard, names in files.shards.shards().items():
-            yield folder / shard, [name for name in names if name not in among]
-    elif isinstance(files, TarSource):
-        for shard, names in files.shards().items():
-            yield folder / shard, names
-    for start in range(0, len(loose), BATCH):
-        yield None, loose[start : start + BATCH]
+    for shard, names in files.by_shard().items():
+        if shard is not None:
+            yield folder / shard, list(names)
+        else:
+            for start in range(0, len(names), BATCH):
+                yield None, list(names[start : start + BATCH])
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
@@ -180,7 +178,7 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
             "is no shard of what it is made from" if expected else "would be beside its labels, which are plain files"
         )
         raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
-    if there.files and isinstance(files, TarSource):
+    if there.files and None not in files.by_shard():
         raise ValueError(
             f"{folder / there.files[0]}: a plain file, but its labels would be shards beside it; move it away"
         )
@@ -231,12 +229,7 @@ def _exists(folder: Path, name: str, target: Modality) -> bool:
 
 def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
     below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
-    with replacing_file(path) as temporary, tarfile.open(temporary, "w") as tar:
-        for name, files in samples:
-            for extension, content in files.items():
-                member = tarfile.TarInfo(f"{name.removeprefix(below)}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
 
 
 def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fourm_engine.data.names import shown
+from fourm_engine.data.names_table import Names
 
 #: Names of a source that are compared.
 MAX_COMPARED = 100_000
@@ -37,7 +38,7 @@ def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
     sources = sorted(names)
     for index, first in enumerate(sources):
         for second in sources[index + 1 :]:
-            mine, theirs = (_some(set(names[a]) - set(names[b])) for a, b in ((first, second), (second, first)))
+            mine, theirs = (_lacking(names[a], names[b]) for a, b in ((first, second), (second, first)))
             if (found := difference(mine, theirs)) is not None:
                 number, what, a, b = found
                 lines.append(
@@ -69,8 +70,11 @@ def _below(a: str, b: str) -> bool:
     return a.endswith(f"/{b}") or b.endswith(f"/{a}")
 
 
-def _some(names: Iterable[str]) -> list[str]:
-    return sorted(names)[:MAX_COMPARED]
+def _lacking(names: Collection[str], others: Collection[str]) -> list[str]:
+    """The first of `names` that `others` lacks."""
+    if isinstance(names, Names) and isinstance(others, Names) and names.table is others.table:
+        return names.minus(others)[:MAX_COMPARED]
+    return sorted(set(names) - set(others))[:MAX_COMPARED]
 
 
 def _ends(names: Collection[str]) -> tuple[str, str]:

@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from fourm_engine.data.catalogue import open_catalogue
+from fourm_engine.data.data_root import DataRoot, data_root
 from fourm_engine.data.names import is_archive, is_litter, shown, split
+from fourm_engine.data.source import root_shards
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Modality
 
@@ -15,14 +18,16 @@ log = logging.getLogger(__name__)
 
 
 def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
-    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name); each of the
-    others is reported. What `select: installed` means for data that has not all that is installed.
+    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name), or members in
+    its tars; each of the others is reported. What `select: installed` means for data that has not all that is installed.
 
     Raises ValueError where none has any."""
-    folders = list(folders)
+    roots = [data_root(folder) for folder in folders]
+    folders = [root.folder for root in roots]
+    inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots if root.folder.is_dir()))
     kept = []
     for name, modality in modalities.items():
-        if any((folder / part).is_dir() for folder in folders for part in (modality.spec.source, name)):
+        if name in inside or any((f / part).is_dir() for f in folders for part in (modality.spec.source, name)):
             kept.append(modality)
         else:
             wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
@@ -38,9 +43,19 @@ def with_data(modalities: Modalities, folders: Iterable[Path]) -> Modalities:
     return Modalities(kept, plugins, modalities.manager)
 
 
+def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
+    """Names of the modalities that have members in the tars of a root. Raises ValueError for one that cannot be
+    used."""
+    if not (root.shards or root_shards(root.folder)):
+        return set()
+    specs = [modality.spec for modality in modalities]
+    there = open_catalogue(root.folder, specs, shards=root.shards).sources
+    return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there}
+
+
 def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
-    modalities in one archive, or in one folder."""
+    modalities in one compressed archive, or in one folder."""
     specs = [modality.spec for modality in modalities]
     extensions, sources = (
         sorted({e for spec in specs for e in spec.extensions}),
@@ -48,14 +63,14 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     )
     with os.scandir(root) as entries:
         found = [entry.name for entry in entries if not is_litter(entry.name)]
-    archives = sorted(name for name in found if is_archive(name) or name.lower().endswith(".tar"))
+    archives = sorted(name for name in found if is_archive(name))
     files = sorted(name for name in found if split(name, extensions) is not None and name != "splits.json")
     folders = ", ".join(f"{source}/" for source in sources)
     lines = []
     if archives:
         lines.append(
             f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
-            f"folder for each modality ({folders}), as files or in plain .tar shards that hold this modality alone"
+            f"folder for each modality ({folders}), as files or .tar shards, or in plain .tar shards here that hold all"
         )
     if files:
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,10 @@ class RawStore(Store):
         self._cache = ArrayCache(cache_bytes)
 
     def has(self, row: int) -> frozenset[str]:
-        return frozenset(self.data.has(self.names[row]))
+        return frozenset(self.data.has_at(row))
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        return self.data.kinds()
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         name = self.names[row]

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
+from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import difference
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def read_split(path: Path, split: str) -> frozenset[str]:
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
     and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
-    known, found = frozenset(names), {}
+    known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
         stem = _EXTENSION.sub("", path)
@@ -62,7 +63,7 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
     return found
 
 
-def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]:
+def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
     """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
     there are any. Raises ValueError where none has a file."""
     path = root / SPLITS
@@ -74,7 +75,7 @@ def match_split(root: Path, split: str, names: frozenset[str]) -> frozenset[str]
             f"{shown(files[0])}, read as {shown(found[files[0]])}"
         )
     chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
-    if missing and (close := difference(missing, names - chosen)) is not None:
+    if missing and (close := difference(missing, names.minus(names.among(chosen)))) is not None:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
@@ -111,10 +112,14 @@ class Split:
         same = config.train is not None and config.val is not None and config.train.resolve() == config.val.resolve()
         return cls("train", config.train, config.train_split, train, val if same else frozenset())
 
-    def select(self, names: Collection[str], *, quiet: bool = False) -> frozenset[str]:
+    def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
-        chosen = frozenset(names) if self.listed is None else frozenset(samples_of(self.listed, names).values())
-        overlap = chosen if self.held_out is None else chosen.intersection(samples_of(self.held_out, names).values())
+        chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
+        if self.held_out is None:
+            overlap = chosen
+        else:  # of all of `names`, each is looked up in no time or, in a list, once
+            among = chosen if isinstance(chosen, (Names, Set)) or not self.held_out else frozenset(chosen)
+            overlap = frozenset(name for name in samples_of(self.held_out, names).values() if name in among)
         if not overlap:
             return chosen
         everything = len(overlap) == len(chosen)
@@ -132,7 +137,9 @@ class Split:
                 len(chosen),
                 min(overlap),
             )
-        return chosen if everything else chosen - overlap
+        if everything:
+            return chosen
+        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""

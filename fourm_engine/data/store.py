@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.names_table import lines_of
 
 
 class Store(ABC):
@@ -65,7 +66,7 @@ class Store(ABC):
     def identity(self) -> dict[str, Any]:
         """What the content depends on besides tokenizers: the samples, and things such as the crops; JSON-ready. A run
         refuses to resume where it differs."""
-        return {"names": hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]}
+        return {"names": hashlib.sha256(lines_of(self.names)).hexdigest()[:16]}
 
     def describe(self) -> str:
         """How many samples of which data are used, in one line."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fourm_engine.data.folder import too_large
 from fourm_engine.data.names import is_litter, shown
 
 #: Bytes of a member's extended header, and characters of its name, which is all that it should hold.
@@ -33,9 +32,11 @@ class Content(NamedTuple):
     reason: str = ""
     #: (offset in the file, bytes) of the parts of a sparse file that are stored, one after another.
     parts: tuple[tuple[int, int], ...] | None = None
+    #: Which member of the shard it is, from 0.
+    row: int = 0
 
 
-def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Content], list[str], set[str]]:
+def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
     """(clean path -> content of all members, clean paths that may be samples, in their order, those that links lead to)
     of a shard. Raises ValueError for a shard that is truncated, no tar file, or points out of itself."""
     contents: dict[str, Content] = {}
@@ -52,7 +53,7 @@ def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Content], list[s
             start = "" if member.islnk() else clean.rpartition("/")[0]
             links[clean] = _target(start, member.linkname), member.linkname
         else:
-            contents[clean] = _content(member, max_bytes)
+            contents[clean] = _content(member)
     for clean, (_, written) in links.items():
         target, hops = clean, 0
         while target in links and hops < MAX_LINKS:
@@ -60,6 +61,7 @@ def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Content], list[s
         linked.add(target)
         lost = Content(clean, reason=f"a link to {shown(written)}, no regular file in this shard; store the file")
         contents[clean] = contents.get(target, lost)._replace(member=clean)
+    contents = {clean: content._replace(row=row) for row, (clean, content) in enumerate(contents.items())}
     with open(path, "rb") as file:
         file.seek(end)
         # Without its end marker a shard has lost members, however whole the last one looks.
@@ -68,11 +70,9 @@ def read_members(path: Path, max_bytes: int) -> tuple[dict[str, Content], list[s
     return contents, samples, linked
 
 
-def _content(member: tarfile.TarInfo, max_bytes: int) -> Content:
+def _content(member: tarfile.TarInfo) -> Content:
     if not (member.isreg() or member.issparse()):
         return Content(member.name, reason="no regular file (a pipe or a device); store the file itself")
-    if member.size > max_bytes:
-        return Content(member.name, reason=too_large(member.size, max_bytes))
     parts = None
     if member.issparse():
         stored: Any = member.sparse or ()

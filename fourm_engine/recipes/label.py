@@ -10,6 +10,7 @@ from typing import Any
 from fourm_engine.data.label import LabelReport, Step, plan
 from fourm_engine.data.label import label as label_folder
 from fourm_engine.data.made import record_labels
+from fourm_engine.data.source import root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
@@ -71,7 +72,8 @@ def label(
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
         for root in roots:
-            if (root / modalities[source].spec.source).is_dir():  # otherwise `label_folder` says what is missing
+            if (root / modalities[source].spec.source).is_dir() or (root.is_dir() and root_shards(root)):
+                # otherwise `label_folder` says what is missing
                 record_labels(root / target.spec.source, made_from, target, **made)
             report = label_folder(
                 root,
@@ -79,6 +81,7 @@ def label(
                 target,
                 labeller,
                 shares=modalities[source],
+                among=modalities.values(),
                 on_error=config.data.on_error,
                 max_bytes=config.data.max_file_mb << 20,
                 rank=rank,

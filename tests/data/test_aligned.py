@@ -254,12 +254,12 @@ def test_names_that_nearly_pair_up_are_told_where_others_do(tmp_path, caplog):
 
 
 def test_all_modalities_in_one_archive_or_folder_are_an_error_that_says_what_is_wanted(tmp_path):
-    (tmp_path / "shard-00000.tar").write_bytes(b"")
+    (tmp_path / "shard-00000.tar.gz").write_bytes(b"")
     (tmp_path / "0000.txt").write_bytes(b"")
     (tmp_path / "Word").mkdir()
     with pytest.raises(ValueError, match="holds no data of any modality") as error:
         AlignedData(tmp_path, MODALITIES)
-    assert "archives in the folder itself: 1, such as shard-00000.tar; data lies in a folder for each" in str(
+    assert "archives in the folder itself: 1, such as shard-00000.tar.gz; data lies in a folder for each" in str(
         error.value
     )
     assert "files in the folder itself: 1, such as 0000.txt; move them" in str(error.value)

@@ -8,6 +8,7 @@ import tarfile
 
 import pytest
 
+from fourm_engine.data import open_shards
 from fourm_engine.data.source import FolderSource, TarSource, open_source
 from fourm_plugins import SampleError
 from tests.fakes import write_tar
@@ -171,13 +172,13 @@ def test_long_member_names_are_read(tmp_path):
 
 
 def test_a_source_can_be_sent_to_another_process_and_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.tar.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("fourm_engine.data.open_shards.MAX_OPEN_SHARDS", 2)
     for i in range(5):
         write_tar(tmp_path / f"s/{i}.tar", {f"{i}.png": bytes([i])})
     source = open_source(tmp_path, "s", ("png",))
     for _ in range(2):
         assert [source.files(name)["png"] for name in source.names] == [bytes([i]) for i in range(5)]
-        assert len(source._open) <= 2
+        assert len(open_shards._open) <= 2
     other = pickle.loads(pickle.dumps(source))
     assert other.files("3") == {"png": b"\x03"}
 

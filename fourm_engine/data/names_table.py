@@ -1,0 +1,217 @@
+"""NameTable: very many names in a few arrays, with no Python object a name.
+
+In: names. Out: the name of a row, and the row of a name: its 64-bit hash is looked up by bisection and verified against
+the name. Saved as columns, a table is opened by memory maps in no time, and sent to another process as their path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from fourm_engine.data.columns import open_column, save_column
+
+#: Column -> kinds of its dtype.
+_COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
+# A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
+# of `str`.
+ENCODING = ("utf-8", "surrogatepass")
+
+
+def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 (n + 1,), where each begins and the last one ends; uint8, one after another)."""
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+    return offsets, np.frombuffer(b"".join(encoded), np.uint8)
+
+
+class NameTable(Sequence[str]):
+    """Names of rows 0 … n - 1.
+
+    Args:
+        offsets: int64 (n + 1,): name `row` is `blob[offsets[row]:offsets[row + 1]]`, in UTF-8.
+        blob: uint8.
+        hashes: uint64 (n,), sorted.
+        order: int64 (n,), the row of each hash; rows of equal hashes in ascending order.
+
+    Raises ValueError for arrays that do not belong together."""
+
+    def __init__(self, offsets: np.ndarray, blob: np.ndarray, hashes: np.ndarray, order: np.ndarray) -> None:
+        self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
+        self._saved: tuple[Path, str] | None = None
+        n = len(offsets) - 1
+        if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
+            raise ValueError(f"a table of {n} names whose columns do not belong together")
+
+    @classmethod
+    def build(cls, names: Iterable[str]) -> NameTable:
+        encoded = [name.encode(*ENCODING) for name in names]
+        hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        order = np.argsort(hashes, kind="stable").astype(np.int64)
+        return cls(*joined(encoded), hashes[order], order)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NameTable:
+        """Inverse of `arrays`. Raises ValueError."""
+        if missing := sorted(_COLUMNS.keys() - arrays.keys()):
+            raise ValueError(f"a table of names without {missing[0]}")
+        return cls(**{column: arrays[column] for column in _COLUMNS})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """{column: array}."""
+        return {column: getattr(self, column) for column in _COLUMNS}
+
+    def save(self, folder: Path, stem: str = "names") -> None:
+        """Write `folder/<stem>.<column>.npy`. Raises CannotWrite."""
+        for column, array in self.arrays().items():
+            save_column(folder / f"{stem}.{column}.npy", array)
+
+    @classmethod
+    def open(cls, folder: Path, stem: str = "names") -> NameTable:
+        """A saved table, by memory maps. Raises ValueError for damaged or missing columns."""
+        table = cls.from_arrays({c: open_column(folder / f"{stem}.{c}.npy", kinds) for c, kinds in _COLUMNS.items()})
+        table._saved = folder, stem
+        return table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._saved is not None:
+            return NameTable.open, self._saved
+        return NameTable, (self.offsets, self.blob, self.hashes, self.order)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def name(self, row: int) -> str:
+        """The name of a row, 0 … n - 1. Raises IndexError for any other, and for one outside of the blob."""
+        return self._bytes(row).decode(*ENCODING)
+
+    def _bytes(self, row: int) -> bytes:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} names")
+        return self.blob[int(self.offsets[row]) : int(self.offsets[row + 1])].tobytes()
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self.name(r) for r in range(*row.indices(len(self)))]
+        return self.name(row + len(self) if row < 0 else row)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.name, range(len(self)))
+
+    def row(self, name: str) -> int | None:
+        """The row of a name, the first of several; None where there is none."""
+        encoded = name.encode(*ENCODING)
+        value = np.uint64(_hash(encoded))
+        at, n = int(np.searchsorted(self.hashes, value)), len(self)
+        while at < n and self.hashes[at] == value:
+            row = int(self.order[at])
+            if self._bytes(row) == encoded:
+                return row
+            at += 1
+        return None
+
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """int64 (len(names),), the row of each name; -1 where there is none."""
+        encoded = [name.encode(*ENCODING) for name in names]
+        hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        starts = np.searchsorted(self.hashes, hashes)
+        rows = np.full(len(encoded), -1, np.int64)
+        for number, (name, start) in enumerate(zip(encoded, starts.tolist())):
+            while start < len(self) and self.hashes[start] == hashes[number]:
+                if self._bytes(row := int(self.order[start])) == name:
+                    rows[number] = row
+                    break
+                start += 1
+        return rows
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.row(name) is not None
+
+    def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
+        row = self.row(name)
+        if row is None or not start <= row < (len(self) if stop is None else stop):
+            raise ValueError(f"{name!r} is none of the {len(self)} names")
+        return row
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, NameTable):
+            return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.blob, other.blob)
+        return isinstance(other, (list, tuple)) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Names(Sequence[str]):
+    """Some of the names of a table, in its order: a sequence, and as fast as a set to look up in. rows: int64, sorted
+    and unique; None: all."""
+
+    def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
+        self.table = table
+        self.rows = np.arange(len(table)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.table.name(row) for row in self.rows[index].tolist()]
+        return self.table.name(int(self.rows[index]))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.table.name, self.rows.tolist())
+
+    def __contains__(self, name: object) -> bool:
+        row = self.table.row(name) if isinstance(name, str) else None
+        if row is None:
+            return False
+        at = int(np.searchsorted(self.rows, row))
+        return at < len(self.rows) and int(self.rows[at]) == row
+
+    def minus(self, other: Names) -> Names:
+        """Those that `other`, of the same table, lacks."""
+        return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
+
+    def among(self, names: Collection[str]) -> Names:
+        """Those that are in `names`."""
+        if isinstance(names, Names) and names.table is self.table:
+            rows = names.rows
+        else:
+            rows = np.unique(self.table.rows(list(names)))
+        return Names(self.table, np.intersect1d(self.rows, rows, assume_unique=True))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names) and other.table is self.table:
+            return np.array_equal(self.rows, other.rows)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def lines_of(names: Sequence[str]) -> bytes:
+    """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
+    if not isinstance(names, Names) or not len(names):
+        return "\n".join(names).encode(*ENCODING)
+    offsets, blob = names.table.offsets.astype(np.int64), names.table.blob
+    if len(names) < len(names.table):
+        used = np.zeros(len(names.table), bool)
+        used[names.rows] = True
+        lengths = np.diff(offsets)
+        blob = blob[np.repeat(used, lengths)]
+        offsets = np.concatenate([[0], np.cumsum(lengths[used])])
+    return bytes(np.insert(blob, offsets[1:-1], ord("\n")))
+
+
+def _hash(encoded: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

@@ -1,0 +1,21 @@
+"""Write tar shards in the format of WebDataset, each whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fourm_engine.files import replacing_file
+
+Samples = Iterable[tuple[str, Mapping[str, bytes]]]
+
+
+def write_shard(path: Path, samples: Samples) -> None:
+    """Write (key, {extension: content}) as members `<key>.<extension>`. The same samples give the same bytes. Raises
+    CannotWrite."""
+    from webdataset.writer import TarWriter  # imports torch
+
+    with replacing_file(path) as temporary, open(temporary, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT", mode=0o644, user="", group="") as tar:
+            for key, files in samples:
+                tar.write({"__key__": key, **files})
