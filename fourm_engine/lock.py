@@ -71,6 +71,18 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
         yield
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Run the block in one process at a time, of whatever command; others wait. `path` is a file that is made for it,
+    in a folder that is there. On file systems without locks nobody waits. Raises OSError where it cannot be made."""
+    handle = _open_gate(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _close_gate(handle, path, keep=False)
+
+
 def _leave(entry: str, gate: Path) -> None:
     if entry not in _held:  # a child forked in the block
         return

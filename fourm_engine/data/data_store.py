@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.indexing import has_tokens
 from fourm_engine.data.raw_store import RawStore
 from fourm_engine.data.shards import digest
 from fourm_engine.data.splits import Split
@@ -22,7 +23,8 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Files of a modality whose size and time are compared with those that the tokens were made from.
+#: Samples whose files are looked for, and of a modality, whose size and time are compared with those of the files that
+#: its tokens were made from.
 _COMPARED = 10_000
 
 
@@ -33,22 +35,17 @@ class DataStore(Store):
     Raises ValueError where `tokens` holds no sample of the split, or no raw file of a modality can be used."""
 
     def __init__(self, split: Split, *, raw: RawStore | None, tokens: TokenStore | None) -> None:
-        self.split, self.raw, self.tokens = split, raw, tokens
-        store = tokens or raw
-        assert store is not None
-        self.names, self.views = store.names, store.views
-        self._tokenized = frozenset(tokens.shards) if tokens else frozenset[str]()
+        self.split, self.raw, self._tokenized = split, raw, frozenset(tokens.parts) if tokens else frozenset[str]()
         if tokens is not None:
-            self.names = sorted(split.select(tokens.names, quiet=raw is not None))
-            if not self.names:
+            tokens = tokens.selecting(split.rows(tokens.index.names, quiet=raw is not None))
+            if not len(tokens):
                 raise ValueError(
-                    f"{tokens.folder}: none of its {len(tokens.names)} samples is in split {split.name!r} of "
+                    f"{tokens.folder}: none of its {len(tokens.index)} samples is in split {split.name!r} of "
                     f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
-        self._raw_rows: Sequence[int | None] = range(len(self.names))
-        if tokens is not None:
-            self._raw_rows = _rows(self.names, raw.names if raw else [])
-        self._token_rows = [row for row in _rows(self.names, tokens.names if tokens else []) if row is not None]
+        store = tokens or raw
+        assert store is not None
+        self.tokens, self.names, self.views = tokens, store.names, store.views
         if raw is not None and tokens is not None:
             self._compare(raw.data, tokens)
         if raw is not None:
@@ -74,7 +71,7 @@ class DataStore(Store):
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
         folder = config.tokens / split.part if config.tokens else None
         tokens, raw, data = None, None, None
-        there = folder is not None and TokenStore.there(folder)
+        there = folder is not None and has_tokens(folder)
         if split.root is not None and there and not split.root.is_dir():
             log.warning("data.%s: %s is not there; %s alone is used", split.part, split.root, folder)
         elif split.root is not None:
@@ -95,18 +92,27 @@ class DataStore(Store):
         return store
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
-        """Report samples without tokens, and those whose files have vanished or may have changed since."""
-        if absent := sorted(set(data.names) - set(self.names)):
+        """Report samples without tokens, and those whose files have vanished or may have changed since, of some."""
+        some = data.names[:: max(1, len(data.names) // _COMPARED)]
+        used = tokens.selection.holds(tokens.index.names.rows(some))
+        absent = [name for name, there in zip(some, used.tolist()) if not there]
+        if absent or len(data.names) > len(self):
             log.warning(
-                "%s lacks %d of %d samples, such as %s, which are left out; run `fourm tokenize` again",
+                "%s lacks %d of %d samples%s, which are left out; run `fourm tokenize` again",
                 tokens.folder,
-                len(absent),
+                max(len(absent), len(data.names) - len(self)),
                 len(data.names),
-                absent[0],
+                f", such as {absent[0]}" if absent else "",
             )
-        for name, shards in tokens.shards.items():
-            made, having = shards.column("stamp"), data.having(name)
-            if gone := [sample for sample in self.names if sample in made and not data.exists(sample, name)]:
+        for name in tokens.parts:
+            gone, both, changed = [], 0, []
+            for sample, stamp in tokens.stamps(name, _COMPARED):
+                if not data.exists(sample, name):
+                    gone.append(sample)
+                elif name in data.has(sample):
+                    both += 1
+                    changed += [sample] if digest(data.stamp(sample, name)) != stamp else []
+            if gone:
                 log.info(
                     "%s: the files of %d samples, such as %s, are no longer there; their tokens are used "
                     "(`fourm tokenize --prune` drops them)",
@@ -114,46 +120,57 @@ class DataStore(Store):
                     len(gone),
                     gone[0],
                 )
-            both = [sample for sample in self.names if sample in made and sample in having]
-            both = both[:: max(1, len(both) // _COMPARED)]
-            if changed := [sample for sample in both if digest(data.stamp(sample, name)) != made[sample]]:
+            if changed:
                 log.warning(
                     "%s: size or time of %d of %d files, such as %s, is not that of when they were tokenized; if they "
                     "have changed, run `fourm tokenize` again",
                     name,
                     len(changed),
-                    len(both),
+                    both,
                     data.where(changed[0], name),
                 )
 
+    def _raw_row(self, row: int) -> int | None:
+        if self.raw is None or self.tokens is None:
+            return row if self.raw is not None else None
+        return self.raw.row(self.names[row])
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        return self.tokens.shard_sizes if self.tokens is not None else super().shard_sizes
+
     def has(self, row: int) -> frozenset[str]:
-        tokens = self.tokens.has(self._token_rows[row]) if self.tokens else frozenset[str]()
-        raw_row = self._raw_rows[row] if self.raw else None
+        tokens = self.tokens.has(row) if self.tokens else frozenset[str]()
+        raw_row = self._raw_row(row)
         return tokens if self.raw is None or raw_row is None else tokens | (self.raw.has(raw_row) - self._tokenized)
 
     def kinds(self) -> Counter[frozenset[str]]:
-        return self.raw.kinds() if self.raw is not None and self.tokens is None else super().kinds()
+        if self.tokens is None:
+            assert self.raw is not None
+            return self.raw.kinds()
+        if self.raw is None or not any(n for m, n in self.raw.data.counts.items() if m not in self._tokenized):
+            return self.tokens.kinds()
+        return super().kinds()
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         if modality in self._tokenized:
             assert self.tokens is not None
-            return self.tokens.load(self._token_rows[row], modality, view)
+            return self.tokens.load(row, modality, view)
+        raw_row = self._raw_row(row)
         assert self.raw is not None
-        raw_row = self._raw_rows[row]
         assert raw_row is not None
         return self.raw.load(raw_row, modality, view)
 
     def skip(self, row: int, bad: BadFile) -> None:
-        raw_row = self._raw_rows[row]
+        raw_row = self._raw_row(row)
         assert self.raw is not None
         assert raw_row is not None
         self.raw.skip(raw_row, bad)
 
     def identity(self) -> dict[str, Any]:
-        if self.tokens is not None:
-            return super().identity() | self.tokens.recorded.identity(self.names)
-        assert self.raw is not None
-        return self.raw.identity()
+        store = self.tokens or self.raw
+        assert store is not None
+        return store.identity()
 
     def describe(self) -> str:
         places = [str(self.raw.data.root)] if self.raw else []
@@ -163,9 +180,3 @@ class DataStore(Store):
 
     def report(self) -> str:
         return self.raw.report() if self.raw else super().report()
-
-
-def _rows(names: Sequence[str], among: Sequence[str]) -> list[int | None]:
-    """The row of each name among others; None where it is not one of them."""
-    rows = {name: row for row, name in enumerate(among)}
-    return [rows.get(name) for name in names]

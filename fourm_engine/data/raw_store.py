@@ -11,8 +11,8 @@ import numpy as np
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.cache import ArrayCache
+from fourm_engine.data.recorded_views import RecordedViews
 from fourm_engine.data.store import Store
-from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import FRESH_VIEWS, DrawnViews, view_of
 from fourm_engine.masking.pack import patchify
 from fourm_plugins.tokenizer import Tokenizer
@@ -36,7 +36,12 @@ class RawStore(Store):
     ) -> None:
         self.data, self.tokenizers, self.seen = data, dict(tokenizers), seen
         self.names, self.views = data.names, seen.views
+        self._rows = {name: row for row, name in enumerate(self.names)}
         self._cache = ArrayCache(cache_bytes)
+
+    def row(self, name: str) -> int | None:
+        """The row of a sample; None where there is none of this name."""
+        return self._rows.get(name)
 
     def has(self, row: int) -> frozenset[str]:
         return frozenset(self.data.has_at(row))

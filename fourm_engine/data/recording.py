@@ -1,75 +1,92 @@
 """Which samples each shard holds, and through which views they are seen: decided once, then kept.
 
-In: the raw data and the views that are recorded. Out: shard -> its samples, and for one shard `RecordedViews`.
+In: the raw data and the views that are recorded. Out: shard -> its samples, and for one shard its `ViewShard`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+
+import numpy as np
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.aspect import check_aspect, same_aspect
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_path, shard_paths
-from fourm_engine.data.view_shards import RecordedViews, write_views
+from fourm_engine.data.index import Index
+from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_path
+from fourm_engine.data.view_shards import ViewShard, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
 from fourm_plugins.errors import SampleError
 from fourm_plugins.view import View
 
 
 class ViewRecorder:
-    """Raises ValueError where views are recorded with other settings, or another number of them."""
+    """index: of the tokens in `out`, where there are some. Raises ValueError where views are recorded with other
+    settings, or another number of them."""
 
-    def __init__(self, out: Path, data: AlignedData, drawer: ViewDrawer, views: int) -> None:
-        self.out, self.data, self.drawer, self.views = Path(out), data, drawer, views
+    def __init__(self, out: Path, data: AlignedData, drawer: ViewDrawer, views: int, index: Index | None) -> None:
+        self.out, self.data, self.drawer, self.views, self.index = Path(out), data, drawer, views, index
         specs = [m.spec for m in data.modalities.values() if m.spec.alignment is not None]
         tokenized = {spec.source for spec in specs if not spec.continuous}
         # Their files may change shape, too, and no token shard records their stamps.
         self._without_tokens = [spec.name for spec in specs if spec.source not in tokenized]
-        self._shards: dict[int, list[str]] = {}
-        if shard_paths(self.out / VIEWS_FOLDER):
-            recorded = RecordedViews(self.out)
-            for path, names, metadata in zip(recorded.paths, recorded.shards, recorded.metadata):
-                self._check(path, metadata)
-                self._shards[int(path.stem.rpartition("-")[2])] = names
-
-    def _check(self, path: Path, metadata: Mapping[str, str]) -> None:
-        found = (json.loads(metadata["settings"]), int(metadata["views"]))
-        if found != (self.drawer.settings(), self.views):
+        if index is not None and (index.settings, index.views) != (drawer.settings(), views):
             raise ValueError(
-                f"{path}: recorded with {found[0]}, {found[1]} views, but the config says {self.drawer.settings()}, "
-                f"{self.views} views; restore data.augment, crop_scale, flip, views and seed, or remove {self.out} and "
-                f"tokenize"
+                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {index.views} views, but the config says "
+                f"{drawer.settings()}, {views} views; restore data.augment, crop_scale, flip, views and seed, or "
+                f"remove {self.out} and tokenize"
             )
+        numbers = [] if index is None else index.shards[:, 0].tolist()
+        self._at = {number: shard for shard, number in enumerate(numbers)}
+        self._new: dict[int, list[str]] = {}
 
-    def shards(self, size: int) -> dict[int, list[str]]:
-        """Shard -> its samples: those recorded, and the others, in order, `size` in each of the first free shards.
+    def shards(self, size: int) -> list[int]:
+        """The shards, those that are recorded and new ones of the other samples, in order, `size` in each of the first
+        free numbers.
 
         The result does not depend on how many of them another process has recorded already."""
-        known = frozenset().union(*self._shards.values())
-        new = [name for name in self.data.names if name not in known]
-        free = (index for index in count() if index not in self._shards)
-        added = {next(free): new[start : start + size] for start in range(0, len(new), size)}
-        return dict(sorted({**self._shards, **added}.items()))
+        names: Sequence[str] = self.data.names
+        if self.index is not None:
+            names = [names[at] for at in np.flatnonzero(self.index.names.rows(names) < 0).tolist()]
+        self._new = new_shards(names, self._at, size)
+        return sorted([*self._at, *self._new])
+
+    def names(self, number: int) -> list[str]:
+        """All samples of a shard, those that were dropped included."""
+        if number in self._new:
+            return self._new[number]
+        assert self.index is not None
+        return self.index.names[self.index.rows_of(self._at[number])]
+
+    def dropped(self, number: int) -> frozenset[str]:
+        """Those that were dropped."""
+        if number in self._new or self.index is None:
+            return frozenset()
+        rows = self.index.rows_of(self._at[number])
+        start, stop = np.searchsorted(self.index.dropped, [rows.start, rows.stop])
+        return frozenset(self.index.names.name(int(row)) for row in self.index.dropped[start:stop])
 
     def settle(
-        self, index: int, names: Sequence[str], doubtful: frozenset[str], anchors: Callable[[str], list[str]]
-    ) -> RecordedViews:
+        self,
+        number: int,
+        names: Sequence[str],
+        dropped: frozenset[str],
+        doubtful: frozenset[str],
+        anchors: Callable[[str], list[str]],
+    ) -> ViewShard:
         """The views of the samples of a shard, recorded now as far as they were not.
 
         Those of a sample stay as long as they fit its pictures. They are drawn anew where a file is new or has changed
         (`doubtful`), the picture has another shape than the one they were drawn for, and none of `anchors(sample)`,
-        modalities whose tokens were made through them, has pictures that they fit."""
-        path = shard_path(self.out / VIEWS_FOLDER, index)
-        if not path.is_file():
+        modalities whose tokens were made through them, has pictures that they fit. Those of `dropped` samples stay."""
+        if not shard_path(self.out / VIEWS_FOLDER, number).is_file():
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
-            self._write(index, drawn, [self._stamp(name) for name in names], self.drawer.groups)
-            return RecordedViews(self.out, index)
-        recorded = RecordedViews(self.out, index)
-        before = recorded.column("stamp")
+            self._write(number, drawn, [self._stamp(name) for name in names], dropped, self.drawer.groups)
+            return ViewShard(self.out, number)
+        recorded = ViewShard(self.out, number)
+        before = dict(zip(names, recorded.stamps()))
         stamps = {name: self._stamp(name) or before[name] for name in names}
         doubtful |= {name for name in names if stamps[name] != before[name]}
         lacking = [group for group in self.drawer.groups if group not in recorded.groups]
@@ -80,13 +97,13 @@ class ViewRecorder:
             groups = lacking + self._unfit(name, drawn_now[0], aspects, recorded.get(name, 0), anchors(name))
             if groups:
                 fresh[name] = [{group: views[group] for group in groups} for views in drawn_now]
-        if names == recorded.names and stamps == before and not fresh:
+        if dropped == recorded.dropped and stamps == before and not fresh:
             return recorded
-        rows = {name: [recorded.get(name, number) for number in range(self.views)] for name in names}
+        rows = {name: [recorded.get(name, view) for view in range(self.views)] for name in names}
         for name, again in fresh.items():
             rows[name] = [{**old, **new} for old, new in zip(rows[name], again)]
-        self._write(index, rows, list(stamps.values()), sorted({*recorded.groups, *self.drawer.groups}))
-        return RecordedViews(self.out, index)
+        self._write(number, rows, list(stamps.values()), dropped, sorted({*recorded.groups, *self.drawer.groups}))
+        return ViewShard(self.out, number)
 
     def _unfit(
         self, name: str, drawn: SampleViews, aspects: Mapping[str, float], recorded: SampleViews, anchors: list[str]
@@ -119,9 +136,21 @@ class ViewRecorder:
         return digest(*stamps)
 
     def _write(
-        self, index: int, rows: Mapping[str, list[SampleViews]], stamps: Sequence[int], groups: Sequence[str]
+        self,
+        number: int,
+        rows: Mapping[str, list[SampleViews]],
+        stamps: Sequence[int],
+        dropped: frozenset[str],
+        groups: Sequence[str],
     ) -> None:
-        write_views(self.out, index, rows, stamps, groups=groups, settings=self.drawer.settings(), views=self.views)
+        settings = self.drawer.settings()
+        write_views(self.out, number, rows, stamps, dropped=dropped, groups=groups, settings=settings, views=self.views)
+
+
+def new_shards(names: Sequence[str], taken: Collection[int], size: int) -> dict[int, list[str]]:
+    """Shard -> `size` of the names, in order, numbered by the first numbers that are not taken."""
+    free = (number for number in count() if number not in taken)
+    return {next(free): list(names[start : start + size]) for start in range(0, len(names), size)}
 
 
 def _same_shape(a: View, b: View) -> bool:

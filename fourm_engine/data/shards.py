@@ -1,17 +1,18 @@
-"""Shards of what `fourm tokenize` writes: a table a column in safetensors, for many samples, and their names.
+"""Shards of what `fourm tokenize` writes: a table a column in safetensors, for many samples.
 
-    <folder>/_views/shard-00000.safetensors       the views of the samples; see `fourm_engine.data.view_shards`
-    <folder>/<modality>/shard-00000.safetensors   their tokens; see `fourm_engine.data.tokens`
+    <folder>/_views/shard-00000.safetensors       the names of the samples and their views; see `data.view_shards`
+    <folder>/<modality>/shard-00000.safetensors   the tokens of the same samples, row by row; see `data.tokens`
+    <folder>/_index/                              what all of them hold, for those who read; see `data.index`
 
-Metadata of both: `names` of the samples, in order, and the number of `views` of each. Its views decide which samples a
-shard holds: new samples go into new shards. A file appears under its name only when it is whole.
+The views decide which samples a shard holds, and in which order. That never changes: new samples go into new shards, a
+modality that a sample lacks is a row without content. A file appears under its name only when it is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,19 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.files import write_atomically
 
 VIEWS_FOLDER = "_views"
-_FORMAT = "2"
+_FORMAT = "3"
 
 
-def shard_path(folder: Path, index: int) -> Path:
-    return Path(folder) / f"shard-{index:05d}.safetensors"
+def shard_path(folder: Path, number: int) -> Path:
+    return Path(folder) / f"shard-{number:05d}.safetensors"
 
 
 def shard_paths(folder: Path) -> list[Path]:
     return sorted(Path(folder).glob("shard-*.safetensors"))
-
-
-def some_shard_paths(folder: Path) -> list[Path]:
-    """Raises ValueError where there is none."""
-    if not (paths := shard_paths(folder)):
-        raise ValueError(f"{folder}: holds no shard-*.safetensors; run `fourm tokenize`")
-    return paths
 
 
 def open_shard(path: Path) -> Any:
@@ -59,53 +54,57 @@ def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, s
     write_atomically(path, save(columns, {"format": _FORMAT, **metadata}))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Raises ValueError for a file that is no shard of this format."""
-    return open_shard(path).metadata()
-
-
-def read_names(path: Path) -> list[str]:
-    """The samples of a shard. Raises ValueError."""
-    return names_of(path, read_metadata(path))
-
-
 def damaged(path: Path, reason: object) -> ValueError:
     return ValueError(f"{path}: damaged ({reason!r:.80}); remove it and run `fourm tokenize` again")
 
 
-def names_of(path: Path, metadata: Mapping[str, str]) -> list[str]:
-    """The samples of a shard, whose metadata has a number of views, too. Raises ValueError."""
-    names = strings_of(path, metadata, "names")
-    try:
-        if int(metadata["views"]) < 1:
-            raise ValueError("no views")
-    except (KeyError, ValueError) as error:
-        raise damaged(path, error) from None
-    return names
-
-
-def strings_of(path: Path, metadata: Mapping[str, str], key: str) -> list[str]:
-    """A list of strings among the metadata of a shard. Raises ValueError."""
-    try:
-        strings = json.loads(metadata[key])
-        if not (isinstance(strings, list) and all(isinstance(string, str) for string in strings)):
-            raise ValueError(f"{key} are no list of names")
-    except (KeyError, ValueError, RecursionError) as error:
-        raise damaged(path, error) from None
-    return strings
-
-
-def column_of(path: Path, file: Any, key: str, samples: int) -> np.ndarray:
-    """uint64 (samples,). Raises ValueError where the shard has no such column."""
+def column_of(path: Path, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
+    """A column of an open shard. Raises ValueError where it has none of this shape and dtype. -1: any length."""
     try:
         column = file.get_tensor(key)
     except SafetensorError:
         column = np.zeros(0)
-    if column.dtype != np.uint64 or column.shape != (samples,):
+    fits = column.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, column.shape))
+    if column.dtype != dtype or not fits:
         raise ValueError(
-            f"{path}: holds no column {key!r} of {samples} samples; remove it and run `fourm tokenize` again"
+            f"{path}: holds no column {key!r} of {np.dtype(dtype)} {shape}; remove it and run `fourm tokenize` again"
         )
     return column
+
+
+def row_of(path: Path, file: Any, key: str, row: int) -> np.ndarray:
+    """One row of a column of an open shard, without reading the others. Raises ValueError."""
+    try:
+        return file.get_slice(key)[row : row + 1][0]
+    except (SafetensorError, IndexError) as error:
+        raise ValueError(
+            f"{path}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
+        ) from None
+
+
+def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns that hold the names: `names` uint8, all of them in UTF-8, and `name_offsets` int64 (samples + 1,)."""
+    offsets, blob = joined([name.encode(*ENCODING) for name in names])
+    return {"names": blob, "name_offsets": offsets}
+
+
+def names_of(path: Path, file: Any) -> list[str]:
+    """Inverse of `names_columns`. Raises ValueError."""
+    offsets = column_of(path, file, "name_offsets", (-1,), np.int64)
+    blob = column_of(path, file, "names", (-1,), np.uint8).tobytes()
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+        raise damaged(path, "names")
+    bounds = offsets.tolist()
+    try:
+        return [blob[start:end].decode(*ENCODING) for start, end in pairwise(bounds)]
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from None
+
+
+def names_digest(names: Sequence[str]) -> int:
+    """Tells one sequence of samples from another."""
+    columns = names_columns(names)
+    return digest(columns["name_offsets"].tobytes(), columns["names"].tobytes())
 
 
 def digest(*parts: bytes | str) -> int:
@@ -117,56 +116,3 @@ def digest(*parts: bytes | str) -> int:
         content = part.encode() if isinstance(part, str) else part
         total.update(len(content).to_bytes(8, "little") + content)
     return int.from_bytes(total.digest(), "little")
-
-
-class Shards:
-    """Shards to read rows from, each opened when a process first needs it.
-
-    Raises ValueError for damaged files, a sample in two of them, and different numbers of views."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
-        self.metadata = [read_metadata(path) for path in self.paths]
-        #: The samples of each shard, in order.
-        self.shards = [names_of(path, metadata) for path, metadata in zip(self.paths, self.metadata)]
-        self._rows: dict[str, tuple[int, int]] = {}  # name -> (shard, row in it)
-        for shard, path in enumerate(self.paths):
-            for row, name in enumerate(self.shards[shard]):
-                first = self._rows.setdefault(name, (shard, row))
-                if first != (shard, row):
-                    raise ValueError(
-                        f"sample {name!r} is in both {self.paths[first[0]]} and {path}; remove the second and run "
-                        f"`fourm tokenize` again"
-                    )
-        views = {int(metadata["views"]) for metadata in self.metadata}
-        if len(views) > 1:
-            raise ValueError(f"{self.paths[0].parent}: shards with different numbers of views, {sorted(views)}")
-        self.views: int = views.pop() if views else 0
-        self.names = list(self._rows)
-        self._files: dict[int, Any] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._rows
-
-    def column(self, key: str) -> dict[str, int]:
-        """Sample -> its entry in a column of digests."""
-        entries: dict[str, int] = {}
-        for shard, names in enumerate(self.shards):
-            entries |= zip(names, column_of(self.paths[shard], self._file(shard), key, len(names)).tolist())
-        return entries
-
-    def _slice(self, shard: int, key: str, row: int) -> np.ndarray:
-        try:
-            return self._file(shard).get_slice(key)[row : row + 1][0]
-        except (SafetensorError, IndexError) as error:
-            raise ValueError(
-                f"{self.paths[shard]}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
-            ) from None
-
-    def _file(self, shard: int) -> Any:
-        if shard not in self._files:
-            self._files[shard] = open_shard(self.paths[shard])
-        return self._files[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}

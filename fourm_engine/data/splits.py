@@ -14,9 +14,11 @@ from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
-from fourm_engine.data.names_table import Names
+from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.pairing import difference
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def read_split(path: Path, split: str) -> frozenset[str]:
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
     and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
-    known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
+    known, found = names if isinstance(names, (Names, NameTable, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
         stem = _EXTENSION.sub("", path)
@@ -61,6 +63,15 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
         if (sample := next((form for form in forms if form in known), None)) is not None:
             found[name] = sample
     return found
+
+
+def _rows_of(listed: Collection[str], table: NameTable) -> np.ndarray:
+    """int64: the rows of the samples that are meant, ascending; see `samples_of`."""
+    names = list(listed)
+    rows = table.rows(names)
+    others = [names[at] for at in np.flatnonzero(rows < 0).tolist()]
+    meant = table.rows(list(samples_of(others, table).values())) if others else rows[:0]
+    return np.unique(np.concatenate([rows[rows >= 0], meant]))
 
 
 def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
@@ -122,24 +133,47 @@ class Split:
             overlap = frozenset(name for name in samples_of(self.held_out, names).values() if name in among)
         if not overlap:
             return chosen
-        everything = len(overlap) == len(chosen)
+        if not self._settles(len(overlap), len(chosen), min(overlap), quiet):
+            return chosen
+        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
+
+    def rows(self, table: NameTable, *, quiet: bool = False) -> np.ndarray | None:
+        """As `select`, the rows of a table of names: int64, ascending; None where all of them belong to the split,
+        which takes no time."""
+        chosen = None if self.listed is None else _rows_of(self.listed, table)
+        number = len(table) if chosen is None else len(chosen)
+        if self.held_out is None:
+            if number:
+                self._settles(
+                    number, number, "" if quiet else table.name(0 if chosen is None else int(chosen[0])), quiet
+                )
+            return chosen
+        if not self.held_out:
+            return chosen
+        chosen = np.arange(len(table)) if chosen is None else chosen
+        overlap = np.intersect1d(chosen, _rows_of(self.held_out, table), assume_unique=True)
+        if len(overlap) and self._settles(len(overlap), number, table.name(int(overlap[0])), quiet):
+            return np.setdiff1d(chosen, overlap, assume_unique=True)
+        return chosen
+
+    def _settles(self, overlap: int, chosen: int, example: str, quiet: bool) -> bool:
+        """Warn of `overlap` among the `chosen` samples that are held out; whether they are to be left out."""
+        everything = overlap == chosen
         if not quiet and everything:
             log.warning(
                 "all %d training samples are held-out samples too, since data.val is the same folder: held-out numbers "
                 "will say nothing about unseen data; set data.train_split and data.val_split",
-                len(chosen),
+                chosen,
             )
         elif not quiet:
             log.warning(
                 "%d of %d training samples, such as %s, are held-out samples too, since data.val is the same folder; "
                 "they are not trained on. Set data.train_split to leave them out yourself",
-                len(overlap),
-                len(chosen),
-                min(overlap),
+                overlap,
+                chosen,
+                example,
             )
-        if everything:
-            return chosen
-        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
+        return not everything
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.recording import ViewRecorder
+from fourm_engine.data.recording import new_shards
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.tokens import TokenShards
-from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import ViewDrawer
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
+from tests.tokenized import Tokens
 
 MODALITIES = fake_modalities()
 TOKENIZERS = fake_tokenizers(MODALITIES)
@@ -38,14 +37,12 @@ def run(root, out="tokens", modalities=MODALITIES, **options):
 
 def tokens_of(folder):
     """(modality, sample) -> ids of each view, and the views themselves."""
-    found, views = {}, RecordedViews(folder)
-    for modality in TOKENIZERS:
-        if (folder / modality).is_dir():
-            shards = TokenShards(folder / modality)
-            for name in shards.names:
-                seen = views.get(name, 0) if modality != "words" else None
-                found[modality, name] = [shards.ids(name, v).tolist() for v in range(shards.views)], seen
-    return found
+    tokens = Tokens(folder)
+    return {
+        (modality, name): (tokens.all_ids(modality, name), tokens.views.get(name, 0) if modality != "words" else None)
+        for modality in tokens.index.modalities
+        for name in tokens.names(modality)
+    }
 
 
 def tally(report, modality):
@@ -156,7 +153,7 @@ def test_a_repaired_file_is_tokenized_and_a_broken_one_loses_its_tokens(root):
     (root / "raw/a/0002.npy").write_bytes(good)
     (root / "raw/a/0003.npy").write_bytes(b"rubbish")
     assert tally(run(root), "a") == {"added": 1, "unchanged": 5, "left_out": 1}
-    assert "0003" not in TokenShards(root / "tokens/a")
+    assert "0003" not in Tokens(root / "tokens").names("a")
     run(root, out="anew")
     assert tokens_of(root / "tokens") == tokens_of(root / "anew")
 
@@ -172,8 +169,8 @@ def test_what_vanished_is_told_and_keeps_its_tokens_until_it_is_pruned(root):
     assert (report.written, tokens_of(root / "tokens")) == (0, before)
     report = run(root, prune=True)
     assert tally(report, "b") == {"unchanged": 5, "vanished": 2}
-    assert "0001" not in RecordedViews(root / "tokens")
-    assert "0005" in RecordedViews(root / "tokens")
+    assert "0001" not in Tokens(root / "tokens").names()
+    assert "0005" in Tokens(root / "tokens").names()
     run(root, out="anew")
     assert tokens_of(root / "tokens") == tokens_of(root / "anew")
 
@@ -185,8 +182,9 @@ def test_pruning_leaves_modalities_that_take_no_part_alone(root):
     (root / "raw/a").rmdir()
     (root / "raw/b/0001.npy").unlink()
     run(root, modalities=fake_modalities(["a", "b"]), prune=True)
-    assert len(TokenShards(root / "tokens/a").names) == len(TokenShards(root / "tokens/words").names) == 7
-    assert "0001" not in TokenShards(root / "tokens/b")
+    tokens = Tokens(root / "tokens")
+    assert len(tokens.names("a")) == len(tokens.names("words")) == 7
+    assert "0001" not in tokens.names("b")
 
 
 def test_a_picture_of_another_shape_gets_new_views_and_all_that_is_aligned_with_it_new_tokens(root):
@@ -239,22 +237,15 @@ def test_a_run_killed_after_views_were_drawn_anew_encodes_what_they_show(root, m
 
 
 @settings(max_examples=100)
-@given(
-    recorded=st.sets(st.integers(0, 30)),
-    there=st.sets(st.integers(0, 30), min_size=1),
-    size=st.integers(1, 4),
-    data=st.data(),
-)
-def test_new_samples_go_where_they_go_however_many_shards_another_process_has_made(recorded, there, size, data):
-    recorder = ViewRecorder.__new__(ViewRecorder)
-    known, names = sorted(map(str, recorded)), sorted(map(str, there))
-    recorder._shards = {index: known[index % 2 :: 2] for index in (0, 5)}  # with a gap
-    recorder.data = type("Names", (), {"names": names})()
-    whole = recorder.shards(size)
-    assert sorted(name for shard in whole.values() for name in shard) == sorted({*known, *names})
+@given(taken=st.sets(st.integers(0, 6)), new=st.integers(1, 30), size=st.integers(1, 4), data=st.data())
+def test_new_samples_go_where_they_go_however_many_shards_another_process_has_made(taken, new, size, data):
+    names = sample_names(new)
+    whole = new_shards(names, taken, size)
+    assert [name for _, shard in sorted(whole.items()) for name in shard] == names
+    assert not taken & whole.keys()
     made = data.draw(st.sets(st.sampled_from(sorted(whole))))
-    recorder._shards |= {index: whole[index] for index in made}
-    assert recorder.shards(size) == whole
+    left = [name for name in names if all(name not in whole[number] for number in made)]
+    assert new_shards(left, taken | made, size) == {n: shard for n, shard in whole.items() if n not in made}
 
 
 CHANGES = st.lists(
@@ -294,4 +285,4 @@ def test_a_picture_without_tokens_of_its_own_that_changes_its_shape_is_noticed(t
     rewrite(tmp_path / "raw/a/0001.npy", 3, shape=(20, 12))
     run(tmp_path, modalities=modalities)
     fresh = ViewDrawer(modalities, augment=True).views(AlignedData(tmp_path / "raw", modalities), "0001", 1)
-    assert RecordedViews(tmp_path / "tokens").get("0001", 1) == fresh
+    assert Tokens(tmp_path / "tokens").views.get("0001", 1) == fresh

@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.shards import read_metadata
+from fourm_engine.data.index import Index
+from fourm_engine.data.shards import open_shard
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.data.tokens import TokenShards
-from fourm_engine.data.view_shards import RecordedViews
 from fourm_engine.data.views import view_of
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
+from tests.tokenized import Tokens
 
 MODALITIES = fake_modalities()
 TOKENIZERS = fake_tokenizers(MODALITIES)
@@ -41,13 +41,12 @@ def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, out="
 
 def read(path):
     """All that a shard holds."""
-    return load_file(path)["ids"].tolist(), read_metadata(path)
+    return {key: column.tolist() for key, column in load_file(path).items()}, open_shard(path).metadata()
 
 
 def content_of(folder):
     """Of all files: the path, what the tensors hold, the metadata."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return [(p.relative_to(folder), {k: v.tolist() for k, v in load_file(p).items()}, read_metadata(p)) for p in files]
+    return [(p.relative_to(folder), *read(p)) for p in sorted(folder.rglob("*.safetensors"))]
 
 
 def in_a_process(work, kill_after=None):
@@ -75,18 +74,17 @@ def test_the_shards_hold_the_tokens_of_every_view(root):
     assert report.counts == {"a": 10, "b": 8, "words": 3}
     assert (report.written, report.finished) == (9, 0)
     assert not report.bad
-    data, views = AlignedData(root / "raw", MODALITIES), RecordedViews(root / "tokens")
-    assert views.names == data.names
+    data, tokens = AlignedData(root / "raw", MODALITIES), Tokens(root / "tokens")
+    assert tokens.names() == data.names
     for modality, tokenizer in TOKENIZERS.items():
-        shards = TokenShards(root / "tokens" / modality)
-        assert shards.names == [name for name in data.names if modality in data.has(name)]
-        assert shards.fingerprint == tokenizer.fingerprint
-        for name in shards.names:
+        assert tokens.names(modality) == [name for name in data.names if modality in data.has(name)]
+        assert tokens.fingerprints(modality) == {tokenizer.fingerprint}
+        for name in tokens.names(modality):
             for number in range(3):
-                view = view_of(MODALITIES[modality].spec, views.get(name, number), number)
+                view = view_of(MODALITIES[modality].spec, tokens.views.get(name, number), number)
                 expected = tokenizer.encode([data.array(name, modality, view)])[0]
-                assert shards.ids(name, number).tolist() == expected.tolist()
-                assert shards.ids(name, number).dtype == np.int64
+                assert tokens.ids(modality, name, number).tolist() == expected.tolist()
+                assert tokens.ids(modality, name, number).dtype == np.int64
 
 
 def test_running_again_does_nothing_and_an_interrupted_run_goes_on(root):
@@ -124,7 +122,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
     while not in_a_process(lambda: run(root, tokenizers=slow), kill_after=rng.uniform(0, seconds)):
         kills, seconds = kills + 1, seconds * 1.2  # so that it ends, however slow the machine is
         for path in (root / "tokens").rglob("shard-*.safetensors"):  # whatever stands there is whole
-            assert read_metadata(path)["views"] == "3"
+            assert open_shard(path).metadata()["views"] == "3"
     assert kills >= 3
     assert content_of(root / "tokens") == content_of(whole)
 
@@ -153,7 +151,7 @@ def test_a_kill_while_a_shard_is_written_leaves_no_broken_one_and_no_rest(root, 
     assert len(files) == number + 1
     report = run(root)
     assert report.written + report.finished == 9
-    assert all(p.name.startswith("shard-") for p in (root / "tokens").rglob("*") if p.is_file())
+    assert not [p for p in (root / "tokens").rglob("*") if p.name.startswith(".")]
 
 
 def test_shards_may_be_read_by_whoever_may_read_new_files(root):
@@ -177,23 +175,24 @@ def test_what_another_process_is_writing_is_left_alone(root):
 def test_folders_and_shards_of_raw_files_give_the_same_tokens(tmp_path, tar):
     write_data(tmp_path / "raw", MODALITIES, sample_names(9), tar=tar)
     run(tmp_path)
-    ids = TokenShards(tmp_path / "tokens/a")
+    tokens = Tokens(tmp_path / "tokens")
     data = AlignedData(tmp_path / "raw", MODALITIES)
-    view = RecordedViews(tmp_path / "tokens").get("0008", 1)["image"]
-    assert len(ids.names) == 9
-    assert ids.ids("0008", 1).tolist() == TOKENIZERS["a"].encode([data.array("0008", "a", view)])[0].tolist()
+    view = tokens.views.get("0008", 1)["image"]
+    assert len(tokens.names("a")) == 9
+    assert tokens.ids("a", "0008", 1).tolist() == TOKENIZERS["a"].encode([data.array("0008", "a", view)])[0].tolist()
 
 
 def test_all_modalities_of_a_sample_are_seen_through_the_crop_that_is_recorded_once(root):
     run(root)
-    views = RecordedViews(root / "tokens")
+    views = Tokens(root / "tokens").views
     assert views.groups == ["image"]
     seen = [views.get("0005", number)["image"] for number in range(3)]
     assert len({(v.top, v.left, v.height, v.flip) for v in seen}) == 3
-    recorded = views.digests("image")
+    recorded = load_file(root / "tokens/_views/shard-00001.safetensors")["digest.image"]
     for modality in ("a", "b"):
-        seen = TokenShards(root / "tokens" / modality).column("view")
-        assert seen == {name: recorded[name] for name in seen}
+        shard = load_file(root / f"tokens/{modality}/shard-00001.safetensors")
+        assert shard["digest"].all()
+        assert (shard["view"] == recorded).all()
 
 
 def test_a_modality_added_later_sees_the_recorded_views(root):
@@ -243,7 +242,7 @@ def test_another_shard_size_is_that_of_new_shards_alone(root):
 
 def test_validation_has_one_view_the_centre_crop(root):
     run(root, training=False)
-    views = RecordedViews(root / "tokens")
+    views = Tokens(root / "tokens").views
     assert views.views == 1
     assert views.get("0000", 0)["image"].left == 0.125
 
@@ -256,8 +255,8 @@ def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(roo
         assert report.counts == {"a": 9, "b": 7, "words": 3}
         assert {name: tally.left_out for name, tally in report.modalities.items()} == {"a": 1, "b": 1, "words": 0}
         assert any("a/0003.npy: a: truncated" in line for line in report.bad)
-    assert "0003" not in TokenShards(root / "tokens/a")
-    assert "0003" in TokenShards(root / "tokens/b")
+    assert "0003" not in Tokens(root / "tokens").names("a")
+    assert "0003" in Tokens(root / "tokens").names("b")
 
 
 def test_unusable_files_end_the_run_if_so_configured(root):
@@ -269,10 +268,9 @@ def test_unusable_files_end_the_run_if_so_configured(root):
 def test_processes_share_the_shards(root):
     reports = [run(root, rank=rank, world=2) for rank in range(2)]
     assert [r.samples for r in reports] == [6, 4]
-    together = {p.name: read(p) for p in (root / "tokens/a").iterdir()}
-    alone = root / "alone"
     run(root, out="alone")
-    assert together == {p.name: read(p) for p in (alone / "a").iterdir()}
+    assert content_of(root / "tokens") == content_of(root / "alone")
+    assert Index.load(root / "tokens") is not None  # by the one that came last
 
 
 def test_progress_counts_what_is_left_to_the_end(root):
@@ -309,11 +307,11 @@ def test_a_damaged_shard_is_named(root):
     path = root / "tokens/a/shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: damaged"):
-        TokenShards(root / "tokens/a")
+        Tokens(root / "tokens")
 
 
 def test_readers_can_be_sent_to_another_process(root):
     run(root)
-    shards = TokenShards(root / "tokens/a")
-    ids = shards.ids("0005", 2)
-    assert pickle.loads(pickle.dumps(shards)).ids("0005", 2).tolist() == ids.tolist()
+    tokens = Tokens(root / "tokens")
+    ids = tokens.ids("a", "0005", 2)
+    assert pickle.loads(pickle.dumps(tokens)).ids("a", "0005", 2).tolist() == ids.tolist()
