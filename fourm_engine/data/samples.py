@@ -9,10 +9,9 @@ budgets are then drawn again without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from fourm_engine.batch import PackedSample
@@ -21,9 +20,10 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.order import epoch_order, sample_rng
 from fourm_engine.data.store import Store
-from fourm_engine.masking.budgets import Budgets, Drawn
+from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
-from fourm_engine.masking.pack import build_maskers, ordered, pack
+from fourm_engine.masking.draw import BatchMasker, Unmasked
+from fourm_engine.masking.pack import build_maskers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
@@ -41,7 +41,8 @@ class MaskedSamples(Dataset[PackedSample]):
     def __init__(
         self, store: Store, budgets: Budgets, maskers: Mapping[str, Masker], vocabulary: Vocabulary, *, seed: int
     ) -> None:
-        self.store, self.budgets, self.maskers, self.vocabulary, self.seed = store, budgets, maskers, vocabulary, seed
+        self.store, self.budgets, self.vocabulary, self.seed = store, budgets, vocabulary, seed
+        self.mask = BatchMasker(maskers, vocabulary)
         if not any(map(budgets.serve, store.kinds())):
             raise ValueError(f"{self._nothing()}; {store.report()}")
 
@@ -74,6 +75,13 @@ class MaskedSamples(Dataset[PackedSample]):
         return len(self.store)
 
     def __getitem__(self, position: int) -> PackedSample:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[PackedSample]:
+        """The samples of a micro-batch, masked together: each is what `self[position]` is. A DataLoader calls it."""
+        return self.mask([self._unmasked(position) for position in positions])
+
+    def _unmasked(self, position: int) -> Unmasked:
         epoch, index = divmod(position, len(self))
         order = _order(len(self), self.seed, epoch)
         for ahead in range(len(order)):
@@ -85,7 +93,7 @@ class MaskedSamples(Dataset[PackedSample]):
     def _nothing(self) -> str:
         return f"none of the {len(self)} samples has inputs and targets for any component of masking.mixture"
 
-    def _draw(self, row: int, epoch: int, index: int) -> PackedSample | None:
+    def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:
         # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
         available = self.store.has(row)
         while True:
@@ -100,18 +108,4 @@ class MaskedSamples(Dataset[PackedSample]):
                 self.store.skip(row, bad)
                 available = available - {bad.modality}
                 continue
-            return self._mask(contents, drawn, rng)
-
-    def _mask(self, contents: Mapping[str, np.ndarray], drawn: Drawn, rng: np.random.Generator) -> PackedSample:
-        masked = {}
-        for name in ordered(self.vocabulary, drawn.modalities):
-            content, inputs, targets = contents[name], drawn.inputs.get(name, 0), drawn.targets.get(name, 0)
-            ids = np.arange(len(content)) if self.vocabulary[name].patch_dim else content
-            m = self.maskers[name].mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=rng)
-            if len(m.input_ids) > inputs or len(m.labels) > targets:
-                raise ValueError(
-                    f"masker {type(self.maskers[name]).__name__} of {name} gave {len(m.input_ids)} inputs and "
-                    f"{len(m.labels)} targets for budgets {inputs} and {targets}"
-                )
-            masked[name] = m
-        return pack(self.vocabulary, masked, contents, drawn.component)
+            return Unmasked(contents, drawn, rng)
