@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.config import TrainingSet
 from fourm_engine.data.order import Order, block_rng
 from fourm_engine.data.store import Store
 
@@ -32,31 +33,31 @@ class Mixture(Store):
 
     Args:
         stores: name, for messages -> store.
-        weights: of each, the share of samples that are drawn from it, up to a common factor; > 0.
-        settings: of each, what its weight follows from, for `identity`."""
+        entries: of each, with `weight` or `repeats`, what share of the samples is drawn from it."""
 
-    def __init__(
-        self, stores: Mapping[str, Store], weights: Sequence[float], settings: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        self.labels, self.stores, self.weights = list(stores), list(stores.values()), list(weights)
-        self.settings = [dict(one) for one in settings]
-        self.names = _Joined([store.names for store in self.stores])
-        self._begins = [0, *accumulate(map(len, self.stores))]
-        # A view of each store is drawn from the views that all have in common.
-        self.views = math.lcm(*(store.views for store in self.stores))
+    def __init__(self, stores: Mapping[str, Store], entries: Sequence[TrainingSet]) -> None:
+        self.stores, self.entries = dict(stores), list(entries)
+        self.weights = [
+            entry.weight or len(store) * (entry.repeats or 1)
+            for entry, store in zip(entries, stores.values(), strict=True)
+        ]
+        self._parts = list(stores.values())
+        self.names = _Joined([store.names for store in self._parts])
+        self._begins = [0, *accumulate(map(len, self._parts))]
+        self.views = math.lcm(*(store.views for store in self._parts))  # `load` takes it modulo those of the store
 
     def __len__(self) -> int:
         return self._begins[-1]
 
     @property
     def shard_sizes(self) -> np.ndarray:
-        return np.concatenate([store.shard_sizes for store in self.stores])
+        return np.concatenate([store.shard_sizes for store in self._parts])
 
     def order(self, seed: int, *, lanes: int | None = None, window: int = 4) -> MixedOrder:
         """The order of its samples. `lanes`: as configured; None chooses for the data."""
         orders = [
             Order.choose(store.shard_sizes, seed, lanes=lanes, window=window, part=part)
-            for part, store in enumerate(self.stores)
+            for part, store in enumerate(self._parts)
         ]
         return MixedOrder(orders, self.weights, seed, lanes=lanes or max(order.lanes for order in orders))
 
@@ -65,7 +66,7 @@ class Mixture(Store):
         return store.has(row)
 
     def kinds(self) -> Counter[frozenset[str]]:
-        return sum((store.kinds() for store in self.stores), Counter[frozenset[str]]())
+        return sum((store.kinds() for store in self._parts), Counter[frozenset[str]]())
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         store, row = self._find(row)
@@ -79,25 +80,29 @@ class Mixture(Store):
         part = 0
         while row >= self._begins[part + 1]:
             part += 1
-        return self.stores[part], row - self._begins[part]
+        return self._parts[part], row - self._begins[part]
 
     def identity(self) -> dict[str, Any]:
-        settings = self.settings or [{"weight": weight} for weight in self.weights]
         return {
-            f"train.{part}": {**setting, **store.identity(), "samples": len(store)}
-            for part, (setting, store) in enumerate(zip(settings, self.stores, strict=True))
+            f"train.{part}": {
+                "samples": len(store),
+                "weight": entry.weight,
+                "repeats": entry.repeats,
+                **store.identity(),
+            }
+            for part, (entry, store) in enumerate(zip(self.entries, self._parts, strict=True))
         }
 
     def describe(self) -> str:
         """A line for the mixture and one for each data set."""
         total = sum(self.weights)
-        lines = [f"train: {len(self)} samples in {len(self.stores)} data sets, of which the share drawn is"]
-        for weight, store in zip(self.weights, self.stores, strict=True):
+        lines = [f"train: {len(self)} samples in {len(self._parts)} data sets; share of the samples drawn:"]
+        for weight, store in zip(self.weights, self._parts, strict=True):
             lines.append(f"  {weight / total:.2%} {store.describe().removeprefix('train: ')}")
         return "\n".join(lines)
 
     def report(self) -> str:
-        return "; ".join(store.report() for store in self.stores)
+        return "; ".join(store.report() for store in self._parts)
 
 
 class _Joined(Sequence[str]):

@@ -69,9 +69,7 @@ class Order:
         window: shards within which the rows of a lane are shuffled.
         part: which data set of a mixture it is; each has an order of its own."""
 
-    def __init__(
-        self, shard_sizes: np.ndarray, seed: int, *, lanes: int = 1, window: int = 4, part: int = 0
-    ) -> None:
+    def __init__(self, shard_sizes: np.ndarray, seed: int, *, lanes: int = 1, window: int = 4, part: int = 0) -> None:
         sizes = np.asarray(shard_sizes, np.int64)
         self.n, self.seed, self.lanes, self.window, self.part = int(sizes.sum()), seed, lanes, window, part
         if lanes == 1:
