@@ -19,6 +19,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
+def local_world() -> int:
+    """The processes on this machine; 1 outside torchrun."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else default

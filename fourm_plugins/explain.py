@@ -25,7 +25,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
-    *parents, key = fault["loc"] or ("settings",)
+    # In parentheses: which kind of value was taken to be meant, where a setting may be of several.
+    loc = [part for part in fault["loc"] if not str(part).startswith("(")]
+    *parents, key = loc or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
         given = "" if fault["type"] == "missing" else f" (given: {_SECRETS.sub('…', repr(fault['input'])):.80})"

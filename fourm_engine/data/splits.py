@@ -120,8 +120,9 @@ class Split:
         if not training:
             return cls("val", config.val, config.val_split, val)
         train = None if config.train_split is None else _find(config, "train", config.train_split)
-        same = config.train is not None and config.val is not None and config.train.resolve() == config.val.resolve()
-        return cls("train", config.train, config.train_split, train, val if same else frozenset())
+        folder, val_folder = config.folder, config.val
+        same = folder is not None and val_folder is not None and folder.resolve() == val_folder.resolve()
+        return cls("train", folder, config.train_split, train, val if same else frozenset())
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
@@ -182,7 +183,7 @@ class Split:
 
 
 def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
-    root = config.train if part == "train" else config.val
+    root = config.folder if part == "train" else config.val
     copy = config.tokens / part / SPLITS if config.tokens is not None else None
     if (root is None or not root.is_dir()) and copy is not None:
         return read_split(copy, split)

@@ -73,6 +73,11 @@ def parse(place: object) -> Folder:
     return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
 
 
+def absolute(place: Folder) -> Folder:
+    """The same for every way to name a folder."""
+    return place if isinstance(place, Url) else place.resolve()
+
+
 def writable(place: Folder, key: str, remedy: str) -> Path:
     """The folder that a setting names, to write to. Raises ValueError for a remote one: files there could be half
     written, or replaced under those who read them."""
