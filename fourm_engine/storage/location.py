@@ -1,12 +1,12 @@
-"""A folder, here or in a remote store, and the files below it: what readers of data use in place of a `Path`.
+"""A folder or file in a remote store: what readers of data use in place of a `Path`.
 
-    location = open_location("s3://bucket/photos")
-    location.list("rgb")                          # {"rgb/shard-00000.tar": 1048576, …}
-    location.read_bytes("splits.json", 1 << 28)   # a small file
-    with location.open("rgb/shard-00000.tar") as shard:
-        shard.read(512, 100)                      # 100 bytes from byte 512 on
+    folder = open_location("s3://bucket/photos")
+    folder.list()                                   # {"shards/00000.tar": 1048576, …}
+    (folder / "splits.json").read_bytes(1 << 28)    # a small file
+    with (folder / "shards/00000.tar").open() as shard:
+        shard.read(512, 100)                        # 100 bytes from byte 512 on
 
-A remote file is read from a copy in the cache, or where there can be none, through ranges of bytes.
+A file is read from a copy in the cache, or where there can be none, through ranges of bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fourm_engine.storage.cache import ShardCache, close, copy_name
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.errors import Changed, Missing, StoreError
 from fourm_engine.storage.store import Facts, Store
-from fourm_engine.storage.url import Folder, Url, parse
+from fourm_engine.storage.url import Url
 
 #: Bytes of a range that is read where there is no copy, and how many of them a process keeps.
 BLOCK, KEPT_BLOCKS = 1 << 20, 64
@@ -38,7 +38,7 @@ _PATIENCE_AHEAD = 10.0
 
 
 class Shard(NamedTuple):
-    """A file of a location and what its index says of it."""
+    """A file below a location, and what its index says of it."""
 
     path: str
     size: int | None = None
@@ -47,133 +47,63 @@ class Shard(NamedTuple):
 
 
 class Location:
-    """A folder. Paths below it have `/` between their parts. Picklable; safe to use after a fork.
+    """A folder or file at a URL. Those below it share its connections and its cache. Picklable; safe to use after a fork.
 
-    All methods raise ValueError for a path that leads out of the folder, `Missing` (a ValueError) where there is no
-    such file, and other ValueErrors for a store that cannot be used: one line with the URL and the remedy."""
-
-    is_local = True
-
-    def __init__(self, path: Path) -> None:
-        self.path: Path | None = Path(path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def __truediv__(self, below: str) -> Location:
-        return Location(self._at(below))
-
-    def where(self, path: str) -> str:
-        """The path or URL of a file, for messages."""
-        return str(self._at(path))
-
-    def exists(self, path: str) -> bool:
-        """Whether there is a file."""
-        return self._at(path).is_file()
-
-    def list(self, prefix: str = "") -> dict[str, int]:
-        """Path of each file below the folder `prefix`, sorted -> its bytes. Hidden files are left out."""
-        top, root = self._at(prefix), self._at("")
-        if not top.is_dir():
-            raise Missing(f"{top}: there is no such folder")
-        found = {}
-        for parent, folders, files in os.walk(top, followlinks=True):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
-            for file in (Path(parent, name) for name in files if not name.startswith(".")):
-                if file.is_file():
-                    found[file.relative_to(root).as_posix()] = file.stat().st_size
-        return dict(sorted(found.items()))
-
-    def read_bytes(self, path: str, max_bytes: int) -> bytes:
-        """A small file. Raises ValueError where it is larger than `max_bytes`."""
-        with self.open(path) as file:
-            if file.size > max_bytes:
-                raise ValueError(f"{self.where(path)}: {file.size} bytes, more than the {max_bytes} allowed")
-            return file.read(0, file.size)
-
-    def read_range(self, path: str, start: int, number: int) -> bytes:
-        """`number` bytes from `start` on; fewer at the end of the file."""
-        with self.open(path) as file:
-            return file.read(start, number)
-
-    def open(self, path: str, size: int | None = None, digest: str | None = None) -> OpenFile:
-        """A file to read parts of. `size` and `digest`, where known, are checked when a remote file is copied."""
-        at = self._at(path)
-        try:
-            if not at.is_file() and at.exists():  # a pipe would be waited for
-                raise StoreError(f"{at}: no regular file; remove it")
-            return OpenFile(os.open(at, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            raise Missing(f"{at}: there is no such file") from None
-        except OSError as error:
-            raise StoreError(f"{at}: cannot be read: {error.strerror}") from None
-
-    def local(self, path: str, size: int | None = None, digest: str | None = None) -> Path | None:
-        """A file of this machine with that content: open it at once, since a copy may be evicted later (which an open
-        file survives). None where there can be no copy: use `open`."""
-        return self._at(path)
-
-    def ahead(self, shards: Iterable[Shard | tuple | str]) -> None:
-        """Copy the first `data.remote.ahead` of `shards` in the background, in place of what was planned before."""
-
-    def _at(self, path: str) -> Path:
-        assert self.path is not None
-        return self.path / _inside(path)
-
-
-class RemoteLocation(Location):
-    """A folder in a remote store. Those below it share its connections and its cache."""
-
-    is_local = False
+    All methods raise `Missing` (a ValueError) where there is no such file, and other ValueErrors for a store that cannot
+    be used: one line with the URL and the remedy."""
 
     def __init__(self, url: Url, remote: _Remote) -> None:
-        self.path, self.url, self._remote = None, url, remote
+        self.url, self._remote = url, remote
 
     def __str__(self) -> str:
         return str(self.url)
 
-    def __truediv__(self, below: str) -> RemoteLocation:
-        return RemoteLocation(self._url(below), self._remote)
+    def __truediv__(self, below: str) -> Location:
+        """Raises ValueError for a path that leads out."""
+        return Location(self.url / inside, self._remote) if (inside := _inside(below)) else self
 
-    def where(self, path: str) -> str:
-        return str(self._url(path))
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
 
-    def exists(self, path: str) -> bool:
+    def exists(self) -> bool:
+        """Whether there is such a file."""
         try:
-            self._remote.facts(self._url(path))
+            self._remote.facts(self.url)
         except Missing:
             return False
         return True
 
-    def list(self, prefix: str = "") -> dict[str, int]:
-        found = self._remote.store.listing(self._url(prefix))
+    def list(self) -> dict[str, int]:
+        """Path of each file below, sorted -> its bytes; without hidden ones. Raises ValueError for the web, which has no
+        lists."""
         sizes = {}
-        for name, facts in found.items():
-            if facts.size is not None and not any(part.startswith(".") for part in name.split("/")):
-                path = "/".join(part for part in (_inside(prefix), name) if part)
-                self._remote.known[self._url(path)], sizes[path] = facts, facts.size
+        for path, facts in self._remote.store.listing(self.url).items():
+            if facts.size is not None and not any(part.startswith(".") for part in path.split("/")):
+                self._remote.known[self.url / path], sizes[path] = facts, facts.size
         return sizes
 
-    def read_bytes(self, path: str, max_bytes: int) -> bytes:
-        url, facts = self._url(path), self._remote.facts(self._url(path))
+    def read_bytes(self, max_bytes: int) -> bytes:
+        """A small file. Raises ValueError where it is larger than `max_bytes`."""
+        facts = self._remote.facts(self.url)
         if facts.size is None:
-            raise StoreError(f"{url}: the server does not say how large it is (Content-Length)")
+            raise StoreError(f"{self}: the server does not say how large it is (Content-Length)")
         if facts.size > max_bytes:
-            raise ValueError(f"{url}: {facts.size} bytes, more than the {max_bytes} allowed")
-        return b"".join(self._remote.store.content(url, facts.size, ranges=facts.ranges))
+            raise ValueError(f"{self}: {facts.size} bytes, more than the {max_bytes} allowed")
+        return b"".join(self._remote.store.content(self.url, facts.size, ranges=facts.ranges))
 
-    def open(self, path: str, size: int | None = None, digest: str | None = None) -> OpenFile:
-        return self._remote.open(self._url(path), size, digest)
+    def open(self, size: int | None = None, digest: str | None = None) -> OpenFile:
+        """A file to read parts of. `size` and `digest`, where known, are checked when it is copied."""
+        return self._remote.open(self.url, size, digest)
 
-    def local(self, path: str, size: int | None = None, digest: str | None = None) -> Path | None:
-        return self._remote.local(self._url(path), size, digest)
+    def local(self, size: int | None = None, digest: str | None = None) -> Path | None:
+        """A copy on this machine: open it at once, since it may be evicted later (which an open file survives). None
+        where there can be no copy: use `open`."""
+        return self._remote.local(self.url, size, digest)
 
-    def ahead(self, shards: Iterable[Shard | tuple | str]) -> None:
-        planned = [Shard(s) if isinstance(s, str) else Shard(*s) for s in shards]
-        self._remote.plan([(self._url(shard.path), shard.size, shard.digest) for shard in planned])
-
-    def _url(self, path: str) -> Url:
-        return self.url / inside if (inside := _inside(path)) else self.url
+    def ahead(self, shards: Iterable[Shard]) -> None:
+        """Copy the first `data.remote.ahead` of `shards` in the background, in place of what was planned before."""
+        self._remote.plan([(self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards])
 
 
 class _Remote:
@@ -196,7 +126,7 @@ class _Remote:
 
     def open(self, url: Url, size: int | None, digest: str | None) -> OpenFile:
         size, facts = self._checked(url, size, digest)
-        return _RemoteFile(self, url, size, partial(self._copy, url, size, digest, facts))
+        return OpenFile(self, url, size, partial(self._copy, url, size, digest, facts))
 
     def local(self, url: Url, size: int | None, digest: str | None) -> Path | None:
         if self._pid != os.getpid():  # the copies are the parent's
@@ -282,36 +212,8 @@ class _Remote:
 
 
 class OpenFile:
-    """A file to read parts of; a context manager."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle: int | None = handle
-        self.size = os.fstat(handle).st_size
-
-    def read(self, start: int, number: int) -> bytes:
-        """`number` bytes from `start` on; fewer at the end of the file."""
-        assert self._handle is not None
-        # pread has no file position that processes forked from this one could disturb.
-        return os.pread(self._handle, number, start)
-
-    def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def __enter__(self) -> OpenFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class _RemoteFile(OpenFile):
-    """A copy that is not evicted while it is open, or where there is none, ranges of bytes. Each process opens the copy
-    when it first reads: the one that a parent opened is the parent's."""
+    """A file to read parts of, a context manager: from a copy, which is not evicted while it is open, or where there is
+    none, through ranges. Each process opens the copy when it first reads: the one that a parent opened is the parent's."""
 
     def __init__(self, remote: _Remote, url: Url, size: int, copy: partial[int | None]) -> None:
         self.size = size
@@ -320,10 +222,11 @@ class _RemoteFile(OpenFile):
         self._handle = copy()
 
     def read(self, start: int, number: int) -> bytes:
+        """`number` bytes from `start` on; fewer at the end of the file."""
         if self._pid != os.getpid():
             self._handle, self._pid = self._copy(), os.getpid()
         if self._handle is not None:
-            return super().read(start, number)
+            return os.pread(self._handle, number, start)
         stop = min(start + number, self.size)
         pieces = []
         for index in range(start // BLOCK, -(-stop // BLOCK)):
@@ -336,14 +239,21 @@ class _RemoteFile(OpenFile):
             close(self._handle)
         self._handle = None
 
+    def __enter__(self) -> OpenFile:
+        return self
 
-def open_location(place: str | Folder, config: RemoteConfig | None = None) -> Location:
-    """The folder at a path or URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one
-    whose client is not installed, saying what to install."""
-    folder = parse(place)
-    if isinstance(folder, Url):
-        return RemoteLocation(folder, _Remote(folder.scheme, config or RemoteConfig()))
-    return Location(folder)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_location(url: str | Url, config: RemoteConfig | None = None) -> Location:
+    """The folder at a URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one whose client
+    is not installed, saying what to install."""
+    url = Url(url)
+    return Location(url, _Remote(url.scheme, config or RemoteConfig()))
 
 
 def _inside(path: str) -> str:

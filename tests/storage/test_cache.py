@@ -181,7 +181,7 @@ def test_a_killed_download_blocks_nobody(cache):
 
 def _download(url, config, results):
     folder = open_location(url, config)
-    with folder.open("a.tar") as shard:
+    with (folder / "a.tar").open() as shard:
         results.put(shard.read(0, shard.size))
 
 
@@ -215,7 +215,7 @@ def test_a_forked_worker_reads_on_and_holds_no_copy_of_its_parent(web, config):
     web.files |= {"a.tar": b"a" * SIZE, "b.tar": b"b" * SIZE}
     config = config.model_copy(update={"cache_gb": 1.5 * SIZE / 2**30})
     folder = open_location(web.url, config)
-    shard = folder.open("a.tar")
+    shard = (folder / "a.tar").open()
     read, write = os.pipe()
     if not (child := os.fork()):
         os.write(write, shard.read(0, 3))
@@ -225,24 +225,24 @@ def test_a_forked_worker_reads_on_and_holds_no_copy_of_its_parent(web, config):
         assert os.read(read, 3) == b"aaa"
         shard.close()
         os.kill(child, signal.SIGSTOP)
-        assert folder.local("b.tar") is None  # the child has opened its own
+        assert (folder / "b.tar").local() is None  # the child has opened its own
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert folder.local("b.tar") is not None
+    assert (folder / "b.tar").local() is not None
 
 
 def test_an_idle_forked_worker_holds_nothing(web, config):
     web.files |= {"a.tar": b"a" * SIZE, "b.tar": b"b" * SIZE}
     folder = open_location(web.url, config.model_copy(update={"cache_gb": 1.5 * SIZE / 2**30}))
-    shard = folder.open("a.tar")
+    shard = (folder / "a.tar").open()
     if not (child := os.fork()):
         time.sleep(30)
         os._exit(0)
     try:
         time.sleep(0.1)
         shard.close()
-        assert folder.local("b.tar") is not None
+        assert (folder / "b.tar").local() is not None
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -253,8 +253,8 @@ def test_evicting_a_copy_does_not_disturb_who_has_it_mapped(web, config):
 
     web.files |= {f"{name}.tar": name.encode() * SIZE for name in "abcdefghijkl"}
     folder = open_location(web.url, config.model_copy(update={"cache_gb": 10.5 * SIZE / 2**30}))
-    mapped = np.memmap(folder.local("a.tar"), np.uint8, "r")
+    mapped = np.memmap((folder / "a.tar").local(), np.uint8, "r")
     for name in "bcdefghijkl":
-        assert folder.local(f"{name}.tar").exists()
+        assert (folder / f"{name}.tar").local().exists()
     assert not list(config.cache.glob("a.tar-*"))
     assert bytes(mapped) == b"a" * SIZE
