@@ -26,6 +26,8 @@ from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
+from fourm_engine.storage.errors import StoreError
+from fourm_engine.storage.location import Readable
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -51,7 +53,7 @@ class AlignedData:
 
     def __init__(
         self,
-        root: Path | str,
+        root: Readable | str,
         modalities: Mapping[str, Modality],
         split: str | None = None,
         *,
@@ -61,10 +63,11 @@ class AlignedData:
         self.root, shards = data_root(root)
         self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
-        self.split = Split("samples", self.root, split)
-        if not self.root.is_dir():
+        self.split = Split("samples", None, split)
+        local = self.root if isinstance(self.root, Path) else None
+        if local and not local.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
-        aside = beside(self.root, self.modalities.values())
+        aside = beside(local, self.modalities.values()) if local else []
         specs = [modality.spec for modality in self.modalities.values()]
         there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
         keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
@@ -104,7 +107,8 @@ class AlignedData:
         split = Split.from_config(config, training=training)
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
-        data = cls(split.root, modalities, split.name, on_error=config.on_error, max_bytes=config.max_file_mb << 20)
+        root, limit = config.at(split.root), config.max_file_mb << 20
+        data = cls(root, modalities, split.name, on_error=config.on_error, max_bytes=limit)
         data = data.keeping(split.select(data.names))
         data.split = split
         return data
@@ -278,6 +282,8 @@ class AlignedData:
             reason = " ".join(str(error).split())
             reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
             raise BadFile(self.where(name, modality), modality, reason) from error
+        except StoreError:
+            raise
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 

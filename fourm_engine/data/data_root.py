@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fourm_engine.data.names import shown
+from fourm_engine.storage.location import Location, Readable
 
 #: Paths that a pattern may stand for.
 MAX_SHARDS = 1_000_000
 
 
 class DataRoot(NamedTuple):
-    folder: Path
+    folder: Readable
     #: Paths below it, of the tars to read; None: all that lies there.
     shards: list[str] | None
 
 
-def data_root(path: Path | str) -> DataRoot:
+def data_root(path: Readable | str) -> DataRoot:
     """Raises ValueError for a pattern that stands for no tars, or for some that are not there."""
+    if isinstance(path, Location):
+        return DataRoot(path, None)
     whole = Path(path)
     if whole.is_dir() or not (str(path).lower().endswith(".tar") or "{" in str(path)):
         return DataRoot(whole, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,10 @@ class DataStore(Store):
         Raises ValueError where there is neither raw data nor tokens, or one of the two does not fit."""
         split = Split.from_config(config, training=training)
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
-        folder = config.tokens / split.part if config.tokens else None
+        folder = config.at(config.tokens / split.part) if config.tokens else None
         tokens, raw, data = None, None, None
         there = folder is not None and has_tokens(folder)
-        if split.root is not None and there and not split.root.is_dir():
+        if isinstance(split.root, Path) and there and not split.root.is_dir():
             log.warning("data.%s: %s is not there; %s alone is used", split.part, split.root, folder)
         elif split.root is not None:
             data = AlignedData.from_config(modalities, config, training=training)
@@ -104,7 +105,7 @@ class DataStore(Store):
                 len(data.names),
                 f", such as {absent[0]}" if absent else "",
             )
-        for name in tokens.parts:
+        for name in tokens.parts if isinstance(data.root, Path) else ():  # a store has other times
             gone, both, changed = [], 0, []
             for sample, stamp in tokens.stamps(name, _COMPARED):
                 if not data.exists(sample, name):

@@ -20,6 +20,8 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.pairing import difference
+from fourm_engine.storage.location import Readable, content_of
+from fourm_engine.storage.url import Folder, absolute
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -28,12 +30,10 @@ MAX_SPLITS_BYTES = 1 << 28
 _EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
 
-def read_split(path: Path, split: str) -> frozenset[str]:
+def read_split(path: Readable, split: str) -> frozenset[str]:
     """The samples of one split. Raises ValueError naming the file."""
     try:
-        if path.stat().st_size > MAX_SPLITS_BYTES:
-            raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-        splits = json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
+        splits = json.loads(content_of(path, MAX_SPLITS_BYTES))  # UTF-8, 16 or 32, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path}: needed for split {split!r}, but cannot be read: {why}") from None
@@ -74,7 +74,7 @@ def _rows_of(listed: Collection[str], table: NameTable) -> np.ndarray:
     return np.unique(np.concatenate([rows[rows >= 0], meant]))
 
 
-def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
+def match_split(root: Readable, split: str, names: Names) -> frozenset[str]:
     """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
     there are any. Raises ValueError where none has a file."""
     path = root / SPLITS
@@ -106,7 +106,7 @@ class Split:
     would leave no training sample at all, a warning says so instead."""
 
     part: str  # "train" or "val", for messages
-    root: Path | None
+    root: Folder | None
     name: str | None
     #: Samples of the split; None: all there are.
     listed: frozenset[str] | None = None
@@ -121,7 +121,7 @@ class Split:
             return cls("val", config.val, config.val_split, val)
         train = None if config.train_split is None else _find(config, "train", config.train_split)
         folder, val_folder = config.folder, config.val
-        same = folder is not None and val_folder is not None and folder.resolve() == val_folder.resolve()
+        same = folder is not None and val_folder is not None and absolute(folder) == absolute(val_folder)
         return cls("train", folder, config.train_split, train, val if same else frozenset())
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
@@ -184,9 +184,8 @@ class Split:
 
 def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
     root = config.folder if part == "train" else config.val
-    copy = config.tokens / part / SPLITS if config.tokens is not None else None
-    if (root is None or not root.is_dir()) and copy is not None:
-        return read_split(copy, split)
+    if config.tokens is not None and (root is None or (isinstance(root, Path) and not root.is_dir())):
+        return read_split(config.at(config.tokens / part) / SPLITS, split)
     if root is None:
         raise ValueError(f"data.{part}_split is {split!r}, but data.{part} is not set; name the folder with {SPLITS}")
-    return read_split(root / SPLITS, split)
+    return read_split(config.at(root) / SPLITS, split)

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fourm_engine.data.selection import Selection
 from fourm_engine.data.shard_files import OPEN_FILES, ShardFiles
 from fourm_engine.data.shards import VIEWS_FOLDER, column_of
 from fourm_engine.data.store import Store
+from fourm_engine.storage.location import Readable
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -39,13 +39,13 @@ class TokenStore(Store):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Readable,
         modalities: Mapping[str, Modality],
         tokenizers: Mapping[str, Tokenizer],
         *,
         open_files: int = OPEN_FILES,
     ) -> None:
-        self.folder, self.index = Path(folder), open_index(folder)
+        self.folder, self.index = folder, open_index(folder)
         self.files = ShardFiles(self.index, limit=open_files)
         self.recorded = RecordedViews(self.index, self.files)
         self.views = self.index.views

@@ -66,10 +66,11 @@ class RunConfig(BaseModel):
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        tokens = self.data.tokens / "train" if self.data.tokens is not None else None
-        folders = [folder for folder in (self.data.train, tokens) if folder is not None]
-        if self.modalities.select == "installed" and folders:
-            modalities = with_data(modalities, folders)
+        given = [(one.path, one.tokens) for one in self.data.sets] or [(self.data.folder, self.data.tokens)]
+        folders = [raw for raw, _ in given] + [tokens / "train" for _, tokens in given if tokens is not None]
+        places = [self.data.at(folder) for folder in folders if folder is not None]
+        if self.modalities.select == "installed" and places:
+            modalities = with_data(modalities, places)
         check_token_spaces(modalities.specs)
         return modalities
 

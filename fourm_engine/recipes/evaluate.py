@@ -147,7 +147,8 @@ def _load_data(
         chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
-    if given.train is None or not (isinstance(given.train, Url) or given.train.is_dir()):
+    folder = None if given.sets else given.folder
+    if folder is None or not (isinstance(folder, Url) or folder.is_dir()):
         where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}

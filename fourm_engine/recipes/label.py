@@ -60,7 +60,9 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    given = {"data.train": config.data.train, "data.val": config.data.val}
+    given = {f"data.train.{number}": one.path for number, one in enumerate(config.data.sets)}
+    given = given or {"data.train": config.data.folder}
+    given["data.val"] = config.data.val
     remedy = "label a local copy, then upload the labels"
     roots = dict.fromkeys(writable(root, key, remedy) for key, root in given.items() if root is not None)
     if not roots:

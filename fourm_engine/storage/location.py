@@ -66,6 +66,10 @@ class Location:
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
+    @property
+    def parent(self) -> Location:
+        return Location(Url(self.url.rpartition("/")[0]), self._remote)
+
     def exists(self) -> bool:
         """Whether there is such a file."""
         try:
@@ -247,6 +251,19 @@ class OpenFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+#: A file or folder to read from.
+Readable = Path | Location
+
+
+def content_of(path: Readable, max_bytes: int) -> bytes:
+    """A small file. Raises OSError, and ValueError where it is larger than `max_bytes`."""
+    if isinstance(path, Location):
+        return path.read_bytes(max_bytes)
+    if (size := path.stat().st_size) > max_bytes:
+        raise ValueError(f"{path}: {size} bytes, more than the {max_bytes} allowed")
+    return path.read_bytes()
 
 
 def open_location(url: str | Url, config: RemoteConfig | None = None) -> Location:
