@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import data_root
+from fourm_engine.data.indexed import IndexedSource
 from fourm_engine.data.names import say, shown
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import unpaired
@@ -199,6 +200,12 @@ class AlignedData:
     def stamp(self, name: str, modality: str) -> str:
         """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
+
+    def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote; not those of the modalities `without`."""
+        sources = {id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)}
+        for source in sources.values():
+            source.ahead(names)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fourm_engine.data.splits import Split
 from fourm_engine.data.store import Store
 from fourm_engine.data.token_store import TokenStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
+from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -161,6 +162,19 @@ class DataStore(Store):
         assert self.raw is not None
         assert raw_row is not None
         return self.raw.load(raw_row, modality, view)
+
+    @property
+    def reads_ahead(self) -> bool:  # type: ignore[override]
+        return isinstance(self.tokens and self.tokens.folder, Location) or (
+            self.raw is not None and isinstance(self.raw.data.root, Location)
+        )
+
+    def ahead(self, rows: Sequence[int]) -> None:
+        if self.tokens is not None:
+            self.tokens.ahead(rows, views=self.raw is not None)
+        if self.raw is not None:
+            there = [raw_row for row in rows if (raw_row := self._raw_row(row)) is not None]
+            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized)
 
     def skip(self, row: int, bad: BadFile) -> None:
         raw_row = self._raw_row(row)

@@ -16,7 +16,7 @@ from fourm_engine.data.sample_shards import Claim, Key
 from fourm_engine.data.shard_scan import Stamp, content
 from fourm_engine.data.tar import stamp_text, stamped
 from fourm_engine.data.tar_members import Content
-from fourm_engine.storage.location import Location
+from fourm_engine.storage.location import Location, Shard
 from fourm_plugins.errors import SampleError
 
 
@@ -96,6 +96,13 @@ class IndexedSource:
                 shard, stamp, content = file
                 found[extension] = read_member(self.maps.root / shard, stamp, content, self.max_bytes)
         return found
+
+    def ahead(self, names: Sequence[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote."""
+        if isinstance(root := self.maps.root, Location):
+            members = (file for name in names if name in self.maps.names for _, file in self._of(name))
+            sizes = {member[0]: member[1][0] for member in members if not isinstance(member, str)}
+            root.ahead(Shard(shard, size) for shard, size in sizes.items())
 
     def _of(self, name: str) -> Iterator[tuple[str, str | tuple[str, Stamp, Content]]]:
         """(extension, path of a loose file or member of a shard) of a sample."""

@@ -44,6 +44,7 @@ class Mixture(Store):
         self._parts = list(stores.values())
         self.names = _Joined([store.names for store in self._parts])
         self._begins = [0, *accumulate(map(len, self._parts))]
+        self.reads_ahead = any(store.reads_ahead for store in self._parts)
         self.views = math.lcm(*(store.views for store in self._parts))  # `load` takes it modulo those of the store
 
     def __len__(self) -> int:
@@ -71,6 +72,10 @@ class Mixture(Store):
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         store, row = self._find(row)
         return store.load(row, modality, view % store.views)
+
+    def ahead(self, rows: Sequence[int]) -> None:
+        for store, row in map(self._find, rows):
+            store.ahead([row])
 
     def skip(self, row: int, bad: BadFile) -> None:
         store, row = self._find(row)

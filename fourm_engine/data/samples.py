@@ -17,7 +17,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.mixture import MixedOrder, Mixture
-from fourm_engine.data.order import Order, sample_rng
+from fourm_engine.data.order import PIECE, Order, sample_rng
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.store import Store
 from fourm_engine.masking.budgets import Budgets
@@ -57,6 +57,9 @@ class MaskedSamples(Dataset[PackedSample]):
         else:
             stores = {"": store}
             self.order = Order.choose(store.shard_sizes, seed, lanes=lanes, window=window)
+        # Positions after which a lane reads on in another shard, which is fetched meanwhile.
+        rows = len(store) // max(1, len(store.shard_sizes))
+        self._horizon = self.order.lanes * max(1, min(rows, PIECE))
         for label, one in stores.items():
             if not any(map(budgets.serve, one.kinds())):
                 raise ValueError(f"{label}{': ' * bool(label)}{_nothing(len(one))}; {one.report()}")
@@ -111,6 +114,8 @@ class MaskedSamples(Dataset[PackedSample]):
 
     def __getitems__(self, positions: Sequence[int]) -> list[PackedSample]:
         """The samples of a micro-batch, masked together: each is what `self[position]` is. A DataLoader calls it."""
+        if self.store.reads_ahead:
+            self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._unmasked(position) for position in positions])
 
     def _unmasked(self, position: int) -> Unmasked:

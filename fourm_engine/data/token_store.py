@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,11 @@ class TokenStore(Store):
                 f"file and run `fourm tokenize` again"
             )
         return ids[ids >= 0].astype(np.int64)
+
+    def ahead(self, rows: Sequence[int], *, views: bool = False) -> None:
+        """`views`: whether the views will be needed too."""
+        shards = dict.fromkeys(self.index.locate(self.selection.row(row))[0] for row in rows)
+        self.files.ahead([*([0] if views else []), *(part for part, _ in self.parts.values())], list(shards))
 
     def stamps(self, modality: str, number: int) -> Iterator[tuple[str, int]]:
         """(sample, stamp of the files that its tokens were made from), of up to some `number` of samples that have the

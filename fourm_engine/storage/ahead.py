@@ -12,25 +12,31 @@ from typing import Generic, TypeVar
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 2
+#: Of the last items, which are not planned again.
+RECENT = 256
 
 
 class ReadAhead(Generic[T]):
     """Calls `fetch` of what is planned, in order, in daemon threads, which each process starts when it first plans.
 
-    What fails is left to the reader, who will meet the same error."""
+    What fails is left to the reader, who will meet the same error. `limit`: what may wait."""
 
-    def __init__(self, fetch: Callable[[T], object]) -> None:
-        self._fetch = fetch
-        self._pid = 0
+    def __init__(self, fetch: Callable[[T], object], limit: int) -> None:
+        self._fetch, self._limit, self._pid = fetch, limit, 0
 
     def plan(self, items: Iterable[T]) -> None:
-        """`items` take the place of what was planned and has not begun."""
+        """Add `items` to what waits, those left out that came just now, and those for which there is no room: a reader
+        that goes on names them again."""
         if self._pid != os.getpid():
-            self._pid, self._changed, self._waiting = os.getpid(), threading.Condition(), deque[T]()
+            self._pid, self._changed = os.getpid(), threading.Condition()
+            self._waiting, self._recent = deque[T](), deque[T](maxlen=RECENT)
             for _ in range(THREADS):
                 threading.Thread(target=self._work, name="read-ahead", daemon=True).start()
         with self._changed:
-            self._waiting = deque(items)
+            for item in items:
+                if len(self._waiting) < self._limit and item not in self._recent:
+                    self._waiting.append(item)
+                    self._recent.append(item)
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -45,4 +51,4 @@ class ReadAhead(Generic[T]):
                 log.debug("read ahead: %s", error)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_fetch": self._fetch, "_pid": 0}
+        return {"_fetch": self._fetch, "_limit": self._limit, "_pid": 0}

@@ -28,8 +28,8 @@ class RemoteConfig(BaseModel):
     #: Size of all copies together, in GiB; the least recently used make room. 0: nothing is kept, and every read goes
     #: to the store.
     cache_gb: float = Field(default=50, ge=0)
-    #: Shards that each process copies before it needs them.
-    ahead: int = Field(default=4, ge=0, le=64)
+    #: Shards that may wait in each process to be copied before they are needed.
+    ahead: int = Field(default=16, ge=0, le=128)
     #: Seconds for one answer of the store.
     timeout_s: float = Field(default=60, gt=0)
     #: Seconds for which a store may stay away before the run ends.

@@ -106,8 +106,9 @@ class Location:
         return self._remote.local(self.url, size, digest)
 
     def ahead(self, shards: Iterable[Shard]) -> None:
-        """Copy the first `data.remote.ahead` of `shards` in the background, in place of what was planned before."""
-        self._remote.plan([(self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards])
+        """Copy `shards` in the background; of more than `data.remote.ahead` that wait, the further ones are left out."""
+        if self._remote.cache.max_bytes:
+            self._remote.ahead.plan((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
 
 
 class _Remote:
@@ -118,7 +119,7 @@ class _Remote:
         self.store = Store(scheme, timeout_s=config.timeout_s, give_up_s=config.give_up_s)
         self.cache = ShardCache(config.cache, int(config.cache_gb * 2**30))
         self.known: dict[Url, Facts] = {}
-        self._ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(self._fetch)
+        self.ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(self._fetch, config.ahead)
         self._blocks: OrderedDict[tuple[Url, int], bytes] = OrderedDict()
         self._pinned: OrderedDict[Url, int] = OrderedDict()
         self._pid = os.getpid()
@@ -144,16 +145,6 @@ class _Remote:
         if len(self._pinned) > KEPT_PATHS:
             close(self._pinned.popitem(last=False)[1])
         return self.cache.folder / self._name(url, size, digest, facts)
-
-    def plan(self, shards: list[tuple[Url, int | None, str | None]]) -> None:
-        planned, total = [], 0
-        for shard in shards[: self.config.ahead]:
-            total += shard[1] or 0
-            if total > self.cache.max_bytes // 2:  # or the shards would evict each other
-                break
-            planned.append(shard)
-        if self.cache.max_bytes:
-            self._ahead.plan(planned)
 
     def block(self, url: Url, index: int, size: int) -> bytes:
         """Bytes `index * BLOCK` up to the next block."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -170,3 +171,41 @@ def test_a_sample_is_tokenized_from_remote_data(remote, local, tmp_path, caplog)
     assert report.samples == 20
     assert (tmp_path / "tokens/train/splits.json").is_file()
     assert_equal(config, local)
+
+
+def test_shards_of_later_rows_are_copied_meanwhile(web, remote):
+    data = open_data(remote)
+    assert data.store.reads_ahead
+    data.store.ahead([0, 11])
+    shards = [path.partition("/")[2] for path in web.files if path.startswith(("tokens/train/a/", "raw/a/"))]
+    assert len(shards) == 3 + 3
+    wanted = {"tokens/train/a/shard-00000", "tokens/train/a/shard-00001", "raw/a/shard-00000", "raw/a/shard-00001"}
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        got = {key[4:].partition(".")[0] for key in web.requests if key.startswith("GET ")}
+        if wanted <= got:
+            break
+        time.sleep(0.01)
+    assert wanted <= got
+    assert not {"tokens/train/a/shard-00002", "raw/a/shard-00002"} & got
+
+
+def test_a_local_store_is_not_told_of_later_rows(local):
+    assert not open_data(local).store.reads_ahead
+
+
+def test_what_comes_later_in_the_order_is_told_while_batches_are_made(local):
+    data = open_data(local)
+    told = []
+
+    class Told(type(data.store)):
+        reads_ahead = True
+
+        def ahead(self, rows):
+            told.extend(rows)
+
+    data.store.__class__ = Told
+    data.__getitems__([0, 1, 2])
+    later = [position for position in range(200) if data.order.row(position) == told[0]][0]
+    assert later > 0
+    assert told == [data.order.row(later + offset) for offset in range(3)]
