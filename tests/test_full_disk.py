@@ -74,7 +74,7 @@ def labels(folder: Path, tar: bool):
 def shards(folder: Path):
     modality = fake_modalities(["a"])["a"]
     writer = TokenShardWriter(folder, modality, "f", 1)
-    return lambda: writer.write(0, {"x": (Made(0, 0, 0), [np.zeros(modality.spec.layout.num_tokens, np.int32)])})
+    return lambda: writer.write(0, ["x"], {"x": (Made(0, 0, 0), [np.zeros(modality.spec.layout.num_tokens, np.int32)])})
 
 
 def generated(folder: Path):

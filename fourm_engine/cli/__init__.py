@@ -13,7 +13,19 @@ import sys
 
 import typer
 
-from fourm_engine.cli import check, convert, evaluate, extend, generate, label, plugins, tokenize, tokenizer, train
+from fourm_engine.cli import (
+    check,
+    convert,
+    data,
+    evaluate,
+    extend,
+    generate,
+    label,
+    plugins,
+    tokenize,
+    tokenizer,
+    train,
+)
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.no_plugin import add_no_plugin
 
@@ -28,6 +40,7 @@ app = typer.Typer(
 plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(data.app, name="data")
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)

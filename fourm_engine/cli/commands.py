@@ -17,7 +17,7 @@ from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
 
 #: Commands of `fourm` itself, which no package takes over.
-BUILT_IN = ("convert", "evaluate", "extend", "generate", "label", "plugins", "tokenize", "tokenizer", "train")
+BUILT_IN = ("convert", "data", "evaluate", "extend", "generate", "label", "plugins", "tokenize", "tokenizer", "train")
 
 
 def mark_taken(plugins: Iterable[Plugin]) -> list[Plugin]:

@@ -28,7 +28,7 @@ from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.storage.errors import StoreError
-from fourm_engine.storage.location import Readable
+from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -41,7 +41,7 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`, a folder, or those in some of its tars (see `data_root`). Holds a few bytes a sample, not
+    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a few bytes a sample, not
     an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
@@ -60,8 +60,11 @@ class AlignedData:
         *,
         on_error: Literal["skip", "raise"] = "skip",
         max_bytes: int = MAX_FILE_BYTES,
+        shards: Sequence[str] | None = None,
     ) -> None:
-        self.root, shards = data_root(root)
+        if shards is None:
+            root, shards = data_root(root)
+        self.root = root if isinstance(root, Location) else Path(root)
         self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
         self.split = Split("samples", None, split)
@@ -108,8 +111,14 @@ class AlignedData:
         split = Split.from_config(config, training=training)
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
-        root, limit = config.at(split.root), config.max_file_mb << 20
-        data = cls(root, modalities, split.name, on_error=config.on_error, max_bytes=limit)
+        data = cls(
+            split.root,
+            modalities,
+            split.name,
+            on_error=config.on_error,
+            max_bytes=config.max_file_mb << 20,
+            shards=split.shards,
+        )
         data = data.keeping(split.select(data.names))
         data.split = split
         return data

@@ -48,8 +48,9 @@ MANY = 10_000
 
 @dataclass
 class Catalogue:
-    """Which samples a data set has."""
+    """Which samples the data set in `root` has."""
 
+    root: Readable
     names: NameTable
     sources: dict[Key, Source]
     #: bool (samples,), which have a file.
@@ -80,7 +81,7 @@ def open_catalogue(
     chosen = None if shards is None else sorted(shards)
     if isinstance(root, Location):
         return _open_remote(root, claims, wanted, chosen, max_bytes)
-    known = _read(root, tell)
+    known, indexed = _read(root, tell), (root / INDEX).is_dir()
     if known is not None:
         try:
             view = known.view(wanted, chosen)
@@ -95,7 +96,12 @@ def open_catalogue(
     files = sum(len(block.flags) for block in scans.blocks.values()) + sum(
         len(listing.files) for listing in opened.listings.values()
     )
-    if opened.sources and rank_and_world()[0] == 0 and (index or known is not None or files >= MANY) and index is not False:
+    if (
+        opened.sources
+        and rank_and_world()[0] == 0
+        and (index or indexed or files >= MANY)
+        and index is not False
+    ):
         try:
             with at_work(root / INDEX):
                 before = None if known is None else len(known.shards)
@@ -111,7 +117,7 @@ def open_catalogue(
     for key, source in opened.sources.items():
         present[key] = np.zeros(len(names), bool)
         present[key][names.rows(source.names)] = True
-    return Catalogue(names, opened.sources, present, opened.notes)
+    return Catalogue(root, names, opened.sources, present, opened.notes)
 
 
 def _open_remote(
@@ -154,7 +160,7 @@ def _read(root: Path, tell: Callable[[str], None]) -> DataIndex | None:
 def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int) -> Catalogue:
     for attempt in (0, 1):
         try:
-            sources = indexed_sources(index, view, claims, max_bytes)
+            maps, sources = indexed_sources(index, view, claims, max_bytes)
             break
         except Damaged:
             # Another command may have replaced the index since it was read.
@@ -162,9 +168,8 @@ def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes
             if attempt or newer is None or view.claims not in [other.claims for other in newer.views]:
                 raise
             index, view = newer, next(v for v in newer.views if (v.claims, v.only) == (view.claims, view.only))
-    maps = next(iter(sources.values())).maps
     present = {key: source.present for key, source in sources.items()}
-    return Catalogue(maps.names, dict(sources), present, renamed(index, view.notes[-1]))
+    return Catalogue(index.root, maps.names, dict(sources), present, renamed(index, view.notes[-1]))
 
 
 def _fresh(index: DataIndex, view: View) -> View | None:

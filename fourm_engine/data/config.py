@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainSerializer, PlainValidator, Tag, model_validator
 
+from fourm_engine.data.data_root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
-from fourm_engine.storage.url import Folder, Place, Url, absolute
+from fourm_engine.storage.url import Folder, Place, Url, absolute, parse
+
+
+def _source(text: object) -> Folder | str:
+    """A command stays as it is written: a path would lose its double slashes."""
+    return text if isinstance(text, str) and text.startswith(PIPE) else parse(text)
+
+
+#: A folder, a URL, or a command that prints tars.
+Source = Annotated[Folder | str, PlainValidator(_source), PlainSerializer(str, when_used="json")]
+
+
+def _same(a: Folder | str, b: Folder | str) -> bool:
+    return absolute(a) == absolute(b) if isinstance(a, Path) and isinstance(b, Path) else a == b
 
 
 class TrainingSet(BaseModel):
@@ -18,7 +32,7 @@ class TrainingSet(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Place | None = None
+    path: Source | None = None
     #: Its tokens, in a folder that no other data set writes to.
     tokens: Place | None = None
     #: As `data.train_split`, of this folder.
@@ -51,14 +65,17 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: A folder, or a list of data sets that are mixed.
+    #: A folder or URL; tars of a folder, by a pattern such as `data/shard-{00..09}.tar`; `pipe:` and a command that
+    #: prints one; or a list of data sets that are mixed.
     train: (
         Annotated[
-            Annotated[Place, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")], Discriminator(_kind)
+            Annotated[Source, Tag("(folder)")]
+            | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
+            Discriminator(_kind),
         ]
         | None
     ) = None
-    val: Place | None = None
+    val: Source | None = None
     tokens: Place | None = None
     remote: RemoteConfig = Field(default_factory=RemoteConfig)
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
@@ -104,7 +121,7 @@ class DataConfig(BaseModel):
         return open_location(place, self.remote) if isinstance(place, Url) else place
 
     @property
-    def folder(self) -> Folder | None:
+    def folder(self) -> Folder | str | None:
         """`train`, where it is no list."""
         assert not isinstance(self.train, tuple)
         return self.train
@@ -116,7 +133,7 @@ class DataConfig(BaseModel):
 
     def of(self, entry: TrainingSet) -> DataConfig:
         """The config with `entry` alone to train on."""
-        same = entry.path is not None and self.val is not None and absolute(entry.path) == absolute(self.val)
+        same = entry.path is not None and self.val is not None and _same(entry.path, self.val)
         own = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
         return self.model_copy(update=own if same else own | {"val": None, "val_split": None})
 

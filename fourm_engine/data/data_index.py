@@ -147,12 +147,7 @@ class View:
         if self.only != (None if only is None else list(only)):
             return False
         keys = [claim[:2] for claim in self.claims]
-        return wanted == self.claims or (not self.by_extension and not self.shards_in_root() and all(
-            claim[:2] in keys for claim in wanted
-        ))
-
-    def shards_in_root(self) -> bool:
-        return any("/" not in shard for shard in self.shards)
+        return wanted == self.claims or (not self.by_extension and all(claim[:2] in keys for claim in wanted))
 
 
 @dataclass
@@ -251,7 +246,9 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     ends = np.cumsum([0, *(len(block.flags) for block in blocks)])
     shift = np.cumsum([0, *(len(block.paths) for block in blocks)])
     columns = {
-        "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(np.int64),
+        "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(
+            np.int64
+        ),
         "paths": np.concatenate([np.zeros(0, np.uint8), *(block.paths for block in blocks)]),
         "starts": np.concatenate([np.zeros(0, np.int64), *(block.starts for block in blocks)]),
         "sizes": np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)]),
@@ -267,4 +264,3 @@ def _inside(shard: Any) -> str:
     if not isinstance(shard, str) or shard.startswith("/") or ".." in shard.split("/"):
         raise ValueError(f"{shown(shard)!r} is no path below the data")
     return shard
-

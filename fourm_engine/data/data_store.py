@@ -14,6 +14,7 @@ from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.indexing import has_tokens
+from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw_store import RawStore
 from fourm_engine.data.shards import digest
 from fourm_engine.data.splits import Split
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 #: Samples whose files are looked for, and of a modality, whose size and time are compared with those of the files that
 #: its tokens were made from.
 _COMPARED = 10_000
+#: Rows of two tables that are joined at a time.
+_JOINED = 1 << 22
 
 
 class DataStore(Store):
@@ -39,7 +42,7 @@ class DataStore(Store):
     def __init__(self, split: Split, *, raw: RawStore | None, tokens: TokenStore | None) -> None:
         self.split, self.raw, self._tokenized = split, raw, frozenset(tokens.parts) if tokens else frozenset[str]()
         if tokens is not None:
-            tokens = tokens.selecting(split.rows(tokens.index.names, quiet=raw is not None))
+            tokens = tokens.selecting(_rows(split, tokens.index.names, quiet=raw is not None))
             if not len(tokens):
                 raise ValueError(
                     f"{tokens.folder}: none of its {len(tokens.index)} samples is in split {split.name!r} of "
@@ -150,9 +153,11 @@ class DataStore(Store):
         if self.tokens is None:
             assert self.raw is not None
             return self.raw.kinds()
-        if self.raw is None or not any(n for m, n in self.raw.data.counts.items() if m not in self._tokenized):
+        counts = self.raw.data.counts if self.raw is not None else {}
+        if not (more := sorted(name for name, count in counts.items() if count and name not in self._tokenized)):
             return self.tokens.kinds()
-        return super().kinds()
+        assert self.raw is not None
+        return _joint_kinds(self.tokens, self.raw.data, more)
 
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         if modality in self._tokenized:
@@ -195,3 +200,33 @@ class DataStore(Store):
 
     def report(self) -> str:
         return self.raw.report() if self.raw else super().report()
+
+
+def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
+    """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
+    if split.listed is None and split.held_out == frozenset():
+        return None
+    chosen = split.select(Names(table), quiet=quiet)
+    return chosen.rows if isinstance(chosen, Names) else np.sort(table.rows(list(chosen)))
+
+
+def _joint_kinds(tokens: TokenStore, data: AlignedData, more: Sequence[str]) -> Counter[frozenset[str]]:
+    """Set of modalities -> samples with just these: of tokens, and of the raw data those in `more`.
+
+    The two tables of names are joined by their hashes, without reading a name."""
+    index, raw = tokens.index, data.names.table
+    bits = np.zeros(len(raw), np.uint64)
+    for bit, name in enumerate(more):
+        bits[data.having(name).rows] |= np.uint64(1 << bit)
+    kinds: Counter[frozenset[str]] = Counter()
+    for start in range(0, len(index), _JOINED):
+        hashes, rows = (column[start : start + _JOINED] for column in (index.names.hashes, index.names.order))
+        taken = tokens.selection.holds(rows)
+        hashes, masks = hashes[taken], index.present[rows[taken]]
+        at = np.searchsorted(raw.hashes, hashes).clip(max=len(raw) - 1)
+        files = np.where(raw.hashes[at] == hashes, bits[raw.order[at]], np.uint64(0))
+        for mask in np.unique(masks):
+            for file, count in zip(*np.unique(files[masks == mask], return_counts=True)):
+                names = {name for bit, name in enumerate(more) if int(file) >> bit & 1}
+                kinds[index.modalities_in(int(mask)) & frozenset(tokens.parts) | names] += int(count)
+    return kinds

@@ -251,7 +251,12 @@ def same_files(index: Index, found: Mapping[str, Mapping[int, tuple[int, int]]])
 
 def file_stamps(found: Mapping[str, Mapping[int, tuple[int, int]]], parts: list[str]) -> np.ndarray:
     """uint64 (shards, parts, 2): size and time of each file; 0 where there is none."""
-    numbers = sorted(found[VIEWS_FOLDER])
-    nothing = (0, 0)
-    stamps = [[found.get(part, {}).get(number, nothing) for part in parts] for number in numbers]
-    return np.array(stamps, np.uint64).reshape(len(numbers), len(parts), 2)
+    numbers = np.array(sorted(found[VIEWS_FOLDER]))
+    stamps = np.zeros((len(numbers), len(parts), 2), np.uint64)
+    for part, name in enumerate(parts):
+        if shards := found.get(name):
+            there = np.fromiter(shards, np.int64, len(shards))
+            at = np.searchsorted(numbers, there).clip(max=len(numbers) - 1)
+            known = numbers[at] == there
+            stamps[at[known], part] = np.array(list(shards.values()), np.uint64)[known]
+    return stamps

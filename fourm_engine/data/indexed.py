@@ -39,6 +39,7 @@ class Maps:
                 starts, files, extensions = (self.view[f"{number}.{c}"] for c in ("starts", "files", "extensions"))
                 if len(starts) != len(self.names) + 1 or not int(starts[-1]) == len(files) == len(extensions):
                     raise ValueError("columns of different lengths")
+            _check_paths(self.names)
         except (KeyError, ValueError) as error:
             raise Damaged(f"{view.stored.folder}: {error}") from None
 
@@ -154,8 +155,19 @@ class IndexedSource:
         return units
 
 
-def indexed_sources(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int) -> dict[Key, IndexedSource]:
-    """The sources of `claims`, those that have data. Raises Damaged."""
+def _check_paths(names: NameTable) -> None:
+    """Raise ValueError for a name that is no path below a folder: files are written under these names."""
+    starts = names.offsets[:-1].astype(np.int64)[np.diff(names.offsets.astype(np.int64)) > 0]
+    if (names.blob[starts] == ord("/")).any() or (
+        b".." in names.blob.tobytes() and any(".." in name.split("/") for name in names)
+    ):
+        raise ValueError("a sample whose name leads elsewhere")
+
+
+def indexed_sources(
+    index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int
+) -> tuple[Maps, dict[Key, IndexedSource]]:
+    """The columns, and the sources of `claims`, those that have data. Raises Damaged."""
     maps, sources = Maps(index, view), {}
     keys = [(str(source), tuple(map(str, extensions))) for source, extensions, _ in view.claims]
     for claim in claims:
@@ -163,10 +175,9 @@ def indexed_sources(index: DataIndex, view: View, claims: Sequence[Claim], max_b
         source = IndexedSource(maps, number, claim.key, renamed(index, view.notes[number]), max_bytes)
         if source.present.any():
             sources[claim.key] = source
-    return sources
+    return maps, sources
 
 
 def renamed(index: DataIndex, notes: Sequence[str]) -> list[str]:
     """Notes that name the root as it is called today."""
     return [plain(note.replace(index.called, shown(index.root)) if index.called else note) for note in notes]
-

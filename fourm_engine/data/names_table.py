@@ -174,11 +174,13 @@ class Names(Sequence[str]):
         return map(self.table.name, self.rows.tolist())
 
     def __contains__(self, name: object) -> bool:
-        row = self.table.row(name) if isinstance(name, str) else None
-        if row is None:
-            return False
-        at = int(np.searchsorted(self.rows, row))
-        return at < len(self.rows) and int(self.rows[at]) == row
+        return isinstance(name, str) and self.at(name) is not None
+
+    def at(self, name: str) -> int | None:
+        """The position of a name; None where there is none."""
+        row = self.table.row(name)
+        at = -1 if row is None else int(np.searchsorted(self.rows, row))
+        return at if 0 <= at < len(self.rows) and int(self.rows[at]) == row else None
 
     def minus(self, other: Names) -> Names:
         """Those that `other`, of the same table, lacks."""

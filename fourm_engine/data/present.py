@@ -10,23 +10,23 @@ from pathlib import Path
 
 from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.data_index import FILE, INDEX, MAX_BYTES
-from fourm_engine.data.data_root import DataRoot, data_root
+from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.names import is_archive, is_litter, shown, split
 from fourm_engine.data.source import root_shards
 from fourm_engine.modalities import Modalities
 from fourm_engine.storage.errors import Missing, StoreError
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
 
 log = logging.getLogger(__name__)
 
 
-def with_data(modalities: Modalities, folders: Iterable[Readable]) -> Modalities:
-    """Those of `modalities` that have a folder in one of `folders` (raw data by source, tokens by name), or members in
+def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
+    """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
     its tars; each of the others is reported. What `select: installed` means for data that has not all that is installed.
 
     Raises ValueError where none has any."""
-    roots = [data_root(folder) for folder in folders]
+    roots = list(roots)
     remote = [root.folder for root in roots if isinstance(root.folder, Location)]
     local = [root.folder for root in roots if isinstance(root.folder, Path)]
     inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots), *map(indexed, remote))
@@ -53,7 +53,7 @@ def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     used."""
     if not isinstance(root.folder, Path) or not root.folder.is_dir():
         return set()
-    if not (root.shards or root_shards(root.folder)):
+    if not (root_shards(root.folder) if root.shards is None else root.shards):
         return set()
     specs = [modality.spec for modality in modalities]
     there = open_catalogue(root.folder, specs, shards=root.shards).sources

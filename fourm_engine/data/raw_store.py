@@ -36,12 +36,11 @@ class RawStore(Store):
     ) -> None:
         self.data, self.tokenizers, self.seen = data, dict(tokenizers), seen
         self.names, self.views = data.names, seen.views
-        self._rows = {name: row for row, name in enumerate(self.names)}
         self._cache = ArrayCache(cache_bytes)
 
     def row(self, name: str) -> int | None:
         """The row of a sample; None where there is none of this name."""
-        return self._rows.get(name)
+        return self.data.names.at(name)
 
     def has(self, row: int) -> frozenset[str]:
         return frozenset(self.data.has_at(row))

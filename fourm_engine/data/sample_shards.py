@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fourm_engine.data.names import LeftOut, plain, shown, wrapping
+from fourm_engine.data.names import LeftOut, plain, shown
 from fourm_engine.data.shard_scan import Scan, Scanned
 from fourm_engine.data.tar import Shards, leave_out, two_files
 from fourm_engine.data.tar_members import Content
@@ -81,8 +81,6 @@ class Sorter:
         top = path.partition("/")[0] if slash else ""
         for at in dots:  # the longest ending first
             if found := self._marked.get(lowered[at:]):
-                if any(self._sources[number] == top for number in found):
-                    folder, _, _ = path.removeprefix(f"{top}/").rpartition("/")
                 return self._member(found, f"{folder}/{file[:at]}" if folder else file[:at])
         if top in self._folders:
             for at in dots:
@@ -118,16 +116,12 @@ def open_sample_shards(
     Raises ValueError, naming the shard, as `TarSource` does."""
     sorter, left_out = Sorter(claims), LeftOut()
     sources = [Shards(root, max_bytes) for _ in claims]
-    notes: list[str] = []
     for shard in shards:
         scanned = scan(root / shard)
         above, slash, _ = plain(shard).rpartition("/")
-        wrapped = wrapping(scanned.samples, shown(root.absolute().name))
-        if wrapped:
-            notes.append(f"{shown(root / shard)}: all files lie in {wrapped} inside; their names are what follows it")
         found: list[dict[tuple[str, str], Content]] = [{} for _ in claims]
         for clean in scanned.samples:
-            member = sorter.sort(clean[len(wrapped) :])
+            member = sorter.sort(clean)
             if isinstance(member, str):
                 _leave_out(shard, clean, scanned, member, claims, left_out)
                 continue
@@ -141,7 +135,7 @@ def open_sample_shards(
                 sources[number].add(shard, scanned.stamp, files)
     for source in sources:
         source.finish()
-    notes += [f"{shown(root)}: {line}" for line in left_out.lines()]
+    notes = [f"{shown(root)}: {line}" for line in left_out.lines()]
     return SampleShards({c.key: s for c, s in zip(claims, sources) if s.names}, notes, sorter.by_extension)
 
 

@@ -13,15 +13,14 @@ import re
 from collections.abc import Collection, Set
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names import plain, say, shown
-from fourm_engine.data.names_table import Names, NameTable
+from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import difference
+from fourm_engine.data.pipes import open_root
 from fourm_engine.storage.location import Readable, content_of
-from fourm_engine.storage.url import Folder, absolute
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -55,7 +54,7 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
     and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
-    known, found = names if isinstance(names, (Names, NameTable, Set)) else frozenset(names), {}
+    known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
         stem = _EXTENSION.sub("", path)
@@ -63,15 +62,6 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
         if (sample := next((form for form in forms if form in known), None)) is not None:
             found[name] = sample
     return found
-
-
-def _rows_of(listed: Collection[str], table: NameTable) -> np.ndarray:
-    """int64: the rows of the samples that are meant, ascending; see `samples_of`."""
-    names = list(listed)
-    rows = table.rows(names)
-    others = [names[at] for at in np.flatnonzero(rows < 0).tolist()]
-    meant = table.rows(list(samples_of(others, table).values())) if others else rows[:0]
-    return np.unique(np.concatenate([rows[rows >= 0], meant]))
 
 
 def match_split(root: Readable, split: str, names: Names) -> frozenset[str]:
@@ -106,8 +96,10 @@ class Split:
     would leave no training sample at all, a warning says so instead."""
 
     part: str  # "train" or "val", for messages
-    root: Folder | None
+    root: Readable | None
     name: str | None
+    #: Tars of the root that are read; None: all.
+    shards: tuple[str, ...] | None = None
     #: Samples of the split; None: all there are.
     listed: frozenset[str] | None = None
     #: Samples that are held out of training; None: all there are.
@@ -115,14 +107,18 @@ class Split:
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool) -> Split:
-        """Raises ValueError for a split that cannot be read."""
-        val = None if config.val_split is None else _find(config, "val", config.val_split)
+        """Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        root = _root(config, training)
         if not training:
-            return cls("val", config.val, config.val_split, val)
-        train = None if config.train_split is None else _find(config, "train", config.train_split)
-        folder, val_folder = config.folder, config.val
-        same = folder is not None and val_folder is not None and absolute(folder) == absolute(val_folder)
-        return cls("train", folder, config.train_split, train, val if same else frozenset())
+            val = None if config.val_split is None else _find(config, "val", config.val_split, root.folder)
+            return cls("val", root.folder, config.val_split, root.shards, val)
+        train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
+        held_out: frozenset[str] | None = frozenset()
+        if None not in (config.folder, config.val) and (other := _root(config, False)).same(root):
+            held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
+        elif config.val_split is not None and config.val is None:
+            _find(config, "val", config.val_split, None)
+        return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps."""
@@ -134,47 +130,24 @@ class Split:
             overlap = frozenset(name for name in samples_of(self.held_out, names).values() if name in among)
         if not overlap:
             return chosen
-        if not self._settles(len(overlap), len(chosen), min(overlap), quiet):
-            return chosen
-        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
-
-    def rows(self, table: NameTable, *, quiet: bool = False) -> np.ndarray | None:
-        """As `select`, the rows of a table of names: int64, ascending; None where all of them belong to the split,
-        which takes no time."""
-        chosen = None if self.listed is None else _rows_of(self.listed, table)
-        number = len(table) if chosen is None else len(chosen)
-        if self.held_out is None:
-            if number:
-                self._settles(
-                    number, number, "" if quiet else table.name(0 if chosen is None else int(chosen[0])), quiet
-                )
-            return chosen
-        if not self.held_out:
-            return chosen
-        chosen = np.arange(len(table)) if chosen is None else chosen
-        overlap = np.intersect1d(chosen, _rows_of(self.held_out, table), assume_unique=True)
-        if len(overlap) and self._settles(len(overlap), number, table.name(int(overlap[0])), quiet):
-            return np.setdiff1d(chosen, overlap, assume_unique=True)
-        return chosen
-
-    def _settles(self, overlap: int, chosen: int, example: str, quiet: bool) -> bool:
-        """Warn of `overlap` among the `chosen` samples that are held out; whether they are to be left out."""
-        everything = overlap == chosen
+        everything = len(overlap) == len(chosen)
         if not quiet and everything:
             log.warning(
                 "all %d training samples are held-out samples too, since data.val is the same folder: held-out numbers "
                 "will say nothing about unseen data; set data.train_split and data.val_split",
-                chosen,
+                len(chosen),
             )
         elif not quiet:
             log.warning(
                 "%d of %d training samples, such as %s, are held-out samples too, since data.val is the same folder; "
                 "they are not trained on. Set data.train_split to leave them out yourself",
-                overlap,
-                chosen,
-                example,
+                len(overlap),
+                len(chosen),
+                min(overlap),
             )
-        return not everything
+        if everything:
+            return chosen
+        return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split, in one line."""
@@ -182,10 +155,32 @@ class Split:
         return f"{self.part}: {samples} samples ({named} of {where})"
 
 
-def _find(config: DataConfig, part: str, split: str) -> frozenset[str]:
-    root = config.folder if part == "train" else config.val
+class _Root(NamedTuple):
+    folder: Readable | None
+    shards: tuple[str, ...] | None
+
+    def same(self, other: _Root) -> bool:
+        """Whether a sample of both may be one file."""
+        if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):
+            return False
+        return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
+
+
+def _absolute(folder: Readable) -> str:
+    return str(folder.resolve() if isinstance(folder, Path) else folder)
+
+
+def _root(config: DataConfig, training: bool) -> _Root:
+    path = config.folder if training else config.val
+    if path is None:
+        return _Root(None, None)
+    folder, shards = open_root(path, config)
+    return _Root(folder, None if shards is None else tuple(shards))
+
+
+def _find(config: DataConfig, part: str, split: str, root: Readable | None) -> frozenset[str]:
     if config.tokens is not None and (root is None or (isinstance(root, Path) and not root.is_dir())):
         return read_split(config.at(config.tokens / part) / SPLITS, split)
     if root is None:
         raise ValueError(f"data.{part}_split is {split!r}, but data.{part} is not set; name the folder with {SPLITS}")
-    return read_split(config.at(root) / SPLITS, split)
+    return read_split(root / SPLITS, split)

@@ -61,7 +61,7 @@ class Store(ABC):
     #: Whether `ahead` does anything.
     reads_ahead: bool = False
 
-    def ahead(self, rows: Sequence[int]) -> None:
+    def ahead(self, rows: Sequence[int]) -> None:  # noqa: B027
         """Told of rows that come later, so that what is far away can be fetched meanwhile."""
 
     def skip(self, row: int, bad: BadFile) -> None:

@@ -58,9 +58,7 @@ class Shards:
         number, files = self._index[name]
         shard, stamp = self._shards[number]
         path = self.folder / shard
-        return {
-            extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()
-        }
+        return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
 
     def where(self, name: str) -> str:
         return ", ".join(

@@ -1,10 +1,10 @@
 """The samples of a data set as columns: which there are, which modality each has, and where its bytes lie.
 
-    names.*                 the samples, sorted; see `names_table`
-    loose.*                 paths of loose files below the root
-    <claim>.starts          (n + 1,): the files of sample `row` are `starts[row]` to `starts[row + 1]` of
-    <claim>.files           a row of the members of all shards, or -1 - a row of `loose`
-    <claim>.extensions      uint8, which of the claim's extensions
+names.*                 the samples, sorted; see `names_table`
+loose.*                 paths of loose files below the root
+<claim>.starts          (n + 1,): the files of sample `row` are `starts[row]` to `starts[row + 1]` of
+<claim>.files           a row of the members of all shards, or -1 - a row of `loose`
+<claim>.extensions      uint8, which of the claim's extensions
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ def view_columns(opened: Opened, claims: Sequence[Claim], firsts: Mapping[str, i
     return columns | {"loose.offsets": smallest(offsets), "loose.blob": blob}
 
 
-def _files(
-    part: object, name: str, root: Path, firsts: Mapping[str, int], loose: list[str]
-) -> list[tuple[str, int]]:
+def _files(part: object, name: str, root: Path, firsts: Mapping[str, int], loose: list[str]) -> list[tuple[str, int]]:
     """[(extension, row)] of a sample."""
     assert isinstance(part, (FolderSource, Shards))
     folder = part.folder.relative_to(root).as_posix()

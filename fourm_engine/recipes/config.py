@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import DataRoot
+from fourm_engine.data.pipes import open_root
 from fourm_engine.data.present import with_data
 from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -67,10 +69,10 @@ class RunConfig(BaseModel):
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
         given = [(one.path, one.tokens) for one in self.data.sets] or [(self.data.folder, self.data.tokens)]
-        folders = [raw for raw, _ in given] + [tokens / "train" for _, tokens in given if tokens is not None]
-        places = [self.data.at(folder) for folder in folders if folder is not None]
-        if self.modalities.select == "installed" and places:
-            modalities = with_data(modalities, places)
+        if self.modalities.select == "installed" and any(place is not None for one in given for place in one):
+            roots = [open_root(path, self.data) for path, _ in given if path is not None]
+            roots += [DataRoot(self.data.at(tokens / "train"), []) for _, tokens in given if tokens is not None]
+            modalities = with_data(modalities, roots)
         check_token_spaces(modalities.specs)
         return modalities
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import PIPE, is_there
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
@@ -148,7 +149,7 @@ def _load_data(
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
     folder = None if given.sets else given.folder
-    if folder is None or not (isinstance(folder, Url) or folder.is_dir()):
+    if folder is None or not (isinstance(folder, Url) or str(folder).startswith(PIPE) or is_there(Path(folder))):
         where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}

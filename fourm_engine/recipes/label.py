@@ -10,12 +10,13 @@ from typing import Any
 from fourm_engine.data.label import LabelReport, Step, plan
 from fourm_engine.data.label import label as label_folder
 from fourm_engine.data.made import record_labels
+from fourm_engine.data.pipes import open_root
 from fourm_engine.data.source import root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
-from fourm_engine.storage.url import writable
+from fourm_engine.storage.url import refuse_remote
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ def label(
     given = {f"data.train.{number}": one.path for number, one in enumerate(config.data.sets)}
     given = given or {"data.train": config.data.folder}
     given["data.val"] = config.data.val
-    remedy = "label a local copy, then upload the labels"
-    roots = dict.fromkeys(writable(root, key, remedy) for key, root in given.items() if root is not None)
+    roots: dict[Path, None] = {}
+    for key, root in given.items():
+        if root is not None:
+            refuse_remote(root, key, "label a local copy, then upload the labels")
+            # All that lies in a folder is labelled, whichever of its tars are trained on.
+            folder = open_root(root, config.data).folder
+            assert isinstance(folder, Path)
+            roots[folder] = None
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []

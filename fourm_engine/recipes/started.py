@@ -14,6 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.data_root import PIPE, is_there
+from fourm_engine.data.pipes import copies, spool_folder
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.url import Url, parse
 
@@ -46,16 +48,33 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     for key in keys:
         section, _, name = key.partition(".")
         text = raw[section].get(name) if isinstance(raw.get(section), dict) else None
-        if not isinstance(text, str) or isinstance(parse(text), Url):
+        if not isinstance(text, str) or text.startswith(PIPE) or isinstance(parse(text), Url):
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
-        found = next((place for place in tried if place.exists()), None)
+        found = next((place for place in tried if is_there(place)), None)
         if found is None:
             missing[key] = tried
         elif found != Path.cwd() / text:
             raw[section][name] = str(found)
             log.info("%s: %s is %s", path, key, found)
+    return missing | _without_commands(raw)
+
+
+def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
+    """Put the copies of what commands printed in place of the commands: a stored config may be somebody else's."""
+    missing: dict[str, list[Path]] = {}
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        return missing
+    for name in ("train", "val"):
+        text, tokens = data.get(name), data.get("tokens")
+        if isinstance(text, str) and text.startswith(PIPE):
+            folder = spool_folder(text, Path(tokens) if isinstance(tokens, str) else None)
+            if folder.is_dir() and all(tar.is_file() for tar in copies(text, folder)):
+                data[name] = str(folder)
+            else:
+                missing[f"data.{name}"] = [folder]
     return missing
 
 

@@ -78,12 +78,11 @@ def absolute(place: Folder) -> Folder:
     return place if isinstance(place, Url) else place.resolve()
 
 
-def writable(place: Folder, key: str, remedy: str) -> Path:
-    """The folder that a setting names, to write to. Raises ValueError for a remote one: files there could be half
-    written, or replaced under those who read them."""
+def refuse_remote(place: object, key: str, remedy: str) -> None:
+    """Raise ValueError for a remote folder where a setting names one to write to: files there could be half written, or
+    replaced under those who read them."""
     if isinstance(place, Url):
         raise ValueError(f"{key}: {place} is only read from; {remedy}")
-    return place
 
 
 def _local(place: object) -> object:

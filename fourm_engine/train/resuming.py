@@ -9,6 +9,8 @@ from typing import Any
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_plugins.modality import flat
 
+_SAMPLES = "data.samples"
+
 
 def check_same_run(
     folder: Path,
@@ -29,4 +31,7 @@ def check_same_run(
     differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
     # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
     settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
+    # Where samples were added or taken away, so are their names, views and contents.
+    if any(difference.key == _SAMPLES for difference in differences):
+        differences = [d for d in differences if d.key == _SAMPLES or not d.key.startswith("data.")]
     refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

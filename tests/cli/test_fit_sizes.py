@@ -6,12 +6,12 @@ import yaml
 
 from fourm_engine.cli.tokenize import tokenize
 from fourm_engine.cli.tokenizer import fit
-from fourm_engine.data.tokens import TokenShards
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.config import load_config
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError
 from tests.plugins.instances import modality
+from tests.tokenized import Tokens
 
 CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
 SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "space": "rgb", "tokenizer": CODEC}
@@ -58,16 +58,17 @@ def test_one_tokenizer_is_fitted_adapted_and_tokenizes_both_sizes(config, tmp_pa
     assert sorted(lines(capsys)) == sorted(reported)
     assert [path.name for path in (tmp_path / "tokenizers").iterdir() if path.name[0] != "."] == ["rgb"]
     tokenize(config)
-    small, large = (TokenShards(tmp_path / "tokens/train" / name) for name in ("rgb", "rgb@64"))
-    assert small.fingerprint == large.fingerprint
-    assert (small.ids("3").shape, large.ids("3").shape) == ((16,), (64,))
+    tokens = Tokens(tmp_path / "tokens/train")
+    (small,) = tokens.fingerprints("rgb")
+    assert tokens.fingerprints("rgb@64") == {small}
+    assert (tokens.ids("rgb", "3").shape, tokens.ids("rgb@64", "3").shape) == ((16,), (64,))
 
     # Another config reads the same tokenizer for pictures that are not square.
     settings = load_config(config, ["modalities.select=[rgb]", "modalities.settings.rgb.image_size=[32, 64]"])
     manager = load_manager(settings.modalities)
     wide = settings.load_modalities(manager)
     tokenizer = load_tokenizers(settings.tokenizers.folder, wide.token_spaces, manager, modalities=wide)["rgb"]
-    assert tokenizer.fingerprint == small.fingerprint
+    assert tokenizer.fingerprint == small
     assert tokenizer.encode([np.zeros((3, 32, 64), np.float32)])[0].shape == (32,)
 
 

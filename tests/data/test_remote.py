@@ -14,6 +14,7 @@ import pytest
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
@@ -156,10 +157,10 @@ def test_a_split_that_is_not_there_is_named(web, remote):
         open_data(remote)
 
 
-def test_modalities_with_remote_data_take_part(remote, caplog):
+def test_remote_data_of_no_installed_modality_is_refused(remote):
     modalities = load_modalities(ModalitiesConfig(), load_manager(ModalitiesConfig()))
     with pytest.raises(ValueError, match="no data of any installed modality in http"):
-        with_data(modalities, [remote.at(remote.train), remote.at(remote.tokens / "train")])
+        with_data(modalities, [DataRoot(remote.at(remote.train), None)])
 
 
 def test_a_sample_is_tokenized_from_remote_data(remote, local, tmp_path, caplog):

@@ -11,6 +11,7 @@ from fourm_engine import cli
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.present import with_data
 from fourm_engine.installed.assets import check_assets
 from fourm_engine.modalities import load_manager
@@ -80,10 +81,10 @@ def test_the_index_says_which_installed_modalities_have_remote_data(remote, conf
     installed = config.model_copy(update={"modalities": type(config.modalities)()}).load_modalities(manager)
     data = remote.data
     for folder in (data.train, data.tokens / "train"):
-        assert set(with_data(installed, [data.at(folder)])) & {"rgb", "depth"} == {"rgb", "depth"}
+        assert set(with_data(installed, [DataRoot(data.at(folder), None)])) & {"rgb", "depth"} == {"rgb", "depth"}
     web.files = {}
     with pytest.raises(ValueError, match=f"no data of any installed modality in {web.url}/data"):
-        with_data(installed, [data.at(data.train)])
+        with_data(installed, [DataRoot(data.at(data.train), None)])
 
 
 def test_the_doctor_looks_at_remote_data(remote, web):

@@ -6,15 +6,23 @@ import json
 import shutil
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert.published import open_checkpoint as open_published
-from fourm_engine.data.tokens import TokenShards
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.indexing import open_index
+from fourm_engine.data.shards import open_shard
+from fourm_engine.data.token_store import TokenStore
+from fourm_engine.data.tokenize import tokenize_split
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
@@ -22,6 +30,7 @@ from fourm_engine.train.checkpoint import FORMAT, CheckpointError, open_checkpoi
 from fourm_engine.train.checkpoint import load as load_checkpoint
 from fourm_plugins import FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 from fourm_plugins.manager import PluginManager
+from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
 from tests.generate.toys import PLUGINS, install, make_model
 from tests.trust.hostile_files import Evil
 
@@ -241,43 +250,88 @@ def test_a_pickled_part_of_a_checkpoint_is_refused(tmp_path):
         load_checkpoint(open_checkpoint(tmp_path), {"x": torch.zeros(3)})
 
 
-def shard(folder: Path, ids: np.ndarray, **metadata: str) -> None:
-    from safetensors.numpy import save_file as save
+def tokens(root: Path, change: Callable[[Path, dict, dict], None] = lambda *_: None, part: str = "b") -> TokenStore:
+    """Opened, with one shard written again after `change(its path, columns, metadata)`."""
+    modalities = fake_modalities(["b"])
+    tokenizers = fake_tokenizers(modalities)
+    write_data(root / "raw", modalities, sample_names(3))
+    tokenize_split(AlignedData(root / "raw", modalities), root / "tokens", tokenizers, DataConfig())
+    path = root / "tokens" / part / "shard-00000.safetensors"
+    columns, metadata = load_arrays(path), open_shard(path).metadata()
+    change(path, columns, metadata)
+    save_arrays(columns, path, metadata)
+    return TokenStore(root / "tokens", modalities, tokenizers)
 
-    folder.mkdir(exist_ok=True)
-    names = json.dumps(["a", "b"])
-    known = {"format": "2", "names": names, "views": "1", "fingerprint": "f"} | metadata
-    save({"ids": ids}, folder / "shard-00000.safetensors", known)
+
+def setting(**columns: np.ndarray) -> Callable[[Path, dict, dict], None]:
+    return lambda path, old, metadata: old.update(columns)
+
+
+def saying(**metadata: str) -> Callable[[Path, dict, dict], None]:
+    return lambda path, columns, old: old.update(metadata)
 
 
 @pytest.mark.parametrize(
-    ("ids", "metadata"),
+    "change",
     [
-        (np.full((2, 4), 1 << 20, np.int32), {}),
-        (np.full((2, 4), 10, np.int32), {}),
-        (np.zeros((1, 4), np.int32), {}),
-        (np.zeros((2, 4), np.float32), {}),
-        (np.zeros(2, np.int32), {}),
-        (np.zeros((2, 4), np.int32), {"names": "[" * 100_000}),
-        (np.zeros((2, 4), np.int32), {"names": '{"a": 1}'}),
-        (np.zeros((2, 4), np.int32), {"views": "-1"}),
-        (np.zeros((2, 4), np.int32), {"views": "many"}),
+        setting(ids=np.full((3, 16), 1 << 20, np.int32)),
+        setting(ids=np.full((3, 16), 5, np.int32)),
+        setting(ids=np.zeros((0, 16), np.int32)),
+        setting(ids=np.zeros((3, 16), np.float32)),
+        setting(ids=np.zeros(3, np.int32)),
+        setting(digest=np.ones(2, np.uint64)),
+        setting(view=np.ones(3, np.int64)),
+        saying(views="-1"),
+        saying(views="many"),
+        saying(identity="[" * 100_000, digest="other"),
+        saying(rows="0"),
+        saying(format="2"),
     ],
 )
-def test_hostile_tokens_are_refused_by_the_name_of_their_shard(tmp_path, ids, metadata):
-    shard(tmp_path / "a", ids, **metadata)
-    with pytest.raises(ValueError, match=r"shard-00000\.safetensors"):
-        TokenShards(tmp_path / "a", size=10).ids("b")
+def test_hostile_tokens_are_refused_by_the_name_of_their_shard(tmp_path, change):
+    with pytest.raises(ValueError, match=r"b/shard-00000\.safetensors"):
+        tokens(tmp_path, change).load(1, "b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        setting(name_offsets=np.array([0, 4, 2, 12])),
+        setting(name_offsets=np.array([0, 4, 8, 1 << 40])),
+        setting(name_offsets=np.zeros(0, np.int64)),
+        setting(names=np.full(12, 0xFF, np.uint8)),
+        setting(kept=np.zeros(9, np.uint8)),
+        saying(views="0"),
+        saying(groups='{"a": 1}'),
+        saying(settings="[" * 100_000),
+    ],
+)
+def test_hostile_views_are_refused_by_the_name_of_their_shard(tmp_path, change):
+    with pytest.raises(ValueError, match=r"_views/shard-00000\.safetensors"):
+        tokens(tmp_path, change, part="_views")
+
+
+def pickled_index(path: Path, columns: dict, metadata: dict) -> None:
+    index = path.parent.parent / "_index"
+    np.save(index / "present.npy", np.array([Evil(), Evil(), Evil()], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize("facts", ["[]", "{", "[" * 100_000, '{"format": 1, "modalities": 3}', '{"format": 1}'])
+def test_a_hostile_index_is_made_anew_and_nothing_in_it_is_run(tmp_path, facts):
+    assert tokens(tmp_path).load(1, "b").shape == (16,)
+    pickled_index(tmp_path / "tokens/b/x", {}, {})
+    (tmp_path / "tokens/_index/index.json").write_text(facts)
+    assert tokens(tmp_path).load(1, "b").shape == (16,)
 
 
 def test_a_pickle_for_a_token_shard_is_refused(tmp_path):
-    pickled(tmp_path / "shard-00000.safetensors")
+    tokens(tmp_path)
+    pickled(tmp_path / "tokens/b/shard-00000.safetensors")
     with pytest.raises(ValueError, match=r"shard-00000\.safetensors: damaged or no token shard"):
-        TokenShards(tmp_path)
+        open_index(tmp_path / "tokens")
 
 
 def test_what_was_made_hostile_here_loads_when_it_is_left_alone(model_folder, vqvae, tmp_path):
     assert FourM.from_pretrained(model_folder, device="cpu").missing == {}
     assert load_file(vqvae[0] / "weights.safetensors")
-    shard(tmp_path / "a", np.full((2, 4), 9, np.int32))
-    assert TokenShards(tmp_path / "a", size=10).ids("b").tolist() == [9, 9, 9, 9]
+    assert tokens(tmp_path).load(1, "b").shape == (16,)

@@ -1,0 +1,90 @@
+"""What `fourm data` does with a data set: index it, pack it into WebDataset shards, and unpack these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fourm_engine.data.catalogue import Catalogue, open_catalogue
+from fourm_engine.data.data_index import INDEX
+from fourm_engine.data.data_root import data_root
+from fourm_engine.data.names import say as report
+from fourm_engine.data.names import shown
+from fourm_engine.data.pack import Packed
+from fourm_engine.data.pack import pack as pack_shards
+from fourm_engine.data.pack import unpack as unpack_files
+from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.recipes.tell import Progress, Tell, say, warn
+from fourm_engine.storage.url import parse, refuse_remote
+
+
+def index(folder: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> Catalogue:
+    """Write `folder/_index/`, so that no later start looks for the samples; only what has changed is scanned.
+
+    Args:
+        modalities: those that it is for; () stands for all that are installed.
+
+    Raises ValueError for data that cannot be used, Busy and CannotWrite."""
+    there = _open(folder, modalities, index=True, tell=tell)
+    size = sum(path.stat().st_size for path in (_root(there) / INDEX).rglob("*.npy"))
+    per_sample = size / max(1, len(there.names))
+    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ has {per_sample:.0f} bytes a sample")
+    return there
+
+
+def pack(
+    folder: Path, out: Path, *, samples_per_shard: int = 1000, modalities: Sequence[str] = (), tell: Tell = say
+) -> Packed:
+    """Write the samples of `folder` as WebDataset shards in `out`. What is there is kept, so that a stopped call
+    continues. Raises ValueError and CannotWrite."""
+    if samples_per_shard < 1:
+        raise ValueError(f"--samples-per-shard {samples_per_shard}: at least 1")
+    there = _open(folder, modalities, tell=tell)
+    progress = Progress(f"{out}", tell)
+    done = pack_shards(there, _root(there), out, samples_per_shard=samples_per_shard, progress=progress)
+    if done.dotted:
+        warn(
+            f"{len(done.dotted)} names hold a dot, such as {shown(done.dotted[0])}: other readers of WebDataset take "
+            f"what precedes the first dot for the sample"
+        )
+    return _told(done, there, out, tell)
+
+
+def unpack(folder: Path, out: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> Packed:
+    """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. What is there is kept, so that a stopped
+    call continues. Raises ValueError and CannotWrite."""
+    there = _open(folder, modalities, tell=tell)
+    return _told(unpack_files(there, _root(there), out, progress=Progress(f"{out}", tell)), there, out, tell)
+
+
+def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
+    for bad in done.bad:
+        warn(f"left out {bad}")
+    tell(f"{out}: {done.samples} samples written, {done.kept} were there, {len(done.bad)} files left out")
+    return done
+
+
+def _open(folder: Path, names: Sequence[str], *, index: bool | None = None, tell: Tell) -> Catalogue:
+    config = ModalitiesConfig(select=list(names) if names else "installed")
+    specs = [modality.spec for modality in load_modalities(config, load_manager(config)).values()]
+    refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
+    root, shards = data_root(folder)
+    if not isinstance(root, Path) or not root.is_dir():
+        raise ValueError(f"{shown(root)}: no such folder")
+    there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
+    for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
+        report(line)
+    if not there.sources:
+        wanted = ", ".join(sorted({spec.source for spec in specs}))
+        raise ValueError(f"{shown(root)}: holds no data of any modality; looked for {wanted}")
+    return there
+
+
+def _root(there: Catalogue) -> Path:
+    assert isinstance(there.root, Path)
+    return there.root
+
+
+def _has(there: Catalogue) -> str:
+    counts = {source: int(there.present[source, extensions].sum()) for source, extensions in there.sources}
+    return f"{len(there.names)} samples; " + ", ".join(f"{source} {n}" for source, n in sorted(counts.items()))

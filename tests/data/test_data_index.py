@@ -1,0 +1,384 @@
+"""An index says the same as a scan, whatever has changed since and whenever its writer was stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fourm_engine.data import catalogue
+from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.catalogue import open_catalogue
+from fourm_engine.data.data_index import FILE, INDEX
+from fourm_engine.lock import Busy, at_work
+from tests.data.indexing import MODALITIES, expected, held, settle, write_layout
+from tests.fakes import write_tar
+
+SPECS = [modality.spec for modality in MODALITIES.values()]
+DATA = {f"{i:04d}": {"a": b"a%d" % i, "b": b"b%d" % i, **({"words": b"w%d" % i} if i % 2 else {})} for i in range(12)}
+LAYOUTS = ["loose", "tars", "webdataset", "mixed"]
+
+
+def index(root, **options):
+    lines: list[str] = []
+    there = open_catalogue(root, SPECS, index=True, tell=lines.append, **options)
+    return there, lines
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Paths that are scanned, and folders that are listed."""
+    done: list[str] = []
+    scan, listing = catalogue.scan, catalogue.Listing
+    monkeypatch.setattr(catalogue, "scan", lambda path: done.append(path.name) or scan(path))
+    monkeypatch.setattr("fourm_engine.data.source.Listing", lambda f, e: done.append(f.name) or listing(f, e))
+    monkeypatch.setattr(catalogue, "Listing", lambda f, e: done.append(f.name) or listing(f, e))
+    return done
+
+
+NAME = st.text("abcé.-_0", min_size=1, max_size=5).filter(lambda n: not n.startswith(".") and not n.endswith("."))
+SAMPLES = st.dictionaries(
+    st.one_of(NAME, st.builds("{}/{}".format, NAME, NAME)),
+    st.dictionaries(st.sampled_from(["a", "b", "words"]), st.binary(max_size=9), min_size=1),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SAMPLES, st.sampled_from(LAYOUTS), st.integers(1, 3))
+def test_an_index_says_what_a_scan_says(tmp_path_factory, data, layout, shards):
+    root = tmp_path_factory.mktemp("data")
+    try:
+        write_layout(root, data, layout, shards=shards)
+        before = AlignedData(root, MODALITIES)
+    except (ValueError, OSError):
+        return  # names that clash; whether there is an index or not
+    scanned = {n: {m: before.files(n, m) for m in sorted(before.has(n))} for n in before.names}
+    index(root)
+    assert held(root) == scanned
+    after = AlignedData(root, MODALITIES)
+    assert list(after.names) == list(before.names)
+    assert after.counts == before.counts
+    assert after.kinds() == before.kinds()
+    for name in before.names:
+        for modality in before.has(name):
+            assert after.where(name, modality) == before.where(name, modality)
+            assert after.stamp(name, modality) == before.stamp(name, modality) != ""
+    again = pickle.loads(pickle.dumps(after))
+    assert {n: {m: again.files(n, m) for m in sorted(again.has(n))} for n in again.names} == scanned
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_second_start_scans_and_lists_nothing(tmp_path, layout, scans):
+    write_layout(tmp_path, DATA, layout)
+    index(tmp_path)
+    assert scans
+    scans.clear()
+    assert held(tmp_path) == expected(DATA)
+    assert scans == []
+
+
+@pytest.mark.parametrize("layout", ["tars", "webdataset"])
+def test_of_many_shards_only_those_that_have_changed_are_scanned_again(tmp_path, layout, scans):
+    write_layout(tmp_path, DATA, layout, shards=6)
+    index(tmp_path)
+    changed = tmp_path / ("shard-3.tar" if layout == "webdataset" else "a/shard-3.tar")
+    mark = ".a" if layout == "webdataset" else ""
+    write_tar(changed, {f"{name}{mark}.npy": b"changed" for name in ("0003", "0009", "new")})
+    settle(tmp_path)
+    os.utime(changed, (2e9 - 1e9 + 5, 2e9 - 1e9 + 5))
+    scans.clear()
+    there, lines = index(tmp_path)
+    assert [name for name in scans if name.endswith(".tar")] == ["shard-3.tar"]
+    total = 6 if layout == "webdataset" else 15
+    assert lines == [
+        f"{tmp_path / INDEX}: out of date; 1 of {total} shards scanned again, such as "
+        f"{changed.relative_to(tmp_path)}, the others are as they were"
+    ]
+    assert held(tmp_path)["new"] == {"a": {"npy": b"changed"}}
+    shutil.rmtree(tmp_path / INDEX)
+    fresh = held(tmp_path)
+    index(tmp_path)
+    assert held(tmp_path) == fresh
+
+
+@pytest.mark.parametrize("what", ["added", "removed", "loose", "folder", "replaced"])
+def test_whatever_has_changed_is_noticed(tmp_path, what):
+    write_layout(tmp_path, DATA, "mixed")
+    index(tmp_path)
+    if what == "added":
+        write_tar(tmp_path / "late.tar", {"late.a.npy": b"1"})
+    elif what == "removed":
+        (tmp_path / "shard-0.tar").unlink()
+    elif what == "loose":
+        (tmp_path / "a/late.npy").write_bytes(b"1")
+    elif what == "folder":
+        (tmp_path / "a/deep/er").mkdir(parents=True)
+        (tmp_path / "a/deep/er/late.npy").write_bytes(b"1")
+    else:
+        (tmp_path / "a/0000.npy").unlink()
+    found = held(tmp_path)
+    shutil.rmtree(tmp_path / INDEX)
+    assert found == held(tmp_path) != expected(DATA)
+
+
+def test_what_changed_within_the_resolution_of_the_clock_is_noticed(tmp_path):
+    write_tar(tmp_path / "0.tar", {"x.a.npy": b"1", "y.a.npy": b"2"})
+    time_of_it = os.stat(tmp_path / "0.tar").st_mtime_ns
+    index(tmp_path)
+    write_tar(tmp_path / "0.tar", {"y.a.npy": b"2", "x.a.npy": b"1"})
+    os.utime(tmp_path / "0.tar", ns=(time_of_it, time_of_it))
+    assert held(tmp_path) == expected({"x": {"a": b"1"}, "y": {"a": b"2"}})
+
+
+def test_a_folder_that_was_only_touched_costs_a_listing_once(tmp_path, scans):
+    write_layout(tmp_path, DATA, "loose")
+    index(tmp_path)
+    os.utime(tmp_path / "b", (5, 5))
+    scans.clear()
+    assert held(tmp_path) == expected(DATA)
+    assert scans == ["b"]
+    scans.clear()
+    assert held(tmp_path) == expected(DATA)
+    assert scans == []
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        path.write_bytes(os.urandom(len(content)))
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "flipped", "noise"])
+def test_any_damage_is_said_and_mended(tmp_path, how, caplog):
+    write_layout(tmp_path, DATA, "mixed")
+    index(tmp_path)
+    whole = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / INDEX).rglob("*.*")}
+    for name in whole:
+        path = tmp_path / name
+        if path.name == FILE and how == "flipped":
+            continue  # its last byte ends a line
+        if len(whole[name]) <= 128:
+            continue  # an empty column
+        damage(path, how)
+        _, lines = index(tmp_path)
+        assert len(lines) >= 1
+        assert how == "gone" or "damaged" in lines[0], name
+        assert {n: (tmp_path / n).read_bytes() for n in whole} == whole
+        assert held(tmp_path) == expected(DATA)
+
+
+@pytest.mark.parametrize("hostile", [{"shards": [["/etc/passwd", 1, 1, True, 0, 0]]}, {"odd": 3}, {"views": [{}]},
+                                     {"format": 99}, {"members": {"folder": "../x", "columns": {}}}, {"shards": None}])
+def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
+    write_layout(tmp_path, DATA, "mixed")
+    index(tmp_path)
+    path = tmp_path / INDEX / FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | hostile))
+    _, lines = index(tmp_path)
+    assert "damaged" in lines[0]
+    assert held(tmp_path) == expected(DATA)
+
+
+def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path, monkeypatch):
+    write_layout(tmp_path / "data", {"xx/y": {"a": b"1"}, "z": {"a": b"2"}}, "loose")
+    index(tmp_path / "data")
+    (tmp_path / "y.npy").write_bytes(b"secret")
+    monkeypatch.setattr("fourm_engine.data.data_index._checksum", lambda column: 0)  # as if it had been made to fit
+    path = tmp_path / "data" / INDEX / FILE
+    path.write_text(json.dumps(document := json.loads(path.read_text())))
+    for view in document["views"]:
+        view["stored"]["columns"] = {k: [n, 0] for k, (n, _) in view["stored"]["columns"].items()}
+    document["members"]["columns"] = {k: [n, 0] for k, (n, _) in document["members"]["columns"].items()}
+    path.write_text(json.dumps(document))
+    for column, before, after in (("names.blob", b"xx/y", b"../y"), ("loose.blob", b"a/xx/y.npy", b"../y.npy//")):
+        file = next((tmp_path / "data" / INDEX).glob(f"view-*/{column}.npy"))
+        content = file.read_bytes()
+        assert before in content
+        file.write_bytes(content.replace(before, after))
+        if column == "names.blob":
+            assert held(tmp_path / "data") == expected({"xx/y": {"a": b"1"}, "z": {"a": b"2"}})  # made anew
+        else:
+            data = AlignedData(tmp_path / "data", MODALITIES)
+            with pytest.raises(ValueError, match="_index is damaged"):
+                data.files("xx/y", "a")
+
+
+def test_a_small_data_set_is_left_alone_and_a_large_one_is_indexed_on_the_way(tmp_path, monkeypatch, caplog):
+    write_layout(tmp_path, DATA, "webdataset")
+    held(tmp_path)
+    assert not (tmp_path / INDEX).exists()
+    monkeypatch.setattr(catalogue, "MANY", 10)
+    held(tmp_path)
+    assert (tmp_path / INDEX / FILE).exists()
+    assert f"{tmp_path / INDEX}: written" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_to_is_scanned_at_each_start_and_said(tmp_path, monkeypatch, caplog):
+    write_layout(tmp_path, DATA, "webdataset")
+    monkeypatch.setattr(catalogue, "MANY", 10)
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(catalogue, "_save", refuse)
+    assert held(tmp_path) == expected(DATA)
+    assert "_index: not written (" in caplog.text
+
+
+def test_only_the_first_process_writes_the_index(tmp_path, monkeypatch):
+    write_layout(tmp_path, DATA, "webdataset")
+    monkeypatch.setattr(catalogue, "MANY", 10)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert held(tmp_path) == expected(DATA)
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_other_modalities_need_no_scan(tmp_path, scans):
+    write_layout(tmp_path, DATA, "webdataset")
+    index(tmp_path)
+    scans.clear()
+    some = {"a": MODALITIES["a"]}
+    data = AlignedData(tmp_path, some)
+    assert data.names == sorted(DATA)
+    assert data.counts == {"a": 12}
+    assert scans == []
+
+
+def test_patterns_of_one_folder_share_an_index(tmp_path, scans):
+    write_layout(tmp_path, DATA, "webdataset", shards=4)
+    first, second = tmp_path / "shard-{0..2}.tar", tmp_path / "shard-{3..3}.tar"
+    index(tmp_path)
+    for _ in range(2):
+        for pattern in (first, second):
+            held(pattern)
+    scans.clear()
+    assert sorted([*held(first), *held(second)]) == sorted(DATA)
+    assert held(second) == expected({n: f for i, (n, f) in enumerate(sorted(DATA.items())) if i % 4 == 3})
+    assert [name for name in scans if name.endswith(".tar")] == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.data.test_data_index import index
+print("ready", flush=True)
+for _ in range(50):
+    index(Path(sys.argv[1]))
+    import shutil, random
+    if random.random() < 0.5:
+        (Path(sys.argv[1]) / "_index/index.json").unlink()
+"""
+
+
+def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
+    root = tmp_path / "data"
+    write_layout(root, {f"{i:03d}": {"a": b"%d" % i, "words": b"w"} for i in range(60)}, "webdataset", shards=5)
+    truth = held(root)
+    index(root)
+    whole = {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("*.*")}
+    random = np.random.default_rng(0)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, env=environment, stderr=subprocess.DEVNULL
+        )
+        process.stdout.readline()
+        time.sleep(float(random.uniform(0, 0.3)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert held(root) == truth
+        index(root)
+        assert {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("*.*")} == whole
+
+
+def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    write_layout(root, DATA, "webdataset")
+    index(root)
+    write_tar(root / "late.tar", {"late.a.npy": b"1"})
+    settle(root)
+    new = expected({**DATA, "late": {"a": b"1"}})
+    replace, steps = os.replace, 0
+
+    class Stop(BaseException):
+        pass
+
+    for stop_at in range(100):
+        left = stop_at
+
+        def stopping(*arguments):
+            nonlocal left
+            if not left:
+                raise Stop
+            left -= 1
+            return replace(*arguments)
+
+        monkeypatch.setattr(os, "replace", stopping)
+        try:
+            index(root)
+        except Stop:
+            steps += 1
+        else:
+            break
+        finally:
+            monkeypatch.setattr(os, "replace", replace)
+        json.loads((root / INDEX / FILE).read_text())
+    assert steps > 10
+    assert held(root) == new
+
+
+def _hold(root: Path, ready: object, stop: object) -> None:
+    with at_work(root / INDEX):
+        ready.set()
+        stop.wait(30)
+
+
+def test_a_second_command_says_who_is_at_work_and_a_run_goes_on_without(tmp_path, monkeypatch, caplog):
+    write_layout(tmp_path, DATA, "webdataset")
+    context = multiprocessing.get_context("fork")
+    ready, stop = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, stop))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(Busy, match="is at work here"):
+            index(tmp_path)
+        monkeypatch.setattr(catalogue, "MANY", 1)
+        assert held(tmp_path) == expected(DATA)
+        assert "not written" in caplog.text
+    finally:
+        stop.set()
+        other.join()
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_read_anew(tmp_path):
+    write_layout(tmp_path, DATA, "webdataset")
+    index(tmp_path)
+    old = catalogue.DataIndex.read(tmp_path)
+    write_tar(tmp_path / "late.tar", {"late.a.npy": b"1"})
+    settle(tmp_path)
+    index(tmp_path)
+    there = catalogue._from_index(old, old.views[0], catalogue.claims_of(SPECS), 1 << 20)
+    assert "late" in there.names
