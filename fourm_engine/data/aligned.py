@@ -212,7 +212,9 @@ class AlignedData:
 
     def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
         """Copy the shards of samples in the background, where they are remote; not those of the modalities `without`."""
-        sources = {id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)}
+        sources = {
+            id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
+        }
         for source in sources.values():
             source.ahead(names)
 

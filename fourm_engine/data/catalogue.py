@@ -96,12 +96,7 @@ def open_catalogue(
     files = sum(len(block.flags) for block in scans.blocks.values()) + sum(
         len(listing.files) for listing in opened.listings.values()
     )
-    if (
-        opened.sources
-        and rank_and_world()[0] == 0
-        and (index or indexed or files >= MANY)
-        and index is not False
-    ):
+    if opened.sources and rank_and_world()[0] == 0 and (index or indexed or files >= MANY) and index is not False:
         try:
             with at_work(root / INDEX):
                 before = None if known is None else len(known.shards)

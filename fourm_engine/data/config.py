@@ -69,8 +69,7 @@ class DataConfig(BaseModel):
     #: prints one; or a list of data sets that are mixed.
     train: (
         Annotated[
-            Annotated[Source, Tag("(folder)")]
-            | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
+            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
             Discriminator(_kind),
         ]
         | None
