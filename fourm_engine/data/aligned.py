@@ -211,7 +211,7 @@ class AlignedData:
         return self._sources[modality].stamp(name)
 
     def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
-        """Copy the shards of samples in the background, where they are remote; not those of the modalities `without`."""
+        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities."""
         sources = {
             id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
         }

@@ -22,7 +22,8 @@ def save_column(path: Path, column: np.ndarray) -> None:
 
 
 def open_column(path: Readable, kinds: str, length: int | None = None) -> np.ndarray:
-    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it. `kinds`: those of dtypes that it may have, such as "iu".
+    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
+    `kinds`: those of dtypes that it may have, such as "iu".
 
     Raises ValueError for a file that is missing, damaged or another column."""
     stored = path.local() or io.BytesIO(path.read_bytes(MAX_BYTES)) if isinstance(path, Location) else path

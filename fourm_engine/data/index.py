@@ -191,7 +191,7 @@ class Index:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{folder / INDEX_FOLDER}: damaged ({error!s:.80}); run `fourm tokenize` on the local tokens, and upload "
+                f"{folder / INDEX_FOLDER}: damaged ({error!s:.80}); run `fourm tokenize` on the local tokens, upload "
                 f"them again"
             ) from None
 

@@ -40,7 +40,8 @@ def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
     if not kept:
         aside = (line for folder in local if folder.is_dir() for line in beside(folder, modalities.values()))
         raise ValueError(
-            f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the folders "
+            f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the "
+            f"folders "
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
             + "".join(f"; {line}" for line in aside)
         )
@@ -61,8 +62,8 @@ def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
 
 
 def indexed(folder: Location) -> set[str]:
-    """Names of the modalities that a remote folder, of raw data or of tokens, has data of, as its index says; none where
-    there is no index. Raises StoreError."""
+    """Names of the modalities that a remote folder, of raw data or of tokens, has, as its index says; none where there
+    is no index. Raises StoreError."""
     path = folder / INDEX / FILE
     try:
         document = json.loads(path.read_bytes(MAX_BYTES))

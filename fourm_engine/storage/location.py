@@ -47,10 +47,11 @@ class Shard(NamedTuple):
 
 
 class Location:
-    """A folder or file at a URL. Those below it share its connections and its cache. Picklable; safe to use after a fork.
+    """A folder or file at a URL. Those below it share its connections and its cache. Picklable; safe to use after a
+    fork.
 
-    All methods raise `Missing` (a ValueError) where there is no such file, and other ValueErrors for a store that cannot
-    be used: one line with the URL and the remedy."""
+    All methods raise `Missing` (a ValueError) where there is no such file, and other ValueErrors for a store that
+    cannot be used: one line with the URL and the remedy."""
 
     def __init__(self, url: Url, remote: _Remote) -> None:
         self.url, self._remote = url, remote
@@ -79,8 +80,8 @@ class Location:
         return True
 
     def list(self) -> dict[str, int]:
-        """Path of each file below, sorted -> its bytes; without hidden ones. Raises ValueError for the web, which has no
-        lists."""
+        """Path of each file below, sorted -> its bytes; without hidden ones. Raises ValueError for the web, which
+        has no lists."""
         sizes = {}
         for path, facts in self._remote.store.listing(self.url).items():
             if facts.size is not None and not any(part.startswith(".") for part in path.split("/")):
@@ -106,7 +107,7 @@ class Location:
         return self._remote.local(self.url, size, digest)
 
     def ahead(self, shards: Iterable[Shard]) -> None:
-        """Copy `shards` in the background; of more than `data.remote.ahead` that wait, the further ones are left out."""
+        """Copy `shards` in the background; of more than `data.remote.ahead` that wait, the rest is left out."""
         if self._remote.cache.max_bytes:
             self._remote.ahead.plan((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
 
@@ -208,7 +209,7 @@ class _Remote:
 
 class OpenFile:
     """A file to read parts of, a context manager: from a copy, which is not evicted while it is open, or where there is
-    none, through ranges. Each process opens the copy when it first reads: the one that a parent opened is the parent's."""
+    none, through ranges. Each process opens the copy when it first reads: what a parent opened is the parent's."""
 
     def __init__(self, remote: _Remote, url: Url, size: int, copy: partial[int | None]) -> None:
         self.size = size
@@ -258,8 +259,8 @@ def content_of(path: Readable, max_bytes: int) -> bytes:
 
 
 def open_location(url: str | Url, config: RemoteConfig | None = None) -> Location:
-    """The folder at a URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one whose client
-    is not installed, saying what to install."""
+    """The folder at a URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one whose
+    client is not installed, saying what to install."""
     url = Url(url)
     return Location(url, _Remote(url.scheme, config or RemoteConfig()))
 

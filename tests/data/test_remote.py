@@ -207,6 +207,6 @@ def test_what_comes_later_in_the_order_is_told_while_batches_are_made(local):
 
     data.store.__class__ = Told
     data.__getitems__([0, 1, 2])
-    later = [position for position in range(200) if data.order.row(position) == told[0]][0]
+    later = next(position for position in range(200) if data.order.row(position) == told[0])
     assert later > 0
     assert told == [data.order.row(later + offset) for offset in range(3)]
