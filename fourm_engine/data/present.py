@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
     """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
-    its tars; each of the others is reported. What `select: installed` means for data that has not all that is installed.
+    its tars; the others are reported. What `select: installed` means for data that has not all that is installed.
 
     Raises ValueError where none has any."""
     roots = list(roots)
