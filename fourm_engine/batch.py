@@ -29,6 +29,10 @@ class Tokens:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Tokens:
         return Tokens(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
+    def pin_memory(self) -> Tokens:
+        """The same in page-locked memory, from which copies to a GPU run beside its work."""
+        return Tokens(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
     @property
     def shape(self) -> torch.Size:
         return self.ids.shape
@@ -66,6 +70,23 @@ class Batch:
             self.target_ids.to(device, non_blocking=non_blocking),
             dict(self.target_counts),
         )
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory. A DataLoader calls it."""
+        return Batch(
+            self.encoder.pin_memory(),
+            self.decoder.pin_memory(),
+            {name: x.pin_memory() for name, x in self.continuous.items()},
+            self.target_index.pin_memory(),
+            self.target_ids.pin_memory(),
+            dict(self.target_counts),
+        )
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep its GPU memory until `stream` has used it."""
+        tokens = [getattr(part, f.name) for part in (self.encoder, self.decoder) for f in fields(part)]
+        for tensor in [*tokens, *self.continuous.values(), self.target_index, self.target_ids]:
+            tensor.record_stream(stream)
 
 
 def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:

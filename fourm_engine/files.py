@@ -8,6 +8,7 @@ with a dot; the next run may remove them.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
@@ -25,6 +26,8 @@ _LONGEST_NAME = 255  # bytes, of all common file systems
 _count = itertools.count()
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+#: What file systems without locks say.
+_UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 _REMEDIES = {
     errno.ENOSPC: "free space, or choose another folder",
     errno.EDQUOT: "free space, or choose another folder",
@@ -157,6 +160,18 @@ def alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    return True
+
+
+def lock_file(handle: int, how: int) -> bool:
+    """`flock`. Returns False if the file system has no such locks; raises BlockingIOError where another process holds
+    it and `how` says not to wait."""
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
     return True
 
 

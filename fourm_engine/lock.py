@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.device import rank_and_world
-from fourm_engine.files import CannotWrite, alive, remove_leftovers
+from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
 
 _NAME = ".fourm-lock"
 _MAX_BYTES = 1 << 14
-_UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 #: Entry -> (its open file, how many blocks of this process hold it).
 _held: dict[str, tuple[int, int]] = {}
 
@@ -118,7 +117,7 @@ def _open_gate(path: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(handle, fcntl.LOCK_EX)
+            lock_file(handle, fcntl.LOCK_EX)
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
                 return handle
         except FileNotFoundError:  # removed by a process that just left
@@ -165,24 +164,13 @@ def _enter(entry: Path, made: int) -> int:
     }
     handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(handle, json.dumps(facts).encode())
     except BaseException:
         os.unlink(entry)
         os.close(handle)
         raise
     return handle
-
-
-def _lock(handle: int, how: int) -> bool:
-    """Returns False if the file system has no such locks."""
-    try:
-        fcntl.flock(handle, how)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        return False
-    return True
 
 
 def _in_use(path: Path, facts: dict[str, Any]) -> bool:
@@ -193,7 +181,7 @@ def _in_use(path: Path, facts: dict[str, Any]) -> bool:
     except FileNotFoundError:
         return False
     try:
-        if _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        if lock_file(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
     except BlockingIOError:
         return True

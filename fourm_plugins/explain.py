@@ -6,6 +6,7 @@ is wrong, and for a key that does not exist the nearest one that does.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from fourm_plugins.suggest import nearest
 
+#: User, password and query of a URL.
+_SECRETS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
+
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each fault in settings of `model`."""
@@ -21,10 +25,12 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
-    *parents, key = fault["loc"] or ("settings",)
+    # In parentheses: which kind of value was taken to be meant, where a setting may be of several.
+    loc = [part for part in fault["loc"] if not str(part).startswith("(")]
+    *parents, key = loc or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
-        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r:.80})"
+        given = "" if fault["type"] == "missing" else f" (given: {_SECRETS.sub('…', repr(fault['input'])):.80})"
         return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
     fields = _fields_at(model, parents)
     near = nearest(str(key), fields, cutoff=0.4)

@@ -19,7 +19,10 @@ def evaluate(
     overrides: Overrides = None,
     *,
     config: OtherConfig = None,
-    data: Annotated[Optional[Path], typer.Option(help="Held-out samples in place of data.val.")] = None,  # noqa: UP045
+    data: Annotated[  # a Path would spoil a URL
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Held-out samples in place of data.val: a folder or URL."),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the report; RUN/evaluation.")] = None,  # noqa: UP045
     samples: Annotated[Optional[int], typer.Option(min=1, help="Held-out samples to predict.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(help="Which samples, and what is drawn.")] = None,  # noqa: UP045

@@ -20,12 +20,15 @@ from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import data_root
+from fourm_engine.data.indexed import IndexedSource
 from fourm_engine.data.names import say, shown
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import unpaired
 from fourm_engine.data.present import beside
 from fourm_engine.data.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
+from fourm_engine.storage.errors import StoreError
+from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -51,7 +54,7 @@ class AlignedData:
 
     def __init__(
         self,
-        root: Path | str,
+        root: Readable | str,
         modalities: Mapping[str, Modality],
         split: str | None = None,
         *,
@@ -61,13 +64,14 @@ class AlignedData:
     ) -> None:
         if shards is None:
             root, shards = data_root(root)
-        self.root = Path(root)
+        self.root = root if isinstance(root, Location) else Path(root)
         self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
-        self.split = Split("samples", self.root, split)
-        if not self.root.is_dir():
+        self.split = Split("samples", None, split)
+        local = self.root if isinstance(self.root, Path) else None
+        if local and not local.is_dir():
             raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
-        aside = beside(self.root, self.modalities.values())
+        aside = beside(local, self.modalities.values()) if local else []
         specs = [modality.spec for modality in self.modalities.values()]
         there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
         keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
@@ -206,6 +210,14 @@ class AlignedData:
         """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
 
+    def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities."""
+        sources = {
+            id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
+        }
+        for source in sources.values():
+            source.ahead(names)
+
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
         with self._blame(name, modality):
@@ -288,6 +300,8 @@ class AlignedData:
             reason = " ".join(str(error).split())
             reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
             raise BadFile(self.where(name, modality), modality, reason) from error
+        except StoreError:
+            raise
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 

@@ -38,6 +38,8 @@ from fourm_engine.data.source import Opened, Source, root_shards
 from fourm_engine.data.view_columns import view_columns
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
+from fourm_engine.storage.errors import Missing
+from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.spec import ModalitySpec
 
 #: Files and members from which on a data set is indexed without being told to: below, a scan takes less than a second.
@@ -48,7 +50,7 @@ MANY = 10_000
 class Catalogue:
     """Which samples the data set in `root` has."""
 
-    root: Path
+    root: Readable
     names: NameTable
     sources: dict[Key, Source]
     #: bool (samples,), which have a file.
@@ -58,7 +60,7 @@ class Catalogue:
 
 
 def open_catalogue(
-    root: Path,
+    root: Readable,
     specs: Iterable[ModalitySpec],
     *,
     shards: Sequence[str] | None = None,
@@ -77,6 +79,8 @@ def open_catalogue(
     claims = claims_of(specs)
     wanted = [[claim.source, list(claim.extensions), list(claim.modalities)] for claim in claims]
     chosen = None if shards is None else sorted(shards)
+    if isinstance(root, Location):
+        return _open_remote(root, claims, wanted, chosen, max_bytes)
     known, indexed = _read(root, tell), (root / INDEX).is_dir()
     if known is not None:
         try:
@@ -109,6 +113,23 @@ def open_catalogue(
         present[key] = np.zeros(len(names), bool)
         present[key][names.rows(source.names)] = True
     return Catalogue(root, names, opened.sources, present, opened.notes)
+
+
+def _open_remote(
+    root: Location, claims: Sequence[Claim], wanted: list[list[Any]], chosen: list[str] | None, max_bytes: int
+) -> Catalogue:
+    """What its index says of it is believed."""
+    again = f"run `fourm data index` on a local copy, and upload its folder {INDEX}"
+    try:
+        known = DataIndex.read(root)
+        if known is None:
+            raise Missing(f"{root / INDEX}: there is no index, without which remote data is not read; {again}")
+        if (view := known.view(wanted, chosen)) is None:
+            names = ", ".join(name for _, _, modalities in wanted for name in modalities)
+            raise ValueError(f"{root / INDEX}: made for other modalities than {names}; {again}")
+        return _from_index(known, view, claims, max_bytes)
+    except Damaged as damage:
+        raise ValueError(f"{root / INDEX}: damaged ({damage}); {again}") from None
 
 
 def open_one(
@@ -149,6 +170,7 @@ def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes
 def _fresh(index: DataIndex, view: View) -> View | None:
     """The view if the data set is as it was, with the times of folders that were only touched."""
     root = index.root
+    assert isinstance(root, Path)
     if view.only is None and root_shards(root) != [shard for shard in view.shards if "/" not in shard]:
         return None
     for shard in view.shards:

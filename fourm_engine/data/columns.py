@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from fourm_engine.files import write_atomically
+from fourm_engine.storage.location import Location, Readable
+
+#: Of a remote column that is held in memory, for want of a cache.
+MAX_BYTES = 1 << 34
 
 
 def save_column(path: Path, column: np.ndarray) -> None:
@@ -17,12 +21,14 @@ def save_column(path: Path, column: np.ndarray) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def open_column(path: Path, kinds: str, length: int | None = None) -> np.ndarray:
-    """Map a column of one dimension. `kinds`: those of dtypes that it may have, such as "iu".
+def open_column(path: Readable, kinds: str, length: int | None = None) -> np.ndarray:
+    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
+    `kinds`: those of dtypes that it may have, such as "iu".
 
     Raises ValueError for a file that is missing, damaged or another column."""
+    stored = path.local() or io.BytesIO(path.read_bytes(MAX_BYTES)) if isinstance(path, Location) else path
     try:
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
+        column = np.load(stored, mmap_mode="r" if isinstance(stored, Path) else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: no column ({error!s:.80})") from None
     if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in kinds:

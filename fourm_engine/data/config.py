@@ -5,31 +5,99 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
-from fourm_engine.data.data_root import Pipe
+from fourm_engine.data.data_root import PIPE
+from fourm_engine.storage.config import RemoteConfig
+from fourm_engine.storage.location import Location, open_location
+from fourm_engine.storage.url import Folder, Place, Url, absolute, parse
+
+
+def _source(text: object) -> Folder | str:
+    """A command stays as it is written: a path would lose its double slashes."""
+    return text if isinstance(text, str) and text.startswith(PIPE) else parse(text)
+
+
+#: A folder, a URL, or a command that prints tars.
+Source = Annotated[Folder | str, PlainValidator(_source), PlainSerializer(str, when_used="json")]
+
 
 #: A sub-folder, at the beginning of samples' names.
-Folder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
+SubFolder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
+
+
+def _same(a: Folder | str, b: Folder | str) -> bool:
+    return absolute(a) == absolute(b) if isinstance(a, Path) and isinstance(b, Path) else a == b
+
+
+class TrainingSet(BaseModel):
+    """One of several data sets that a run is trained on together; an entry of the list `data.train`. Raw data, its
+    tokens, or both."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Source | None = None
+    #: Its tokens, in a folder that no other data set writes to.
+    tokens: Place | None = None
+    #: As `data.train_split`, of this folder.
+    split: str | None = None
+    #: Share of the samples drawn from it, relative to the weights of the others. Every entry has one, or none: then
+    #: the share is its samples x `repeats`.
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: How often its samples come while those of a data set without `repeats` come once.
+    repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: The modalities that are taken from it; null takes all it has.
+    modalities: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSet:
+        if self.path is None and self.tokens is None:
+            raise ValueError("a data set needs a path, the folder of its raw data, or tokens")
+        if self.weight is not None and self.repeats is not None:
+            raise ValueError("weight and repeats both say how often samples come; remove one")
+        return self
+
+
+def _kind(value: Any) -> str:
+    return "(list)" if isinstance(value, list | tuple) else "(folder)"
 
 
 class DataConfig(BaseModel):
     """Where the data is and how it is read. Raw data: `<folder>/<source>/…`, plain files or tar shards; tokens, made by
-    `fourm tokenize`: `<tokens>/train/<modality>/shard-*.safetensors`."""
+    `fourm tokenize`: `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://, gs://, https://,
+    hf://)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: A folder; tars of one, by a pattern such as `data/shard-{00..09}.tar`; or `pipe:` and a command that prints one.
-    train: Path | Pipe | None = None
-    val: Path | Pipe | None = None
-    tokens: Path | None = None
+    #: A folder or URL; tars of a folder, by a pattern such as `data/shard-{00..09}.tar`; `pipe:` and a command that
+    #: prints one; or a list of data sets that are mixed.
+    train: (
+        Annotated[
+            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
+            Discriminator(_kind),
+        ]
+        | None
+    ) = None
+    val: Source | None = None
+    tokens: Place | None = None
+    remote: RemoteConfig = Field(default_factory=RemoteConfig)
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None
     val_split: str | None = None
     #: Without lists: which samples of the folder `train` are held out of training, as `val`. A share, drawn by each
     #: sample's name alone, so that samples which are added later move no other; or the sub-folders that hold them, such
     #: as [val] for `<source>/val/…`.
-    held_out: Annotated[float, Field(gt=0, lt=1)] | tuple[Folder, ...] | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] | tuple[SubFolder, ...] | None = None
     #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
     views: int = Field(default=1, ge=1, le=1024)
     #: Random crops and flips; otherwise every view is the centre crop, and views differ in their alternatives
@@ -42,8 +110,13 @@ class DataConfig(BaseModel):
     #: A file that cannot be used: `skip` leaves its modality out of the sample, logs and counts it; `raise` ends the
     #: run.
     on_error: Literal["skip", "raise"] = "skip"
-    #: Processes that prepare batches; the batches do not depend on it.
-    workers: int = Field(default=0, ge=0)
+    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and one
+    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64.
+    lanes: int | None = Field(default=None, ge=1, le=1 << 16)
+    #: Shards within which the samples of a lane are shuffled.
+    window: int = Field(default=4, ge=1, le=1 << 16)
+    #: Processes that prepare batches; the batches do not depend on it. null: up to 8 beside a GPU, none on a CPU.
+    workers: int | None = Field(default=None, ge=0, le=256)
     #: Memory a process spends on keeping continuous inputs (pictures at the model's size) that it has read, in MiB.
     cache_mb: int = Field(default=256, ge=0)
     #: Samples in one token shard.
@@ -72,4 +145,41 @@ class DataConfig(BaseModel):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low}, {high}: two shares of the area with 0 < low <= high <= 1")
+        if isinstance(self.train, tuple):
+            self._check_sets()
         return self
+
+    def at(self, place: Folder) -> Path | Location:
+        """A folder of this config, to read from."""
+        return open_location(place, self.remote) if isinstance(place, Url) else place
+
+    @property
+    def folder(self) -> Folder | str | None:
+        """`train`, where it is no list."""
+        assert not isinstance(self.train, tuple)
+        return self.train
+
+    @property
+    def sets(self) -> tuple[TrainingSet, ...]:
+        """The data sets of the list `train`; empty where it is one folder, or not set."""
+        return self.train if isinstance(self.train, tuple) else ()
+
+    def of(self, entry: TrainingSet) -> DataConfig:
+        """The config with `entry` alone to train on."""
+        same = entry.path is not None and self.val is not None and _same(entry.path, self.val)
+        own = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
+        return self.model_copy(update=own if same else own | {"val": None, "val_split": None})
+
+    def _check_sets(self) -> None:
+        if not self.sets:
+            raise ValueError("train is an empty list; name a folder, or data sets with a path each")
+        if self.train_split is not None:
+            raise ValueError("train_split goes with one folder; each data set of the list `train` has its own `split`")
+        if self.tokens is not None and self.val is None:
+            raise ValueError("tokens are those of `val` where `train` is a list; each of its data sets names its own")
+        weighted = [one.weight is not None for one in self.sets]
+        if any(weighted) and not all(weighted):
+            raise ValueError(f"train.{weighted.index(False)} has no weight; every data set has one, or none has")
+        folders = [absolute(one.tokens) for one in self.sets if one.tokens is not None]
+        if len(set(folders)) < len(folders):
+            raise ValueError("two data sets of the list `train` have one folder of tokens; give each its own")

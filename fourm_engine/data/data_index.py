@@ -28,6 +28,8 @@ from fourm_engine.data.names import shown
 from fourm_engine.data.shard_scan import Block, Stamp
 from fourm_engine.data.view_columns import Columns, smallest
 from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Readable, content_of
 
 INDEX, FILE = "_index", "index.json"
 FORMAT = 1
@@ -92,7 +94,7 @@ class Stored:
     def document(self) -> dict[str, Any]:
         return {"folder": self.folder, "columns": self.columns}
 
-    def open(self, at: Path) -> Columns:
+    def open(self, at: Readable) -> Columns:
         """Raises Damaged."""
         kinds = _MEMBERS | _VIEW
         try:
@@ -103,6 +105,8 @@ class Stored:
                 if _checksum(column) != checksum:
                     raise ValueError(f"{name}.npy: other content than was written")
             return columns
+        except StoreError:
+            raise
         except (KeyError, ValueError) as error:
             raise Damaged(f"{self.folder}: {error}") from None
 
@@ -150,7 +154,7 @@ class View:
 class DataIndex:
     """The index of `root`, read."""
 
-    root: Path
+    root: Readable
     #: By path below the root.
     shards: dict[str, ShardRows] = field(default_factory=dict)
     #: Row -> [reason, parts]; see `Block`.
@@ -162,13 +166,11 @@ class DataIndex:
     _columns: Columns | None = None
 
     @classmethod
-    def read(cls, root: Path) -> DataIndex | None:
+    def read(cls, root: Readable) -> DataIndex | None:
         """None where there is none. Raises Damaged."""
         path = root / INDEX / FILE
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            document = json.loads(path.read_bytes())
+            document = json.loads(content_of(path, MAX_BYTES))
             if document["format"] != FORMAT:
                 raise ValueError(f"of format {document['format']!r:.20}, not {FORMAT}")
             shards = {
@@ -179,8 +181,10 @@ class DataIndex:
             views = [View.read(view) for view in document["views"]]
             members = Stored.read(document["members"], "members")
             return cls(root, shards, odd, views, members, str(document["root"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, Missing):
             return None
+        except StoreError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"{FILE}: {error!s:.100}") from None
 
@@ -218,6 +222,7 @@ class DataIndex:
 
     def save(self) -> None:
         """Replace `index.json`, and remove columns that it does not name. Raises CannotWrite."""
+        assert isinstance(self.root, Path)
         at = self.root / INDEX
         assert self.members is not None
         document = {

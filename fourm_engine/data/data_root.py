@@ -15,6 +15,7 @@ from typing import Annotated, NamedTuple
 from pydantic import StringConstraints
 
 from fourm_engine.data.names import shown
+from fourm_engine.storage.location import Location, Readable
 
 PIPE = "pipe:"
 #: A command, as it is written: a path would lose its double slashes.
@@ -25,14 +26,16 @@ _GROUP = re.compile(r"\{([^{}]*)\}")
 
 
 class DataRoot(NamedTuple):
-    folder: Path
+    folder: Readable
     #: Paths below it, of the tars to read; None: all that lies there.
     shards: list[str] | None
 
 
-def data_root(path: Path | str) -> DataRoot:
+def data_root(path: Readable | str) -> DataRoot:
     """What a path or a pattern stands for. Raises ValueError for a pattern that stands for no tars, or for some that
     are not there."""
+    if isinstance(path, Location):
+        return DataRoot(path, None)
     if str(path).startswith(PIPE):
         raise ValueError(f"{shown(path)}: a command, where a folder or tars are expected")
     whole = Path(path)

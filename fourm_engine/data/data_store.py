@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fourm_engine.data.splits import Split
 from fourm_engine.data.store import Store
 from fourm_engine.data.token_store import TokenStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
+from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -72,10 +74,10 @@ class DataStore(Store):
         Raises ValueError where there is neither raw data nor tokens, or one of the two does not fit."""
         split = Split.from_config(config, training=training)
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
-        folder = config.tokens / split.part if config.tokens else None
+        folder = config.at(config.tokens / split.part) if config.tokens else None
         tokens, raw, data = None, None, None
         there = folder is not None and has_tokens(folder)
-        if split.root is not None and there and not split.root.is_dir():
+        if isinstance(split.root, Path) and there and not split.root.is_dir():
             log.warning("data.%s: %s is not there; %s alone is used", split.part, split.root, folder)
         elif split.root is not None:
             data = AlignedData.from_config(modalities, config, training=training)
@@ -107,7 +109,7 @@ class DataStore(Store):
                 len(data.names),
                 f", such as {absent[0]}" if absent else "",
             )
-        for name in tokens.parts:
+        for name in tokens.parts if isinstance(data.root, Path) else ():  # a store has other times
             gone, both, changed = [], 0, []
             for sample, stamp in tokens.stamps(name, _COMPARED):
                 if not data.exists(sample, name):
@@ -165,6 +167,19 @@ class DataStore(Store):
         assert self.raw is not None
         assert raw_row is not None
         return self.raw.load(raw_row, modality, view)
+
+    @property
+    def reads_ahead(self) -> bool:  # type: ignore[override]
+        return isinstance(self.tokens and self.tokens.folder, Location) or (
+            self.raw is not None and isinstance(self.raw.data.root, Location)
+        )
+
+    def ahead(self, rows: Sequence[int]) -> None:
+        if self.tokens is not None:
+            self.tokens.ahead(rows, views=self.raw is not None)
+        if self.raw is not None:
+            there = [raw_row for row in rows if (raw_row := self._raw_row(row)) is not None]
+            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized)
 
     def skip(self, row: int, bad: BadFile) -> None:
         raw_row = self._raw_row(row)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fourm_engine.data.names import LeftOut, is_archive, is_document, is_litter, shown, split, wrapping
+from fourm_engine.storage.errors import Missing
+from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.errors import SampleError
 
 MAX_FILE_BYTES = 64 << 20
@@ -146,8 +148,13 @@ class FolderSource:
         return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file. Raises SampleError."""
+def read_file(path: Readable, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises SampleError, and StoreError for a remote one that cannot be read."""
+    if isinstance(path, Location):
+        try:
+            return path.read_bytes(max_bytes)
+        except Missing:
+            raise SampleError("no longer there") from None
     try:
         if not path.is_file():  # a pipe would be waited for
             if path.is_symlink():

@@ -25,9 +25,11 @@ import numpy as np
 
 from fourm_engine.data.columns import open_column, save_column
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_path
+from fourm_engine.data.shards import VIEWS_FOLDER, digest, shard_name
 from fourm_engine.data.tokens import Making
 from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Location, Readable, content_of
 
 INDEX_FOLDER = "_index"
 _FORMAT = 1
@@ -35,6 +37,8 @@ _FORMAT = 1
 #: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
 FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
 MAX_MODALITIES = 64
+#: Of index.json.
+MAX_BYTES = 1 << 28
 
 
 def mask_type(modalities: int) -> np.dtype:
@@ -46,7 +50,7 @@ def mask_type(modalities: int) -> np.dtype:
 class Index:
     """What the shards in `folder` hold. Arrays may be memory maps; they are not to be written to."""
 
-    folder: Path
+    folder: Readable
     #: Views of each sample.
     views: int
     #: The settings by which views were drawn.
@@ -107,8 +111,12 @@ class Index:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return shard, row - int(self.starts[shard])
 
-    def path(self, part: int, shard: int) -> Path:
-        return shard_path(self.folder / self.parts[part], int(self.shards[shard, 0]))
+    def path(self, part: int, shard: int) -> Readable:
+        return self.folder / self.below(part, shard)
+
+    def below(self, part: int, shard: int) -> str:
+        """The path of a file below the folder."""
+        return f"{self.parts[part]}/{shard_name(int(self.shards[shard, 0]))}"
 
     def rows_of(self, shard: int) -> slice:
         return slice(int(self.starts[shard]), int(self.starts[shard + 1]))
@@ -117,7 +125,7 @@ class Index:
         """int64: positions of the shards that have a file of a modality."""
         return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
 
-    def made(self, modality: str) -> dict[Making, Path]:
+    def made(self, modality: str) -> dict[Making, Readable]:
         """How the tokens of a modality were made -> the first shard that was made so."""
         if modality not in self.modalities:
             return {}
@@ -140,6 +148,7 @@ class Index:
 
     def save(self) -> Index:
         """Write it, whole or not at all; returns it as `load` does. Raises CannotWrite."""
+        assert isinstance(self.folder, Path)
         with replacing_folder(self.folder / INDEX_FOLDER) as folder:
             save_column(folder / "shards.npy", self.shards.ravel())
             save_column(folder / "files.npy", self.files.ravel())
@@ -161,8 +170,11 @@ class Index:
         return loaded
 
     @classmethod
-    def load(cls, folder: Path) -> Index | None:
-        """The index that is stored in a folder of tokens; None where there is none, or none that can be used."""
+    def load(cls, folder: Readable) -> Index | None:
+        """The index that is stored in a folder of tokens; None where there is none, or none that can be used. That of
+        remote tokens must be there: raises ValueError otherwise."""
+        if isinstance(folder, Location):
+            return cls._load_remote(folder)
         stored = Path(folder) / INDEX_FOLDER
         for _ in range(10):  # another process may replace it just now
             try:
@@ -176,8 +188,22 @@ class Index:
         return None
 
     @classmethod
-    def _load(cls, folder: Path, stored: Path) -> Index:
-        facts = json.loads((stored / "index.json").read_bytes())
+    def _load_remote(cls, folder: Location) -> Index:
+        try:
+            return cls._load(folder, folder / INDEX_FOLDER)
+        except Missing as error:
+            raise Missing(f"{error}; `fourm tokenize` writes it: upload all that is in the folder of tokens") from None
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{folder / INDEX_FOLDER}: damaged ({error!s:.80}); run `fourm tokenize` on the local tokens, upload "
+                f"them again"
+            ) from None
+
+    @classmethod
+    def _load(cls, folder: Readable, stored: Readable) -> Index:
+        facts = json.loads(content_of(stored / "index.json", MAX_BYTES))
         if facts["format"] != _FORMAT:
             raise ValueError(f"{stored}: of format {facts['format']}")
         modalities = [str(name) for name in facts["modalities"]]
@@ -206,7 +232,7 @@ class Index:
         return Index, (*fields, self.files, self.present, self.dropped, self.names, self.kinds)
 
 
-def _again(folder: Path, key: int) -> Index:
+def _again(folder: Readable, key: int) -> Index:
     index = Index.load(folder)
     if index is None or index.key != key:
         raise ValueError(f"{folder}: tokens were added or changed while they were in use; start again")

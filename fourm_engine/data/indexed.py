@@ -14,8 +14,9 @@ from fourm_engine.data.names_table import ENCODING, Names, NameTable
 from fourm_engine.data.open_shards import read_member
 from fourm_engine.data.sample_shards import Claim, Key
 from fourm_engine.data.shard_scan import Stamp, content
-from fourm_engine.data.tar import stamp_text
+from fourm_engine.data.tar import stamp_text, stamped
 from fourm_engine.data.tar_members import Content
+from fourm_engine.storage.location import Location, Shard
 from fourm_plugins.errors import SampleError
 
 
@@ -100,6 +101,13 @@ class IndexedSource:
                 found[extension] = read_member(self.maps.root / shard, stamp, content, self.max_bytes)
         return found
 
+    def ahead(self, names: Sequence[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote."""
+        if isinstance(root := self.maps.root, Location):
+            members = (file for name in names if name in self.maps.names for _, file in self._of(name))
+            sizes = {member[0]: member[1][0] for member in members if not isinstance(member, str)}
+            root.ahead(Shard(shard, size) for shard, size in sizes.items())
+
     def _of(self, name: str) -> Iterator[tuple[str, str | tuple[str, Stamp, Content]]]:
         """(extension, path of a loose file or member of a shard) of a sample."""
         row = self.maps.names.row(name)
@@ -122,16 +130,19 @@ class IndexedSource:
         )
 
     def stamp(self, name: str) -> str:
-        loose, shard, members = {}, "", {}
+        root = self.maps.root
+        loose, shard, stamp, members = dict[str, str](), "", (0, 0), {}
         for extension, file in self._of(name):
             if isinstance(file, str):
-                loose[extension] = self.maps.root / file
+                loose[extension] = file
             else:
-                shard, members[extension] = file[0], file[2]
+                shard, stamp, members[extension] = file
+        if isinstance(root, Location):  # as it was when it was indexed
+            return stamped(stamp, members) if shard else ";".join(map(":".join, sorted(loose.items())))
         if shard:
-            return stamp_text(self.maps.root / shard, members)
+            return stamp_text(root / shard, members)
         try:
-            found = {extension: path.stat() for extension, path in sorted(loose.items())}
+            found = {extension: (root / path).stat() for extension, path in sorted(loose.items())}
         except OSError:
             return ""
         return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())

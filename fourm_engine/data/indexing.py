@@ -31,6 +31,7 @@ from fourm_engine.data.tokens import Making, TokenShard
 from fourm_engine.data.view_shards import ViewShard
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import one_at_a_time
+from fourm_engine.storage.location import Location, Readable
 
 log = logging.getLogger(__name__)
 _LOCK = ".fourm-index"
@@ -38,17 +39,23 @@ _LOCK = ".fourm-index"
 Found = dict[str, dict[int, tuple[int, int]]]
 
 
-def has_tokens(folder: Path) -> bool:
-    """Whether `folder` holds tokens."""
+def has_tokens(folder: Readable) -> bool:
+    """Whether `folder` holds tokens; a remote one, their index."""
+    if isinstance(folder, Location):
+        return (folder / INDEX_FOLDER / "index.json").exists()
     return bool(_scan_part(Path(folder) / VIEWS_FOLDER))
 
 
-def open_index(folder: Path, *, write: bool = True) -> Index:
+def open_index(folder: Readable, *, write: bool = True) -> Index:
     """The index of the tokens in `folder`, as the files are now. Where it is missing or of other files it is made anew,
     by one process, and stored if `write` and if the folder can be written to.
 
     Raises ValueError for damaged files, for shards that hold other samples than their views, for a sample in two
     shards, and for different numbers of views."""
+    if isinstance(folder, Location):  # what its index says of it is believed
+        index = Index.load(folder)
+        assert index is not None
+        return index
     folder = Path(folder)
     index, found = Index.load(folder), scan(folder)
     if index is not None and same_files(index, found):

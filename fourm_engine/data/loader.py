@@ -5,17 +5,23 @@ The batches do not depend on the number of workers, and those from step s on are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from fourm_engine.batch import Batch, collate
+from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.device import local_world
+
+#: More workers than these do not make a GPU faster that they serve.
+MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -31,19 +37,48 @@ class MicroBatches:
                 yield list(self.share.positions(step, micro))
 
 
-def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int = 0) -> Iterator[Batch]:
-    """The micro-batches of a process from step `start_step` on, in order, without end.
+class _Told(Dataset):
+    """The samples of `data` for a micro-batch, or the error that a user can mend. Raised in a worker, its line would
+    come out within the worker's traceback."""
 
-    workers: processes that prepare batches ahead."""
+    def __init__(self, data: MaskedSamples) -> None:
+        self.data = data
+
+    def __getitems__(self, positions: Sequence[int]) -> list[PackedSample] | Exception:
+        try:
+            return self.data.__getitems__(positions)
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _collated(samples: list[PackedSample] | Exception, **options: Any) -> Batch | Exception:
+    return samples if isinstance(samples, Exception) else collate(samples, **options)
+
+
+def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0) -> Iterator[Batch]:
+    """The micro-batches of a process from step `start_step` on, in order, without end; in pinned memory where the
+    process uses a GPU. What cannot be read is raised as it is, whichever process reads it.
+
+    workers: processes that prepare batches ahead, two each; None: `default_workers`."""
+    on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
-        data,
+        _Told(data),
         batch_sampler=MicroBatches(share, start_step),
-        num_workers=workers,
+        num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
         collate_fn=partial(
-            collate, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
+            _collated, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
         ),
         # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),
-        pin_memory=False,
+        pin_memory=on_gpu,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def default_workers(*, on_gpu: bool) -> int:
+    """Workers of a process: beside a GPU its part of the machine's cores, up to `MAX_WORKERS`; none on a CPU, whose
+    cores train."""
+    return min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // local_world())) if on_gpu else 0

@@ -14,6 +14,7 @@ from typing import Any, overload
 import numpy as np
 
 from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.storage.location import Readable
 
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
@@ -42,7 +43,7 @@ class NameTable(Sequence[str]):
 
     def __init__(self, offsets: np.ndarray, blob: np.ndarray, hashes: np.ndarray, order: np.ndarray) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
-        self._saved: tuple[Path, str] | None = None
+        self._saved: tuple[Readable, str] | None = None
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -71,7 +72,7 @@ class NameTable(Sequence[str]):
             save_column(folder / f"{stem}.{column}.npy", array)
 
     @classmethod
-    def open(cls, folder: Path, stem: str = "names") -> NameTable:
+    def open(cls, folder: Readable, stem: str = "names") -> NameTable:
         """A saved table, by memory maps. Raises ValueError for damaged or missing columns."""
         table = cls.from_arrays({c: open_column(folder / f"{stem}.{c}.npy", kinds) for c, kinds in _COLUMNS.items()})
         table._saved = folder, stem

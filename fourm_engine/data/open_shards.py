@@ -9,11 +9,15 @@ from pathlib import Path
 
 from fourm_engine.data.folder import too_large
 from fourm_engine.data.tar_members import Content
+from fourm_engine.storage.location import Location, OpenFile, Readable
 from fourm_plugins.errors import SampleError
 
 #: Open shards of a process, over all sources; more are closed and opened again as needed.
 MAX_OPEN_SHARDS = 64
 _open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the last used last
+#: Remote ones, whose copies stay in the cache as long as they are open.
+MAX_OPEN_REMOTE = 16
+_open_remote: OrderedDict[str, OpenFile] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -32,8 +36,9 @@ def stamp_of(file: int | Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def read_member(path: Path, stamp: tuple[int, int], content: Content, max_bytes: int) -> bytes:
-    """The content of a member of the shard `path`, whose size and time were `stamp`. Raises SampleError."""
+def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_bytes: int) -> bytes:
+    """The content of a member of the shard `path`, whose size and time were `stamp`. Raises SampleError, and
+    StoreError for a remote shard that cannot be read."""
     if content.reason:
         raise SampleError(content.reason)
     if content.size > max_bytes:
@@ -41,9 +46,11 @@ def read_member(path: Path, stamp: tuple[int, int], content: Content, max_bytes:
     stored = content.size if content.parts is None else sum(number for _, number in content.parts)
     try:
         with _lock:  # or another thread may close it
-            descriptor = _descriptor(path, stamp)
-            # pread has no file position that processes forked from this one could disturb.
-            data = os.pread(descriptor, stored, content.offset)
+            if isinstance(path, Location):
+                data = _remote_file(path, stamp).read(content.offset, stored)
+            else:
+                # pread has no file position that processes forked from this one could disturb.
+                data = os.pread(_descriptor(path, stamp), stored, content.offset)
     except OSError as error:
         raise SampleError(f"the shard cannot be read: {error.strerror}") from None
     if len(data) != stored:
@@ -55,6 +62,16 @@ def read_member(path: Path, stamp: tuple[int, int], content: Content, max_bytes:
         whole[offset : offset + number] = data[start : start + number]
         start += number
     return bytes(whole)
+
+
+def _remote_file(path: Location, stamp: tuple[int, int]) -> OpenFile:
+    url = str(path)
+    if url not in _open_remote:
+        while len(_open_remote) >= MAX_OPEN_REMOTE:
+            _open_remote.popitem(last=False)[1].close()
+        _open_remote[url] = path.open(stamp[0])
+    _open_remote.move_to_end(url)
+    return _open_remote[url]
 
 
 def _descriptor(path: Path, stamp: tuple[int, int]) -> int:

@@ -1,14 +1,29 @@
 """The order of samples and the generator of each: pure functions of integers, so that resuming is an integer and
-neither workers nor ranks change anything. Philox is counter-based: distinct counters are independent streams."""
+neither workers nor processes change anything. Philox is counter-based: distinct counters are independent streams.
+
+`Order` maps positions to rows such that storage is read a few shards at a time and nothing is stored per row. In each
+epoch the shards are permuted, their rows laid end to end and cut into `lanes` of equal length. Position p is in lane
+p % lanes; within a lane, windows of some shards are shuffled. `Share` gives each process lanes of its own, so any
+number of processes that divides the lanes sees the same global batches.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
-_ORDER, _SAMPLE = 0, 1
+#: Up to this many rows, an epoch is one permutation unless the config says otherwise: 4 bytes a row.
+FULL_ROWS = 1_000_000
+LANES = 64
+#: A store that serves all rows alike is read in pieces of so many rows where it is too large for one permutation.
+PIECE = 1000
+_ORDER, _SAMPLE, _SHARDS, _BLOCK = range(4)
 _WORD = (1 << 64) - 1
 
 
@@ -20,6 +35,11 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 def sample_rng(seed: int, epoch: int, position: int) -> np.random.Generator:
     """The generator of the sample at `position` of an epoch: which view, which budgets, which tokens."""
     return _generator(seed, _SAMPLE, epoch, position)
+
+
+def block_rng(seed: int, lane: int, block: int) -> np.random.Generator:
+    """The generator of a block of a lane: which of several data sets each of its positions takes."""
+    return _generator(seed, _BLOCK, lane, block)
 
 
 def name_rng(seed: int, *parts: str | int) -> np.random.Generator:
@@ -34,22 +54,131 @@ def _generator(seed: int, stream: int, epoch: int, position: int) -> np.random.G
     return np.random.Generator(np.random.Philox(key=np.array([seed & _WORD, stream], np.uint64), counter=counter))
 
 
+def lanes_for(rows: int) -> int:
+    """Lanes of a data set of so many rows where the config does not say."""
+    return 1 if rows <= FULL_ROWS else LANES
+
+
+class Order:
+    """Position -> row, without end: position p is index p % n of epoch p // n, and every epoch is a bijection of its n
+    indices onto the rows.
+
+    Args:
+        shard_sizes: int64 (shards,), rows of each shard, which follow one another.
+        lanes: index i is in lane i % lanes; with one lane, an epoch is one permutation of all rows.
+        window: shards within which the rows of a lane are shuffled.
+        part: which data set of a mixture it is; each has an order of its own."""
+
+    def __init__(self, shard_sizes: np.ndarray, seed: int, *, lanes: int = 1, window: int = 4, part: int = 0) -> None:
+        sizes = np.asarray(shard_sizes, np.int64)
+        self.n, self.seed, self.lanes, self.window, self.part = int(sizes.sum()), seed, lanes, window, part
+        if lanes == 1:
+            sizes, self._window_rows = np.array([self.n]), self.n
+        else:
+            if len(sizes) == 1:
+                sizes = np.diff(np.append(np.arange(0, self.n, PIECE), self.n))
+            self._window_rows = max(1, window * self.n // max(1, int((sizes > 0).sum())))
+        self._sizes, self._starts = sizes, np.cumsum(sizes) - sizes
+        # Lanes turn to another window or epoch at different times. Small data goes through many epochs in a batch.
+        self._epoch = lru_cache(maxsize=2)(self._lay_out)
+        self._shuffled = lru_cache(maxsize=2 * lanes + PIECE // max(1, self.n))(self._shuffle)
+
+    @classmethod
+    def choose(
+        cls, shard_sizes: np.ndarray, seed: int, *, lanes: int | None = None, window: int = 4, part: int = 0
+    ) -> Order:
+        """The order that suits the data. `lanes`: as configured; None, or a store of one shard, keeps one permutation
+        of up to `FULL_ROWS` rows."""
+        rows = int(np.sum(shard_sizes))
+        if rows <= FULL_ROWS and (lanes is None or len(shard_sizes) == 1):
+            lanes = 1
+        return cls(shard_sizes, seed, lanes=lanes or lanes_for(rows), window=window, part=part)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without what is kept
+        return partial(Order, self._sizes, self.seed, lanes=self.lanes, window=self.window, part=self.part), ()
+
+    def row(self, position: int) -> int:
+        """The row at a position."""
+        return next(self.rows(position))
+
+    def rows(self, position: int) -> Iterator[int]:
+        """The row at a position, then those that replace it if it cannot be used: the next ones of its lane, of the
+        same epoch, and when the lane has none left, of the lanes after it. Each row comes once."""
+        epoch, index = divmod(position, self.n)
+        slot, first = divmod(index, self.lanes)
+        for ahead in range(self.lanes):
+            lane = (first + ahead) % self.lanes
+            length = self._length(lane)
+            for further in range(length):
+                yield self._row(epoch, lane, (slot + further) % length)
+
+    def _length(self, lane: int) -> int:
+        """Rows of a lane. The longer lanes come first, so that index i is slot i // lanes of lane i % lanes."""
+        return (self.n - lane + self.lanes - 1) // self.lanes
+
+    def _row(self, epoch: int, lane: int, slot: int) -> int:
+        length = self._length(lane)
+        windows = max(1, round(length / self._window_rows))  # of equal length, so that none is a mere rest
+        window = ((slot + 1) * windows - 1) // length
+        begin, end = window * length // windows, (window + 1) * length // windows
+        slot = begin + int(self._shuffled(epoch, lane, window, end - begin)[slot - begin])
+        ends, shifts = self._epoch(epoch)
+        short, longer = divmod(self.n, self.lanes)
+        laid = lane * short + min(lane, longer) + slot
+        return laid + shifts[bisect_right(ends, laid)]
+
+    def _shuffle(self, epoch: int, lane: int, window: int, length: int) -> np.ndarray:
+        """uint32 (length,): a permutation."""
+        rng = _generator(self.seed, _ORDER | self.part << 8, epoch, lane << 32 | window)
+        return rng.permutation(length).astype(np.uint32)
+
+    def _lay_out(self, epoch: int) -> tuple[list[int], list[int]]:
+        """(shards,) where each shard of the epoch ends, laid end to end, and what leads from there to its rows."""
+        order = _generator(self.seed, _SHARDS | self.part << 8, epoch, 0).permutation(len(self._sizes))
+        ends = np.cumsum(self._sizes[order])
+        return ends.tolist(), (self._starts[order] - (ends - self._sizes[order])).tolist()
+
+    def identity(self) -> dict[str, Any]:
+        """Settings that the rows at positions follow from, JSON-ready."""
+        return {"lanes": self.lanes} | ({"window": self.window} if self.lanes > 1 else {})
+
+
 @dataclass(frozen=True)
 class Share:
     """This process's part of every step. The `batch_size` samples of a step are split over `accumulate` micro-batches
-    of every one of `world` processes; it is divisible by their product."""
+    of every one of `world` processes; it is divisible by their product. With several `lanes`, each process takes the
+    positions of its own lanes.
+
+    Raises ValueError where lanes, processes and batch size do not divide one another."""
 
     rank: int = 0
     world: int = 1
     batch_size: int = 1
     accumulate: int = 1
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        lanes, batch = self.lanes, self.batch_size
+        if lanes > 1 and max(lanes, batch) % min(lanes, batch):
+            raise ValueError(
+                f"data.lanes={lanes} and train.batch_size={batch}: one must be a multiple of the other; set data.lanes "
+                f"to a divisor of the batch size"
+            )
+        if lanes > 1 and lanes % self.world:
+            raise ValueError(
+                f"data.lanes={lanes} cannot be shared by {self.world} processes; set data.lanes to a multiple of "
+                f"{self.world}, which begins another order, or run a number of processes that divides it"
+            )
 
     @property
     def micro_batch_size(self) -> int:
         """Samples in one micro-batch of this process."""
         return self.batch_size // (self.world * self.accumulate)
 
-    def positions(self, step: int, micro: int) -> range:
-        """Positions in the endless, seeded order of samples that form this process's micro-batch `micro` of `step`."""
-        first = step * self.batch_size + (self.rank * self.accumulate + micro) * self.micro_batch_size
-        return range(first, first + self.micro_batch_size)
+    def positions(self, step: int, micro: int) -> list[int]:
+        """Positions in the endless, seeded order of samples that form this process's micro-batch `micro` of `step`: of
+        every run of `lanes` positions of the step, the `rank`-th part."""
+        run = min(self.lanes, self.batch_size) if self.lanes > 1 else self.batch_size
+        mine, first = run // self.world, step * self.batch_size + self.rank * (run // self.world)
+        size = self.micro_batch_size
+        return [first + i // mine * run + i % mine for i in range(micro * size, (micro + 1) * size)]

@@ -16,23 +16,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import PIPE, DataRoot, data_root, expand
 from fourm_engine.data.names import say, shown
 from fourm_engine.data.shard_scan import scan
 from fourm_engine.device import local_rank
 from fourm_engine.files import replacing_file
 from fourm_engine.lock import at_work
+from fourm_engine.storage.url import Folder, Url
 
 #: Of what one command prints.
 MAX_PIPE_BYTES = 1 << 36
 _CHUNK = 1 << 20
 
 
-def open_root(path: Path | str, tokens: Path | None) -> DataRoot:
-    """What `data.train` or `data.val` stands for; what commands print is copied below `tokens`, or without below the
-    user's cache. Raises ValueError, and CannotWrite."""
-    text = str(path)
-    return DataRoot(copied(text, spool_folder(text, tokens)), None) if text.startswith(PIPE) else data_root(path)
+def open_root(path: Folder | str, config: DataConfig) -> DataRoot:
+    """What `data.train` or `data.val` of `config` stands for; what commands print is copied below `data.tokens`, or
+    where these are not here below the user's cache. Raises ValueError, and CannotWrite."""
+    text, tokens = str(path), config.tokens if isinstance(config.tokens, Path) else None
+    if text.startswith(PIPE):
+        return DataRoot(copied(text, spool_folder(text, tokens)), None)
+    return DataRoot(config.at(path), None) if isinstance(path, Url) else data_root(path)
 
 
 def spool_folder(pipe: str, tokens: Path | None) -> Path:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from fourm_engine.data.catalogue import open_catalogue
+from fourm_engine.data.data_index import FILE, INDEX, MAX_BYTES
 from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.names import is_archive, is_litter, shown, split
 from fourm_engine.data.source import root_shards
 from fourm_engine.modalities import Modalities
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
 
 log = logging.getLogger(__name__)
@@ -23,19 +27,21 @@ def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
 
     Raises ValueError where none has any."""
     roots = list(roots)
-    folders = [root.folder for root in roots]
-    inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots if root.folder.is_dir()))
+    remote = [root.folder for root in roots if isinstance(root.folder, Location)]
+    local = [root.folder for root in roots if isinstance(root.folder, Path)]
+    inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots), *map(indexed, remote))
     kept = []
     for name, modality in modalities.items():
-        if name in inside or any((f / part).is_dir() for f in folders for part in (modality.spec.source, name)):
+        if name in inside or any((f / part).is_dir() for f in local for part in (modality.spec.source, name)):
             kept.append(modality)
         else:
-            wanted = " and ".join(str(folder / modality.spec.source) for folder in folders)
+            wanted = " and ".join(str(root.folder / modality.spec.source) for root in roots)
             log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
     if not kept:
-        aside = (line for folder in folders if folder.is_dir() for line in beside(folder, modalities.values()))
+        aside = (line for folder in local if folder.is_dir() for line in beside(folder, modalities.values()))
         raise ValueError(
-            f"no data of any installed modality in {' or '.join(map(str, folders))}; looked for the folders "
+            f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the "
+            f"folders "
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
             + "".join(f"; {line}" for line in aside)
         )
@@ -46,11 +52,34 @@ def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
 def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     """Names of the modalities that have members in the tars of a root. Raises ValueError for one that cannot be
     used."""
+    if not isinstance(root.folder, Path) or not root.folder.is_dir():
+        return set()
     if not (root_shards(root.folder) if root.shards is None else root.shards):
         return set()
     specs = [modality.spec for modality in modalities]
     there = open_catalogue(root.folder, specs, shards=root.shards).sources
     return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there}
+
+
+def indexed(folder: Location) -> set[str]:
+    """Names of the modalities that a remote folder, of raw data or of tokens, has, as its index says; none where there
+    is no index. Raises StoreError."""
+    path = folder / INDEX / FILE
+    try:
+        document = json.loads(path.read_bytes(MAX_BYTES))
+        if "modalities" in document:  # of tokens
+            return set(map(str, document["modalities"]))
+        views = [(claim, there) for view in document["views"] for claim, there in zip(view["claims"], view["folders"])]
+        shards = {str(shard[0]).partition("/")[0] for shard in document["shards"]}
+        return {
+            str(name) for (source, _, names), there in views if there is not None or source in shards for name in names
+        }
+    except Missing:
+        return set()
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error!s:.80}); make the index again, and upload it") from None
 
 
 def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:

@@ -1,16 +1,14 @@
 """Training samples: masked and packed from a store. The item at a position is a pure function of (seed, position),
 whatever process computes it.
 
-Position p is entry p % n of epoch p // n, whose order is a permutation of the n samples. A sample with nothing to show
-or to predict under any component of the mixture (its files missing or unusable) is replaced by the next of the
-permutation; the generator stays that of the position. A modality that cannot be read is left out of its sample, whose
-budgets are then drawn again without it.
+An `Order` says which row a position has. A sample with nothing to show or to predict under any component of the mixture
+(its files missing or unusable) is replaced by the next of its lane; the generator stays that of the position. A
+modality that cannot be read is left out of its sample, whose budgets are then drawn again without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 from torch.utils.data import Dataset
 
@@ -18,7 +16,9 @@ from fourm_engine.batch import PackedSample
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
-from fourm_engine.data.order import epoch_order, sample_rng
+from fourm_engine.data.mixture import MixedOrder, Mixture
+from fourm_engine.data.order import PIECE, Order, sample_rng
+from fourm_engine.data.sets import data_sets
 from fourm_engine.data.store import Store
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
@@ -29,22 +29,40 @@ from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
-# Two epochs meet in one batch; more orders need not be kept.
-_order = lru_cache(maxsize=2)(epoch_order)
-
 
 class MaskedSamples(Dataset[PackedSample]):
     """The samples of `store`, masked by `maskers` (modality -> masker) within `budgets`, as rows of `vocabulary`.
 
-    Raises ValueError where no sample has inputs and targets, as far as names tell."""
+    Args:
+        lanes, window: of the order, as in `DataConfig`.
+
+    Raises ValueError where no sample, of any data set of a `Mixture`, has inputs and targets, as far as names tell."""
 
     def __init__(
-        self, store: Store, budgets: Budgets, maskers: Mapping[str, Masker], vocabulary: Vocabulary, *, seed: int
+        self,
+        store: Store,
+        budgets: Budgets,
+        maskers: Mapping[str, Masker],
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        lanes: int | None = None,
+        window: int = 4,
     ) -> None:
         self.store, self.budgets, self.vocabulary, self.seed = store, budgets, vocabulary, seed
         self.mask = BatchMasker(maskers, vocabulary)
-        if not any(map(budgets.serve, store.kinds())):
-            raise ValueError(f"{self._nothing()}; {store.report()}")
+        self.order: Order | MixedOrder
+        if isinstance(store, Mixture):
+            stores, self.order = store.stores, store.order(seed, lanes=lanes, window=window)
+        else:
+            stores = {"": store}
+            self.order = Order.choose(store.shard_sizes, seed, lanes=lanes, window=window)
+        # Positions after which a lane reads on in another shard, which is fetched meanwhile.
+        rows = len(store) // max(1, len(store.shard_sizes))
+        self._horizon = self.order.lanes * max(1, min(rows, PIECE))
+        for label, one in stores.items():
+            if not any(map(budgets.serve, one.kinds())):
+                raise ValueError(f"{label}{': ' * bool(label)}{_nothing(len(one))}; {one.report()}")
 
     @classmethod
     def from_config(
@@ -63,8 +81,25 @@ class MaskedSamples(Dataset[PackedSample]):
         `DataStore.from_config`. Raises ValueError."""
         maskers = build_maskers(modalities, tokenizers, masker_class)
         budgets = Budgets(masking, (modality.spec for modality in modalities.values()))
-        store = DataStore.from_config(config, modalities, tokenizers, training=training, seed=seed)
-        return cls(store, budgets, maskers, vocabulary, seed=seed)
+        if not training:  # which samples are measured does not depend on how training reads
+            store = DataStore.from_config(config, modalities, tokenizers, training=False, seed=seed)
+            return cls(store, budgets, maskers, vocabulary, seed=seed)
+        stores: dict[str, Store] = {}
+        sets = data_sets(config, modalities)
+        for one in sets:
+            with one.named():
+                stores[one.key] = DataStore.from_config(
+                    one.config, one.modalities, tokenizers, training=True, seed=seed
+                )
+        return cls(
+            Mixture(stores, config.sets) if config.sets else stores[sets[0].key],
+            budgets,
+            maskers,
+            vocabulary,
+            seed=seed,
+            lanes=config.lanes,
+            window=config.window,
+        )
 
     @property
     def masking(self) -> MaskingConfig:
@@ -79,19 +114,18 @@ class MaskedSamples(Dataset[PackedSample]):
 
     def __getitems__(self, positions: Sequence[int]) -> list[PackedSample]:
         """The samples of a micro-batch, masked together: each is what `self[position]` is. A DataLoader calls it."""
+        if self.store.reads_ahead:
+            self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._unmasked(position) for position in positions])
 
     def _unmasked(self, position: int) -> Unmasked:
         epoch, index = divmod(position, len(self))
-        order = _order(len(self), self.seed, epoch)
-        for ahead in range(len(order)):
-            sample = self._draw(int(order[(index + ahead) % len(order)]), epoch, index)
+        tried = 0
+        for row in self.order.rows(position):
+            sample, tried = self._draw(row, epoch, index), tried + 1
             if sample is not None:
                 return sample
-        raise ValueError(self._nothing())
-
-    def _nothing(self) -> str:
-        return f"none of the {len(self)} samples has inputs and targets for any component of masking.mixture"
+        raise ValueError(_nothing(tried))
 
     def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:
         # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
@@ -109,3 +143,7 @@ class MaskedSamples(Dataset[PackedSample]):
                 available = available - {bad.modality}
                 continue
             return Unmasked(contents, drawn, rng)
+
+
+def _nothing(samples: int) -> str:
+    return f"none of the {samples} samples has inputs and targets for any component of masking.mixture"

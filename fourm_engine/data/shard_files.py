@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fourm_engine.data.index import BYTES, TIME, Index
 from fourm_engine.data.shards import open_shard, row_of
+from fourm_engine.storage.location import Location, Readable, Shard
 
 #: Files that a process keeps open: some tens of shards, read in turns, of some modalities each.
 OPEN_FILES = 256
@@ -21,9 +22,9 @@ class ShardFiles:
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Path, Any]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any]] = OrderedDict()
 
-    def get(self, part: int, shard: int) -> tuple[Path, Any]:
+    def get(self, part: int, shard: int) -> tuple[Readable, Any]:
         """The open file of a part, a position in `index.parts`, of a shard, and its path for messages. Raises
         ValueError where it is damaged, or not the one that was indexed."""
         key = part, shard
@@ -40,8 +41,17 @@ class ShardFiles:
         path, file = self.get(part, shard)
         return row_of(path, file, column, row)
 
-    def _fetch(self, part: int, shard: int) -> tuple[Path, Any]:
+    def ahead(self, parts: Sequence[int], shards: Sequence[int]) -> None:
+        """Copy these parts of these shards in the background, where they are remote."""
+        if isinstance(folder := self.index.folder, Location):
+            files = [(part, shard) for shard in shards for part in parts if self.index.files[shard, part, BYTES]]
+            known = [int(self.index.files[shard, part, BYTES]) for part, shard in files]
+            folder.ahead(Shard(self.index.below(*file), size) for file, size in zip(files, known))
+
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
+        if isinstance(path, Location):
+            return path, open_shard(path, int(known[BYTES]))
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):

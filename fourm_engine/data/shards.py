@@ -21,24 +21,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fourm_engine.data.names_table import ENCODING, joined
+from fourm_engine.data.ranged import RangedShard
 from fourm_engine.files import write_atomically
+from fourm_engine.storage.location import Location, Readable
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    return Path(folder) / f"shard-{number:05d}.safetensors"
+    return Path(folder) / shard_name(number)
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
 
 
 def shard_paths(folder: Path) -> list[Path]:
     return sorted(Path(folder).glob("shard-*.safetensors"))
 
 
-def open_shard(path: Path) -> Any:
-    """The open file. Raises ValueError for a file that is no shard of this format."""
+def open_shard(path: Readable, size: int | None = None) -> Any:
+    """The open file. `size`: that of a remote one, as its index says. Raises ValueError for a file that is no shard of
+    this format."""
     try:
-        file = safe_open(path, framework="numpy")
+        if isinstance(path, Location) and (copy := path.local(size)) is None:
+            file: Any = RangedShard(path.open(size))
+        else:
+            file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: damaged or no token shard ({error}); remove it and run `fourm tokenize` again"
@@ -54,11 +64,11 @@ def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, s
     write_atomically(path, save(columns, {"format": _FORMAT, **metadata}))
 
 
-def damaged(path: Path, reason: object) -> ValueError:
+def damaged(path: Readable, reason: object) -> ValueError:
     return ValueError(f"{path}: damaged ({reason!r:.80}); remove it and run `fourm tokenize` again")
 
 
-def column_of(path: Path, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
+def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
     """A column of an open shard. Raises ValueError where it has none of this shape and dtype. -1: any length."""
     try:
         column = file.get_tensor(key)
@@ -72,7 +82,7 @@ def column_of(path: Path, file: Any, key: str, shape: tuple[int, ...], dtype: ty
     return column
 
 
-def row_of(path: Path, file: Any, key: str, row: int) -> np.ndarray:
+def row_of(path: Readable, file: Any, key: str, row: int) -> np.ndarray:
     """One row of a column of an open shard, without reading the others. Raises ValueError."""
     try:
         return file.get_slice(key)[row : row + 1][0]
@@ -88,7 +98,7 @@ def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
     return {"names": blob, "name_offsets": offsets}
 
 
-def names_of(path: Path, file: Any) -> list[str]:
+def names_of(path: Readable, file: Any) -> list[str]:
     """Inverse of `names_columns`. Raises ValueError."""
     offsets = column_of(path, file, "name_offsets", (-1,), np.int64)
     blob = column_of(path, file, "names", (-1,), np.uint8).tobytes()

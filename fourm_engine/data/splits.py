@@ -21,6 +21,7 @@ from fourm_engine.data.names import plain, say, shown
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.pairing import difference
 from fourm_engine.data.pipes import open_root
+from fourm_engine.storage.location import Readable, content_of
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -29,7 +30,7 @@ MAX_SPLITS_BYTES = 1 << 28
 _EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
 
-def split_names(path: Path) -> list[str]:
+def split_names(path: Readable) -> list[str]:
     """What the lists of a `splits.json` are called. Raises ValueError naming the file."""
     splits = _load(path, "needed")
     if not isinstance(splits, dict):
@@ -37,17 +38,15 @@ def split_names(path: Path) -> list[str]:
     return list(splits)
 
 
-def _load(path: Path, needed: str) -> Any:
+def _load(path: Readable, needed: str) -> Any:
     try:
-        if path.stat().st_size > MAX_SPLITS_BYTES:
-            raise ValueError(f"larger than {MAX_SPLITS_BYTES} bytes")
-        return json.loads(path.read_bytes())  # UTF-8, 16 or 32, with or without a byte order mark
+        return json.loads(content_of(path, MAX_SPLITS_BYTES))  # UTF-8, 16 or 32, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path}: {needed}, but cannot be read: {why}") from None
 
 
-def read_split(path: Path, split: str) -> frozenset[str]:
+def read_split(path: Readable, split: str) -> frozenset[str]:
     """The samples of one split. Raises ValueError naming the file."""
     splits = _load(path, f"needed for split {split!r}")
     if not isinstance(splits, dict):
@@ -78,7 +77,7 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
     return found
 
 
-def match_split(root: Path, split: str, names: Names) -> frozenset[str]:
+def match_split(root: Readable, split: str, names: Names) -> frozenset[str]:
     """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
     there are any. Raises ValueError where none has a file."""
     path = root / SPLITS
@@ -115,7 +114,7 @@ class Split:
     would leave no training sample at all, a warning says so instead."""
 
     part: str  # "train" or "val", for messages
-    root: Path | None
+    root: Readable | None
     name: str | None
     #: Tars of the root that are read; None: all.
     shards: tuple[str, ...] | None = None
@@ -137,7 +136,7 @@ class Split:
             return cls("val", root.folder, config.val_split, root.shards, val)
         train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
         held_out: frozenset[str] | None = frozenset()
-        if None not in (config.train, config.val) and (other := _root(config, False)).same(root):
+        if None not in (config.folder, config.val) and (other := _root(config, False)).same(root):
             held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
         elif config.val_split is not None and config.val is None:
             _find(config, "val", config.val_split, None)
@@ -203,28 +202,31 @@ class Split:
 
 
 class _Root(NamedTuple):
-    folder: Path | None
+    folder: Readable | None
     shards: tuple[str, ...] | None
 
     def same(self, other: _Root) -> bool:
         """Whether a sample of both may be one file."""
-        if self.folder is None or other.folder is None or self.folder.resolve() != other.folder.resolve():
+        if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):
             return False
         return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
 
 
+def _absolute(folder: Readable) -> str:
+    return str(folder.resolve() if isinstance(folder, Path) else folder)
+
+
 def _root(config: DataConfig, training: bool) -> _Root:
-    path = config.train if training else config.val
+    path = config.folder if training else config.val
     if path is None:
         return _Root(None, None)
-    folder, shards = open_root(path, config.tokens)
+    folder, shards = open_root(path, config)
     return _Root(folder, None if shards is None else tuple(shards))
 
 
-def _find(config: DataConfig, part: str, split: str, root: Path | None) -> frozenset[str]:
-    copy = config.tokens / part / SPLITS if config.tokens is not None else None
-    if (root is None or not root.is_dir()) and copy is not None:
-        return read_split(copy, split)
+def _find(config: DataConfig, part: str, split: str, root: Readable | None) -> frozenset[str]:
+    if config.tokens is not None and (root is None or (isinstance(root, Path) and not root.is_dir())):
+        return read_split(config.at(config.tokens / part) / SPLITS, split)
     if root is None:
         raise ValueError(f"data.{part}_split is {split!r}, but data.{part} is not set; name the folder with {SPLITS}")
     return read_split(root / SPLITS, split)

@@ -58,6 +58,12 @@ class Store(ABC):
 
         Raises BadFile for content that cannot be used."""
 
+    #: Whether `ahead` does anything.
+    reads_ahead: bool = False
+
+    def ahead(self, rows: Sequence[int]) -> None:  # noqa: B027
+        """Told of rows that come later, so that what is far away can be fetched meanwhile."""
+
     def skip(self, row: int, bad: BadFile) -> None:
         """Called with what `load` raised: raises it, or reports it and returns. Then the sample is used without this
         modality."""

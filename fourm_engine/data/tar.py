@@ -145,11 +145,14 @@ def in_two(name: str, path: Path, other: Path) -> str:
     return f"sample {shown(name)!r} is in both {shown(path)} and {shown(other)}; remove one"
 
 
+def stamped(stamp: Stamp, files: Mapping[str, Content]) -> str:
+    members = (f"{extension}:{content.offset}:{content.size}" for extension, content in sorted(files.items()))
+    return ";".join((f"{stamp[0]}:{stamp[1]}", *members))
+
+
 def stamp_text(path: Path, files: Mapping[str, Content]) -> str:
     """Size and time of a shard and where in it the files of a sample lie; '' where the shard is gone."""
     try:
-        size, time = stamp_of(path)
+        return stamped(stamp_of(path), files)
     except OSError:
         return ""
-    members = (f"{extension}:{content.offset}:{content.size}" for extension, content in sorted(files.items()))
-    return ";".join((f"{size}:{time}", *members))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fourm_engine.data.selection import Selection
 from fourm_engine.data.shard_files import OPEN_FILES, ShardFiles
 from fourm_engine.data.shards import VIEWS_FOLDER, column_of
 from fourm_engine.data.store import Store
+from fourm_engine.storage.location import Readable
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -39,13 +39,13 @@ class TokenStore(Store):
 
     def __init__(
         self,
-        folder: Path,
+        folder: Readable,
         modalities: Mapping[str, Modality],
         tokenizers: Mapping[str, Tokenizer],
         *,
         open_files: int = OPEN_FILES,
     ) -> None:
-        self.folder, self.index = Path(folder), open_index(folder)
+        self.folder, self.index = folder, open_index(folder)
         self.files = ShardFiles(self.index, limit=open_files)
         self.recorded = RecordedViews(self.index, self.files)
         self.views = self.index.views
@@ -132,6 +132,11 @@ class TokenStore(Store):
                 f"file and run `fourm tokenize` again"
             )
         return ids[ids >= 0].astype(np.int64)
+
+    def ahead(self, rows: Sequence[int], *, views: bool = False) -> None:
+        """`views`: whether the views will be needed too."""
+        shards = dict.fromkeys(self.index.locate(self.selection.row(row))[0] for row in rows)
+        self.files.ahead([*([0] if views else []), *(part for part, _ in self.parts.values())], list(shards))
 
     def stamps(self, modality: str, number: int) -> Iterator[tuple[str, int]]:
         """(sample, stamp of the files that its tokens were made from), of up to some `number` of samples that have the

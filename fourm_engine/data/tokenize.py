@@ -29,6 +29,7 @@ from fourm_engine.data.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews, ViewDrawer
 from fourm_engine.device import local_world
 from fourm_engine.files import remove_leftovers, write_atomically
+from fourm_engine.storage.location import Location, Readable, content_of
 from fourm_plugins.tokenizer import Tokenizer
 
 #: More would not keep up with what one process encodes and writes.
@@ -245,10 +246,10 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
     return frozenset(gone)
 
 
-def _copy_splits(root: Path, out: Path) -> None:
+def _copy_splits(root: Readable, out: Path) -> None:
     """Where the raw data goes away, its splits are still known."""
     path = root / SPLITS
-    if path.is_file() and path.stat().st_size <= MAX_SPLITS_BYTES:
-        content = path.read_bytes()
+    if path.exists() if isinstance(path, Location) else path.is_file():
+        content = content_of(path, MAX_SPLITS_BYTES)
         if not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content:
             write_atomically(out / SPLITS, content)

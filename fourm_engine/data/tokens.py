@@ -29,6 +29,7 @@ from fourm_engine.data.shards import (
 )
 from fourm_engine.identity import check_identity
 from fourm_engine.identity import digest as identity_digest
+from fourm_engine.storage.location import Readable
 from fourm_plugins.modality import Modality
 
 
@@ -72,7 +73,7 @@ class Making:
             raise damaged(path, error) from None
         return made
 
-    def check(self, modality: Modality, path: Path) -> None:
+    def check(self, modality: Modality, path: Readable) -> None:
         """Raise ValueError where `modality` has other settings now, naming the first that differs."""
         remedy = f"remove {path.parent} and run `fourm tokenize` again"
         if self.alignment != (modality.spec.alignment or ""):
@@ -88,7 +89,7 @@ class Making:
                 raise ValueError("the identity of its modality is none")
         except (ValueError, RecursionError) as error:
             raise damaged(path, error) from None
-        check_identity(identity, modality, where=path, remedy=remedy)
+        check_identity(identity, modality, where=str(path), remedy=remedy)
 
 
 class TokenShard:
@@ -139,7 +140,7 @@ class TokenShardWriter:
         modality: Modality,
         fingerprint: str,
         views: int,
-        known: Mapping[Making, Path] | None = None,
+        known: Mapping[Making, Readable] | None = None,
     ) -> None:
         self.folder, self.spec = Path(folder) / modality.name, modality.spec
         self.fingerprint, self.views = fingerprint, views

@@ -33,6 +33,7 @@ from fourm_engine.data.shards import (
     shard_path,
 )
 from fourm_engine.data.views import SampleViews
+from fourm_engine.storage.location import Readable
 from fourm_plugins.view import View
 
 
@@ -80,7 +81,7 @@ class ViewShard:
         return digest(self.kept.tobytes(), *groups)
 
 
-def views_in(path: Path, file: Any, group: str, row: int, number: int) -> View:
+def views_in(path: Readable, file: Any, group: str, row: int, number: int) -> View:
     """View `number` of a row of an open shard. Raises ValueError."""
     table = row_of(path, file, f"views.{group}", row)
     if table.ndim != 2 or number >= len(table):

@@ -34,7 +34,7 @@ class ExtendTask(FourMTask):
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
-        workers: processes that prepare training batches.
+        workers: processes that prepare training batches; None chooses.
     """
 
     name = "extension"
@@ -49,7 +49,7 @@ class ExtendTask(FourMTask):
         *,
         steps: int,
         loss: LossConfig | None = None,
-        workers: int = 0,
+        workers: int | None = 0,
     ) -> None:
         own = {name: tokenizers[name] for name in extension.training if name in tokenizers}
         super().__init__(extension.training, own, extension.model_config, data, loss=loss, workers=workers)

@@ -5,11 +5,11 @@ What a tokenizer is (its kind, its sizes, its loss) is its modality's recipe; th
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 
 
@@ -68,7 +68,7 @@ class TokenizersConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path
+    folder: LocalFolder
     fit: FitConfig = FitConfig()
     #: Token space -> what to do differently there.
     spaces: dict[str, FitOverride] = Field(default_factory=dict)

@@ -5,13 +5,15 @@ In: a config and its plugin host. Out: `Check`s, and the modalities that take pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from fourm_engine.data.present import indexed
 from fourm_engine.installed.doctor import Check
+from fourm_engine.storage.location import Location, Readable
 from fourm_engine.tokenizers.store import load_tokenizer, read_document
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
@@ -32,13 +34,25 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         folder = getattr(config.data, what)
         if folder is None:
             continue
-        sources = sorted({m.spec.source for m in modalities.values() if (folder / m.spec.source).is_dir()})
+        try:
+            sources = _sources(config.data.at(folder), modalities.values())
+        except ValueError as error:
+            yield Check(f"data.{what}", "bad", str(error), f"correct this, or set {what}")
+            continue
         if sources:
             yield Check(f"data.{what}", "ok", f"{folder}: {', '.join(sources)}")
         else:
             yield Check(f"data.{what}", "bad", f"{folder}: no folder of any modality", f"put data there, or set {what}")
     for space, specs in modalities.token_spaces.items():
         yield from _check_tokenizer(space, [modalities[spec.name] for spec in specs], config.tokenizers.folder, manager)
+
+
+def _sources(folder: Readable, modalities: Iterable[Modality]) -> list[str]:
+    """The sources that a folder has data of. Raises ValueError for a remote one that cannot be read."""
+    if isinstance(folder, Location):
+        names = indexed(folder)
+        return sorted({m.spec.source for m in modalities if m.name in names})
+    return sorted({m.spec.source for m in modalities if (folder / m.spec.source).is_dir()})
 
 
 def _check_tokenizer(space: str, members: list[Modality], folder: Path, manager: PluginManager) -> Iterator[Check]:

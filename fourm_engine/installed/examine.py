@@ -80,6 +80,6 @@ def _folders(config: RunConfig | None) -> dict[str, Path]:
     folders = {"temporary files": Path(tempfile.gettempdir()), "the model cache": Path(HF_HUB_CACHE)}
     if config is not None:
         folders |= {"the run": config.run, "tokenizers": config.tokenizers.folder}
-        if config.data.tokens is not None:
+        if isinstance(config.data.tokens, Path):  # a remote one is only read
             folders["tokens"] = config.data.tokens
     return folders

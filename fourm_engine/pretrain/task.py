@@ -41,7 +41,7 @@ class FourMTask(Task):
     Args:
         tokenizers: modality name -> fitted tokenizer.
         data, held_out: training samples, and the fixed held-out ones, or None to evaluate nothing.
-        workers: processes that prepare training batches.
+        workers: processes that prepare training batches; None chooses.
     """
 
     name = "fourm"
@@ -55,12 +55,12 @@ class FourMTask(Task):
         held_out: MaskedSamples | None = None,
         *,
         loss: LossConfig | None = None,
-        workers: int = 0,
+        workers: int | None = 0,
     ) -> None:
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
         self.average_over = (loss or LossConfig()).average_over
-        self.vocabulary = data.vocabulary
+        self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
     def model(self) -> nn.Module:
@@ -125,6 +125,7 @@ class FourMTask(Task):
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,
             "data.samples": len(self.data),
+            **{f"data.{key}": value for key, value in self.data.order.identity().items()},
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
         }
 

@@ -28,6 +28,7 @@ from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalitie
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.recipes import started
+from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
@@ -46,7 +47,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
-    run: Path
+    run: LocalFolder
     #: Decides order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
@@ -67,10 +68,11 @@ class RunConfig(BaseModel):
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        tokens = self.data.tokens / "train" if self.data.tokens is not None else None
-        if self.modalities.select == "installed" and (self.data.train, tokens) != (None, None):
-            roots = [] if self.data.train is None else [open_root(self.data.train, self.data.tokens)]
-            modalities = with_data(modalities, [*roots, *([] if tokens is None else [DataRoot(tokens, [])])])
+        given = [(one.path, one.tokens) for one in self.data.sets] or [(self.data.folder, self.data.tokens)]
+        if self.modalities.select == "installed" and any(place is not None for one in given for place in one):
+            roots = [open_root(path, self.data) for path, _ in given if path is not None]
+            roots += [DataRoot(self.data.at(tokens / "train"), []) for _, tokens in given if tokens is not None]
+            modalities = with_data(modalities, roots)
         check_token_spaces(modalities.specs)
         return modalities
 

@@ -15,6 +15,7 @@ from fourm_engine.data.pack import pack as pack_shards
 from fourm_engine.data.pack import unpack as unpack_files
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.tell import Progress, Tell, say, warn
+from fourm_engine.storage.url import parse, refuse_remote
 
 
 def index(folder: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> Catalogue:
@@ -25,7 +26,7 @@ def index(folder: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> 
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
     there = _open(folder, modalities, index=True, tell=tell)
-    size = sum(path.stat().st_size for path in (there.root / INDEX).rglob("*.npy"))
+    size = sum(path.stat().st_size for path in (_root(there) / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
     tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ has {per_sample:.0f} bytes a sample")
     return there
@@ -40,7 +41,7 @@ def pack(
         raise ValueError(f"--samples-per-shard {samples_per_shard}: at least 1")
     there = _open(folder, modalities, tell=tell)
     progress = Progress(f"{out}", tell)
-    done = pack_shards(there, there.root, out, samples_per_shard=samples_per_shard, progress=progress)
+    done = pack_shards(there, _root(there), out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
             f"{len(done.dotted)} names hold a dot, such as {shown(done.dotted[0])}: other readers of WebDataset take "
@@ -53,7 +54,7 @@ def unpack(folder: Path, out: Path, *, modalities: Sequence[str] = (), tell: Tel
     """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. What is there is kept, so that a stopped
     call continues. Raises ValueError and CannotWrite."""
     there = _open(folder, modalities, tell=tell)
-    return _told(unpack_files(there, there.root, out, progress=Progress(f"{out}", tell)), there, out, tell)
+    return _told(unpack_files(there, _root(there), out, progress=Progress(f"{out}", tell)), there, out, tell)
 
 
 def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
@@ -66,8 +67,9 @@ def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
 def _open(folder: Path, names: Sequence[str], *, index: bool | None = None, tell: Tell) -> Catalogue:
     config = ModalitiesConfig(select=list(names) if names else "installed")
     specs = [modality.spec for modality in load_modalities(config, load_manager(config)).values()]
+    refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
     root, shards = data_root(folder)
-    if not root.is_dir():
+    if not isinstance(root, Path) or not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder")
     there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
     for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
@@ -76,6 +78,11 @@ def _open(folder: Path, names: Sequence[str], *, index: bool | None = None, tell
         wanted = ", ".join(sorted({spec.source for spec in specs}))
         raise ValueError(f"{shown(root)}: holds no data of any modality; looked for {wanted}")
     return there
+
+
+def _root(there: Catalogue) -> Path:
+    assert isinstance(there.root, Path)
+    return there.root
 
 
 def _has(there: Catalogue) -> str:

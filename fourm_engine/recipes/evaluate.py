@@ -29,6 +29,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
+from fourm_engine.storage.url import Url, parse
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.modality import Metric
@@ -52,7 +53,7 @@ def evaluate(
     overrides: Sequence[str] = (),
     *,
     config: Path | None = None,
-    data: Path | None = None,
+    data: str | Path | None = None,
     out: Path | None = None,
     samples: int | None = None,
     seed: int | None = None,
@@ -65,7 +66,7 @@ def evaluate(
         run: folder of a run, an exported model, or a Hub id.
         overrides: `section.key=value` of that config.
         config: in place of `<run>/config.yaml`, whose sections `data` and `evaluate` count.
-        data: folder of held-out samples, in place of the config's `data.val`.
+        data: folder or URL of held-out samples, in place of the config's `data.val`.
         samples, seed: in place of the config's.
         matrix: whether to measure the any-to-any matrix.
         extra_metrics: modality -> further metrics, scored after its own.
@@ -112,7 +113,9 @@ def evaluate(
         return Evaluated(evaluation, pictures, out)
 
 
-def _read_config(folder: Path, overrides: Sequence[str], config: Path | None, data: Path | None) -> RunConfig | None:
+def _read_config(
+    folder: Path, overrides: Sequence[str], config: Path | None, data: str | Path | None
+) -> RunConfig | None:
     path = config or folder / CONFIG
     if config is None and not path.is_file():
         if data is None:
@@ -129,7 +132,7 @@ def _read_config(folder: Path, overrides: Sequence[str], config: Path | None, da
 def _load_data(
     model: FourM,
     config: RunConfig | None,
-    data: Path | None,
+    data: str | Path | None,
     settings: EvaluateConfig,
     notes: list[str],
     *,
@@ -139,7 +142,7 @@ def _load_data(
     given = config.data if config else DataConfig()
     trained = given
     if data is not None:
-        given = given.model_copy(update={"val": data, "val_split": None, "held_out": None})
+        given = given.model_copy(update={"val": parse(data), "val_split": None, "held_out": None})
         trained = trained if trained.held_out is not None else given
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())
@@ -147,7 +150,8 @@ def _load_data(
         chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
-    if given.train is None or not (str(given.train).startswith(PIPE) or is_there(Path(given.train))):
+    folder = None if given.sets else given.folder
+    if folder is None or not (isinstance(folder, Url) or str(folder).startswith(PIPE) or is_there(Path(folder))):
         where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}

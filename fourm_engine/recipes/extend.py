@@ -88,7 +88,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             for space in extension.unfitted:
                 fit_space(config, extension.manager, extension.modalities, space, tell=tell)
-            if config.data.train is not None and config.data.tokens is not None:
+            if config.data.train is not None and isinstance(config.data.tokens, Path):  # remote ones are there, or not
                 modalities, tokenizers = extension.training, extension.tokenizers()
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
                 tokenize_data(config, modalities, present, tell=tell)

@@ -16,6 +16,7 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+from fourm_engine.storage.url import refuse_remote
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,17 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    given = [root for root in (config.data.train, config.data.val) if root is not None]
-    # All that lies in a folder is labelled, whichever of its tars are trained on.
-    roots = dict.fromkeys(open_root(root, config.data.tokens).folder for root in given)
+    given = {f"data.train.{number}": one.path for number, one in enumerate(config.data.sets)}
+    given = given or {"data.train": config.data.folder}
+    given["data.val"] = config.data.val
+    roots: dict[Path, None] = {}
+    for key, root in given.items():
+        if root is not None:
+            refuse_remote(root, key, "label a local copy, then upload the labels")
+            # All that lies in a folder is labelled, whichever of its tars are trained on.
+            folder = open_root(root, config.data).folder
+            assert isinstance(folder, Path)
+            roots[folder] = None
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []

@@ -17,6 +17,7 @@ from typing import Any
 from fourm_engine.data.data_root import PIPE, is_there
 from fourm_engine.data.pipes import copies, spool_folder
 from fourm_engine.files import write_atomically
+from fourm_engine.storage.url import Url, parse
 
 log = logging.getLogger(__name__)
 NAME = "started.json"
@@ -47,7 +48,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     for key in keys:
         section, _, name = key.partition(".")
         text = raw[section].get(name) if isinstance(raw.get(section), dict) else None
-        if not isinstance(text, str) or text.startswith(PIPE):
+        if not isinstance(text, str) or text.startswith(PIPE) or isinstance(parse(text), Url):
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.tally import TokenizeReport
@@ -13,6 +14,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+from fourm_engine.storage.url import refuse_remote
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_plugins.tokenizer import Tokenizer
@@ -66,6 +68,8 @@ def tokenize_data(
     data = config.data
     if data.train is None or data.tokens is None:
         raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
+    refuse_remote(out := data.tokens, "data.tokens", "tokenize into a local folder, then upload that")
+    assert isinstance(out, Path)
     rank, world = rank_and_world()
     reports = {}
     for part, root, training in (("train", data.train, True), ("val", data.val, False)):
@@ -73,10 +77,10 @@ def tokenize_data(
             continue
         raw = AlignedData.from_config(modalities, data, training=training)
         first_only(tell)(raw.describe())
-        with at_work(data.tokens / part, needed=False):
+        with at_work(out / part, needed=False):
             reports[part] = tokenize_split(
                 raw,
-                data.tokens / part,
+                out / part,
                 tokenizers,
                 data,
                 Progress(part, first_only(tell)),

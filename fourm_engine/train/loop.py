@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from fourm_engine.train.distributed import (
     together,
     world_size,
 )
+from fourm_engine.train.feed import Feed
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
@@ -150,6 +150,7 @@ class Trainer:
                 f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
+        self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
         self.identity = {
             "task": self.task.name,
             "seed": self.seed,
@@ -162,7 +163,6 @@ class Trainer:
         self.versions = self.task.versions() | packages
         settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
-        self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate)
 
     def _build(self, device: torch.device) -> None:
         torch.manual_seed(self.seed)
@@ -210,20 +210,20 @@ class Trainer:
 
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
-        batches = self.task.batches(progress.step, self.share)
+        feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         while progress.step < config.steps:
-            micro_batches = list(islice(batches, config.accumulate))
-            counts, tokens, signals = self._exchange(micro_batches, stop)
+            micro_batches = feed.step()
+            counts, tokens, signals = self._exchange([batch for batch, _ in micro_batches], stop)
             if signals:
                 self._stop(signals, checkpoints)
             lr = learning_rate(progress.step, config, self.schedule)
-            loss, sums, norm = self._step(progress.step, micro_batches, counts)
+            loss, sums, norm = self._step(progress.step, [batch for _, batch in micro_batches], counts)
             progress.step += 1
             if math.isfinite(loss):
                 metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, tokens=tokens)
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
-                line = metrics.line(progress.step, skipped=progress.skipped)
+                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited)
                 if line:
                     self.observers("fourm_step", step=progress.step, metrics=line)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
@@ -264,7 +264,7 @@ class Trainer:
         for number, batch in enumerate(micro_batches):
             with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
                 with self.autocast():
-                    loss = self.task.loss(self.model, batch.to(self.device, non_blocking=True), step)
+                    loss = self.task.loss(self.model, batch, step)
                 total = sum(scale[name] * value.float() for name, value in loss.sums.items())
                 assert isinstance(total, Tensor), f"{self.task.name}: a loss without any term"
                 total.backward()
@@ -274,6 +274,8 @@ class Trainer:
         self.gradients.reduce()
         norm_tensor = self.gradients.norm()
         sum_over_processes(sums)
+        if step + 1 < self.config.steps:
+            self.feed.ahead()
         # The step's only wait for a GPU.
         *numbers, norm = torch.cat([sums, norm_tensor.reshape(1).to(sums.dtype)]).tolist()
         totals = dict(zip(counts, numbers, strict=True))

@@ -17,6 +17,9 @@ from typing import Any
 
 from fourm_engine.files import write_atomically, writing
 
+#: Share of the time spent waiting for data from which the console says so.
+TOLD_WAIT = 0.05
+
 
 class Metrics:
     """`step` is where the run goes on. `active` is false in all processes but the first, which alone writes."""
@@ -56,13 +59,13 @@ class Metrics:
             window.sums[name] = window.sums.get(name, 0.0) + total
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
-    def line(self, step: int, *, skipped: int) -> dict[str, Any] | None:
-        """Write and print what was added since the last line; `skipped`: steps left out since the run began. Returns
-        what was written, if anything."""
-        window, self._window = self._window, _Window(step)
+    def line(self, step: int, *, skipped: int, waited: float = 0.0) -> dict[str, Any] | None:
+        """Write and print what was added since the last line. `skipped`, `waited`: steps left out, and seconds in which
+        the process waited for data, since the run began. Returns what was written, if anything."""
+        window, self._window = self._window, _Window(step, waited)
         if not self.active or window.number == 0:
             return None
-        row = window.row(step, skipped=skipped)
+        row = window.row(step, skipped=skipped, waited=waited)
         self._write(row)
         width = len(str(self.steps))
         parts = [f"step {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
@@ -71,6 +74,8 @@ class Metrics:
         parts.append(f"{row['samples_per_s']:.3g} samples/s")
         if "tokens_per_s" in row:
             parts.append(f"{row['tokens_per_s']:.3g} tokens/s")
+        if row["data_wait"] >= TOLD_WAIT:
+            parts.append(f"data wait {row['data_wait']:.0%}")
         if skipped:
             parts.append(f"{skipped} skipped")
         seconds = (self.steps - step) * window.seconds() / (step - window.step)
@@ -105,7 +110,8 @@ class Metrics:
 class _Window:
     """Sums since the last line."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, waited: float = 0.0) -> None:
+        self.waited = waited
         self.step, self.number, self.loss, self.samples, self.tokens = step, 0, 0.0, 0, 0
         self.lr = self.norm = 0.0
         self.sums: dict[str, float] = {}
@@ -115,7 +121,7 @@ class _Window:
     def seconds(self) -> float:
         return max(time.monotonic() - self.start, 1e-9)
 
-    def row(self, step: int, *, skipped: int) -> dict[str, Any]:
+    def row(self, step: int, *, skipped: int, waited: float) -> dict[str, Any]:
         seconds = self.seconds()
         losses = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums) if self.counts[name] > 0}
         row: dict[str, Any] = {
@@ -126,6 +132,7 @@ class _Window:
             "gradient_norm": self.norm,
             "skipped": skipped,
             "samples_per_s": self.samples / seconds,
+            "data_wait": round(min(1.0, (waited - self.waited) / seconds), 4),
         }
         if self.tokens:
             row["tokens_per_s"] = self.tokens / seconds

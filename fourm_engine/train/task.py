@@ -45,6 +45,8 @@ class Task(ABC):
     #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
     #: the result.
     evaluates_first = False
+    #: Lanes of the order of its samples, which processes share; see `fourm_engine.data.order`.
+    lanes = 1
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -54,7 +56,8 @@ class Task(ABC):
     def batches(self, start_step: int, share: Share) -> Iterator[Any]:
         """This process's micro-batches, `share.accumulate` a step, from `start_step` on without end. A pure function of
         (seed, step, share): `share.positions(step, micro)` says which samples. On the CPU: the trainer calls their
-        `to(device, non_blocking=True)`, which a tensor and a `fourm_engine.batch.Batch` have."""
+        `to(device, non_blocking=True)`, and on a GPU `record_stream(stream)` of the result, which a tensor and a
+        `fourm_engine.batch.Batch` have."""
 
     @abstractmethod
     def counts(self, batch: Any) -> dict[str, float]:

@@ -1,0 +1,49 @@
+"""The data sets that `data.train` names: one folder, or each entry of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.config import DataConfig, TrainingSet
+from fourm_plugins.modality import Modality
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set to train on."""
+
+    key: str  # the setting that names it, "data.train" or "data.train.0"
+    config: DataConfig  # with this data set alone to train on
+    modalities: Mapping[str, Modality]  # that are taken from it
+    entry: TrainingSet | None = None  # None: `data.train` is no list
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors in the block say which entry of the list they are about."""
+        try:
+            yield
+        except ValueError as error:
+            if self.entry is None or isinstance(error, BadFile):  # which names its file
+                raise
+            raise ValueError(f"{self.key}: {error}") from None
+
+
+def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[DataSet]:
+    """The data sets of `data.train`; one without a path where it is not set. Raises ValueError where an entry names a
+    modality that takes no part."""
+    if not config.sets:
+        return [DataSet("data.train", config, modalities)]
+    sets = []
+    for index, entry in enumerate(config.sets):
+        chosen = modalities if entry.modalities is None else entry.modalities
+        if unknown := [name for name in chosen if name not in modalities]:
+            raise ValueError(
+                f"data.train.{index}.modalities: {unknown[0]!r} takes no part in this run; there are "
+                f"{', '.join(modalities)}"
+            )
+        taken = {name: modality for name, modality in modalities.items() if name in chosen}
+        sets.append(DataSet(f"data.train.{index}", config.of(entry), taken, entry))
+    return sets

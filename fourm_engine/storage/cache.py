@@ -1,0 +1,236 @@
+"""Copies of remote files in a folder of bounded size, shared by all processes of a machine.
+
+A copy is locked for reading (`flock`) by each process that has it open, and for writing by the one that makes it: what
+is in use is never evicted, a file is downloaded once, and a process that is killed leaves no lock. A copy is written
+as `<name>.part` and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from fourm_engine.files import lock_file
+
+log = logging.getLogger(__name__)
+#: Only files with such names are counted and removed: the folder may hold others.
+_NAME = re.compile(r"^[\w.-]{1,80}-[0-9a-f]{32}\.(copy|part)$")
+_GATE = ".fourm-cache-lock"
+_POLL = 0.05
+_warned: set[str] = set()
+#: Open copies of this process.
+_handles: set[int] = set()
+
+
+def copy_name(url: str, size: int, version: str) -> str:
+    """The name of the copy of a file, which another content does not share."""
+    stem = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-80:] or "file"
+    return f"{stem}-{hashlib.blake2b(repr((url, size, version)).encode(), digest_size=16).hexdigest()}.copy"
+
+
+class ShardCache:
+    """At most `max_bytes` in `folder`, the least recently used evicted first. Picklable; safe to use after a fork."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
+
+    def open(
+        self, name: str, size: int, fill: Callable[..., None], *, patience: float, wait: bool = True
+    ) -> int | None:
+        """A descriptor of the copy, to be closed by the caller; until then the copy stays.
+
+        Args:
+            name: from `copy_name`.
+            fill: `fill(file, patience=seconds)` writes the `size` bytes where there is no copy; it gives up after what
+                is left of `patience`.
+            wait: whether to wait for another process that is making the copy, as long as it is at work.
+
+        Returns None where there can be none: no room, no permission, a full disk (a warning says so, once a process),
+        or another process at work. Raises what `fill` raises, and nothing is left then."""
+        if size > self.max_bytes:
+            if self.max_bytes:
+                self._warn(f"a shard of {size / 2**20:.1f} MiB is larger than data.remote.cache_gb allows; raise it")
+            return None
+        try:
+            return self._open(name, size, fill, patience, wait)
+        except OSError as error:
+            if isinstance(error, _NoRoom):
+                self._warn(str(error))
+            else:
+                self._warn(f"cannot be written: {error.strerror or error}; set data.remote.cache to another folder")
+            return None
+
+    def _open(self, name: str, size: int, fill: Callable[..., None], patience: float, wait: bool) -> int | None:
+        started = time.monotonic()
+        while True:
+            if (copy := self._whole(name, size)) is not None:
+                return copy
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / f"{name.removesuffix('.copy')}.part"
+            handle = _open_file(part, os.O_RDWR | os.O_CREAT)
+            try:
+                if _try_lock(handle) and _is_at(handle, part):
+                    if (copy := self._whole(name, size)) is not None:  # made since we looked
+                        part.unlink()
+                        close(handle)
+                        return copy
+                    left = max(0.0, patience - (time.monotonic() - started))
+                    self._fill(handle, part, size, partial(fill, patience=left))
+                    return handle
+            except BaseException:
+                close(handle)
+                raise
+            close(handle)
+            if not wait:
+                return None
+            time.sleep(_POLL)
+
+    def _whole(self, name: str, size: int) -> int | None:
+        path = self.folder / name
+        while True:
+            try:
+                handle = _open_file(path, os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+            lock_file(handle, fcntl.LOCK_SH)
+            if _is_at(handle, path):
+                if os.fstat(handle).st_size == size:
+                    with suppress(OSError):  # a cache that this process may only read
+                        os.utime(handle)
+                    return handle
+                path.unlink()
+            close(handle)  # cut short, or evicted just now
+
+    def _fill(self, handle: int, part: Path, size: int, fill: Callable[[BinaryIO], None]) -> None:
+        """Make the copy in the locked file `part`, and rename it. A failure leaves nothing."""
+        try:
+            for last in (False, True):
+                try:
+                    self._reserve(handle, size, full=last)
+                    with open(handle, "r+b", closefd=False) as file:
+                        fill(file)
+                    os.fsync(handle)
+                    break
+                except OSError as error:
+                    if last or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+            os.rename(part, part.with_suffix(".copy"))
+            lock_file(handle, fcntl.LOCK_SH)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+
+    def _reserve(self, handle: int, size: int, *, full: bool) -> None:
+        """Give the file its size, which counts from then on. `full`: the disk is, so that as much must be freed. Raises
+        _NoRoom."""
+        with self._gate():
+            os.ftruncate(handle, 0)
+            used = {path: path.stat() for path in self._files()}
+            total = sum(status.st_size for status in used.values())
+            allowed = min(self.max_bytes, total if full else self.max_bytes)
+            for path in sorted(used, key=lambda path: used[path].st_mtime_ns):
+                if total + size <= allowed:
+                    break
+                if _remove(path):
+                    total -= used[path].st_size
+            if total + size > allowed:
+                full_disk = "the disk is full; free space, or set data.remote.cache to another folder"
+                raise _NoRoom(full_disk if full else "all that it may hold is in use; raise data.remote.cache_gb")
+            os.ftruncate(handle, size)
+
+    def _files(self) -> Iterator[Path]:
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _NAME.match(entry.name):
+                    with suppress(FileNotFoundError):
+                        entry.stat()
+                        yield Path(entry.path)
+
+    @contextmanager
+    def _gate(self) -> Iterator[None]:
+        """One process at a time counts and evicts."""
+        handle = _open_file(self.folder / _GATE, os.O_RDWR | os.O_CREAT)
+        try:
+            lock_file(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            close(handle)
+
+    def _warn(self, why: str) -> None:
+        line = f"{self.folder}: {why}; remote data is read without a copy, which is slow"
+        if line not in _warned:
+            _warned.add(line)
+            log.warning("%s", line)
+
+
+class _NoRoom(OSError):
+    """No room for another copy, or no way to share it."""
+
+
+def close(handle: int) -> None:
+    """Close what `ShardCache.open` returned."""
+    if handle in _handles:
+        _handles.discard(handle)
+        os.close(handle)
+
+
+def _open_file(path: Path, flags: int) -> int:
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    _handles.add(handle)
+    return handle
+
+
+def _forget() -> None:
+    """A forked child, such as a data-loader worker, must not hold what its parent holds: nothing could be evicted."""
+    for handle in _handles:
+        with suppress(OSError):
+            os.close(handle)
+    _handles.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if not lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            raise _NoRoom("its file system has no locks (flock); set data.remote.cache to a folder on a local disk")
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> bool:
+    """Remove a copy, or what a killed process left of one, unless it is in use."""
+    try:
+        handle = _open_file(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if not _try_lock(handle):
+            return False
+        path.unlink()
+        return True
+    except OSError:
+        return False
+    finally:
+        close(handle)

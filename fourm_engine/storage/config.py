@@ -1,0 +1,36 @@
+"""The `data.remote` section of a config: how remote data is read and kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fourm_engine.storage.url import LocalFolder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/fourm").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fourm"
+
+
+class RemoteConfig(BaseModel):
+    """Shards of a remote store are read from copies in `cache`, which all processes of a machine share. A store that
+    does not answer, or not with all bytes, is tried again after 0.5, 1, 2, … 30 s, each shortened by chance."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Folder of the copies, on a fast disk of this machine.
+    cache: LocalFolder = Field(default_factory=_user_cache)
+    #: Size of all copies together, in GiB; the least recently used make room. 0: nothing is kept, and every read goes
+    #: to the store.
+    cache_gb: float = Field(default=50, ge=0)
+    #: Shards that may wait in each process to be copied before they are needed.
+    ahead: int = Field(default=16, ge=0, le=128)
+    #: Seconds for one answer of the store.
+    timeout_s: float = Field(default=60, gt=0)
+    #: Seconds for which a store may stay away before the run ends.
+    give_up_s: float = Field(default=300, ge=0)

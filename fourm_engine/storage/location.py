@@ -1,0 +1,281 @@
+"""A folder or file in a remote store: what readers of data use in place of a `Path`.
+
+    folder = open_location("s3://bucket/photos")
+    folder.list()                                   # {"shards/00000.tar": 1048576, …}
+    (folder / "splits.json").read_bytes(1 << 28)    # a small file
+    with (folder / "shards/00000.tar").open() as shard:
+        shard.read(512, 100)                        # 100 bytes from byte 512 on
+
+A file is read from a copy in the cache, or where there can be none, through ranges of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+from fourm_engine.storage.ahead import ReadAhead
+from fourm_engine.storage.cache import ShardCache, close, copy_name
+from fourm_engine.storage.config import RemoteConfig
+from fourm_engine.storage.errors import Changed, Missing, StoreError
+from fourm_engine.storage.store import Facts, Store
+from fourm_engine.storage.url import Url
+
+#: Bytes of a range that is read where there is no copy, and how many of them a process keeps.
+BLOCK, KEPT_BLOCKS = 1 << 20, 64
+#: Copies that a path was given out for and that are not evicted: time for their readers to open them.
+KEPT_PATHS = 8
+#: Downloads of a file whose content is not what it should be.
+TRIES = 3
+#: Seconds that a read ahead waits for a store: what fails is tried again when it is needed.
+_PATIENCE_AHEAD = 10.0
+
+
+class Shard(NamedTuple):
+    """A file below a location, and what its index says of it."""
+
+    path: str
+    size: int | None = None
+    #: Such as "sha256:…" or "blake2b:…" in hex; None where it is not known.
+    digest: str | None = None
+
+
+class Location:
+    """A folder or file at a URL. Those below it share its connections and its cache. Picklable; safe to use after a
+    fork.
+
+    All methods raise `Missing` (a ValueError) where there is no such file, and other ValueErrors for a store that
+    cannot be used: one line with the URL and the remedy."""
+
+    def __init__(self, url: Url, remote: _Remote) -> None:
+        self.url, self._remote = url, remote
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    def __truediv__(self, below: str) -> Location:
+        """Raises ValueError for a path that leads out."""
+        return Location(self.url / inside, self._remote) if (inside := _inside(below)) else self
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        return Location(Url(self.url.rpartition("/")[0]), self._remote)
+
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        try:
+            self._remote.facts(self.url)
+        except Missing:
+            return False
+        return True
+
+    def list(self) -> dict[str, int]:
+        """Path of each file below, sorted -> its bytes; without hidden ones. Raises ValueError for the web, which
+        has no lists."""
+        sizes = {}
+        for path, facts in self._remote.store.listing(self.url).items():
+            if facts.size is not None and not any(part.startswith(".") for part in path.split("/")):
+                self._remote.known[self.url / path], sizes[path] = facts, facts.size
+        return sizes
+
+    def read_bytes(self, max_bytes: int) -> bytes:
+        """A small file. Raises ValueError where it is larger than `max_bytes`."""
+        facts = self._remote.facts(self.url)
+        if facts.size is None:
+            raise StoreError(f"{self}: the server does not say how large it is (Content-Length)")
+        if facts.size > max_bytes:
+            raise ValueError(f"{self}: {facts.size} bytes, more than the {max_bytes} allowed")
+        return b"".join(self._remote.store.content(self.url, facts.size, ranges=facts.ranges))
+
+    def open(self, size: int | None = None, digest: str | None = None) -> OpenFile:
+        """A file to read parts of. `size` and `digest`, where known, are checked when it is copied."""
+        return self._remote.open(self.url, size, digest)
+
+    def local(self, size: int | None = None, digest: str | None = None) -> Path | None:
+        """A copy on this machine: open it at once, since it may be evicted later (which an open file survives). None
+        where there can be no copy: use `open`."""
+        return self._remote.local(self.url, size, digest)
+
+    def ahead(self, shards: Iterable[Shard]) -> None:
+        """Copy `shards` in the background; of more than `data.remote.ahead` that wait, the rest is left out."""
+        if self._remote.cache.max_bytes:
+            self._remote.ahead.plan((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
+
+
+class _Remote:
+    """One scheme: its store, the cache, and what is known of its files."""
+
+    def __init__(self, scheme: str, config: RemoteConfig) -> None:
+        self.config = config
+        self.store = Store(scheme, timeout_s=config.timeout_s, give_up_s=config.give_up_s)
+        self.cache = ShardCache(config.cache, int(config.cache_gb * 2**30))
+        self.known: dict[Url, Facts] = {}
+        self.ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(self._fetch, config.ahead)
+        self._blocks: OrderedDict[tuple[Url, int], bytes] = OrderedDict()
+        self._pinned: OrderedDict[Url, int] = OrderedDict()
+        self._pid = os.getpid()
+
+    def facts(self, url: Url) -> Facts:
+        if url not in self.known:
+            self.known[url] = self.store.facts(url)
+        return self.known[url]
+
+    def open(self, url: Url, size: int | None, digest: str | None) -> OpenFile:
+        size, facts = self._checked(url, size, digest)
+        return OpenFile(self, url, size, partial(self._copy, url, size, digest, facts))
+
+    def local(self, url: Url, size: int | None, digest: str | None) -> Path | None:
+        if self._pid != os.getpid():  # the copies are the parent's
+            self._pid, self._pinned = os.getpid(), OrderedDict()
+        size, facts = self._checked(url, size, digest)
+        if (handle := self._copy(url, size, digest, facts)) is None:
+            return None
+        if (before := self._pinned.pop(url, None)) is not None:
+            close(before)
+        self._pinned[url] = handle
+        if len(self._pinned) > KEPT_PATHS:
+            close(self._pinned.popitem(last=False)[1])
+        return self.cache.folder / self._name(url, size, digest, facts)
+
+    def block(self, url: Url, index: int, size: int) -> bytes:
+        """Bytes `index * BLOCK` up to the next block."""
+        key = url, index
+        if key not in self._blocks:
+            start = index * BLOCK
+            self._blocks[key] = self.store.read(url, start, min(BLOCK, size - start))
+            if len(self._blocks) > KEPT_BLOCKS:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(key)
+        return self._blocks[key]
+
+    def _checked(self, url: Url, size: int | None, digest: str | None) -> tuple[int, Facts]:
+        """The size of a file, and what the store says, which is looked up where the index has no digest."""
+        if size is not None and digest:
+            return size, Facts(size)
+        facts = self.facts(url)
+        if facts.size is None and size is None:
+            raise StoreError(f"{url}: the server does not say how large it is (Content-Length)")
+        if size is not None and facts.size not in (None, size):
+            raise Changed(url, f"{facts.size} bytes, not {size}")
+        return size if size is not None else facts.size or 0, facts
+
+    def _name(self, url: Url, size: int, digest: str | None, facts: Facts) -> str:
+        return copy_name(url, size, digest or facts.digest or facts.version)
+
+    def _copy(
+        self, url: Url, size: int, digest: str | None, facts: Facts, *, wait: bool = True, patience: float | None = None
+    ) -> int | None:
+        return self.cache.open(
+            self._name(url, size, digest, facts),
+            size,
+            partial(self._download, url, size, digest or facts.digest, facts),
+            patience=self.config.give_up_s if patience is None else patience,
+            wait=wait,
+        )
+
+    def _download(self, url: Url, size: int, digest: str, facts: Facts, file: BinaryIO, patience: float) -> None:
+        algorithm, _, expected = digest.partition(":")
+        for _ in range(TRIES):
+            file.seek(0)
+            total = _hash(algorithm, len(expected) // 2) if expected else None
+            for piece in self.store.content(url, size, ranges=facts.ranges, patience=patience):
+                file.write(piece)
+                if total is not None:
+                    total.update(piece)
+            if total is None or total.hexdigest() == expected.lower():
+                return
+        raise Changed(url, f"its {algorithm} is {total.hexdigest() if total else ''}, not {expected}")
+
+    def _fetch(self, shard: tuple[Url, int | None, str | None]) -> None:
+        url, size, digest = shard
+        size, facts = self._checked(url, size, digest)
+        handle = self._copy(url, size, digest, facts, wait=False, patience=min(self.config.give_up_s, _PATIENCE_AHEAD))
+        if handle is not None:
+            close(handle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": OrderedDict(), "_pinned": OrderedDict()}
+
+
+class OpenFile:
+    """A file to read parts of, a context manager: from a copy, which is not evicted while it is open, or where there is
+    none, through ranges. Each process opens the copy when it first reads: what a parent opened is the parent's."""
+
+    def __init__(self, remote: _Remote, url: Url, size: int, copy: partial[int | None]) -> None:
+        self.size = size
+        self._remote, self._url, self._copy = remote, url, copy
+        self._handle, self._pid = None, os.getpid()
+        self._handle = copy()
+
+    def read(self, start: int, number: int) -> bytes:
+        """`number` bytes from `start` on; fewer at the end of the file."""
+        if self._pid != os.getpid():
+            self._handle, self._pid = self._copy(), os.getpid()
+        if self._handle is not None:
+            return os.pread(self._handle, number, start)
+        stop = min(start + number, self.size)
+        pieces = []
+        for index in range(start // BLOCK, -(-stop // BLOCK)):
+            block, first = self._remote.block(self._url, index, self.size), index * BLOCK
+            pieces.append(block[max(0, start - first) : stop - first])
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        if self._handle is not None and self._pid == os.getpid():
+            close(self._handle)
+        self._handle = None
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+#: A file or folder to read from.
+Readable = Path | Location
+
+
+def content_of(path: Readable, max_bytes: int) -> bytes:
+    """A small file. Raises OSError, and ValueError where it is larger than `max_bytes`."""
+    if isinstance(path, Location):
+        return path.read_bytes(max_bytes)
+    if (size := path.stat().st_size) > max_bytes:
+        raise ValueError(f"{path}: {size} bytes, more than the {max_bytes} allowed")
+    return path.read_bytes()
+
+
+def open_location(url: str | Url, config: RemoteConfig | None = None) -> Location:
+    """The folder at a URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one whose
+    client is not installed, saying what to install."""
+    url = Url(url)
+    return Location(url, _Remote(url.scheme, config or RemoteConfig()))
+
+
+def _inside(path: str) -> str:
+    """A path below the folder. Raises ValueError where it leads out of it: an index may say anything."""
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r:.200}: leads out of the data's folder; do not use this index")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _hash(algorithm: str, digest_bytes: int) -> Any:
+    if algorithm == "blake2b" and 1 <= digest_bytes <= 64:
+        return hashlib.blake2b(digest_size=digest_bytes)
+    if algorithm in ("sha256", "md5"):
+        return hashlib.new(algorithm, usedforsecurity=False)
+    raise ValueError(f"{algorithm!r:.40}: no known kind of digest; make the index again with `fourm data index`")

@@ -1,0 +1,97 @@
+"""Where data lies: a local folder (`Path`) or a remote one (`Url`).
+
+A `Path` would make `s3:/bucket` of `s3://bucket`; hence a type of its own, and `Place`, which settings use.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator
+
+#: Scheme -> the package that reads it, and the extra that installs it.
+SCHEMES = {
+    "s3": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gcs"),
+    "https": ("aiohttp", "http"),
+    "http": ("aiohttp", "http"),
+    "hf": ("huggingface_hub", ""),
+}
+_URL = re.compile(r"^([a-z][a-z0-9+.]*):/+", re.IGNORECASE)
+_SECRETS = re.compile(r"(?<=://)[^/@]*@|\?.*")
+
+
+class Url(str):
+    """A folder in a remote store, without a slash at its end. Raises ValueError for a scheme that is not known, and for
+    credentials, which would end up in logs and in the configs of runs."""
+
+    def __new__(cls, text: str) -> Url:
+        match = _URL.match(text)
+        scheme = match[1].lower() if match else ""
+        if match is None or scheme not in SCHEMES:
+            raise ValueError(f"{public(text)}: not a folder nor a URL of {', '.join(f'{s}://' for s in SCHEMES)}")
+        rest = text[match.end() :].rstrip("/")
+        if public(text) != text:
+            raise ValueError(
+                f"{public(text)}: a URL with a user, password or ? would put them into logs and stored configs; take "
+                f"them out, and give credentials as docs/data.md says"
+            )
+        if not rest or ".." in rest.split("/"):
+            raise ValueError(f"{text}: names no bucket or host, or leads out of it")
+        return super().__new__(cls, f"{scheme}://{rest}")
+
+    @property
+    def scheme(self) -> str:
+        return self.partition("://")[0]
+
+    def __truediv__(self, below: str) -> Url:
+        # A name may hold characters that mean something else in a URL of the web; stores take any name as it is.
+        name = quote(below) if self.scheme in ("http", "https") else below
+        return str.__new__(Url, f"{self}/{name.strip('/')}")
+
+
+Folder = Path | Url
+
+
+def public(text: str) -> str:
+    """A URL without what may be secret: user, password, query."""
+    return _SECRETS.sub("…", text) if "://" in text else text
+
+
+def parse(place: object) -> Folder:
+    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for
+    what is no text."""
+    if isinstance(place, Url):
+        return place
+    if not isinstance(place, (str, Path)):
+        raise ValueError("a folder or a URL is text")
+    # One slash: what is left of `s3://bucket` once something made a Path of it.
+    text, match = str(place), _URL.match(str(place))
+    return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
+
+
+def absolute(place: Folder) -> Folder:
+    """The same for every way to name a folder."""
+    return place if isinstance(place, Url) else place.resolve()
+
+
+def refuse_remote(place: object, key: str, remedy: str) -> None:
+    """Raise ValueError for a remote folder where a setting names one to write to: files there could be half written, or
+    replaced under those who read them."""
+    if isinstance(place, Url):
+        raise ValueError(f"{key}: {place} is only read from; {remedy}")
+
+
+def _local(place: object) -> object:
+    if isinstance(place, (str, Path)) and isinstance(parsed := parse(place), Url):
+        raise ValueError(f"{parsed} is no folder of this machine; name one, since this is written to")
+    return place
+
+
+#: A folder in the settings that is written to: as `Path`, but a URL is refused rather than made a folder `s3:`.
+LocalFolder = Annotated[Path, BeforeValidator(_local)]
+#: A folder in the settings: text becomes a Path or a Url.
+Place = Annotated[Folder, PlainValidator(parse), PlainSerializer(str, when_used="json")]

@@ -1,0 +1,46 @@
+"""Feed: a step's micro-batches, on the device when the step begins.
+
+In: the task's endless micro-batches, on the CPU. Out: those of a step, with their host-side copies. On a GPU those of
+the next step are copied on a stream of their own while the GPU works on this one; on a CPU nothing is moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+
+class Feed:
+    """`size` micro-batches a step out of `batches`. `waited`: seconds in which the process waited for data."""
+
+    def __init__(self, batches: Iterator[Any], size: int, device: torch.device) -> None:
+        self._batches, self._size, self._device = batches, size, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._next: list[tuple[Any, Any]] | None = None
+        self.waited = 0.0
+
+    def step(self) -> list[tuple[Any, Any]]:
+        """The micro-batches of the next step: (on the CPU, on the device)."""
+        pairs, self._next = self._next or self._fetch(), None
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._stream)
+            for _, batch in pairs:
+                batch.record_stream(current)
+        return pairs
+
+    def ahead(self) -> None:
+        """Call when the GPU has work queued, before waiting for it: fetches the next step's micro-batches."""
+        if self._stream is not None and self._next is None:
+            self._next = self._fetch()
+
+    def _fetch(self) -> list[tuple[Any, Any]]:
+        began = time.perf_counter()
+        batches = list(islice(self._batches, self._size))
+        self.waited += time.perf_counter() - began
+        with torch.cuda.stream(self._stream):  # None: no effect
+            return [(batch, batch.to(self._device, non_blocking=True)) for batch in batches]

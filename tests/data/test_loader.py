@@ -1,0 +1,50 @@
+"""What a worker cannot read ends a run with the same line as without workers."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import islice
+
+import pytest
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.loader import batches
+from fourm_engine.data.order import Share
+from fourm_engine.data.store import MemoryStore
+from fourm_engine.storage.errors import Away, Changed
+from tests.data.test_store import contents, masked
+
+
+class Unreadable(MemoryStore):
+    """Samples from the second on raise `error`."""
+
+    def __init__(self, error):
+        super().__init__({str(i): contents(i) for i in range(4)})
+        self.error = error
+
+    def load(self, row, modality, view=0):
+        if row:
+            raise self.error
+        return super().load(row, modality, view)
+
+    def skip(self, row, bad):
+        raise bad
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Away("s3://bucket/a: the store stayed away for 300 s"),
+        Changed("s3://bucket/a", "5 bytes, not 6"),
+        BadFile("a/1.bin", "a", "damaged"),
+        OSError(5, "Input/output error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_a_worker_is_the_error_of_the_run(error, workers):
+    stream = islice(batches(masked(Unreadable(error)), Share(batch_size=2), workers=workers), 4)
+    with pytest.raises(type(error)) as caught:
+        list(stream)
+    assert str(caught.value) == str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
