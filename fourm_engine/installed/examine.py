@@ -82,4 +82,7 @@ def _folders(config: RunConfig | None) -> dict[str, Path]:
         folders |= {"the run": config.run, "tokenizers": config.tokenizers.folder}
         if config.data.tokens is not None:
             folders["tokens"] = config.data.tokens
+        for index, one in enumerate(config.data.sets):
+            if one.tokens is not None:
+                folders[f"tokens of data.train.{index}"] = one.tokens
     return folders

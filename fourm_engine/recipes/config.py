@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.present import with_data
+from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
@@ -65,8 +66,10 @@ class RunConfig(BaseModel):
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        tokens = self.data.tokens / "train" if self.data.tokens is not None else None
-        folders = [folder for folder in (self.data.train, tokens) if folder is not None]
+        folders: list[Path] = []
+        for one in data_sets(self.data, modalities):
+            folders += [one.config.folder] if one.config.folder is not None else []
+            folders += [one.config.tokens / "train"] if one.config.tokens is not None else []
         if self.modalities.select == "installed" and folders:
             modalities = with_data(modalities, folders)
         check_token_spaces(modalities.specs)
@@ -113,14 +116,16 @@ def leave_out_missing(
 ) -> None:
     """What `started.relocate` did not find: raises ConfigError if it is needed and no override says where it is; other
     data is left out, with a line that says so."""
+    given = {override.partition("=")[0] for override in overrides}
     for key, tried in missing.items():
-        if any(override.startswith((f"{key}=", f"{key.partition('.')[0]}=")) for override in overrides):
+        above = {key.rsplit(".", levels)[0] for levels in range(key.count(".") + 1)}  # "data.train", "data" too
+        if given & above:
             continue
-        if key in needed:
+        if above & set(needed):
             raise ConfigError(started.nowhere(path, key, tried))
-        if key in ("data.train", "data.val"):
+        if above & {"data.train", "data.val"}:
             log.warning("%s", started.nowhere(path, key, tried))
-            raw["data"][key.partition(".")[2]] = None
+            raw["data"][key.split(".")[1]] = None
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:

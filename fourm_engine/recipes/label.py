@@ -10,6 +10,7 @@ from typing import Any
 from fourm_engine.data.label import LabelReport, Step, plan
 from fourm_engine.data.label import label as label_folder
 from fourm_engine.data.made import record_labels
+from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
@@ -58,7 +59,8 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    roots = dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None)
+    sets = [one.config.folder for one in data_sets(config.data, modalities)]
+    roots = dict.fromkeys(root for root in (*sets, config.data.val) if root is not None)
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []

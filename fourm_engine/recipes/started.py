@@ -42,20 +42,31 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     bases = list(dict.fromkeys([started, moved, here, Path.cwd()]))
     raw["run"] = str(path.parent)
     missing = {}
-    for key in keys:
-        section, _, name = key.partition(".")
-        text = raw[section].get(name) if isinstance(raw.get(section), dict) else None
-        if not isinstance(text, str):
-            continue
+    for key, holder, name in _paths(raw, keys):
+        text = holder[name]
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
         found = next((place for place in tried if place.exists()), None)
         if found is None:
             missing[key] = tried
         elif found != Path.cwd() / text:
-            raw[section][name] = str(found)
+            holder[name] = str(found)
             log.info("%s: %s is %s", path, key, found)
     return missing
+
+
+def _paths(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
+    """(key, what holds it, its name there) of each path that is set. A list of data sets has paths in its entries."""
+    found = []
+    for key in keys:
+        section, _, name = key.partition(".")
+        holder = raw[section] if isinstance(raw.get(section), dict) else {}
+        if isinstance(entries := holder.get(name), list):
+            for index, entry in enumerate(entry for entry in entries if isinstance(entry, dict)):
+                found += [(f"{key}.{index}.{part}", entry, part) for part in ("path", "tokens")]
+        else:
+            found.append((key, holder, name))
+    return [(key, holder, name) for key, holder, name in found if isinstance(holder.get(name), str)]
 
 
 def nowhere(path: Path, key: str, tried: list[Path]) -> str:
