@@ -50,7 +50,8 @@ def mixing(sizes: np.ndarray, *, lanes: int, window: int) -> str:
     read = [order.row(p) for step in range(64) for p in share.positions(step, 0)]
     correlation = np.corrcoef(at, later)[0, 1]
     return (
-        f"| {lanes} | {window if lanes > 1 else '–'} | {low} / {median} / {high} | {in_batch[0]:.0f} / {in_batch[1]:.0f} "
+        f"| {lanes} | {window if lanes > 1 else '–'} | {low} / {median} / {high} "
+        f"| {in_batch[0]:.0f} / {in_batch[1]:.0f} "
         f"| {len(set(shard[read]))} | {correlation:+.4f} |"
     )
 

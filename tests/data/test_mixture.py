@@ -1,4 +1,4 @@
-"""Several data sets in one mixture: their shares hold, each goes through epochs of its own, and modalities may differ."""
+"""Several data sets in one mixture: their shares hold, each goes through epochs of its own, modalities may differ."""
 
 from __future__ import annotations
 
