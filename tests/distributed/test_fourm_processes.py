@@ -44,6 +44,7 @@ def test_two_processes_follow_the_losses_of_one(data, single, tmp_path, changes)
         torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_mixture_in_lanes_goes_on_exactly_with_another_number_of_processes(data, tmp_path):
     sets = [{"path": str(data / "train"), "weight": 3}, {"path": str(data / "val"), "weight": 1}]
     settings = {"schedule": "constant", "data": {"train": sets, "val": None, "lanes": 4}}
