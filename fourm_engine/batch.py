@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,38 @@ from torch import Tensor
 
 from fourm_engine.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @dataclass
-class Tokens:
+class _Tensors:
+    """Tensors as the fields of a data class, by themselves, in another such class, or in a dict of these."""
+
+    def _each(self, change: Callable[[Tensor], Tensor | None]) -> Self:
+        def changed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: changed(one) for key, one in value.items()}
+            if isinstance(value, _Tensors):
+                return value._each(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return type(self)(*(changed(getattr(self, field.name)) for field in fields(self)))
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which copies to a GPU run beside its work. A DataLoader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep its GPU memory until `stream` has used it."""
+        self._each(lambda tensor: tensor.record_stream(stream))
+
+
+@dataclass
+class Tokens(_Tensors):
     """Four int64 tensors of one shape (B, N)."""
 
     ids: Tensor  # row of the vocabulary; -1 for a mask token (decoder) or a continuous input (encoder)
@@ -26,32 +55,22 @@ class Tokens:
     mod: Tensor  # index of the modality in the vocabulary; -1 for padding
     order: Tensor  # decoder: query q attends to key k iff mod_q == mod_k and order_k <= order_q; 0 in the encoder
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Tokens:
-        return Tokens(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
-
-    def pin_memory(self) -> Tokens:
-        """The same in page-locked memory, from which copies to a GPU run beside its work."""
-        return Tokens(*(getattr(self, f.name).pin_memory() for f in fields(self)))
-
     @property
     def shape(self) -> torch.Size:
         return self.ids.shape
 
 
 @dataclass
-class Patches:
+class Patches(_Tensors):
     """The K kept patches of one continuous modality: packed, wherever in the batch they stand."""
 
     values: Tensor  # float32 (K, patch_dim)
     row: Tensor  # (K,) int64, in [0, B)
     slot: Tensor  # (K,) int64, in [0, N)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Patches:
-        return Patches(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
-
 
 @dataclass
-class Batch:
+class Batch(_Tensors):
     """One training batch. The T targets are sorted by modality, in the vocabulary's order."""
 
     encoder: Tokens  # (B, N)
@@ -60,33 +79,6 @@ class Batch:
     target_index: Tensor  # (T,) int64 into the flattened (B * M)
     target_ids: Tensor  # (T,) int64, local to the modality
     target_counts: dict[str, int]  # modality -> number of targets, on the host; sums to T
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        return Batch(
-            self.encoder.to(device, non_blocking=non_blocking),
-            self.decoder.to(device, non_blocking=non_blocking),
-            {name: x.to(device, non_blocking=non_blocking) for name, x in self.continuous.items()},
-            self.target_index.to(device, non_blocking=non_blocking),
-            self.target_ids.to(device, non_blocking=non_blocking),
-            dict(self.target_counts),
-        )
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory. A DataLoader calls it."""
-        return Batch(
-            self.encoder.pin_memory(),
-            self.decoder.pin_memory(),
-            {name: x.pin_memory() for name, x in self.continuous.items()},
-            self.target_index.pin_memory(),
-            self.target_ids.pin_memory(),
-            dict(self.target_counts),
-        )
-
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep its GPU memory until `stream` has used it."""
-        tokens = [getattr(part, f.name) for part in (self.encoder, self.decoder) for f in fields(part)]
-        for tensor in [*tokens, *self.continuous.values(), self.target_index, self.target_ids]:
-            tensor.record_stream(stream)
 
 
 def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:

@@ -97,12 +97,26 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")
     *parents, leaf = key.split(".")
-    section = raw
+    section: Any = raw
     for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
+        section = (
+            section[_entry(section, parent, override)]
+            if isinstance(section, list)
+            else (section.setdefault(parent, {}))
+        )
+        if not isinstance(section, dict | list):
             raise ConfigError(f"override {override!r}: {parent!r} is not a section")
-    section[leaf] = read_value(value, f"override {override!r}")
+    index = _entry(section, leaf, override) if isinstance(section, list) else leaf
+    section[index] = read_value(value, f"override {override!r}")
+
+
+def _entry(entries: list[Any], number: str, override: str) -> int:
+    """The index of an entry of a list. Raises ConfigError where it has no such entry."""
+    if not number.isdecimal() or int(number) >= len(entries):
+        raise ConfigError(
+            f"override {override!r}: {number!r} is no entry of the list, which has 0 to {len(entries) - 1}"
+        )
+    return int(number)
 
 
 def read_value(text: str, origin: str) -> Any:

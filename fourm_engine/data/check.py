@@ -6,7 +6,7 @@ In: the parts of a data set (train and val, or the splits of a folder) and the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Wanted:
     split: str | None = None
     #: Of the tars in the root, those that are read; None: all.
     shards: tuple[str, ...] | None = None
+    #: Chooses its samples by their names, where no list does.
+    choose: Callable[[Collection[str]], Collection[str]] | None = None
 
 
 @dataclass
@@ -229,7 +231,7 @@ def _picture(opened: Opened, key: str, modalities: Mapping[str, Modality]) -> bo
 
 def _part(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
     everything = frozenset().union(*(source.names for source in opened.sources.values()))
-    names = everything
+    names = everything if wanted.choose is None else frozenset(wanted.choose(everything))
     if wanted.listed is not None:
         meant = samples_of(wanted.listed, everything)
         names = frozenset(meant.values())

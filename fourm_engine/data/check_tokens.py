@@ -128,9 +128,9 @@ class TokenCheck:
     def _shard(
         self, index: Index, name: str, shard: int, modality: Modality | None, files: Files | None, found: _Tokens
     ) -> None:
-        tokens = TokenShard(
-            index.path(index.parts.index(name), shard), int(index.shards[shard, 1]), int(index.shards[shard, 2])
-        )
+        path = index.path(index.parts.index(name), shard)
+        assert isinstance(path, Path)  # tokens that are checked are here
+        tokens = TokenShard(path, int(index.shards[shard, 1]), int(index.shards[shard, 2]))
         ids, bad = tokens.ids(), frozenset(tokens.damaged_rows().tolist())
         contents, stamps = tokens.column("content").tolist(), tokens.column("stamp").tolist()
         for row in _present(index, name, shard):

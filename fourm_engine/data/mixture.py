@@ -1,9 +1,8 @@
 """Several data sets in one: `Mixture` is their store, `MixedOrder` says which of them each position takes.
 
-The shares of the data sets hold in every block of a lane, to one sample: a block has a fixed number of samples of
-each, in an order drawn for it, and the n-th sample of a data set in a lane is the n-th of that lane in the data set's
-own order. So each data set goes through epochs of its own, every sample once an epoch, and all follows from the
-position.
+A block of a lane has of each data set as many samples as its share of all blocks until then calls for, in an order
+drawn for the block. The n-th sample of a data set in a lane is the n-th of that lane in the data set's own order. So
+each data set goes through epochs of its own, every sample once an epoch, and all follows from the position.
 """
 
 from __future__ import annotations
@@ -176,8 +175,9 @@ class MixedOrder:
         return parts.astype(np.uint32), counts
 
     def _counts(self, lane: int, block: int) -> np.ndarray:
-        """int64 (data sets,): samples of each before a block of a lane. Each is its share of the total to one or two
-        samples, however small the share: rounded with another phase in each lane, so that rare ones spread."""
+        """int64 (data sets,): samples of each before a block of a lane. Each is its share of the total to as many
+        samples as there are data sets, however small the share: rounded with another phase in each lane, so that rare
+        samples spread."""
         left, counts = block * BLOCK, []
         for units, rest in self._units:
             counts.append((left * units + rest * lane // self.lanes) // rest)

@@ -21,7 +21,7 @@ from fourm_engine.data.views import ViewDrawer
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
 from fourm_engine.evaluate.results import Score
 from fourm_engine.files import write_atomically
-from fourm_engine.fit.samples import named_values
+from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage_of
@@ -68,7 +68,7 @@ def evaluate_tokenizers(
     modalities: Modalities,
     tokenizers: Mapping[str, Tokenizer],
     held_out: AlignedData,
-    train: AlignedData | None,
+    train: Sequence[AlignedData],
     views: ViewDrawer,
     out: Path,
     *,
@@ -82,7 +82,7 @@ def evaluate_tokenizers(
     `out`.
 
     Args:
-        train: data to which the constant predictors are fitted, `constant_samples` of it.
+        train: data to which the constant predictors are fitted, `constant_samples` of all together.
         views: how a sample is seen.
         pictures: samples on the sheet.
         features: a network, by name or folder, for the metrics that need one."""
@@ -97,8 +97,8 @@ def evaluate_tokenizers(
             notes.append(f"{name}: no held-out sample has it")
             continue
         metrics = modality.metrics() + (modality.network_metrics(features) if features else ())
-        known = named_values(train, name, views, limit=constant_samples) if train is not None else {}
-        constants = modality.constants(list(known.values())) if known else {}
+        known = _share(train, name, views, constant_samples)
+        constants = modality.constants(known) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
         found.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
@@ -113,6 +113,17 @@ def evaluate_tokenizers(
             _draw(out, modalities, [name for name in tokenizers if any(name in shown[s] for s in best)], shown, best)
         )
     return TokenizerEvaluation(found, notes, files)
+
+
+def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, samples: int) -> list[Any]:
+    """Values of about `samples` samples, of each part its share."""
+    parts = [part for part in parts if part.counts.get(modality)]
+    total = sum(part.counts[modality] for part in parts)
+    return [
+        value
+        for part in parts
+        for value in held_out_values(part, modality, views, limit=-(-samples * part.counts[modality] // total))
+    ]
 
 
 def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any]) -> tuple[list[np.ndarray], list[Any]]:

@@ -24,15 +24,21 @@ from fourm_plugins.spec import ClassMap, FeatureMap
 HELD_OUT = 512
 
 
-def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int) -> ArrayData:
-    """Every view of every sample that has the modality; a file that cannot be used is left out as `on_error` says."""
-    names = [name for name in data.names if modality in data.has(name)]
-    spec = data.modalities[modality].spec
+def training_arrays(
+    parts: Sequence[AlignedData], modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int
+) -> ArrayData:
+    """Every view of every sample of all `parts` that has the modality; a file that cannot be used is left out as
+    `on_error` says. Raises ValueError where no part takes the modality."""
+    parts = [data for data in parts if modality in data.modalities]
+    if not parts:
+        raise ValueError(f"no data set of data.train gives {modality}; add it to the modalities of one")
+    names = [(data, name) for data in parts for name in data.names if modality in data.has(name)]
+    spec = parts[0].modalities[modality].spec
     if not drawer.augment and spec.array.kind != "text":
         views = 1  # the others show the same; only texts have alternatives
 
     def get(index: int) -> Any:
-        name, number = names[index // views], index % views
+        (data, name), number = names[index // views], index % views
         try:
             return data.array(name, modality, view_of(spec, drawer.views(data, name, number), number))
         except BadFile as bad:
@@ -41,11 +47,11 @@ def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, vie
 
     def stamp() -> str:
         digest = hashlib.sha256()
-        for name in names:
+        for data, name in names:
             digest.update(data.stamp(name, modality).encode() + b"\0")
         return digest.hexdigest()[:16]
 
-    described = json.dumps([names, views, drawer.settings()], sort_keys=True)
+    described = json.dumps([[name for _, name in names], views, drawer.settings()], sort_keys=True)
     fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
     return ArrayData(get, len(names) * views, fingerprint=fingerprint, cache_bytes=cache_bytes, stamp=stamp)
 
@@ -77,7 +83,7 @@ def named_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit:
 def at_sizes(
     modality: Modality,
     sizes: Sequence[tuple[int, int]],
-    train: AlignedData,
+    train: Sequence[AlignedData],
     held_out: AlignedData | None,
     config: DataConfig,
     *,
@@ -97,7 +103,7 @@ def at_sizes(
             raise ValueError(f"adapt.sizes: {modality.name} at {height}x{width}: {reason}") from None
         modalities, name = {modality.name: other}, modality.name
         arrays = training_arrays(
-            train.replacing(other),
+            [part.replacing(other) for part in train if name in part.modalities],
             name,
             ViewDrawer.from_config(modalities, config, training=True, seed=seed),
             views=config.views,

@@ -82,4 +82,7 @@ def _folders(config: RunConfig | None) -> dict[str, Path]:
         folders |= {"the run": config.run, "tokenizers": config.tokenizers.folder}
         if isinstance(config.data.tokens, Path):  # a remote one is only read
             folders["tokens"] = config.data.tokens
+        for index, one in enumerate(config.data.sets):
+            if isinstance(one.tokens, Path):
+                folders[f"tokens of data.train.{index}"] = one.tokens
     return folders

@@ -18,6 +18,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.pipes import open_root
 from fourm_engine.data.present import with_data
+from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
@@ -68,10 +69,12 @@ class RunConfig(BaseModel):
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        given = [(one.path, one.tokens) for one in self.data.sets] or [(self.data.folder, self.data.tokens)]
-        if self.modalities.select == "installed" and any(place is not None for one in given for place in one):
-            roots = [open_root(path, self.data) for path, _ in given if path is not None]
-            roots += [DataRoot(self.data.at(tokens / "train"), []) for _, tokens in given if tokens is not None]
+        roots = []
+        for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
+            folder, tokens = one.config.folder, one.config.tokens
+            roots += [open_root(folder, one.config)] if folder is not None else []
+            roots += [DataRoot(one.config.at(tokens / "train"), [])] if tokens is not None else []
+        if roots:
             modalities = with_data(modalities, roots)
         check_token_spaces(modalities.specs)
         return modalities
@@ -117,14 +120,16 @@ def leave_out_missing(
 ) -> None:
     """What `started.relocate` did not find: raises ConfigError if it is needed and no override says where it is; other
     data is left out, with a line that says so."""
+    given = {override.partition("=")[0] for override in overrides}
     for key, tried in missing.items():
-        if any(override.startswith((f"{key}=", f"{key.partition('.')[0]}=")) for override in overrides):
+        above = {key.rsplit(".", levels)[0] for levels in range(key.count(".") + 1)}  # "data.train", "data" too
+        if given & above:
             continue
-        if key in needed:
+        if above & set(needed):
             raise ConfigError(started.nowhere(path, key, tried))
-        if key in ("data.train", "data.val"):
+        if above & {"data.train", "data.val"}:
             log.warning("%s", started.nowhere(path, key, tried))
-            raw["data"][key.partition(".")[2]] = None
+            raw["data"][key.split(".")[1]] = None
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:

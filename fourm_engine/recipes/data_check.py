@@ -13,17 +13,21 @@ from pydantic import ValidationError
 
 from fourm_engine.data.check import DataCheck, Wanted, check_data
 from fourm_engine.data.check_tokens import Files, TokenCheck
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.findings import Finding
 from fourm_engine.data.folder import MAX_FILE_BYTES
 from fourm_engine.data.indexing import has_tokens
 from fourm_engine.data.present import with_data
+from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_engine.storage.location import Location
+from fourm_engine.storage.url import Url
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
@@ -49,15 +53,21 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     data = config.data
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
-    wanted = []
-    for training in (True, False):
-        split = Split.from_config(data, training=training)
+    wanted, tokens = [], []
+    for key, one, training in _sets(data, modalities):
+        name = key.removeprefix("data.")
+        split = Split.from_config(one, training=training)
+        if isinstance(split.root, Location) or isinstance(one.tokens, Url):
+            raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
         if split.root is not None and split.root.is_dir():
             held_out = split.held_out or frozenset()  # None: all samples, reported below
-            wanted.append(Wanted(split.part, split.root, split.listed, held_out, "val", split.name, split.shards))
+            choose = None if split.share is None else split.select
+            wanted.append(Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose))
         elif split.root is not None:
-            log.warning("data.%s: %s is not there", split.part, split.root)
-    if not wanted and data.tokens is None:
+            log.warning("%s: %s is not there", key, split.root)
+        if one.tokens is not None:
+            tokens.append((name, one.tokens / ("train" if training else "val")))
+    if not wanted and not tokens:
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
     tokenizers, unfitted = _tokenizers(config, modalities, manager)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
@@ -78,7 +88,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         ViewDrawer.from_config(modalities, data, training=True)
     except ValueError as error:
         check.findings.append(Finding("settings", "problem", str(error)))
-    if Split.from_config(data, training=True).held_out is None:
+    if any(
+        training and Split.from_config(one, training=True).held_out is None
+        for _, one, training in _sets(data, modalities)
+    ):
         check.findings.append(
             Finding(
                 "leak",
@@ -87,8 +100,13 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
                 "set data.train_split and data.val_split",
             )
         )
-    _check_tokens(config, check, modalities, tokenizers)
+    _check_tokens(tokens, check, modalities, tokenizers)
     return check
+
+
+def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool]]:
+    """(setting that names it, config of it alone, whether it is trained on) of each part."""
+    return [*((one.key, one.config, True) for one in data_sets(data, modalities)), ("data.val", data, False)]
 
 
 def check_folder(
@@ -193,13 +211,11 @@ def _tokenizers(
 
 
 def _check_tokens(
-    config: RunConfig, check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
+    folders: Iterable[tuple[str, Path]], check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
 ) -> None:
-    if config.data.tokens is None:
-        return
+    """folders: (part, where its tokens are, if there are any)."""
     parts = {part.name: part for part in check.parts}
-    for name in ("train", "val"):
-        folder = config.data.tokens / name
+    for name, folder in folders:
         if not has_tokens(folder):
             continue
         files = dict[str, Files]()

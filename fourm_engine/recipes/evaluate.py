@@ -16,6 +16,7 @@ from typing import Any
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_root import PIPE, is_there
+from fourm_engine.data.sets import data_sets
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
@@ -29,7 +30,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
-from fourm_engine.storage.url import Url, parse
+from fourm_engine.storage.url import Folder, Url, parse
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.modality import Metric
@@ -150,16 +151,33 @@ def _load_data(
         chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
     )
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
-    folder = None if given.sets else given.folder
-    if folder is None or not (isinstance(folder, Url) or str(folder).startswith(PIPE) or is_there(Path(folder))):
-        where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"
+    targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
+    sets = data_sets(trained, model.modalities)
+    folders = [one.config.folder for one in sets if one.config.folder is not None]
+    known = [
+        AlignedData.from_config({n: m for n, m in targets.items() if n in one.modalities}, one.config, training=True)
+        for one in sets
+        if _there(one.config.folder)
+    ]
+    if not known:
+        named = ", ".join(map(str, folders))
+        where = f"are there (data.train: {named})" if folders else "are configured (data.train)"
         notes.append(f"no training samples {where}, so that no constant predictors are fitted")
         return held_out, {}
-    targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
-    known = AlignedData.from_config(targets, trained, training=True)
-    notes.append(f"constant predictors are fitted to {known.describe()}")
-    train = load_samples(known, given, samples=settings.constant_samples, seed=settings.seed)
-    return held_out, {name: list(values.values()) for name, values in train.values.items()}
+    values: dict[str, list[Any]] = {name: [] for name in targets}
+    total = sum(len(part.names) for part in known)
+    for part in known:  # each data set gives its share of the samples
+        notes.append(f"constant predictors are fitted to {part.describe()}")
+        samples = -(-settings.constant_samples * len(part.names) // total)
+        train = load_samples(part, given, samples=samples, seed=settings.seed)
+        for name, found in train.values.items():
+            values[name] += found.values()
+    return held_out, values
+
+
+def _there(folder: Folder | str | None) -> bool:
+    """Whether data is there; of what is remote, or printed by a command, reading it tells."""
+    return folder is not None and (isinstance(folder, Url) or str(folder).startswith(PIPE) or is_there(Path(folder)))
 
 
 def _facts(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.sets import data_sets
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import local_device
 from fourm_engine.evaluate import tokenizers as evaluation
@@ -53,10 +54,13 @@ def evaluate_tokenizers(
         }
         fitted = load_tokenizers(config.tokenizers.folder, spaces, manager, modalities=modalities)
         held_out = AlignedData.from_config(modalities, data, training=False)
-        train = AlignedData.from_config(modalities, data, training=True) if data.train is not None else None
-        for part in (held_out, train):
-            if part is not None:
-                log.info("%s", part.describe())
+        train = [
+            AlignedData.from_config(one.modalities, one.config, training=True)
+            for one in data_sets(data, modalities)
+            if one.config.folder is not None
+        ]
+        for part in (held_out, *train):
+            log.info("%s", part.describe())
         return evaluation.evaluate_tokenizers(
             modalities,
             {name: fitted[name] for name in chosen},

@@ -8,6 +8,7 @@ from typing import Any
 
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.sets import data_sets
 from fourm_engine.extend.mixture import asking, extended, known, only, showing
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
@@ -88,8 +89,10 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             for space in extension.unfitted:
                 fit_space(config, extension.manager, extension.modalities, space, tell=tell)
-            if config.data.train is not None and isinstance(config.data.tokens, Path):  # remote ones are there, or not
-                modalities, tokenizers = extension.training, extension.tokenizers()
+            modalities, tokenizers = extension.training, extension.tokenizers()
+            sets = [one.config for one in data_sets(config.data, modalities)]
+            # Remote tokens are there, or not.
+            if any(one.folder is not None and isinstance(one.tokens, Path) for one in sets):
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
                 tokenize_data(config, modalities, present, tell=tell)
                 sum_numbers([0.0])  # no process reads tokens before all are written

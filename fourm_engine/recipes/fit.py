@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.sets import data_sets
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import rank_and_world
 from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
@@ -86,8 +88,8 @@ def fit(
     config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
     if config.data.train is not None:  # before the first is fitted
-        raw = AlignedData.from_config(modalities, config.data, training=True)
-        raw.check_usable([spec.name for name in chosen for spec in known[name]])
+        for raw in _training_data(config, modalities):
+            raw.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in raw.modalities)
     reports = []
     with processes(config.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
@@ -122,7 +124,7 @@ def _fit_space(
     fit_config = config.tokenizers.fit_of(space)
     members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
     # All modalities take part in reading: the crop of a box list depends on the picture beside it.
-    raw = AlignedData.from_config(modalities, data, training=True)
+    raw = _training_data(config, modalities)
     drawer = ViewDrawer.from_config(modalities, data, training=True, seed=config.seed)
     is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
     if config.tokenizers.adapts(space) and not is_grid:
@@ -143,6 +145,19 @@ def _fit_space(
     fitted = fit_tokenizer(
         members, train, val, fit_config, folder, manager, seed=config.seed, sizes=others, refit=refit
     )
-    described = [part.describe() for part in (raw, held) if part is not None]
+    described = [part.describe() for part in (*raw, held) if part is not None]
     seconds = time.monotonic() - began
-    return FitReport(space, fitted.fresh, seconds, described, dict(raw.errors), fitted.report)
+    errors = sum((Counter(part.errors) for part in raw), Counter[str]())
+    return FitReport(space, fitted.fresh, seconds, described, dict(errors), fitted.report)
+
+
+def _training_data(config: RunConfig, modalities: Modalities) -> list[AlignedData]:
+    """The raw training data: all samples of all data sets, whatever their weights."""
+    found = []
+    for one in data_sets(config.data, modalities):
+        if one.config.folder is not None:
+            with one.named():
+                found.append(AlignedData.from_config(one.modalities, one.config, training=True))
+    if not found:
+        raise ValueError("no entry of the list data.train has a path: name the folders of the training data")
+    return found

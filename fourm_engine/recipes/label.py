@@ -11,6 +11,7 @@ from fourm_engine.data.label import LabelReport, Step, plan
 from fourm_engine.data.label import label as label_folder
 from fourm_engine.data.made import record_labels
 from fourm_engine.data.pipes import open_root
+from fourm_engine.data.sets import data_sets
 from fourm_engine.data.source import root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
@@ -61,9 +62,7 @@ def label(
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
-    given = {f"data.train.{number}": one.path for number, one in enumerate(config.data.sets)}
-    given = given or {"data.train": config.data.folder}
-    given["data.val"] = config.data.val
+    given = {one.key: one.config.folder for one in data_sets(config.data, modalities)} | {"data.val": config.data.val}
     roots: dict[Path, None] = {}
     for key, root in given.items():
         if root is not None:

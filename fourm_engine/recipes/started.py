@@ -45,10 +45,9 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     bases = list(dict.fromkeys([started, moved, here, Path.cwd()]))
     raw["run"] = str(path.parent)
     missing = {}
-    for key in keys:
-        section, _, name = key.partition(".")
-        text = raw[section].get(name) if isinstance(raw.get(section), dict) else None
-        if not isinstance(text, str) or text.startswith(PIPE) or isinstance(parse(text), Url):
+    for key, holder, name in _paths(raw, keys):
+        text = holder[name]
+        if text.startswith(PIPE) or isinstance(parse(text), Url):
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
@@ -56,7 +55,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
         if found is None:
             missing[key] = tried
         elif found != Path.cwd() / text:
-            raw[section][name] = str(found)
+            holder[name] = str(found)
             log.info("%s: %s is %s", path, key, found)
     return missing | _without_commands(raw)
 
@@ -64,18 +63,29 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
 def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
     """Put the copies of what commands printed in place of the commands: a stored config may be somebody else's."""
     missing: dict[str, list[Path]] = {}
-    data = raw.get("data")
-    if not isinstance(data, dict):
-        return missing
-    for name in ("train", "val"):
-        text, tokens = data.get(name), data.get("tokens")
-        if isinstance(text, str) and text.startswith(PIPE):
+    for key, holder, name in _paths(raw, ("data.train", "data.val")):
+        text, tokens = holder[name], holder.get("tokens")
+        if text.startswith(PIPE):
             folder = spool_folder(text, Path(tokens) if isinstance(tokens, str) else None)
             if folder.is_dir() and all(tar.is_file() for tar in copies(text, folder)):
-                data[name] = str(folder)
+                holder[name] = str(folder)
             else:
-                missing[f"data.{name}"] = [folder]
+                missing[key] = [folder]
     return missing
+
+
+def _paths(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
+    """(key, what holds it, its name there) of each path that is set. A list of data sets has paths in its entries."""
+    found = []
+    for key in keys:
+        section, _, name = key.partition(".")
+        holder = raw[section] if isinstance(raw.get(section), dict) else {}
+        if isinstance(entries := holder.get(name), list):
+            for index, entry in enumerate(entry for entry in entries if isinstance(entry, dict)):
+                found += [(f"{key}.{index}.{part}", entry, part) for part in ("path", "tokens")]
+        else:
+            found.append((key, holder, name))
+    return [(key, holder, name) for key, holder, name in found if isinstance(holder.get(name), str)]
 
 
 def nowhere(path: Path, key: str, tried: list[Path]) -> str:

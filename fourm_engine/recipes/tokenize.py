@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.tally import TokenizeReport
 from fourm_engine.data.tokenize import tokenize_split
 from fourm_engine.device import local_device, rank_and_world
@@ -33,8 +35,9 @@ def tokenize(
         prune: drop the tokens of files that have vanished.
         warn: takes a line for each file left out.
 
-    Returns split -> what this process did. Raises ValueError for a tokenizer that is missing, fitted under other
-    settings, or another than that of the shards; and BadFile for an unusable file, where `data.on_error` is "raise"."""
+    Returns split ("train", "val", or for a list of data sets "train.0") -> what this process did. Raises ValueError for
+    a tokenizer that is missing, fitted under other settings, or another than that of the shards; and BadFile for an
+    unusable file, where `data.on_error` is "raise"."""
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
@@ -65,34 +68,55 @@ def tokenize_data(
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
-    data = config.data
-    if data.train is None or data.tokens is None:
-        raise ValueError("data.train and data.tokens must be set: the raw data, and where its tokens go")
-    refuse_remote(out := data.tokens, "data.tokens", "tokenize into a local folder, then upload that")
-    assert isinstance(out, Path)
     rank, world = rank_and_world()
     reports = {}
-    for part, root, training in (("train", data.train, True), ("val", data.val, False)):
-        if root is None:
-            continue
-        raw = AlignedData.from_config(modalities, data, training=training)
-        first_only(tell)(raw.describe())
-        with at_work(out / part, needed=False):
-            reports[part] = tokenize_split(
-                raw,
-                out / part,
-                tokenizers,
-                data,
-                Progress(part, first_only(tell)),
-                training=training,
-                seed=config.seed,
-                rank=rank,
-                world=world,
-                verify=verify,
-                prune=prune,
-            )
-        for line in reports[part].lines(part, pruned=prune):
+    for name, one, training in _splits(config.data, modalities):
+        folder, data = one.config.tokens, one.config
+        assert folder is not None
+        key = "data.tokens" if one.entry is None else f"{one.key}.tokens"
+        refuse_remote(folder, key, "tokenize into a local folder, then upload that")
+        assert isinstance(folder, Path)
+        part = "train" if training else "val"
+        with one.named():
+            raw = AlignedData.from_config(one.modalities, data, training=training)
+            first_only(tell)(raw.describe())
+            with at_work(folder / part, needed=False):
+                reports[name] = tokenize_split(
+                    raw,
+                    folder / part,
+                    {modality: tokenizers[modality] for modality in one.modalities if modality in tokenizers},
+                    data,
+                    Progress(name, first_only(tell)),
+                    training=training,
+                    seed=config.seed,
+                    rank=rank,
+                    world=world,
+                    verify=verify,
+                    prune=prune,
+                )
+        for line in reports[name].lines(name, pruned=prune):
             tell(line)
-        for line in reports[part].bad:
+        for line in reports[name].bad:
             warn(f"left out {line}")
     return reports
+
+
+def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet, bool]]:
+    """(name, data set, whether it is trained on) of all that is tokenized: the training data, or each data set of the
+    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError where there is
+    none."""
+    sets = data_sets(data, modalities)
+    found = [
+        (one.key.removeprefix("data."), one, True)
+        for one in sets
+        if one.config.folder is not None and one.config.tokens is not None
+    ]
+    if not found:
+        raise ValueError(
+            "data.train and data.tokens must be set: the raw data, and where its tokens go"
+            if not data.sets
+            else "no entry of the list data.train has both path and tokens: the raw data, and where its tokens go"
+        )
+    if data.val is not None and data.tokens is not None:
+        found.append(("val", DataSet("data.val", data, modalities), False))
+    return found

@@ -42,3 +42,26 @@ def test_two_processes_follow_the_losses_of_one(data, single, tmp_path, changes)
     first, second = (load_file(run / "model/model.safetensors") for run in (tmp_path, single))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_mixture_in_lanes_goes_on_exactly_with_another_number_of_processes(data, tmp_path):
+    sets = [{"path": str(data / "train"), "weight": 3}, {"path": str(data / "val"), "weight": 1}]
+    settings = {"schedule": "constant", "data": {"train": sets, "val": None, "lanes": 4}}
+    launch("pretrain/fourm_run.py", str(data), str(tmp_path / "whole"), json.dumps(settings), world=1)
+    launch("pretrain/fourm_run.py", str(data), str(tmp_path / "parts"), json.dumps({**settings, "steps": 10}), world=1)
+    launch("pretrain/fourm_run.py", str(data), str(tmp_path / "parts"), json.dumps(settings), world=2)
+    whole, parts = ([row for row in rows(tmp_path / name) if "loss" in row] for name in ("whole", "parts"))
+    assert len(whole) == len(parts) == 20
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert ours["tokens_per_s"] > 0
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-4)
+    three = launch(
+        "pretrain/fourm_run.py",
+        str(data),
+        str(tmp_path / "three"),
+        json.dumps({**settings, "batch_size": 12}),
+        world=3,
+        fail=True,
+    )
+    assert "data.lanes=4 cannot be shared by 3 processes" in three

@@ -1,4 +1,5 @@
-"""A tiny 4M over the fake modalities. As a program it trains: `python fourm_run.py DATA RUN CONFIG_JSON`."""
+"""A tiny 4M over the fake modalities. As a program it trains: `python fourm_run.py DATA RUN CONFIG_JSON`,
+the `train` section and, as "data", settings of the `data` section."""
 
 from __future__ import annotations
 
@@ -50,13 +51,14 @@ def make_task(
     members = fake_modalities()
     modalities = Modalities(members.values(), {name: Host().find("modality", name) for name in members})
     tokenizers = fake_tokenizers(modalities)
-    config = DataConfig(train=data / "train", val=data / "val", **data_settings)
+    config = DataConfig(**{"train": data / "train", "val": data / "val", **data_settings})
     masking = MaskingConfig(input_tokens=(4, 12), target_tokens=16, mixture=MIXTURE)
+    parts = (True, False) if config.val else (True,)
     split = [
         MaskedSamples.from_config(
             config, masking, modalities, tokenizers, modalities.vocabulary(), seed=3, training=training
         )
-        for training in (True, False)
+        for training in parts
     ]
     model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2)
     return FourMTask(modalities, tokenizers, model, *split, loss=LossConfig(average_over=average_over), workers=workers)
@@ -71,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
     store.PluginManager = Host
     data, run, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    Trainer(make_task(data), config(**changes), run, seed=3).run()
+    Trainer(make_task(data, **changes.pop("data", {})), config(**changes), run, seed=3).run()
 
 
 if __name__ == "__main__":

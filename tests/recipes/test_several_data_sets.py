@@ -1,0 +1,124 @@
+"""Every command takes a list of data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import yaml
+
+from fourm_engine.modalities import load_manager
+from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
+from fourm_engine.recipes.fit import fit
+from fourm_engine.recipes.tokenize import tokenize, tokenize_data
+from fourm_engine.recipes.train import train
+from fourm_engine.yaml_config import ConfigError
+from tests.plugins.instances import modality
+
+CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
+SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The config of two data sets, six samples of two modalities and four of one, and of held-out samples."""
+    for folder, names, samples in (("x", ("rgb", "depth"), 6), ("y", ("rgb",), 4), ("val", ("rgb", "depth"), 3)):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for index, files in enumerate(modality(name).example_samples(samples, seed=len(folder))):
+                (tmp_path / folder / name / f"{index}.png").write_bytes(files["png"])
+    raw = {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
+        "data": {
+            "train": [
+                {"path": str(tmp_path / "x"), "tokens": str(tmp_path / "tokens/x"), "weight": 3},
+                {"path": str(tmp_path / "y"), "tokens": str(tmp_path / "tokens/y"), "weight": 1},
+            ],
+            "val": str(tmp_path / "val"),
+            "tokens": str(tmp_path / "tokens/val"),
+        },
+        "tokenizers": {
+            "folder": str(tmp_path / "tokenizers"),
+            "fit": {"steps": 2, "batch_size": 4, "device": "cpu", "threads": 1},
+        },
+        "masking": {"input_tokens": 8, "target_tokens": 8},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3, "device": "cpu", "threads": 1},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.slow
+def test_tokenizers_are_fitted_to_all_of_them_and_each_is_tokenized_and_trained_on(path, tmp_path):
+    config, told = load_config(path), list[str]()
+    (report,) = fit(config, spaces=["rgb"], tell=told.append)
+    assert [line.split(" (")[0] for line in report.data] == ["train: 6 samples", "train: 4 samples", "val: 3 samples"]
+    fit(config, tell=told.append)
+    reports = tokenize(config, tell=told.append)
+    assert {name: report.counts for name, report in reports.items()} == {
+        "train.0": {"depth": 6, "rgb": 6},
+        "train.1": {"rgb": 4},
+        "val": {"depth": 3, "rgb": 3},
+    }
+    assert sorted(p.name for p in (tmp_path / "tokens").glob("*/*")) == ["train", "train", "val"]
+    measured = evaluate_tokenizers(config, samples=2, pictures=0)
+    assert [one.modality for one in measured.tokenizers] == ["depth", "rgb"]
+
+    train(config, tell=told.append)
+    (described,) = [line for line in told if "2 data sets" in line]
+    assert "  75.00% 6 samples" in described
+    assert "  25.00% 4 samples" in described
+    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert 0 <= row["data_wait"] <= 1
+
+    stored = load_config(tmp_path / "run/config.yaml")
+    assert stored.data == config.data
+    again = load_config(path, ["data.train.1.weight=2", "train.steps=3"])
+    with pytest.raises(ValueError, match=r"data\.train\.1\.weight was 1\.0, is 2\.0"):
+        train(again, tell=told.append)
+    with pytest.raises(ValueError, match=r"data\.lanes was 1, is 4"):
+        train(config.model_copy(update={"data": config.data.model_copy(update={"lanes": 4})}), tell=told.append)
+
+
+def test_lists_without_tokens_or_paths_are_errors_of_the_commands_that_need_them(path, tmp_path):
+    raw = yaml.safe_load(path.read_text())
+    raw["data"] |= {"train": [{"path": str(tmp_path / "x")}], "tokens": None}
+    config = RunConfig.model_validate(raw)
+    with pytest.raises(ValueError, match=r"no entry of the list data\.train has both path and tokens"):
+        tokenize_data(config, config.load_modalities(load_manager(config.modalities)), {})
+    raw["data"]["train"] = [{"tokens": str(tmp_path / "t")}]
+    with pytest.raises(ValueError, match=r"no entry of the list data\.train has a path"):
+        fit(RunConfig.model_validate(raw))
+
+
+def test_an_override_changes_an_entry_of_the_list(path):
+    assert load_config(path, ["data.train.1.weight=5"]).data.sets[1].weight == 5
+    with pytest.raises(ConfigError, match="'2' is no entry of the list, which has 0 to 1"):
+        load_config(path, ["data.train.2.weight=5"])
+    with pytest.raises(ConfigError, match=r"data\.train\.0\.wieght: unknown key; did you mean data\.train\.0\.weight"):
+        load_config(path, ["data.train.0.wieght=5"])
+
+
+def test_a_moved_run_finds_each_of_its_data_sets_or_names_the_entry(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = yaml.safe_load(path.read_text().replace(f"{tmp_path}/", ""))
+    RunConfig.model_validate(raw).store()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "tokens").mkdir()
+    for folder in ("x", "y", "val"):
+        (tmp_path / "tokens" / folder).mkdir()
+    config = load_config("../run/config.yaml")
+    assert [os.path.relpath(one.path, tmp_path) for one in config.data.sets] == ["x", "y"]
+    (tmp_path / "y").rename(tmp_path / "z")
+    with pytest.raises(
+        ConfigError, match=r"data\.train\.1\.path: not found, .*; say where it is: data\.train\.1\.path="
+    ):
+        load_config("../run/config.yaml")
+    moved = load_config("../run/config.yaml", ["data.train.1.path=../z"])
+    assert os.path.relpath(moved.data.sets[1].path, "..") == "z"
+    assert load_config("../run/config.yaml", needed=()).data.train is None
