@@ -134,11 +134,7 @@ class FourM:
         return cls(**vars(parts))
 
     def grown(
-        self,
-        network: Transformer,
-        modalities: Modalities,
-        tokenizers: Mapping[str, Tokenizer],
-        vocabulary: Vocabulary,
+        self, network: Transformer, modalities: Modalities, tokenizers: Mapping[str, Tokenizer], vocabulary: Vocabulary
     ) -> FourM:
         """A model that knows more than this one: `vocabulary` begins with its own. What is missing here is missing
         there, too, and is saved with it. It is no published model any more."""

@@ -41,13 +41,7 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
 
 
 def load_network(
-    model: str,
-    kinds: Sequence[str],
-    *,
-    what: str,
-    install: str,
-    device: str | None = None,
-    spare: tuple[str, ...] = (),
+    model: str, kinds: Sequence[str], *, what: str, install: str, device: str | None = None, spare: tuple[str, ...] = ()
 ) -> Any:
     """The network of `model` for the first of `kinds` (auto classes of `transformers`) that it fits: float32, in
     evaluation mode, on its device, with all its weights.

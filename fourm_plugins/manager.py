@@ -17,15 +17,7 @@ import pluggy
 
 from fourm_plugins import hookspecs
 from fourm_plugins.choice import decide, names_in_environment
-from fourm_plugins.discovery import (
-    API_VERSION,
-    Kind,
-    Plugin,
-    PluginError,
-    State,
-    discover_all,
-    distribution_hint,
-)
+from fourm_plugins.discovery import API_VERSION, Kind, Plugin, PluginError, State, discover_all, distribution_hint
 from fourm_plugins.distributions import one_line
 from fourm_plugins.hookspecs import hookimpl
 from fourm_plugins.suggest import nearest

@@ -54,13 +54,7 @@ class Masker(ABC):
 
     @abstractmethod
     def mask(
-        self,
-        ids: np.ndarray,
-        *,
-        input_budget: int,
-        target_budget: int,
-        keep: str,
-        rng: np.random.Generator,
+        self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
         """ids: int64 (tokens,), for a sequence without its end marker. At most `input_budget` inputs and
         `target_budget` targets, disjoint. `keep` is the mixture's scheme for sequences: "random", "all" or "binary".

@@ -17,12 +17,7 @@ from world import CLASSES, TILE, Body, Camera, World
 
 Vector = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-SUBPIXELS = (
-    (-0.125, -0.375),
-    (0.375, -0.125),
-    (0.125, 0.375),
-    (-0.375, 0.125),
-)  # (column, row): a rotated grid
+SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))  # (column, row): a rotated grid
 FLOOR, WALL = -2, -1  # what a ray hits, where it is not the index of an object
 
 

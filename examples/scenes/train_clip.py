@@ -112,13 +112,7 @@ def contrast(similarity: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    rgb: np.ndarray,
-    captions: list[list[str]],
-    *,
-    steps: int,
-    seed: int = 0,
-    batch: int = 32,
-    rate: float = 1.5e-3,
+    rgb: np.ndarray, captions: list[list[str]], *, steps: int, seed: int = 0, batch: int = 32, rate: float = 1.5e-3
 ) -> tuple[CLIPModel, PreTrainedTokenizerFast]:
     """A model trained for `steps` batches, each picture beside one of its captions at random."""
     torch.manual_seed(seed)

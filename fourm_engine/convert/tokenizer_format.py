@@ -42,7 +42,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "blocks": 3,
         "attention": (4, 8),
         "groups": 32,
-    },
+    }
 }
 #: Pixels of a patch that maps of one place a token are said to have.
 _FEATURE_PATCH = 16

@@ -20,10 +20,7 @@ from fourm_engine.model import FourM
 
 
 def measure_matrix(
-    model: FourM,
-    held_out: Samples,
-    ids: Callable[[str], Mapping[str, np.ndarray]],
-    config: EvaluateConfig,
+    model: FourM, held_out: Samples, ids: Callable[[str], Mapping[str, np.ndarray]], config: EvaluateConfig
 ) -> Matrix:
     """Every modality that may be input (continuous ones too) to every one that may be target, on the first
     `config.matrix_samples` samples. `ids`: token modality -> sample -> ids."""

@@ -18,14 +18,7 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
-from fourm_engine.modalities import (
-    Modalities,
-    ModalitiesConfig,
-    activate_kinds,
-    check_settings,
-    identity,
-    load_manager,
-)
+from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, identity, load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers

@@ -88,10 +88,7 @@ class InputReader:
     """`find(name)` gives a modality or raises the ValueError that tells why there is none."""
 
     def __init__(
-        self,
-        modalities: Mapping[str, Modality],
-        tokenizers: Mapping[str, Tokenizer],
-        find: Callable[[str], Modality],
+        self, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer], find: Callable[[str], Modality]
     ) -> None:
         self.modalities = modalities
         self.tokenizers = tokenizers

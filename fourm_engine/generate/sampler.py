@@ -277,13 +277,7 @@ def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _append(
-    base: Tokens,
-    continuous: dict[str, Tensor],
-    ids_Bn: Tensor,
-    known_Bn: Tensor,
-    entry: Entry,
-    width: int,
-    repeat: int,
+    base: Tokens, continuous: dict[str, Tensor], ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width: int, repeat: int
 ) -> tuple[Tokens, dict[str, Tensor]]:
     """The encoder's tokens, and after them `width` slots for the target's known tokens, in every branch."""
     if width == 0:

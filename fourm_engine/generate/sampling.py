@@ -41,12 +41,7 @@ def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | No
 
 
 def draw(
-    logits: Tensor,
-    uniform: Tensor,
-    *,
-    temperature: Tensor | None,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    logits: Tensor, uniform: Tensor, *, temperature: Tensor | None, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
     """One id a row of logits, by inverting the cumulative distribution at `uniform`.
 

@@ -64,13 +64,7 @@ class Heads(nn.Module):
         return F.linear(y, slices[name])
 
     def forward(
-        self,
-        y_BMD: Tensor,
-        target_index: Tensor,
-        target_ids: Tensor,
-        counts: dict[str, int],
-        *,
-        by_token: bool = False,
+        self, y_BMD: Tensor, target_index: Tensor, target_ids: Tensor, counts: dict[str, int], *, by_token: bool = False
     ) -> dict[str, tuple[Tensor, int]]:
         """Loss of every modality in `counts`.
 

@@ -178,10 +178,5 @@ class Transformer(nn.Module):
 
 def _block(kind: type[EncoderBlock] | type[DecoderBlock], config: ModelConfig) -> nn.Module:
     return kind(
-        config.width,
-        config.heads,
-        mlp=config.mlp,
-        mlp_ratio=config.mlp_ratio,
-        bias=config.bias,
-        qk_norm=config.qk_norm,
+        config.width, config.heads, mlp=config.mlp, mlp_ratio=config.mlp_ratio, bias=config.bias, qk_norm=config.qk_norm
     )

@@ -145,12 +145,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
 
 
 def _data(
-    config: RunConfig,
-    extension: Extension,
-    tokenizers: dict[str, Tokenizer],
-    masking: MaskingConfig,
-    *,
-    training: bool,
+    config: RunConfig, extension: Extension, tokenizers: dict[str, Tokenizer], masking: MaskingConfig, *, training: bool
 ) -> MaskedSamples:
     modalities = extension.training
     data = MaskedSamples.from_config(

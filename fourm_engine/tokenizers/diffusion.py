@@ -92,11 +92,7 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
         alphas[-1] = 0.0
         return alphas.float()
     return _scheduler_class("ddim", "DDIMScheduler")(
-        timesteps,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule=schedule,
-        rescale_betas_zero_snr=zero_terminal_snr,
+        timesteps, beta_start=1e-4, beta_end=0.02, beta_schedule=schedule, rescale_betas_zero_snr=zero_terminal_snr
     ).alphas_cumprod
 
 

@@ -55,9 +55,7 @@ class _Residual(nn.Module):
     def __init__(self, channels_in: int, channels: int, *, time: int, groups: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, channels_in, eps=NORM_EPS),
-            nn.SiLU(),
-            nn.Conv2d(channels_in, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels_in, eps=NORM_EPS), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, channels))
         last = nn.Conv2d(channels, channels, 3, padding=1)

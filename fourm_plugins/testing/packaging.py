@@ -73,9 +73,4 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-CHECKS = (
-    Check(wheel_is_built),
-    Check(wheel_is_found),
-    Check(wheel_has_examples),
-    Check(requirements_are_declared),
-)
+CHECKS = (Check(wheel_is_built), Check(wheel_is_found), Check(wheel_has_examples), Check(requirements_are_declared))

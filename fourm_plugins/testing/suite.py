@@ -16,14 +16,7 @@ from typing import Any, ClassVar
 
 from fourm_plugins.spec import TokenizerRecipe
 from fourm_plugins.testing import coexistence, imports, masker, packaging, spec, tokenizer, training, transforms
-from fourm_plugins.testing.check import (
-    BAD,
-    Check,
-    Outcome,
-    Report,
-    check_expectations,
-    run_check,
-)
+from fourm_plugins.testing.check import BAD, Check, Outcome, Report, check_expectations, run_check
 from fourm_plugins.testing.subject import Subject
 
 CHECKS: tuple[Check, ...] = (

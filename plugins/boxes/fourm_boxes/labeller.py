@@ -93,13 +93,7 @@ class RegionLabeller(Labeller):
             for (rows, columns), size in zip(ndimage.find_objects(regions), sizes, strict=True):
                 if size >= self._options.min_area * ids_HW.size:
                     boxes.append(
-                        Box(
-                            name,
-                            columns.start / width,
-                            rows.start / height,
-                            columns.stop / width,
-                            rows.stop / height,
-                        )
+                        Box(name, columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
                     )
         return boxes
 
