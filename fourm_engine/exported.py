@@ -44,7 +44,7 @@ DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class SavedEntry(_Strict):

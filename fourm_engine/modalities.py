@@ -32,7 +32,7 @@ class ModalitiesConfig(BaseModel):
     that is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the
     run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     select: Literal["installed"] | list[str] = "installed"
     #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,

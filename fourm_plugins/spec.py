@@ -19,7 +19,7 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
 class Frozen(BaseModel):
     """Immutable and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 # Layouts: how the tokens of one sample are arranged, and with that how they are masked and decoded.

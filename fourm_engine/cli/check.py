@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -13,23 +13,18 @@ def check(
     name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
     *,
     set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", help="key=value, a setting of the instance (YAML); over the plugin's small ones."),
     ] = None,
-    claim: Annotated[Optional[list[str]], typer.Option(help="A claim beyond those the plugin makes.")] = None,  # noqa: UP045
-    expect: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="CHECK=REASON: this check fails, for this reason."),
-    ] = None,
+    claim: Annotated[list[str] | None, typer.Option(help="A claim beyond those the plugin makes.")] = None,
+    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: this check fails, for this reason.")] = None,
     tolerance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's."),
+        float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
     source: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The package's source tree, where it was not installed from a folder."),
+        Path | None, typer.Option(help="The package's source tree, where it was not installed from a folder.")
     ] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report to this file.")] = None,  # noqa: UP045
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
     from fourm_engine.files import write_atomically

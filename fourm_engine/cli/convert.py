@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -22,17 +22,13 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or Hub id of a model or tokenizer, of either format.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; of the published format also a .safetensors file.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
-    domain: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Of a model only this modality; repeat it."),
-    ] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Of a model only this modality; repeat it.")] = None,
     tokenizer: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="MODALITY=PLACE of its tokenizer, to be saved with a model (native); repeat it."),
     ] = None,
     modality: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of a published tokenizer: the installed modality that it is for."),
+        str | None, typer.Option(help="Of a published tokenizer: the installed modality that it is for.")
     ] = None,
     provider: Providers = None,
     disable: Disable = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,10 +19,10 @@ def evaluate(
     overrides: Overrides = None,
     *,
     config: OtherConfig = None,
-    data: Annotated[Optional[Path], typer.Option(help="Held-out samples in place of data.val.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the report; RUN/evaluation.")] = None,  # noqa: UP045
-    samples: Annotated[Optional[int], typer.Option(min=1, help="Held-out samples to predict.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Which samples, and what is drawn.")] = None,  # noqa: UP045
+    data: Annotated[Path | None, typer.Option(help="Held-out samples in place of data.val.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which samples, and what is drawn.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
 ) -> None:
     """Score a trained model on held-out samples; write evaluation.json and report.html."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")]  # noqa: UP045
-OtherConfig = Annotated[Optional[Path], typer.Option(help="Config in place of RUN/config.yaml.")]  # noqa: UP045
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value …")]
+OtherConfig = Annotated[Path | None, typer.Option(help="Config in place of RUN/config.yaml.")]
 Providers = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="NAME=DISTRIBUTION, where two provide one plugin; repeat it."),
+    list[str] | None, typer.Option(help="NAME=DISTRIBUTION, where two provide one plugin; repeat it.")
 ]
-Disable = Annotated[Optional[list[str]], typer.Option(help="A plugin to leave alone; repeat it.")]  # noqa: UP045
+Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone; repeat it.")]

@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +26,7 @@ app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 Config = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="A run's config: its `modalities.disable` and `providers` count, and its settings."),
+    Path | None, typer.Option(help="A run's config: its `modalities.disable` and `providers` count, and its settings.")
 ]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
@@ -95,7 +94,7 @@ def info(
     as_json: Json = False,
     config: Config = None,
     run: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Run, exported model or folder of tokenizers, for the fitted tokenizer's fingerprint."),
     ] = None,
 ) -> None:
@@ -114,10 +113,10 @@ def info(
 
 @app.command("doctor")
 def doctor(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Only these plugins; by default all.")] = None,  # noqa: UP045
+    names: Annotated[list[str] | None, typer.Argument(help="Only these plugins; by default all.")] = None,
     as_json: Json = False,
     config: Config = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="Pretrained model that `fourm label` takes.")] = None,  # noqa: UP045
+    model: Annotated[list[str] | None, typer.Option(help="Pretrained model that `fourm label` takes.")] = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Check everything that a run needs, by doing it; exit 1 when anything that is selected is bad."""

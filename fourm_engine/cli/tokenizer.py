@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,7 @@ def fit(
     config: Config,
     overrides: Overrides = None,
     *,
-    space: Annotated[Optional[list[str]], typer.Option(help="Only this token space; may be repeated.")] = None,  # noqa: UP045
+    space: Annotated[list[str] | None, typer.Option(help="Only this token space; may be repeated.")] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each, spread over the GPUs.")
     ] = 1,

@@ -4,7 +4,7 @@ codebook."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,17 +19,13 @@ def evaluate(
     config: Annotated[Path, typer.Argument(help="YAML config whose tokenizers are fitted.")],
     overrides: Overrides = None,
     *,
-    modality: Annotated[Optional[list[str]], typer.Option(help="Only this modality; repeat it.")] = None,  # noqa: UP045
+    modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeat it.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Held-out samples, the first ones.")] = 512,
     pictures: Annotated[int, typer.Option(min=0, help="Samples shown on the sheet.")] = 6,
     features: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Network for distances between sets of pictures, a folder or a Hub id."),
+        str | None, typer.Option(help="Network for distances between sets of pictures, a folder or a Hub id.")
     ] = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the report; RUN/tokenizer-evaluation."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/tokenizer-evaluation.")] = None,
 ) -> None:
     """Encode and decode held-out data; print scores, write tokenizers.json and sheet.png."""
     from fourm_engine.recipes import evaluate_tokenizers as recipe

@@ -40,7 +40,7 @@ Guidance = Annotated[float | dict[str, float], BeforeValidator(_weights)]
 class Options(BaseModel):
     """What a user may say of how to generate; None leaves the choice to `default_plan`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Steps of parallel decoding, of grids and vectors.
     steps: int | None = Field(default=None, ge=1, le=8192)
@@ -73,7 +73,7 @@ class Stage(BaseModel):
 
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     target: str
     #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at

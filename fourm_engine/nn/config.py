@@ -23,7 +23,7 @@ class ModelConfig(BaseModel):
     `qk_norm`.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 
     size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
     width: int = Field(gt=0, description="width D of the residual stream, a multiple of 4 and of `heads`")
