@@ -120,8 +120,7 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its
-    settings."""
+    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)

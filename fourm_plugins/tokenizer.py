@@ -70,8 +70,7 @@ class Tokenizer(ABC):
 
     @property
     def starting_point(self) -> str:
-        """Fingerprint of what fitting starts from beside the arrays, such as a file that settings name; "" for
-        nothing."""
+        """Fingerprint of what fitting starts from beside the arrays, such as a file that settings name; "" for nothing."""
         return ""
 
     @abstractmethod

@@ -58,8 +58,7 @@ class View:
         return cls(top, left, height, width, bool(rng.random() < flip), variant)
 
     def pixels(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) in pixels of a `height` x `width` source, fractional, as Pillow's resize takes
-        it."""
+        """(left, top, right, bottom) in pixels of a `height` x `width` source, fractional, as Pillow's resize takes it."""
         left, top = self.left * width, self.top * height
         return left, top, min(width, left + self.width * width), min(height, top + self.height * height)
 

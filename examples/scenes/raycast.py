@@ -111,8 +111,7 @@ def _near(body: Body, origin: Vector, ray: Vector) -> np.ndarray:
 def _intersect(body: Body, origin: Vector, ray: Vector) -> tuple[np.ndarray, Vector]:
     """Where rays enter an object: parameter (inf where they miss it) and outward unit normal.
 
-    `origin` is relative to the object's foot, which lies on the floor at the centre; origins are outside the object.
-    """
+    `origin` is relative to the object's foot, which lies on the floor at the centre; origins are outside the object."""
     if body.kind == "cube":
         return _cube(body, origin, ray)
     ox, oy, oz = origin

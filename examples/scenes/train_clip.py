@@ -60,8 +60,7 @@ def _members(folder: Path) -> dict[str, bytes]:
 def train_tokenizer(captions: list[list[str]]) -> PreTrainedTokenizerFast:
     """The lower-cased words of the captions, framed by begin and end tokens as in CLIP.
 
-    Whole words, because `WordPieceTrainer` numbers its pieces differently in each run, and these captions have few.
-    """
+    Whole words, because `WordPieceTrainer` numbers its pieces differently in each run, and these captions have few."""
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -33,8 +33,7 @@ def convert(
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:
-    """Write a model or tokenizer in the other format. Nothing is left out silently: without --domain, all is
-    converted."""
+    """Write a model or tokenizer in the other format. Nothing is left out silently: without --domain, all is converted."""
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 

@@ -35,9 +35,7 @@ def nats_by_sample(
     with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
     Returns target -> (float64 (B,) nats, int64 (B,) tokens); both are 0 for a sample without the target.
-
-    Raises:
-        ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""
+    Raises ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""
     if both := sorted(set(inputs) & set(targets)):
         raise ValueError(f"{both[0]!r} is both input and target; drop it from the inputs")
     found = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}

@@ -34,8 +34,7 @@ class ExtendTask(FourMTask):
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
-        workers: processes that prepare training batches.
-    """
+        workers: processes that prepare training batches."""
 
     name = "extension"
     evaluates_first = True

@@ -121,8 +121,7 @@ def fit_tokenizer(
 
     Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
     writes. Raises ValueError where there is nothing to fit on; where the tokenizer that is there was fitted under other
-    settings, unless `refit`; and whatever the trainer raises.
-    """
+    settings, unless `refit`; and whatever the trainer raises."""
     modalities = base_first(modalities)
     with processes(config):
         tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))

@@ -65,8 +65,7 @@ class Branches:
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
     """The branches that a stage needs, at least one.
 
-    Raises:
-        ValueError: a weight for what is not a condition, or weights given twice."""
+    Raises ValueError: a weight for what is not a condition, or weights given twice."""
     conditions = sorted({name for sample in samples for name in sample.shown} - {stage.target})
     placeholders = {}
     if stage.prompt_sentinel:

@@ -51,8 +51,7 @@ def draw(
         temperature: broadcastable to (...), > 0; None takes the likeliest id.
 
     Returns:
-        ids: (...) int64.
-    """
+        ids: (...) int64."""
     if temperature is None:
         return logits.argmax(-1)
     # The maximum goes first, so that a tiny temperature makes -inf of the others and never inf - inf.

@@ -27,8 +27,7 @@ def guard_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: bool (..., Nq, Nk), True where the query sees the key.
 
     Returns:
-        (mask, seen): bool (..., Nq, Nk) with at least one True a row, and bool (..., Nq, 1).
-    """
+        (mask, seen): bool (..., Nq, Nk) with at least one True a row, and bool (..., Nq, 1)."""
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
@@ -67,8 +66,7 @@ class SelfAttention(nn.Module):
 
         Args:
             x_B1D: the new token, (B, 1, D).
-            k_BHLd, v_BHLd: buffers of capacity L, filled up to `index`.
-        """
+            k_BHLd, v_BHLd: buffers of capacity L, filled up to `index`."""
         q, k, v = self._project(x_B1D)
         k_BHLd[:, :, index : index + 1] = k
         v_BHLd[:, :, index : index + 1] = v

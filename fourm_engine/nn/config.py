@@ -20,8 +20,7 @@ class ModelConfig(BaseModel):
     """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
 
     The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, the latter with and without
-    `qk_norm`.
-    """
+    `qk_norm`."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 

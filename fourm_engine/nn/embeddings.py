@@ -49,8 +49,7 @@ class Embedding(nn.Module):
 
     One table a side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
     positions, at `offset[mod] + pos`. A sequence has positions up to twice its `max_tokens`, since its targets also
-    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device.
-    """
+    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device."""
 
     offset: Tensor
     fixed_positions: Tensor
@@ -132,9 +131,7 @@ class Embedding(nn.Module):
             ids, pos, mod: (B, N) int64; id -1 where the token is a continuous input or padding.
             continuous: modality -> (B, N, d) float, zero at the slots that are not that modality's.
 
-        Raises:
-            ValueError: a continuous input that the vocabulary does not have.
-        """
+        Raises ValueError: a continuous input that the vocabulary does not have."""
         content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:

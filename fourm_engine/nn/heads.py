@@ -55,9 +55,7 @@ class Heads(nn.Module):
     def logits(self, y: Tensor, name: str) -> Tensor:
         """(..., D) -> (..., V_m) over the modality's own ids.
 
-        Raises:
-            ValueError: the modality has no output rows in this model.
-        """
+        Raises ValueError: the modality has no output rows in this model."""
         slices = self.slices()
         if name not in slices:
             raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")
@@ -76,8 +74,7 @@ class Heads(nn.Module):
             by_token: for measuring, without gradients: each token's cross-entropy in place of their sum.
 
         Returns:
-            modality -> (sum of the cross-entropies in nats, float32 scalar, or each of them, float32 (T_m,); count).
-        """
+            modality -> (sum of the cross-entropies in nats, float32 scalar, or each of them, float32 (T_m,); count)."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()

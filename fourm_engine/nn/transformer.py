@@ -44,8 +44,7 @@ class Transformer(nn.Module):
 
     Args:
         config: the model's shape.
-        vocabulary: the id space; `size` rows and `entries` (name, start, stop, layout, patch_dim) in `mod` order.
-    """
+        vocabulary: the id space; `size` rows and `entries` (name, start, stop, layout, patch_dim) in `mod` order."""
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -93,8 +92,7 @@ class Transformer(nn.Module):
 
         Returns:
             context (B, N, D) = Linear(encoder output) + position + modality, and valid (B, N) bool. A row of the batch
-            without any valid token is allowed: cross-attention then returns its output projection's bias.
-        """
+            without any valid token is allowed: cross-attention then returns its output projection's bias."""
         x_BND, place_BND, valid_BN = self._encode(tokens, continuous)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
@@ -110,8 +108,7 @@ class Transformer(nn.Module):
     def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Tensor:
         """The decoder's output after its final norm, (B, M, D), for `logits`.
 
-        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token.
-        """
+        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token."""
         # With causal grids the order is the position, which for sequences is the rank and so the order already.
         order_BM = tokens.pos if self.config.decoder_causal else tokens.order
         same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
@@ -145,9 +142,7 @@ class Transformer(nn.Module):
         Args:
             ids_B, pos_B, mod_B: (B,) int64; all tokens of a row belong to one sequence.
 
-        Raises:
-            ValueError: the cache is full.
-        """
+        Raises ValueError: the cache is full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])

@@ -99,8 +99,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
 
 
 def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
-    """The extension that a config describes. Raises ValueError where it names no held-out data, or as
-    `Extension.open`."""
+    """The extension that a config describes. Raises ValueError where it names no held-out data, or as `Extension.open`."""
     assert config.extend is not None
     if config.data.val is None:
         raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")

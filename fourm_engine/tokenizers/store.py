@@ -45,8 +45,7 @@ def save_tokenizer(
     Args:
         manager: says which distribution provides the kind; by default what is installed.
         modalities: what it was fitted for, so that it is refused once they give it other arrays.
-        fit: JSON that says from what it was fitted, kept beside it.
-    """
+        fit: JSON that says from what it was fitted, kept beside it."""
     plugin = (manager or PluginManager()).find("tokenizer", tokenizer.kind)
     document = {
         "format": FORMAT,

@@ -45,8 +45,8 @@ class VQVAESettings(CodebookSettings):
 class VQVAE(TokenizerNetwork):
     """Encoder, codebook, decoder of one grid modality.
 
-    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch
-    divides."""
+    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch divides.
+    """
 
     def __init__(self, spec: ModalitySpec, settings: VQVAESettings) -> None:
         super().__init__()

@@ -230,8 +230,7 @@ class WordPieceTokenizer(TextTokenizer):
         return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left
-        out."""
+        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left out."""
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:

@@ -241,10 +241,7 @@ def load(
 
     Names in `tensors` that start with one of `optional` may be missing in the checkpoint; they stay as they are and are
     returned. Of names that start with one of `whole`, everything that the checkpoint holds must be in `tensors`.
-
-    Raises:
-        CheckpointError: a tensor is missing, is too much, or has another shape.
-    """
+    Raises CheckpointError: a tensor is missing, is too much, or has another shape."""
     missing = set(tensors)
     for file in checkpoint.files:
         path = checkpoint.folder / file

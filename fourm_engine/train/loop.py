@@ -102,8 +102,7 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM or SIGINT, after a checkpoint.
-        """
+            Stopped: SIGTERM or SIGINT, after a checkpoint."""
         with processes(self.config) as device, stop_requests() as stop:
             self._check()
             self._build(device)

@@ -114,8 +114,7 @@ class Task(ABC):
         return {}
 
     def versions(self) -> dict[str, str]:
-        """Of what takes part, such as plugins: the same in every process, but free to change before a run is
-        resumed."""
+        """Of what takes part, such as plugins: the same in every process, but free to change before a run is resumed."""
         return {}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:

@@ -39,8 +39,7 @@ class VectorQuantiser(Quantiser):
     warmup: share of the steps before the codes are placed.
     kmeans_start: place them by k-means on recent latents, else at random (`start`).
 
-    Until the codes are placed, latents pass unquantised (a plain autoencoder) and the most recent are kept.
-    """
+    Until the codes are placed, latents pass unquantised (a plain autoencoder) and the most recent are kept."""
 
     loss_names = (COMMITMENT,)
 
