@@ -119,26 +119,26 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
 
     Raises PluginError (a ValueError) for a selected plugin that is missing, broken, incompatible or ambiguous."""
     entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
-    found: dict[str, Plugin] = {}
+    installed: dict[str, Plugin] = {}
     for p in manager.plugins:
         # Of several claims to a name, the usable one counts.
-        if p.kind == "modality" and (p.name not in found or p.state in ("ok", "conflict")):
-            found[p.name] = p
+        if p.kind == "modality" and (p.name not in installed or p.state in ("ok", "conflict")):
+            installed[p.name] = p
     if config.select == "installed":
-        for plugin in found.values():
+        for plugin in installed.values():
             if plugin.state in ("broken", "incompatible"):
                 log.warning("modality %s left out, %s: %s; %s", plugin.name, plugin.state, plugin.reason, plugin.remedy)
-        names = {name for name, plugin in found.items() if plugin.state in ("ok", "conflict")}
+        names = {name for name, plugin in installed.items() if plugin.state in ("ok", "conflict")}
         for name, entry_point in entry_points.items():
             if entry_point in names:
                 names.add(name)
-            elif entry_point not in found:
+            elif entry_point not in installed:
                 hint = distribution_hint(entry_point)
                 log.warning("modality %s is configured but not installed, left out (pip install %s)", name, hint)
     else:
         names = set(config.select)
         for name, entry_point in sorted(entry_points.items()):
-            if entry_point not in found:
+            if entry_point not in installed:
                 log.warning("modality %s is configured, but nothing installed provides it; is the name right?", name)
     if not names:
         raise ValueError("no modality takes part: install at least one plugin, see `fourm plugins list`")

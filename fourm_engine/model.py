@@ -240,17 +240,19 @@ class FourM:
         # Samples of different inputs may have different plans; those of one plan run together.
         groups: dict[str, tuple[list[Stage], list[int]]] = {}
         for i, (sample, shown_as) in enumerate(read):
-            own = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
-            request.check_known(own, sample, self.modalities)
+            sample_plan = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
+            request.check_known(sample_plan, sample, self.modalities)
             if several:
-                request.check_variety(own, len(inputs))
+                request.check_variety(sample_plan, len(inputs))
             sequences = self.sampler.sequences
-            own = request.guided(own, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None)
-            groups.setdefault(repr(own), (own, []))[1].append(i)
-        for own, members in groups.values():
+            sample_plan = request.guided(
+                sample_plan, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None
+            )
+            groups.setdefault(repr(sample_plan), (sample_plan, []))[1].append(i)
+        for sample_plan, members in groups.values():
             for start in range(0, len(members), batch_size):
                 part = members[start : start + batch_size]
-                filled = self.sampler.run([read[i][0] for i in part], own, [seeds[i] for i in part])
+                filled = self.sampler.run([read[i][0] for i in part], sample_plan, [seeds[i] for i in part])
                 for target in targets:
                     decoded = self._decode(target, [f[target] for f in filled], [read[i][0] for i in part])
                     for i, generated in zip(part, decoded, strict=True):

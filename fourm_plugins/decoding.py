@@ -39,9 +39,9 @@ def decode_picture(content: bytes) -> Image.Image:
     try:
         return _decode(content)
     except SampleError:
-        if (found := exif.pixels_only(content)) is None:
+        if (parts := exif.pixels_only(content)) is None:
             raise
-        pixels, data = found
+        pixels, data = parts
         try:
             picture = _decode(pixels)
         except SampleError:
@@ -113,14 +113,14 @@ def _orientation(picture: Image.Image) -> int | None:
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         try:
-            found, readable = picture.getexif().get(_ORIENTATION), True
+            turn, readable = picture.getexif().get(_ORIENTATION), True
         except Exception:  # whatever Pillow meets in damaged data
-            found, readable = None, not isinstance(data, bytes)
+            turn, readable = None, not isinstance(data, bytes)
     known, whole = exif.orientation(data) if isinstance(data, bytes) else (None, True)
-    found = found if isinstance(found, int) else known
+    turn = turn if isinstance(turn, int) else known
     if damage or not readable or not whole:
-        _note_damage(found)
-    return found
+        _note_damage(turn)
+    return turn
 
 
 def _note_damage(turn: int | None) -> None:

@@ -74,8 +74,8 @@ def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
     """The plugins, and the leftovers of distributions that are not installed."""
     installed, leftovers = survey()
     engine = next((one.version for one in installed if canonical(one.name) == ENGINE), "")
-    found = [plugin for one in installed for plugin in _plugins(one, engine)]
-    return sorted(found, key=lambda p: (p.kind, p.name, canonical(p.distribution), p.value)), tuple(leftovers)
+    plugins = [plugin for one in installed for plugin in _plugins(one, engine)]
+    return sorted(plugins, key=lambda p: (p.kind, p.name, canonical(p.distribution), p.value)), tuple(leftovers)
 
 
 def distribution_hint(name: str) -> str:
@@ -139,12 +139,12 @@ def _location(dist: importlib.metadata.Distribution) -> str:
 
 def _unmet(requires: list[str], engine: str) -> str:
     """What a distribution requires of the engine, of that version, and does not get, or ''."""
-    mine = [text for text in requires if canonical(text).startswith(ENGINE)]
-    if not mine or not engine:
+    ours = [text for text in requires if canonical(text).startswith(ENGINE)]
+    if not ours or not engine:
         return ""
     from packaging.requirements import Requirement
 
-    for text in mine:
+    for text in ours:
         requirement = Requirement(text)
         if canonical(requirement.name) != ENGINE or (requirement.marker and not requirement.marker.evaluate()):
             continue

@@ -190,15 +190,15 @@ def sniff(content: bytes, extensions: Sequence[str]) -> str:
     if content[:4] == b"RIFF":
         kinds = ("webp",) if content[8:12] == b"WEBP" else ("wav",) if content[8:12] == b"WAVE" else kinds
     known = {kind for _, all_ in _SIGNATURES for kind in all_} | {"webp", "wav"}
-    found = [e for e in extensions if e in kinds] if kinds else [e for e in extensions if e not in known]
-    if not found and len(extensions) == 1 and not kinds:
-        found = list(extensions)  # damaged, perhaps; `read` says how
-    if not kinds and len(found) > 1:
-        raise SampleError(f"bytes may be one of several files ({_dotted(found)}); give the path instead")
-    if not found:
+    matching = [e for e in extensions if e in kinds] if kinds else [e for e in extensions if e not in known]
+    if not matching and len(extensions) == 1 and not kinds:
+        matching = list(extensions)  # damaged, perhaps; `read` says how
+    if not kinds and len(matching) > 1:
+        raise SampleError(f"bytes may be one of several files ({_dotted(matching)}); give the path instead")
+    if not matching:
         what = f"bytes of a .{kinds[0]} file" if kinds else "bytes of an unknown file"
         raise SampleError(f"{what}; its files are {_dotted(extensions)}")
-    return found[0]
+    return matching[0]
 
 
 def _dotted(extensions: Sequence[str]) -> str:

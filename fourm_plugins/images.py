@@ -124,11 +124,15 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
     """(extension, content) of the one file among `files` with one of `extensions`."""
-    found = [extension for extension in extensions if extension in files]
-    if len(found) != 1:
-        seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"
+    present = [extension for extension in extensions if extension in files]
+    if len(present) != 1:
+        seen = (
+            f"both .{present[0]} and .{present[1]}"
+            if present
+            else f"no file of {', '.join('.' + e for e in extensions)}"
+        )
         raise SampleError(f"{seen} for one sample; exactly one is needed")
-    return found[0], files[found[0]]
+    return present[0], files[present[0]]
 
 
 def decode_array(content: bytes, *, ndim: int) -> np.ndarray:

@@ -44,8 +44,8 @@ class PluginManager:
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
         #: Folders of metadata of ours that do not count.
         self.leftovers: tuple[Leftover, ...]
-        found, self.leftovers = discover_all()
-        self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
+        installed, self.leftovers = discover_all()
+        self.plugins = tuple(decide(installed, set(disabled) | names_in_environment(), dict(providers or {})))
         self._active: dict[tuple[Kind, str], Plugin] = {}
         self._hooks = pluggy.PluginManager("fourm")
         self._hooks.add_hookspecs(hookspecs)
@@ -112,8 +112,8 @@ class PluginManager:
 
     def observers(self, hook: str) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
         """(name and package, function, names of its arguments) of every active observer that implements `hook`."""
-        found = getattr(self._hooks.hook, hook).get_hookimpls()
-        return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in found]
+        implementations = getattr(self._hooks.hook, hook).get_hookimpls()
+        return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in implementations]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""

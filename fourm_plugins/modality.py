@@ -265,24 +265,24 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Path -> value, ready for JSON, of all settings that are neither `display_only` nor `run_only`."""
     bases = type(settings).__mro__
     left_out = {name for base in bases for key in ("display_only", "run_only") for name in vars(base).get(key, ())}
-    plain, found = settings.model_dump(mode="json"), dict[str, Any]()
+    plain, paths = settings.model_dump(mode="json"), dict[str, Any]()
     for name in plain.keys() - left_out:
         value = getattr(settings, name, None)
         if isinstance(value, BaseModel):
-            found |= flat_settings(value, f"{prefix}{name}.")
+            paths |= flat_settings(value, f"{prefix}{name}.")
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, BaseModel) for item in value):
             for index, item in enumerate(value):
-                found |= flat_settings(item, f"{prefix}{name}.{index}.")
+                paths |= flat_settings(item, f"{prefix}{name}.{index}.")
         else:
-            found |= flat({name: plain[name]}, prefix)
-    return dict(sorted(found.items()))
+            paths |= flat({name: plain[name]}, prefix)
+    return dict(sorted(paths.items()))
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Path -> value of all that is no mapping and no list of mappings."""
-    found: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             value = {str(index): item for index, item in enumerate(value)}
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        paths |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return paths

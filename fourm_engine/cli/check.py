@@ -44,19 +44,21 @@ def check(
         outcomes = []
         for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):
             outcomes.append(outcome)
-            told = f": {outcome.message}" if outcome.message else ""
+            message = f": {outcome.message}" if outcome.message else ""
             mark = "!" if outcome.state in BAD else " "
-            print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{told}", flush=True)
-        found = report(subject, tuple(outcomes))
+            print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{message}", flush=True)
+        result = report(subject, tuple(outcomes))
     finally:
         subject.close()
-    counts = found.to_json()
+    counts = result.to_json()
     numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
-    print(f"{found.modality} ({found.plugin} {found.version}): {numbers}, {counts['not_claimed']} not claimed", end="")
+    print(
+        f"{result.modality} ({result.plugin} {result.version}): {numbers}, {counts['not_claimed']} not claimed", end=""
+    )
     print(f", {counts['not_run']} not run" if counts["not_run"] else "")
     if json_file is not None:
-        write_atomically(json_file, json.dumps(found.to_json(), indent=1) + "\n")
-    if found.failed:
+        write_atomically(json_file, json.dumps(result.to_json(), indent=1) + "\n")
+    if result.failed:
         raise typer.Exit(1)
 
 

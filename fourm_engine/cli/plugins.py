@@ -46,13 +46,13 @@ def list_plugins(
 ) -> None:
     """List every plugin found, its state, and the command that fixes it."""
     manager = _manager(config)[1]
-    found = mark_taken(manager.plugins)
-    rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
+    plugins = mark_taken(manager.plugins)
+    rows: list[dict[str, Any]] = [asdict(plugin) for plugin in plugins]
     if load:
         from fourm_plugins.probe import probe_all
 
-        probes = probe_all(found, timeout=timeout)
-        found = [probe.plugin for probe in probes]
+        probes = probe_all(plugins, timeout=timeout)
+        plugins = [probe.plugin for probe in probes]
         rows = [
             asdict(p.plugin) | {"seconds": round(p.seconds, 2), "printed": p.printed, "detail": p.detail}
             for p in probes
@@ -66,7 +66,7 @@ def list_plugins(
     if not as_json:
         for left in manager.leftovers:
             print(f"ignored: {left.folder}, {left.reason}\n    {left.remedy}")
-    if strict and any(plugin.state != "ok" for plugin in found):
+    if strict and any(plugin.state != "ok" for plugin in plugins):
         raise typer.Exit(1)
 
 
@@ -103,11 +103,11 @@ def info(
     from fourm_engine.installed.text import print_description
 
     with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
-        found = describe(name, *_manager(config), run)
+        descriptions = describe(name, *_manager(config), run)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(descriptions, indent=2))
     else:
-        for description in found:
+        for description in descriptions:
             print_description(description)
 
 

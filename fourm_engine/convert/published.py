@@ -247,8 +247,8 @@ def _check(checkpoint: Checkpoint) -> None:
         key: tuple(tensor.shape)
         for key, tensor in _published_tensors(network, vocabulary, checkpoint.domains, names).items()
     }
-    found = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
-    check_shapes(found, expected, f"{checkpoint.path} does not fit its arguments")
+    shapes = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
+    check_shapes(shapes, expected, f"{checkpoint.path} does not fit its arguments")
     for name in _bare_norms(network):
         if checkpoint.tensor(f"{name}.bias").any():
             raise ValueError(f"{checkpoint.path}: {name}.bias is not zero, but norm_bias=False")

@@ -38,7 +38,7 @@ def nats_by_sample(
     Raises ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""
     if both := sorted(set(inputs) & set(targets)):
         raise ValueError(f"{both[0]!r} is both input and target; drop it from the inputs")
-    found = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}
+    scores = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}
     model.network.eval()
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
@@ -53,15 +53,15 @@ def nats_by_sample(
             counts = np.array([len(row) for row in labels])
             if not counts.any():
                 continue
-            asked = _asked(model, labels, target).to(model.device)
-            y_TD = model.network.decode(asked, context, valid)[asked.mod >= 0]
+            rows_BM = _asked(model, labels, target).to(model.device)
+            y_TD = model.network.decode(rows_BM, context, valid)[rows_BM.mod >= 0]
             ids_T = torch.from_numpy(np.concatenate(labels)).to(model.device)
             nats_T = F.cross_entropy(model.network.logits(y_TD, target).float(), ids_T, reduction="none")
-            nats, tokens = found[target]
+            nats, tokens = scores[target]
             sample_T = np.repeat(np.arange(len(part)), counts)
             nats[start : start + len(part)] = np.bincount(sample_T, nats_T.cpu().double().numpy(), len(part))
             tokens[start : start + len(part)] = counts
-    return found
+    return scores
 
 
 _NONE = np.zeros(0, np.int64)

@@ -31,14 +31,14 @@ def measure_matrix(
     # A sample's truths and inputs in the form the likelihood takes: ids, or the array of a continuous modality.
     content = {name: held_out.arrays[name] if specs[name].continuous else ids(name) for name in specs}
     names = held_out.names[: config.matrix_samples]
-    samples = {s: {name: found[s] for name, found in content.items() if s in found} for s in names}
+    samples = {s: {name: by_sample_of[s] for name, by_sample_of in content.items() if s in by_sample_of} for s in names}
 
     nats: dict[str, dict[str, dict[str, float]]] = {}  # input -> target -> sample -> nats per token
     for given in (NOTHING, *inputs):
         have = [s for s in names if given == NOTHING or given in samples[s]]
         shown = [] if given == NOTHING else [given]
-        asked = [target for target in targets if target != given]
-        measured = nats_by_sample(model, [samples[s] for s in have], shown, asked, batch_size=config.batch_size)
+        others = [target for target in targets if target != given]
+        measured = nats_by_sample(model, [samples[s] for s in have], shown, others, batch_size=config.batch_size)
         nats[given] = {
             target: {s: total / n for s, total, n in zip(have, totals, tokens, strict=True) if n}
             for target, (totals, tokens) in measured.items()
@@ -47,9 +47,9 @@ def measure_matrix(
     for given, row in nats.items():
         for target, by_sample in row.items():
             if by_sample:
-                own = np.array(list(by_sample.values()))
-                beside = np.array([nats[NOTHING][target][s] for s in by_sample])
-                cells[given][target] = Cell(*_mean(own), *_mean(own - beside), len(own))
+                with_input = np.array(list(by_sample.values()))
+                without = np.array([nats[NOTHING][target][s] for s in by_sample])
+                cells[given][target] = Cell(*_mean(with_input), *_mean(with_input - without), len(with_input))
     return Matrix(list(nats), targets, cells, time.perf_counter() - began)
 
 

@@ -86,7 +86,7 @@ def evaluate_tokenizers(
         views: how a sample is seen.
         pictures: samples on the sheet.
         features: a network, by name or folder, for the metrics that need one."""
-    found, notes = [], list[str]()
+    measured, notes = [], list[str]()
     shown: dict[str, dict[str, tuple[Any, Any]]] = {}  # sample -> modality -> (value, reconstruction)
     for name in tokenizers:
         modality, tokenizer = modalities[name], tokenizers[name]
@@ -101,18 +101,18 @@ def evaluate_tokenizers(
         constants = modality.constants(list(known.values())) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
-        found.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        measured.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %d samples encoded and decoded", name, len(values))
-    files = [_write(out, found, notes)]
+    files = [_write(out, measured, notes)]
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
         files.append(
             _draw(out, modalities, [name for name in tokenizers if any(name in shown[s] for s in best)], shown, best)
         )
-    return TokenizerEvaluation(found, notes, files)
+    return TokenizerEvaluation(measured, notes, files)
 
 
 def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any]) -> tuple[list[np.ndarray], list[Any]]:
@@ -135,13 +135,13 @@ def _scores(
 ) -> list[Score]:
     def measure(metric: Metric, predictions: Sequence[Any]) -> float | None:
         try:
-            found = float(metric.compute(predictions, values))
+            score = float(metric.compute(predictions, values))
         except ValueError as error:
             note = f"{name}: {metric.name} cannot be computed: {error}"
             if note not in notes:
                 notes.append(note)
             return None
-        return found if math.isfinite(found) else None
+        return score if math.isfinite(score) else None
 
     scores = []
     for metric in metrics:
@@ -179,8 +179,8 @@ def _describe(
     )
 
 
-def _write(out: Path, found: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
-    document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in found], "notes": list(notes)}
+def _write(out: Path, measured: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
+    document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in measured], "notes": list(notes)}
     write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return out / JSON
 

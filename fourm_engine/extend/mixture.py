@@ -22,9 +22,9 @@ def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float)
     for spec in new:
         to, shown = asking(masking, spec), showing(spec, new)
         share = total * (1 - replay) / len(new)
-        asked = share * (ASKED if shown else 1.0) if to else 0.0
-        weights += [(component, asked * component.weight) for component in to]
-        weights += [(component, share - asked) for component in shown]
+        share_as_target = share * (ASKED if shown else 1.0) if to else 0.0
+        weights += [(component, share_as_target * component.weight) for component in to]
+        weights += [(component, share - share_as_target) for component in shown]
     return only(masking, [c.model_copy(update={"weight": weight}) for c, weight in weights if weight > 0])
 
 
@@ -44,16 +44,16 @@ def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
     add up to 1; empty if it cannot be a target."""
     if not spec.target:
         return []
-    found = []
+    components = []
     for c in masking.mixture:
         shown = c.input | {spec.name: 0.0}
         if _positive(shown) or masking.input_range(c)[1] == 0:
             changes = {"name": f"{c.name} | to {spec.name}", "input": shown, "target": {spec.name: 1.0}}
-            found.append(c.model_copy(update=changes))
-    if not found:
-        found = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
-    total = sum(c.weight for c in found)
-    return [c.model_copy(update={"weight": c.weight / total}) for c in found]
+            components.append(c.model_copy(update=changes))
+    if not components:
+        components = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
+    total = sum(c.weight for c in components)
+    return [c.model_copy(update={"weight": c.weight / total}) for c in components]
 
 
 def showing(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:

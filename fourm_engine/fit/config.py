@@ -43,10 +43,15 @@ class FitConfig(TrainConfig):
     def adapting(self) -> FitConfig:
         """How the second fit, that of `adapt`, learns: from a low rate down to none."""
         assert self.adapt is not None
-        own: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
-        own |= {"warmup": min(self.warmup, self.adapt.steps // 10), "schedule": "cosine", "cooldown": 0, "adapt": None}
+        changed: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
+        changed |= {
+            "warmup": min(self.warmup, self.adapt.steps // 10),
+            "schedule": "cosine",
+            "cooldown": 0,
+            "adapt": None,
+        }
         lr = self.adapt.lr or self.lr / 5
-        return FitConfig.model_validate(self.model_dump() | own | {"lr": lr, "min_lr": min(self.min_lr, lr)})
+        return FitConfig.model_validate(self.model_dump() | changed | {"lr": lr, "min_lr": min(self.min_lr, lr)})
 
 
 class FitOverride(BaseModel):

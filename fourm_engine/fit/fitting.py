@@ -135,10 +135,10 @@ def fit_tokenizer(
         neural = isinstance(tokenizer, NeuralTokenizer)
         request = _request(tokenizer, modalities, train, config if neural else None, seed)
         stamps = {name: data.stamp() for name, data in sorted(train.items())}
-        found = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
-        if sum_numbers([float(found is not None)])[0] == world_size():
-            assert found is not None
-            return found
+        kept = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
+        if sum_numbers([float(kept is not None)])[0] == world_size():
+            assert kept is not None
+            return kept
 
         runs = folder / ".fit" / space
         report: dict[str, dict[str, float]] = {}
@@ -152,8 +152,8 @@ def fit_tokenizer(
             Trainer(task, first, run, seed=seed, host=manager).run()
             tokenizer.load(fitted_folder(run))
             if sizes:
-                own = Sized(base, train[base.name], val.get(base.name, ()))
-                report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed, manager)
+                base_size = Sized(base, train[base.name], val.get(base.name, ()))
+                report = _adapt(tokenizer, [base_size, *sizes], config, run, runs / request["hash"], seed, manager)
         else:
             tokenizer.fit(lambda: (array for data in train.values() for array in data))
         members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
@@ -204,7 +204,8 @@ def _adapt(
     assert config.adapt is not None
     served = [tokenizer.serving(size.modality.spec) for size in sizes]
     arrays = [
-        SizedArrays(own, size.train, _arrays(size.modality, size.val)) for own, size in zip(served, sizes, strict=True)
+        SizedArrays(tokenizer_of_size, size.train, _arrays(size.modality, size.val))
+        for tokenizer_of_size, size in zip(served, sizes, strict=True)
     ]
 
     def measure(when: str) -> dict[str, dict[str, float]]:
@@ -243,15 +244,15 @@ def _up_to_date(
         return None
     if not refit:
         _check_settings(document, folder, tokenizer, modalities)
-    found = document["fit"]
-    if found.get("request") != request:
-        was = {key: value for key, value in found.get("request", {}).items() if key != "hash"}
+    fit = document["fit"]
+    if fit.get("request") != request:
+        was = {key: value for key, value in fit.get("request", {}).items() if key != "hash"}
         now = {key: value for key, value in request.items() if key != "hash"}
         changed_facts = compare(flat(was), flat(now))
         listed = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed_facts.items())
         log.warning("%s: fitting again, since %s", folder, listed)
         return None
-    changed_files = sorted(name for name, stamp in stamps.items() if found.get("stamps", {}).get(name) != stamp)
+    changed_files = sorted(name for name, stamp in stamps.items() if fit.get("stamps", {}).get(name) != stamp)
     if changed_files:
         files = f"training files of {', '.join(changed_files)} have another size or time than when it was fitted"
         if refit:
@@ -260,7 +261,7 @@ def _up_to_date(
         log.warning("%s: %s; it is kept, and `fourm tokenizer fit --refit` fits it again", folder, files)
     try:
         fitted = load_tokenizer(folder, tokenizer.specs, manager, modalities=modalities)
-        return Fitted(fitted, found["report"], fresh=False)
+        return Fitted(fitted, fit["report"], fresh=False)
     except (ValueError, KeyError) as error:
         log.warning("fitting again: %s", error)
         return None

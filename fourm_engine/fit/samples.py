@@ -86,7 +86,7 @@ def at_sizes(
 ) -> list[Sized]:
     """A modality at `sizes` (height, width) other than its own: crops of the same places, but of each size's shape, and
     as many. `cache_bytes`: for all sizes together. Raises ValueError for a size that the patch does not divide."""
-    array, found = modality.spec.array, list[Sized]()
+    array, sized = modality.spec.array, list[Sized]()
     assert isinstance(array, (FeatureMap, ClassMap))
     others = [size for size in dict.fromkeys(sizes) if size != (array.height, array.width)]
     for height, width in others:
@@ -107,5 +107,5 @@ def at_sizes(
         if held_out is not None:
             centre = ViewDrawer.from_config(modalities, config, training=False)
             values = held_out_values(held_out.replacing(other), name, centre)
-        found.append(Sized(other, arrays, values))
-    return found
+        sized.append(Sized(other, arrays, values))
+    return sized

@@ -102,12 +102,12 @@ class TokenizerTask(Task):
         # Every process passes equally many batches; those beyond the end repeat the last array and count nothing.
         for start in range(0, total, size * share.world):
             first = start + share.rank * size
-            own = [val[min(i, total - 1)] for i in range(first, first + size)]
-            batch = tokenizer.tensor(own[: max(1, total - first)])
-            found = model(batch.to(device))
+            arrays = [val[min(i, total - 1)] for i in range(first, first + size)]
+            batch = tokenizer.tensor(arrays[: max(1, total - first)])
+            losses = model(batch.to(device))
             if first >= total:
                 continue
-            for name, value in found.items():
+            for name, value in losses.items():
                 sums[name] += float(value)
             for name, count in tokenizer.counts(batch).items():
                 counts[name] += count

@@ -70,14 +70,14 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
     placeholders = {}
     if stage.prompt_sentinel:
         placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
-    own = {name for sample in samples for name in sample.weights} - {stage.target}
-    if own and stage.guidance is not None:
+    weighted = {name for sample in samples for name in sample.weights} - {stage.target}
+    if weighted and stage.guidance is not None:
         raise ValueError(
-            f"guidance is given twice, with the conditions {', '.join(sorted(own))} and with the plan; drop one"
+            f"guidance is given twice, with the conditions {', '.join(sorted(weighted))} and with the plan; drop one"
         )
-    if own or isinstance(stage.guidance, dict):
+    if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}
-        names = sorted(own | common.keys())
+        names = sorted(weighted | common.keys())
         for name in names:
             if name not in conditions:
                 raise unknown_condition(name, stage.target, conditions)

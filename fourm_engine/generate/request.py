@@ -64,14 +64,14 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
     if seeds is not None and seed != 0:
         raise ValueError("seed has no effect beside seeds; leave one of them out")
     try:
-        found = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
+        result = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
     except TypeError:
         raise ValueError(f"a seed is an integer; given: {seed if seeds is None else seeds!r:.80}") from None
-    if len(found) != samples:
-        raise ValueError(f"{samples} samples, but {len(found)} seeds; give one a sample")
-    if wrong := [s for s in found if not 0 <= s < 1 << 64]:
+    if len(result) != samples:
+        raise ValueError(f"{samples} samples, but {len(result)} seeds; give one a sample")
+    if wrong := [s for s in result if not 0 <= s < 1 << 64]:
         raise ValueError(f"seed {wrong[0]} is not in [0, 2^64)")
-    return found
+    return result
 
 
 def plan_of(
@@ -105,7 +105,7 @@ def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
     drawn: dict[bytes, set[int]] = {}
     for sample, seed in zip(samples, seeds, strict=True):
         drawn.setdefault(_digest(sample), set()).add(seed)
-    return bool(drawn) and all(len(found) > 1 for found in drawn.values())
+    return bool(drawn) and all(len(different) > 1 for different in drawn.values())
 
 
 def check_variety(plan: Sequence[Stage], count: int) -> None:
@@ -153,8 +153,8 @@ def guided(
         conditions = seen - {stage.target}
         weights = stage.guidance
         if sample.weights and weights is not None:
-            own = ", ".join(sorted(given[name] for name in sample.weights))
-            raise ValueError(f"guidance is given twice, with the conditions {own} and with the plan; drop one")
+            listed = ", ".join(sorted(given[name] for name in sample.weights))
+            raise ValueError(f"guidance is given twice, with the conditions {listed} and with the plan; drop one")
         if isinstance(weights, dict):
             weights = {}
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]

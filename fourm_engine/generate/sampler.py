@@ -160,18 +160,18 @@ class Sampler:
             if not any(count):
                 continue
             count_B = torch.tensor(count, device=device)
-            asked_Bn = ~known_Bn
+            predicted_Bn = ~known_Bn
             if priority_Bn is not None:  # only what this step reveals is predicted
-                asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
+                predicted_Bn = most_confident(priority_Bn, predicted_Bn, count_B)
             width = most_left if fixed else max(count if priority_Bn is not None else left)
             seen = most_known if fixed else max(n - k for k in left)
             encoder, features = _append(base, continuous, ids_Bn, known_Bn, entry, seen, len(plan))
             context, valid = self.network.encode(encoder, features)
 
-            index_BM, slot_BM = _compact(asked_Bn, width)
+            index_BM, slot_BM = _compact(predicted_Bn, width)
             mod_BM = torch.where(slot_BM, entry.index, -1)
-            asked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
-            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(asked).values())), context, valid)
+            masked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
+            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(masked).values())), context, valid)
             logits_BMV = plan.combine(self.network.logits(y, stage.target).float())
 
             heat_B1 = torch.tensor([row[step] for row in heats], device=device)[:, None]
@@ -189,11 +189,11 @@ class Sampler:
                     score_BM = order(score_BM, index_BM, slot_BM, luck_SBn[step], step=step, steps=stage.steps)
                 kept_BM = most_confident(score_BM, slot_BM, count_B)
             row, slot = kept_BM.nonzero(as_tuple=True)
-            place = index_BM[row, slot]
-            ids_Bn[row, place] = new_BM[row, slot]
-            known_Bn[row, place] = True
+            position = index_BM[row, slot]
+            ids_Bn[row, position] = new_BM[row, slot]
+            known_Bn[row, position] = True
             if probabilities is not None:
-                probabilities[row, place] = logits_BMV[row, slot].softmax(-1)
+                probabilities[row, position] = logits_BMV[row, slot].softmax(-1)
             left = [tokens - k for tokens, k in zip(left, count, strict=True)]
         assert not any(left)
         return [

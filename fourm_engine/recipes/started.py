@@ -49,12 +49,12 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
-        found = next((place for place in tried if place.exists()), None)
-        if found is None:
+        existing = next((candidate for candidate in tried if candidate.exists()), None)
+        if existing is None:
             missing[key] = tried
-        elif found != Path.cwd() / text:
-            raw[section][name] = str(found)
-            log.info("%s: %s is %s", path, key, found)
+        elif existing != Path.cwd() / text:
+            raw[section][name] = str(existing)
+            log.info("%s: %s is %s", path, key, existing)
     return missing
 
 

@@ -142,8 +142,8 @@ class Diffusion:
         scheduler = self._scheduler(steps or self.settings.steps)
         fast, ancestral = self.settings.sampler == "dpm_solver", self.settings.sampler == "ddpm"
         seed = self.settings.noise_seed + 1
-        own = [torch.Generator().manual_seed(seed) for _ in noise_BCHW]  # the same noise, whatever the batch
-        options: dict[str, Any] = {"generator": own} if ancestral else {}
+        generators = [torch.Generator().manual_seed(seed) for _ in noise_BCHW]  # the same noise, whatever the batch
+        options: dict[str, Any] = {"generator": generators} if ancestral else {}
         x = noise_BCHW
         for t in scheduler.timesteps.tolist():
             t_B = torch.full((len(x),), t, device=x.device)
@@ -193,10 +193,10 @@ class Diffusion:
 
 def _scheduler_class(module: str, name: str) -> Any:
     """A scheduler of `diffusers`; its module alone is imported, since the package takes seconds."""
-    found = optional(
+    loaded = optional(
         f"diffusers.schedulers.scheduling_{module}", what="diffusion decoders need", install="fourm-engine[diffusion]"
     )
-    return getattr(found, name)
+    return getattr(loaded, name)
 
 
 def _betas(alphas: Tensor) -> np.ndarray:

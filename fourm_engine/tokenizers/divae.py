@@ -95,8 +95,8 @@ class DiVAE(VQVAE):
         known = ~x.isnan().any(1, keepdim=True)
         clean = torch.nan_to_num(x)
         # Spread evenly over the batch: a lower variance than independent draws have.
-        place = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
-        t = (place * self.diffusion.settings.timesteps).long()
+        share = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
+        t = (share * self.diffusion.settings.timesteps).long()
         noise = torch.randn_like(clean)
         condition = self._hide(latents) if self.training else latents
         predicted = self.denoise(self.diffusion.noisy(clean, noise, t), t, condition).float()

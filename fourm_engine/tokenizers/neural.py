@@ -138,27 +138,27 @@ class NeuralTokenizer(Tokenizer):
         """This tokenizer, with this very network, for the arrays of `spec`: a grid of another size."""
         self._check_alike(spec)
         other = copy.copy(self)
-        other.specs = (spec, *(own for own in self.specs if own.name != spec.name))
+        other.specs = (spec, *(other_spec for other_spec in self.specs if other_spec.name != spec.name))
         return other
 
     def _check_alike(self, spec: ModalitySpec) -> None:
         """Raise ValueError where one network cannot serve the first spec and this one."""
-        own = self.spec
-        if own.array == spec.array and own.layout == spec.layout:
+        first = self.spec
+        if first.array == spec.array and first.layout == spec.layout:
             return
-        if not isinstance(own.layout, Grid) or not isinstance(spec.layout, Grid):
+        if not isinstance(first.layout, Grid) or not isinstance(spec.layout, Grid):
             raise ValueError(
-                f"a {self.kind} tokenizer serves several modalities only where they are grids; give {own.name} and "
+                f"a {self.kind} tokenizer serves several modalities only where they are grids; give {first.name} and "
                 f"{spec.name} token spaces of their own"
             )
-        if own.patch != spec.patch or own.on_grid(1, 1).array != spec.on_grid(1, 1).array:
+        if first.patch != spec.patch or first.on_grid(1, 1).array != spec.on_grid(1, 1).array:
             raise ValueError(
-                f"{own.name} has {_patches(own)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve both; "
+                f"{first.name} has {_patches(first)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve both; "
                 f"make them alike, or give each a token space of its own"
             )
         if position_grid(self.settings) is None:
             raise ValueError(
-                f"the tokenizer of {own.name} was fitted for {_size(own)} pixels alone, not for the {_size(spec)} of "
+                f"the tokenizer of {first.name} was fitted for {_size(first)} pixels alone, not for the {_size(spec)} of "
                 f"{spec.name}; fit it with `adapt` or in a token space that several sizes share"
             )
 
@@ -219,9 +219,9 @@ class NeuralTokenizer(Tokenizer):
         with full_precision(x):  # ids and arrays are the same within a training run's autocast
             return list(method(x, *arguments).cpu().numpy())
 
-    def _check_tokens(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        if tuple(found) != expected:
-            raise ValueError(f"{self.spec.name}: tokens of shape {tuple(found)}, expected {expected}")
+    def _check_tokens(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if tuple(shape) != expected:
+            raise ValueError(f"{self.spec.name}: tokens of shape {tuple(shape)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Raises ValueError: a network learns by gradient, in the trainer, which is above the tokenizers."""

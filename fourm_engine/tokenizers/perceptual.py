@@ -51,10 +51,10 @@ class Perceptual:
             self._backbone = _load(self.settings)
         backbone = self._backbone.to(x_BCHW.device)
         with full_precision(x_BCHW):  # differences of features that are nearly alike
-            found = backbone(self._unit(x_BCHW))
+            features = backbone(self._unit(x_BCHW))
             with torch.no_grad():
-                wanted = backbone(self._unit(y_BCHW))
-            distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(found, wanted, strict=True)]
+                targets = backbone(self._unit(y_BCHW))
+            distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(features, targets, strict=True)]
             return torch.stack(distances).mean(0)
 
     def _unit(self, x_BCHW: Tensor) -> Tensor:

@@ -158,12 +158,12 @@ def load_tokenizers(
     Args:
         spaces: token space -> the specs that use it (`Modalities.token_spaces`).
         modalities: those that use them, of which the settings must be those that a tokenizer was fitted under."""
-    found: dict[str, Tokenizer] = {}
+    tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         members = [modalities[spec.name] for spec in specs]
         tokenizer = load_tokenizer(folder / space, specs, manager, modalities=members)
-        found.update((spec.name, tokenizer.serving(spec)) for spec in specs)
-    return found
+        tokenizers.update((spec.name, tokenizer.serving(spec)) for spec in specs)
+    return tokenizers
 
 
 def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:

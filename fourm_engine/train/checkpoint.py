@@ -115,10 +115,10 @@ class Checkpoints:
         def copy() -> None:
             # The background thread must not see the next step, and tied weights must not share memory in a file.
             for name, tensor in tensors.items():
-                own, first, total = _own_rows(tensor)
+                part_of_rank, first, total = _own_rows(tensor)
                 if total:
                     rows[name] = (first, total)
-                    copies[name] = own.to("cpu", copy=True).contiguous()
+                    copies[name] = part_of_rank.to("cpu", copy=True).contiguous()
 
         def write() -> None:
             try:
@@ -163,12 +163,12 @@ class Checkpoints:
         """Do this process's share. Returns True if all processes succeeded; reports and returns False if one had an
         error of the disk; raises in all processes if one failed otherwise."""
         _, caught = attempt(action)
-        told = None
+        report = None
         if caught is not None:
             words = describe(caught)
             where = "" if str(part) in words or getattr(caught, "filename", None) else f"{part}: "
-            told = [isinstance(caught, (OSError, SafetensorError)), where + words]
-        errors = [error for error in gather_json(told, self._group) if error is not None]
+            report = [isinstance(caught, (OSError, SafetensorError)), where + words]
+        errors = [error for error in gather_json(report, self._group) if error is not None]
         if not errors:
             return True
         if rank() == 0:

@@ -299,12 +299,12 @@ class Trainer:
         self.progress.skipped += 1
         self.progress.in_a_row += 1
         losses = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
-        found = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
+        what = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
         if self.progress.in_a_row < MAX_SKIPPED:
-            _tell(f"{found}; skipped")
+            _tell(f"{what}; skipped")
             return
         raise Diverged(
-            f"{found}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
+            f"{what}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
             f"what is not finite. The checkpoints of earlier steps are intact"
         )
 
@@ -313,10 +313,10 @@ class Trainer:
         torch.manual_seed(_seed(self.seed, 0, -1))
         averaged = self.averages.in_model() if self.averages else nullcontext()
         with torch.no_grad(), averaged, self.autocast():
-            found = self.task.evaluate(self.model, self.share)
+            measures = self.task.evaluate(self.model, self.share)
         self.model.train()
-        numbers = sum_numbers([number for pair in found.values() for number in pair])
-        return means(dict(zip(found, numbers[0::2], strict=True)), dict(zip(found, numbers[1::2], strict=True)))
+        numbers = sum_numbers([number for pair in measures.values() for number in pair])
+        return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self.progress.averaged = self.averages.number if self.averages else 0
@@ -375,8 +375,8 @@ class Trainer:
         """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
-        found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
-        return dict(document["scores"]) if found[0] == world_size() else None
+        finished = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
+        return dict(document["scores"]) if finished[0] == world_size() else None
 
 
 def _seed(seed: int, step: int, process: int) -> int:

@@ -134,8 +134,8 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
         state, message = "cannot run", str(error)
     except Broken as error:
         # Whatever is broken fails once: in a suite without its owner, too, or where that one was not selected.
-        told = error.owner != check.name and error.owner in subject.blamed
-        state, message = ("not run", str(error)) if told else ("failed", explain(error.error))
+        reported = error.owner != check.name and error.owner in subject.blamed
+        state, message = ("not run", str(error)) if reported else ("failed", explain(error.error))
         subject.blamed.add(error.owner)
     except Exception as error:
         state, message = "failed", explain(error)

@@ -94,9 +94,9 @@ class Harness(ABC):
 
 def find_harness() -> Harness:
     """The installed engine's. Raises `NotRun` where there is none."""
-    found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
-    if not found:
+    entry_points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
+    if not entry_points:
         raise NotRun("fourm-engine is not installed (pip install fourm-engine)")
-    harness = found[0].load()()
+    harness = entry_points[0].load()()
     assert isinstance(harness, Harness)
     return harness

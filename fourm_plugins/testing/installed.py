@@ -146,11 +146,11 @@ def _as_installed(distribution: str, folder: Path) -> Wheel:
             f"(`source`, --source)"
         )
     for file in inside:
-        origin, place = Path(str(dist.locate_file(file))), folder / str(file)
+        origin, copy = Path(str(dist.locate_file(file))), folder / str(file)
         if not origin.is_file():
             raise CheckFailed(f"{file} is missing: pip install --force-reinstall {distribution}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(origin, place)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(origin, copy)
     return Wheel(folder, folder)
 
 

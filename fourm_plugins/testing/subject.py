@@ -260,8 +260,8 @@ class Subject:
 
         def make() -> list[Member]:
             tokenizer = None if self.spec.continuous else self.tokenizer
-            own = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
-            return [own, toys.member(self.manager, toys.TOY, self.training_arrays)]
+            member = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
+            return [member, toys.member(self.manager, toys.TOY, self.training_arrays)]
 
         return self._once("members", "learns", make)
 

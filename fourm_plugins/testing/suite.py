@@ -175,6 +175,6 @@ def check_modality(
 
 def report(subject: Subject, outcomes: tuple[Outcome, ...]) -> Report:
     """The report of what was run on a subject."""
-    found = [p for p in subject.manager.plugins if (p.kind, p.name) == ("modality", subject.name)]
-    plugin, version = (found[0].distribution, found[0].version) if found else ("unknown", "unknown")
+    plugins = [p for p in subject.manager.plugins if (p.kind, p.name) == ("modality", subject.name)]
+    plugin, version = (plugins[0].distribution, plugins[0].version) if plugins else ("unknown", "unknown")
     return Report(plugin, subject.name, version, outcomes)

@@ -77,7 +77,7 @@ def _same_everywhere(subject: Subject, first: Masked, second: Masked, rows: dict
     toy = subject.members[1]
     ids = toy.tokenizer.encode(toy.arrays[:1])[0]  # type: ignore[union-attr]
     beside = toy.masker.mask(ids, input_budget=2, target_budget=2, keep="all", rng=np.random.default_rng(0))
-    results = [subject.model.forward({subject.name: own, toy.name: beside}, {}) for own in (first, second)]
+    results = [subject.model.forward({subject.name: masked, toy.name: beside}, {}) for masked in (first, second)]
     (context, logits), (other_context, other_logits) = results
     require(
         context.shape == other_context.shape and np.allclose(context, other_context, atol=_SAME),
@@ -92,9 +92,9 @@ def _same_everywhere(subject: Subject, first: Masked, second: Masked, rows: dict
     )
 
 
-def _mask(subject: Subject, ids: np.ndarray, shown: int, asked: int, seed: int) -> Masked:
+def _mask(subject: Subject, ids: np.ndarray, inputs: int, targets: int, seed: int) -> Masked:
     rng = np.random.default_rng(seed)
-    return subject.masker.mask(ids, input_budget=shown, target_budget=asked, keep="random", rng=rng)
+    return subject.masker.mask(ids, input_budget=inputs, target_budget=targets, keep="random", rng=rng)
 
 
 def generated_tokens_decode(subject: Subject) -> None:

@@ -38,11 +38,11 @@ def every_view_fits(subject: Subject) -> None:
 def augment_is_deterministic(subject: Subject) -> None:
     """The same value through the same view gives the same array: every choice is the view's, none a generator's."""
     for value, view in zip(subject.values, _views(8), strict=False):
-        found = []
+        arrays = []
         for seed in (0, 1):
             with global_seed(seed):
-                found.append(subject.array(value, view))
-        require(same(*found), f"the same value through {view} gives two arrays")
+                arrays.append(subject.array(value, view))
+        require(same(*arrays), f"the same value through {view} gives two arrays")
 
 
 def view_moves_the_picture(subject: Subject) -> None:

@@ -41,8 +41,8 @@ class DepthLabeller(Labeller):
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
-            found = self._net.processor.post_process_depth_estimation(self._net.network(**inputs), target_sizes=sizes)
-            return [x["predicted_depth"].float().cpu().numpy() for x in found]
+            depths = self._net.processor.post_process_depth_estimation(self._net.network(**inputs), target_sizes=sizes)
+            return [x["predicted_depth"].float().cpu().numpy() for x in depths]
 
         return [self._depth(predicted) for predicted in self._net.run(values, compute)]
 
