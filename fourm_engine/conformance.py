@@ -1,4 +1,4 @@
-"""What the conformance kit asks of an engine: tokenizers and tiny models, made in seconds on the CPU.
+"""What the conformance kit needs of an engine: tokenizers and tiny models, made in seconds on the CPU.
 
 In: modalities with their tokenizers, maskers and arrays (`fourm_plugins.testing.Member`). Out: `EngineModel`, a model
 trained by the one trainer on samples drawn as in any run. Installed under the group `fourm.conformance.v1`.

@@ -32,8 +32,7 @@ def local_device() -> torch.device:
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
-    """`device`; for None a GPU if there is one, and the CPU otherwise. Raises ValueError, one line, for one that is not
-    there."""
+    """`device`; for None a GPU if there is one, else the CPU. Raises ValueError, one line, for one that is missing."""
     import torch
 
     if device is None:

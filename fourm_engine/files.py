@@ -112,8 +112,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path; at the end of the block it replaces `path`. A block that raises leaves nothing. Raises
-    CannotWrite."""
+    """Yields a temporary path, which replaces `path` at the end; a block that raises leaves nothing. Raises CannotWrite."""
     temporary = _beside(path, "part")
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -162,9 +162,7 @@ def _published(
         wanted = {known[name] for name in chosen}
         if lacking := [name for name in missing if name in wanted]:
             raise ValueError(missing[lacking[0]])
-        left_out = {
-            name: f"{name!r} was left out by domains={sorted(chosen)}; load the model with it" for name in known
-        }
+        left_out = {name: f"{name!r} was left out by domains={sorted(chosen)}; load with it" for name in known}
         missing = {name: why for name, why in left_out.items() if known[name] not in wanted}
         matched = {name: pair for name, pair in matched.items() if name in wanted}
     else:
@@ -195,9 +193,7 @@ def _given_tokenizers(
     for space, specs in spaces.items():
         sources = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}
         if len(sources) > 1:
-            raise ValueError(
-                f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(sources)} are given"
-            )
+            raise ValueError(f"tokenizers: {', '.join(s.name for s in specs)} share one; given are {sorted(sources)}")
         if sources:
             from fourm_engine.convert.tokenizers import open_tokenizer  # lazy: it imports every kind that is published
 

@@ -28,9 +28,8 @@ _APART = ("modality", "observer")
 
 
 class ModalitiesConfig(BaseModel):
-    """Which modalities take part. With `select: installed` every installed modality plugin does, and settings of one
-    that is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the
-    run."""
+    """Which modalities take part. With `select: installed` all that are installed do, and settings of others are
+    reported and left out; with a list of names exactly these do, and an absent one ends the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 

@@ -42,8 +42,7 @@ from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 class FourM:
     """Made by training or by `from_pretrained`.
 
-    `vocabulary` may hold modalities whose plugins are not there; `missing` tells why of each. Their rows are kept and
-    saved again."""
+    `vocabulary` may hold modalities without a plugin here; `missing` says why. Their rows are kept and saved again."""
 
     def __init__(
         self,
@@ -118,8 +117,8 @@ class FourM:
         vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
         that fit the published data are chosen, and these go over them.
 
-        Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
-        model was trained with."""
+        Raises ValueError: a file is missing or damaged, or a plugin or tokenizer is not what the model was trained with.
+        """
         parts = load_parts(
             path_or_id,
             device=device,
@@ -183,8 +182,7 @@ class FourM:
         plan: Sequence[Stage] | None = None,
         **options: Any,
     ) -> Results:
-        """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
-        known of those to come.
+        """Generate `targets` of one sample in their order; each sees those before it, and what is known of later ones.
 
         `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
         token ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
@@ -219,9 +217,7 @@ class FourM:
         for target in targets:
             if self._find(target).spec.target is False:
                 possible = [name for name, m in self.modalities.items() if m.spec.target]
-                raise ValueError(
-                    f"{target!r} is input only and cannot be generated; targets are: {', '.join(possible)}"
-                )
+                raise ValueError(f"{target!r} is input only and cannot be generated; targets: {', '.join(possible)}")
         shown, stages, options = self.sampler.inputs, targets, {k: v for k, v in options.items() if v is not None}
         if plan is not None:
             if options:
@@ -282,8 +278,7 @@ class FourM:
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Features of the encoder for transfer: (B, N, D) after its final norm, and which slots hold a token, (B, N)
-        bool."""
+        """Features of the encoder for transfer, after its final norm, and which slots hold a token."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)

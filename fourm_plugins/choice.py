@@ -1,5 +1,4 @@
-"""What the user decides about the plugins that were found: which are disabled, and which distribution provides a name
-that two claim.
+"""What the user decides about installed plugins: which are disabled, and who provides a name that two claim.
 
 In: plugins as discovery found them, the names to disable, the providers. Out: the same plugins with their final
 states. Neither the order of sys.path nor of anything else changes the outcome.
@@ -24,8 +23,7 @@ def names_in_environment() -> set[str]:
 
 
 def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]) -> list[Plugin]:
-    """Raises PluginError for a name that nothing installed has, with the nearest, and for a provider that does not
-    provide it."""
+    """Raises PluginError for a name that nothing installed has, and for a provider that does not provide it."""
     names = {plugin.name for plugin in plugins}
     for name in sorted(disabled):
         if name not in names:

@@ -170,8 +170,7 @@ def decode_map(content: bytes) -> np.ndarray:
 
 
 def as_png(picture: Image.Image) -> bytes:
-    """A PNG file of the same pixels and orientation, for plugins that read files only. Raises `SampleError` where PNG
-    cannot hold them."""
+    """A PNG file of the same pixels and orientation. Raises `SampleError` where PNG cannot hold them."""
     _check_size(picture)
     if picture.mode == "F":
         raise SampleError("a picture of mode F holds any numbers, which no PNG does")

@@ -224,8 +224,7 @@ def is_of_source(dist: Distribution) -> bool:
 
 
 def _missing(dist: Distribution, details: Installed | None) -> tuple[float, float]:
-    """Shares of the modules of the entry points, and of the files of RECORD at their recorded sizes, that are not
-    there."""
+    """Shares of the entry points' modules, and of the files of RECORD at their recorded sizes, that are missing."""
     modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (details.entry_points if details else ())}
     gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(details is not None)
     try:

@@ -126,7 +126,7 @@ def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
 
 
 def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> np.ndarray:
-    """(H, W, C) of numbers with C among `channels`. Channels that can only be the first axis are put last. Raises
+    """(H, W, C) of numbers with C among `channels`, which may come first where they cannot be last. Raises
     `SampleError`."""
     array = numbers(array, wanted)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:

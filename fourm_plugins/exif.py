@@ -36,8 +36,7 @@ def orientation(exif: bytes) -> tuple[int | None, bool]:
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:
-    """(the file with its metadata left out, its EXIF data); None where there is nothing to leave out, or where more is
-    damaged than that."""
+    """(the file without its metadata, its EXIF data); None where it has none, or more of it is damaged."""
     if content.startswith(_PNG):
         parts = _png(content)
     elif content.startswith(b"\xff\xd8"):

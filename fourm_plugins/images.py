@@ -1,5 +1,4 @@
-"""For writers of picture-like modalities: bounded decoding (of `decoding.py`), crop and resize by a View, encoding,
-colours, examples.
+"""For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
 
 In: the bytes of untrusted files, and arrays with the picture's rows and columns first, (H, W) or (H, W, C). Out: arrays
 of the same kind, or a `SampleError` that says in one line what is wrong with a file. No torch.
@@ -81,9 +80,7 @@ class PictureSettings(Settings):
         """One token a patch. Raises ValueError where the patches do not divide the picture."""
         (height, width), (rows, columns) = self.size, _pair(self.patch_size)
         if height % rows or width % columns:
-            raise ValueError(
-                f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one of them"
-            )
+            raise ValueError(f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one")
         return Grid(height=height // rows, width=width // columns)
 
     def published(self, prefix: str) -> str | None:
@@ -152,9 +149,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     if declared > MAX_ARRAY_BYTES:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
     if declared != there:
-        raise SampleError(
-            f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated or damaged"
-        )
+        raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
@@ -251,9 +246,7 @@ def stack(values: Sequence[np.ndarray]) -> np.ndarray:
     """(n, ...) of equally large values. Raises ValueError for none, or for several sizes."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) != 1:
-        raise ValueError(
-            f"values of one size are needed, seen through a view first; got {len(values)} of sizes {shapes}"
-        )
+        raise ValueError(f"values of one size are needed, seen through a view; got {len(values)} of {shapes}")
     return np.stack(values)
 
 

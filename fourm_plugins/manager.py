@@ -37,9 +37,8 @@ _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
 
 class PluginManager:
-    """`disabled` names modalities, tokenizers or maskers that are never imported, beside those that the environment
-    variable `FOURM_DISABLE` names, separated by commas. `providers` settles a name that two distributions claim:
-    {name: distribution}."""
+    """`disabled` names plugins that are never imported, beside those that the environment variable `FOURM_DISABLE` names,
+    separated by commas. `providers` settles a name that two distributions claim: {name: distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
         #: Folders of metadata of ours that do not count.
@@ -143,8 +142,7 @@ class PluginManager:
         self._changed = changed
 
     def freeze(self) -> None:
-        """From here on no modality, tokenizer or masker may be activated: vocabulary and model are built from those
-        that are."""
+        """From here on no modality, tokenizer or masker may be activated: the model is built from those that are."""
         self._frozen = True
 
     def _provided(self, kind: Kind, name: str) -> Any:
@@ -157,9 +155,7 @@ class PluginManager:
             return
         plugin = self.find(kind, name)
         if self._frozen and kind in _VOCABULARY:
-            raise PluginError(
-                f"{kind} {name!r} is not active, and the registry is frozen; activate it before the model is built"
-            )
+            raise PluginError(f"{kind} {name!r} is not active, and the registry is frozen; activate it before building")
         from fourm_plugins.activation import activate
 
         provided = activate(plugin, changed=self._changed)

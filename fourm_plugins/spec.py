@@ -120,7 +120,7 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its settings."""
+    """The kind of tokenizer (an entry point of `fourm.tokenizers.v1`) that turns the array into tokens; its settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -212,9 +212,7 @@ class ModalitySpec(Frozen):
                     f"{self.array.height}x{self.array.width} pixels"
                 )
         if self.continuous and isinstance(self.array, FeatureVector) and self.array.size % self.layout.num_tokens:
-            raise ValueError(
-                f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens} tokens"
-            )
+            raise ValueError(f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens}")
         if self.continuous and not isinstance(self.array, (FeatureMap, FeatureVector)):
             raise ValueError(f"{self.name}: continuous input needs a feature map or a feature vector")
         if self.continuous and isinstance(self.array, FeatureVector) and self.array.gaps:

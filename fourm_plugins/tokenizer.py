@@ -70,7 +70,7 @@ class Tokenizer(ABC):
 
     @property
     def starting_point(self) -> str:
-        """Fingerprint of what fitting starts from beside the arrays, such as a file that settings name; "" for nothing."""
+        """Fingerprint of what fitting starts from beside the arrays, such as a file in the settings; "" for nothing."""
         return ""
 
     @abstractmethod

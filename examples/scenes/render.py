@@ -160,9 +160,7 @@ def render(
     settings = {"train": train, "val": val, "size": size, "seed": seed, "format": format}
     record = out / "scenes.json"
     if record.exists() and (recorded := json.loads(record.read_text())) != settings:
-        raise ValueError(
-            f"--out {out} holds scenes of {recorded}, not {settings}; give another folder, or delete this one"
-        )
+        raise ValueError(f"--out {out} holds scenes of {recorded}, not {settings}; choose another folder, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     part = record.with_name(".scenes.json.part")
     part.write_text(json.dumps(settings) + "\n")

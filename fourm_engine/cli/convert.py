@@ -1,5 +1,4 @@
-"""`fourm convert`: published 4M checkpoints and tokenizers to models and tokenizers of ours, and back; the same weights
-bit for bit."""
+"""`fourm convert`: models and tokenizers to and from the published 4M format, with the same weights bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ def convert(
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:
-    """Write a model or tokenizer in the other format. Nothing is left out silently: without --domain, all is converted."""
+    """Write a model or tokenizer in the other format. Without --domain all of it is converted, or nothing."""
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 

@@ -1,5 +1,4 @@
-"""`fourm label`: make modalities of a data set from another one, with the models and the geometry that their plugins
-bring."""
+"""`fourm label`: make modalities of a data set from another one, with the labellers of their plugins."""
 
 from __future__ import annotations
 

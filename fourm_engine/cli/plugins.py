@@ -25,9 +25,7 @@ app = typer.Typer(
 app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-Config = Annotated[
-    Path | None, typer.Option(help="A run's config: its `modalities.disable` and `providers` count, and its settings.")
-]
+Config = Annotated[Path | None, typer.Option(help="A run's config: its settings, `disable` and `providers` count.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
 

@@ -1,5 +1,4 @@
-"""`fourm tokenizer eval`: what tokens keep of held-out data, in each modality's own metrics, and how they use their
-codebook."""
+"""`fourm tokenizer eval`: how well tokens keep held-out data, by each modality's metrics, and use their codebook."""
 
 from __future__ import annotations
 

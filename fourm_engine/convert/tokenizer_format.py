@@ -104,9 +104,7 @@ def spec_of(
         here["n_channels"] = channels, array.channels
     for name, (there, wanted) in here.items():
         if there != wanted:
-            raise ValueError(
-                f"{path}: {name} is {there}, but modality {spec.name!r} has {wanted}; set it in the plugin"
-            )
+            raise ValueError(f"{path}: {name} is {there}, but {spec.name!r} has {wanted}; set it in the plugin")
     return spec
 
 
@@ -232,9 +230,7 @@ def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
     assert isinstance(spec.array, (FeatureMap, ClassMap))
     diffusion = isinstance(tokenizer, DiVAETokenizer)
     if s.quantiser != "vq" or s.heads != 1:
-        raise ValueError(
-            f"{spec.name}: quantiser {s.quantiser!r} of {s.heads} heads; the published format has vq of one"
-        )
+        raise ValueError(f"{spec.name}: quantiser {s.quantiser!r} of {s.heads} heads; the published format has one vq")
     grids = {getattr(s, side).position_grid for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     post_mlp = {getattr(s, side).post_mlp for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     rows, columns = grids.pop() or (spec.layout.height, spec.layout.width)
@@ -290,9 +286,7 @@ def write_state(tokenizer: VQVAETokenizer) -> dict[str, Tensor]:
     """Tensors under their published names, on the CPU."""
     state, spec = tokenizer.state(), tokenizer.spec
     if "cls_emb.weight" in state and state["cls_emb.weight"][-1].any():
-        raise ValueError(
-            f"{spec.name}: it learned a feature for pixels without a class, which the published format has no place for"
-        )
+        raise ValueError(f"{spec.name}: pixels without a class have a feature, which the published format cannot hold")
     odd = {} if tokenizer.carried is None else tokenizer.carried.shapes
     tensors: dict[str, Tensor] = {}
     for key, (name, shape) in _places(tokenizer).items():

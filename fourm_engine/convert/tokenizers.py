@@ -100,9 +100,7 @@ def _find(source: str | Path, revision: str | None) -> Path:
         return path
     weights = published.find(path)
     if weights is None:
-        raise ValueError(
-            f"{source} holds no tokenizer: neither {DOCUMENT} nor the {published.WEIGHTS} of a published one"
-        )
+        raise ValueError(f"{source} holds no tokenizer: neither {DOCUMENT} nor a published {published.WEIGHTS}")
     return weights
 
 
@@ -156,9 +154,7 @@ def load_published_tokenizer(
     except KeyError as error:
         raise ValueError(f"{path}: argument {error} is missing; this is no published tokenizer") from None
     except ValidationError as error:
-        raise ValueError(
-            f"{path}: not the arguments of a tokenizer: {'; '.join(explain(error, cls.Settings))}"
-        ) from None
+        raise ValueError(f"{path}: not a tokenizer's arguments: {'; '.join(explain(error, cls.Settings))}") from None
     except TypeError as error:
         raise ValueError(f"{path}: not the arguments of a published tokenizer: {error!r}") from None
     state = read_state(path, arguments, planned, shapes, tied)
@@ -175,7 +171,7 @@ def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     format cannot hold: other kinds, other sizes of encoder and decoder."""
     if not isinstance(tokenizer, VQVAETokenizer):
         raise ValueError(
-            f"{tokenizer.spec.name}: a tokenizer of kind {tokenizer.kind!r}; the published format holds vqvae and divae"
+            f"{tokenizer.spec.name}: of kind {tokenizer.kind!r}; the published format holds vqvae and divae"
         )
     arguments = arguments_of(tokenizer) if tokenizer.carried is None else tokenizer.carried.arguments
     published.write_checkpoint(path, write_state(tokenizer), arguments)

@@ -78,8 +78,7 @@ def evaluate_tokenizers(
     constant_samples: int = 300,
     device: Any = "cpu",
 ) -> TokenizerEvaluation:
-    """Measure `tokenizers`, modality -> tokenizer, on the first `samples` of held-out data, and write the report to
-    `out`.
+    """Measure `tokenizers`, by modality, on the first `samples` of held-out data, and write the report to `out`.
 
     Args:
         train: data to which the constant predictors are fitted, `constant_samples` of it.

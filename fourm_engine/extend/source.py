@@ -33,8 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extension:
-    """A model and what it grows by, which fit together. `modalities` are all whose plugins are here, the new ones among
-    them."""
+    """A model and what it grows by, checked to fit. `modalities`: all whose plugins are here, new ones included."""
 
     settings: ExtendConfig
     folder: Path  # of the exported model
@@ -65,7 +64,7 @@ class Extension:
         for name in settings.add:
             if name in saved.modalities:
                 raise ValueError(
-                    f"extend.add: {name!r} is in the model already; it has {', '.join(sorted(saved.modalities))}"
+                    f"extend.add: {name!r} is in the model already, with {', '.join(sorted(saved.modalities))}"
                 )
         added, plugins = [], {}
         for name in settings.add:

@@ -1,5 +1,4 @@
-"""Fitting the tokenizers of a run: one token space at a time, skipped where nothing has changed, resumed where it was
-stopped.
+"""Fitting the tokenizers of a run, one token space at a time: skipped where nothing has changed, resumed when stopped.
 
 In: the tokenizer of a token space, its training arrays, held-out values. Out: `<folder>/<token space>/` (see `store`)
 and a report: how well held-out values survive the round trip, in their modality's own metrics, and how much of the
@@ -78,8 +77,8 @@ def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, an
     """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe. `any_size`: one that
     can serve pictures of other sizes, too, as it can wherever pictures share a token space.
 
-    Raises ValueError where the recipe's kind is not installed or refuses its settings, or the modalities differ in more
-    than size."""
+    Raises ValueError for a kind that is missing or refuses its settings, and for modalities that differ in more than
+    size."""
     specs = [modality.spec for modality in base_first(modalities)]
     recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
@@ -130,7 +129,7 @@ def fit_tokenizer(
         if not sum(len(data) for data in train.values()):
             names = ", ".join(modality.name for modality in modalities)
             raise ValueError(
-                f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
+                f"no training data for the tokenizer of {names}; add some, or leave it out (modalities.select)"
             )
         neural = isinstance(tokenizer, NeuralTokenizer)
         request = _request(tokenizer, modalities, train, config if neural else None, seed)

@@ -23,7 +23,7 @@ EVALUATION_ARRAYS = 512  # held-out arrays on which the loss is followed
 
 
 class TokenizerTask(Task):
-    """Learns to reconstruct `train`; `steps` as in the trainer's config, since a codebook starts after a share of them."""
+    """Learns to reconstruct `train`; `steps` as in the trainer's config: a codebook starts after a share of them."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, train: ArrayData, val: ArrayData | None, *, steps: int, seed: int

@@ -72,9 +72,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
     weighted = {name for sample in samples for name in sample.weights} - {stage.target}
     if weighted and stage.guidance is not None:
-        raise ValueError(
-            f"guidance is given twice, with the conditions {', '.join(sorted(weighted))} and with the plan; drop one"
-        )
+        raise ValueError(f"guidance is given twice, by {', '.join(sorted(weighted))} and by the plan; drop one")
     if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}
         names = sorted(weighted | common.keys())

@@ -103,14 +103,12 @@ class InputReader:
             part = self._resolve(name, condition, targets)
             instance = part.modality.name
             if instance in given:
-                raise ValueError(
-                    f"{given[instance].name!r} and {name!r} are both shown as {instance!r}; give one of them"
-                )
+                raise ValueError(f"{given[instance].name!r} and {name!r} are both shown as {instance!r}; give one")
             given[instance], shown_as[name] = part, instance
             if condition.weight is not None:
                 if instance in targets:
                     raise ValueError(
-                        f"{name!r} is a target: what is known of it has no guidance weight; leave weight out"
+                        f"{name!r} is a target; what is known of it has no guidance weight: leave weight out"
                     )
                 sample.weights[instance] = float(condition.weight)
         views = self.drawer.draw("", 0, _aspects(given))
@@ -217,9 +215,7 @@ def _blame(name: str, given: Any) -> Iterator[None]:
         raise ValueError(f"input {name!r}: {' '.join(str(error).split())}{_hint(given)}") from error
     except (TypeError, AttributeError, IndexError, KeyError) as error:
         why = " ".join(str(error).split())
-        raise ValueError(
-            f"input {name!r}: {describe(given)} is no value of this modality ({why}){_hint(given)}"
-        ) from error
+        raise ValueError(f"input {name!r}: {describe(given)} is no value of it ({why}){_hint(given)}") from error
 
 
 def _hint(given: Any) -> str:
@@ -274,9 +270,7 @@ def _kept_tokens(part: _Given, view: View) -> np.ndarray:
         return keep.reshape(-1)
     pixels = None if part.value is None else np.asarray(part.value).shape[:2]
     if keep.shape != pixels:
-        raise ValueError(
-            f"{part.name!r}: keep has shape {keep.shape}; the token grid is {(h, w)}, the picture {pixels}"
-        )
+        raise ValueError(f"{part.name!r}: keep has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}")
     left, top, right, bottom = view.pixels(*keep.shape)
     unknown = ~keep[:, ::-1] if view.flip else ~keep
     rows, columns = np.linspace(top, bottom, h + 1), np.linspace(left, right, w + 1)

@@ -16,8 +16,7 @@ from fourm_plugins.view import View
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A value at its modality's own size, and bool (H, W): where an edit leaves it as it is. Or, with None, a text that
-    is continued."""
+    """A value at its modality's size, and bool (H, W): where an edit leaves it as it is; None of a text to continue."""
 
     value: Any
     pixels: np.ndarray | None

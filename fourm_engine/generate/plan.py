@@ -68,8 +68,7 @@ class Stage(BaseModel):
 
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
     given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
-    condition, and what is not named is seen by u and by every cᵢ. 1 (and None, where no `Condition` has a weight) is
-    plain.
+    condition, and u and every cᵢ see what is not named. 1 is plain, and so is None where no `Condition` has a weight.
 
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
@@ -156,9 +155,7 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
 def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
     if temperature == 0 and (top_p is not None or top_k is not None):
         name = "top_p" if top_p is not None else "top_k"
-        raise ValueError(
-            f"{name} has no effect at temperature 0, which takes the likeliest token; leave one of them out"
-        )
+        raise ValueError(f"{name} has no effect at temperature 0, which takes the likeliest token; leave one out")
 
 
 def default_plan(

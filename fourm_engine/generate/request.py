@@ -1,4 +1,4 @@
-"""What is asked of generation, checked before anything is computed.
+"""A request for generation, checked before anything is computed.
 
 In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one form. A
 request that cannot be, or that cannot have the effect that it names, raises ValueError: one line, in the user's names.
@@ -48,9 +48,7 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
 def inputs_of(given: Any) -> list[Mapping[str, Any]]:
     """The inputs of several samples."""
     if isinstance(given, Mapping):
-        raise ValueError(
-            "inputs: one mapping, where a list of them is due, one a sample; `generate` takes a single one"
-        )
+        raise ValueError("inputs: a list of mappings is due, one a sample; `generate` takes a single one")
     samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -95,7 +93,7 @@ def plan_of(
         for name in ("steps", "max_tokens"):
             if (value := getattr(stage, name)) is not None and value > layout.num_tokens:
                 raise ValueError(
-                    f"stage of {stage.target!r}: {name} {value} is more than its {layout.num_tokens} tokens; lower it"
+                    f"stage of {stage.target!r}: {name} {value} is more than {layout.num_tokens} tokens; lower it"
                 )
     return plan
 
@@ -160,9 +158,7 @@ def guided(
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]
                 if (instance := shown_as.get(name, name)) in conditions:
                     if instance in weights:
-                        raise ValueError(
-                            f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one"
-                        )
+                        raise ValueError(f"guidance has {given.get(instance, instance)!r} twice, as {name!r}; drop one")
                     weights[instance] = weight
                     used.add(name)
                 elif chosen:

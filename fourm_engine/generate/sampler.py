@@ -1,8 +1,7 @@
 """The sampler: executes a plan on a batch of samples, on tokens alone.
 
-In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and the
-probabilities of each where the stage requests them. Branches of guidance are stacked on the batch
-axis, branch by branch.
+In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, with
+probabilities where the stage requests them. Branches of guidance are stacked on the batch axis.
 
 Grids and vectors are decoded in parallel: each step encodes again what is known so far and predicts the rest from mask
 tokens. Sequences are decoded left to right with cached keys and values from one encoding.

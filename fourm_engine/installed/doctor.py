@@ -132,9 +132,7 @@ def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            yield Check(
-                name, "bad", f"{existing}: {error.strerror}", "choose another folder, or free space in this one"
-            )
+            yield Check(name, "bad", f"{existing}: {error.strerror}", "choose another folder, or free space there")
             continue
         free = shutil.disk_usage(existing).free
         detail = f"{folder}: written, {free / 2**30:.1f} GiB free"

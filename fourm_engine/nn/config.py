@@ -19,8 +19,8 @@ SIZES: dict[str, dict[str, int]] = {
 class ModelConfig(BaseModel):
     """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
 
-    The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, the latter with and without
-    `qk_norm`."""
+    The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, these with and without `qk_norm`.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 
@@ -60,6 +60,6 @@ def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
         given = data.get(name)
         if given is not None and given != number:
             raise ValueError(
-                f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one of them out"
+                f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one out"
             )
     return {**data, **preset}

@@ -36,8 +36,7 @@ def sine_cosine_1d(length: int, width: int) -> Tensor:
 
 
 def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Tensor:
-    """(height · width_tokens, width) float32: for token n = a · width_tokens + b: sin(a), cos(a), sin(b), cos(b), each
-    of width/4 frequencies."""
+    """(height · width_tokens, width) float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b."""
     n = torch.arange(height * width_tokens, device="cpu")
     row = sine_cosine_1d(height, width // 2)[n // width_tokens]
     column = sine_cosine_1d(width_tokens, width // 2)[n % width_tokens]

@@ -97,8 +97,8 @@ def load_config(
 ) -> RunConfig:
     """Read `path`, apply `section.key=value` overrides (values are YAML), validate.
 
-    needed: paths that must be found again in a config that a run stored; data that is not needed and is nowhere is left
-    out. Raises ConfigError."""
+    needed: paths that must exist in a config that a run stored; other data that is missing is left out. Raises
+    ConfigError."""
     path = Path(path)
     raw = read_yaml(path)
     missing = started.relocate(raw, path)

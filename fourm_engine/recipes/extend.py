@@ -29,8 +29,7 @@ from fourm_plugins.tokenizer import Tokenizer
 def extension_config(
     run: str, overrides: Sequence[str] = (), *, add: list[str], train: str, out: Path | None, config: Path | None
 ) -> RunConfig:
-    """The config of the new run: the old one's, with the model's modalities and shape, the `extend` section and the
-    overrides.
+    """The config of the new run: the old one's with the model's modalities and shape, `extend` and the overrides.
 
     Args:
         run: folder of a finished run or of an exported model, or a Hub id.
@@ -99,7 +98,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
 
 
 def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
-    """The extension that a config describes. Raises ValueError where it names no held-out data, or as `Extension.open`."""
+    """The extension that a config describes. Raises ValueError without held-out data, and as `Extension.open` does."""
     assert config.extend is not None
     if config.data.val is None:
         raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")
@@ -124,7 +123,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
         ("new", [c for spec in new for c in asking(config.masking, spec)]),
         ("given new", [c for spec in new for c in showing(spec, new)]),
     ):
-        if components:  # not every modality can be asked for, or shown
+        if components:  # not every modality can be a target, or an input
             cases[case] = only(config.masking, components)
     training = _data(config, extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}

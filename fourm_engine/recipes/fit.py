@@ -60,8 +60,7 @@ def fit(
             returned.
         refit: whether tokenizers that were fitted under other settings of their modalities are replaced.
 
-    Raises ValueError: no such token space, no data, a file that nothing can read, a tokenizer fitted under other
-    settings."""
+    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings."""
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)

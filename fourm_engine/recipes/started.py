@@ -30,8 +30,7 @@ def record(run: Path) -> None:
 
 def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
     """Resolve the paths in `raw`, the content of the config file at `path`, for the working directory; `run` becomes
-    the file's folder. Only a config stored by a run is changed. Logs one line for each path outside the working
-    directory.
+    the file's folder. Only a config that a run stored changes. Logs a line a path outside the working directory.
 
     Returns key -> the candidates tried, for paths that do not exist."""
     started = _read(path.parent / NAME)

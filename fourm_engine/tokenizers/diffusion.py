@@ -1,5 +1,4 @@
-"""Diffusion: noise schedules, what a network predicts of a noisy map, and sampling; schedulers are those of
-`diffusers`.
+"""Diffusion: noise schedules, what a network predicts of a noisy map, and sampling, by the schedulers of `diffusers`.
 
 In: clean maps and noise, or noise alone and a function that predicts. Out: noisy maps and targets, or sampled maps.
 
@@ -62,9 +61,7 @@ class DiffusionSettings(Settings):
         if schedule not in ("linear", "squaredcos_cap_v2"):
             shift = _shift(schedule)
             if shift is None or not 0 < shift < math.inf:
-                raise ValueError(
-                    f"{schedule!r} is none of linear, squaredcos_cap_v2, and shifted_cosine:s with a number s > 0"
-                )
+                raise ValueError(f"{schedule!r} is none of linear, squaredcos_cap_v2, and shifted_cosine:s with s > 0")
         return schedule
 
     @model_validator(mode="after")

@@ -58,14 +58,13 @@ class DiVAESettings(CodebookSettings):
             raise ValueError(f"condition_mask {list(self.condition_mask)}: give shares with 0 <= low <= high <= 1")
         if self.guidance != 1 and not (self.condition_dropout or high == 1):
             raise ValueError(
-                f"guidance {self.guidance} needs a decoder that knows no condition; set condition_dropout above 0"
+                f"guidance {self.guidance} needs a decoder without condition; set condition_dropout above 0"
             )
         return self
 
 
 class DiVAE(VQVAE):
-    """Encoder, codebook and UNet of one grid modality. `forward` takes feature maps (B, C, H, W) of any size that the
-    patches of both divide."""
+    """Encoder, codebook and UNet of a grid modality. `forward` takes (B, C, H, W) of any size that both patches divide."""
 
     decoder: PatchedUNet  # type: ignore[assignment]
     channels: int
@@ -139,8 +138,7 @@ class DiVAE(VQVAE):
         """Maps from quantised latents of a grid, by default of its own size. `noise` (B, C, H, W): by default the one
         of the settings, alike for every map of a size.
 
-        Maps pass the network one by one on a CPU, and in filled chunks on a GPU, so that a map does not depend on those
-        it is decoded with."""
+        On a CPU maps pass one by one, on a GPU in filled chunks: none depends on those it is decoded with."""
         if noise is None:
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
@@ -201,9 +199,7 @@ class DiVAETokenizer(VQVAETokenizer):
         """Raise ValueError for what the UNet cannot decode."""
         decoder = self.settings.decoder
         if not (isinstance(spec.layout, Grid) and isinstance(spec.array, FeatureMap)):
-            raise ValueError(
-                f"{spec.name}: a divae tokenizer decodes feature maps on a grid, not a {spec.array.kind}; vqvae does"
-            )
+            raise ValueError(f"{spec.name}: divae decodes feature maps on a grid, not a {spec.array.kind}; vqvae does")
         if spec.array.height % decoder.downsampling or spec.array.width % decoder.downsampling:
             raise ValueError(
                 f"{spec.name}: {spec.array.height}x{spec.array.width} does not divide by {decoder.downsampling}, the "

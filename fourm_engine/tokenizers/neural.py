@@ -39,8 +39,7 @@ CHUNK = 8
 
 
 class TokenizerNetwork(nn.Module):
-    """A network with a discrete bottleneck. `forward` is what is trained; encoding and decoding are methods of their
-    own."""
+    """A network with a discrete bottleneck. `forward` is what is trained."""
 
     quantiser: Quantiser
 
@@ -88,8 +87,7 @@ class TokenizerNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Carried:
-    """What the published file of a converted tokenizer held besides the fitted state, for the way back. It decides
-    nothing here."""
+    """What a published file held besides the fitted state, for the way back; it decides nothing here."""
 
     arguments: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -243,7 +241,7 @@ class NeuralTokenizer(Tokenizer):
         missing = sorted(wanted.keys() - state.keys())
         if missing:
             raise ValueError(
-                f"{self.spec.name}: the weights lack {missing[0]} ({len(missing)} missing); other settings?"
+                f"{self.spec.name}: the weights lack {missing[0]} ({len(missing)} in all); other settings?"
             )
         for name, value in wanted.items():
             if state[name].shape != value.shape:

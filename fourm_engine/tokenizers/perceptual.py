@@ -93,9 +93,7 @@ class _Backbone(nn.Module):
         features = self.features((x_BCHW - self.mean) / self.deviation)
         if self.layers is not None:
             if max(self.layers) >= len(features) or min(self.layers) < -len(features):
-                raise ValueError(
-                    f"perceptual.layers {list(self.layers)}: the model has layers 0 to {len(features) - 1}"
-                )
+                raise ValueError(f"perceptual.layers {list(self.layers)}: the model's are 0 to {len(features) - 1}")
             features = [features[layer] for layer in self.layers]
         return [F.normalize(layer.float(), dim=-1) for layer in features]
 

@@ -121,8 +121,7 @@ class _Stage(nn.Sequential):
 
 
 class PatchedUNet(nn.Module):
-    """`channels` of the maps, `condition` channels of the latents. Sides of the maps are multiples of
-    `settings.downsampling`."""
+    """Maps of `channels`, latents of `condition` channels. Sides of maps are multiples of `settings.downsampling`."""
 
     def __init__(self, channels: int, condition: int, settings: UNetSettings) -> None:
         super().__init__()

@@ -86,8 +86,7 @@ class VQVAE(TokenizerNetwork):
         return self.quant_proj(self.encoder(x))
 
     def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Quantised latents of a grid, by default of its own size -> feature maps, or logits of the classes
-        (B, classes, H, W)."""
+        """Quantised latents of a grid -> feature maps, or logits of the classes (B, classes, H, W)."""
         return self.decoder(self.post_quant_proj(latents_BNd), grid)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

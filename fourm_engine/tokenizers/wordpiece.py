@@ -147,9 +147,7 @@ class WordPieceTokenizer(TextTokenizer):
                 f"space's size to {model.get_vocab_size()}"
             )
         if (highest := max(model.get_vocab().values())) >= self.size:
-            raise ValueError(
-                f"{self._names}: the vocabulary has the id {highest}, its token space ids below {self.size}"
-            )
+            raise ValueError(f"{self._names}: the vocabulary has the id {highest}, its token space {self.size} ids")
         self._model = model
         self._control = frozenset(ids.values())
         self._unknown = ids[UNKNOWN]
@@ -255,9 +253,7 @@ class WordPieceTokenizer(TextTokenizer):
             _check_form(json.loads(text))
             model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(
-                f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}; fit it again"
-            ) from None
+            raise ValueError(f"{path}: no WordPiece vocabulary: {' '.join(str(error).split())}; fit it again") from None
         self._use(model)
 
     def save(self, folder: Path) -> None:

@@ -44,8 +44,7 @@ class ForwardBuffers:
 
     @torch.no_grad()
     def average(self) -> None:
-        """After a step that was taken: floats become the mean over processes; integers, which count passes, the first
-        process's."""
+        """After a step that was taken: floats become the mean over processes; counts of passes, the first process's."""
         if world_size() == 1:
             return
         for buffer in self._candidates.values():

@@ -68,7 +68,7 @@ class TrainConfig(BaseModel):
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}; lower it")
         if self.warmup + self.cooldown > self.steps:
             raise ValueError(
-                f"warmup={self.warmup} and cooldown={self.cooldown} are longer than steps={self.steps}; shorten them"
+                f"warmup={self.warmup} and cooldown={self.cooldown} exceed steps={self.steps}; shorten them"
             )
         if self.schedule in ("cosine", "constant", "wsd") and (self.cooldown > 0) != (self.schedule == "wsd"):
             raise ValueError(f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd'")

@@ -103,9 +103,8 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
 
 
 def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """The result of `action` in this process. If it raises in any process, all raise, so that none waits for one that
-    has ended: the exception itself where it occurred, `OtherProcess` with its rank and message elsewhere. Every
-    process must call it."""
+    """The result of `action`. If it raises in any process, all raise, so that none waits for one that has ended: the
+    exception where it occurred, `OtherProcess` with its rank and message elsewhere. Every process must call it."""
     result, caught = attempt(action)
     errors = gather_json(None if caught is None else describe(caught), group)
     if caught is not None:

@@ -236,8 +236,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
-        """Counts and tokens of the step over all processes, and signals that any of them received, in one small
-        reduction."""
+        """Counts and tokens of the step over all processes, and signals that any received, in one small reduction."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
             for name, count in self.task.counts(batch).items():

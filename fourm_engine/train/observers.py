@@ -57,8 +57,7 @@ class Observers:
             self("fourm_checkpoint", step=saved, folder=step_folder(folder, saved))
 
     def __call__(self, hook: str, **facts: Any) -> None:
-        """Call `hook` of every observer with copies of `facts` and of the run's, of which each takes those that it
-        names."""
+        """Call `hook` of every observer with copies of those of `facts`, and of the run, that it names."""
         if not self._active:
             return
         facts["run"] = self.run

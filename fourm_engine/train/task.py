@@ -29,9 +29,8 @@ from fourm_engine.data.order import Share
 class Loss:
     """The losses of one micro-batch.
 
-    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts`
-    counted under the same name. `logs`: further sums, detached, reported but not learned from; counted under their
-    names likewise."""
+    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts` counts
+    under the same name. `logs`: further such sums, detached, which are reported and not learned from."""
 
     sums: dict[str, Tensor]
     logs: dict[str, Tensor] = field(default_factory=dict)
@@ -95,9 +94,8 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Held-out measures, name -> (sum, count) over this process's part; the trainer adds them over processes and
-        divides. Every process calls `model(…)` equally often and returns the same names. The model is in evaluation
-        mode; gradients are off."""
+        """Held-out measures, name -> (sum, count) of this process, which the trainer adds up and divides. Every process
+        calls `model(…)` equally often and returns the same names. Evaluation mode, no gradients."""
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
@@ -114,7 +112,7 @@ class Task(ABC):
         return {}
 
     def versions(self) -> dict[str, str]:
-        """Of what takes part, such as plugins: the same in every process, but free to change before a run is resumed."""
+        """Of what takes part, such as plugins: the same in every process, free to change before a run is resumed."""
         return {}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:

@@ -56,8 +56,7 @@ class GridModality(StandardModality[np.ndarray]):
         return value.shape[1] / value.shape[0]
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        """Classes, and values with gaps: the nearest pixel, since neither can be mixed. Others: linear between pixels,
-        with antialiasing."""
+        """Of classes, and of values with gaps, the nearest pixel, as neither can be mixed; of others bilinear, antialiased."""
         array = self.spec.array
         assert isinstance(array, (FeatureMap, ClassMap))
         size = array.height, array.width

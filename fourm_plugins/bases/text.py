@@ -90,7 +90,7 @@ class TextSequence(SequenceModality[Lines]):
             words = " ".join(line.split())
             if len(words) > (limit := self.settings.max_characters):
                 raise SampleError(
-                    f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read"
+                    f"{self.spec.source} of {len(words)} characters, line {number}; at most {limit} are read"
                 )
             if words:
                 texts.append(words)
@@ -121,7 +121,7 @@ class TextSequence(SequenceModality[Lines]):
                 raise SampleError("the text holds a NUL character")
             if len(text) > self.settings.max_characters:
                 raise SampleError(
-                    f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read"
+                    f"{self.spec.source} of {len(text)} characters; read are {self.settings.max_characters}"
                 )
         return kept
 

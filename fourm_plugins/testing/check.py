@@ -33,7 +33,7 @@ class Checked(Protocol):
 
 
 class CheckFailed(AssertionError):
-    """The plugin does not do what the check asks for; the message says what it does instead."""
+    """The plugin does not do what the check requires; the message says what it does instead."""
 
 
 class NotRun(Exception):
@@ -45,14 +45,14 @@ class Broken(Exception):
     it where that one did not; the others are not run."""
 
     def __init__(self, owner: str, error: Exception) -> None:
-        super().__init__(f"needs what {owner or 'an earlier check'} asks for, which failed")
+        super().__init__(f"needs what {owner or 'an earlier check'} requires, which failed")
         self.owner, self.error = owner, error
 
 
 @dataclass(frozen=True)
 class Check:
     """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
-    its docstring what the check asks for. It is run where the subject claims all of `claims`; with none, always."""
+    its docstring what the check requires. It is run where the subject claims all of `claims`; with none, always."""
 
     run: Callable[[Any], None]
     claims: tuple[str, ...] = ()

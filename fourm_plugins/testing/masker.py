@@ -70,11 +70,9 @@ def edge_budgets_are_met(subject: Subject) -> None:
     if spec.target:
         targets = len(mask(0, everything).labels)
         least = wanted
-        require(
-            targets >= least, f"{targets} of {least} tokens are asked for with a budget of {everything}, nothing shown"
-        )
+        require(targets >= least, f"{targets} of {least} are targets for a budget of {everything}, without inputs")
         require(not len(mask(0, everything).input_ids), "tokens are shown for an input budget of 0")
-        require(len(mask(0, 1).labels) <= 1, "more than one token is asked for with a budget of 1")
+        require(len(mask(0, 1).labels) <= 1, "more than one token is a target for a budget of 1")
 
 
 def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
@@ -87,7 +85,7 @@ def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> N
 
 
 def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-    message = "a token is shown and asked for, or one of them twice"
+    message = "a token is input and target, or one of them twice"
     if isinstance(subject.spec.layout, Sequence):
         # The ids of a draw are all different, so that each says which token it is.
         special = special_ids(subject.masker)

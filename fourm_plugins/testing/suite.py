@@ -64,7 +64,7 @@ class _Conformance:
         for test in ("test_no_check_is_missing", *(f"test_{check.name}" for check in base.checks)):
             if getattr(cls, test, None) is not getattr(base, test):
                 raise TypeError(
-                    f"{cls.__name__} replaces or removes {test}; name the check in expected_failures, with the reason"
+                    f"{cls.__name__} replaces or removes {test}; name it in expected_failures, with the reason"
                 )
         try:
             check_expectations(cls.expected_failures, [check.name for check in base.checks])
@@ -101,7 +101,7 @@ def _as_test(check: Check) -> Callable[[_Conformance], None]:
             cls._subject = cls.make_subject()
         outcome = run_check(check, cls._subject, cls.expected_failures)
         if outcome.state in BAD:
-            pytest.fail(f"{check.name}: {outcome.message}\n  asked for: {check.says}", pytrace=False)
+            pytest.fail(f"{check.name}: {outcome.message}\n  required: {check.says}", pytrace=False)
         if outcome.state == "expected failure":
             pytest.xfail(outcome.message)
         if outcome.state != "passed":

@@ -1,7 +1,6 @@
 """Vector quantisation: a codebook learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-In: latents (..., d). Out: the nearest codes, passed straight through to the gradient, their ids, and the commitment
-loss of each latent.
+In: latents (..., d). Out: the nearest codes (straight-through), their ids, and each latent's commitment loss.
 
 The codebook takes no gradient. Each optimiser step, `update` moves every code towards the mean of the latents it was
 nearest to; codes that fall out of use are put where latents are. Counts and sums are added up over all ranks, so a

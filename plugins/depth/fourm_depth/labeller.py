@@ -1,5 +1,4 @@
-"""DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, GLPN,
-DPT, …).
+"""DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, …).
 
 In: pictures uint8 (H, W, 3). Out: float32 (H, W). Of a model that predicts metres: metres. Of one that predicts inverse
 depth up to an unknown scale and offset: depths from 1 (the nearest point) to `far` (the farthest), which say what is in
