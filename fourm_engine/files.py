@@ -112,7 +112,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, which replaces `path` at the end; a block that raises leaves nothing. Raises CannotWrite."""
+    """Yields a temporary path, which replaces `path` unless the block raises, and then is gone. Raises CannotWrite."""
     temporary = _beside(path, "part")
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)

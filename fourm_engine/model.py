@@ -117,8 +117,7 @@ class FourM:
         vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
         that fit the published data are chosen, and these go over them.
 
-        Raises ValueError: a file is missing or damaged, or a plugin or tokenizer is not what the model was trained with.
-        """
+        Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what the model was trained with."""
         parts = load_parts(
             path_or_id,
             device=device,

@@ -37,7 +37,7 @@ _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
 
 class PluginManager:
-    """`disabled` names plugins that are never imported, beside those that the environment variable `FOURM_DISABLE` names,
+    """`disabled` names plugins that are never imported, beside those of the environment variable `FOURM_DISABLE`,
     separated by commas. `providers` settles a name that two distributions claim: {name: distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:

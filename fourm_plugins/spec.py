@@ -120,7 +120,7 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """The kind of tokenizer (an entry point of `fourm.tokenizers.v1`) that turns the array into tokens; its settings."""
+    """The kind of tokenizer (entry point of `fourm.tokenizers.v1`) that turns the array into tokens; its settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)

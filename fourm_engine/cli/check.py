@@ -51,7 +51,7 @@ def check(
     finally:
         subject.close()
     counts = result.to_json()
-numbers_ = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
+    numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
     print(
         f"{result.modality} ({result.plugin} {result.version}): {numbers}, {counts['not_claimed']} not claimed", end=""
     )

@@ -15,7 +15,6 @@ from markupsafe import Markup
 from fourm_engine.evaluate.charts import COLOURS, Curve, draw
 from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
 from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, TaskResult
-from fourm_engine.evaluate.style import STYLE
 from fourm_engine.files import write_atomically
 
 
@@ -32,7 +31,7 @@ def write_report(
     page = _environment().get_template("report.html.jinja")
     charts = [svg for curve in curves if (svg := draw(curve))]
     facts: dict[str, Any] = {"evaluation": evaluation, "pictures": pictures, "charts": charts, "title": title}
-    write_atomically(path, page.render(style=STYLE, colours=COLOURS, SMALL=SMALL, NOTHING=NOTHING, **facts) + "\n")
+    write_atomically(path, page.render(colours=COLOURS, SMALL=SMALL, NOTHING=NOTHING, **facts) + "\n")
 
 
 def number(value: float | None) -> str:

@@ -76,7 +76,7 @@ def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
 
 
 def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
-    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, and for none or all of it."""
+    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, for none and for all."""
     if not isinstance(spec.layout, Grid):
         raise ValueError(f"keep is for grids; leave it out for a {spec.layout.kind}")
     h, w = spec.layout.height, spec.layout.width

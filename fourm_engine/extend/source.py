@@ -155,8 +155,8 @@ class Extension:
         for key in trained.keys() - {"size", "compile"}:
             if given[key] != trained[key]:
                 raise ValueError(
-                    f"model.{key} is {given[key]!r}, but {trained[key]!r} in {self.folder}; an extension keeps the model's "
-                    f"shape: leave `model` as it is there"
+                    f"model.{key} is {given[key]!r}, but {trained[key]!r} in {self.folder}; an extension keeps the "
+                    f"model's shape: leave `model` as it is there"
                 )
 
     def _check_spaces(self) -> None:

@@ -64,7 +64,7 @@ class DiVAESettings(CodebookSettings):
 
 
 class DiVAE(VQVAE):
-    """Encoder, codebook and UNet of a grid modality. `forward` takes (B, C, H, W) of any size that both patches divide."""
+    """Encoder, codebook and UNet of one grid. `forward` takes (B, C, H, W) of any size that both patches divide."""
 
     decoder: PatchedUNet  # type: ignore[assignment]
     channels: int

@@ -151,13 +151,13 @@ class NeuralTokenizer(Tokenizer):
             )
         if first.patch != spec.patch or first.on_grid(1, 1).array != spec.on_grid(1, 1).array:
             raise ValueError(
-                f"{first.name} has {_patches(first)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve both; "
-                f"make them alike, or give each a token space of its own"
+                f"{first.name} has {_patches(first)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve "
+                f"both; make them alike, or give each a token space of its own"
             )
         if position_grid(self.settings) is None:
             raise ValueError(
-                f"the tokenizer of {first.name} was fitted for {_size(first)} pixels alone, not for the {_size(spec)} of "
-                f"{spec.name}; fit it with `adapt` or in a token space that several sizes share"
+                f"the tokenizer of {first.name} was fitted for {_size(first)} pixels alone, not for the {_size(spec)} "
+                f"of {spec.name}; fit it with `adapt` or in a token space that several sizes share"
             )
 
     @property

@@ -95,7 +95,7 @@ class Optimiser:
             parameter.grad = gradient
 
     def forget(self, unread: Collection[str]) -> None:
-        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError where a part is missing."""
+        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError if a part is missing."""
         for parameter, state in list(self.torch.state.items()):
             missing = [key for key in state if f"{PREFIX}{self.names[parameter]}/{key}" in unread]
             if missing and len(missing) < len(state):

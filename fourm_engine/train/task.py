@@ -29,8 +29,8 @@ from fourm_engine.data.order import Share
 class Loss:
     """The losses of one micro-batch.
 
-    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts` counts
-    under the same name. `logs`: further such sums, detached, which are reported and not learned from."""
+    `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts`
+    counts under the same name. `logs`: further such sums, detached, which are reported and not learned from."""
 
     sums: dict[str, Tensor]
     logs: dict[str, Tensor] = field(default_factory=dict)

@@ -88,7 +88,7 @@ class Wheel:
 
 def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
     """Build the wheel from a copy of the source tree and install it into a folder of its own; of a distribution that
-    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` where pip fails."""
+    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` if pip fails."""
     tree = source or source_tree(plugin.distribution)
     if tree is None:
         return _as_installed(plugin.distribution, folder / "installed")
