@@ -24,11 +24,10 @@ from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.keep import continued
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.generate.shown import Sample, SequenceIds, continued
 from fourm_engine.loading import load_parts
 from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.modalities import Modalities
@@ -117,7 +116,7 @@ class FourM:
         vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
         that fit the published data are chosen, and these go over them.
 
-        Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what the model was trained with."""
+        Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what it was trained with."""
         parts = load_parts(
             path_or_id,
             device=device,

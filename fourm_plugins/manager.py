@@ -1,6 +1,6 @@
 """The plugin host: knows every installed plugin and its state, and activates those that are requested.
 
-Finding (`discovery`) and deciding (`choice`) read metadata only and import nothing of any plugin. The group's name is
+Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name is
 the API version (`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation
 (`activation`) is transactional.
 """
@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from fourm_plugins import hookspecs
-from fourm_plugins.choice import decide, names_in_environment
-from fourm_plugins.discovery import API_VERSION, Kind, Plugin, PluginError, State, discover_all, distribution_hint
+from fourm_plugins.discovery import (
+    API_VERSION,
+    Kind,
+    Plugin,
+    PluginError,
+    State,
+    decide,
+    discover_all,
+    distribution_hint,
+    names_in_environment,
+)
 from fourm_plugins.distributions import one_line
 from fourm_plugins.hookspecs import hookimpl
 from fourm_plugins.suggest import nearest

@@ -14,7 +14,7 @@ from fourm_semseg.labeller import SemSegOptions
 from typer.main import get_command
 
 from fourm_engine.cli import app
-from fourm_engine.cli.parsing import by_target, settings_by_target
+from fourm_engine.cli.options import by_target, settings_by_target
 from fourm_engine.data.label import plan
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_plugins.labelling import NetworkOptions

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
-from fourm_engine.evaluate.likelihood import nats_by_sample
+from fourm_engine.evaluate.matrix import nats_by_sample
 from fourm_engine.generate import Condition, Ids, Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Disable, Providers
-from fourm_engine.cli.parsing import pairs
+from fourm_engine.cli.options import Disable, Providers, pairs
 
 
 class Format(str, Enum):

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Disable, Providers
-from fourm_engine.cli.parsing import pairs
+from fourm_engine.cli.options import Disable, Providers, pairs
 
 #: Before what is text, whatever it looks like.
 TEXT = "text:"

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Overrides
-from fourm_engine.cli.parsing import by_target, settings_by_target
+from fourm_engine.cli.options import Overrides, by_target, settings_by_target
 
 
 def label(

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_plugins.choice import DISABLE
+from fourm_plugins.discovery import DISABLE
 
 _HELP = "Plugin that is left alone, as if it were not installed; repeat it."
 _OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME", help=_HELP)]

@@ -97,8 +97,7 @@ def info(
     ] = None,
 ) -> None:
     """Say all that a plugin says of itself: layout, tokens, tokenizer, files, licence, metrics, settings."""
-    from fourm_engine.installed.describe import describe
-    from fourm_engine.installed.text import print_description
+    from fourm_engine.installed.describe import describe, print_description
 
     with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
         descriptions = describe(name, *_manager(config), run)

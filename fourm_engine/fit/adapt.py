@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from fourm_engine.data.order import Share, name_rng
-from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.checkpoint import load, open_checkpoint

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
-from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer

@@ -20,8 +20,7 @@ import numpy as np
 
 from fourm_engine.data.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
 from fourm_plugins.door import as_array, describe, looks_like_path

@@ -1,8 +1,9 @@
 """What to generate, in which order and how: a plan is a list of stages.
 
 In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
-other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2).
-"""
+other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2). Schedules say
+how many tokens each step reveals, at which temperature, as in the published models (MaskGIT, arXiv 2202.04200, section
+3.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +14,61 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
 from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
+
+Schedule = Literal["cosine", "linear"]
+TemperatureSchedule = Literal["constant", "linear", "onex"]
+
+#: Below this a draw is greedy in float32 anyway; it keeps the division finite.
+MIN_TEMPERATURE = 1e-9
+
+
+def tokens_per_step(schedule: Schedule, steps: int, tokens: int) -> list[int]:
+    """Tokens revealed at each step; they sum to `tokens`.
+
+    Cosine: with s_i = ½(1 + cos(π i/n)), step i takes round(N (s_i − s_{i+1})), halves to even, the last the rest;
+    single steps may take none. Linear: min(n, N) steps as equal as can be, the larger ones first."""
+    if schedule == "linear":
+        steps = max(1, min(steps, tokens))
+        return [tokens // steps + (i < tokens % steps) for i in range(steps)]
+    shares = [0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)]
+    counts, left = [], tokens
+    for i in range(steps - 1):
+        # Many steps that all round up would otherwise reveal more tokens than there are.
+        counts.append(min(left, round(tokens * (shares[i] - shares[i + 1]))))
+        left -= counts[-1]
+    return [*counts, left]
+
+
+def temperatures(
+    schedule: TemperatureSchedule,
+    counts: Sequence[int],
+    *,
+    temperature: float,
+    minimum: float = 0.5,
+    power: float = 0.5,
+) -> list[float]:
+    """Temperature of each step that reveals `counts` tokens.
+
+    Constant: `temperature`. Linear: `temperature` times the share of tokens left before the step. Onex: the excess
+    over `minimum` falls like x^−power, x_k = 1 + 99 k/(N − 1) at step k, and with the share of tokens left after the
+    step. Both at least 1e-9. `minimum` and `power` matter to onex alone."""
+    total, done, result = max(1, sum(counts)), 0, []
+    for step, count in enumerate(counts):
+        if schedule == "constant":
+            result.append(temperature)
+        elif schedule == "linear":
+            # Of a sample that is done, while others of its batch go on, nothing is left; 0 could not be divided by.
+            result.append(max(temperature * (total - done) / total, MIN_TEMPERATURE))
+        else:
+            x = 1 + 99 * step / max(1, total - 1)
+            y = (x**-power - 100**-power) / (1 - 100**-power)
+            value = minimum + (temperature - minimum) * y * (1 - (done + count) / total)
+            result.append(max(value, MIN_TEMPERATURE))
+        done += count
+    return result
+
 
 Readout = Literal["sampled", "expected"]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]

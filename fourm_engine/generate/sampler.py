@@ -19,9 +19,8 @@ from torch import Tensor
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.plan import Stage, temperatures, tokens_per_step
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
-from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.nn.transformer import Transformer

@@ -136,8 +136,8 @@ def load_tokenizer(
 
 
 def settings_changed(document: Mapping[str, Any], modality: Modality, *, any_size: bool = False) -> list[Difference]:
-    """How a modality differs from when the tokenizer of `document` was fitted; one that joined the space later must have
-    the same recipe. `any_size`: whether a picture may be of another size."""
+    """How a modality differs from when the tokenizer of `document` was fitted; one that joined later must have the same
+    recipe. `any_size`: whether a picture may be of another size."""
     stored = document["modalities"]
     if modality.name in stored:
         return differences(stored[modality.name], modality, ignore={"image_size"} if any_size else ())

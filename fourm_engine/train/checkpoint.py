@@ -29,7 +29,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import settle, sync_folder, writing
+from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.distributed import attempt, describe, gather_json, local, rank, together, world_size
+from fourm_plugins.modality import flat
 
 FORMAT = 3
 MAX_STATE_BYTES = 1 << 26
@@ -314,3 +316,25 @@ def _remove(folder: Path) -> None:
     old = folder.with_suffix(".old")
     os.rename(folder, old)
     shutil.rmtree(old)
+
+
+def check_same_run(
+    folder: Path,
+    saved: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    versions: Mapping[str, str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Raise ValueError, naming the keys, where the checkpoint in `folder`, with the state `saved`, is of another run
+    than that with `identity` and `versions`. `defaults`: of keys that an older checkpoint lacks."""
+    now = flat(dict(identity))
+    was = {key: value for key, value in defaults.items() if key in now} | flat(saved["identity"])
+    gone = sorted(saved.get("versions", {}).keys() - versions.keys())
+    absent = "".join(
+        f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
+        for name in gone
+    )
+    differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
+    # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
+    settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
+    refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

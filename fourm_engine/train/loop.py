@@ -27,9 +27,8 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
-from fourm_engine.train.averages import Averages
-from fourm_engine.train.buffers import ForwardBuffers
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
+from fourm_engine.train.averages import Averages, ForwardBuffers
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (
     Gradients,
@@ -45,7 +44,6 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.optimiser import Optimiser
-from fourm_engine.train.resuming import check_same_run
 from fourm_engine.train.schedule import learning_rate
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means

@@ -9,7 +9,7 @@ compute the same loss and the same gradients, however the batch is split.
 State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
 hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
 forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
-skipped, and otherwise averaged over processes (`buffers`).
+skipped, and otherwise averaged over processes (`averages`).
 """
 
 from __future__ import annotations
