@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 class FourM:
@@ -275,7 +278,7 @@ class FourM:
         return results
 
     @torch.inference_mode()
-    def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+    def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
         """Features of the encoder for transfer, after its final norm, and which slots hold a token."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)

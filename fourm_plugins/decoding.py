@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +18,8 @@ from fourm_plugins import exif
 from fourm_plugins.errors import SampleError
 from fourm_plugins.notes import note
 
+if TYPE_CHECKING:
+    from jaxtyping import UInt, UInt8, UInt16
 #: Pictures of more pixels are refused by their header, before anything is decoded.
 MAX_PIXELS = 64_000_000
 
@@ -128,8 +131,8 @@ def _note_damage(turn: int | None) -> None:
     note(f"the picture's metadata (EXIF) are damaged; it is {seen}")
 
 
-def as_rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3) of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
+def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The colours of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
     if picture.mode.startswith("I"):
         return np.repeat((_counts(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode == "F":
@@ -142,8 +145,8 @@ def as_rgb(picture: Image.Image) -> np.ndarray:
         raise SampleError(f"a picture of mode {picture.mode} cannot be seen as RGB: {error}") from error
 
 
-def as_channel(picture: Image.Image) -> np.ndarray:
-    """(H, W) integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
+def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
+    """The integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
     if picture.mode in ("1", "L", "P"):
         return np.array(picture).astype(np.uint8)
     if picture.mode.startswith("I"):
@@ -151,20 +154,20 @@ def as_channel(picture: Image.Image) -> np.ndarray:
     raise SampleError(f"a map has one channel, this picture is {picture.mode}")
 
 
-def _counts(picture: Image.Image) -> np.ndarray:
-    """uint16 (H, W) of a picture of 16 bits, which Pillow may hold in 32."""
+def _counts(picture: Image.Image) -> UInt16[np.ndarray, "H W"]:
+    """Of a picture of 16 bits, which Pillow may hold in 32."""
     counts = np.asarray(picture)
     if counts.min() < 0 or counts.max() > 65535:
         raise SampleError(f"a picture of 16 bits holds 0 to 65535, this one {counts.min()} to {counts.max()}")
     return counts.astype(np.uint16)
 
 
-def decode_rgb(content: bytes) -> np.ndarray:
+def decode_rgb(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """`as_rgb` of a file."""
     return as_rgb(decode_picture(content))
 
 
-def decode_map(content: bytes) -> np.ndarray:
+def decode_map(content: bytes) -> UInt[np.ndarray, "H W"]:
     """`as_channel` of a file."""
     return as_channel(decode_picture(content))
 

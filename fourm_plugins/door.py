@@ -10,12 +10,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_plugins.errors import SampleError
 
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
 #: No single file is larger.
 MAX_FILE_BYTES = 1 << 28
 #: Files that people can type.
@@ -113,8 +115,8 @@ def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray
     return array
 
 
-def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
-    """(H, W) of numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
+def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
+    """Numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
     array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
         return array[..., 0]
@@ -125,9 +127,8 @@ def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
     return array
 
 
-def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> np.ndarray:
-    """(H, W, C) of numbers with C among `channels`, which may come first where they cannot be last. Raises
-    `SampleError`."""
+def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> Shaped[np.ndarray, "H W C"]:
+    """Numbers with C among `channels`, which may come first where they cannot be last. Raises `SampleError`."""
     array = numbers(array, wanted)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
         array = np.moveaxis(array, 0, 2)

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,9 @@ from fourm_plugins.errors import SampleError
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 Value = TypeVar("Value")
 
@@ -210,8 +213,8 @@ class Modality(ABC, Generic[Value]):
     def denormalise(self, array: np.ndarray | str) -> Value:
         """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
 
-    def compose(self, given: Value, generated: Value, kept: np.ndarray) -> Value:
-        """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.
+    def compose(self, given: Value, generated: Value, kept: Bool[np.ndarray, "H W"]) -> Value:
+        """An edited value: what was `given` where `kept`, of the array, is True, and `generated` elsewhere.
         Both are values at this modality's own size. By default values of rows and columns first are composed pixel by
         pixel, and all others as arrays; override it where a value means something only as a whole."""
         a: Any = given

@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from fourm_plugins.modality import Settings
 from fourm_plugins.spec import ModalitySpec
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class Tokenizer(ABC):
@@ -80,17 +83,17 @@ class Tokenizer(ABC):
         them: `fourm tokenizer fit`, or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
-    def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
-        """Arrays as `spec.array` describes them -> int64 (tokens,) each: `layout.num_tokens` ids of a grid or vector;
-        of a sequence as many as it needs, without an end marker."""
+    def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
+        """Ids, int64, of arrays as `spec.array` describes them: `layout.num_tokens`, or of a sequence as many as it
+        needs, without an end marker."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """int64 (tokens,) each, in [0, size) -> arrays as `spec.array` describes them. Never raises on such ids."""
+    def decode(self, ids: Sequence[Int[np.ndarray, " tokens"]]) -> list[Any]:
+        """Arrays as `spec.array` describes them, of any ids in [0, size); never raises on those."""
 
-    def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
-        """Arrays of float32 (B, tokens, size) distributions over ids. A tokenizer whose codes live in a space where
-        means make sense decodes the probability-weighted code; otherwise the likeliest ids are decoded."""
+    def decode_expected(self, probabilities: Float[np.ndarray, "B tokens size"]) -> list[Any]:
+        """Arrays of float32 distributions over ids. A tokenizer whose codes can be averaged decodes the
+        probability-weighted code; others decode the likeliest ids."""
         return self.decode(list(probabilities.argmax(-1)))
 
     @abstractmethod

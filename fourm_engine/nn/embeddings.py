@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from fourm_engine.vocabulary import Vocabulary
 
 # The positions' sines and cosines have an RMS of 0.71, and content must be of that size from the start. Measured on a
@@ -27,16 +29,16 @@ MODALITY_STD = 0.2
 MASK_TOKEN_STD = 0.02
 
 
-def sine_cosine_1d(length: int, width: int) -> Tensor:
-    """(length, width) float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
+def sine_cosine_1d(length: int, width: int) -> Float[Tensor, "length width"]:
+    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
     angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
-def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Tensor:
-    """(height · width_tokens, width) float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b."""
+def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Float[Tensor, "height*width_tokens width"]:
+    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b."""
     n = torch.arange(height * width_tokens, device="cpu")
     row = sine_cosine_1d(height, width // 2)[n // width_tokens]
     column = sine_cosine_1d(width_tokens, width // 2)[n % width_tokens]
@@ -112,8 +114,8 @@ class Embedding(nn.Module):
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 
-    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Tensor:
-        """Position + modality vector, (B, N, D). Padding (mod -1) gets a finite value that nothing may look at."""
+    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Float[Tensor, "B N D"]:
+        """Position + modality vector. Padding (mod -1) gets a finite value that nothing may look at."""
         table = self.fixed_positions
         if self.learned_positions:
             # In the vocabulary's order, which `offset` counts in; a ParameterDict sorts by name.
@@ -123,14 +125,15 @@ class Embedding(nn.Module):
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)
         return F.embedding(index, table) + F.embedding(mod, self.modality)
 
-    def encoder(self, ids: Tensor, pos: Tensor, mod: Tensor, continuous: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Content and place of the encoder's tokens.
-
-        Args:
-            ids, pos, mod: (B, N) int64; id -1 where the token is a continuous input or padding.
-            continuous: modality -> (B, N, d) float, zero at the slots that are not that modality's.
-
-        Raises ValueError: a continuous input that the vocabulary does not have."""
+    def encoder(
+        self,
+        ids: Int[Tensor, "B N"],
+        pos: Int[Tensor, "B N"],
+        mod: Int[Tensor, "B N"],
+        continuous: dict[str, Float[Tensor, "B N d"]],
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`, by
+        modality, is zero at other modalities' slots. Raises ValueError for one that the vocabulary does not have."""
         content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
@@ -147,7 +150,9 @@ class Embedding(nn.Module):
                 content = content + 0.0 * projection.weight.sum()
         return content, self.place(pos, mod)
 
-    def decoder(self, ids: Tensor, pos: Tensor, mod: Tensor) -> Tensor:
-        """Content + place of the decoder's tokens, (B, M, D); id -1 stands for the mask token."""
+    def decoder(
+        self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M D"]:
+        """Content + place of the decoder's tokens; id -1 stands for the mask token."""
         token = F.embedding(ids.clamp(min=0), self.decoder_table)
         return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod)
