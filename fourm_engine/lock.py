@@ -36,8 +36,7 @@ class Busy(ValueError):
 
 @contextmanager
 def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Iterator[None]:
-    """Hold `folder` for this command during the block. The processes of one torchrun hold it together; within one
-    process blocks may be nested.
+    """Hold `folder` for this command during the block; the processes of a torchrun do so together, and blocks may nest.
 
     Args:
         replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.

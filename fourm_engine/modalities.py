@@ -70,8 +70,8 @@ class Modalities(dict[str, Modality]):
 
 
 def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:
-    """Activate the tokenizers (and maskers) that the modalities use, so that one that cannot be used ends the run now,
-    before data is read. Raises PluginError."""
+    """Activate the tokenizers (and maskers) of the modalities, before data is read. Raises PluginError for unusable
+    ones."""
     for name, modality in modalities.items():
         spec = modality.spec
         try:
@@ -100,8 +100,8 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
 def check_settings(
     config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
 ) -> None:
-    """A config's settings of a trained model's modality must equal the model's. Raises ValueError naming `where`, the
-    setting, both values, and the remedy."""
+    """Raises ValueError, naming `where`, both values and the remedy, where a config's settings are not a trained
+    model's."""
     for name, modality in trained.items():
         if given := dict(config.settings.get(name, {})):
             entry_point = given.pop("plugin", name)

@@ -70,8 +70,8 @@ def run(
 
 @contextmanager
 def blame(plugin: Plugin) -> Iterator[None]:
-    """Errors of the body but ValueError and OSError, which may be the user's, name `plugin`: PluginError. Those of the
-    engine's own plugins stay as they are."""
+    """Errors of the body but ValueError and OSError, which may be the user's, become a PluginError that names
+    `plugin`."""
     try:
         yield
     except (ValueError, OSError):

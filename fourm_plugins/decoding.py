@@ -80,8 +80,7 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture from anywhere, decoded and turned as its metadata say. Raises `SampleError` where it is empty, of more
-    than `MAX_PIXELS`, or cannot be decoded."""
+    """A picture, decoded and turned as its metadata say. Raises `SampleError` for an empty, huge or undecodable one."""
     _check_size(picture)
     turn = _orientation(picture)
     try:

@@ -1,5 +1,4 @@
-"""Modality: the class a plugin author writes. It owns its file formats, its geometry, its normalisation (both ways),
-its pictures and its metrics.
+"""Modality: the class a plugin author writes. It owns file formats, geometry, normalisation, pictures and metrics.
 
 A modality's *value* is what its users think in: metres (H, W), an RGB picture uint8 (H, W, 3), a list of boxes, a
 string. Its *array* (`ModalitySpec.array`) is what a tokenizer or the model takes.
@@ -72,8 +71,8 @@ class Labeller(ABC):
 
     @abstractmethod
     def label(self, values: Sequence[Any]) -> list[Any]:
-        """One value of the labelled modality for each value of the source modality, or in its place the `SampleError`
-        that says why there is none."""
+        """A value of the labelled modality for each value of the source modality, or the `SampleError` that says why
+        not."""
 
 
 class Modality(ABC, Generic[Value]):
@@ -206,8 +205,8 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array of an augmented value, in the shape and dtype of `spec.array`, such as float32 (C, H, W). Raises
-        `SampleError` for what it cannot hold."""
+        """The array of an augmented value, in the shape and dtype of `spec.array`. Raises `SampleError` if it holds it
+        not."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:

@@ -51,8 +51,7 @@ def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]
 
 
 def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
-    """Activate `plugin`, and make a modality with its default settings, in a process that is ended after `timeout`
-    seconds, with whatever it started."""
+    """Activate `plugin`, and make a modality with default settings, in a process that `timeout` seconds end."""
     if plugin.state != "ok":
         return Probe(plugin, 0.0)
     began = time.monotonic()

@@ -135,8 +135,7 @@ class TokenizerRecipe(Frozen):
 
 
 class ModalitySpec(Frozen):
-    """One modality, as configured. `token_space=None` means continuous input: patches or features are projected, and
-    the modality cannot be a target."""
+    """One modality, as configured. `token_space=None`: continuous input, projected, which cannot be a target."""
 
     name: str = Field(pattern=NAME_PATTERN)
     layout: Layout

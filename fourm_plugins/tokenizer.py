@@ -56,8 +56,7 @@ class Tokenizer(ABC):
         return self
 
     def to(self, device: Any) -> Tokenizer:
-        """Compute on `device`, a `torch.device` or its name, from now on, and return self. By default nothing changes:
-        for what computes without torch."""
+        """Compute on `device`, a `torch.device` or its name, and return self; without torch nothing changes."""
         return self
 
     @property
@@ -84,8 +83,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
-        """Ids, int64, of arrays as `spec.array` describes them: `layout.num_tokens`, or of a sequence as many as it
-        needs, without an end marker."""
+        """Ids, int64, of arrays as `spec.array` describes them: `layout.num_tokens`, or of a sequence any, without end
+        marker."""
 
     @abstractmethod
     def decode(self, ids: Sequence[Int[np.ndarray, " tokens"]]) -> list[Any]:

@@ -88,8 +88,7 @@ class ExtendTask(FourMTask):
         return scores
 
     def _nats(self, model: nn.Module, data: MaskedSamples, share: Share) -> dict[str, list[tuple[int, float, int]]]:
-        """Modality -> (position, nats, tokens) of this process's samples. Every process calls the model equally often,
-        and names the same modalities."""
+        """Modality -> (position, nats, tokens) of this process's samples, the same modalities in every process."""
         by_modality: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}
         size = share.micro_batch_size
         for start, batch in self.held_out_batches(data, share, next(model.parameters()).device):

@@ -28,8 +28,7 @@ class AdaptConfig(BaseModel):
 
 
 class FitConfig(TrainConfig):
-    """How tokenizers that are networks learn; `TrainConfig` with defaults for them. Many small steps learn more in a
-    given time than few large ones."""
+    """How tokenizers that are networks learn. In a given time many small steps learn more than few large ones."""
 
     batch_size: int = Field(default=8, ge=1)
     steps: int = Field(default=2000, ge=1)

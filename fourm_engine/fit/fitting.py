@@ -54,8 +54,8 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Sized:
-    """What a tokenizer adapts to one size on: its first modality at that size, training arrays in the order of those
-    that it is fitted on, held-out values."""
+    """What a tokenizer adapts to a size on: its first modality there, training arrays as when fitted, held-out
+    values."""
 
     modality: Modality
     train: ArrayData
@@ -63,8 +63,7 @@ class Sized:
 
 
 def base_first(modalities: Sequence[Modality]) -> list[Modality]:
-    """Modalities that share one token space, that which is called as the space first: of several sizes, its own is the
-    one at which the tokenizer is fitted."""
+    """Modalities that share one token space, the one called as the space first: the tokenizer is fitted at its size."""
 
     def is_other(modality: Modality) -> bool:
         assert modality.spec.token_space is not None
@@ -77,8 +76,7 @@ def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, an
     """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe. `any_size`: one that
     can serve pictures of other sizes, too, as it can wherever pictures share a token space.
 
-    Raises ValueError for a kind that is missing or refuses its settings, and for modalities that differ in more than
-    size."""
+    Raises ValueError for a kind that is missing or refuses its settings, and where more than the size differs."""
     specs = [modality.spec for modality in base_first(modalities)]
     recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
@@ -167,8 +165,7 @@ def fit_tokenizer(
 
 
 def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
-    """Raise ValueError where the tokenizer in `folder` of all tokenizers was fitted under other settings of
-    `modalities`, all that use one token space."""
+    """Raise ValueError where the tokenizer below `folder` was fitted under other settings of `modalities`."""
     tokenizer = make_tokenizer(modalities, manager)
     assert tokenizer.spec.token_space is not None
     folder = folder / tokenizer.spec.token_space.name
@@ -198,8 +195,8 @@ def _adapt(
     seed: int,
     manager: PluginManager,
 ) -> dict[str, dict[str, float]]:
-    """Adapt a tokenizer to `sizes`, the first its own, from the end of the run `start`. Returns the reconstruction at
-    every size, before and after."""
+    """Adapt a tokenizer to `sizes`, its own first, from the end of the run `start`. Returns the report, before and
+    after."""
     assert config.adapt is not None
     served = [tokenizer.serving(size.modality.spec) for size in sizes]
     arrays = [

@@ -2,8 +2,8 @@
 
 In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
 other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2). Schedules say
-how many tokens each step reveals, at which temperature, as in the published models (MaskGIT, arXiv 2202.04200, section
-3.2)."""
+how many tokens each step reveals, at which temperature, as in the published models (MaskGIT, arXiv 2202.04200).
+"""
 
 from __future__ import annotations
 

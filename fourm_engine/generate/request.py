@@ -139,8 +139,7 @@ def guided(
     """The plan with guidance weights under the names that the sampler knows.
 
     `shown_as`: name as the user gave it -> modality that it is shown as. `inputs`: modalities that the encoder may be
-    shown. `chosen`: whether a user wrote the plan, stage by stage; otherwise the options are common to all stages, and
-    have to have an effect on one of them."""
+    shown. `chosen`: whether a user wrote the plan; otherwise options are common to all stages, and must affect one."""
     given = {instance: name for name, instance in shown_as.items()}
     seen = {instance for instance in given if instance in inputs}
     named = {name for stage in plan if isinstance(stage.guidance, dict) for name in stage.guidance}

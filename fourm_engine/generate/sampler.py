@@ -38,8 +38,7 @@ class Filled:
 
 class Sampler:
     """`sequences` holds the special ids of every sequence that may be generated or hidden by guidance; `inputs` the
-    modalities that the encoder may be shown, so that later stages see what earlier ones made of them; `host` provides
-    the orders that packages add."""
+    modalities that the encoder may be shown, which later stages see; `host` provides the orders that packages add."""
 
     def __init__(
         self,
@@ -95,8 +94,8 @@ class Sampler:
         return self._orders[name]
 
     def _beginnings(self, sample: Sample) -> dict[str, Shown]:
-        """What is known of targets, as other stages see it until the rest is made. As in training a sentinel stands for
-        all that follows the beginning of a sequence."""
+        """What is known of targets, as stages before see it: behind the beginning of a sequence a sentinel, as in
+        training."""
         return {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
@@ -243,8 +242,7 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Tensor:
-        """At most `limit` local ids a sample, int64 (B, ≤ limit), raw: until every row holds a `stop` id; what follows
-        the first of a row means nothing."""
+        """Local ids, int64 (B, ≤ limit), until every row holds a `stop` id; what follows it in a row means nothing."""
         entry, device = self.vocabulary[target], self.device
         base, continuous = pack_inputs(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
         context, valid = self.network.encode(base, continuous)
@@ -268,8 +266,8 @@ class Sampler:
 
 
 def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions of the True entries of each row, ascending, in (B, width) slots; and which slots hold one. At most
-    `width` are True in a row."""
+    """Positions of the True entries of each row (at most `width`), ascending, in (B, width) slots; which slots hold
+    one."""
     index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
     return index_BM, mask_Bn.gather(1, index_BM)
 

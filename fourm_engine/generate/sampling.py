@@ -72,8 +72,8 @@ def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def most_confident(confidence_BM: Tensor, valid_BM: Tensor, count_B: Tensor) -> Tensor:
-    """bool (B, M): the `count_B[b]` valid entries of row b with the highest confidence, earlier ones first among equals
-    (MaskGIT's choice of the tokens that stay)."""
+    """bool (B, M): the `count_B[b]` most confident valid entries of row b, earlier ones first among equals
+    (MaskGIT)."""
     order = confidence_BM.masked_fill(~valid_BM, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)

@@ -141,8 +141,7 @@ def tokenizers_of(run: Path) -> Path:
 
 
 def _normalisation(modality: Modality) -> dict[str, Any]:
-    """The author's description, and an example: its value, the array that a tokenizer or the model gets, and the error
-    after converting the array back to a value."""
+    """The author's description, and an example: its value, its array, and the error of the array's value."""
     said = type(modality).normalise.__doc__  # not inherited: the base's docstring describes no modality in particular
     description: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
     samples = modality.example_samples(1, 0)

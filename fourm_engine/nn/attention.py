@@ -65,8 +65,7 @@ class SelfAttention(nn.Module):
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
     def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
-        """Attend from one new token to itself and the `index` tokens before it, writing its key and value into the
-        buffers, of capacity L."""
+        """Attend from a new token to itself and the `index` tokens before it; its key and value go into the buffers."""
         q, k, v = self._project(x_B1D)
         k_BHLd[:, :, index : index + 1] = k
         v_BHLd[:, :, index : index + 1] = v

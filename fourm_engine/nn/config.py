@@ -51,8 +51,7 @@ class ModelConfig(BaseModel):
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
-    """Settings as given, with the numbers of the `sizes` entry that their `size` names, if it does. Raises ValueError
-    where a given number contradicts it."""
+    """Settings with the numbers of the `sizes` entry that their `size` names. Raises ValueError for a contradiction."""
     if not isinstance(data, dict) or data.get("size") not in sizes:
         return data
     preset = sizes[data["size"]]

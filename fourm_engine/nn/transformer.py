@@ -140,8 +140,8 @@ class Transformer(nn.Module):
     def decode_step(
         self, ids_B: Int[Tensor, " B"], pos_B: Int[Tensor, " B"], mod_B: Int[Tensor, " B"], cache: DecoderCache
     ) -> Float[Tensor, "B D"]:
-        """Append a token to the sequence of each row and return the decoder's output for it, as `decode` gives there.
-        Raises ValueError if the cache is full."""
+        """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if it is
+        full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])

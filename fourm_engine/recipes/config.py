@@ -97,8 +97,7 @@ def load_config(
 ) -> RunConfig:
     """Read `path`, apply `section.key=value` overrides (values are YAML), validate.
 
-    needed: paths that must exist in a config that a run stored; other data that is missing is left out. Raises
-    ConfigError."""
+    needed: paths that must exist in a config that a run stored; other missing data is left out. Raises ConfigError."""
     path = Path(path)
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
@@ -111,8 +110,8 @@ def load_config(
 def leave_out_missing(
     raw: dict[str, Any], path: Path, missing: dict[str, list[Path]], overrides: Sequence[str], needed: Sequence[str]
 ) -> None:
-    """What `started.relocate` did not find: raises ConfigError if it is needed and no override says where it is; other
-    data is left out, with a line that says so."""
+    """Raises ConfigError for missing data that is needed and not overridden; other is left out, with a line saying
+    so."""
     for key, tried in missing.items():
         if any(override.startswith((f"{key}=", f"{key.partition('.')[0]}=")) for override in overrides):
             continue

@@ -48,8 +48,8 @@ class BinsSettings(Settings):
 
 
 class BinsTokenizer(Tokenizer):
-    """Fitted state: `edges` float64 (size, bins - 1) between the bins, which belong to the bin above; `values` float32
-    (size, bins), which stand for the bins."""
+    """Fitted state: `edges` float64 (size, bins - 1), each of the bin above it; `values` float32 (size, bins) of the
+    bins."""
 
     kind = "bins"
     Settings = BinsSettings

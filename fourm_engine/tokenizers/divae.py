@@ -104,8 +104,8 @@ class DiVAE(VQVAE):
 
     @torch.no_grad()
     def _fixed_ids(self, x: Tensor) -> Tensor:
-        """Ids of a frozen encoder, made as `NeuralTokenizer.encode` makes them: in filled chunks, so that the decoder
-        learns from the very ids that it will decode."""
+        """Ids of a frozen encoder in filled chunks, as of `NeuralTokenizer.encode`: the very ids that will be
+        decoded."""
         missing = -len(x) % CHUNK
         filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
         return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]

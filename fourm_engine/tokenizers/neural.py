@@ -229,8 +229,8 @@ class NeuralTokenizer(Tokenizer):
         )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """The fitted state: parameters and codebook, without what only training needs; CPU tensors, or with
-        `copy=False` those of the network."""
+        """The fitted state, without what only training needs: CPU tensors, or with `copy=False` those of the
+        network."""
         skip = self.network.training_state
         kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
         return {k: v.cpu() for k, v in kept.items()} if copy else kept

@@ -173,8 +173,7 @@ def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
 
 
 def _check_same_arrays(folder: Path, stored: Sequence[ModalitySpec], spec: ModalitySpec, *, resizable: bool) -> None:
-    """The stored tokenizer must have been fitted for the arrays, tokens and ids that the modality has now; `resizable`:
-    for the same patches, in whatever number."""
+    """The tokenizer must have been fitted for the modality's arrays, tokens and ids; `resizable`: for its patches."""
     fitted = next((other for other in stored if other.name == spec.name), None)
     if fitted is None:
         if spec.layout.kind == "sequence" or not stored:

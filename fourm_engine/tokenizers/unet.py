@@ -19,8 +19,7 @@ NORM_EPS = 1e-5
 
 
 class UNetSettings(Settings):
-    """Size of a UNet. The published one has width 256, multipliers 1, 2, 2, 2, three blocks a level, attention at
-    downsampling 4 and 8, and 32 groups."""
+    """Size of a UNet. Published: width 256, multipliers 1, 2, 2, 2, blocks 3, attention at 4 and 8, groups 32."""
 
     #: Pixels of a side of the patches that the first convolution sees.
     patch: int = Field(default=4, ge=1, le=64)

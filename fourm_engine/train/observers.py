@@ -27,8 +27,8 @@ from fourm_plugins.manager import PluginManager
 
 
 class Observers:
-    """Calls hooks of the observers that `host` activated, with the facts of `run`. `active` is false in all processes
-    but the first: they call none."""
+    """Calls hooks of the observers that `host` activated, with the facts of `run`; `active` in the first process
+    alone."""
 
     def __init__(self, host: PluginManager, run: Run, *, active: bool = True) -> None:
         self.run = run

@@ -82,8 +82,8 @@ class Optimiser:
         return named
 
     def prepare(self) -> None:
-        """Create the state that a checkpoint is read into, by a step that learns nothing; what it may change of the
-        weights is read from the checkpoint, too."""
+        """Create the state that a checkpoint is read into, by a step of rate 0; the checkpoint holds the weights,
+        too."""
         gradients = {parameter: parameter.grad for parameter in self.names}
         for group in self.torch.param_groups:
             group["lr"] = 0.0

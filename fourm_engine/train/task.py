@@ -60,8 +60,7 @@ class Task(ABC):
         """Host-side counts of one micro-batch; names that are left out count 0."""
 
     def tokens(self, batch: Any) -> int:
-        """Host-side number of tokens that the model handles in one micro-batch, padding left out, for `tokens_per_s`; 0
-        where the word makes no sense."""
+        """Host-side number of tokens of a micro-batch, padding left out, for `tokens_per_s`; 0 where there are none."""
         return 0
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:

@@ -180,8 +180,8 @@ def lines(value: Lines) -> tuple[str, ...]:
 
 
 def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
-    """Mean over samples of the harmonic mean of precision and recall of lower-case words, counted with repetition; the
-    best over the true alternatives."""
+    """Mean F1 (precision and recall) of lower-case words, counted with repetition; the best over the true
+    alternatives."""
     return _mean(
         max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in zip(predictions, truths, strict=True)
     )

@@ -87,8 +87,8 @@ class Harness(ABC):
 
     @abstractmethod
     def load(self, folder: Path, manager: PluginManager) -> TinyModel:
-        """A saved model with the plugins of `manager`. Raises ValueError as the engine does where one is needed that
-        is missing, on generation at the latest."""
+        """A saved model with the plugins of `manager`. Raises ValueError, on generation at the latest, for a missing
+        one."""
 
 
 def find_harness() -> Harness:

@@ -139,8 +139,7 @@ _PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
 
 
 def _for_all(subject: Subject, holds: Property) -> None:
-    """Raise CheckFailed with a draw for which `holds` does. The draws are shared: only where one of the properties
-    fails is each looked at by itself."""
+    """Raise CheckFailed with a draw for which `holds` does. Draws are shared, unless one of the properties fails."""
     if not subject.made("masks", lambda: _all_hold(subject)):
         _draws(subject, (holds,))
 

@@ -214,8 +214,8 @@ def _in_mark(y: float, x: float) -> bool:
 
 
 def _marker(subject: Subject) -> np.ndarray | None:
-    """A value, rows and columns first, in which the L holds another of the examples' pixels than the rest; None where
-    values are not such arrays."""
+    """A value, rows and columns first, in which the L holds another example's pixel; None where values are no
+    arrays."""
     if not isinstance(subject.spec.array, (FeatureMap, ClassMap)):
         return None
     value = subject.values[0]
