@@ -1,6 +1,7 @@
 """`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, generates with and saves.
 
-In: values of any modalities (pictures, metres, sentences, boxes, files, token ids). Out: values, tokens, pictures.
+In: values of any modalities the model knows (pictures, depth in metres, sentences, boxes, files, token ids). Out:
+values, tokens and pictures of the targets.
 
     model = FourM.from_pretrained("runs/demo")
     out = model.generate({given: value}, targets=[target, another], seed=0)
@@ -140,7 +141,8 @@ class FourM:
         return FourM(network, modalities, tokenizers, vocabulary, missing=self.missing, origin=self._origin)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, atomically, over an earlier export. Modalities that are missing here are carried over."""
+        """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
+        carried over from where the model was loaded."""
         exported.save(
             Path(folder),
             self.network,
@@ -153,8 +155,8 @@ class FourM:
         )
 
     def save_published(self, path: str | Path) -> None:
-        """Write a safetensors file and its `config.json` in the published format. Raises ValueError for what it cannot
-        hold."""
+        """Write `path` (a safetensors file) and `config.json` beside it, in the published format. Raises ValueError for
+        what the format cannot hold."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
         save_published(Path(path), self.network, self.vocabulary, specs, missing=self.missing, arguments=self.published)
 
@@ -189,8 +191,9 @@ class FourM:
         temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes nothing of
         it. `plan` replaces them, stage by stage; it may generate further modalities on the way.
 
-        Raises ValueError, one line, for unknown names, values that do not fit, and requests without the effect they
-        name.""" return self.generate_batch([inputs], targets, seed=seed, plan=plan, **options)[0]
+        Raises ValueError, one line, for names the model does not know, values that do not fit, and requests that cannot
+        have the effect that they name."""
+        return self.generate_batch([inputs], targets, seed=seed, plan=plan, **options)[0]
 
     def generate_batch(
         self,

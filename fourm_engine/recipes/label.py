@@ -51,12 +51,18 @@ def label(
         options: target -> settings of its labeller.
         warn: takes a line for each file that cannot be used.
 
-    Raises ValueError for a target that cannot be made, and BadFile for an unusable file if `data.on_error` is
-    "raise".""" modalities = load_modalities(config.modalities, load_manager(config.modalities)) models, options =
-    models or {}, options or {} steps = plan(modalities, source, targets, models) rank, world = rank_and_world() roots =
-    dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None) if not roots: raise
-    ValueError("data.train is not set: name the folder to label") done = [] for step in steps: made_from, target =
-    modalities[step.source], modalities[step.target]
+    Raises ValueError for a target that cannot be made from what is there, and BadFile for an unusable file, where
+    `data.on_error` is "raise"."""
+    modalities = load_modalities(config.modalities, load_manager(config.modalities))
+    models, options = models or {}, options or {}
+    steps = plan(modalities, source, targets, models)
+    rank, world = rank_and_world()
+    roots = dict.fromkeys(root for root in (config.data.train, config.data.val) if root is not None)
+    if not roots:
+        raise ValueError("data.train is not set: name the folder to label")
+    done = []
+    for step in steps:
+        made_from, target = modalities[step.source], modalities[step.target]
         # One network at a time is in memory; a step of this process goes on from what its earlier ones made.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])

@@ -107,8 +107,11 @@ class Checkpoints:
 
         All processes learn of a failure in any of them, and a failed save leaves nothing. An error of the disk is
         reported, `saved` stays unchanged, and the run may go on and try again. Anything else (no memory, a bug,
-        Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the others, now or next
-        time.""" self.finish() part = step_folder(self.folder, step).with_suffix(".part") copies: dict[str, Tensor] = {}
+        Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes, here or
+        by the next call of `save` or `finish`."""
+        self.finish()
+        part = step_folder(self.folder, step).with_suffix(".part")
+        copies: dict[str, Tensor] = {}
         rows: dict[str, tuple[int, int]] = {}
 
         def copy() -> None:
