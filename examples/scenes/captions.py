@@ -118,9 +118,8 @@ def _counted_plain(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _introduced(things: list[Thing], rng: np.random.Generator) -> str:
-    opening = ("a picture of", "a scene with", "a view of", "on the floor:", "we see", "a room with")[
-        int(rng.integers(6))
-    ]
+    openings = ("a picture of", "a scene with", "a view of", "on the floor:", "we see", "a room with")
+    opening = openings[int(rng.integers(6))]
     return f"{opening} " + _listing(_groups(things, rng, 0.4))
 
 

@@ -28,9 +28,8 @@ def evaluate(
     """Score a trained model on held-out samples; write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
-    report = recipe.evaluate(
-        run, overrides or [], config=config, data=data, out=out, samples=samples, seed=seed, matrix=matrix
-    )
+    options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
+    report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)
 

@@ -43,12 +43,12 @@ def save_published(
             raise ValueError(f"{entry.name!r} has no published_name; the published format has no place for it")
         if spec.published_name in names:
             raise ValueError(
-                f"{entry.name!r} and {names[spec.published_name]!r} are both published as {spec.published_name!r}"
+                f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r} there"
             )
         names[spec.published_name] = entry.name
         if isinstance(entry.layout, Grid) and entry.layout.height != entry.layout.width:
             raise ValueError(
-                f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; published grids are square"
+                f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; grids there are square"
             )
         domains.append(Domain(spec.published_name, entry.layout, entry.size, entry.patch_dim, spec.input, spec.target))
     written = published.arguments_of(network.config, domains, **_picture(specs.values()))

@@ -118,9 +118,8 @@ def settings_of(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) ->
     assert isinstance(spec.layout, Grid)
     assert spec.token_space is not None
     other = (spec.layout.height, spec.layout.width) != (tokens, tokens) or spec.token_space.shared
-    shared = {"post_mlp": bool(arguments.get("post_mlp", False))} | (
-        {"position_grid": (tokens, tokens)} if other else {}
-    )
+    shared: dict[str, Any] = {"post_mlp": bool(arguments.get("post_mlp", False))}
+    shared |= {"position_grid": (tokens, tokens)} if other else {}
     settings: dict[str, Any] = {
         "encoder": _sizes(path, arguments, "enc_type", {f"{name}_enc": sizes for name, sizes in CODECS.items()})
         | shared,

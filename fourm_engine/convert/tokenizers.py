@@ -170,8 +170,6 @@ def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     A tokenizer that was published keeps its arguments, and its tensors bit for bit. Raises ValueError for what the
     format cannot hold: other kinds, other sizes of encoder and decoder."""
     if not isinstance(tokenizer, VQVAETokenizer):
-        raise ValueError(
-            f"{tokenizer.spec.name}: of kind {tokenizer.kind!r}; the published format holds vqvae and divae"
-        )
+        raise ValueError(f"{tokenizer.spec.name}: of kind {tokenizer.kind!r}; published are vqvae and divae")
     arguments = arguments_of(tokenizer) if tokenizer.carried is None else tokenizer.carried.arguments
     published.write_checkpoint(path, write_state(tokenizer), arguments)

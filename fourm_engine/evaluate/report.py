@@ -42,10 +42,13 @@ def number(value: float | None) -> str:
 
 
 def _environment() -> Environment:
-    loader = PackageLoader("fourm_engine.evaluate", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    options: dict[str, Any] = {
+        "autoescape": True,
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = Environment(loader=PackageLoader("fourm_engine.evaluate", "."), **options)
     environment.filters |= {
         "constant_names": _constant_names,
         "data_uri": data_uri,

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
 from fourm_engine.fit.config import FitConfig
-from fourm_engine.fit.samples import ArrayData
+from fourm_engine.fit.samples import ArrayData, Sized
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
@@ -50,16 +50,6 @@ class Fitted:
     tokenizer: Tokenizer
     report: dict[str, dict[str, float]]
     fresh: bool
-
-
-@dataclass(frozen=True)
-class Sized:
-    """What a tokenizer adapts to a size on: its first modality there, training arrays as when fitted, held-out
-    values."""
-
-    modality: Modality
-    train: ArrayData
-    val: Sequence[Any]
 
 
 def base_first(modalities: Sequence[Modality]) -> list[Modality]:
@@ -126,9 +116,7 @@ def fit_tokenizer(
         space = tokenizer.spec.token_space.name
         if not sum(len(data) for data in train.values()):
             names = ", ".join(modality.name for modality in modalities)
-            raise ValueError(
-                f"no training data for the tokenizer of {names}; add some, or leave it out (modalities.select)"
-            )
+            raise ValueError(f"no training data for the tokenizer of {names}; add some, or leave it out")
         neural = isinstance(tokenizer, NeuralTokenizer)
         request = _request(tokenizer, modalities, train, config if neural else None, seed)
         stamps = {name: data.stamp() for name, data in sorted(train.items())}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.fit.fitting import Sized
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -70,6 +70,16 @@ class ArrayData:
 
 #: Held-out values that a reconstruction is measured on.
 HELD_OUT = 512
+
+
+@dataclass(frozen=True)
+class Sized:
+    """What a tokenizer adapts to a size on: its first modality there, training arrays as when fitted, held-out
+    values."""
+
+    modality: Modality
+    train: ArrayData
+    val: Sequence[Any]
 
 
 def training_arrays(data: AlignedData, modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int) -> ArrayData:

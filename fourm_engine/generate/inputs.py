@@ -106,9 +106,7 @@ class InputReader:
             given[instance], shown_as[name] = part, instance
             if condition.weight is not None:
                 if instance in targets:
-                    raise ValueError(
-                        f"{name!r} is a target; what is known of it has no guidance weight: leave weight out"
-                    )
+                    raise ValueError(f"{name!r} is a target: what is known of it has no weight; leave weight out")
                 sample.weights[instance] = float(condition.weight)
         views = self.drawer.draw("", 0, _aspects(given))
         for name, part in given.items():

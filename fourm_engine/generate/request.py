@@ -93,7 +93,7 @@ def plan_of(
         for name in ("steps", "max_tokens"):
             if (value := getattr(stage, name)) is not None and value > layout.num_tokens:
                 raise ValueError(
-                    f"stage of {stage.target!r}: {name} {value} is more than {layout.num_tokens} tokens; lower it"
+                    f"stage of {stage.target!r}: {name} {value} exceeds its {layout.num_tokens} tokens; lower it"
                 )
     return plan
 

@@ -101,9 +101,8 @@ def evaluate(
         measured = None
         if matrix:
             measured = measure_matrix(model, held_out, predictor.ids, settings)
-            log.info(
-                "any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds
-            )
+            shape = len(measured.inputs), len(measured.targets)
+            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
         evaluation.save(out / JSON)

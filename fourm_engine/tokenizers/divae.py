@@ -57,9 +57,7 @@ class DiVAESettings(CodebookSettings):
         if not 0 <= low <= high <= 1:
             raise ValueError(f"condition_mask {list(self.condition_mask)}: give shares with 0 <= low <= high <= 1")
         if self.guidance != 1 and not (self.condition_dropout or high == 1):
-            raise ValueError(
-                f"guidance {self.guidance} needs a decoder without condition; set condition_dropout above 0"
-            )
+            raise ValueError(f"guidance {self.guidance} needs a decoder without condition; raise condition_dropout")
         return self
 
 

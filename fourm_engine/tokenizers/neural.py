@@ -240,9 +240,7 @@ class NeuralTokenizer(Tokenizer):
         wanted = self.state()
         missing = sorted(wanted.keys() - state.keys())
         if missing:
-            raise ValueError(
-                f"{self.spec.name}: the weights lack {missing[0]} ({len(missing)} in all); other settings?"
-            )
+            raise ValueError(f"{self.spec.name}: lacks {missing[0]} ({len(missing)} missing); other settings?")
         for name, value in wanted.items():
             if state[name].shape != value.shape:
                 raise ValueError(

@@ -67,9 +67,7 @@ class TrainConfig(BaseModel):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}; lower it")
         if self.warmup + self.cooldown > self.steps:
-            raise ValueError(
-                f"warmup={self.warmup} and cooldown={self.cooldown} exceed steps={self.steps}; shorten them"
-            )
+            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} exceed steps={self.steps}; lower them")
         if self.schedule in ("cosine", "constant", "wsd") and (self.cooldown > 0) != (self.schedule == "wsd"):
             raise ValueError(f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd'")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -45,9 +45,7 @@ class ClassSettings(images.TokenSettings):
     @model_validator(mode="after")
     def _apart(self) -> ClassSettings:
         if self.ignore is not None and self.ignore < self.num_classes:
-            raise ValueError(
-                f"ignore {self.ignore} is one of the {self.num_classes} classes; choose one beyond, or null"
-            )
+            raise ValueError(f"ignore {self.ignore} is one of the {self.num_classes} classes; choose another, or null")
         return self
 
 

@@ -89,9 +89,7 @@ class TextSequence(SequenceModality[Lines]):
         for number, line in enumerate(_LINE_END.split(text), 1):
             words = " ".join(line.split())
             if len(words) > (limit := self.settings.max_characters):
-                raise SampleError(
-                    f"{self.spec.source} of {len(words)} characters, line {number}; at most {limit} are read"
-                )
+                raise SampleError(f"{self.spec.source} of {len(words)} characters in line {number}, at most {limit}")
             if words:
                 texts.append(words)
         if not texts:
@@ -121,7 +119,7 @@ class TextSequence(SequenceModality[Lines]):
                 raise SampleError("the text holds a NUL character")
             if len(text) > self.settings.max_characters:
                 raise SampleError(
-                    f"{self.spec.source} of {len(text)} characters; read are {self.settings.max_characters}"
+                    f"{self.spec.source} of {len(text)} characters, at most {self.settings.max_characters}"
                 )
         return kept
 

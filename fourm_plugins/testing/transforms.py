@@ -86,9 +86,8 @@ def directions_are_stated(subject: Subject) -> None:
     require(not both, "it claims both `directions` and `no_directions`; claim the one that holds")
     if not _unstated(subject):
         return
-    seen = [
-        (subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)) for value in subject.values
-    ]
+    plain = View(0.1, 0.2, 0.7, 0.6)
+    seen = [(subject.array(value, plain), subject.array(value, _FLIPPED)) for value in subject.values]
     signs = all(_changes_sign(plain, flipped) for plain, flipped in seen)
     told = (
         'its first component changes its sign under a flip, as of vectors: write claims = frozenset({"directions"})'

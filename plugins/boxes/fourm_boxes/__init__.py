@@ -99,7 +99,9 @@ class Boxes(SequenceModality[list[Box]]):
         if "=" in label:
             raise SampleError(f"box {index} is labelled {label!r}; '=' is kept for coordinates")
         if self.settings.labels and label not in self.settings.labels:
-            raise SampleError(f"box {index} is labelled {label!r}, none of the {len(self.settings.labels)} labels")
+            raise SampleError(
+                f"box {index} is labelled {label!r}, which is none of the {len(self.settings.labels)} labels"
+            )
         if not (isinstance(corners, list) and len(corners) == 4 and all(_is_number(x) for x in corners)):
             raise SampleError(f"box {index} ({label}) needs bbox: four numbers x0, y0, x1, y1")
         if min(corners) < -_ROUNDING or max(corners) > 1 + _ROUNDING:

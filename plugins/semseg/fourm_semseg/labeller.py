@@ -48,7 +48,9 @@ class SemSegLabeller(Labeller):
             )
         if unknown := [name for name, i in zip(names, self._ids) if i < 0]:
             if not ignored:
-                raise ValueError(f"{model}: {unknown[0]!r} is no class; map it, or let the modality ignore an id")
+                raise ValueError(
+                    f"{model}: {unknown[0]!r} is none of the classes; map it, or let the modality ignore an id"
+                )
             log.info("%s: %d classes are left without one: %s", model, len(unknown), ", ".join(unknown[:20]))
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
