@@ -34,7 +34,7 @@ def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None 
 
     def load() -> Any:
         loaded = importlib.metadata.EntryPoint(plugin.name, plugin.value, "").load()
-        return check(plugin, _ask(plugin, loaded) if inspect.ismodule(loaded) else loaded)
+        return check(plugin, _provided(plugin, loaded) if inspect.ismodule(loaded) else loaded)
 
     try:
         return run(plugin, "activated", load, witness=witness, changed=changed)
@@ -86,7 +86,7 @@ def blame(plugin: Plugin) -> Iterator[None]:
         ) from error
 
 
-def _ask(plugin: Plugin, module: Any) -> Any:
+def _provided(plugin: Plugin, module: Any) -> Any:
     """What a module with hooks provides under the plugin's name: of observers, the module is one."""
     hooks = check_hooks(module)
     wanted = f"fourm_{plugin.kind}"

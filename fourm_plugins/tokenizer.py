@@ -29,7 +29,7 @@ class Tokenizer(ABC):
     Settings: ClassVar[type[BaseModel]] = Settings
     #: Settings that hold the path of a file that fitting starts from. What is learned does not depend on the path, and
     #: a fitted tokenizer is stored without it.
-    places: ClassVar[frozenset[str]] = frozenset()
+    path_settings: ClassVar[frozenset[str]] = frozenset()
     #: Whether an id means something else at each position; the use of codes is then counted position by position.
     positional: bool = False
 
@@ -43,6 +43,10 @@ class Tokenizer(ABC):
     def __repr__(self) -> str:
         names = ", ".join(spec.name for spec in self.specs)
         return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
+
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as files hold them: JSON, without `path_settings`."""
+        return dict(self.settings.model_dump(mode="json", exclude=set(self.path_settings)))
 
     @property
     def spec(self) -> ModalitySpec:

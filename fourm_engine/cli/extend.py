@@ -55,7 +55,7 @@ def print_report(report: Report) -> None:
         f"{report.source} + {', '.join(report.add)}, --train {report.train}, {report.steps} steps, "
         f"{report.trained_parameters:,} of {report.parameters:,} parameters; held-out nats per token ± standard error"
     )
-    columns = ("modality", "asked", "samples", "tokens", "before", "after", "change")
+    columns = ("modality", "case", "samples", "tokens", "before", "after", "change")
     table = Table(*columns, title=title, title_justify="left")
     cases = {"known": "without the new", "new": "new", "given new": "from the new alone"}
     for row in report.rows:

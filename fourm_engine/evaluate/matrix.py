@@ -94,8 +94,8 @@ def nats_by_sample(
             counts = np.array([len(row) for row in labels])
             if not counts.any():
                 continue
-            rows_BM = _asked(model, labels, target).to(model.device)
-            y_TD = model.network.decode(rows_BM, context, valid)[rows_BM.mod >= 0]
+            masked = _decoder_tokens(model, labels, target).to(model.device)
+            y_TD = model.network.decode(masked, context, valid)[masked.mod >= 0]
             ids_T = torch.from_numpy(np.concatenate(labels)).to(model.device)
             nats_T = F.cross_entropy(model.network.logits(y_TD, target).float(), ids_T, reduction="none")
             nats, tokens = scores[target]
@@ -115,7 +115,7 @@ def _shown(model: FourM, name: str, value: np.ndarray) -> Shown:
     return model.reader.closed(name, value) if spec.layout.kind == "sequence" else Shown.tokens(value)
 
 
-def _asked(model: FourM, labels: list[np.ndarray], target: str) -> Tokens:
+def _decoder_tokens(model: FourM, labels: list[np.ndarray], target: str) -> Tokens:
     """The decoder's rows, (B, longest): mask tokens, or the sequence behind its first sentinel, shifted by one."""
     entry = model.vocabulary[target]
     sequence = entry.layout.kind == "sequence"

@@ -298,7 +298,7 @@ def _request(
     members = modalities if config is None else modalities[:1]
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
-        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
+        "settings": tokenizer.stored_settings(),
         "modalities": {modality.name: digest(modality.identity()) for modality in members},
         "data": {m.name: [train[m.name].fingerprint, len(train[m.name])] for m in members if m.name in train},
         "fit": config.model_dump(mode="json", exclude=quiet) if config is not None else None,

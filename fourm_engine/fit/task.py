@@ -130,7 +130,7 @@ class TokenizerTask(Task):
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,
-            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json", exclude=set(self.tokenizer.places)),
+            "tokenizer.settings": self.tokenizer.stored_settings(),
             "tokenizer.spec": self.tokenizer.spec.fingerprint(),
             "tokenizer.steps": self.steps,
             "data": self.train.fingerprint,

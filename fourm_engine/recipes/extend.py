@@ -8,7 +8,7 @@ from typing import Any
 
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.extend.mixture import asking, extended, known, only, showing
+from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
 from fourm_engine.extend.task import ExtendTask
@@ -120,8 +120,8 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
     for case, components in (
-        ("new", [c for spec in new for c in asking(config.masking, spec)]),
-        ("given new", [c for spec in new for c in showing(spec, new)]),
+        ("new", [c for spec in new for c in as_target(config.masking, spec)]),
+        ("given new", [c for spec in new for c in as_input(spec, new)]),
     ):
         if components:  # not every modality can be a target, or an input
             cases[case] = only(config.masking, components)

@@ -183,7 +183,7 @@ class DiVAETokenizer(VQVAETokenizer):
 
     kind = "divae"
     Settings = DiVAESettings  # type: ignore[assignment]
-    places = frozenset({"encoder_from"})
+    path_settings = frozenset({"encoder_from"})
 
     def make_network(self) -> DiVAE:
         self._check_decodes(self.spec)

@@ -52,7 +52,7 @@ def save_tokenizer(
         "kind": tokenizer.kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
+        "settings": tokenizer.stored_settings(),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
         "modalities": {modality.name: modality.identity() for modality in modalities},
         "fingerprint": tokenizer.fingerprint,
