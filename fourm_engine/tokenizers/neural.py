@@ -257,7 +257,7 @@ class NeuralTokenizer(Tokenizer):
         digest = hashlib.sha256()
         stored = position_grid(self.settings)
         spec = self.spec if stored is None else self.spec.on_grid(*stored)
-        facts = [self.kind, self.stored_settings(), spec.array.model_dump(mode="json")]
+        facts: list[Any] = [self.kind, self.stored_settings(), spec.array.model_dump(mode="json")]
         facts += [spec.layout.model_dump(mode="json"), self.size]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self.state().items()):
