@@ -108,9 +108,8 @@ def evaluate_tokenizers(
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
-        files.append(
-            _draw(out, modalities, [name for name in tokenizers if any(name in shown[s] for s in best)], shown, best)
-        )
+        names = [name for name in tokenizers if any(name in shown[sample] for sample in best)]
+        files.append(_draw(out, modalities, names, shown, best))
     return TokenizerEvaluation(measured, notes, files)
 
 

@@ -168,9 +168,8 @@ def guided(
             weights = None
             if chosen:
                 raise ValueError(f"guidance has no effect on {stage.target!r}: nothing else is given; leave it out")
-        sentinel = stage.target in sequences or (
-            isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
-        )
+        hides = isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
+        sentinel = hides or stage.target in sequences
         effects["prompt_sentinel"] |= sentinel
         if chosen and stage.prompt_sentinel and not sentinel:
             _refuse_sentinel(stage.target)

@@ -75,7 +75,6 @@ def most_confident(confidence_BM: Tensor, valid_BM: Tensor, count_B: Tensor) -> 
     """bool (B, M): the `count_B[b]` most confident valid entries of row b, earlier ones first among equals
     (MaskGIT)."""
     order = confidence_BM.masked_fill(~valid_BM, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, places)
     return (rank < count_B[:, None]) & valid_BM

@@ -63,9 +63,8 @@ class Embedding(nn.Module):
         self.decoder_table = nn.Parameter(torch.empty(vocabulary.size, width))
         self.modality = nn.Parameter(torch.empty(len(entries), width))
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.projections = nn.ModuleDict(
-            {e.name: nn.Linear(e.patch_dim, width, bias=False) for e in entries if e.patch_dim}
-        )
+        continuous = [entry for entry in entries if entry.patch_dim]
+        self.projections = nn.ModuleDict({e.name: nn.Linear(e.patch_dim, width, bias=False) for e in continuous})
         # Learned positions (Vector layouts) follow the fixed ones in the table.
         self.learned_positions = nn.ParameterDict(
             {

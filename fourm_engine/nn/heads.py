@@ -50,9 +50,8 @@ class Heads(nn.Module):
     def slices(self) -> dict[str, Tensor]:
         """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each
         slice would allocate a gradient of the whole matrix."""
-        return {
-            name: rows for name, rows in zip(self._names, self.weight.split(self._rows), strict=True) if len(rows) > 0
-        }
+        parts = zip(self._names, self.weight.split(self._rows), strict=True)
+        return {name: rows for name, rows in parts if len(rows) > 0}
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
         """Over the modality's ids. Raises ValueError for one without output rows in this model."""

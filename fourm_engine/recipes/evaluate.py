@@ -139,9 +139,8 @@ def _load_data(
         given = given.model_copy(update={"val": data, "val_split": None})
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())
-    held_out = load_samples(
-        chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
-    )
+    number = max(settings.samples, settings.matrix_samples if matrix else 0)
+    held_out = load_samples(chosen, given, samples=number, seed=settings.seed)
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
     if given.train is None or not given.train.is_dir():
         where = "are configured (data.train)" if given.train is None else f"are there (data.train: {given.train})"

@@ -190,10 +190,8 @@ class Diffusion:
 
 def _scheduler_class(module: str, name: str) -> Any:
     """A scheduler of `diffusers`; its module alone is imported, since the package takes seconds."""
-    loaded = optional(
-        f"diffusers.schedulers.scheduling_{module}", what="diffusion decoders need", install="fourm-engine[diffusion]"
-    )
-    return getattr(loaded, name)
+    module = f"diffusers.schedulers.scheduling_{module}"
+    return getattr(optional(module, what="diffusion decoders need", install="fourm-engine[diffusion]"), name)
 
 
 def _betas(alphas: Tensor) -> np.ndarray:

@@ -117,9 +117,8 @@ class Trainer:
             if newest is not None and (finished := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
                 return finished
-            metrics = together(
-                lambda: Metrics(self.folder, step=self.progress.step, steps=self.config.steps, active=rank() == 0)
-            )
+            step, steps = self.progress.step, self.config.steps
+            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, active=rank() == 0))
             try:
                 self.observers = Observers(self.host, self._facts(), active=rank() == 0)
                 with self.observers.told(lambda: self.progress.step):

@@ -171,9 +171,8 @@ def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
     if importlib.util.find_spec("hypothesis") is None:
         rng = np.random.default_rng(0)
         for seed in range(DRAWS):
-            length, input_budget, target_budget = (
-                int(rng.integers(low, high + 1)) for low, high in (lengths, (0, most + 2), targets)
-            )
+            bounds = (lengths, (0, most + 2), targets)
+            length, input_budget, target_budget = (int(rng.integers(low, high + 1)) for low, high in bounds)
             try_one(length, input_budget, target_budget, KEEPS[seed % 3], seed)
         return
     from hypothesis import HealthCheck, Phase, given, settings
