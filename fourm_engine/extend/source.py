@@ -63,7 +63,9 @@ class Extension:
         manager = manager or load_manager(modalities_config)
         for name in settings.add:
             if name in saved.modalities:
-                raise ValueError(f"extend.add: {name!r} is in the model, with {', '.join(sorted(saved.modalities))}")
+                raise ValueError(
+                    f"extend.add: {name!r} is in the model already; it has {', '.join(sorted(saved.modalities))}"
+                )
         added, plugins = [], {}
         for name in settings.add:
             given = dict(modalities_config.settings.get(name, {}))

@@ -48,7 +48,7 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
 def inputs_of(given: Any) -> list[Mapping[str, Any]]:
     """The inputs of several samples."""
     if isinstance(given, Mapping):
-        raise ValueError("inputs: a list of mappings is due, one a sample; `generate` takes a single one")
+        raise ValueError("inputs: one mapping, where a list of them is due; `generate` takes one")
     samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -93,7 +93,7 @@ def plan_of(
         for name in ("steps", "max_tokens"):
             if (value := getattr(stage, name)) is not None and value > layout.num_tokens:
                 raise ValueError(
-                    f"stage of {stage.target!r}: {name} {value} exceeds its {layout.num_tokens} tokens; lower it"
+                    f"stage of {stage.target!r}: {name} {value} is more than its {layout.num_tokens} tokens; lower it"
                 )
     return plan
 
@@ -157,7 +157,9 @@ def guided(
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]
                 if (instance := shown_as.get(name, name)) in conditions:
                     if instance in weights:
-                        raise ValueError(f"guidance has {given.get(instance, instance)!r} twice, as {name!r}; drop one")
+                        raise ValueError(
+                            f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one"
+                        )
                     weights[instance] = weight
                     used.add(name)
                 elif chosen:

@@ -45,7 +45,7 @@ class Broken(Exception):
     it where that one did not; the others are not run."""
 
     def __init__(self, owner: str, error: Exception) -> None:
-        super().__init__(f"needs what {owner or 'an earlier check'} requires, which failed")
+        super().__init__(f"needs what {owner or 'an earlier check'} asks for, which failed")
         self.owner, self.error = owner, error
 
 
