@@ -38,7 +38,7 @@ class CLIP(FeatureGrid):
         """Feature maps of pictures; `model` is a CLIP model's Hub name or folder. Options: `NetworkOptions`."""
         if model is None:
             raise ValueError(
-                f"{self.name} needs a CLIP model: a folder or Hub id, such as openai/clip-vit-base-patch16"
+                f"{self.name} needs a CLIP model: name one, a folder or a Hub id such as openai/clip-vit-base-patch16"
             )
         labeller = ClipLabeller(model, label_options(NetworkOptions, options, target=self.name))
         if labeller.channels != self.settings.channels:
