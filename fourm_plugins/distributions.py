@@ -212,9 +212,10 @@ def _ranked(group: Group) -> Group:
 
     def rank(one: tuple[Distribution, Installed | None]) -> tuple[Any, ...]:
         parent = os.path.realpath(os.path.dirname(folder_of(one[0])))
-        return is_of_source(one[0]), parents.index(parent), *_missing(*one), _by_version(one[0])
+        return is_of_source(one[0]), parents.index(parent), *_missing(*one)
 
-    return sorted(group, key=rank)
+    newest = sorted(group, key=lambda one: _comparable_version(one[0]), reverse=True)
+    return sorted(newest, key=rank)
 
 
 def is_of_source(dist: Distribution) -> bool:
@@ -242,23 +243,14 @@ def _size(file: str) -> int:
         return -1
 
 
-def _by_version(dist: Distribution) -> Any:
-    """Sorts the highest version first."""
+def _comparable_version(dist: Distribution) -> Any:
+    """The version; below all others where it cannot be read."""
     from packaging.version import InvalidVersion, Version
 
     try:
-        version = Version(dist.version)
+        return Version(dist.version)
     except (InvalidVersion, TypeError, KeyError):
-        version = Version("0.dev0")
-    return _Descending(version)
-
-
-@dataclass(frozen=True)
-class _Descending:
-    version: Any
-
-    def __lt__(self, other: _Descending) -> bool:
-        return bool(other.version < self.version)
+        return Version("0.dev0")
 
 
 def _left_over(group: Group) -> list[Leftover]:
