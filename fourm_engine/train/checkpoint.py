@@ -181,7 +181,7 @@ class Checkpoints:
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
-            self.report(f"checkpoint not saved: {words}; free space, or choose another folder. Earlier ones are intact")
+            self.report(f"checkpoint not saved: {words}; free space or choose another folder. Earlier ones are intact")
             return False
         raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
 
