@@ -8,6 +8,8 @@ predicts any modality from any others.
 
 from __future__ import annotations
 
+import gc
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,16 +22,14 @@ __all__ = ["Condition", "FourM", "Ids", "Typed", "load_tokenizer"]
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `fourm plugins list` and the configs do not pay for importing torch.
-    if name == "FourM":
-        from fourm_engine.model import FourM
-
-        return FourM
-    if name in ("Condition", "Ids", "Typed"):
-        from fourm_engine.generate import inputs
-
-        return getattr(inputs, name)
-    if name == "load_tokenizer":
-        from fourm_engine.convert.tokenizers import open_tokenizer
-
-        return open_tokenizer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    collects = gc.isenabled()
+    gc.disable()  # a full collection amid the imports would visit every object of torch, which takes 0.1 s
+    try:
+        if name == "load_tokenizer":
+            return import_module("fourm_engine.convert.tokenizers").open_tokenizer
+        return getattr(import_module(f"fourm_engine.{'model' if name == 'FourM' else 'generate.inputs'}"), name)
+    finally:
+        if collects:
+            gc.enable()

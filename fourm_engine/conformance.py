@@ -1,4 +1,4 @@
-"""What the conformance kit asks of an engine: tokenizers and tiny models, made in seconds on the CPU.
+"""What the conformance kit needs of an engine: tokenizers and tiny models, made in seconds on the CPU.
 
 In: modalities with their tokenizers, maskers and arrays (`fourm_plugins.testing.Member`). Out: `EngineModel`, a model
 trained by the one trainer on samples drawn as in any run. Installed under the group `fourm.conformance.v1`.
@@ -99,16 +99,16 @@ class EngineModel(TinyModel):
         network.zero_grad(set_to_none=True)
         torch.stack([total for total, _ in network(batch).values()]).sum().backward()
         spec, embedding = self.model.modalities[name].spec, network.embedding
-        found: dict[str, Tensor | None] = {}
+        parts: dict[str, Tensor | None] = {}
         if spec.input and entry.size:
-            found["input rows"] = _rows(embedding.encoder_table.grad, entry.start, entry.stop)
+            parts["input rows"] = _rows(embedding.encoder_table.grad, entry.start, entry.stop)
         elif spec.input:
-            found["input rows"] = embedding.projections[name].weight.grad  # type: ignore[assignment]
+            parts["input rows"] = embedding.projections[name].weight.grad  # type: ignore[assignment]
         if spec.target:
-            found["output rows"] = _rows(network.heads.weight.grad, entry.start, entry.stop)
+            parts["output rows"] = _rows(network.heads.weight.grad, entry.start, entry.stop)
             if spec.layout.kind == "sequence":
-                found["decoder rows"] = _rows(embedding.decoder_table.grad, entry.start, entry.stop)
-        norms = {part: 0.0 if gradient is None else float(gradient.norm()) for part, gradient in found.items()}
+                parts["decoder rows"] = _rows(embedding.decoder_table.grad, entry.start, entry.stop)
+        norms = {part: 0.0 if gradient is None else float(gradient.norm()) for part, gradient in parts.items()}
         network.zero_grad(set_to_none=True)
         return norms
 

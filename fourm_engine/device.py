@@ -63,8 +63,7 @@ def local_device() -> torch.device:
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
-    """`device`; for None a GPU if there is one, and the CPU otherwise. Raises ValueError, one line, for one that is not
-    there."""
+    """`device`; for None a GPU if there is one, else the CPU. Raises ValueError, one line, for one that is missing."""
     import torch
 
     if device is None:
@@ -72,11 +71,11 @@ def choose_device(device: torch.device | str | None) -> torch.device:
     if not isinstance(device, (str, torch.device)):
         raise ValueError(f"device is a torch.device or its name, such as 'cpu' or 'cuda'; given: {device!r:.80}")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # backends raise different errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"device {str(device)!r} cannot be used here: {reason:.200}") from None
-    if found.type == "meta":
+    if chosen.type == "meta":
         raise ValueError("device 'meta' holds no numbers; choose 'cpu' or 'cuda'")
-    return found
+    return chosen

@@ -44,7 +44,7 @@ DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class SavedEntry(_Strict):
@@ -141,8 +141,8 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_shapes(found, expected, f"{path} does not fit {CONFIG}")
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
             network.to_empty(device="cpu")
             with torch.random.fork_rng(devices=[]):
                 network.initialise()  # for the tables of positions, which the file does not hold

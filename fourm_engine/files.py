@@ -69,10 +69,10 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
             raise
         raise CannotWrite(named, error) from error
     except SafetensorError as error:
-        found = _OS_ERROR.search(str(error))
-        if found is None:
+        match = _OS_ERROR.search(str(error))
+        if match is None:
             raise
-        number = int(found[1])
+        number = int(match[1])
         raise CannotWrite(path, OSError(number, os.strerror(number))) from error
 
 
@@ -115,8 +115,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path; at the end of the block it replaces `path`. A block that raises leaves nothing. Raises
-    CannotWrite."""
+    """Yields a temporary path, which replaces `path` unless the block raises, and then is gone. Raises CannotWrite."""
     temporary = _beside(path, "part")
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +129,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path, mine: Callable[[str], bool], *, deep: bool = True) -> None:
+def remove_leftovers(folder: Path, ours: Callable[[str], bool], *, deep: bool = True) -> None:
     """Remove what killed writers left in `folder` and, if `deep`, below. `mine`: whether this process writes the file
     or folder with a path below `folder`; others may be in use."""
     for parent, folders, files in os.walk(folder):
@@ -138,7 +137,7 @@ def remove_leftovers(folder: Path, mine: Callable[[str], bool], *, deep: bool = 
             if not (match := _PART.match(name)):
                 continue
             left, whole = Path(parent, name), Path(parent, match["name"])
-            if alive(int(match["pid"])) or not mine(whole.relative_to(folder).as_posix()):
+            if alive(int(match["pid"])) or not ours(whole.relative_to(folder).as_posix()):
                 continue
             if match["kind"] == "old" and not whole.exists():  # killed between the two renames
                 os.rename(left, whole)
@@ -185,24 +184,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty temporary folder; at the end of the block it replaces `folder`. A block that raises leaves
     `folder` as it was, and nothing else. Raises CannotWrite."""
-    place = folder.absolute()
-    temporary, old = _beside(place, "part"), _beside(place, "old")
+    absolute = folder.absolute()
+    temporary, old = _beside(absolute, "part"), _beside(absolute, "old")
     with writing(folder, temporary):
-        if os.path.lexists(place) and not place.is_dir():
+        if os.path.lexists(absolute) and not absolute.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file is there, not a folder; move it away")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        absolute.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.mkdir()
             yield temporary
             for parent, _, files in os.walk(temporary):
                 for path in (*(Path(parent, file) for file in files), Path(parent)):
                     settle(path)
-            if place.exists():
-                os.rename(place, old)  # a folder with content cannot be replaced by renaming
-            os.rename(temporary, place)
+            if absolute.exists():
+                os.rename(absolute, old)  # a folder with content cannot be replaced by renaming
+            os.rename(temporary, absolute)
         finally:
-            if old.exists() and not place.exists():
-                os.rename(old, place)
+            if old.exists() and not absolute.exists():
+                os.rename(old, absolute)
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-    sync_folder(place.parent)
+    sync_folder(absolute.parent)

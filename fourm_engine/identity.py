@@ -67,14 +67,14 @@ def differences(
     was = {path: value for path, value in _defaults(modality).items() if path in now} | was
     # A picture of another size has another spec, which the caller judges.
     left_out = (*ignore, "spec") if ignore else ()
-    found = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
-    own = {path: pair for path, pair in found.items() if not path.startswith(_DERIVED)} or found
-    return [Difference(_named(path, modality), *pair) for path, pair in own.items()]
+    changed = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
+    settings = {path: pair for path, pair in changed.items() if not path.startswith(_DERIVED)} or changed
+    return [Difference(_named(path, modality), *pair) for path, pair in settings.items()]
 
 
 def compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Key -> (was, is), ready to be shown, of all values that differ, sorted by key."""
-    found = {}
+    changed = {}
     for key in now.keys() | was.keys():
         before, after = was.get(key, _ABSENT), now.get(key, _ABSENT)
         if before == after:
@@ -82,8 +82,8 @@ def compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[s
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
             at = next(i for i in range(len(before)) if before[i] != after[i])  # a long list would hide where it differs
             key, before, after = f"{key}.{at}", before[at], after[at]
-        found[key] = _shown(before), _shown(after)
-    return dict(sorted(found.items()))
+        changed[key] = _shown(before), _shown(after)
+    return dict(sorted(changed.items()))
 
 
 def check_identity(
@@ -95,14 +95,14 @@ def check_identity(
     refuse(differences(stored, modality, ignore=ignore), where=where, remedy=remedy)
 
 
-def refuse(found: Sequence[Difference], *, where: Path | str, remedy: str) -> None:
+def refuse(changed: Sequence[Difference], *, where: Path | str, remedy: str) -> None:
     """Raise ValueError for differences, if there are any."""
-    if not found:
+    if not changed:
         return
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    listed = "; ".join(map(str, found[:_SHOWN]))
-    released = all(difference.key.startswith(_DERIVED) for difference in found)
-    restore = "install the plugin's earlier release" if released else f"restore {'it' if len(found) == 1 else 'them'}"
+    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    listed = "; ".join(map(str, changed[:_SHOWN]))
+    released = all(difference.key.startswith(_DERIVED) for difference in changed)
+    restore = "install the plugin's earlier release" if released else f"restore {'it' if len(changed) == 1 else 'them'}"
     raise ValueError(f"{where}: {listed}{more}; {restore}, or {remedy}")
 
 

@@ -90,7 +90,7 @@ def _exported(
     names = set(config.modalities if domains is None else names_of("domains", domains))
     if unknown := sorted(names - config.modalities.keys()):
         raise ValueError(f"domains: {no_such(unknown[0], config.modalities)}")
-    found, plugins, missing = [], {}, {}
+    instances, plugins, missing = [], {}, {}
     for name, saved in config.modalities.items():
         if name not in names:
             missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
@@ -112,8 +112,8 @@ def _exported(
             )
         where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
         check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
-        found.append(modality)
-    modalities = Modalities(found, plugins, manager)
+        instances.append(modality)
+    modalities = Modalities(instances, plugins, manager)
     spaces = modalities.token_spaces
     fitted = {space: specs for space, specs in spaces.items() if space in config.tokenizers}
     loaded = load_tokenizers(folder / exported.TOKENIZERS, fitted, manager, modalities=modalities)
@@ -150,33 +150,31 @@ def _published(
 ) -> Parts:
     """`domains`: names in the file, or ours; those that are left out leave no rows behind."""
     checkpoint = published.open_checkpoint(path)
-    found, missing = match(checkpoint.domains, manager, settings)
-    names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in found.values()}
+    matched, missing = match(checkpoint.domains, manager, settings)
+    names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in matched.values()}
     if unknown := sorted(settings.keys() - names_here):
         raise ValueError(f"settings: the checkpoint has no {unknown[0]!r}; it has {', '.join(sorted(names_here))}")
     if domains is not None:
-        chosen, ours = list(domains), {modality.name: name for name, (modality, _) in found.items()}
+        chosen, ours = list(domains), {modality.name: name for name, (modality, _) in matched.items()}
         known = {d.name: d.name for d in checkpoint.domains} | ours
         if unknown := [name for name in chosen if name not in known]:
             raise ValueError(f"domains: the checkpoint has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
         wanted = {known[name] for name in chosen}
         if lacking := [name for name in missing if name in wanted]:
             raise ValueError(missing[lacking[0]])
-        left_out = {
-            name: f"{name!r} was left out by domains={sorted(chosen)}; load the model with it" for name in known
-        }
+        left_out = {name: f"{name!r} was left out by domains={sorted(chosen)}; load with it" for name in known}
         missing = {name: why for name, why in left_out.items() if known[name] not in wanted}
-        found = {name: pair for name, pair in found.items() if name in wanted}
+        matched = {name: pair for name, pair in matched.items() if name in wanted}
     else:
         for reason in missing.values():
             log.warning("%s: %s", path, reason)
-    if not found:
+    if not matched:
         raise ValueError(f"{path}: {'; '.join(missing.values())}")
-    names = {name: modality.name for name, (modality, _) in found.items()}
-    kept = [domain for domain in checkpoint.domains if domain.name in found]
+    names = {name: modality.name for name, (modality, _) in matched.items()}
+    kept = [domain for domain in checkpoint.domains if domain.name in matched]
     network = published.build_network(checkpoint, kept, names)
-    plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in found.values()}
-    modalities = Modalities([modality for modality, _ in found.values()], plugins, manager)
+    plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in matched.values()}
+    modalities = Modalities([modality for modality, _ in matched.values()], plugins, manager)
     loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
     vocabulary = published.vocabulary_of(kept, names)
     return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
@@ -193,15 +191,13 @@ def _given_tokenizers(
         raise ValueError(f"tokenizers: {unknown[0]!r} needs none; without one are {', '.join(sorted(names)) or 'none'}")
     tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
-        places = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}
-        if len(places) > 1:
-            raise ValueError(
-                f"tokenizers: {', '.join(s.name for s in specs)} share one, but {sorted(places)} are given"
-            )
-        if places:
+        sources = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}
+        if len(sources) > 1:
+            raise ValueError(f"tokenizers: {', '.join(s.name for s in specs)} share one; given are {sorted(sources)}")
+        if sources:
             from fourm_engine.convert.tokenizers import open_tokenizer  # lazy: it imports every kind that is published
 
-            tokenizer = open_tokenizer(places.pop(), specs, manager=manager)
+            tokenizer = open_tokenizer(sources.pop(), specs, manager=manager)
         else:
             tokenizer = absent(specs)
         tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}

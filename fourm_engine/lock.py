@@ -35,8 +35,7 @@ class Busy(ValueError):
 
 @contextmanager
 def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Iterator[None]:
-    """Hold `folder` for this command during the block. The processes of one torchrun hold it together; within one
-    process blocks may be nested.
+    """Hold `folder` for this command during the block; the processes of a torchrun do so together, and blocks may nest.
 
     Args:
         replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.
@@ -44,30 +43,30 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 
     Raises Busy, having changed nothing, if another command holds it, and CannotWrite if the folder is not writable."""
     whole = Path(os.path.abspath(folder))
-    place, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
-    entry = str(place.resolve() / f"{stem}-{rank_and_world()[0]}")
+    parent, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
+    entry = str(parent.resolve() / f"{stem}-{rank_and_world()[0]}")
     with ExitStack() as undo:
         if entry in _held:
             _held[entry] = _held[entry][0], _held[entry][1] + 1
         else:
             try:
-                made = _make(place)
-                undo.callback(lambda: _remove(place, made))
-                gate = _open_gate(place / stem)
+                made = _make(parent)
+                undo.callback(lambda: _remove(parent, made))
+                gate = _open_gate(parent / stem)
                 try:
-                    others = _others(folder, place, stem, Path(entry).name)
+                    others = _others(folder, parent, stem, Path(entry).name)
                     # The last process of the command to leave removes what the first one made.
                     made = max([made, *(n for facts in others if isinstance(n := facts.get("made"), int))])
                     _held[entry] = _enter(Path(entry), made), 1
                     if not others:
-                        own = whole.name
-                        remove_leftovers(place, lambda path: path == own or not replaced, deep=False)
+                        name = whole.name
+                        remove_leftovers(parent, lambda path: path == name or not replaced, deep=False)
                 finally:
-                    _close_gate(gate, place / stem, keep=entry in _held)
+                    _close_gate(gate, parent / stem, keep=entry in _held)
             except OSError as error:
                 if needed or not whole.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise CannotWrite(folder, error) from error
-        undo.callback(_leave, entry, place / stem)
+        undo.callback(_leave, entry, parent / stem)
         yield
 
 
@@ -98,17 +97,17 @@ def _leave(entry: str, gate: Path) -> None:
         _close_gate(_open_gate(gate), gate, keep=False)
 
 
-def _make(place: Path) -> int:
+def _make(folder: Path) -> int:
     """Make a folder and those above it; returns how many of them are new."""
-    new = sum(not path.exists() for path in (place, *place.parents))
-    place.mkdir(parents=True, exist_ok=True)
+    new = sum(not path.exists() for path in (folder, *folder.parents))
+    folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
-def _remove(place: Path, made: int) -> None:
+def _remove(folder: Path, made: int) -> None:
     """Remove a folder and those above it, `made` in all, while they are empty."""
     with suppress(OSError):
-        for path in (place, *place.parents)[:made]:
+        for path in (folder, *folder.parents)[:made]:
             path.rmdir()
 
 
@@ -136,15 +135,15 @@ def _close_gate(handle: int, path: Path, *, keep: bool) -> None:
         os.close(handle)
 
 
-def _others(folder: Path, place: Path, stem: str, own: str) -> list[dict[str, Any]]:
+def _others(folder: Path, parent: Path, stem: str, entry: str) -> list[dict[str, Any]]:
     """Facts of the other processes of this command that hold the folder. Raises Busy if another command does."""
     others = []
-    for path in sorted(place.glob(f"{stem}-*")):
+    for path in sorted(parent.glob(f"{stem}-*")):
         facts = _read(path)
         if not _in_use(path, facts):
             with suppress(OSError):
                 path.unlink()
-        elif path.name == own or facts.get("job") != _job():
+        elif path.name == entry or facts.get("job") != _job():
             raise Busy(_describe(folder, path, facts))
         else:
             others.append(facts)

@@ -28,11 +28,10 @@ _APART = ("modality", "observer")
 
 
 class ModalitiesConfig(BaseModel):
-    """Which modalities take part. With `select: installed` every installed modality plugin does, and settings of one
-    that is not installed are reported and left out; with a list of names, exactly these, and an absent one ends the
-    run."""
+    """Which modalities take part. With `select: installed` all that are installed do, and settings of others are
+    reported and left out; with a list of names exactly these do, and an absent one ends the run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     select: Literal["installed"] | list[str] = "installed"
     #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,
@@ -71,8 +70,8 @@ class Modalities(dict[str, Modality]):
 
 
 def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:
-    """Activate the tokenizers (and maskers) that the modalities use, so that one that cannot be used ends the run now,
-    before data is read. Raises PluginError."""
+    """Activate the tokenizers (and maskers) of the modalities, before data is read. Raises PluginError for unusable
+    ones."""
     for name, modality in modalities.items():
         spec = modality.spec
         try:
@@ -101,8 +100,8 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
 def check_settings(
     config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
 ) -> None:
-    """A config's settings of a trained model's modality must equal the model's. Raises ValueError naming `where`, the
-    setting, both values, and the remedy."""
+    """Raises ValueError, naming `where`, both values and the remedy, where a config's settings are not a trained
+    model's."""
     for name, modality in trained.items():
         if given := dict(config.settings.get(name, {})):
             entry_point = given.pop("plugin", name)
@@ -119,26 +118,26 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
 
     Raises PluginError (a ValueError) for a selected plugin that is missing, broken, incompatible or ambiguous."""
     entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
-    found: dict[str, Plugin] = {}
+    installed: dict[str, Plugin] = {}
     for p in manager.plugins:
         # Of several claims to a name, the usable one counts.
-        if p.kind == "modality" and (p.name not in found or p.state in ("ok", "conflict")):
-            found[p.name] = p
+        if p.kind == "modality" and (p.name not in installed or p.state in ("ok", "conflict")):
+            installed[p.name] = p
     if config.select == "installed":
-        for plugin in found.values():
+        for plugin in installed.values():
             if plugin.state in ("broken", "incompatible"):
                 log.warning("modality %s left out, %s: %s; %s", plugin.name, plugin.state, plugin.reason, plugin.remedy)
-        names = {name for name, plugin in found.items() if plugin.state in ("ok", "conflict")}
+        names = {name for name, plugin in installed.items() if plugin.state in ("ok", "conflict")}
         for name, entry_point in entry_points.items():
             if entry_point in names:
                 names.add(name)
-            elif entry_point not in found:
+            elif entry_point not in installed:
                 hint = distribution_hint(entry_point)
                 log.warning("modality %s is configured but not installed, left out (pip install %s)", name, hint)
     else:
         names = set(config.select)
         for name, entry_point in sorted(entry_points.items()):
-            if entry_point not in found:
+            if entry_point not in installed:
                 log.warning("modality %s is configured, but nothing installed provides it; is the name right?", name)
     if not names:
         raise ValueError("no modality takes part: install at least one plugin, see `fourm plugins list`")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,11 +24,10 @@ from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import request
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.keep import continued
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.generate.shown import Sample, SequenceIds, continued
 from fourm_engine.loading import load_parts
 from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.modalities import Modalities
@@ -38,12 +37,14 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
 
 class FourM:
     """Made by training or by `from_pretrained`.
 
-    `vocabulary` may hold modalities whose plugins are not there; `missing` tells why of each. Their rows are kept and
-    saved again."""
+    `vocabulary` may hold modalities without a plugin here; `missing` says why. Their rows are kept and saved again."""
 
     def __init__(
         self,
@@ -118,8 +119,7 @@ class FourM:
         vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
         that fit the published data are chosen, and these go over them.
 
-        Raises ValueError: a file is missing, damaged or contradicts another; a plugin or tokenizer is not what the
-        model was trained with."""
+        Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what it was trained with."""
         parts = load_parts(
             path_or_id,
             device=device,
@@ -134,11 +134,7 @@ class FourM:
         return cls(**vars(parts))
 
     def grown(
-        self,
-        network: Transformer,
-        modalities: Modalities,
-        tokenizers: Mapping[str, Tokenizer],
-        vocabulary: Vocabulary,
+        self, network: Transformer, modalities: Modalities, tokenizers: Mapping[str, Tokenizer], vocabulary: Vocabulary
     ) -> FourM:
         """A model that knows more than this one: `vocabulary` begins with its own. What is missing here is missing
         there, too, and is saved with it. It is no published model any more."""
@@ -187,8 +183,7 @@ class FourM:
         plan: Sequence[Stage] | None = None,
         **options: Any,
     ) -> Results:
-        """Generate `targets` of one sample, one after the other; each sees what was generated before it, and what is
-        known of those to come.
+        """Generate `targets` of one sample in their order; each sees those before it, and what is known of later ones.
 
         `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
         token ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
@@ -223,9 +218,7 @@ class FourM:
         for target in targets:
             if self._find(target).spec.target is False:
                 possible = [name for name, m in self.modalities.items() if m.spec.target]
-                raise ValueError(
-                    f"{target!r} is input only and cannot be generated; targets are: {', '.join(possible)}"
-                )
+                raise ValueError(f"{target!r} is input only and cannot be generated; targets: {', '.join(possible)}")
         shown, stages, options = self.sampler.inputs, targets, {k: v for k, v in options.items() if v is not None}
         if plan is not None:
             if options:
@@ -244,17 +237,19 @@ class FourM:
         # Samples of different inputs may have different plans; those of one plan run together.
         groups: dict[str, tuple[list[Stage], list[int]]] = {}
         for i, (sample, shown_as) in enumerate(read):
-            own = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
-            request.check_known(own, sample, self.modalities)
+            sample_plan = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
+            request.check_known(sample_plan, sample, self.modalities)
             if several:
-                request.check_variety(own, len(inputs))
+                request.check_variety(sample_plan, len(inputs))
             sequences = self.sampler.sequences
-            own = request.guided(own, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None)
-            groups.setdefault(repr(own), (own, []))[1].append(i)
-        for own, members in groups.values():
+            sample_plan = request.guided(
+                sample_plan, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None
+            )
+            groups.setdefault(repr(sample_plan), (sample_plan, []))[1].append(i)
+        for sample_plan, members in groups.values():
             for start in range(0, len(members), batch_size):
                 part = members[start : start + batch_size]
-                filled = self.sampler.run([read[i][0] for i in part], own, [seeds[i] for i in part])
+                filled = self.sampler.run([read[i][0] for i in part], sample_plan, [seeds[i] for i in part])
                 for target in targets:
                     decoded = self._decode(target, [f[target] for f in filled], [read[i][0] for i in part])
                     for i, generated in zip(part, decoded, strict=True):
@@ -283,9 +278,8 @@ class FourM:
         return results
 
     @torch.inference_mode()
-    def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Features of the encoder for transfer: (B, N, D) after its final norm, and which slots hold a token, (B, N)
-        bool."""
+    def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        """Features of the encoder for transfer, after its final norm, and which slots hold a token."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)

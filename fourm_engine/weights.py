@@ -8,15 +8,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 
-def check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
+def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
     """Raise ValueError, beginning with `what`, naming the first tensors that are missing, unknown or misshapen."""
     wrong = [
-        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
-        *(f"{name} is unknown" for name in sorted(found.keys() - expected.keys())),
+        *(f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())),
+        *(f"{name} is unknown" for name in sorted(shapes.keys() - expected.keys())),
         *(
-            f"{name} has shape {found[name]}, expected {expected[name]}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
+            f"{name} has shape {shapes[name]}, expected {expected[name]}"
+            for name in sorted(expected.keys() & shapes.keys())
+            if shapes[name] != expected[name]
         ),
     ]
     if wrong:
@@ -28,7 +28,7 @@ def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: 
     """Raise ValueError where the tensors of a file, of names that start with `only`, are not those `expected`."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
-    check_shapes(found, expected, f"{path} does not fit the tokenizer's settings")
+    check_shapes(shapes, expected, f"{path} does not fit the tokenizer's settings")

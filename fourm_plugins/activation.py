@@ -34,7 +34,7 @@ def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None 
 
     def load() -> Any:
         loaded = importlib.metadata.EntryPoint(plugin.name, plugin.value, "").load()
-        return check(plugin, _ask(plugin, loaded) if inspect.ismodule(loaded) else loaded)
+        return check(plugin, _provided(plugin, loaded) if inspect.ismodule(loaded) else loaded)
 
     try:
         return run(plugin, "activated", load, witness=witness, changed=changed)
@@ -51,7 +51,7 @@ def run(
     origin = f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version} ({plugin.value})"
     remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
     try:
-        with guarded(origin, remedy, witness=witness) as found:
+        with guarded(origin, remedy, witness=witness) as side_effects:
             result = code()
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or (what != "activated" and isinstance(error, ValueError)):
@@ -62,16 +62,16 @@ def run(
             f"{traceback.format_exc()}"
         ) from error
     if changed is not None:
-        changed += found
-    elif found:
-        log.warning("%s changed %s; put back", origin, ", ".join(found))
+        changed += side_effects
+    elif side_effects:
+        log.warning("%s changed %s; put back", origin, ", ".join(side_effects))
     return result
 
 
 @contextmanager
 def blame(plugin: Plugin) -> Iterator[None]:
-    """Errors of the body but ValueError and OSError, which may be the user's, name `plugin`: PluginError. Those of the
-    engine's own plugins stay as they are."""
+    """Errors of the body but ValueError and OSError, which may be the user's, become a PluginError that names
+    `plugin`."""
     try:
         yield
     except (ValueError, OSError):
@@ -86,14 +86,14 @@ def blame(plugin: Plugin) -> Iterator[None]:
         ) from error
 
 
-def _ask(plugin: Plugin, module: Any) -> Any:
+def _provided(plugin: Plugin, module: Any) -> Any:
     """What a module with hooks provides under the plugin's name: of observers, the module is one."""
-    found = check_hooks(module)
+    hooks = check_hooks(module)
     wanted = f"fourm_{plugin.kind}"
     if plugin.kind == "observer":
         return module
-    if wanted not in found:
-        has = f"its hooks are {', '.join(sorted(found))}" if found else "it has no hooks"
+    if wanted not in hooks:
+        has = f"its hooks are {', '.join(sorted(hooks))}" if hooks else "it has no hooks"
         raise TypeError(f"module {plugin.value!r} defines no hook {wanted!r}, which its entry point promises; {has}")
     implementations = [f for f in vars(module).values() if inspect.isroutine(f) and hook_name(f) == wanted]
     return implementations[0](*[plugin.name] * len(arguments(implementations[0])))

@@ -45,7 +45,7 @@ def check(plugin: Plugin, provided: Any) -> Any:
 def check_hooks(plugin: Any) -> set[str]:
     """Names of the hooks that a module or an observer implements. Raises TypeError for what pluggy would ignore without
     a word: a hook that does not exist, or is not marked; and for arguments that its hook does not give."""
-    found = set()
+    names = set()
     for attribute in dir(plugin):
         function = inspect.getattr_static(plugin, attribute)
         marked = hook_name(function)
@@ -61,8 +61,8 @@ def check_hooks(plugin: Any) -> set[str]:
             near = nearest(wrong[0], takes)
             hint = f"; did you mean {near!r} by {wrong[0]!r}?" if near else ""
             raise TypeError(f"hook {name!r} takes ({', '.join(takes)}), here it has ({', '.join(has)}){hint}")
-        found.add(name)
-    return found
+        names.add(name)
+    return names
 
 
 def hook_name(function: Any) -> str | None:
@@ -103,8 +103,8 @@ def _check_class(plugin: Plugin, cls: Any) -> None:
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise TypeError(f"{plugin.value} gives {cls!r}, not a subclass of fourm_plugins.{base.__name__}")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        own = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
-        alike = {name: nearest(name, own, cutoff=0.7) for name in missing}
+        added = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
+        alike = {name: nearest(name, added, cutoff=0.7) for name in missing}
         parts = [name + (f" (it has {near!r}: misspelt?)" if near else "") for name, near in alike.items()]
         raise TypeError(f"{plugin.value} does not define {', '.join(parts)}")
     for name in sorted(base.__abstractmethods__):  # type: ignore[attr-defined]

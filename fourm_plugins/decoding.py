@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +18,8 @@ from fourm_plugins import exif
 from fourm_plugins.errors import SampleError
 from fourm_plugins.notes import note
 
+if TYPE_CHECKING:
+    from jaxtyping import UInt, UInt8, UInt16
 #: Pictures of more pixels are refused by their header, before anything is decoded.
 MAX_PIXELS = 64_000_000
 
@@ -39,9 +42,9 @@ def decode_picture(content: bytes) -> Image.Image:
     try:
         return _decode(content)
     except SampleError:
-        if (found := exif.pixels_only(content)) is None:
+        if (parts := exif.pixels_only(content)) is None:
             raise
-        pixels, data = found
+        pixels, data = parts
         try:
             picture = _decode(pixels)
         except SampleError:
@@ -77,8 +80,7 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture from anywhere, decoded and turned as its metadata say. Raises `SampleError` where it is empty, of more
-    than `MAX_PIXELS`, or cannot be decoded."""
+    """A picture, decoded and turned as its metadata say. Raises `SampleError` for an empty, huge or undecodable one."""
     _check_size(picture)
     turn = _orientation(picture)
     try:
@@ -113,14 +115,14 @@ def _orientation(picture: Image.Image) -> int | None:
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         try:
-            found, readable = picture.getexif().get(_ORIENTATION), True
+            turn, readable = picture.getexif().get(_ORIENTATION), True
         except Exception:  # whatever Pillow meets in damaged data
-            found, readable = None, not isinstance(data, bytes)
+            turn, readable = None, not isinstance(data, bytes)
     known, whole = exif.orientation(data) if isinstance(data, bytes) else (None, True)
-    found = found if isinstance(found, int) else known
+    turn = turn if isinstance(turn, int) else known
     if damage or not readable or not whole:
-        _note_damage(found)
-    return found
+        _note_damage(turn)
+    return turn
 
 
 def _note_damage(turn: int | None) -> None:
@@ -128,8 +130,8 @@ def _note_damage(turn: int | None) -> None:
     note(f"the picture's metadata (EXIF) are damaged; it is {seen}")
 
 
-def as_rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3) of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
+def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The colours of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
     if picture.mode.startswith("I"):
         return np.repeat((_counts(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode == "F":
@@ -142,8 +144,8 @@ def as_rgb(picture: Image.Image) -> np.ndarray:
         raise SampleError(f"a picture of mode {picture.mode} cannot be seen as RGB: {error}") from error
 
 
-def as_channel(picture: Image.Image) -> np.ndarray:
-    """(H, W) integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
+def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
+    """The integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
     if picture.mode in ("1", "L", "P"):
         return np.array(picture).astype(np.uint8)
     if picture.mode.startswith("I"):
@@ -151,27 +153,26 @@ def as_channel(picture: Image.Image) -> np.ndarray:
     raise SampleError(f"a map has one channel, this picture is {picture.mode}")
 
 
-def _counts(picture: Image.Image) -> np.ndarray:
-    """uint16 (H, W) of a picture of 16 bits, which Pillow may hold in 32."""
+def _counts(picture: Image.Image) -> UInt16[np.ndarray, "H W"]:
+    """Of a picture of 16 bits, which Pillow may hold in 32."""
     counts = np.asarray(picture)
     if counts.min() < 0 or counts.max() > 65535:
         raise SampleError(f"a picture of 16 bits holds 0 to 65535, this one {counts.min()} to {counts.max()}")
     return counts.astype(np.uint16)
 
 
-def decode_rgb(content: bytes) -> np.ndarray:
+def decode_rgb(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """`as_rgb` of a file."""
     return as_rgb(decode_picture(content))
 
 
-def decode_map(content: bytes) -> np.ndarray:
+def decode_map(content: bytes) -> UInt[np.ndarray, "H W"]:
     """`as_channel` of a file."""
     return as_channel(decode_picture(content))
 
 
 def as_png(picture: Image.Image) -> bytes:
-    """A PNG file of the same pixels and orientation, for plugins that read files only. Raises `SampleError` where PNG
-    cannot hold them."""
+    """A PNG file of the same pixels and orientation. Raises `SampleError` where PNG cannot hold them."""
     _check_size(picture)
     if picture.mode == "F":
         raise SampleError("a picture of mode F holds any numbers, which no PNG does")

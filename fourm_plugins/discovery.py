@@ -1,15 +1,17 @@
 """Which plugins are installed, from the metadata of installed distributions; no plugin is imported.
 
 Out: a `Plugin` for each entry point of a `fourm.*` group, sorted, with the state that metadata alone can tell: ok,
-broken (cannot work as it is installed) or incompatible (made for another version). `fourm_plugins.choice` adds what the
-user decides. Which distributions count is decided in `fourm_plugins.distributions`.
+broken (cannot work as it is installed) or incompatible (made for another version). `decide` adds what the user
+does: disabled names, and which distribution provides one that two claim. Neither the order of sys.path nor of anything
+else changes the outcome. Which distributions count is decided in `fourm_plugins.distributions`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -24,6 +26,7 @@ from fourm_plugins.distributions import (
     source_folder,
     survey,
 )
+from fourm_plugins.suggest import did_you_mean
 
 API_VERSION = 1
 ENGINE = "fourm-engine"
@@ -74,8 +77,8 @@ def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
     """The plugins, and the leftovers of distributions that are not installed."""
     installed, leftovers = survey()
     engine = next((one.version for one in installed if canonical(one.name) == ENGINE), "")
-    found = [plugin for one in installed for plugin in _plugins(one, engine)]
-    return sorted(found, key=lambda p: (p.kind, p.name, canonical(p.distribution), p.value)), tuple(leftovers)
+    plugins = [plugin for one in installed for plugin in _plugins(one, engine)]
+    return sorted(plugins, key=lambda p: (p.kind, p.name, canonical(p.distribution), p.value)), tuple(leftovers)
 
 
 def distribution_hint(name: str) -> str:
@@ -139,15 +142,61 @@ def _location(dist: importlib.metadata.Distribution) -> str:
 
 def _unmet(requires: list[str], engine: str) -> str:
     """What a distribution requires of the engine, of that version, and does not get, or ''."""
-    mine = [text for text in requires if canonical(text).startswith(ENGINE)]
-    if not mine or not engine:
+    ours = [text for text in requires if canonical(text).startswith(ENGINE)]
+    if not ours or not engine:
         return ""
     from packaging.requirements import Requirement
 
-    for text in mine:
+    for text in ours:
         requirement = Requirement(text)
         if canonical(requirement.name) != ENGINE or (requirement.marker and not requirement.marker.evaluate()):
             continue
         if not requirement.specifier.contains(engine, prereleases=True):
             return f"requires {requirement}, installed is {engine}"
     return ""
+
+
+#: Environment variable: names, separated by commas, that are never imported. `--no-plugin` adds to it.
+DISABLE = "FOURM_DISABLE"
+
+
+def names_in_environment() -> set[str]:
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+
+
+def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]) -> list[Plugin]:
+    """Raises PluginError for a name that nothing installed has, and for a provider that does not provide it."""
+    names = {plugin.name for plugin in plugins}
+    for name in sorted(disabled):
+        if name not in names:
+            where = f"--no-plugin, {DISABLE} or modalities.disable"
+            raise PluginError(f"no installed plugin is called {name!r} ({where}); {did_you_mean(name, names)}")
+    for name, distribution in sorted(providers.items()):
+        if name not in names:
+            raise PluginError(f"providers: no installed plugin is called {name!r}; {did_you_mean(name, names)}")
+        claims = [p.distribution for p in plugins if p.name == name]
+        if canonical(distribution) not in map(canonical, claims):
+            raise PluginError(f"providers: {distribution!r} does not provide {name!r}; {' and '.join(claims)} do")
+    return [_decide(plugin, plugins, disabled, providers) for plugin in plugins]
+
+
+def _decide(plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]) -> Plugin:
+    claims = [p for p in plugins if (p.kind, p.name) == (plugin.kind, plugin.name)]
+    rivals = [p.distribution for p in claims if p.state == "ok"]
+    chosen = providers.get(plugin.name)
+    if plugin.name in disabled:
+        return replace(plugin, state="disabled", reason="disabled by the user", remedy="enable it again")
+    if chosen is not None and canonical(plugin.distribution) != canonical(chosen):
+        return replace(plugin, state="disabled", reason=f"{chosen} was chosen", remedy="change `providers`")
+    if plugin.state != "ok":
+        return plugin
+    same = [p.distribution for p in claims if p.module == plugin.module]
+    if len(same) > 1:
+        # Choosing one would not choose: Python imports whichever lies first on its path.
+        reason = f"{' and '.join(same)} both bring the module {plugin.module!r}, of which Python sees one"
+        return replace(plugin, state="conflict", reason=reason, remedy=f"pip uninstall {same[1]} (or {same[0]})")
+    if chosen is None and len(rivals) > 1:
+        reason = f"claimed by {' and '.join(rivals)}"
+        remedy = f"choose one in the config, `providers: {{{plugin.name}: {rivals[0]}}}`, or pip uninstall the other"
+        return replace(plugin, state="conflict", reason=reason, remedy=remedy)
+    return plugin

@@ -69,17 +69,17 @@ def survey() -> tuple[list[Installed], list[Leftover]]:
     groups: dict[str, list[tuple[Distribution, Installed | None]]] = {}
     leftovers = []
     for dist in importlib.metadata.distributions():
-        found = _look(dist)
+        details = _look(dist)
         stem = _stem(dist)
         if stem.startswith("~"):
-            if found is not None:
+            if details is not None:
                 reason = "pip could not remove it; it is no installed plugin"
                 leftovers.append(Leftover(folder_of(dist), reason, f"rm -r {shlex.quote(folder_of(dist))}"))
             continue
-        groups.setdefault(canonical(stem if found is None else found.name), []).append((dist, found))
+        groups.setdefault(canonical(stem if details is None else details.name), []).append((dist, details))
     counted = []
     for group in groups.values():
-        if all(found is None for _, found in group):
+        if all(details is None for _, details in group):
             continue
         group = _ranked(group)
         if group[0][1] is not None:
@@ -204,7 +204,7 @@ Group = list[tuple[Distribution, "Installed | None"]]
 
 def _ranked(group: Group) -> Group:
     """Those of one name, the one that counts first; one folder that is found twice, through a link, is one."""
-    once = {os.path.realpath(folder_of(dist)): (dist, found) for dist, found in reversed(group)}
+    once = {os.path.realpath(folder_of(dist)): (dist, details) for dist, details in reversed(group)}
     group = list(reversed(once.values()))
     if len(group) < 2:
         return group
@@ -212,9 +212,10 @@ def _ranked(group: Group) -> Group:
 
     def rank(one: tuple[Distribution, Installed | None]) -> tuple[Any, ...]:
         parent = os.path.realpath(os.path.dirname(folder_of(one[0])))
-        return is_of_source(one[0]), parents.index(parent), *_missing(*one), _by_version(one[0])
+        return is_of_source(one[0]), parents.index(parent), *_missing(*one)
 
-    return sorted(group, key=rank)
+    newest = sorted(group, key=lambda one: _comparable_version(one[0]), reverse=True)
+    return sorted(newest, key=rank)
 
 
 def is_of_source(dist: Distribution) -> bool:
@@ -223,11 +224,10 @@ def is_of_source(dist: Distribution) -> bool:
     return folder.endswith(".egg-info") and "-" not in os.path.basename(folder).removesuffix(".egg-info")
 
 
-def _missing(dist: Distribution, found: Installed | None) -> tuple[float, float]:
-    """Shares of the modules of the entry points, and of the files of RECORD at their recorded sizes, that are not
-    there."""
-    modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (found.entry_points if found else ())}
-    gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(found is not None)
+def _missing(dist: Distribution, details: Installed | None) -> tuple[float, float]:
+    """Shares of the entry points' modules, and of the files of RECORD at their recorded sizes, that are missing."""
+    modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (details.entry_points if details else ())}
+    gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(details is not None)
     try:
         files = [file for file in dist.files or () if file.size is not None]
         wrong = [file for file in files if _size(str(dist.locate_file(file))) != file.size]
@@ -243,23 +243,14 @@ def _size(file: str) -> int:
         return -1
 
 
-def _by_version(dist: Distribution) -> Any:
-    """Sorts the highest version first."""
+def _comparable_version(dist: Distribution) -> Any:
+    """The version; below all others where it cannot be read."""
     from packaging.version import InvalidVersion, Version
 
     try:
-        version = Version(dist.version)
+        return Version(dist.version)
     except (InvalidVersion, TypeError, KeyError):
-        version = Version("0.dev0")
-    return _Descending(version)
-
-
-@dataclass(frozen=True)
-class _Descending:
-    version: Any
-
-    def __lt__(self, other: _Descending) -> bool:
-        return bool(other.version < self.version)
+        return Version("0.dev0")
 
 
 def _left_over(group: Group) -> list[Leftover]:
@@ -267,22 +258,22 @@ def _left_over(group: Group) -> list[Leftover]:
     first = group[0][0]
     name, version = canonical(_stem(first)), _version(first)
     home, source = os.path.dirname(folder_of(first)), source_folder(first)
-    found = []
+    leftovers = []
     for dist, _ in group[1:]:
         folder = folder_of(dist)
-        place = os.path.dirname(folder)
+        parent = os.path.dirname(folder)
         if is_of_source(dist):
-            if source and os.path.realpath(source) == os.path.realpath(place):
+            if source and os.path.realpath(source) == os.path.realpath(parent):
                 continue  # an editable install and its own source
             reason = f"left by a build in a source folder; {name} {version} is installed in {home}"
-            found.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
-        elif os.path.realpath(place) == os.path.realpath(home):
+            leftovers.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
+        elif os.path.realpath(parent) == os.path.realpath(home):
             reason = f"{name} {_version(dist)} beside {version}, which counts, as an interrupted upgrade leaves it"
-            found.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
+            leftovers.append(Leftover(folder, reason, f"rm -r {shlex.quote(folder)}"))
         else:
             reason = f"{name} {_version(dist)} is hidden by {version} in {home}, which comes first on the path"
-            found.append(Leftover(folder, reason, f"pip uninstall {name} in the environment that is not meant"))
-    return found
+            leftovers.append(Leftover(folder, reason, f"pip uninstall {name} in the environment that is not meant"))
+    return leftovers
 
 
 def _version(dist: Distribution) -> str:

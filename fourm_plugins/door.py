@@ -10,12 +10,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_plugins.errors import SampleError
 
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
 #: No single file is larger.
 MAX_FILE_BYTES = 1 << 28
 #: Files that people can type.
@@ -113,8 +115,8 @@ def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray
     return array
 
 
-def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
-    """(H, W) of numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
+def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
+    """Numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
     array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
         return array[..., 0]
@@ -125,9 +127,8 @@ def one_channel(array: np.ndarray, wanted: str) -> np.ndarray:
     return array
 
 
-def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> np.ndarray:
-    """(H, W, C) of numbers with C among `channels`. Channels that can only be the first axis are put last. Raises
-    `SampleError`."""
+def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> Shaped[np.ndarray, "H W C"]:
+    """Numbers with C among `channels`, which may come first where they cannot be last. Raises `SampleError`."""
     array = numbers(array, wanted)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
         array = np.moveaxis(array, 0, 2)
@@ -190,15 +191,15 @@ def sniff(content: bytes, extensions: Sequence[str]) -> str:
     if content[:4] == b"RIFF":
         kinds = ("webp",) if content[8:12] == b"WEBP" else ("wav",) if content[8:12] == b"WAVE" else kinds
     known = {kind for _, all_ in _SIGNATURES for kind in all_} | {"webp", "wav"}
-    found = [e for e in extensions if e in kinds] if kinds else [e for e in extensions if e not in known]
-    if not found and len(extensions) == 1 and not kinds:
-        found = list(extensions)  # damaged, perhaps; `read` says how
-    if not kinds and len(found) > 1:
-        raise SampleError(f"bytes may be one of several files ({_dotted(found)}); give the path instead")
-    if not found:
+    matching = [e for e in extensions if e in kinds] if kinds else [e for e in extensions if e not in known]
+    if not matching and len(extensions) == 1 and not kinds:
+        matching = list(extensions)  # damaged, perhaps; `read` says how
+    if not kinds and len(matching) > 1:
+        raise SampleError(f"bytes may be one of several files ({_dotted(matching)}); give the path instead")
+    if not matching:
         what = f"bytes of a .{kinds[0]} file" if kinds else "bytes of an unknown file"
         raise SampleError(f"{what}; its files are {_dotted(extensions)}")
-    return found[0]
+    return matching[0]
 
 
 def _dotted(extensions: Sequence[str]) -> str:

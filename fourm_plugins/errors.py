@@ -2,5 +2,5 @@
 
 
 class SampleError(ValueError):
-    """A file or value that cannot be used, with the reason in one line. The engine adds the file's name, counts it, and
-    skips the sample or stops, as configured."""
+    """A file or value that cannot be used, the reason in one line. The engine adds its name and, as set, skips or
+    stops."""

@@ -27,24 +27,23 @@ def orientation(exif: bytes) -> tuple[int | None, bool]:
     if at + 2 > len(body):
         return None, False
     count, there = struct.unpack_from(order + "H", body, at)[0], (len(body) - at - 2) // 12
-    found = None
+    turn = None
     for start in range(at + 2, at + 2 + 12 * min(count, there), 12):
         tag, kind, n, value = struct.unpack_from(order + "HHIH", body, start)
         if (tag, kind, n) == (_ORIENTATION, _SHORT, 1) and 1 <= value <= 8:
-            found = value
-    return found, count <= there
+            turn = value
+    return turn, count <= there
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:
-    """(the file with its metadata left out, its EXIF data); None where there is nothing to leave out, or where more is
-    damaged than that."""
+    """(the file without its metadata, its EXIF data); None where it has none, or more of it is damaged."""
     if content.startswith(_PNG):
-        found = _png(content)
+        parts = _png(content)
     elif content.startswith(b"\xff\xd8"):
-        found = _jpeg(content)
+        parts = _jpeg(content)
     else:
-        found = _webp(content) if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
-    return found if found is not None and found[0] != content else None
+        parts = _webp(content) if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+    return parts if parts is not None and parts[0] != content else None
 
 
 def _png(content: bytes) -> tuple[bytes, bytes | None] | None:

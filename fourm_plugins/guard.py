@@ -1,6 +1,6 @@
 """A plugin's code is run so that whoever breaks is named, whatever way it breaks, and the process stays as it was.
 
-In: what is about to run, in words. Out: nothing where it runs. What ends Python (`os._exit`, `sys.exit`) or asks for
+In: what is about to run, in words. Out: nothing where it runs. What ends Python (`os._exit`, `sys.exit`) or raises
 Ctrl-C raises `EndsProcess`; what kills the process (a crash in native code, `abort`) leaves one line on stderr that
 names it, from a shell that waits beside; what hangs is named after `NOTICE` seconds and ended after `LIMIT`. What it
 prints goes to stderr. What it changes of the process is put back, and told of.

@@ -112,8 +112,7 @@ def fourm_run_started(run: Run) -> None:
 
 @hookspec
 def fourm_step(run: Run, step: int, metrics: Mapping[str, Any]) -> None:
-    """Every `train.log_every` steps: the line that `metrics.jsonl` gets. `step` counts finished steps; None stands for
-    a number that is not finite."""
+    """Every `train.log_every` steps: the line of `metrics.jsonl`. `step` counts finished ones; None is not finite."""
 
 
 @hookspec

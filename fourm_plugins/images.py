@@ -1,5 +1,4 @@
-"""For writers of picture-like modalities: bounded decoding (of `decoding.py`), crop and resize by a View, encoding,
-colours, examples.
+"""For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
 
 In: the bytes of untrusted files, and arrays with the picture's rows and columns first, (H, W) or (H, W, C). Out: arrays
 of the same kind, or a `SampleError` that says in one line what is wrong with a file. No torch.
@@ -10,7 +9,7 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +27,8 @@ from fourm_plugins.modality import Settings
 from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped, UInt8
 #: Arrays (.npy) of more bytes are refused by their header.
 MAX_ARRAY_BYTES = 512_000_000
 #: Colour of pixels that hold nothing: no measurement, no class.
@@ -81,9 +82,7 @@ class PictureSettings(Settings):
         """One token a patch. Raises ValueError where the patches do not divide the picture."""
         (height, width), (rows, columns) = self.size, _pair(self.patch_size)
         if height % rows or width % columns:
-            raise ValueError(
-                f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one of them"
-            )
+            raise ValueError(f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one")
         return Grid(height=height // rows, width=width // columns)
 
     def published(self, prefix: str) -> str | None:
@@ -124,11 +123,15 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
     """(extension, content) of the one file among `files` with one of `extensions`."""
-    found = [extension for extension in extensions if extension in files]
-    if len(found) != 1:
-        seen = f"both .{found[0]} and .{found[1]}" if found else f"no file of {', '.join('.' + e for e in extensions)}"
+    present = [extension for extension in extensions if extension in files]
+    if len(present) != 1:
+        seen = (
+            f"both .{present[0]} and .{present[1]}"
+            if present
+            else f"no file of {', '.join('.' + e for e in extensions)}"
+        )
         raise SampleError(f"{seen} for one sample; exactly one is needed")
-    return found[0], files[found[0]]
+    return present[0], files[present[0]]
 
 
 def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
@@ -148,9 +151,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     if declared > MAX_ARRAY_BYTES:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
     if declared != there:
-        raise SampleError(
-            f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated or damaged"
-        )
+        raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
@@ -164,8 +165,8 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def encode_jpeg(rgb: np.ndarray, *, quality: int = 95) -> bytes:
-    """JPEG of uint8 (H, W, 3); loses a little."""
+def encode_jpeg(rgb: UInt8[np.ndarray, "H W 3"], *, quality: int = 95) -> bytes:
+    """JPEG; loses a little."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
@@ -181,24 +182,24 @@ def encode_array(array: np.ndarray) -> bytes:
 # Views
 
 
-def view_picture(rgb: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) seen through `view`, at `size` (height, width): bicubic, with antialiasing when it shrinks."""
+def view_picture(rgb: UInt8[np.ndarray, "H W 3"], view: View, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colours seen through `view`, at `size` (h, w): bicubic, with antialiasing when it shrinks."""
     height, width = size
     box = view.pixels(*rgb.shape[:2])
     seen = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, box=box))
     return np.ascontiguousarray(seen[:, ::-1]) if view.flip else seen
 
 
-def view_map(array: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, ...) of any type seen through `view`, at `size`: the nearest pixel, so that values are never mixed."""
+def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, int]) -> Shaped[np.ndarray, "h w ..."]:
+    """Numbers seen through `view`, at `size` (h, w): the nearest pixel, so that values are never mixed."""
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _nearest(array.shape[0], top, bottom, size[0])
     columns = _nearest(array.shape[1], left, right, size[1])
     return array[rows[:, None], (columns[::-1] if view.flip else columns)[None]]
 
 
-def view_features(array: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
-    """float32 (H, W, C) seen through `view`, at `size`: bilinear, with antialiasing when it shrinks. No NaN."""
+def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
+    """float32 seen through `view`, at `size` (h, w): bilinear, with antialiasing when it shrinks. No NaN."""
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _triangle(array.shape[0], top, bottom, size[0])
     columns = _triangle(array.shape[1], left, right, size[1])
@@ -206,14 +207,14 @@ def view_features(array: np.ndarray, view: View, size: tuple[int, int]) -> np.nd
     return np.einsum("ih,hwc,jw->ijc", rows, array, columns, optimize=True).astype(np.float32)
 
 
-def _nearest(length: int, low: float, high: float, out: int) -> np.ndarray:
-    """int64 (out,): the source pixel under the centre of each of `out` pixels that cover [low, high)."""
+def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:
+    """The source pixel under the centre of each of `out` pixels that cover [low, high)."""
     centres = low + (np.arange(out) + 0.5) * (high - low) / out
     return np.clip(np.floor(centres), 0, length - 1).astype(np.int64)
 
 
-def _triangle(length: int, low: float, high: float, out: int) -> np.ndarray:
-    """(out, length): weights of a triangle filter, as wide as the wider of an output pixel and a source pixel."""
+def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
+    """Weights of a triangle filter, as wide as the wider of an output pixel and a source pixel."""
     step = (high - low) / out
     distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
     weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)
@@ -224,8 +225,8 @@ def _triangle(length: int, low: float, high: float, out: int) -> np.ndarray:
 # Colours
 
 
-def colour_map(level: np.ndarray) -> np.ndarray:
-    """uint8 (..., 3) of numbers in [0, 1], dark violet to yellow ("viridis"); what is not finite gets `NOTHING`."""
+def colour_map(level: Float[np.ndarray, ...]) -> UInt8[np.ndarray, "... 3"]:
+    """Colours of numbers in [0, 1], dark violet to yellow ("viridis"); what is not finite gets `NOTHING`."""
     at = np.linspace(0, 1, len(_VIRIDIS))
     known = np.isfinite(level)
     x = np.where(known, level, 0.0)
@@ -233,8 +234,8 @@ def colour_map(level: np.ndarray) -> np.ndarray:
     return np.where(known[..., None], np.rint(colours), NOTHING).astype(np.uint8)
 
 
-def palette(n: int) -> np.ndarray:
-    """uint8 (n, 3): colours of n classes, neighbouring ids far apart in hue, the same for an id whatever n is."""
+def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
+    """Colours of n classes, neighbouring ids far apart in hue, the same for an id whatever n is."""
     golden = 0.6180339887498949
     shades = [colorsys.hsv_to_rgb(i * golden % 1, 0.5 + 0.15 * (i % 3), 0.95 - 0.2 * (i // 3 % 2)) for i in range(n)]
     return np.rint(np.array(shades).reshape(n, 3) * 255).astype(np.uint8)
@@ -243,18 +244,16 @@ def palette(n: int) -> np.ndarray:
 # Whole data sets and examples
 
 
-def stack(values: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, ...) of equally large values. Raises ValueError for none, or for several sizes."""
+def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..."]:
+    """Equally large values as one array. Raises ValueError for none, or for several sizes."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) != 1:
-        raise ValueError(
-            f"values of one size are needed, seen through a view first; got {len(values)} of sizes {shapes}"
-        )
+        raise ValueError(f"values of one size are needed, seen through a view; got {len(values)} of {shapes}")
     return np.stack(values)
 
 
-def example_regions(n: int, seed: int, *, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """`n` maps uint8 (height, width) of region ids for example samples: 0 is the ground, 1 to 3 overlapping discs and
+def example_regions(n: int, seed: int, *, height: int = 48, width: int = 64) -> list[UInt8[np.ndarray, "height width"]]:
+    """`n` maps of region ids for example samples: 0 is the ground, 1 to 3 overlapping discs and
     rectangles. Every plugin that draws from these has examples aligned with the others'."""
     y, x = np.mgrid[:height, :width]
     maps = []

@@ -41,13 +41,7 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
 
 
 def load_network(
-    model: str,
-    kinds: Sequence[str],
-    *,
-    what: str,
-    install: str,
-    device: str | None = None,
-    spare: tuple[str, ...] = (),
+    model: str, kinds: Sequence[str], *, what: str, install: str, device: str | None = None, spare: tuple[str, ...] = ()
 ) -> Any:
     """The network of `model` for the first of `kinds` (auto classes of `transformers`) that it fits: float32, in
     evaluation mode, on its device, with all its weights.
@@ -130,8 +124,8 @@ class PictureNetwork:
                 inputs = {name: torch.cat([x[name] for _, x in part]).to(device) for name in part[0][1]}
                 sizes = [(int(values[i].shape[0]), int(values[i].shape[1])) for i, _ in part]
                 with torch.inference_mode():
-                    found = compute(inputs, sizes)
-                for (index, _), result in zip(part, found, strict=True):
+                    results_of_part = compute(inputs, sizes)
+                for (index, _), result in zip(part, results_of_part, strict=True):
                     results[index] = result
         return results
 

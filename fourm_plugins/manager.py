@@ -1,6 +1,6 @@
 """The plugin host: knows every installed plugin and its state, and activates those that are requested.
 
-Finding (`discovery`) and deciding (`choice`) read metadata only and import nothing of any plugin. The group's name is
+Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name is
 the API version (`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation
 (`activation`) is transactional.
 """
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from fourm_plugins import hookspecs
-from fourm_plugins.choice import decide, names_in_environment
 from fourm_plugins.discovery import (
     API_VERSION,
     Kind,
     Plugin,
     PluginError,
     State,
+    decide,
     discover_all,
     distribution_hint,
+    names_in_environment,
 )
 from fourm_plugins.distributions import one_line
 from fourm_plugins.hookspecs import hookimpl
@@ -45,15 +46,14 @@ _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
 
 class PluginManager:
-    """`disabled` names modalities, tokenizers or maskers that are never imported, beside those that the environment
-    variable `FOURM_DISABLE` names, separated by commas. `providers` settles a name that two distributions claim:
-    {name: distribution}."""
+    """`disabled` names plugins that are never imported, beside those of the environment variable `FOURM_DISABLE`,
+    separated by commas. `providers` settles a name that two distributions claim: {name: distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
         #: Folders of metadata of ours that do not count.
         self.leftovers: tuple[Leftover, ...]
-        found, self.leftovers = discover_all()
-        self.plugins = tuple(decide(found, set(disabled) | names_in_environment(), dict(providers or {})))
+        installed, self.leftovers = discover_all()
+        self.plugins = tuple(decide(installed, set(disabled) | names_in_environment(), dict(providers or {})))
         self._active: dict[tuple[Kind, str], Plugin] = {}
         self._hooks = pluggy.PluginManager("fourm")
         self._hooks.add_hookspecs(hookspecs)
@@ -120,8 +120,8 @@ class PluginManager:
 
     def observers(self, hook: str) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
         """(name and package, function, names of its arguments) of every active observer that implements `hook`."""
-        found = getattr(self._hooks.hook, hook).get_hookimpls()
-        return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in found]
+        implementations = getattr(self._hooks.hook, hook).get_hookimpls()
+        return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in implementations]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
         """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
@@ -151,8 +151,7 @@ class PluginManager:
         self._changed = changed
 
     def freeze(self) -> None:
-        """From here on no modality, tokenizer or masker may be activated: vocabulary and model are built from those
-        that are."""
+        """From here on no modality, tokenizer or masker may be activated: the model is built from those that are."""
         self._frozen = True
 
     def _provided(self, kind: Kind, name: str) -> Any:
@@ -165,9 +164,7 @@ class PluginManager:
             return
         plugin = self.find(kind, name)
         if self._frozen and kind in _VOCABULARY:
-            raise PluginError(
-                f"{kind} {name!r} is not active, and the registry is frozen; activate it before the model is built"
-            )
+            raise PluginError(f"{kind} {name!r} is not active, and the registry is frozen; activate it before building")
         from fourm_plugins.activation import activate
 
         provided = activate(plugin, changed=self._changed)

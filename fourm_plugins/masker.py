@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fourm_plugins.spec import ModalitySpec
 
+if TYPE_CHECKING:
+    from jaxtyping import Int
 #: Decoder input of a token that is predicted in parallel: the learned mask token.
 MASK = -1
 
@@ -29,12 +32,12 @@ class Masked:
     position `target_pos`, and is scored against `labels`. Row q attends to row k of its modality where
     order[k] <= order[q]. Token ids are local to the modality's token space."""
 
-    input_ids: np.ndarray = field(default_factory=_none)  # (n,)
-    input_pos: np.ndarray = field(default_factory=_none)  # (n,)
-    target_ids: np.ndarray = field(default_factory=_none)  # (m,)
-    target_pos: np.ndarray = field(default_factory=_none)  # (m,)
-    target_order: np.ndarray = field(default_factory=_none)  # (m,)
-    labels: np.ndarray = field(default_factory=_none)  # (m,)
+    input_ids: Int[np.ndarray, " n"] = field(default_factory=_none)
+    input_pos: Int[np.ndarray, " n"] = field(default_factory=_none)
+    target_ids: Int[np.ndarray, " m"] = field(default_factory=_none)
+    target_pos: Int[np.ndarray, " m"] = field(default_factory=_none)
+    target_order: Int[np.ndarray, " m"] = field(default_factory=_none)
+    labels: Int[np.ndarray, " m"] = field(default_factory=_none)
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,13 @@ class Masker(ABC):
     @abstractmethod
     def mask(
         self,
-        ids: np.ndarray,
+        ids: Int[np.ndarray, " tokens"],
         *,
         input_budget: int,
         target_budget: int,
         keep: str,
         rng: np.random.Generator,
     ) -> Masked:
-        """ids: int64 (tokens,), for a sequence without its end marker. At most `input_budget` inputs and
-        `target_budget` targets, disjoint. `keep` is the mixture's scheme for sequences: "random", "all" or "binary".
-        A continuous modality gets ids = arange(tokens) and target_budget = 0."""
+        """`ids` of a sequence lack its end marker. At most `input_budget` inputs and `target_budget` targets, disjoint.
+        `keep` is the mixture's scheme for sequences: "random", "all" or "binary". A continuous modality gets ids =
+        arange(tokens) and target_budget = 0."""

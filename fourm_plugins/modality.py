@@ -1,5 +1,4 @@
-"""Modality: the class a plugin author writes. It owns its file formats, its geometry, its normalisation (both ways),
-its pictures and its metrics.
+"""Modality: the class a plugin author writes. It owns file formats, geometry, normalisation, pictures and metrics.
 
 A modality's *value* is what its users think in: metres (H, W), an RGB picture uint8 (H, W, 3), a list of boxes, a
 string. Its *array* (`ModalitySpec.array`) is what a tokenizer or the model takes.
@@ -17,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +27,9 @@ from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 Value = TypeVar("Value")
 
@@ -47,7 +49,7 @@ class Metric:
 class Settings(BaseModel):
     """What a user may set for a modality in a config. Misspelt keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
     small: ClassVar[Mapping[str, Any]] = {}
@@ -62,9 +64,7 @@ class Settings(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         for declared in ("display_only", "run_only"):
             if unknown := sorted(vars(cls).get(declared, frozenset()) - cls.model_fields.keys()):
-                raise TypeError(
-                    f"{cls.__name__}.{declared} names {', '.join(unknown)}, which is no setting of the class"
-                )
+                raise TypeError(f"{cls.__name__}.{declared} names {', '.join(unknown)}, no setting of the class")
 
 
 class Labeller(ABC):
@@ -72,8 +72,8 @@ class Labeller(ABC):
 
     @abstractmethod
     def label(self, values: Sequence[Any]) -> list[Any]:
-        """One value of the labelled modality for each value of the source modality, or in its place the `SampleError`
-        that says why there is none."""
+        """A value of the labelled modality for each value of the source modality, or the `SampleError` that says why
+        not."""
 
 
 class Modality(ABC, Generic[Value]):
@@ -226,15 +226,15 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array of an augmented value, in the shape and dtype of `spec.array`, such as float32 (C, H, W). Raises
-        `SampleError` for what it cannot hold."""
+        """The array of an augmented value, in the shape and dtype of `spec.array`. Raises `SampleError` if it holds it
+        not."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:
         """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
 
-    def compose(self, given: Value, generated: Value, kept: np.ndarray) -> Value:
-        """An edited value: what was `given` where `kept`, bool (H, W) of the array, is True, and `generated` elsewhere.
+    def compose(self, given: Value, generated: Value, kept: Bool[np.ndarray, "H W"]) -> Value:
+        """An edited value: what was `given` where `kept`, of the array, is True, and `generated` elsewhere.
         Both are values at this modality's own size. By default values of rows and columns first are composed pixel by
         pixel, and all others as arrays; override it where a value means something only as a whole."""
         a: Any = given
@@ -290,24 +290,24 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Path -> value, ready for JSON, of all settings that are neither `display_only` nor `run_only`."""
     bases = type(settings).__mro__
     left_out = {name for base in bases for key in ("display_only", "run_only") for name in vars(base).get(key, ())}
-    plain, found = settings.model_dump(mode="json"), dict[str, Any]()
+    plain, paths = settings.model_dump(mode="json"), dict[str, Any]()
     for name in plain.keys() - left_out:
         value = getattr(settings, name, None)
         if isinstance(value, BaseModel):
-            found |= flat_settings(value, f"{prefix}{name}.")
+            paths |= flat_settings(value, f"{prefix}{name}.")
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, BaseModel) for item in value):
             for index, item in enumerate(value):
-                found |= flat_settings(item, f"{prefix}{name}.{index}.")
+                paths |= flat_settings(item, f"{prefix}{name}.{index}.")
         else:
-            found |= flat({name: plain[name]}, prefix)
-    return dict(sorted(found.items()))
+            paths |= flat({name: plain[name]}, prefix)
+    return dict(sorted(paths.items()))
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Path -> value of all that is no mapping and no list of mappings."""
-    found: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             value = {str(index): item for index, item in enumerate(value)}
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        paths |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return paths

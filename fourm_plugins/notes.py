@@ -19,9 +19,9 @@ _said: set[str] = set()
 
 
 @contextmanager
-def reading(place: Callable[[], str]) -> Iterator[None]:
+def reading(source: Callable[[], str]) -> Iterator[None]:
     """`place` gives the name of what is being read; it is called only where there is something to say."""
-    before = _place.set(place)
+    before = _place.set(source)
     try:
         yield
     finally:
@@ -30,8 +30,8 @@ def reading(place: Callable[[], str]) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Log `text` with the name of the file that is being read, once a file."""
-    place = _place.get()
-    line = f"{place()}: {text}" if place is not None else text
+    source = _place.get()
+    line = f"{source()}: {text}" if source is not None else text
     if line in _said or len(_said) > MAX_NOTES:
         return
     _said.add(line)

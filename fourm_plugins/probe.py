@@ -51,8 +51,7 @@ def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]
 
 
 def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
-    """Activate `plugin`, and make a modality with its default settings, in a process that is ended after `timeout`
-    seconds, with whatever it started."""
+    """Activate `plugin`, and make a modality with default settings, in a process that `timeout` seconds end."""
     if plugin.state != "ok":
         return Probe(plugin, 0.0)
     began = time.monotonic()
@@ -73,24 +72,24 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
             os.killpg(process.pid, signal.SIGKILL)  # what hangs, and what it left running
         process.wait()
         try:
-            found = json.loads(result.read_bytes()[:_MAX_RESULT])
+            answer = json.loads(result.read_bytes()[:_MAX_RESULT])
         except (OSError, ValueError):
-            found = None
+            answer = None
     remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
-    if found is None:
+    if answer is None:
         if code is None:
             reason = f"hangs: not activated after {timeout:g} s"
         else:
             reason = f"ends the process with {'signal ' if code < 0 else 'exit code '}{abs(code)} when it is activated"
         return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed)
-    if found["error"]:
-        reason, _, detail = found["error"].partition("\n")
+    if answer["error"]:
+        reason, _, detail = answer["error"].partition("\n")
         return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed, detail)
-    told = [f"prints when it is activated: {printed.splitlines()[0]:.100}"] if printed else []
-    if found["changed"]:
-        told.append(f"changes {', '.join(dict.fromkeys(found['changed']))} when it is activated")
-    if told:
-        plugin = replace(plugin, reason="; ".join(told))
+    remarks = [f"prints when it is activated: {printed.splitlines()[0]:.100}"] if printed else []
+    if answer["changed"]:
+        remarks.append(f"changes {', '.join(dict.fromkeys(answer['changed']))} when it is activated")
+    if remarks:
+        plugin = replace(plugin, reason="; ".join(remarks))
     return Probe(plugin, seconds, printed)
 
 

@@ -21,7 +21,7 @@ SOURCE_PATTERN = r"^(\.|[^./\\\x00-\x1f][^/\\\x00-\x1f]*(/[^./\\\x00-\x1f][^/\\\
 class Frozen(BaseModel):
     """Immutable and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 # Layouts: how the tokens of one sample are arranged, and with that how they are masked and decoded.
@@ -122,8 +122,7 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """Which kind of tokenizer (an entry point of `fourm.tokenizers.v1`) turns the array into tokens, and its
-    settings."""
+    """The kind of tokenizer (entry point of `fourm.tokenizers.v1`) that turns the array into tokens; its settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -138,8 +137,7 @@ class TokenizerRecipe(Frozen):
 
 
 class ModalitySpec(Frozen):
-    """One modality, as configured. `token_space=None` means continuous input: patches or features are projected, and
-    the modality cannot be a target."""
+    """One modality, as configured. `token_space=None`: continuous input, projected, which cannot be a target."""
 
     name: str = Field(pattern=NAME_PATTERN)
     layout: Layout
@@ -220,9 +218,7 @@ class ModalitySpec(Frozen):
                     f"{self.array.height}x{self.array.width} pixels"
                 )
         if self.continuous and isinstance(self.array, FeatureVector) and self.array.size % self.layout.num_tokens:
-            raise ValueError(
-                f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens} tokens"
-            )
+            raise ValueError(f"{self.name}: {self.array.size} features do not divide into {self.layout.num_tokens}")
         if self.continuous and not isinstance(self.array, (FeatureMap, FeatureVector)):
             raise ValueError(f"{self.name}: continuous input needs a feature map or a feature vector")
         if self.continuous and isinstance(self.array, FeatureVector) and self.array.gaps:

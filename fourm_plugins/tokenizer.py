@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from fourm_plugins.modality import Settings
 from fourm_plugins.spec import ModalitySpec
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class Tokenizer(ABC):
@@ -26,7 +29,7 @@ class Tokenizer(ABC):
     Settings: ClassVar[type[BaseModel]] = Settings
     #: Settings that hold the path of a file that fitting starts from. What is learned does not depend on the path, and
     #: a fitted tokenizer is stored without it.
-    places: ClassVar[frozenset[str]] = frozenset()
+    path_settings: ClassVar[frozenset[str]] = frozenset()
     #: Whether an id means something else at each position; the use of codes is then counted position by position.
     positional: bool = False
 
@@ -41,6 +44,10 @@ class Tokenizer(ABC):
         names = ", ".join(spec.name for spec in self.specs)
         return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
 
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as files hold them: JSON, without `path_settings`."""
+        return dict(self.settings.model_dump(mode="json", exclude=set(self.path_settings)))
+
     @property
     def spec(self) -> ModalitySpec:
         """The first modality's spec; the only one, unless the space is shared."""
@@ -53,8 +60,7 @@ class Tokenizer(ABC):
         return self
 
     def to(self, device: Any) -> Tokenizer:
-        """Compute on `device`, a `torch.device` or its name, from now on, and return self. By default nothing changes:
-        for what computes without torch."""
+        """Compute on `device`, a `torch.device` or its name, and return self; without torch nothing changes."""
         return self
 
     @property
@@ -70,8 +76,7 @@ class Tokenizer(ABC):
 
     @property
     def starting_point(self) -> str:
-        """Fingerprint of what fitting starts from beside the arrays, such as a file that settings name; "" for
-        nothing."""
+        """Fingerprint of what fitting starts from beside the arrays, such as a file in the settings; "" for nothing."""
         return ""
 
     @abstractmethod
@@ -81,17 +86,17 @@ class Tokenizer(ABC):
         them: `fourm tokenizer fit`, or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
-    def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
-        """Arrays as `spec.array` describes them -> int64 (tokens,) each: `layout.num_tokens` ids of a grid or vector;
-        of a sequence as many as it needs, without an end marker."""
+    def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
+        """Ids, int64, of arrays as `spec.array` describes them: `layout.num_tokens`, or of a sequence any, without end
+        marker."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """int64 (tokens,) each, in [0, size) -> arrays as `spec.array` describes them. Never raises on such ids."""
+    def decode(self, ids: Sequence[Int[np.ndarray, " tokens"]]) -> list[Any]:
+        """Arrays as `spec.array` describes them, of any ids in [0, size); never raises on those."""
 
-    def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
-        """Arrays of float32 (B, tokens, size) distributions over ids. A tokenizer whose codes live in a space where
-        means make sense decodes the probability-weighted code; otherwise the likeliest ids are decoded."""
+    def decode_expected(self, probabilities: Float[np.ndarray, "B tokens size"]) -> list[Any]:
+        """Arrays of float32 distributions over ids. A tokenizer whose codes can be averaged decodes the
+        probability-weighted code; others decode the likeliest ids."""
         return self.decode(list(probabilities.argmax(-1)))
 
     @abstractmethod

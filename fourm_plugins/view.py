@@ -33,8 +33,7 @@ class View:
 
     @classmethod
     def centre(cls, *, source_aspect: float, target_aspect: float = 1.0, variant: int = 0) -> View:
-        """The largest centred crop whose pixels have `target_aspect` (width / height), from a source of
-        `source_aspect`."""
+        """The largest centred crop of `target_aspect` (width / height), from a source of `source_aspect`."""
         height, width = _largest(source_aspect, target_aspect)
         return cls((1 - height) / 2, (1 - width) / 2, height, width, False, variant)
 
@@ -58,8 +57,7 @@ class View:
         return cls(top, left, height, width, bool(rng.random() < flip), variant)
 
     def pixels(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) in pixels of a `height` x `width` source, fractional, as Pillow's resize takes
-        it."""
+        """(left, top, right, bottom) in pixels of a `height` x `width` source, fractional, for Pillow's resize."""
         left, top = self.left * width, self.top * height
         return left, top, min(width, left + self.width * width), min(height, top + self.height * height)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+import fourm_engine
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
-from fourm_engine.evaluate.likelihood import nats_by_sample
+from fourm_engine.evaluate.matrix import nats_by_sample
 from fourm_engine.generate import Condition, Ids, Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs
@@ -292,3 +294,13 @@ def test_a_model_is_loaded_on_a_device_and_with_names_given_one_by_one(model, tm
     assert list(alone.modalities) == ["height"]
     without = FourM.from_pretrained(tmp_path / "model", device="cpu", disable="pose")
     assert "pose" in without.missing
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_importing_the_model_leaves_the_garbage_collector_as_it_was(collects):
+    (gc.enable if collects else gc.disable)()
+    try:
+        assert fourm_engine.FourM
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()

@@ -52,8 +52,7 @@ def colour_kind_pairs(text: str) -> Counter[tuple[str, str]]:
     """The (kind, colour) pairs that `text` names, with counts: "two red cubes" is {("cube", "red"): 2}.
 
     Reads any text, in particular what a model generated: a kind without a colour before it counts for nothing, a number
-    holds for the next kind only, and a plural without a number counts as two.
-    """
+    holds for the next kind only, and a plural without a number counts as two."""
     pairs: Counter[tuple[str, str]] = Counter()
     count, colour = 0, ""  # 0: no number was said
     for word in re.findall(r"[a-z]+|\d+|[^\sa-z\d]", text.lower()):
@@ -76,8 +75,7 @@ def colour_kind_pairs(text: str) -> Counter[tuple[str, str]]:
 def pair_recall(predicted: str, truth: str) -> float:
     """The share in [0, 1] of the (kind, colour) pairs of caption `truth` that caption `predicted` names, as multisets.
 
-    Raises ValueError if `truth` names no pair.
-    """
+    Raises ValueError if `truth` names no pair."""
     wanted = colour_kind_pairs(truth)
     if not wanted:
         raise ValueError(f"truth {truth!r} names no (colour, kind) pair; give a caption of a scene")
@@ -120,9 +118,8 @@ def _counted_plain(things: list[Thing], rng: np.random.Generator) -> str:
 
 
 def _introduced(things: list[Thing], rng: np.random.Generator) -> str:
-    opening = ("a picture of", "a scene with", "a view of", "on the floor:", "we see", "a room with")[
-        int(rng.integers(6))
-    ]
+    openings = ("a picture of", "a scene with", "a view of", "on the floor:", "we see", "a room with")
+    opening = openings[int(rng.integers(6))]
     return f"{opening} " + _listing(_groups(things, rng, 0.4))
 
 

@@ -17,12 +17,7 @@ from world import CLASSES, TILE, Body, Camera, World
 
 Vector = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-SUBPIXELS = (
-    (-0.125, -0.375),
-    (0.375, -0.125),
-    (0.125, 0.375),
-    (-0.375, 0.125),
-)  # (column, row): a rotated grid
+SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))  # (column, row): a rotated grid
 FLOOR, WALL = -2, -1  # what a ray hits, where it is not the index of an object
 
 
@@ -116,8 +111,7 @@ def _near(body: Body, origin: Vector, ray: Vector) -> np.ndarray:
 def _intersect(body: Body, origin: Vector, ray: Vector) -> tuple[np.ndarray, Vector]:
     """Where rays enter an object: parameter (inf where they miss it) and outward unit normal.
 
-    `origin` is relative to the object's foot, which lies on the floor at the centre; origins are outside the object.
-    """
+    `origin` is relative to the object's foot, which lies on the floor at the centre; origins are outside the object."""
     if body.kind == "cube":
         return _cube(body, origin, ray)
     ox, oy, oz = origin

@@ -159,10 +159,8 @@ def render(
     """Render both splits under `out`. Raises ValueError if `out` holds scenes rendered with other settings."""
     settings = {"train": train, "val": val, "size": size, "seed": seed, "format": format}
     record = out / "scenes.json"
-    if record.exists() and (found := json.loads(record.read_text())) != settings:
-        raise ValueError(
-            f"--out {out} holds scenes of {found}, not {settings}; give another folder, or delete this one"
-        )
+    if record.exists() and (recorded := json.loads(record.read_text())) != settings:
+        raise ValueError(f"--out {out} holds scenes of {recorded}, not {settings}; choose another folder, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     part = record.with_name(".scenes.json.part")
     part.write_text(json.dumps(settings) + "\n")

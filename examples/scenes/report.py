@@ -40,7 +40,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     extra = {"caption": (Metric("(kind, colour) pairs", mean_pair_recall, True),)}
     try:
-        found = evaluate(
+        report = evaluate(
             options.run,
             config=options.config,
             out=options.out,
@@ -50,13 +50,13 @@ def main() -> None:
         )
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
-    print_summary(found.evaluation)
-    print(found.folder / REPORT)
-    for task in found.evaluation.tasks:
-        if task.inputs == ["rgb"] and found.pictures[task.name]:
-            sheet = contact_sheet(found.pictures[task.name][:SCENES])
-            write_atomically(found.folder / "picture.png", png(sheet))
-            print(found.folder / "picture.png")
+    print_summary(report.evaluation)
+    print(report.folder / REPORT)
+    for task in report.evaluation.tasks:
+        if task.inputs == ["rgb"] and report.pictures[task.name]:
+            sheet = contact_sheet(report.pictures[task.name][:SCENES])
+            write_atomically(report.folder / "picture.png", png(sheet))
+            print(report.folder / "picture.png")
             break
 
 

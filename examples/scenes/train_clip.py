@@ -3,8 +3,7 @@
     python examples/scenes/train_clip.py --data data/scenes/train --out data/scenes/clip_model --steps 300 --seed 0
 
 In: the `rgb` and `caption` shards of a split written by `render.py`. Out: a folder in Hugging Face's format
-(safetensors, config, tokenizer, preprocessor_config), which `transformers.CLIPModel.from_pretrained` loads as it loads
-a published CLIP.
+(safetensors, config, tokenizer, preprocessor_config), which `transformers.CLIPModel.from_pretrained` loads.
 
 The model is `transformers.CLIPModel` made small; the loss is CLIP's symmetric cross-entropy over the batch (Radford et
 al. 2021, section 2.3). Prints the retrieval accuracy on the held-out split beside `--data`: expect about 50% (chance
@@ -41,9 +40,7 @@ def read_split(root: Path) -> tuple[np.ndarray, list[list[str]]]:
     if not pictures:
         raise ValueError(f"--data {root} holds no rgb/shard-*.tar; render the scenes first (examples/scenes/render.py)")
     if pictures.keys() != captions.keys():
-        raise ValueError(
-            f"--data {root}: the samples of rgb and caption differ; delete the shards and render them again"
-        )
+        raise ValueError(f"--data {root}: the samples of rgb and caption differ; delete the shards, render again")
     rgb = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in pictures.values()])
     return rgb, [captions[name].decode().removesuffix("\n").split("\n") for name in pictures]
 
@@ -60,8 +57,7 @@ def _members(folder: Path) -> dict[str, bytes]:
 def train_tokenizer(captions: list[list[str]]) -> PreTrainedTokenizerFast:
     """The lower-cased words of the captions, framed by begin and end tokens as in CLIP.
 
-    Whole words, because `WordPieceTrainer` numbers its pieces differently in each run, and these captions have few.
-    """
+    Whole words, because `WordPieceTrainer` numbers its pieces differently in each run, and these captions have few."""
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -112,13 +108,7 @@ def contrast(similarity: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    rgb: np.ndarray,
-    captions: list[list[str]],
-    *,
-    steps: int,
-    seed: int = 0,
-    batch: int = 32,
-    rate: float = 1.5e-3,
+    rgb: np.ndarray, captions: list[list[str]], *, steps: int, seed: int = 0, batch: int = 32, rate: float = 1.5e-3
 ) -> tuple[CLIPModel, PreTrainedTokenizerFast]:
     """A model trained for `steps` batches, each picture beside one of its captions at random."""
     torch.manual_seed(seed)

@@ -52,8 +52,7 @@ SPLITS = ("train", "val")
 class Body:
     """One object standing on the floor: `x`, `y`, `radius`, `height` in metres, `turn` about the vertical in radians.
 
-    `radius` is that of the sphere, of the cylinder or of the cone's foot; for a cube it is half an edge.
-    """
+    `radius` is that of the sphere, of the cylinder or of the cone's foot; for a cube it is half an edge."""
 
     kind: str
     colour: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -13,23 +13,18 @@ def check(
     name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
     *,
     set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", help="key=value, a setting of the instance (YAML); over the plugin's small ones."),
     ] = None,
-    claim: Annotated[Optional[list[str]], typer.Option(help="A claim beyond those the plugin makes.")] = None,  # noqa: UP045
-    expect: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="CHECK=REASON: this check fails, for this reason."),
-    ] = None,
+    claim: Annotated[list[str] | None, typer.Option(help="A claim beyond those the plugin makes.")] = None,
+    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: this check fails, for this reason.")] = None,
     tolerance: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's."),
+        float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
     source: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="The package's source tree, where it was not installed from a folder."),
+        Path | None, typer.Option(help="The package's source tree, where it was not installed from a folder.")
     ] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write the report to this file.")] = None,  # noqa: UP045
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
     from fourm_engine.files import write_atomically
@@ -49,19 +44,21 @@ def check(
         outcomes = []
         for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):
             outcomes.append(outcome)
-            told = f": {outcome.message}" if outcome.message else ""
+            message = f": {outcome.message}" if outcome.message else ""
             mark = "!" if outcome.state in BAD else " "
-            print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{told}", flush=True)
-        found = report(subject, tuple(outcomes))
+            print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{message}", flush=True)
+        result = report(subject, tuple(outcomes))
     finally:
         subject.close()
-    counts = found.to_json()
+    counts = result.to_json()
     numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
-    print(f"{found.modality} ({found.plugin} {found.version}): {numbers}, {counts['not_claimed']} not claimed", end="")
+    print(
+        f"{result.modality} ({result.plugin} {result.version}): {numbers}, {counts['not_claimed']} not claimed", end=""
+    )
     print(f", {counts['not_run']} not run" if counts["not_run"] else "")
     if json_file is not None:
-        write_atomically(json_file, json.dumps(found.to_json(), indent=1) + "\n")
-    if found.failed:
+        write_atomically(json_file, json.dumps(result.to_json(), indent=1) + "\n")
+    if result.failed:
         raise typer.Exit(1)
 
 

@@ -63,8 +63,8 @@ class Commands(TyperGroup):
             return built_in
         from fourm_plugins.manager import PluginManager
 
-        found = [p for p in PluginManager().plugins if (p.kind, p.name) == ("command", cmd_name)]
-        return _Added(found[0]) if found else None
+        plugins = [p for p in PluginManager().plugins if (p.kind, p.name) == ("command", cmd_name)]
+        return _Added(plugins[0]) if plugins else None
 
 
 class _Added(TyperCommand):

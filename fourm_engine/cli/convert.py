@@ -1,16 +1,14 @@
-"""`fourm convert`: published 4M checkpoints and tokenizers to models and tokenizers of ours, and back; the same weights
-bit for bit."""
+"""`fourm convert`: models and tokenizers to and from the published 4M format, with the same weights bit for bit."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Disable, Providers
-from fourm_engine.cli.parsing import pairs
+from fourm_engine.cli.options import Disable, Providers, pairs
 
 
 class Format(str, Enum):
@@ -22,23 +20,18 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or Hub id of a model or tokenizer, of either format.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; of the published format also a .safetensors file.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
-    domain: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Of a model only this modality; repeat it."),
-    ] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Of a model only this modality; repeat it.")] = None,
     tokenizer: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="MODALITY=PLACE of its tokenizer, to be saved with a model (native); repeat it."),
     ] = None,
     modality: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of a published tokenizer: the installed modality that it is for."),
+        str | None, typer.Option(help="Of a published tokenizer: the installed modality that it is for.")
     ] = None,
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:
-    """Write a model or tokenizer in the other format. Nothing is left out silently: without --domain, all is
-    converted."""
+    """Write a model or tokenizer in the other format. Without --domain all of it is converted, or nothing."""
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,20 +20,18 @@ def evaluate(
     *,
     config: OtherConfig = None,
     data: Annotated[  # a Path would spoil a URL
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Held-out samples in place of data.val: a folder or URL."),
+        str | None, typer.Option(help="Held-out samples in place of data.val: a folder or URL.")
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the report; RUN/evaluation.")] = None,  # noqa: UP045
-    samples: Annotated[Optional[int], typer.Option(min=1, help="Held-out samples to predict.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="Which samples, and what is drawn.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which samples, and what is drawn.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
 ) -> None:
     """Score a trained model on held-out samples; write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
-    report = recipe.evaluate(
-        run, overrides or [], config=config, data=data, out=out, samples=samples, seed=seed, matrix=matrix
-    )
+    options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
+    report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def extend(
     train: Annotated[Train, typer.Option(help="What learns: new rows alone, these and LoRA adapters, or all.")] = (
         Train.rows
     ),
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the new run; RUN-<names>-<train>.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run; RUN-<names>-<train>.")] = None,
     config: OtherConfig = None,
 ) -> None:
     """Add modalities to a trained model: fit their tokenizers, make their tokens, train, and compare what the model
@@ -55,7 +55,7 @@ def print_report(report: Report) -> None:
         f"{report.source} + {', '.join(report.add)}, --train {report.train}, {report.steps} steps, "
         f"{report.trained_parameters:,} of {report.parameters:,} parameters; held-out nats per token ± standard error"
     )
-    columns = ("modality", "asked", "samples", "tokens", "before", "after", "change")
+    columns = ("modality", "case", "samples", "tokens", "before", "after", "change")
     table = Table(*columns, title=title, title_justify="left")
     cases = {"known": "without the new", "new": "new", "given new": "from the new alone"}
     for row in report.rows:

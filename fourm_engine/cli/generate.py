@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Disable, Providers
-from fourm_engine.cli.parsing import pairs
+from fourm_engine.cli.options import Disable, Providers, pairs
 
 #: Before what is text, whatever it looks like.
 TEXT = "text:"
@@ -19,7 +18,7 @@ def generate(
     target: Annotated[list[str], typer.Option(help="Modality to generate; repeat it, in the order wanted.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     given: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--input",
             help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like "
@@ -28,18 +27,16 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")] = 1,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Decoding steps of grids.")] = None,  # noqa: UP045
+    steps: Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")] = None,
     temperature: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn."),
+        float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
     ] = None,
-    top_p: Annotated[Optional[float], typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,  # noqa: UP045
-    top_k: Annotated[Optional[int], typer.Option(min=1, help="Draw from the k likeliest.")] = None,  # noqa: UP045
-    guidance: Annotated[Optional[float], typer.Option(help="Guidance weight; 1 is plain.")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,  # noqa: UP045
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance weight; 1 is plain.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")] = None,
     tokenizer: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it."),
+        list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")
     ] = None,
     provider: Providers = None,
     disable: Disable = None,

@@ -1,15 +1,13 @@
-"""`fourm label`: make modalities of a data set from another one, with the models and the geometry that their plugins
-bring."""
+"""`fourm label`: make modalities of a data set from another one, with the labellers of their plugins."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Overrides
-from fourm_engine.cli.parsing import by_target, settings_by_target
+from fourm_engine.cli.options import Overrides, by_target, settings_by_target
 
 
 def label(
@@ -19,12 +17,11 @@ def label(
     source: Annotated[str, typer.Option("--from", help="Modality to make them from.")],
     targets: Annotated[str, typer.Option("--to", help="Modalities to make, separated by commas.")],
     model: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="TARGET=NAME of the pretrained model to use, a folder or a Hub id; repeat it."),
     ] = None,
     option: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="TARGET.KEY=VALUE for a target's labeller; repeat it."),
+        list[str] | None, typer.Option(help="TARGET.KEY=VALUE for a target's labeller; repeat it.")
     ] = None,
 ) -> None:
     """Label the data sets of a config. Continues where it was stopped; under torchrun the shards are shared out."""

@@ -10,14 +10,14 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from fourm_plugins.choice import DISABLE
+from fourm_plugins.discovery import DISABLE
 
 _HELP = "Plugin that is left alone, as if it were not installed; repeat it."
-_OPTION = Annotated[Optional[list[str]], typer.Option("--no-plugin", metavar="NAME", help=_HELP)]  # noqa: UP045
+_OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME", help=_HELP)]
 
 
 def add_no_plugin(app: typer.Typer) -> None:

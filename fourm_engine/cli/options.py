@@ -1,17 +1,53 @@
-"""Arguments and options that several commands take, each with one help text."""
+"""Arguments and options that several commands take, each with one help text; options of the form NAME=VALUE."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value …")]  # noqa: UP045
-OtherConfig = Annotated[Optional[Path], typer.Option(help="Config in place of RUN/config.yaml.")]  # noqa: UP045
-Providers = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="NAME=DISTRIBUTION, where two provide one plugin; repeat it."),
-]
-Disable = Annotated[Optional[list[str]], typer.Option(help="A plugin to leave alone; repeat it.")]  # noqa: UP045
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value …")]
+OtherConfig = Annotated[Path | None, typer.Option(help="Config in place of RUN/config.yaml.")]
+Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, where two provide a plugin; repeat it.")]
+Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone; repeat it.")]
+
+
+def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]:
+    """{name: value} of an option. Raises ValueError that shows the `form` expected, or names what is given twice."""
+    parsed: dict[str, str] = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise ValueError(f"{option} {text!r}: expected {form}")
+        if name in parsed:
+            raise ValueError(f"{option} {name}: given twice; give it once")
+        parsed[name] = value
+    return parsed
+
+
+def by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, str]:
+    """{target: value}; a value without a target's name is the only target's."""
+    texts = list(texts or ())
+    if len(targets) == 1:
+        texts = [text if "=" in text else f"{targets[0]}={text}" for text in texts]
+    example = next((text for text in texts if "=" not in text), "") or "NAME"
+    return pairs(option, texts, f"TARGET=NAME, such as {targets[0] if targets else 'TARGET'}={example}")
+
+
+def settings_by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{target: {key: value}} of TARGET.KEY=VALUE; values are YAML, as those of overrides."""
+    from fourm_engine.yaml_config import read_value
+
+    settings: dict[str, dict[str, Any]] = {}
+    for text in texts or ():
+        path, equals, value = text.partition("=")
+        target, dot, key = path.rpartition(".")
+        if not (equals and dot and target and key):
+            raise ValueError(f"{option} {text!r}: expected TARGET.KEY=VALUE")
+        if target not in targets:
+            raise ValueError(f"{option} {text!r}: {target} is not among --to")
+        settings.setdefault(target, {})[key] = read_value(value, f"{option} {text!r}")
+    return settings

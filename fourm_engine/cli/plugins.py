@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,10 +25,7 @@ app = typer.Typer(
 app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-Config = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="A run's config: its `modalities.disable` and `providers` count, and its settings."),
-]
+Config = Annotated[Path | None, typer.Option(help="A run's config: its settings, `disable` and `providers` count.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
 
@@ -47,13 +44,13 @@ def list_plugins(
 ) -> None:
     """List every plugin found, its state, and the command that fixes it."""
     manager = _manager(config)[1]
-    found = mark_taken(manager.plugins)
-    rows: list[dict[str, Any]] = [asdict(plugin) for plugin in found]
+    plugins = mark_taken(manager.plugins)
+    rows: list[dict[str, Any]] = [asdict(plugin) for plugin in plugins]
     if load:
         from fourm_plugins.probe import probe_all
 
-        probes = probe_all(found, timeout=timeout)
-        found = [probe.plugin for probe in probes]
+        probes = probe_all(plugins, timeout=timeout)
+        plugins = [probe.plugin for probe in probes]
         rows = [
             asdict(p.plugin) | {"seconds": round(p.seconds, 2), "printed": p.printed, "detail": p.detail}
             for p in probes
@@ -67,7 +64,7 @@ def list_plugins(
     if not as_json:
         for left in manager.leftovers:
             print(f"ignored: {left.folder}, {left.reason}\n    {left.remedy}")
-    if strict and any(plugin.state != "ok" for plugin in found):
+    if strict and any(plugin.state != "ok" for plugin in plugins):
         raise typer.Exit(1)
 
 
@@ -95,29 +92,28 @@ def info(
     as_json: Json = False,
     config: Config = None,
     run: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Run, exported model or folder of tokenizers, for the fitted tokenizer's fingerprint."),
     ] = None,
 ) -> None:
     """Say all that a plugin says of itself: layout, tokens, tokenizer, files, licence, metrics, settings."""
-    from fourm_engine.installed.describe import describe
-    from fourm_engine.installed.text import print_description
+    from fourm_engine.installed.describe import describe, print_description
 
     with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
-        found = describe(name, *_manager(config), run)
+        descriptions = describe(name, *_manager(config), run)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(descriptions, indent=2))
     else:
-        for description in found:
+        for description in descriptions:
             print_description(description)
 
 
 @app.command("doctor")
 def doctor(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Only these plugins; by default all.")] = None,  # noqa: UP045
+    names: Annotated[list[str] | None, typer.Argument(help="Only these plugins; by default all.")] = None,
     as_json: Json = False,
     config: Config = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="Pretrained model that `fourm label` takes.")] = None,  # noqa: UP045
+    model: Annotated[list[str] | None, typer.Option(help="Pretrained model that `fourm label` takes.")] = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Check everything that a run needs, by doing it; exit 1 when anything that is selected is bad."""

@@ -1,5 +1,4 @@
-"""Stand-ins for tokenizers that a published model came without: it works on token ids, and says so when asked to
-encode or decode anything else.
+"""Stand-ins for the tokenizers that a published model lacks: ids go in and come out; encoding and decoding raise.
 
 In: the specs of a token space. Out: a `Tokenizer` with the special ids of the published vocabulary, and no more.
 """
@@ -23,7 +22,7 @@ END_ID, SENTINEL_IDS = 3, tuple(range(4, 204))
 
 
 class MissingTokenizerError(ValueError):
-    """What was asked for needs a tokenizer that was not given."""
+    """Raised by what needs a tokenizer that was not given."""
 
 
 class AbsentTokenizer(Tokenizer):

@@ -27,7 +27,7 @@ def match(
     file. The first domain of a
     plugin bears the plugin's name; further ones, at other sizes, have the size added. Raises ValueError where a plugin
     provides a domain in another shape than the file has it, or two plugins provide one."""
-    found: dict[str, tuple[Modality, str]] = {}
+    matched: dict[str, tuple[Modality, str]] = {}
     missing: dict[str, str] = {}
     taken: set[str] = set()
     for domain in domains:
@@ -36,10 +36,10 @@ def match(
             if plugin.kind != "modality" or plugin.state != "ok":
                 continue
             name = plugin.name if plugin.name not in taken else _further(plugin.name, domain.name)
-            own = settings.get(domain.name, settings.get(name, {}))
+            given = settings.get(domain.name, settings.get(name, {}))
             try:
                 cls = manager.modality_class(plugin.name)
-                chosen = dict(cls.published_settings) | _settings(domain, set(cls.Settings.model_fields)) | dict(own)
+                chosen = dict(cls.published_settings) | _settings(domain, set(cls.Settings.model_fields)) | dict(given)
                 modality = manager.modality(name, plugin=plugin.name, **chosen)
             except PluginError as error:
                 failures.append(f"{plugin.name}: {str(error).splitlines()[0]}")
@@ -59,9 +59,9 @@ def match(
                 f"other settings, or leave it out with domains="
             )
         restrict(modality, domain.input, domain.target)
-        found[domain.name] = modality, plugin_name
+        matched[domain.name] = modality, plugin_name
         taken.add(modality.name)
-    return found, missing
+    return matched, missing
 
 
 def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:

@@ -53,8 +53,7 @@ _BIASES = ("qkv_bias", "proj_bias", "mlp_bias", "norm_bias")
 
 @dataclass(frozen=True)
 class Domain:
-    """One modality of a file. `size` is its number of ids (0: continuous), `patch_dim` the numbers behind a continuous
-    token (0: ids)."""
+    """One modality of a file: `size` ids, or continuous tokens of `patch_dim` numbers each; the other is 0."""
 
     name: str
     layout: Layout
@@ -66,7 +65,7 @@ class Domain:
 
 @dataclass
 class Checkpoint:
-    """An opened file: what its header and config say; tensors are read when asked for."""
+    """An opened file: what its header and config say; `tensor` reads the rest."""
 
     path: Path
     arguments: dict[str, Any]  # as the format stores them
@@ -247,8 +246,8 @@ def _check(checkpoint: Checkpoint) -> None:
         key: tuple(tensor.shape)
         for key, tensor in _published_tensors(network, vocabulary, checkpoint.domains, names).items()
     }
-    found = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
-    check_shapes(found, expected, f"{checkpoint.path} does not fit its arguments")
+    shapes = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
+    check_shapes(shapes, expected, f"{checkpoint.path} does not fit its arguments")
     for name in _bare_norms(network):
         if checkpoint.tensor(f"{name}.bias").any():
             raise ValueError(f"{checkpoint.path}: {name}.bias is not zero, but norm_bias=False")

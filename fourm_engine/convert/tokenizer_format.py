@@ -42,7 +42,7 @@ UNETS: dict[str, dict[str, Any]] = {
         "blocks": 3,
         "attention": (4, 8),
         "groups": 32,
-    },
+    }
 }
 #: Pixels of a patch that maps of one place a token are said to have.
 _FEATURE_PATCH = 16
@@ -104,9 +104,7 @@ def spec_of(
         here["n_channels"] = channels, array.channels
     for name, (there, wanted) in here.items():
         if there != wanted:
-            raise ValueError(
-                f"{path}: {name} is {there}, but modality {spec.name!r} has {wanted}; set it in the plugin"
-            )
+            raise ValueError(f"{path}: {name} is {there}, but {spec.name!r} has {wanted}; set it in the plugin")
     return spec
 
 
@@ -120,9 +118,8 @@ def settings_of(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) ->
     assert isinstance(spec.layout, Grid)
     assert spec.token_space is not None
     other = (spec.layout.height, spec.layout.width) != (tokens, tokens) or spec.token_space.shared
-    shared = {"post_mlp": bool(arguments.get("post_mlp", False))} | (
-        {"position_grid": (tokens, tokens)} if other else {}
-    )
+    shared: dict[str, Any] = {"post_mlp": bool(arguments.get("post_mlp", False))}
+    shared |= {"position_grid": (tokens, tokens)} if other else {}
     settings: dict[str, Any] = {
         "encoder": _sizes(path, arguments, "enc_type", {f"{name}_enc": sizes for name, sizes in CODECS.items()})
         | shared,
@@ -156,26 +153,26 @@ def read_state(
 ) -> dict[str, Tensor]:
     """Our state, read once every tensor of the file has the place and shape that `planned` (which may be on the meta
     device) gives it. Raises ValueError naming those that have not."""
-    there = {key: shapes[tied.get(key, key)] for key in (*shapes, *tied)}
-    places, positions = _places(planned), _positions(planned)
-    expected = {key: shape for key, (_, shape) in places.items()} | {k: tuple(p.shape) for k, p in positions.items()}
-    learned = {key: _same(shape, expected.get(key)) for key, shape in there.items() if not _TRAINING.match(key)}
+    shapes_there = {key: shapes[tied.get(key, key)] for key in (*shapes, *tied)}
+    targets, positions = _places(planned), _positions(planned)
+    expected = {key: shape for key, (_, shape) in targets.items()} | {k: tuple(p.shape) for k, p in positions.items()}
+    learned = {key: _same(shape, expected.get(key)) for key, shape in shapes_there.items() if not _TRAINING.match(key)}
     check_shapes(learned, expected, f"{path} does not fit its arguments")
-    for key in there.keys() - learned.keys():
-        if math.prod(there[key]) > math.prod(there[_CODES]):
-            raise ValueError(f"{path}: {key} has shape {there[key]}, more numbers than the codebook")
+    for key in shapes_there.keys() - learned.keys():
+        if math.prod(shapes_there[key]) > math.prod(shapes_there[_CODES]):
+            raise ValueError(f"{path}: {key} has shape {shapes_there[key]}, more numbers than the codebook")
     state, carried = dict[str, Tensor](), dict[str, Tensor]()
     with safe_open(path, framework="pt") as file:
-        for key in there:
+        for key in shapes_there:
             value = file.get_tensor(tied.get(key, key))
-            if key not in places:
+            if key not in targets:
                 carried[key] = value
             else:
-                state[places[key][0]] = _ours(value.to(torch.float32), *places[key], planned)
+                state[targets[key][0]] = _ours(value.to(torch.float32), *targets[key], planned)
     for key, table in positions.items():
         if (carried[key].float() - table).abs().max() > published.POSITION_TOLERANCE:
             raise ValueError(f"{path}: {key} does not hold sine-cosine positions; learned ones are not supported")
-    odd = {key: list(there[key]) for key, (_, shape) in places.items() if there[key] != shape}
+    odd = {key: list(shapes_there[key]) for key, (_, shape) in targets.items() if shapes_there[key] != shape}
     planned.carried = Carried(arguments, carried, odd)
     return state
 
@@ -195,7 +192,7 @@ def _same(there: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int
 
 def _places(tokenizer: VQVAETokenizer) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Published key -> (our name, shape there)."""
-    places = {}
+    keys = {}
     for name, value in tokenizer.state(copy=False).items():
         shape = tuple(value.shape)
         if name == "encoder.proj.weight":
@@ -205,8 +202,8 @@ def _places(tokenizer: VQVAETokenizer) -> dict[str, tuple[str, tuple[int, ...]]]
             shape = (*shape, 1, 1)
         elif name == "cls_emb.weight":
             shape = (shape[0] - 1, shape[1])
-        places[_CODES if name == "quantiser.codes" else name] = name, shape
-    return places
+        keys[_CODES if name == "quantiser.codes" else name] = name, shape
+    return keys
 
 
 def _positions(tokenizer: VQVAETokenizer) -> dict[str, Tensor]:
@@ -232,9 +229,7 @@ def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
     assert isinstance(spec.array, (FeatureMap, ClassMap))
     diffusion = isinstance(tokenizer, DiVAETokenizer)
     if s.quantiser != "vq" or s.heads != 1:
-        raise ValueError(
-            f"{spec.name}: quantiser {s.quantiser!r} of {s.heads} heads; the published format has vq of one"
-        )
+        raise ValueError(f"{spec.name}: quantiser {s.quantiser!r} of {s.heads} heads; the published format has one vq")
     grids = {getattr(s, side).position_grid for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     post_mlp = {getattr(s, side).post_mlp for side in ("encoder", "decoder")[: 1 if diffusion else 2]}
     rows, columns = grids.pop() or (spec.layout.height, spec.layout.width)
@@ -261,12 +256,12 @@ def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
     if not diffusion:
         return arguments | {"dec_type": f"{_codec(spec, 'decoder', s.decoder)}_dec"}
     sizes = s.decoder.model_dump()
-    found = [name for name, known in UNETS.items() if sizes == known]
-    if not found:
+    matching = [name for name, known in UNETS.items() if sizes == known]
+    if not matching:
         raise ValueError(f"{spec.name}: no decoder of the published format has {sizes}; it has {UNETS}")
     return {
         **arguments,
-        "dec_type": found[0],
+        "dec_type": matching[0],
         **{theirs: getattr(s.diffusion, ours) for ours, theirs in _DIFFUSION.items()},
         "cls_free_guidance_dropout": s.condition_dropout,
     }
@@ -290,9 +285,7 @@ def write_state(tokenizer: VQVAETokenizer) -> dict[str, Tensor]:
     """Tensors under their published names, on the CPU."""
     state, spec = tokenizer.state(), tokenizer.spec
     if "cls_emb.weight" in state and state["cls_emb.weight"][-1].any():
-        raise ValueError(
-            f"{spec.name}: it learned a feature for pixels without a class, which the published format has no place for"
-        )
+        raise ValueError(f"{spec.name}: pixels without a class have a feature, which the published format cannot hold")
     odd = {} if tokenizer.carried is None else tokenizer.carried.shapes
     tensors: dict[str, Tensor] = {}
     for key, (name, shape) in _places(tokenizer).items():

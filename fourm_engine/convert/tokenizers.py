@@ -29,7 +29,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 def open_tokenizer(
-    place: str | Path,
+    source: str | Path,
     modality: ModalitySpec | Sequence[ModalitySpec] | None = None,
     *,
     image_size: int | None = None,
@@ -48,23 +48,23 @@ def open_tokenizer(
     Raises ValueError where there is none, or it is damaged or made for other arrays."""
     device = choose_device(device)
     specs = [modality] if isinstance(modality, ModalitySpec) else list(modality or ())
-    path = _find(place, revision)
+    path = _find(source, revision)
     tokenizer: Tokenizer
     if (path / DOCUMENT).is_file():
         tokenizer = load_tokenizer(path, specs or _stored_specs(path), manager or PluginManager())
     elif path.suffix == ".json":
         tokenizer = load_wordpiece(path, specs or [_text_spec()])
     elif specs and specs[0].layout.kind == "sequence":
-        raise ValueError(f"{place}: {specs[0].name} needs a WordPiece vocabulary in the JSON of `tokenizers`")
+        raise ValueError(f"{source}: {specs[0].name} needs a WordPiece vocabulary in the JSON of `tokenizers`")
     else:
         tokenizer = load_published_tokenizer(path, specs[0] if specs else None, image_size=image_size)
     return tokenizer.to(device)
 
 
-def is_tokenizer(place: str | Path, revision: str | None = None) -> bool:
+def is_tokenizer(source: str | Path, revision: str | None = None) -> bool:
     """Whether a file, folder or Hub id is a tokenizer, of either format, rather than a model."""
     try:
-        path = _find(place, revision)
+        path = _find(source, revision)
     except ValueError:
         return False
     if path.is_dir() or path.suffix == ".json":
@@ -72,9 +72,9 @@ def is_tokenizer(place: str | Path, revision: str | None = None) -> bool:
     return "enc_type" in published.read_arguments(path)[0]
 
 
-def published_modality(place: str | Path, plugin: str, manager: PluginManager) -> Modality:
+def published_modality(source: str | Path, plugin: str, manager: PluginManager) -> Modality:
     """An instance of an installed modality that a published tokenizer fits. Raises ValueError where there is none."""
-    path = _find(place, None)
+    path = _find(source, None)
     if (path / DOCUMENT).is_file() or path.suffix == ".json":
         return manager.modality(plugin, **manager.modality_class(plugin).published_settings)
     arguments = published.read_arguments(path)[0]
@@ -89,20 +89,18 @@ def published_modality(place: str | Path, plugin: str, manager: PluginManager) -
     return manager.modality(plugin, **{**cls.published_settings, **fitting})
 
 
-def _find(place: str | Path, revision: str | None) -> Path:
+def _find(source: str | Path, revision: str | None) -> Path:
     """A folder of ours, or the file of a published tokenizer or vocabulary."""
-    path = Path(place)
+    path = Path(source)
     if not path.exists():
         if path.suffix in (".json", ".safetensors"):
-            raise ValueError(f"{place}: no such file")
-        path = exported.locate(place, revision=revision)
+            raise ValueError(f"{source}: no such file")
+        path = exported.locate(source, revision=revision)
     if (path / DOCUMENT).is_file() or (path.is_file() and path.suffix == ".json"):
         return path
     weights = published.find(path)
     if weights is None:
-        raise ValueError(
-            f"{place} holds no tokenizer: neither {DOCUMENT} nor the {published.WEIGHTS} of a published one"
-        )
+        raise ValueError(f"{source} holds no tokenizer: neither {DOCUMENT} nor a published {published.WEIGHTS}")
     return weights
 
 
@@ -156,9 +154,7 @@ def load_published_tokenizer(
     except KeyError as error:
         raise ValueError(f"{path}: argument {error} is missing; this is no published tokenizer") from None
     except ValidationError as error:
-        raise ValueError(
-            f"{path}: not the arguments of a tokenizer: {'; '.join(explain(error, cls.Settings))}"
-        ) from None
+        raise ValueError(f"{path}: not a tokenizer's arguments: {'; '.join(explain(error, cls.Settings))}") from None
     except TypeError as error:
         raise ValueError(f"{path}: not the arguments of a published tokenizer: {error!r}") from None
     state = read_state(path, arguments, planned, shapes, tied)
@@ -174,8 +170,6 @@ def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     A tokenizer that was published keeps its arguments, and its tensors bit for bit. Raises ValueError for what the
     format cannot hold: other kinds, other sizes of encoder and decoder."""
     if not isinstance(tokenizer, VQVAETokenizer):
-        raise ValueError(
-            f"{tokenizer.spec.name}: a tokenizer of kind {tokenizer.kind!r}; the published format holds vqvae and divae"
-        )
+        raise ValueError(f"{tokenizer.spec.name}: of kind {tokenizer.kind!r}; published are vqvae and divae")
     arguments = arguments_of(tokenizer) if tokenizer.carried is None else tokenizer.carried.arguments
     published.write_checkpoint(path, write_state(tokenizer), arguments)

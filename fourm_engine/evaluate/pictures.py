@@ -61,9 +61,8 @@ def hide(image: Image, shown: np.ndarray) -> Image:
 def contact_sheet(
     samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6, above: str = "prediction"
 ) -> Image:
-    """One picture of `samples`: two lines a sample, the predictions above the ground truths, the input at their
-    left. Strings are set in the cell. Columns are the first sample's inputs and targets. `above`: what the upper line
-    is called."""
+    """One picture of `samples`, two lines each: predictions above truths, the input at their left. Columns are the
+    first sample's inputs and targets. `above`: what the upper line is called."""
     from PIL import Image as pil
     from PIL import ImageDraw
 

@@ -89,7 +89,7 @@ class Predictor:
         """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
         (exp of the entropy of the codes), both means over the positions where each has codes of its own, tokens a
         sample, and the reconstruction in the modality's own metrics."""
-        found = {}
+        rows = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
                 continue
@@ -98,7 +98,7 @@ class Predictor:
             samples = list(self.ids(name))
             truths = [self.held_out.values[name][sample] for sample in samples]
             beside = self._beside_prediction(name, samples, truths)
-            found[name] = {
+            rows[name] = {
                 "kind": tokenizer.kind,
                 "codes": tokenizer.size,
                 "in use": round(use["usage"] * tokenizer.size),
@@ -106,14 +106,14 @@ class Predictor:
                 "tokens a sample": float(np.mean([len(row) for row in ids])),
                 "reconstruction": {metric.name: beside[metric.name][0] for metric in self.metrics[name]},
             }
-        return found
+        return rows
 
     def _predict(self, task: Task, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Sample -> target -> predicted value."""
         inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
         drawn = [int(name_rng(self.config.seed, task.name, name).integers(1 << 62)) for name in names]
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
-        found: dict[str, dict[str, Any]] = {name: {} for name in names}
+        predictions: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
             # A target of which a part is given is predicted alone, too: other targets only see that part.
             plan = self._plan(task, targets)
@@ -123,8 +123,8 @@ class Predictor:
                 inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
             )
             for name, result in zip(names, results, strict=True):
-                found[name] |= {target: result[target].value for target in targets}
-        return found
+                predictions[name] |= {target: result[target].value for target in targets}
+        return predictions
 
     def _input(self, task: Task, given: str, sample: str) -> Any:
         """`Ids`, which are encoded once for all tasks, or the value of a continuous modality."""

@@ -15,7 +15,6 @@ from markupsafe import Markup
 from fourm_engine.evaluate.charts import COLOURS, Curve, draw
 from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
 from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, TaskResult
-from fourm_engine.evaluate.style import STYLE
 from fourm_engine.files import write_atomically
 
 
@@ -48,7 +47,7 @@ def environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"style": STYLE, "SMALL": SMALL}
+    environment.globals |= {"SMALL": SMALL}
     environment.filters |= {
         "constant_names": _constant_names,
         "data_uri": data_uri,

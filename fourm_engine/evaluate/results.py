@@ -87,8 +87,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """`cells[input][target]`; the first input is `NOTHING`. Absent: pairs without samples, and a modality given
-    itself."""
+    """`cells[input][target]`; the first is `NOTHING`. Absent: pairs without samples, and a modality given itself."""
 
     inputs: list[str]
     targets: list[str]

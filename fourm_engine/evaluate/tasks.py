@@ -39,9 +39,7 @@ def resolve_tasks(
     `missing`: why a modality of the model is not there. Raises ValueError for invalid options or parts."""
     tasks, notes = [], []
     for task in configured or default_tasks(modalities):
-        why = {
-            name: (missing or {}).get(name) or "not among the model's modalities" for name in task.inputs + task.targets
-        }
+        why = {name: (missing or {}).get(name) or "not in the model" for name in task.inputs + task.targets}
         lacking = [name for name in task.inputs if not _readers(name, modalities)]
         if lacking:
             notes.append(f"task {task.name!r} is left out, its input {lacking[0]!r} is lacking: {why[lacking[0]]}")
@@ -78,8 +76,7 @@ def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
 
 
 def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
-    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, and where the part is none
-    or all of the grid."""
+    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, for none and for all."""
     if not isinstance(spec.layout, Grid):
         raise ValueError(f"keep is for grids; leave it out for a {spec.layout.kind}")
     h, w = spec.layout.height, spec.layout.width

@@ -78,15 +78,14 @@ def evaluate_tokenizers(
     constant_samples: int = 300,
     device: Any = "cpu",
 ) -> TokenizerEvaluation:
-    """Measure `tokenizers`, modality -> tokenizer, on the first `samples` of held-out data, and write the report to
-    `out`.
+    """Measure `tokenizers`, by modality, on the first `samples` of held-out data, and write the report to `out`.
 
     Args:
         train: data to which the constant predictors are fitted, `constant_samples` of all together.
         views: how a sample is seen.
         pictures: samples on the sheet.
         features: a network, by name or folder, for the metrics that need one."""
-    found, notes = [], list[str]()
+    measured, notes = [], list[str]()
     shown: dict[str, dict[str, tuple[Any, Any]]] = {}  # sample -> modality -> (value, reconstruction)
     for name in tokenizers:
         modality, tokenizer = modalities[name], tokenizers[name]
@@ -101,18 +100,17 @@ def evaluate_tokenizers(
         constants = modality.constants(known) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
-        found.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        measured.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %d samples encoded and decoded", name, len(values))
-    files = [_write(out, found, notes)]
+    files = [_write(out, measured, notes)]
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
-        files.append(
-            _draw(out, modalities, [name for name in tokenizers if any(name in shown[s] for s in best)], shown, best)
-        )
-    return TokenizerEvaluation(found, notes, files)
+        names = [name for name in tokenizers if any(name in shown[sample] for sample in best)]
+        files.append(_draw(out, modalities, names, shown, best))
+    return TokenizerEvaluation(measured, notes, files)
 
 
 def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, samples: int) -> list[Any]:
@@ -146,13 +144,13 @@ def _scores(
 ) -> list[Score]:
     def measure(metric: Metric, predictions: Sequence[Any]) -> float | None:
         try:
-            found = float(metric.compute(predictions, values))
+            score = float(metric.compute(predictions, values))
         except ValueError as error:
             note = f"{name}: {metric.name} cannot be computed: {error}"
             if note not in notes:
                 notes.append(note)
             return None
-        return found if math.isfinite(found) else None
+        return score if math.isfinite(score) else None
 
     scores = []
     for metric in metrics:
@@ -190,8 +188,8 @@ def _describe(
     )
 
 
-def _write(out: Path, found: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
-    document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in found], "notes": list(notes)}
+def _write(out: Path, measured: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
+    document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in measured], "notes": list(notes)}
     write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return out / JSON
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class LoraConfig(BaseModel):
     """Low-rank adapters of every attention and MLP matrix (LoRA, arXiv 2106.09685)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     rank: int = Field(default=8, ge=1, le=4096)
     #: The output of an adapter is scaled by alpha / rank.
@@ -20,7 +20,7 @@ class LoraConfig(BaseModel):
 class ExtendConfig(BaseModel):
     """Extends a trained model with new modalities; written by `fourm extend`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Folder of the run or exported model to extend, or a Hub id.
     source: str

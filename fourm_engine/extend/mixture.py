@@ -12,7 +12,7 @@ from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_plugins.spec import ModalitySpec
 
 #: Share of the samples about new modalities that have one as target; the others have one as input.
-ASKED = 2 / 3
+AS_TARGET = 2 / 3
 
 
 def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float) -> MaskingConfig:
@@ -20,11 +20,11 @@ def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float)
     weights = [(component, component.weight * replay) for component in masking.mixture]
     total = sum(component.weight for component in masking.mixture)
     for spec in new:
-        to, shown = asking(masking, spec), showing(spec, new)
+        to, shown = as_target(masking, spec), as_input(spec, new)
         share = total * (1 - replay) / len(new)
-        asked = share * (ASKED if shown else 1.0) if to else 0.0
-        weights += [(component, asked * component.weight) for component in to]
-        weights += [(component, share - asked) for component in shown]
+        targets = share * (AS_TARGET if shown else 1.0) if to else 0.0
+        weights += [(component, targets * component.weight) for component in to]
+        weights += [(component, share - targets) for component in shown]
     return only(masking, [c.model_copy(update={"weight": weight}) for c, weight in weights if weight > 0])
 
 
@@ -39,25 +39,25 @@ def known(masking: MaskingConfig, new: Sequence[ModalitySpec]) -> MaskingConfig:
     return only(masking, kept or [Component(name="any to any", input={"*": 0.5} | zeros, target={"*": 0.5} | zeros)])
 
 
-def asking(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
+def as_target(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
     """Every strategy of the run with the new modality as its only target and unchanged inputs. Weights
     add up to 1; empty if it cannot be a target."""
     if not spec.target:
         return []
-    found = []
+    components = []
     for c in masking.mixture:
         shown = c.input | {spec.name: 0.0}
         if _positive(shown) or masking.input_range(c)[1] == 0:
             ignored = tuple(name for name in c.ignore if name != spec.name)
             changes = {"name": f"{c.name} | to {spec.name}", "input": shown, "target": {spec.name: 1.0}}
-            found.append(c.model_copy(update=changes | {"ignore": ignored}))
-    if not found:
-        found = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
-    total = sum(c.weight for c in found)
-    return [c.model_copy(update={"weight": c.weight / total}) for c in found]
+            components.append(c.model_copy(update=changes | {"ignore": ignored}))
+    if not components:
+        components = [Component(name=f"to {spec.name}", input={"*": 0.5, spec.name: 0.0}, target={spec.name: 1.0})]
+    total = sum(c.weight for c in components)
+    return [c.model_copy(update={"weight": c.weight / total}) for c in components]
 
 
-def showing(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:
+def as_input(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]:
     """From the new modality alone to every known one; empty if it cannot be an input."""
     if not spec.input:
         return []

@@ -86,8 +86,8 @@ class Report:
         """Raises ValueError for a file that is no report of this version."""
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if (found := document.pop("format")) != FORMAT:
-                raise ValueError(f"format {found!r}, this version reads {FORMAT}")
+            if (number := document.pop("format")) != FORMAT:
+                raise ValueError(f"format {number!r}, this version reads {FORMAT}")
             rows = [Row(**row) for row in document.pop("rows")]
             return cls(**document, rows=rows)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -18,14 +18,7 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
-from fourm_engine.modalities import (
-    Modalities,
-    ModalitiesConfig,
-    activate_kinds,
-    check_settings,
-    identity,
-    load_manager,
-)
+from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, identity, load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
@@ -40,8 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extension:
-    """A model and what it grows by, which fit together. `modalities` are all whose plugins are here, the new ones among
-    them."""
+    """A model and what it grows by, checked to fit. `modalities`: all whose plugins are here, new ones included."""
 
     settings: ExtendConfig
     folder: Path  # of the exported model
@@ -83,7 +75,7 @@ class Extension:
         source = FourM.from_pretrained(folder, device="cpu", manager=manager)
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
-        found = cls(
+        extension = cls(
             settings,
             folder,
             fitted,
@@ -96,11 +88,11 @@ class Extension:
         )
         remedy = "leave the section out to keep the model's, or add the modality under another name"
         check_settings(modalities_config, source.modalities, manager, where=folder, remedy=remedy)
-        found._check_model(model)
-        found._check_spaces()
-        activate_kinds(found.training, manager, maskers=True)
+        extension._check_model(model)
+        extension._check_spaces()
+        activate_kinds(extension.training, manager, maskers=True)
         manager.freeze()
-        return found
+        return extension
 
     @property
     def new(self) -> list[ModalitySpec]:
@@ -136,10 +128,10 @@ class Extension:
         """Modality -> tokenizer, for all with tokens: the model's own, extended to new modalities that share its token
         space, and the fitted ones of new spaces. Raises ValueError where one is missing."""
         spaces = self.modalities.token_spaces
-        own = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
-        found = load_tokenizers(self.folder / exported.TOKENIZERS, own, self.manager, modalities=self.modalities)
-        found |= load_tokenizers(self.fitted, self._new_spaces, self.manager, modalities=self.modalities)
-        return found | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
+        known = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
+        loaded = load_tokenizers(self.folder / exported.TOKENIZERS, known, self.manager, modalities=self.modalities)
+        loaded |= load_tokenizers(self.fitted, self._new_spaces, self.manager, modalities=self.modalities)
+        return loaded | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
 
     def weights_digest(self) -> str:
         """Of the file with the model's weights."""
@@ -159,12 +151,12 @@ class Extension:
         return {space: specs for space, specs in self.modalities.token_spaces.items() if space not in known}
 
     def _check_model(self, config: ModelConfig) -> None:
-        given, own = config.model_dump(), self.source.network.config.model_dump()
-        for key in own.keys() - {"size", "compile"}:
-            if given[key] != own[key]:
+        given, trained = config.model_dump(), self.source.network.config.model_dump()
+        for key in trained.keys() - {"size", "compile"}:
+            if given[key] != trained[key]:
                 raise ValueError(
-                    f"model.{key} is {given[key]!r}, but {own[key]!r} in {self.folder}; an extension keeps the model's "
-                    f"shape: leave `model` as it is there"
+                    f"model.{key} is {given[key]!r}, but {trained[key]!r} in {self.folder}; an extension keeps the "
+                    f"model's shape: leave `model` as it is there"
                 )
 
     def _check_spaces(self) -> None:

@@ -34,8 +34,7 @@ class ExtendTask(FourMTask):
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
-        workers: processes that prepare training batches; None chooses.
-    """
+        workers: processes that prepare training batches; None chooses."""
 
     name = "extension"
     evaluates_first = True
@@ -51,8 +50,8 @@ class ExtendTask(FourMTask):
         loss: LossConfig | None = None,
         workers: int | None = 0,
     ) -> None:
-        own = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(extension.training, own, extension.model_config, data, loss=loss, workers=workers)
+        used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
+        super().__init__(extension.training, used, extension.model_config, data, loss=loss, workers=workers)
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
@@ -78,33 +77,32 @@ class ExtendTask(FourMTask):
         scores: dict[str, tuple[float, float]] = {}
         measured = {}
         for case, data in self.cases.items():
-            found = self._nats(model, data, share)
-            for name, rows in found.items():
+            by_modality = self._nats(model, data, share)
+            for name, rows in by_modality.items():
                 label = f"{name} given new" if case == "given new" else name
                 total, count = scores.get(label, (0.0, 0.0))
                 scores[label] = total + sum(row[1] for row in rows), count + sum(row[2] for row in rows)
-            measured[case] = _joined(gather_json(found))
+            measured[case] = _joined(gather_json(by_modality))
         self.after = measured
         self.before = self.before or measured
         return scores
 
     def _nats(self, model: nn.Module, data: MaskedSamples, share: Share) -> dict[str, list[tuple[int, float, int]]]:
-        """Modality -> (position, nats, tokens) of this process's samples. Every process calls the model equally often,
-        and names the same modalities."""
-        found: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}
+        """Modality -> (position, nats, tokens) of this process's samples, the same modalities in every process."""
+        by_modality: dict[str, list[tuple[int, float, int]]] = {name: [] for name in self.count_names}
         size = share.micro_batch_size
         for start, batch in self.held_out_batches(data, share, next(model.parameters()).device):
             sample_T = batch.target_index.cpu().numpy() // data.masking.decoder_tokens
             first = 0
             for name, (nats_T, count) in model(batch, by_token=True).items():
-                own_T = sample_T[first : first + count]
+                row_T = sample_T[first : first + count]
                 first += count
-                nats_B = np.bincount(own_T, nats_T.double().cpu().numpy(), size)
-                tokens_B = np.bincount(own_T, minlength=size)
-                found[name] += [
+                nats_B = np.bincount(row_T, nats_T.double().cpu().numpy(), size)
+                tokens_B = np.bincount(row_T, minlength=size)
+                by_modality[name] += [
                     (start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B).tolist()
                 ]
-        return found
+        return by_modality
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         with torch.device("meta"):
@@ -135,14 +133,14 @@ class ExtendTask(FourMTask):
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings
-        own: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "extend.add": settings.add,
             "extend.train": settings.train,
             "extend.source": self._digest,
         }
         if settings.train == "lora":
-            own["extend.lora"] = settings.lora.model_dump(mode="json")
-        return super().identity() | own
+            facts["extend.lora"] = settings.lora.model_dump(mode="json")
+        return super().identity() | facts
 
 
 def _joined(parts: Iterable[Mapping[str, list]]) -> dict[str, Nats]:

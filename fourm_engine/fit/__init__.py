@@ -1,7 +1,6 @@
-"""Fitting tokenizers. In: the arrays of a token space. Out: a fitted tokenizer in its folder, and how well held-out
-values survive it.
+"""Fitting tokenizers. In: the arrays of a token space. Out: a fitted tokenizer in its folder, and its measures.
 
-    report = fit_network(tokenizer, arrays)
+report = fit_network(tokenizer, arrays)
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from fourm_engine.data.order import Share, name_rng
-from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.checkpoint import load, open_checkpoint
@@ -65,11 +65,11 @@ class AdaptTask(TokenizerTask):
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Loss terms on held-out arrays of every size."""
-        found: dict[str, tuple[float, float]] = {}
+        by_size: dict[str, tuple[float, float]] = {}
         for size in self.sizes:
             scores = self.evaluate_on(model, share, size.tokenizer, size.val)
-            found |= {f"{name} {size.name}": score for name, score in scores.items()}
-        return found
+            by_size |= {f"{name} {size.name}": score for name, score in scores.items()}
+        return by_size
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"tokenizer.sizes": [size.name for size in self.sizes]}

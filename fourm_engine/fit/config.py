@@ -17,7 +17,7 @@ class AdaptConfig(BaseModel):
     """A second, short fit of a grid's tokenizer on batches of several sizes, after which it serves all of them, and
     sizes between. What is not said here is as in the fit before it, on the modality's own size alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     steps: int = Field(ge=1)
     #: [height, width] in pixels, beside the modality's own size; each batch has one of them, drawn by its step.
@@ -28,8 +28,7 @@ class AdaptConfig(BaseModel):
 
 
 class FitConfig(TrainConfig):
-    """How tokenizers that are networks learn; `TrainConfig` with defaults for them. Many small steps learn more in a
-    given time than few large ones."""
+    """How tokenizers that are networks learn. In a given time many small steps learn more than few large ones."""
 
     batch_size: int = Field(default=8, ge=1)
     steps: int = Field(default=2000, ge=1)
@@ -43,16 +42,21 @@ class FitConfig(TrainConfig):
     def adapting(self) -> FitConfig:
         """How the second fit, that of `adapt`, learns: from a low rate down to none."""
         assert self.adapt is not None
-        own: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
-        own |= {"warmup": min(self.warmup, self.adapt.steps // 10), "schedule": "cosine", "cooldown": 0, "adapt": None}
+        changed: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
+        changed |= {
+            "warmup": min(self.warmup, self.adapt.steps // 10),
+            "schedule": "cosine",
+            "cooldown": 0,
+            "adapt": None,
+        }
         lr = self.adapt.lr or self.lr / 5
-        return FitConfig.model_validate(self.model_dump() | own | {"lr": lr, "min_lr": min(self.min_lr, lr)})
+        return FitConfig.model_validate(self.model_dump() | changed | {"lr": lr, "min_lr": min(self.min_lr, lr)})
 
 
 class FitOverride(BaseModel):
     """What one token space does differently; null: as in `fit`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     batch_size: int | None = Field(default=None, ge=1)
     accumulate: int | None = Field(default=None, ge=1)
@@ -66,7 +70,7 @@ class FitOverride(BaseModel):
 class TokenizersConfig(BaseModel):
     """Fitted tokenizers live in `folder/<token space>/`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     folder: LocalFolder
     fit: FitConfig = FitConfig()

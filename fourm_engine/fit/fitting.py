@@ -1,5 +1,4 @@
-"""Fitting the tokenizers of a run: one token space at a time, skipped where nothing has changed, resumed where it was
-stopped.
+"""Fitting the tokenizers of a run, one token space at a time: skipped where nothing has changed, resumed when stopped.
 
 In: the tokenizer of a token space, its training arrays, held-out values. Out: `<folder>/<token space>/` (see `store`)
 and a report: how well held-out values survive the round trip, in their modality's own metrics, and how much of the
@@ -21,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
-from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.samples import ArrayData, Sized
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
@@ -53,19 +52,8 @@ class Fitted:
     fresh: bool
 
 
-@dataclass(frozen=True)
-class Sized:
-    """What a tokenizer adapts to one size on: its first modality at that size, training arrays in the order of those
-    that it is fitted on, held-out values."""
-
-    modality: Modality
-    train: ArrayData
-    val: Sequence[Any]
-
-
 def base_first(modalities: Sequence[Modality]) -> list[Modality]:
-    """Modalities that share one token space, that which is called as the space first: of several sizes, its own is the
-    one at which the tokenizer is fitted."""
+    """Modalities that share one token space, the one called as the space first: the tokenizer is fitted at its size."""
 
     def is_other(modality: Modality) -> bool:
         assert modality.spec.token_space is not None
@@ -78,8 +66,7 @@ def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, an
     """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe. `any_size`: one that
     can serve pictures of other sizes, too, as it can wherever pictures share a token space.
 
-    Raises ValueError where the recipe's kind is not installed or refuses its settings, or the modalities differ in more
-    than size."""
+    Raises ValueError for a kind that is missing or refuses its settings, and where more than the size differs."""
     specs = [modality.spec for modality in base_first(modalities)]
     recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
@@ -121,8 +108,7 @@ def fit_tokenizer(
 
     Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
     writes. Raises ValueError where there is nothing to fit on; where the tokenizer that is there was fitted under other
-    settings, unless `refit`; and whatever the trainer raises.
-    """
+    settings, unless `refit`; and whatever the trainer raises."""
     modalities = base_first(modalities)
     with processes(config):
         tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))
@@ -130,16 +116,14 @@ def fit_tokenizer(
         space = tokenizer.spec.token_space.name
         if not sum(len(data) for data in train.values()):
             names = ", ".join(modality.name for modality in modalities)
-            raise ValueError(
-                f"no training data for the tokenizer of {names}; add some, or leave it out of modalities.select"
-            )
+            raise ValueError(f"no training data for the tokenizer of {names}; add some, or leave it out")
         neural = isinstance(tokenizer, NeuralTokenizer)
         request = _request(tokenizer, modalities, train, config if neural else None, seed)
         stamps = {name: data.stamp() for name, data in sorted(train.items())}
-        found = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
-        if sum_numbers([float(found is not None)])[0] == world_size():
-            assert found is not None
-            return found
+        kept = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
+        if sum_numbers([float(kept is not None)])[0] == world_size():
+            assert kept is not None
+            return kept
 
         runs = folder / ".fit" / space
         report: dict[str, dict[str, float]] = {}
@@ -153,8 +137,8 @@ def fit_tokenizer(
             Trainer(task, first, run, seed=seed, host=manager).run()
             tokenizer.load(fitted_folder(run))
             if sizes:
-                own = Sized(base, train[base.name], val.get(base.name, ()))
-                report = _adapt(tokenizer, [own, *sizes], config, run, runs / request["hash"], seed, manager)
+                base_size = Sized(base, train[base.name], val.get(base.name, ()))
+                report = _adapt(tokenizer, [base_size, *sizes], config, run, runs / request["hash"], seed, manager)
         else:
             tokenizer.fit(lambda: (array for data in train.values() for array in data))
         members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
@@ -169,8 +153,7 @@ def fit_tokenizer(
 
 
 def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
-    """Raise ValueError where the tokenizer in `folder` of all tokenizers was fitted under other settings of
-    `modalities`, all that use one token space."""
+    """Raise ValueError where the tokenizer below `folder` was fitted under other settings of `modalities`."""
     tokenizer = make_tokenizer(modalities, manager)
     assert tokenizer.spec.token_space is not None
     folder = folder / tokenizer.spec.token_space.name
@@ -200,12 +183,13 @@ def _adapt(
     seed: int,
     manager: PluginManager,
 ) -> dict[str, dict[str, float]]:
-    """Adapt a tokenizer to `sizes`, the first its own, from the end of the run `start`. Returns the reconstruction at
-    every size, before and after."""
+    """Adapt a tokenizer to `sizes`, its own first, from the end of the run `start`. Returns the report, before and
+    after."""
     assert config.adapt is not None
     served = [tokenizer.serving(size.modality.spec) for size in sizes]
     arrays = [
-        SizedArrays(own, size.train, _arrays(size.modality, size.val)) for own, size in zip(served, sizes, strict=True)
+        SizedArrays(tokenizer_of_size, size.train, _arrays(size.modality, size.val))
+        for tokenizer_of_size, size in zip(served, sizes, strict=True)
     ]
 
     def measure(when: str) -> dict[str, dict[str, float]]:
@@ -244,15 +228,15 @@ def _up_to_date(
         return None
     if not refit:
         _check_settings(document, folder, tokenizer, modalities)
-    found = document["fit"]
-    if found.get("request") != request:
-        was = {key: value for key, value in found.get("request", {}).items() if key != "hash"}
+    fit = document["fit"]
+    if fit.get("request") != request:
+        was = {key: value for key, value in fit.get("request", {}).items() if key != "hash"}
         now = {key: value for key, value in request.items() if key != "hash"}
         changed_facts = compare(flat(was), flat(now))
         listed = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed_facts.items())
         log.warning("%s: fitting again, since %s", folder, listed)
         return None
-    changed_files = sorted(name for name, stamp in stamps.items() if found.get("stamps", {}).get(name) != stamp)
+    changed_files = sorted(name for name, stamp in stamps.items() if fit.get("stamps", {}).get(name) != stamp)
     if changed_files:
         files = f"training files of {', '.join(changed_files)} have another size or time than when it was fitted"
         if refit:
@@ -261,7 +245,7 @@ def _up_to_date(
         log.warning("%s: %s; it is kept, and `fourm tokenizer fit --refit` fits it again", folder, files)
     try:
         fitted = load_tokenizer(folder, tokenizer.specs, manager, modalities=modalities)
-        return Fitted(fitted, found["report"], fresh=False)
+        return Fitted(fitted, fit["report"], fresh=False)
     except (ValueError, KeyError) as error:
         log.warning("fitting again: %s", error)
         return None
@@ -314,7 +298,7 @@ def _request(
     members = modalities if config is None else modalities[:1]
     request: dict[str, Any] = {
         "kind": tokenizer.kind,
-        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
+        "settings": tokenizer.stored_settings(),
         "modalities": {modality.name: digest(modality.identity()) for modality in members},
         "data": {m.name: [train[m.name].fingerprint, len(train[m.name])] for m in members if m.name in train},
         "fit": config.model_dump(mode="json", exclude=quiet) if config is not None else None,

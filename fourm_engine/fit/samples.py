@@ -1,27 +1,85 @@
 """What a tokenizer is fitted on: arrays of raw training samples through the run's views, and held-out values.
 
-In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, a list of augmented values for measuring, both also
-at other sizes than the modality's own.
-"""
+In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, kept in memory as far as it fits; a list of
+augmented values for measuring; both also at other sizes than the modality's own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.fit.arrays import ArrayData
-from fourm_engine.fit.fitting import Sized
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
+
+class ArrayData:
+    """`count` arrays of one modality, `get(index)` each; None from `get` stands for a sample that cannot be used, which
+    whoever reads it has reported. `fingerprint` names the data: its samples and crops. `stamp` says which version of
+    their files it is, where there are files: their sizes and times."""
+
+    def __init__(
+        self,
+        get: Callable[[int], Any],
+        count: int,
+        *,
+        fingerprint: str,
+        cache_bytes: int = 1 << 30,
+        stamp: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._get = get
+        self._count = count
+        self.fingerprint, self.stamp = fingerprint, stamp
+        self._room = cache_bytes
+        self._kept: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        """The array at `index`, or the next one that can be used. Raises ValueError if none can."""
+        for offset in range(self._count):
+            array = self._at((index + offset) % self._count)
+            if array is not None:
+                return array
+        raise ValueError(f"none of the {self._count} samples can be used")
+
+    def __iter__(self) -> Iterator[Any]:
+        """All arrays that can be used, in order."""
+        for index in range(self._count):
+            array = self._at(index)
+            if array is not None:
+                yield array
+
+    def _at(self, index: int) -> Any:
+        if index in self._kept:
+            return self._kept[index]
+        array = self._get(index)
+        size = getattr(array, "nbytes", None) or (len(array) if isinstance(array, str) else 8)
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = array
+        return array
+
+
 #: Held-out values that a reconstruction is measured on.
 HELD_OUT = 512
+
+
+@dataclass(frozen=True)
+class Sized:
+    """What a tokenizer adapts to a size on: its first modality there, training arrays as when fitted, held-out
+    values."""
+
+    modality: Modality
+    train: ArrayData
+    val: Sequence[Any]
 
 
 def training_arrays(
@@ -92,7 +150,7 @@ def at_sizes(
 ) -> list[Sized]:
     """A modality at `sizes` (height, width) other than its own: crops of the same places, but of each size's shape, and
     as many. `cache_bytes`: for all sizes together. Raises ValueError for a size that the patch does not divide."""
-    array, found = modality.spec.array, list[Sized]()
+    array, sized = modality.spec.array, list[Sized]()
     assert isinstance(array, (FeatureMap, ClassMap))
     others = [size for size in dict.fromkeys(sizes) if size != (array.height, array.width)]
     for height, width in others:
@@ -113,5 +171,5 @@ def at_sizes(
         if held_out is not None:
             centre = ViewDrawer.from_config(modalities, config, training=False)
             values = held_out_values(held_out.replacing(other), name, centre)
-        found.append(Sized(other, arrays, values))
-    return found
+        sized.append(Sized(other, arrays, values))
+    return sized

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.files import replacing_folder
-from fourm_engine.fit.arrays import ArrayData
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
 from fourm_engine.train.task import Loss, Task
 
@@ -23,8 +23,7 @@ EVALUATION_ARRAYS = 512  # held-out arrays on which the loss is followed
 
 
 class TokenizerTask(Task):
-    """Learns to reconstruct `train`; `steps` as in the trainer's config, since a codebook starts after a share of
-    them."""
+    """Learns to reconstruct `train`; `steps` as in the trainer's config: a codebook starts after a share of them."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, train: ArrayData, val: ArrayData | None, *, steps: int, seed: int
@@ -103,12 +102,12 @@ class TokenizerTask(Task):
         # Every process passes equally many batches; those beyond the end repeat the last array and count nothing.
         for start in range(0, total, size * share.world):
             first = start + share.rank * size
-            own = [val[min(i, total - 1)] for i in range(first, first + size)]
-            batch = tokenizer.tensor(own[: max(1, total - first)])
-            found = model(batch.to(device))
+            arrays = [val[min(i, total - 1)] for i in range(first, first + size)]
+            batch = tokenizer.tensor(arrays[: max(1, total - first)])
+            losses = model(batch.to(device))
             if first >= total:
                 continue
-            for name, value in found.items():
+            for name, value in losses.items():
                 sums[name] += float(value)
             for name, count in tokenizer.counts(batch).items():
                 counts[name] += count
@@ -131,7 +130,7 @@ class TokenizerTask(Task):
     def identity(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "tokenizer.kind": self.tokenizer.kind,
-            "tokenizer.settings": self.tokenizer.settings.model_dump(mode="json", exclude=set(self.tokenizer.places)),
+            "tokenizer.settings": self.tokenizer.stored_settings(),
             "tokenizer.spec": self.tokenizer.spec.fingerprint(),
             "tokenizer.steps": self.steps,
             "data": self.train.fingerprint,

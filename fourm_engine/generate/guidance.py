@@ -65,20 +65,17 @@ class Branches:
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
     """The branches that a stage needs, at least one.
 
-    Raises:
-        ValueError: a weight for what is not a condition, or weights given twice."""
+    Raises ValueError: a weight for what is not a condition, or weights given twice."""
     conditions = sorted({name for sample in samples for name in sample.shown} - {stage.target})
     placeholders = {}
     if stage.prompt_sentinel:
         placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
-    own = {name for sample in samples for name in sample.weights} - {stage.target}
-    if own and stage.guidance is not None:
-        raise ValueError(
-            f"guidance is given twice, with the conditions {', '.join(sorted(own))} and with the plan; drop one"
-        )
-    if own or isinstance(stage.guidance, dict):
+    weighted = {name for sample in samples for name in sample.weights} - {stage.target}
+    if weighted and stage.guidance is not None:
+        raise ValueError(f"guidance is given twice, by {', '.join(sorted(weighted))} and by the plan; drop one")
+    if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}
-        names = sorted(own | common.keys())
+        names = sorted(weighted | common.keys())
         for name in names:
             if name not in conditions:
                 raise unknown_condition(name, stage.target, conditions)

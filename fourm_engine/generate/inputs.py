@@ -20,8 +20,7 @@ import numpy as np
 
 from fourm_engine.data.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.keep import Kept, check_kept, kept_pixels
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
 from fourm_plugins.door import as_array, describe, looks_like_path
@@ -88,10 +87,7 @@ class InputReader:
     """`find(name)` gives a modality or raises the ValueError that tells why there is none."""
 
     def __init__(
-        self,
-        modalities: Mapping[str, Modality],
-        tokenizers: Mapping[str, Tokenizer],
-        find: Callable[[str], Modality],
+        self, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer], find: Callable[[str], Modality]
     ) -> None:
         self.modalities = modalities
         self.tokenizers = tokenizers
@@ -106,15 +102,11 @@ class InputReader:
             part = self._resolve(name, condition, targets)
             instance = part.modality.name
             if instance in given:
-                raise ValueError(
-                    f"{given[instance].name!r} and {name!r} are both shown as {instance!r}; give one of them"
-                )
+                raise ValueError(f"{given[instance].name!r} and {name!r} are both shown as {instance!r}; give one")
             given[instance], shown_as[name] = part, instance
             if condition.weight is not None:
                 if instance in targets:
-                    raise ValueError(
-                        f"{name!r} is a target: what is known of it has no guidance weight; leave weight out"
-                    )
+                    raise ValueError(f"{name!r} is a target: what is known of it has no weight; leave weight out")
                 sample.weights[instance] = float(condition.weight)
         views = self.drawer.draw("", 0, _aspects(given))
         for name, part in given.items():
@@ -223,9 +215,7 @@ def _blame(name: str, given: Any) -> Iterator[None]:
         raise ValueError(f"input {name!r}: {' '.join(str(error).split())}{_hint(given)}") from error
     except (TypeError, AttributeError, IndexError, KeyError) as error:
         why = " ".join(str(error).split())
-        raise ValueError(
-            f"input {name!r}: {describe(given)} is no value of this modality ({why}){_hint(given)}"
-        ) from error
+        raise ValueError(f"input {name!r}: {describe(given)} is no value of it ({why}){_hint(given)}") from error
 
 
 def _hint(given: Any) -> str:
@@ -280,9 +270,7 @@ def _kept_tokens(part: _Given, view: View) -> np.ndarray:
         return keep.reshape(-1)
     pixels = None if part.value is None else np.asarray(part.value).shape[:2]
     if keep.shape != pixels:
-        raise ValueError(
-            f"{part.name!r}: keep has shape {keep.shape}; the token grid is {(h, w)}, the picture {pixels}"
-        )
+        raise ValueError(f"{part.name!r}: keep has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}")
     left, top, right, bottom = view.pixels(*keep.shape)
     unknown = ~keep[:, ::-1] if view.flip else ~keep
     rows, columns = np.linspace(top, bottom, h + 1), np.linspace(left, right, w + 1)

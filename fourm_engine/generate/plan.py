@@ -1,7 +1,8 @@
 """What to generate, in which order and how: a plan is a list of stages.
 
 In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
-other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2).
+other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2). Schedules say
+how many tokens each step reveals, at which temperature, as in the published models (MaskGIT, arXiv 2202.04200).
 """
 
 from __future__ import annotations
@@ -13,9 +14,61 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
 from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
+
+Schedule = Literal["cosine", "linear"]
+TemperatureSchedule = Literal["constant", "linear", "onex"]
+
+#: Below this a draw is greedy in float32 anyway; it keeps the division finite.
+MIN_TEMPERATURE = 1e-9
+
+
+def tokens_per_step(schedule: Schedule, steps: int, tokens: int) -> list[int]:
+    """Tokens revealed at each step; they sum to `tokens`.
+
+    Cosine: with s_i = ½(1 + cos(π i/n)), step i takes round(N (s_i − s_{i+1})), halves to even, the last the rest;
+    single steps may take none. Linear: min(n, N) steps as equal as can be, the larger ones first."""
+    if schedule == "linear":
+        steps = max(1, min(steps, tokens))
+        return [tokens // steps + (i < tokens % steps) for i in range(steps)]
+    shares = [0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)]
+    counts, left = [], tokens
+    for i in range(steps - 1):
+        # Many steps that all round up would otherwise reveal more tokens than there are.
+        counts.append(min(left, round(tokens * (shares[i] - shares[i + 1]))))
+        left -= counts[-1]
+    return [*counts, left]
+
+
+def temperatures(
+    schedule: TemperatureSchedule,
+    counts: Sequence[int],
+    *,
+    temperature: float,
+    minimum: float = 0.5,
+    power: float = 0.5,
+) -> list[float]:
+    """Temperature of each step that reveals `counts` tokens.
+
+    Constant: `temperature`. Linear: `temperature` times the share of tokens left before the step. Onex: the excess
+    over `minimum` falls like x^−power, x_k = 1 + 99 k/(N − 1) at step k, and with the share of tokens left after the
+    step. Both at least 1e-9. `minimum` and `power` matter to onex alone."""
+    total, done, result = max(1, sum(counts)), 0, []
+    for step, count in enumerate(counts):
+        if schedule == "constant":
+            result.append(temperature)
+        elif schedule == "linear":
+            # Of a sample that is done, while others of its batch go on, nothing is left; 0 could not be divided by.
+            result.append(max(temperature * (total - done) / total, MIN_TEMPERATURE))
+        else:
+            x = 1 + 99 * step / max(1, total - 1)
+            y = (x**-power - 100**-power) / (1 - 100**-power)
+            value = minimum + (temperature - minimum) * y * (1 - (done + count) / total)
+            result.append(max(value, MIN_TEMPERATURE))
+        done += count
+    return result
+
 
 Readout = Literal["sampled", "expected"]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -40,7 +93,7 @@ Guidance = Annotated[float | dict[str, float], BeforeValidator(_weights)]
 class Options(BaseModel):
     """What a user may say of how to generate; None leaves the choice to `default_plan`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Steps of parallel decoding, of grids and vectors.
     steps: int | None = Field(default=None, ge=1, le=8192)
@@ -68,12 +121,11 @@ class Stage(BaseModel):
 
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
     given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
-    condition, and what is not named is seen by u and by every cᵢ. 1 (and None, where no `Condition` has a weight) is
-    plain.
+    condition, and u and every cᵢ see what is not named. 1 is plain, and so is None where no `Condition` has a weight.
 
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     target: str
     #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at
@@ -156,9 +208,7 @@ def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
 def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
     if temperature == 0 and (top_p is not None or top_k is not None):
         name = "top_p" if top_p is not None else "top_k"
-        raise ValueError(
-            f"{name} has no effect at temperature 0, which takes the likeliest token; leave one of them out"
-        )
+        raise ValueError(f"{name} has no effect at temperature 0, which takes the likeliest token; leave one out")
 
 
 def default_plan(

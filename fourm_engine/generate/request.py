@@ -1,4 +1,4 @@
-"""What is asked of generation, checked before anything is computed.
+"""A request for generation, checked before anything is computed.
 
 In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one form. A
 request that cannot be, or that cannot have the effect that it names, raises ValueError: one line, in the user's names.
@@ -48,9 +48,7 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
 def inputs_of(given: Any) -> list[Mapping[str, Any]]:
     """The inputs of several samples."""
     if isinstance(given, Mapping):
-        raise ValueError(
-            "inputs: one mapping, where a list of them is due, one a sample; `generate` takes a single one"
-        )
+        raise ValueError("inputs: one mapping, where a list of them is due; `generate` takes one")
     samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for sample in samples:
         if not isinstance(sample, Mapping):
@@ -64,14 +62,14 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
     if seeds is not None and seed != 0:
         raise ValueError("seed has no effect beside seeds; leave one of them out")
     try:
-        found = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
+        result = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
     except TypeError:
         raise ValueError(f"a seed is an integer; given: {seed if seeds is None else seeds!r:.80}") from None
-    if len(found) != samples:
-        raise ValueError(f"{samples} samples, but {len(found)} seeds; give one a sample")
-    if wrong := [s for s in found if not 0 <= s < 1 << 64]:
+    if len(result) != samples:
+        raise ValueError(f"{samples} samples, but {len(result)} seeds; give one a sample")
+    if wrong := [s for s in result if not 0 <= s < 1 << 64]:
         raise ValueError(f"seed {wrong[0]} is not in [0, 2^64)")
-    return found
+    return result
 
 
 def plan_of(
@@ -105,7 +103,7 @@ def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
     drawn: dict[bytes, set[int]] = {}
     for sample, seed in zip(samples, seeds, strict=True):
         drawn.setdefault(_digest(sample), set()).add(seed)
-    return bool(drawn) and all(len(found) > 1 for found in drawn.values())
+    return bool(drawn) and all(len(different) > 1 for different in drawn.values())
 
 
 def check_variety(plan: Sequence[Stage], count: int) -> None:
@@ -141,8 +139,7 @@ def guided(
     """The plan with guidance weights under the names that the sampler knows.
 
     `shown_as`: name as the user gave it -> modality that it is shown as. `inputs`: modalities that the encoder may be
-    shown. `chosen`: whether a user wrote the plan, stage by stage; otherwise the options are common to all stages, and
-    have to have an effect on one of them."""
+    shown. `chosen`: whether a user wrote the plan; otherwise options are common to all stages, and must affect one."""
     given = {instance: name for name, instance in shown_as.items()}
     seen = {instance for instance in given if instance in inputs}
     named = {name for stage in plan if isinstance(stage.guidance, dict) for name in stage.guidance}
@@ -153,8 +150,8 @@ def guided(
         conditions = seen - {stage.target}
         weights = stage.guidance
         if sample.weights and weights is not None:
-            own = ", ".join(sorted(given[name] for name in sample.weights))
-            raise ValueError(f"guidance is given twice, with the conditions {own} and with the plan; drop one")
+            listed = ", ".join(sorted(given[name] for name in sample.weights))
+            raise ValueError(f"guidance is given twice, with the conditions {listed} and with the plan; drop one")
         if isinstance(weights, dict):
             weights = {}
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]
@@ -173,9 +170,8 @@ def guided(
             weights = None
             if chosen:
                 raise ValueError(f"guidance has no effect on {stage.target!r}: nothing else is given; leave it out")
-        sentinel = stage.target in sequences or (
-            isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
-        )
+        hides = isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
+        sentinel = hides or stage.target in sequences
         effects["prompt_sentinel"] |= sentinel
         if chosen and stage.prompt_sentinel and not sentinel:
             _refuse_sentinel(stage.target)

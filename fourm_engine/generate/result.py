@@ -21,8 +21,7 @@ class Generated:
 
     `decoded_from` tells what the value comes from. "tokens": from `tokens`, so that the tokenizer decodes them to this
     value. "probabilities": from the model's distribution over the ids at each position, as their probability-weighted
-    code; `tokens` are then the ids chosen beside it, in one step the likeliest, which decode to a similar value but not
-    to this one.
+    code; `tokens` are then the ids chosen beside it, which decode to a similar value, but not to this one.
 
     `given`: of an edit of a picture (`Condition(value, keep=mask)`), bool (H, W), True where the value is what was
     given and nothing was decoded; None for anything else."""

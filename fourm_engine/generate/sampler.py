@@ -1,8 +1,7 @@
 """The sampler: executes a plan on a batch of samples, on tokens alone.
 
-In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, and the
-probabilities of each where the stage requests them. Branches of guidance are stacked on the batch
-axis, branch by branch.
+In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, with
+probabilities where the stage requests them. Branches of guidance are stacked on the batch axis.
 
 Grids and vectors are decoded in parallel: each step encodes again what is known so far and predicts the rest from mask
 tokens. Sequences are decoded left to right with cached keys and values from one encoding.
@@ -20,9 +19,8 @@ from torch import Tensor
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.plan import Stage, temperatures, tokens_per_step
 from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
-from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.nn.transformer import Transformer
@@ -40,8 +38,7 @@ class Filled:
 
 class Sampler:
     """`sequences` holds the special ids of every sequence that may be generated or hidden by guidance; `inputs` the
-    modalities that the encoder may be shown, so that later stages see what earlier ones made of them; `host` provides
-    the orders that packages add."""
+    modalities that the encoder may be shown, which later stages see; `host` provides the orders that packages add."""
 
     def __init__(
         self,
@@ -97,8 +94,8 @@ class Sampler:
         return self._orders[name]
 
     def _beginnings(self, sample: Sample) -> dict[str, Shown]:
-        """What is known of targets, as other stages see it until the rest is made. As in training a sentinel stands for
-        all that follows the beginning of a sequence."""
+        """What is known of targets, as stages before see it: behind the beginning of a sequence a sentinel, as in
+        training."""
         return {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
@@ -160,18 +157,18 @@ class Sampler:
             if not any(count):
                 continue
             count_B = torch.tensor(count, device=device)
-            asked_Bn = ~known_Bn
+            predicted_Bn = ~known_Bn
             if priority_Bn is not None:  # only what this step reveals is predicted
-                asked_Bn = most_confident(priority_Bn, asked_Bn, count_B)
+                predicted_Bn = most_confident(priority_Bn, predicted_Bn, count_B)
             width = most_left if fixed else max(count if priority_Bn is not None else left)
             seen = most_known if fixed else max(n - k for k in left)
             encoder = _append(base, ids_Bn, known_Bn, entry, seen, len(plan))
             context, valid = self.network.encode(encoder, continuous)
 
-            index_BM, slot_BM = _compact(asked_Bn, width)
+            index_BM, slot_BM = _compact(predicted_Bn, width)
             mod_BM = torch.where(slot_BM, entry.index, -1)
-            asked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
-            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(asked).values())), context, valid)
+            masked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
+            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(masked).values())), context, valid)
             logits_BMV = plan.combine(self.network.logits(y, stage.target).float())
 
             heat_B1 = torch.tensor([row[step] for row in heats], device=device)[:, None]
@@ -189,11 +186,11 @@ class Sampler:
                     score_BM = order(score_BM, index_BM, slot_BM, luck_SBn[step], step=step, steps=stage.steps)
                 kept_BM = most_confident(score_BM, slot_BM, count_B)
             row, slot = kept_BM.nonzero(as_tuple=True)
-            place = index_BM[row, slot]
-            ids_Bn[row, place] = new_BM[row, slot]
-            known_Bn[row, place] = True
+            position = index_BM[row, slot]
+            ids_Bn[row, position] = new_BM[row, slot]
+            known_Bn[row, position] = True
             if probabilities is not None:
-                probabilities[row, place] = logits_BMV[row, slot].softmax(-1)
+                probabilities[row, position] = logits_BMV[row, slot].softmax(-1)
             left = [tokens - k for tokens, k in zip(left, count, strict=True)]
         assert not any(left)
         return [
@@ -245,8 +242,7 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Tensor:
-        """At most `limit` local ids a sample, int64 (B, ≤ limit), raw: until every row holds a `stop` id; what follows
-        the first of a row means nothing."""
+        """Local ids, int64 (B, ≤ limit), until every row holds a `stop` id; what follows it in a row means nothing."""
         entry, device = self.vocabulary[target], self.device
         base, continuous = pack_inputs(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
         context, valid = self.network.encode(base, continuous)
@@ -270,20 +266,13 @@ class Sampler:
 
 
 def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions of the True entries of each row, ascending, in (B, width) slots; and which slots hold one. At most
-    `width` are True in a row."""
+    """Positions of the True entries of each row (at most `width`), ascending, in (B, width) slots; which slots hold
+    one."""
     index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
     return index_BM, mask_Bn.gather(1, index_BM)
 
 
-def _append(
-    base: Tokens,
-    ids_Bn: Tensor,
-    known_Bn: Tensor,
-    entry: Entry,
-    width: int,
-    repeat: int,
-) -> Tokens:
+def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width: int, repeat: int) -> Tokens:
     """The encoder's tokens, and after them `width` slots for the target's known tokens, in every branch."""
     if width == 0:
         return base

@@ -41,12 +41,7 @@ def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | No
 
 
 def draw(
-    logits: Tensor,
-    uniform: Tensor,
-    *,
-    temperature: Tensor | None,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    logits: Tensor, uniform: Tensor, *, temperature: Tensor | None, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
     """One id a row of logits, by inverting the cumulative distribution at `uniform`.
 
@@ -56,8 +51,7 @@ def draw(
         temperature: broadcastable to (...), > 0; None takes the likeliest id.
 
     Returns:
-        ids: (...) int64.
-    """
+        ids: (...) int64."""
     if temperature is None:
         return logits.argmax(-1)
     # The maximum goes first, so that a tiny temperature makes -inf of the others and never inf - inf.
@@ -78,10 +72,9 @@ def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def most_confident(confidence_BM: Tensor, valid_BM: Tensor, count_B: Tensor) -> Tensor:
-    """bool (B, M): the `count_B[b]` valid entries of row b with the highest confidence, earlier ones first among equals
-    (MaskGIT's choice of the tokens that stay)."""
+    """bool (B, M): the `count_B[b]` most confident valid entries of row b, earlier ones first among equals
+    (MaskGIT)."""
     order = confidence_BM.masked_fill(~valid_BM, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, places)
     return (rank < count_B[:, None]) & valid_BM

@@ -28,6 +28,7 @@ from fourm_plugins.view import View
 if TYPE_CHECKING:
     from fourm_engine.recipes.config import RunConfig
 
+
 #: The report of the conformance kit, inside a plugin's package.
 CONFORMANCE = "fourm-conformance.json"
 _MAX_REPORT = 1 << 22
@@ -41,19 +42,19 @@ def describe(name: str, config: RunConfig | None, manager: PluginManager, run: P
     folder = tokenizers_of(run) if run is not None else config.tokenizers.folder if config is not None else None
     settings = dict(config.modalities.settings.get(name, {})) if config is not None else {}
     entry_point = settings.pop("plugin", name)
-    found = []
+    descriptions = []
     for kind in dict.fromkeys(p.kind for p in manager.plugins if p.name == entry_point):
         plugin = manager.find(kind, entry_point)
         if kind == "modality":
             modality = manager.modality(name, plugin=entry_point, **settings)
-            found.append(describe_modality(manager, modality, plugin, folder))
+            descriptions.append(describe_modality(manager, modality, plugin, folder))
         else:
             cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
-            found.append(describe_class(plugin, cls))
-    if not found:
+            descriptions.append(describe_class(plugin, cls))
+    if not descriptions:
         known = {p.name for p in manager.plugins}
         raise PluginError(f"no installed plugin is called {entry_point!r}; {did_you_mean(entry_point, known)}")
-    return found
+    return descriptions
 
 
 def describe_modality(
@@ -108,40 +109,44 @@ def _tokenizer(manager: PluginManager, modality: Modality, folder: Path | None) 
     recipe, space = modality.spec.tokenizer, modality.spec.token_space
     if recipe is None or space is None:
         return None
-    found: dict[str, Any] = {"kind": recipe.kind, "settings": recipe.settings}
+    description: dict[str, Any] = {"kind": recipe.kind, "settings": recipe.settings}
     try:
         plugin = manager.find("tokenizer", recipe.kind)
-        found["provided by"] = f"{plugin.distribution} {plugin.version}"
+        description["provided by"] = f"{plugin.distribution} {plugin.version}"
     except PluginError as error:
-        found["provided by"] = f"nothing usable: {error}"
+        description["provided by"] = f"nothing usable: {error}"
     if folder is None:
-        return found
-    place = folder / space.name
-    document = read_document(place)
+        return description
+    fitted = folder / space.name
+    document = read_document(fitted)
     if document is None:
-        found["fitted"] = f"not in {place}; run `fourm tokenizer fit`"
-        return found
+        description["fitted"] = f"not in {fitted}; run `fourm tokenizer fit`"
+        return description
     by = f"{document['distribution']} {document['version']}"
-    found["fitted"] = {"folder": str(place), "fingerprint": document["fingerprint"], "kind": document["kind"], "by": by}
-    return found
+    description["fitted"] = {
+        "folder": str(fitted),
+        "fingerprint": document["fingerprint"],
+        "kind": document["kind"],
+        "by": by,
+    }
+    return description
 
 
-def tokenizers_of(place: Path) -> Path:
+def tokenizers_of(run: Path) -> Path:
     """The folder of fitted tokenizers that a run, an exported model or such a folder itself has. Raises ValueError."""
-    for folder in (place / "model" / "tokenizers", place / "tokenizers", place):
+    for folder in (run / "model" / "tokenizers", run / "tokenizers", run):
         if folder.is_dir() and any((child / "tokenizer.json").is_file() for child in folder.iterdir()):
             return folder
-    raise ValueError(f"{place}: holds no fitted tokenizers; give a run, an exported model or `tokenizers.folder`")
+    raise ValueError(f"{run}: holds no fitted tokenizers; give a run, an exported model or `tokenizers.folder`")
 
 
 def _normalisation(modality: Modality) -> dict[str, Any]:
-    """The author's description, and an example: its value, the array that a tokenizer or the model gets, and the error
-    after converting the array back to a value."""
+    """The author's description, and an example: its value, its array, and the error of the array's value."""
     said = type(modality).normalise.__doc__  # not inherited: the base's docstring describes no modality in particular
-    found: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
+    description: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
     samples = modality.example_samples(1, 0)
     if not samples:
-        return found
+        return description
     value = modality.read(samples[0])
     aspect = modality.aspect(value)
     array_spec = modality.spec.array
@@ -150,11 +155,11 @@ def _normalisation(modality: Modality) -> dict[str, Any]:
     seen = modality.augment(value, view)
     array = modality.normalise(seen)
     back = modality.denormalise(array)
-    found["example"] = {"value": _numbers(seen), "array": _numbers(array)}
+    description["example"] = {"value": _numbers(seen), "array": _numbers(array)}
     if isinstance(seen, np.ndarray) and isinstance(back, np.ndarray) and seen.shape == back.shape:
         difference = np.abs(seen.astype(np.float64) - back.astype(np.float64))
-        found["example"]["largest difference after denormalising"] = float(f"{np.nanmax(difference):.3g}")
-    return found
+        description["example"]["largest difference after denormalising"] = float(f"{np.nanmax(difference):.3g}")
+    return description
 
 
 def _numbers(x: Any) -> str:
@@ -180,10 +185,10 @@ def conformance(plugin: Plugin) -> dict[str, Any] | None:
         modality, version = str(report["modality"]), str(report["version"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a report of the conformance kit: {error!r:.200}") from None
-    found: dict[str, Any] = {"report": str(path), "modality": modality, "version": version, **counts}
+    summary: dict[str, Any] = {"report": str(path), "modality": modality, "version": version, **counts}
     if version != plugin.version:
-        found["note"] = f"made with version {version}, installed is {plugin.version}"
-    return found
+        summary["note"] = f"made with version {version}, installed is {plugin.version}"
+    return summary
 
 
 def _report(plugin: Plugin) -> Path | None:
@@ -197,3 +202,55 @@ def _report(plugin: Plugin) -> Path | None:
         return None
     paths = [Path(str(file.locate())) for file in files if file.name == CONFORMANCE]
     return next((path for path in paths if path.is_file()), None)
+
+
+_WIDTH = 18
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """`found`: what `fourm_engine.installed.describe` made."""
+    print(f"{description['kind']} {description['name']}: {description['distribution']} {description['version']}")
+    _line("from", f"{description['value']} in {description['location']}")
+    for key in ("description", "tokens", "order"):
+        _line(key, description.get(key))
+    for key in ("layout", "array", "token space"):
+        _line(key, _plain(description.get(key)))
+    tokenizer = description.get("tokenizer")
+    if tokenizer:
+        _line("tokenizer", f"{tokenizer['kind']}, provided by {tokenizer['provided by']}")
+        _line("  settings", _plain(tokenizer["settings"]))
+        _line("  fitted", _plain(tokenizer.get("fitted")))
+    for key in ("masker", "used as", "aligned with", "published as", "licence"):
+        _line(key, description.get(key))
+    _line("files", ", ".join(description.get("files", ())))
+    for metric in description.get("metrics", ()):
+        unit = f" in {metric['unit']}" if metric["unit"] else ""
+        _line("metric", f"{metric['name']}{unit}, {metric['better']} is better")
+    normalisation = description.get("normalisation") or {}
+    _line("normalisation", normalisation.get("in words"))
+    for what, numbers in (normalisation.get("example") or {}).items():
+        _line(f"  {what}" if len(what) < _WIDTH else "  round trip", numbers)
+    _line("spec fingerprint", description.get("spec fingerprint"))
+    _line("conformance", _plain(description.get("conformance")) or "no report")
+    if description["about"]:
+        print("\n" + "\n".join(f"  {line}" for line in description["about"].splitlines()))
+    if description["settings"]:
+        print("\nsettings")
+    for setting in description["settings"]:
+        default = "required" if setting["required"] else f"default {setting['default']!r}"
+        changed = f", here {setting['value']!r}" if setting["value"] != setting["default"] else ""
+        print(f"  {setting['name']} ({setting['type']}, {default}{changed})")
+        if setting["meaning"]:
+            print(f"      {setting['meaning']}")
+    print()
+
+
+def _line(key: str, value: Any) -> None:
+    if value not in (None, "", ()):
+        print(f"{key:{_WIDTH}}{value}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    return "" if value is None else str(value)

@@ -93,11 +93,11 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
     """Activates every plugin in `selected`, (kind, name); reports the state of others that are not ok."""
     plugins = list(plugins)
     chosen = [p for p in plugins if (p.kind, p.name) in selected]
-    for found in probe_all(chosen, timeout=timeout):
-        p = found.plugin
+    for probe in probe_all(chosen, timeout=timeout):
+        p = probe.plugin
         name, origin = f"{p.kind} {p.name}", f"{p.distribution} {p.version}"
         if p.state == "ok":
-            detail = f"{origin}, activated in {found.seconds:.1f} s" + (f"; {p.reason}" if p.reason else "")
+            detail = f"{origin}, activated in {probe.seconds:.1f} s" + (f"; {p.reason}" if p.reason else "")
             yield Check(name, "note" if p.reason else "ok", detail)
         elif p.state == "disabled" and any(o.state != "disabled" and _same(o, p) for o in chosen):
             yield Check(name, "note", f"{origin}: {p.reason}")  # the other claim is what counts
@@ -122,19 +122,19 @@ def _same(a: Plugin, b: Plugin) -> bool:
 def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
     """`folders`: purpose -> path, which need not exist yet."""
     for what, folder in folders.items():
-        place = folder.absolute()
-        while not place.exists():
-            place = place.parent
+        existing = folder.absolute()
+        while not existing.exists():
+            existing = existing.parent
         name = f"writing {what}"
         try:
-            with tempfile.NamedTemporaryFile(dir=place, prefix=".fourm-doctor-") as file:
+            with tempfile.NamedTemporaryFile(dir=existing, prefix=".fourm-doctor-") as file:
                 file.write(b"\0" * 4096)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            yield Check(name, "bad", f"{place}: {error.strerror}", "choose another folder, or free space in this one")
+            yield Check(name, "bad", f"{existing}: {error.strerror}", "choose another folder, or free space there")
             continue
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(existing).free
         detail = f"{folder}: written, {free / 2**30:.1f} GiB free"
         yield Check(name, "ok" if free >= MIN_FREE else "note", detail, "" if free >= MIN_FREE else "free space")
 

@@ -48,8 +48,8 @@ def examine(
         from fourm_engine.installed.assets import check_assets
 
         with redirect_stdout(sys.stderr):  # what a plugin prints is not part of the answer
-            found = list(check_assets(config, manager))
-        yield from found
+            checks = list(check_assets(config, manager))
+        yield from checks
     for model in models:
         yield from doctor.check_model(model)
     yield from doctor.check_writable(_folders(config))

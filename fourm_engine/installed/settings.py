@@ -38,19 +38,19 @@ def _describe(
     model: type[BaseModel], defaults: BaseModel | None, instance: BaseModel | None, prefix: str
 ) -> list[Setting]:
     """`defaults`: values without a config, where they differ from those of the fields."""
-    meanings, found = _meanings(model), []
+    meanings, settings = _meanings(model), []
     for name, field in model.model_fields.items():
         required = defaults is None and field.is_required()
         default = None if required else field.get_default(call_default_factory=True)
         default = getattr(defaults, name) if defaults is not None else default
         value = getattr(instance, name) if instance is not None else default
         if isinstance(default, BaseModel) and isinstance(value, BaseModel):
-            found += _describe(type(default), default, value, f"{prefix}{name}.")
+            settings += _describe(type(default), default, value, f"{prefix}{name}.")
             continue
         meaning = field.description or meanings.get(name, "")
         kind = _type(field.annotation)
-        found.append(Setting(prefix + name, kind, required, _plain(default), _plain(value), meaning))
-    return found
+        settings.append(Setting(prefix + name, kind, required, _plain(default), _plain(value), meaning))
+    return settings
 
 
 def _plain(value: Any) -> Any:

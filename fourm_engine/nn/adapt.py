@@ -74,8 +74,11 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
     """Freeze all but what belongs to modalities that `known` lacks."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    for own in (network.embedding.projections, network.embedding.learned_positions):  # parts of one modality alone
-        for name, parameter in own.named_parameters():
+    for container in (
+        network.embedding.projections,
+        network.embedding.learned_positions,
+    ):  # parts of one modality alone
+        for name, parameter in container.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] not in known)
     for name in (*_BY_ID, _BY_MODALITY):
         count = len(known) if name == _BY_MODALITY else known.size

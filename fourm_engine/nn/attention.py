@@ -10,31 +10,31 @@ heads within each; the rows of `kv` likewise.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 
 
-def guard_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask without empty rows, and which rows were not empty.
+def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk"], Bool[Tensor, "... Nq 1"]]:
+    """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
 
     Softmax over nothing is NaN on some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
-    gradients. So an empty row is let see everything, and `attend` then replaces its output by 0.
-
-    Args:
-        mask: bool (..., Nq, Nk), True where the query sees the key.
-
-    Returns:
-        (mask, seen): bool (..., Nq, Nk) with at least one True a row, and bool (..., Nq, 1).
-    """
+    gradients. So an empty row is let see everything, and `attend` then replaces its output by 0."""
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
 
-def attend(q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
-    """Scaled dot-product attention, heads merged: (B, M, H·d). `mask` and `seen` as from `guard_mask`, None = all."""
+def attend(
+    q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None
+) -> Float[Tensor, "B M H*d"]:
+    """Scaled dot-product attention, heads merged. `mask` and `seen` as from `guard_mask`, None = all."""
     out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
@@ -58,17 +58,14 @@ class SelfAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         return q.to(v.dtype), k.to(v.dtype), v
 
-    def forward(self, x_BND: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D); `mask` and `seen` as from `guard_mask`."""
+    def forward(
+        self, x_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """`mask` and `seen` as from `guard_mask`."""
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
-    def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Tensor:
-        """Attend from one new token to itself and the `index` tokens before it, writing its key and value in place.
-
-        Args:
-            x_B1D: the new token, (B, 1, D).
-            k_BHLd, v_BHLd: buffers of capacity L, filled up to `index`.
-        """
+    def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
+        """Attend from a new token to itself and the `index` tokens before it; its key and value go into the buffers."""
         q, k, v = self._project(x_B1D)
         k_BHLd[:, :, index : index + 1] = k
         v_BHLd[:, :, index : index + 1] = v
@@ -97,8 +94,9 @@ class CrossAttention(nn.Module):
         q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))
         return self.proj(attend(q_BHMd.to(v_BHNd.dtype), k_BHNd, v_BHNd, mask, seen))
 
-    def forward(self, x_BMD: Tensor, context_BND: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-        """(B, M, D), (B, N, D) -> (B, M, D)."""
+    def forward(
+        self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor
+    ) -> Float[Tensor, "B M D"]:
         return self.query(x_BMD, *self.keys_values(context_BND), mask, seen)
 
 

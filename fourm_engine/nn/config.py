@@ -19,11 +19,10 @@ SIZES: dict[str, dict[str, int]] = {
 class ModelConfig(BaseModel):
     """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
 
-    The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, the latter with and without
-    `qk_norm`.
+    The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, these with and without `qk_norm`.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 
     size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
     width: int = Field(gt=0, description="width D of the residual stream, a multiple of 4 and of `heads`")
@@ -52,15 +51,12 @@ class ModelConfig(BaseModel):
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
-    """Settings as given, with the numbers of the `sizes` entry that their `size` names, if it does. Raises ValueError
-    where a given number contradicts it."""
+    """Settings with the numbers of the `sizes` entry that their `size` names. Raises ValueError for a contradiction."""
     if not isinstance(data, dict) or data.get("size") not in sizes:
         return data
     preset = sizes[data["size"]]
     for name, number in preset.items():
         given = data.get(name)
         if given is not None and given != number:
-            raise ValueError(
-                f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one of them out"
-            )
+            raise ValueError(f"{name}={given} contradicts size={data['size']!r} with {name}={number}; leave one out")
     return {**data, **preset}

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from fourm_engine.batch import Patches
     from fourm_engine.vocabulary import Vocabulary
 
@@ -29,17 +31,16 @@ MODALITY_STD = 0.2
 MASK_TOKEN_STD = 0.02
 
 
-def sine_cosine_1d(length: int, width: int) -> Tensor:
-    """(length, width) float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
+def sine_cosine_1d(length: int, width: int) -> Float[Tensor, "length width"]:
+    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
     angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
-def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Tensor:
-    """(height · width_tokens, width) float32: for token n = a · width_tokens + b: sin(a), cos(a), sin(b), cos(b), each
-    of width/4 frequencies."""
+def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Float[Tensor, "height*width_tokens width"]:
+    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b."""
     n = torch.arange(height * width_tokens, device="cpu")
     row = sine_cosine_1d(height, width // 2)[n // width_tokens]
     column = sine_cosine_1d(width_tokens, width // 2)[n % width_tokens]
@@ -51,8 +52,7 @@ class Embedding(nn.Module):
 
     One table a side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
     positions, at `offset[mod] + pos`. A sequence has positions up to twice its `max_tokens`, since its targets also
-    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device.
-    """
+    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device."""
 
     offset: Tensor
     fixed_positions: Tensor
@@ -65,9 +65,8 @@ class Embedding(nn.Module):
         self.decoder_table = nn.Parameter(torch.empty(vocabulary.size, width))
         self.modality = nn.Parameter(torch.empty(len(entries), width))
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.projections = nn.ModuleDict(
-            {e.name: nn.Linear(e.patch_dim, width, bias=False) for e in entries if e.patch_dim}
-        )
+        continuous = [entry for entry in entries if entry.patch_dim]
+        self.projections = nn.ModuleDict({e.name: nn.Linear(e.patch_dim, width, bias=False) for e in continuous})
         # Learned positions (Vector layouts) follow the fixed ones in the table.
         self.learned_positions = nn.ParameterDict(
             {
@@ -116,8 +115,8 @@ class Embedding(nn.Module):
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 
-    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Tensor:
-        """Position + modality vector, (B, N, D). Padding (mod -1) gets a finite value that nothing may look at."""
+    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Float[Tensor, "B N D"]:
+        """Position + modality vector. Padding (mod -1) gets a finite value that nothing may look at."""
         table = self.fixed_positions
         if self.learned_positions:
             # In the vocabulary's order, which `offset` counts in; a ParameterDict sorts by name.
@@ -127,16 +126,16 @@ class Embedding(nn.Module):
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)
         return F.embedding(index, table) + F.embedding(mod, self.modality)
 
-    def encoder(self, ids: Tensor, pos: Tensor, mod: Tensor, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
-        """Content and place of the encoder's tokens.
-
-        Args:
-            ids, pos, mod: (B, N) int64; id -1 where the token is a continuous input or padding.
-            continuous: modality -> its patches. Only here does a shape vary with the mix of modalities.
-
-        Raises:
-            ValueError: a continuous input that the vocabulary does not have.
-        """
+    def encoder(
+        self,
+        ids: Int[Tensor, "B N"],
+        pos: Int[Tensor, "B N"],
+        mod: Int[Tensor, "B N"],
+        continuous: dict[str, Patches],
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
+        """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`:
+        modality -> its patches; only here does a shape vary with the mix of modalities. Raises ValueError for one that
+        the vocabulary does not have."""
         content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
@@ -157,7 +156,9 @@ class Embedding(nn.Module):
                 content = content + 0.0 * projection.weight.sum()
         return content, self.place(pos, mod)
 
-    def decoder(self, ids: Tensor, pos: Tensor, mod: Tensor) -> Tensor:
-        """Content + place of the decoder's tokens, (B, M, D); id -1 stands for the mask token."""
+    def decoder(
+        self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M D"]:
+        """Content + place of the decoder's tokens; id -1 stands for the mask token."""
         token = F.embedding(ids.clamp(min=0), self.decoder_table)
         return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from fourm_engine.vocabulary import Vocabulary
 
 # At most this many logits are alive at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
@@ -25,7 +27,7 @@ MAX_LOGITS = 2**27
 HEAD_SCALE = 0.1
 
 
-def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
+def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[Tensor, ""]:
     """Σ −log softmax(y Wᵀ)[id] in nats, a float32 scalar."""
     return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
 
@@ -48,16 +50,11 @@ class Heads(nn.Module):
     def slices(self) -> dict[str, Tensor]:
         """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each
         slice would allocate a gradient of the whole matrix."""
-        return {
-            name: rows for name, rows in zip(self._names, self.weight.split(self._rows), strict=True) if len(rows) > 0
-        }
+        parts = zip(self._names, self.weight.split(self._rows), strict=True)
+        return {name: rows for name, rows in parts if len(rows) > 0}
 
-    def logits(self, y: Tensor, name: str) -> Tensor:
-        """(..., D) -> (..., V_m) over the modality's own ids.
-
-        Raises:
-            ValueError: the modality has no output rows in this model.
-        """
+    def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
+        """Over the modality's ids. Raises ValueError for one without output rows in this model."""
         slices = self.slices()
         if name not in slices:
             raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")
@@ -65,25 +62,21 @@ class Heads(nn.Module):
 
     def forward(
         self,
-        y_BMD: Tensor,
-        target_index: Tensor,
-        target_ids: Tensor,
+        y_BMD: Float[Tensor, "B M D"],
+        target_index: Int[Tensor, " T"],
+        target_ids: Int[Tensor, " T"],
         counts: dict[str, int],
         *,
         by_token: bool = False,
-    ) -> dict[str, tuple[Tensor, int]]:
-        """Loss of every modality in `counts`.
+    ) -> dict[str, tuple[Float[Tensor, ""] | Float[Tensor, " T_m"], int]]:
+        """Modality -> (sum of its cross-entropies in nats, float32; count), of every modality in `counts`.
 
         Args:
-            y_BMD: decoder output, (B, M, D).
-            target_index: (T,) int64 flat indices into B·M, sorted by modality in the order of `counts`.
-            target_ids: (T,) int64 ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
-            counts: modality -> number of predicted tokens; 0 is allowed and gives a loss of 0.
-            by_token: for measuring, without gradients: each token's cross-entropy in place of their sum.
-
-        Returns:
-            modality -> (sum of the cross-entropies in nats, float32 scalar, or each of them, float32 (T_m,); count).
-        """
+            y_BMD: the decoder's output.
+            target_index: flat indices into B·M, sorted by modality in the order of `counts`.
+            target_ids: ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
+            counts: predicted tokens; 0 is allowed and gives a loss of 0.
+            by_token: for measuring, without gradients: each token's cross-entropy in place of their sum."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()

@@ -22,6 +22,8 @@ from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
     from fourm_engine.batch import Batch, Patches, Tokens
     from fourm_engine.vocabulary import Vocabulary
 
@@ -33,8 +35,8 @@ class DecoderCache:
     """State of cached decoding: filled by `Transformer.start_cache`, advanced in place by `decode_step`."""
 
     blocks: list[BlockCache]
-    cross_mask: Tensor  # (B, 1, 1, N) bool, which context tokens are seen
-    cross_seen: Tensor  # (B, 1, 1, 1) bool, whether any is
+    cross_mask: Bool[Tensor, "B 1 1 N"]  # which context tokens are seen
+    cross_seen: Bool[Tensor, "B 1 1 1"]  # whether any is
     max_len: int
     length: int = 0  # tokens decoded so far
 
@@ -44,8 +46,7 @@ class Transformer(nn.Module):
 
     Args:
         config: the model's shape.
-        vocabulary: the id space; `size` rows and `entries` (name, start, stop, layout, patch_dim) in `mod` order.
-    """
+        vocabulary: the id space; `size` rows and `entries` (name, start, stop, layout, patch_dim) in `mod` order."""
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -79,22 +80,20 @@ class Transformer(nn.Module):
         self.embedding.initialise()
         self.heads.initialise()
 
-    def encode_features(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
-        """The encoder's output after its final norm, (B, N, D), and which slots hold a token, (B, N) bool."""
+    def encode_features(
+        self, tokens: Tokens, continuous: dict[str, Patches]
+    ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        """The encoder's output after its final norm, and which slots hold a token."""
         x_BND, _, valid_BN = self._encode(tokens, continuous)
         return x_BND, valid_BN
 
-    def encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor]:
-        """The context the decoder attends to.
+    def encode(
+        self, tokens: Tokens, continuous: dict[str, Patches]
+    ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid.
 
-        Args:
-            tokens: (B, N) each; `order` is not used.
-            continuous: modality -> its patches; may be empty.
-
-        Returns:
-            context (B, N, D) = Linear(encoder output) + position + modality, and valid (B, N) bool. A row of the batch
-            without any valid token is allowed: cross-attention then returns its output projection's bias.
-        """
+        `order` of the tokens is not used; `continuous` may be empty. A row without any valid token is allowed:
+        cross-attention then returns its output projection's bias."""
         x_BND, place_BND, valid_BN = self._encode(tokens, continuous)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
@@ -107,11 +106,10 @@ class Transformer(nn.Module):
             x_BND = block(x_BND, mask_B11N, seen_B111)
         return self.encoder_norm(x_BND), place_BND, valid_BN
 
-    def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Tensor:
-        """The decoder's output after its final norm, (B, M, D), for `logits`.
+    def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Float[Tensor, "B M D"]:
+        """The decoder's output after its final norm, for `logits`.
 
-        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token.
-        """
+        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token."""
         # With causal grids the order is the position, which for sequences is the rank and so the order already.
         order_BM = tokens.pos if self.config.decoder_causal else tokens.order
         same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
@@ -122,8 +120,8 @@ class Transformer(nn.Module):
             y_BMD = block(y_BMD, context_BND, mask_B1MM, cross_B11N, seen_B111)
         return self.decoder_norm(y_BMD)
 
-    def logits(self, y: Tensor, name: str) -> Tensor:
-        """(..., D) of `decode` -> (..., V_m), over the modality's own ids. ValueError: it has no output rows."""
+    def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
+        """Of `decode`'s output, over the modality's ids. Raises ValueError for one without output rows."""
         return self.heads.logits(y, name)
 
     def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
@@ -139,15 +137,11 @@ class Transformer(nn.Module):
         blocks = [block.start_cache(context_BND, max_len) for block in self._decoder_blocks()]
         return DecoderCache(blocks, cross_mask, cross_seen, max_len)
 
-    def decode_step(self, ids_B: Tensor, pos_B: Tensor, mod_B: Tensor, cache: DecoderCache) -> Tensor:
-        """Append one token a row and return the decoder's output for it, (B, D): what `decode` gives at that place.
-
-        Args:
-            ids_B, pos_B, mod_B: (B,) int64; all tokens of a row belong to one sequence.
-
-        Raises:
-            ValueError: the cache is full.
-        """
+    def decode_step(
+        self, ids_B: Int[Tensor, " B"], pos_B: Int[Tensor, " B"], mod_B: Int[Tensor, " B"], cache: DecoderCache
+    ) -> Float[Tensor, "B D"]:
+        """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if it is
+        full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])
@@ -178,10 +172,5 @@ class Transformer(nn.Module):
 
 def _block(kind: type[EncoderBlock] | type[DecoderBlock], config: ModelConfig) -> nn.Module:
     return kind(
-        config.width,
-        config.heads,
-        mlp=config.mlp,
-        mlp_ratio=config.mlp_ratio,
-        bias=config.bias,
-        qk_norm=config.qk_norm,
+        config.width, config.heads, mlp=config.mlp, mlp_ratio=config.mlp_ratio, bias=config.bias, qk_norm=config.qk_norm
     )

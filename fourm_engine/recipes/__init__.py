@@ -1,5 +1,4 @@
-"""What a whole command does, one file each. In: a `RunConfig`, or the folder of a run. Out: files in the run's folder,
-and a report.
+"""What a whole command does, one file each. In: a `RunConfig`, or a run's folder. Out: files there, and a report.
 
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.fit import fit

@@ -45,7 +45,7 @@ class RunConfig(BaseModel):
     """All that a run is made of. Paths are relative to the working directory; in the config that a run stored, to where
     it was started (`fourm_engine.recipes.started`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
@@ -104,8 +104,7 @@ def load_config(
 ) -> RunConfig:
     """Read `path`, apply `section.key=value` overrides (values are YAML), validate.
 
-    needed: paths that must be found again in a config that a run stored; data that is not needed and is nowhere is left
-    out. Raises ConfigError."""
+    needed: paths that must exist in a config that a run stored; other missing data is left out. Raises ConfigError."""
     path = Path(path)
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
@@ -118,8 +117,8 @@ def load_config(
 def leave_out_missing(
     raw: dict[str, Any], path: Path, missing: dict[str, list[Path]], overrides: Sequence[str], needed: Sequence[str]
 ) -> None:
-    """What `started.relocate` did not find: raises ConfigError if it is needed and no override says where it is; other
-    data is left out, with a line that says so."""
+    """Raises ConfigError for missing data that is needed and not overridden; other is left out, with a line saying
+    so."""
     given = {override.partition("=")[0] for override in overrides}
     for key, tried in missing.items():
         above = {key.rsplit(".", levels)[0] for levels in range(key.count(".") + 1)}  # "data.train", "data" too

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fourm_engine.convert.published import WEIGHTS
-from fourm_engine.convert.tokenizers import (
-    is_tokenizer,
-    open_tokenizer,
-    published_modality,
-    save_published_tokenizer,
-)
+from fourm_engine.convert.tokenizers import is_tokenizer, open_tokenizer, published_modality, save_published_tokenizer
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.store import DOCUMENT, save_tokenizer

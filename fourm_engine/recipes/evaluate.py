@@ -104,9 +104,8 @@ def evaluate(
         measured = None
         if matrix:
             measured = measure_matrix(model, held_out, predictor.ids, settings)
-            log.info(
-                "any-to-any matrix: %d x %d in %.1f s", len(measured.inputs), len(measured.targets), measured.seconds
-            )
+            shape = len(measured.inputs), len(measured.targets)
+            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
         evaluation.save(out / JSON)
@@ -147,9 +146,8 @@ def _load_data(
         trained = trained if trained.held_out is not None else given
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())
-    held_out = load_samples(
-        chosen, given, samples=max(settings.samples, settings.matrix_samples if matrix else 0), seed=settings.seed
-    )
+    number = max(settings.samples, settings.matrix_samples if matrix else 0)
+    held_out = load_samples(chosen, given, samples=number, seed=settings.seed)
     notes += [f"{count} held-out files of {name} could not be used" for name, count in sorted(held_out.errors.items())]
     targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
     sets = data_sets(trained, model.modalities)

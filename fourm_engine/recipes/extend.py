@@ -9,7 +9,7 @@ from typing import Any
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets
-from fourm_engine.extend.mixture import asking, extended, known, only, showing
+from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
 from fourm_engine.extend.task import ExtendTask
@@ -30,8 +30,7 @@ from fourm_plugins.tokenizer import Tokenizer
 def extension_config(
     run: str, overrides: Sequence[str] = (), *, add: list[str], train: str, out: Path | None, config: Path | None
 ) -> RunConfig:
-    """The config of the new run: the old one's, with the model's modalities and shape, the `extend` section and the
-    overrides.
+    """The config of the new run: the old one's with the model's modalities and shape, `extend` and the overrides.
 
     Args:
         run: folder of a finished run or of an exported model, or a Hub id.
@@ -102,8 +101,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
 
 
 def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
-    """The extension that a config describes. Raises ValueError where it names no held-out data, or as
-    `Extension.open`."""
+    """The extension that a config describes. Raises ValueError without held-out data, and as `Extension.open` does."""
     assert config.extend is not None
     if config.data.val is None:
         raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")
@@ -125,10 +123,10 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
     for case, components in (
-        ("new", [c for spec in new for c in asking(config.masking, spec)]),
-        ("given new", [c for spec in new for c in showing(spec, new)]),
+        ("new", [c for spec in new for c in as_target(config.masking, spec)]),
+        ("given new", [c for spec in new for c in as_input(spec, new)]),
     ):
-        if components:  # not every modality can be asked for, or shown
+        if components:  # not every modality can be a target, or an input
             cases[case] = only(config.masking, components)
     training = _data(config, extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}
@@ -148,12 +146,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
 
 
 def _data(
-    config: RunConfig,
-    extension: Extension,
-    tokenizers: dict[str, Tokenizer],
-    masking: MaskingConfig,
-    *,
-    training: bool,
+    config: RunConfig, extension: Extension, tokenizers: dict[str, Tokenizer], masking: MaskingConfig, *, training: bool
 ) -> MaskedSamples:
     modalities = extension.training
     data = MaskedSamples.from_config(

@@ -47,8 +47,7 @@ def label(
     tell: Tell = say,
     warn: Tell = warn,
 ) -> list[Labelled]:
-    """Label `data.train` and `data.val`. What exists is kept, so that a stopped call continues; under torchrun the
-    shards are shared out.
+    """Label `data.train` and `data.val`; what exists is kept. Under torchrun the shards are shared out.
 
     Args:
         source: the modality to make `targets` from, or from one another where their plugins say so.

@@ -33,8 +33,7 @@ def record(run: Path) -> None:
 
 def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
     """Resolve the paths in `raw`, the content of the config file at `path`, for the working directory; `run` becomes
-    the file's folder. Only a config stored by a run is changed. Logs one line for each path outside the working
-    directory.
+    the file's folder. Only a config that a run stored changes. Logs a line a path outside the working directory.
 
     Returns key -> the candidates tried, for paths that do not exist."""
     started = _read(path.parent / NAME)
@@ -51,12 +50,12 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
         tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
-        found = next((place for place in tried if is_there(place)), None)
-        if found is None:
+        existing = next((candidate for candidate in tried if is_there(candidate)), None)
+        if existing is None:
             missing[key] = tried
-        elif found != Path.cwd() / text:
-            holder[name] = str(found)
-            log.info("%s: %s is %s", path, key, found)
+        elif existing != Path.cwd() / text:
+            holder[name] = str(existing)
+            log.info("%s: %s is %s", path, key, existing)
     return missing | _without_commands(raw)
 
 

@@ -31,8 +31,7 @@ def first_only(tell: Tell) -> Tell:
 
 
 class Progress:
-    """Called with (done, in all) of what this process has left to do; every ten seconds it tells how much is done, how
-    fast, and how long the rest takes."""
+    """Called with (done, total) of this process; every ten seconds it tells the share, the rate and the time left."""
 
     def __init__(self, what: str, tell: Tell = say) -> None:
         self.what, self.tell = what, tell

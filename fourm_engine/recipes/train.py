@@ -57,13 +57,7 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
         first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
     task = FourMTask(
-        modalities,
-        tokenizers,
-        config.model,
-        training,
-        held_out,
-        loss=config.loss,
-        workers=config.data.workers,
+        modalities, tokenizers, config.model, training, held_out, loss=config.loss, workers=config.data.workers
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()

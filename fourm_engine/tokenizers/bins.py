@@ -48,8 +48,8 @@ class BinsSettings(Settings):
 
 
 class BinsTokenizer(Tokenizer):
-    """Fitted state: `edges` float64 (size, bins - 1) between the bins, which belong to the bin above; `values` float32
-    (size, bins), which stand for the bins."""
+    """Fitted state: `edges` float64 (size, bins - 1), each of the bin above it; `values` float32 (size, bins) of the
+    bins."""
 
     kind = "bins"
     Settings = BinsSettings
@@ -90,29 +90,29 @@ class BinsTokenizer(Tokenizer):
         rows = [self._checked(array) for array in arrays()]
         table, outside, known = np.stack(rows).astype(np.float64), 0, 0
         for scalar in range(self.scalars):
-            found = np.sort(table[:, scalar][~np.isnan(table[:, scalar])])
-            low, high = self._fit_scalar(scalar, found)
-            outside += int(((found < low) | (found > high)).sum())
-            known += len(found)
+            values = np.sort(table[:, scalar][~np.isnan(table[:, scalar])])
+            low, high = self._fit_scalar(scalar, values)
+            outside += int(((values < low) | (values > high)).sum())
+            known += len(values)
         return {"outside": outside / max(known, 1)}
 
-    def _fit_scalar(self, scalar: int, found: np.ndarray) -> tuple[float, float]:
+    def _fit_scalar(self, scalar: int, values: np.ndarray) -> tuple[float, float]:
         """Place the bins of one scalar by its training values, sorted; returns the ends of the range."""
         where, n = f"{self.spec.name}: scalar {scalar}", self.bins
         if self.settings.spacing == "quantile":
-            if len(found) < n:
+            if len(values) < n:
                 raise ValueError(
-                    f"{where}: {len(found)} training values for {n} quantile bins; give more samples, or the token "
+                    f"{where}: {len(values)} training values for {n} quantile bins; give more samples, or the token "
                     f"space fewer ids"
                 )
-            self._equal_shares(scalar, found)
-            return float(found[0]), float(found[-1])
+            self._equal_shares(scalar, values)
+            return float(values[0]), float(values[-1])
         ends = []
         for name, extreme in (("low", 0), ("high", -1)):
             given = self._ends(name)[scalar]
-            if given is None and not len(found):
+            if given is None and not len(values):
                 raise ValueError(f"{where} is missing in every training sample; set {name}")
-            ends.append(float(found[extreme]) if given is None else given)
+            ends.append(float(values[extreme]) if given is None else given)
         low, high = ends
         if self.settings.spacing == "log" and low <= 0:
             raise ValueError(f"{where} reaches down to {low:g}; log bins need a positive `low`, or take 'uniform'")
@@ -123,18 +123,18 @@ class BinsTokenizer(Tokenizer):
             raise ValueError(f"{where}: {n} bins do not fit between {low:g} and {high:g}; set `low` and `high` apart")
         return low, high
 
-    def _equal_shares(self, scalar: int, found: np.ndarray) -> None:
+    def _equal_shares(self, scalar: int, values: np.ndarray) -> None:
         """Bins of equally many of the sorted values. Equal values share a bin, and the bins above it divide the rest;
         where none is left they are empty and stand for the largest value."""
-        self.edges[scalar], self.values[scalar] = np.inf, found[-1]
+        self.edges[scalar], self.values[scalar] = np.inf, values[-1]
         start = 0
         for bin_ in range(self.bins):
-            stop = start + -(-(len(found) - start) // (self.bins - bin_))
-            stop = int(np.searchsorted(found, found[stop - 1], side="right"))
-            self.values[scalar, bin_] = found[(start + stop - 1) // 2]
-            if stop == len(found):
+            stop = start + -(-(len(values) - start) // (self.bins - bin_))
+            stop = int(np.searchsorted(values, values[stop - 1], side="right"))
+            self.values[scalar, bin_] = values[(start + stop - 1) // 2]
+            if stop == len(values):
                 return
-            self.edges[scalar, bin_] = found[stop]
+            self.edges[scalar, bin_] = values[stop]
             start = stop
 
     def _bin(self, scalar: int, values: np.ndarray) -> np.ndarray:
@@ -178,11 +178,11 @@ class BinsTokenizer(Tokenizer):
 
     def load(self, folder: Path) -> None:
         try:
-            found = load_file(folder / FILE)
+            tensors = load_file(folder / FILE)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder / FILE}: cannot be read ({error}); fit it again") from None
         expected = {"edges": self.edges.shape, "values": self.values.shape}
-        check_shapes({name: value.shape for name, value in found.items()}, expected, f"{folder / FILE}")
-        if found["edges"].dtype != np.float64 or found["values"].dtype != np.float32:
+        check_shapes({name: value.shape for name, value in tensors.items()}, expected, f"{folder / FILE}")
+        if tensors["edges"].dtype != np.float64 or tensors["values"].dtype != np.float32:
             raise ValueError(f"{folder / FILE}: not the numbers of a bins tokenizer; fit it again")
-        self.edges, self.values = found["edges"], found["values"]
+        self.edges, self.values = tensors["edges"], tensors["values"]

@@ -1,5 +1,4 @@
-"""Diffusion: noise schedules, what a network predicts of a noisy map, and sampling; schedulers are those of
-`diffusers`.
+"""Diffusion: noise schedules, what a network predicts of a noisy map, and sampling, by the schedulers of `diffusers`.
 
 In: clean maps and noise, or noise alone and a function that predicts. Out: noisy maps and targets, or sampled maps.
 
@@ -62,9 +61,7 @@ class DiffusionSettings(Settings):
         if schedule not in ("linear", "squaredcos_cap_v2"):
             shift = _shift(schedule)
             if shift is None or not 0 < shift < math.inf:
-                raise ValueError(
-                    f"{schedule!r} is none of linear, squaredcos_cap_v2, and shifted_cosine:s with a number s > 0"
-                )
+                raise ValueError(f"{schedule!r} is none of linear, squaredcos_cap_v2, and shifted_cosine:s with s > 0")
         return schedule
 
     @model_validator(mode="after")
@@ -92,11 +89,7 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
         alphas[-1] = 0.0
         return alphas.float()
     return _scheduler_class("ddim", "DDIMScheduler")(
-        timesteps,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule=schedule,
-        rescale_betas_zero_snr=zero_terminal_snr,
+        timesteps, beta_start=1e-4, beta_end=0.02, beta_schedule=schedule, rescale_betas_zero_snr=zero_terminal_snr
     ).alphas_cumprod
 
 
@@ -146,8 +139,8 @@ class Diffusion:
         scheduler = self._scheduler(steps or self.settings.steps)
         fast, ancestral = self.settings.sampler == "dpm_solver", self.settings.sampler == "ddpm"
         seed = self.settings.noise_seed + 1
-        own = [torch.Generator().manual_seed(seed) for _ in noise_BCHW]  # the same noise, whatever the batch
-        options: dict[str, Any] = {"generator": own} if ancestral else {}
+        generators = [torch.Generator().manual_seed(seed) for _ in noise_BCHW]  # the same noise, whatever the batch
+        options: dict[str, Any] = {"generator": generators} if ancestral else {}
         x = noise_BCHW
         for t in scheduler.timesteps.tolist():
             t_B = torch.full((len(x),), t, device=x.device)
@@ -197,10 +190,8 @@ class Diffusion:
 
 def _scheduler_class(module: str, name: str) -> Any:
     """A scheduler of `diffusers`; its module alone is imported, since the package takes seconds."""
-    found = optional(
-        f"diffusers.schedulers.scheduling_{module}", what="diffusion decoders need", install="fourm-engine[diffusion]"
-    )
-    return getattr(found, name)
+    module = f"diffusers.schedulers.scheduling_{module}"
+    return getattr(optional(module, what="diffusion decoders need", install="fourm-engine[diffusion]"), name)
 
 
 def _betas(alphas: Tensor) -> np.ndarray:

@@ -57,15 +57,12 @@ class DiVAESettings(CodebookSettings):
         if not 0 <= low <= high <= 1:
             raise ValueError(f"condition_mask {list(self.condition_mask)}: give shares with 0 <= low <= high <= 1")
         if self.guidance != 1 and not (self.condition_dropout or high == 1):
-            raise ValueError(
-                f"guidance {self.guidance} needs a decoder that knows no condition; set condition_dropout above 0"
-            )
+            raise ValueError(f"guidance {self.guidance} needs a decoder without condition; raise condition_dropout")
         return self
 
 
 class DiVAE(VQVAE):
-    """Encoder, codebook and UNet of one grid modality. `forward` takes feature maps (B, C, H, W) of any size that the
-    patches of both divide."""
+    """Encoder, codebook and UNet of one grid. `forward` takes (B, C, H, W) of any size that both patches divide."""
 
     decoder: PatchedUNet  # type: ignore[assignment]
     channels: int
@@ -95,8 +92,8 @@ class DiVAE(VQVAE):
         known = ~x.isnan().any(1, keepdim=True)
         clean = torch.nan_to_num(x)
         # Spread evenly over the batch: a lower variance than independent draws have.
-        place = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
-        t = (place * self.diffusion.settings.timesteps).long()
+        share = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
+        t = (share * self.diffusion.settings.timesteps).long()
         noise = torch.randn_like(clean)
         condition = self._hide(latents) if self.training else latents
         predicted = self.denoise(self.diffusion.noisy(clean, noise, t), t, condition).float()
@@ -105,8 +102,8 @@ class DiVAE(VQVAE):
 
     @torch.no_grad()
     def _fixed_ids(self, x: Tensor) -> Tensor:
-        """Ids of a frozen encoder, made as `NeuralTokenizer.encode` makes them: in filled chunks, so that the decoder
-        learns from the very ids that it will decode."""
+        """Ids of a frozen encoder in filled chunks, as of `NeuralTokenizer.encode`: the very ids that will be
+        decoded."""
         missing = -len(x) % CHUNK
         filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
         return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]
@@ -139,8 +136,7 @@ class DiVAE(VQVAE):
         """Maps from quantised latents of a grid, by default of its own size. `noise` (B, C, H, W): by default the one
         of the settings, alike for every map of a size.
 
-        Maps pass the network one by one on a CPU, and in filled chunks on a GPU, so that a map does not depend on those
-        it is decoded with."""
+        On a CPU maps pass one by one, on a GPU in filled chunks: none depends on those it is decoded with."""
         if noise is None:
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
@@ -187,7 +183,7 @@ class DiVAETokenizer(VQVAETokenizer):
 
     kind = "divae"
     Settings = DiVAESettings  # type: ignore[assignment]
-    places = frozenset({"encoder_from"})
+    path_settings = frozenset({"encoder_from"})
 
     def make_network(self) -> DiVAE:
         self._check_decodes(self.spec)
@@ -201,9 +197,7 @@ class DiVAETokenizer(VQVAETokenizer):
         """Raise ValueError for what the UNet cannot decode."""
         decoder = self.settings.decoder
         if not (isinstance(spec.layout, Grid) and isinstance(spec.array, FeatureMap)):
-            raise ValueError(
-                f"{spec.name}: a divae tokenizer decodes feature maps on a grid, not a {spec.array.kind}; vqvae does"
-            )
+            raise ValueError(f"{spec.name}: divae decodes feature maps on a grid, not a {spec.array.kind}; vqvae does")
         if spec.array.height % decoder.downsampling or spec.array.width % decoder.downsampling:
             raise ValueError(
                 f"{spec.name}: {spec.array.height}x{spec.array.width} does not divide by {decoder.downsampling}, the "

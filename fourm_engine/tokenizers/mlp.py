@@ -117,9 +117,7 @@ class MLPTokenizer(NeuralTokenizer):
                 f"{spec.layout.kind} of a {spec.array.kind}"
             )
         if spec.array.gaps:
-            raise ValueError(
-                f"{spec.name}: an mlp tokenizer needs every number; for vectors with gaps take kind 'bins'"
-            )
+            raise ValueError(f"{spec.name}: an mlp tokenizer needs every number; with gaps take kind 'bins'")
         return MLPAutoencoder(spec, self.settings)
 
     def counts(self, arrays: Tensor) -> dict[str, float]:

@@ -39,8 +39,7 @@ CHUNK = 8
 
 
 class TokenizerNetwork(nn.Module):
-    """A network with a discrete bottleneck. `forward` is what is trained; encoding and decoding are methods of their
-    own."""
+    """A network with a discrete bottleneck. `forward` is what is trained."""
 
     quantiser: Quantiser
 
@@ -88,8 +87,7 @@ class TokenizerNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Carried:
-    """What the published file of a converted tokenizer held besides the fitted state, for the way back. It decides
-    nothing here."""
+    """What a published file held besides the fitted state, for the way back; it decides nothing here."""
 
     arguments: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -138,28 +136,28 @@ class NeuralTokenizer(Tokenizer):
         """This tokenizer, with this very network, for the arrays of `spec`: a grid of another size."""
         self._check_alike(spec)
         other = copy.copy(self)
-        other.specs = (spec, *(own for own in self.specs if own.name != spec.name))
+        other.specs = (spec, *(other_spec for other_spec in self.specs if other_spec.name != spec.name))
         return other
 
     def _check_alike(self, spec: ModalitySpec) -> None:
         """Raise ValueError where one network cannot serve the first spec and this one."""
-        own = self.spec
-        if own.array == spec.array and own.layout == spec.layout:
+        first = self.spec
+        if first.array == spec.array and first.layout == spec.layout:
             return
-        if not isinstance(own.layout, Grid) or not isinstance(spec.layout, Grid):
+        if not isinstance(first.layout, Grid) or not isinstance(spec.layout, Grid):
             raise ValueError(
-                f"a {self.kind} tokenizer serves several modalities only where they are grids; give {own.name} and "
+                f"a {self.kind} tokenizer serves several modalities only where they are grids; give {first.name} and "
                 f"{spec.name} token spaces of their own"
             )
-        if own.patch != spec.patch or own.on_grid(1, 1).array != spec.on_grid(1, 1).array:
+        if first.patch != spec.patch or first.on_grid(1, 1).array != spec.on_grid(1, 1).array:
             raise ValueError(
-                f"{own.name} has {_patches(own)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve both; "
-                f"make them alike, or give each a token space of its own"
+                f"{first.name} has {_patches(first)}, {spec.name} has {_patches(spec)}: one tokenizer cannot serve "
+                f"both; make them alike, or give each a token space of its own"
             )
         if position_grid(self.settings) is None:
             raise ValueError(
-                f"the tokenizer of {own.name} was fitted for {_size(own)} pixels alone, not for the {_size(spec)} of "
-                f"{spec.name}; fit it with `adapt` or in a token space that several sizes share"
+                f"the tokenizer of {first.name} was fitted for {_size(first)} pixels alone, not for the {_size(spec)} "
+                f"of {spec.name}; fit it with `adapt` or in a token space that several sizes share"
             )
 
     @property
@@ -219,9 +217,9 @@ class NeuralTokenizer(Tokenizer):
         with full_precision(x):  # ids and arrays are the same within a training run's autocast
             return list(method(x, *arguments).cpu().numpy())
 
-    def _check_tokens(self, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        if tuple(found) != expected:
-            raise ValueError(f"{self.spec.name}: tokens of shape {tuple(found)}, expected {expected}")
+    def _check_tokens(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if tuple(shape) != expected:
+            raise ValueError(f"{self.spec.name}: tokens of shape {tuple(shape)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Raises ValueError: a network learns by gradient, in the trainer, which is above the tokenizers."""
@@ -231,8 +229,8 @@ class NeuralTokenizer(Tokenizer):
         )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """The fitted state: parameters and codebook, without what only training needs; CPU tensors, or with
-        `copy=False` those of the network."""
+        """The fitted state, without what only training needs: CPU tensors, or with `copy=False` those of the
+        network."""
         skip = self.network.training_state
         kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
         return {k: v.cpu() for k, v in kept.items()} if copy else kept
@@ -242,9 +240,7 @@ class NeuralTokenizer(Tokenizer):
         wanted = self.state()
         missing = sorted(wanted.keys() - state.keys())
         if missing:
-            raise ValueError(
-                f"{self.spec.name}: the weights lack {missing[0]} ({len(missing)} missing); other settings?"
-            )
+            raise ValueError(f"{self.spec.name}: lacks {missing[0]} ({len(missing)} missing); other settings?")
         for name, value in wanted.items():
             if state[name].shape != value.shape:
                 raise ValueError(
@@ -261,8 +257,7 @@ class NeuralTokenizer(Tokenizer):
         digest = hashlib.sha256()
         stored = position_grid(self.settings)
         spec = self.spec if stored is None else self.spec.on_grid(*stored)
-        settings = self.settings.model_dump(mode="json", exclude=set(self.places))
-        facts = [self.kind, settings, spec.array.model_dump(mode="json")]
+        facts: list[Any] = [self.kind, self.stored_settings(), spec.array.model_dump(mode="json")]
         facts += [spec.layout.model_dump(mode="json"), self.size]
         digest.update(json.dumps(facts, sort_keys=True).encode())
         for name, value in sorted(self.state().items()):

@@ -51,10 +51,10 @@ class Perceptual:
             self._backbone = _load(self.settings)
         backbone = self._backbone.to(x_BCHW.device)
         with full_precision(x_BCHW):  # differences of features that are nearly alike
-            found = backbone(self._unit(x_BCHW))
+            features = backbone(self._unit(x_BCHW))
             with torch.no_grad():
-                wanted = backbone(self._unit(y_BCHW))
-            distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(found, wanted, strict=True)]
+                targets = backbone(self._unit(y_BCHW))
+            distances = [(a - b).square().sum(-1).mean(1) for a, b in zip(features, targets, strict=True)]
             return torch.stack(distances).mean(0)
 
     def _unit(self, x_BCHW: Tensor) -> Tensor:
@@ -93,9 +93,7 @@ class _Backbone(nn.Module):
         features = self.features((x_BCHW - self.mean) / self.deviation)
         if self.layers is not None:
             if max(self.layers) >= len(features) or min(self.layers) < -len(features):
-                raise ValueError(
-                    f"perceptual.layers {list(self.layers)}: the model has layers 0 to {len(features) - 1}"
-                )
+                raise ValueError(f"perceptual.layers {list(self.layers)}: the model's are 0 to {len(features) - 1}")
             features = [features[layer] for layer in self.layers]
         return [F.normalize(layer.float(), dim=-1) for layer in features]
 

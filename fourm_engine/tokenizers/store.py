@@ -45,15 +45,14 @@ def save_tokenizer(
     Args:
         manager: says which distribution provides the kind; by default what is installed.
         modalities: what it was fitted for, so that it is refused once they give it other arrays.
-        fit: JSON that says from what it was fitted, kept beside it.
-    """
+        fit: JSON that says from what it was fitted, kept beside it."""
     plugin = (manager or PluginManager()).find("tokenizer", tokenizer.kind)
     document = {
         "format": FORMAT,
         "kind": tokenizer.kind,
         "distribution": plugin.distribution,
         "version": plugin.version,
-        "settings": tokenizer.settings.model_dump(mode="json", exclude=set(tokenizer.places)),
+        "settings": tokenizer.stored_settings(),
         "specs": [spec.model_dump(mode="json") for spec in tokenizer.specs],
         "modalities": {modality.name: modality.identity() for modality in modalities},
         "fingerprint": tokenizer.fingerprint,
@@ -137,9 +136,8 @@ def load_tokenizer(
 
 
 def settings_changed(document: Mapping[str, Any], modality: Modality, *, any_size: bool = False) -> list[Difference]:
-    """What of a modality is otherwise than when the tokenizer of `document` was fitted. One that joined a shared token
-    space later had no settings then, but must have the recipe that was followed. `any_size`: whether a picture may be
-    of another size."""
+    """How a modality differs from when the tokenizer of `document` was fitted; one that joined later must have the same
+    recipe. `any_size`: whether a picture may be of another size."""
     stored = document["modalities"]
     if modality.name in stored:
         return differences(stored[modality.name], modality, ignore={"image_size"} if any_size else ())
@@ -159,12 +157,12 @@ def load_tokenizers(
     Args:
         spaces: token space -> the specs that use it (`Modalities.token_spaces`).
         modalities: those that use them, of which the settings must be those that a tokenizer was fitted under."""
-    found: dict[str, Tokenizer] = {}
+    tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         members = [modalities[spec.name] for spec in specs]
         tokenizer = load_tokenizer(folder / space, specs, manager, modalities=members)
-        found.update((spec.name, tokenizer.serving(spec)) for spec in specs)
-    return found
+        tokenizers.update((spec.name, tokenizer.serving(spec)) for spec in specs)
+    return tokenizers
 
 
 def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
@@ -175,8 +173,7 @@ def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
 
 
 def _check_same_arrays(folder: Path, stored: Sequence[ModalitySpec], spec: ModalitySpec, *, resizable: bool) -> None:
-    """The stored tokenizer must have been fitted for the arrays, tokens and ids that the modality has now; `resizable`:
-    for the same patches, in whatever number."""
+    """The tokenizer must have been fitted for the modality's arrays, tokens and ids; `resizable`: for its patches."""
     fitted = next((other for other in stored if other.name == spec.name), None)
     if fitted is None:
         if spec.layout.kind == "sequence" or not stored:

@@ -19,8 +19,7 @@ NORM_EPS = 1e-5
 
 
 class UNetSettings(Settings):
-    """Size of a UNet. The published one has width 256, multipliers 1, 2, 2, 2, three blocks a level, attention at
-    downsampling 4 and 8, and 32 groups."""
+    """Size of a UNet. Published: width 256, multipliers 1, 2, 2, 2, blocks 3, attention at 4 and 8, groups 32."""
 
     #: Pixels of a side of the patches that the first convolution sees.
     patch: int = Field(default=4, ge=1, le=64)
@@ -55,9 +54,7 @@ class _Residual(nn.Module):
     def __init__(self, channels_in: int, channels: int, *, time: int, groups: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, channels_in, eps=NORM_EPS),
-            nn.SiLU(),
-            nn.Conv2d(channels_in, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels_in, eps=NORM_EPS), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, channels))
         last = nn.Conv2d(channels, channels, 3, padding=1)
@@ -123,8 +120,7 @@ class _Stage(nn.Sequential):
 
 
 class PatchedUNet(nn.Module):
-    """`channels` of the maps, `condition` channels of the latents. Sides of the maps are multiples of
-    `settings.downsampling`."""
+    """Maps of `channels`, latents of `condition` channels. Sides of maps are multiples of `settings.downsampling`."""
 
     def __init__(self, channels: int, condition: int, settings: UNetSettings) -> None:
         super().__init__()

@@ -175,8 +175,7 @@ class ViTEncoder(_Trunk):
 
 
 class ConvTail(nn.Module):
-    """x + out(blocks(in x)) over maps (B, C, H, W), blocks h + conv(gelu(conv(gelu h))). `out` starts at zero, so that
-    training starts from the decoder without it."""
+    """x + out(blocks(in x)) over maps (B, C, H, W), blocks h + conv(gelu(conv(gelu h))); `out` starts at zero."""
 
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()

@@ -45,8 +45,8 @@ class VQVAESettings(CodebookSettings):
 class VQVAE(TokenizerNetwork):
     """Encoder, codebook, decoder of one grid modality.
 
-    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch
-    divides."""
+    `forward` takes feature maps (B, C, H, W) float or class maps (B, H, W) int64, of any size that the patch divides.
+    """
 
     def __init__(self, spec: ModalitySpec, settings: VQVAESettings) -> None:
         super().__init__()
@@ -89,8 +89,7 @@ class VQVAE(TokenizerNetwork):
         return self.quant_proj(self.encoder(x))
 
     def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Quantised latents of a grid, by default of its own size -> feature maps, or logits of the classes
-        (B, classes, H, W)."""
+        """Quantised latents of a grid -> feature maps, or logits of the classes (B, classes, H, W)."""
         return self.decoder(self.post_quant_proj(latents_BNd), grid)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

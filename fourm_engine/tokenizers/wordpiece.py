@@ -147,9 +147,7 @@ class WordPieceTokenizer(TextTokenizer):
                 f"space's size to {model.get_vocab_size()}"
             )
         if (highest := max(model.get_vocab().values())) >= self.size:
-            raise ValueError(
-                f"{self._names}: the vocabulary has the id {highest}, its token space ids below {self.size}"
-            )
+            raise ValueError(f"{self._names}: the vocabulary has the id {highest}, its token space {self.size} ids")
         self._model = model
         self._control = frozenset(ids.values())
         self._unknown = ids[UNKNOWN]
@@ -230,8 +228,7 @@ class WordPieceTokenizer(TextTokenizer):
         return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left
-        out."""
+        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left out."""
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:
@@ -256,9 +253,7 @@ class WordPieceTokenizer(TextTokenizer):
             _check_form(json.loads(text))
             model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(
-                f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}; fit it again"
-            ) from None
+            raise ValueError(f"{path}: no WordPiece vocabulary: {' '.join(str(error).split())}; fit it again") from None
         self._use(model)
 
     def save(self, folder: Path) -> None:

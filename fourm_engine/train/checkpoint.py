@@ -29,10 +29,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import settle, sync_folder, writing
+from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.distributed import attempt, describe, gather_json, local, rank, together, world_size
+from fourm_plugins.modality import flat
 
 FORMAT = 3
 MAX_STATE_BYTES = 1 << 26
+#: Of what a task is made from: how many samples.
+SAMPLES = "data.samples"
 _NAME = re.compile(r"step-(\d{8,})")
 _PART = re.compile(r"part-\d{5}-of-\d{5}\.safetensors")
 _ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
@@ -115,10 +119,10 @@ class Checkpoints:
         def copy() -> None:
             # The background thread must not see the next step, and tied weights must not share memory in a file.
             for name, tensor in tensors.items():
-                own, first, total = _own_rows(tensor)
+                part_of_rank, first, total = _own_rows(tensor)
                 if total:
                     rows[name] = (first, total)
-                    copies[name] = own.to("cpu", copy=True).contiguous()
+                    copies[name] = part_of_rank.to("cpu", copy=True).contiguous()
 
         def write() -> None:
             try:
@@ -163,12 +167,12 @@ class Checkpoints:
         """Do this process's share. Returns True if all processes succeeded; reports and returns False if one had an
         error of the disk; raises in all processes if one failed otherwise."""
         _, caught = attempt(action)
-        told = None
+        report = None
         if caught is not None:
             words = describe(caught)
             where = "" if str(part) in words or getattr(caught, "filename", None) else f"{part}: "
-            told = [isinstance(caught, (OSError, SafetensorError)), where + words]
-        errors = [error for error in gather_json(told, self._group) if error is not None]
+            report = [isinstance(caught, (OSError, SafetensorError)), where + words]
+        errors = [error for error in gather_json(report, self._group) if error is not None]
         if not errors:
             return True
         if rank() == 0:
@@ -179,9 +183,7 @@ class Checkpoints:
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
-            self.report(
-                f"checkpoint not saved: {words}; free space or choose another folder. Earlier checkpoints are intact"
-            )
+            self.report(f"checkpoint not saved: {words}; free space or choose another folder. Earlier ones are intact")
             return False
         raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
 
@@ -241,10 +243,7 @@ def load(
 
     Names in `tensors` that start with one of `optional` may be missing in the checkpoint; they stay as they are and are
     returned. Of names that start with one of `whole`, everything that the checkpoint holds must be in `tensors`.
-
-    Raises:
-        CheckpointError: a tensor is missing, is too much, or has another shape.
-    """
+    Raises CheckpointError: a tensor is missing, is too much, or has another shape."""
     missing = set(tensors)
     for file in checkpoint.files:
         path = checkpoint.folder / file
@@ -319,3 +318,28 @@ def _remove(folder: Path) -> None:
     old = folder.with_suffix(".old")
     os.rename(folder, old)
     shutil.rmtree(old)
+
+
+def check_same_run(
+    folder: Path,
+    saved: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    versions: Mapping[str, str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Raise ValueError, naming the keys, where the checkpoint in `folder`, with the state `saved`, is of another run
+    than that with `identity` and `versions`. `defaults`: of keys that an older checkpoint lacks."""
+    now = flat(dict(identity))
+    was = {key: value for key, value in defaults.items() if key in now} | flat(saved["identity"])
+    gone = sorted(saved.get("versions", {}).keys() - versions.keys())
+    absent = "".join(
+        f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
+        for name in gone
+    )
+    differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
+    # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
+    settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
+    # Where samples were added or taken away, so are their names, views and contents.
+    if any(difference.key == SAMPLES for difference in differences):
+        differences = [d for d in differences if d.key == SAMPLES or not d.key.startswith("data.")]
+    refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class TrainConfig(BaseModel):
     """How a run learns. Lengths are in optimiser steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
     batch_size: int = Field(ge=1)
@@ -67,9 +67,7 @@ class TrainConfig(BaseModel):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}; lower it")
         if self.warmup + self.cooldown > self.steps:
-            raise ValueError(
-                f"warmup={self.warmup} and cooldown={self.cooldown} are longer than steps={self.steps}; shorten them"
-            )
+            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} exceed steps={self.steps}; lower them")
         if self.schedule in ("cosine", "constant", "wsd") and (self.cooldown > 0) != (self.schedule == "wsd"):
             raise ValueError(f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd'")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -45,13 +45,13 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    place = local_rank()
-    if on_gpu and place >= torch.cuda.device_count():
+    index = local_rank()
+    if on_gpu and index >= torch.cuda.device_count():
         raise ValueError(
-            f"process {place} of this machine has no GPU, torch sees {torch.cuda.device_count()}; start as many "
+            f"process {index} of this machine has no GPU, torch sees {torch.cuda.device_count()}; start as many "
             f"processes as there are GPUs (--nproc-per-node), or set train.device to 'cpu'"
         )
-    device = torch.device("cuda", place) if on_gpu else torch.device("cpu")
+    device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
     if config.threads is not None:
@@ -103,14 +103,13 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
 
 
 def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """The result of `action` in this process. If it raises in any process, all raise, so that none waits for one that
-    has ended: the exception itself where it occurred, `OtherProcess` with its rank and message elsewhere. Every
-    process must call it."""
+    """The result of `action`. If it raises in any process, all raise, so that none waits for one that has ended: the
+    exception where it occurred, `OtherProcess` with its rank and message elsewhere. Every process must call it."""
     result, caught = attempt(action)
-    found = gather_json(None if caught is None else describe(caught), group)
+    errors = gather_json(None if caught is None else describe(caught), group)
     if caught is not None:
         raise caught
-    for number, words in enumerate(found):
+    for number, words in enumerate(errors):
         if words is not None:
             raise OtherProcess(f"rank {number}: {words}")
     return cast("T", result)

@@ -26,9 +26,8 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
-from fourm_engine.train.averages import Averages
-from fourm_engine.train.buffers import ForwardBuffers
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, load
+from fourm_engine.train.averages import Averages, ForwardBuffers
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import (
     Gradients,
@@ -45,7 +44,6 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.optimiser import Optimiser
-from fourm_engine.train.resuming import check_same_run
 from fourm_engine.train.schedule import learning_rate
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
@@ -102,8 +100,7 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM or SIGINT, after a checkpoint.
-        """
+            Stopped: SIGTERM or SIGINT, after a checkpoint."""
         with processes(self.config) as device, stop_requests() as stop:
             self._check()
             self._build(device)
@@ -120,9 +117,8 @@ class Trainer:
             if newest is not None and (finished := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
                 return finished
-            metrics = together(
-                lambda: Metrics(self.folder, step=self.progress.step, steps=self.config.steps, active=rank() == 0)
-            )
+            step, steps = self.progress.step, self.config.steps
+            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, active=rank() == 0))
             try:
                 self.observers = Observers(self.host, self._facts(), active=rank() == 0)
                 with self.observers.told(lambda: self.progress.step):
@@ -237,8 +233,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
-        """Counts and tokens of the step over all processes, and signals that any of them received, in one small
-        reduction."""
+        """Counts and tokens of the step over all processes, and signals that any received, in one small reduction."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
             for name, count in self.task.counts(batch).items():
@@ -302,12 +297,12 @@ class Trainer:
         self.progress.skipped += 1
         self.progress.in_a_row += 1
         losses = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
-        found = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
+        what = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
         if self.progress.in_a_row < MAX_SKIPPED:
-            _tell(f"{found}; skipped")
+            _tell(f"{what}; skipped")
             return
         raise Diverged(
-            f"{found}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
+            f"{what}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
             f"what is not finite. The checkpoints of earlier steps are intact"
         )
 
@@ -316,10 +311,10 @@ class Trainer:
         torch.manual_seed(_seed(self.seed, 0, -1))
         averaged = self.averages.in_model() if self.averages else nullcontext()
         with torch.no_grad(), averaged, self.autocast():
-            found = self.task.evaluate(self.model, self.share)
+            measures = self.task.evaluate(self.model, self.share)
         self.model.train()
-        numbers = sum_numbers([number for pair in found.values() for number in pair])
-        return means(dict(zip(found, numbers[0::2], strict=True)), dict(zip(found, numbers[1::2], strict=True)))
+        numbers = sum_numbers([number for pair in measures.values() for number in pair])
+        return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self.progress.averaged = self.averages.number if self.averages else 0
@@ -378,8 +373,8 @@ class Trainer:
         """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
-        found = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
-        return dict(document["scores"]) if found[0] == world_size() else None
+        finished = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
+        return dict(document["scores"]) if finished[0] == world_size() else None
 
 
 def _seed(seed: int, step: int, process: int) -> int:

@@ -60,8 +60,8 @@ class Metrics:
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
     def line(self, step: int, *, skipped: int, waited: float = 0.0) -> dict[str, Any] | None:
-        """Write and print what was added since the last line. `skipped`, `waited`: steps left out, and seconds in which
-        the process waited for data, since the run began. Returns what was written, if anything."""
+        """Write, print and return what was added since the last line. `skipped`, `waited`: steps left out, and seconds
+        in which the process waited for data, since the run began."""
         window, self._window = self._window, _Window(step, waited)
         if not self.active or window.number == 0:
             return None
@@ -147,8 +147,7 @@ def duration(seconds: float) -> str:
 
 
 def _truncate(path: Path, step: int, *, last: bool) -> None:
-    """Keep the lines of steps up to `step`, but for the evaluation of the last one, which is made again; a line cut
-    short by a kill goes, too."""
+    """Keep the lines of steps up to `step`, but for the last evaluation, which is made again, and a line cut short."""
     if not path.exists():
         return
     kept = []

@@ -27,8 +27,8 @@ from fourm_plugins.manager import PluginManager
 
 
 class Observers:
-    """Calls hooks of the observers that `host` activated, with the facts of `run`. `active` is false in all processes
-    but the first: they call none."""
+    """Calls hooks of the observers that `host` activated, with the facts of `run`; `active` in the first process
+    alone."""
 
     def __init__(self, host: PluginManager, run: Run, *, active: bool = True) -> None:
         self.run = run
@@ -57,8 +57,7 @@ class Observers:
             self("fourm_checkpoint", step=saved, folder=step_folder(folder, saved))
 
     def __call__(self, hook: str, **facts: Any) -> None:
-        """Call `hook` of every observer with copies of `facts` and of the run's, of which each takes those that it
-        names."""
+        """Call `hook` of every observer with copies of those of `facts`, and of the run, that it names."""
         if not self._active:
             return
         facts["run"] = self.run

@@ -65,25 +65,25 @@ class Optimiser:
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds. Raises ValueError where it is more than tensors of parameters."""
-        found = {}
+        named = {}
         for parameter, state in self.torch.state.items():
             name = self.names.get(parameter)
             for key, value in state.items():
                 if name is None or not isinstance(value, Tensor):
                     what = f"{key!r}, a {type(value).__name__}" if name is not None else f"{key!r} of no parameter"
                     raise ValueError(f"{self._who} keeps {what}, in its state; a checkpoint holds tensors alone")
-                found[f"{PREFIX}{name}/{key}"] = value
+                named[f"{PREFIX}{name}/{key}"] = value
         if (now := self._of_groups()) != self._settings:
             changed = sorted({key for was, is_ in zip(self._settings, now) for key in is_ if was.get(key) != is_[key]})
             raise ValueError(
                 f"{self._who} keeps {', '.join(changed)} in its parameter groups; a checkpoint holds the state of "
                 f"parameters alone"
             )
-        return found
+        return named
 
     def prepare(self) -> None:
-        """Create the state that a checkpoint is read into, by a step that learns nothing; what it may change of the
-        weights is read from the checkpoint, too."""
+        """Create the state that a checkpoint is read into, by a step of rate 0; the checkpoint holds the weights,
+        too."""
         gradients = {parameter: parameter.grad for parameter in self.names}
         for group in self.torch.param_groups:
             group["lr"] = 0.0
@@ -95,8 +95,7 @@ class Optimiser:
             parameter.grad = gradient
 
     def forget(self, unread: Collection[str]) -> None:
-        """Drop the state of parameters that had none when the checkpoint was written. Raises CheckpointError where a
-        part of it is missing."""
+        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError if a part is missing."""
         for parameter, state in list(self.torch.state.items()):
             missing = [key for key in state if f"{PREFIX}{self.names[parameter]}/{key}" in unread]
             if missing and len(missing) < len(state):

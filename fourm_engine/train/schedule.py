@@ -20,12 +20,7 @@ def learning_rate(step: int, config: TrainConfig, schedule: Callable[..., float]
     if step < config.warmup:
         return config.lr * (step + 1) / (config.warmup + 1)
     rate = schedule(
-        step,
-        steps=config.steps,
-        lr=config.lr,
-        min_lr=config.min_lr,
-        warmup=config.warmup,
-        cooldown=config.cooldown,
+        step, steps=config.steps, lr=config.lr, min_lr=config.min_lr, warmup=config.warmup, cooldown=config.cooldown
     )
     if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate >= 0):
         raise ValueError(f"train.schedule={config.schedule}: a rate of {rate!r:.80} at step {step}")

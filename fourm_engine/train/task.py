@@ -9,7 +9,7 @@ compute the same loss and the same gradients, however the batch is split.
 State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
 hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
 forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
-skipped, and otherwise averaged over processes (`buffers`).
+skipped, and otherwise averaged over processes (`averages`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class Loss:
     """The losses of one micro-batch.
 
     `sums`: term -> scalar float32 tensor with a gradient, summed (not averaged) over the items that `Task.counts`
-    counted under the same name. `logs`: further sums, detached, reported but not learned from; counted under their
-    names likewise."""
+    counts under the same name. `logs`: further such sums, detached, which are reported and not learned from."""
 
     sums: dict[str, Tensor]
     logs: dict[str, Tensor] = field(default_factory=dict)
@@ -64,8 +63,7 @@ class Task(ABC):
         """Host-side counts of one micro-batch; names that are left out count 0."""
 
     def tokens(self, batch: Any) -> int:
-        """Host-side number of tokens that the model handles in one micro-batch, padding left out, for `tokens_per_s`; 0
-        where the word makes no sense."""
+        """Host-side number of tokens of a micro-batch, padding left out, for `tokens_per_s`; 0 where there are none."""
         return 0
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
@@ -98,9 +96,8 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Held-out measures, name -> (sum, count) over this process's part; the trainer adds them over processes and
-        divides. Every process calls `model(…)` equally often and returns the same names. The model is in evaluation
-        mode; gradients are off."""
+        """Held-out measures, name -> (sum, count) of this process, which the trainer adds up and divides. Every process
+        calls `model(…)` equally often and returns the same names. Evaluation mode, no gradients."""
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
@@ -117,8 +114,7 @@ class Task(ABC):
         return {}
 
     def versions(self) -> dict[str, str]:
-        """Of what takes part, such as plugins: the same in every process, but free to change before a run is
-        resumed."""
+        """Of what takes part, such as plugins: the same in every process, free to change before a run is resumed."""
         return {}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:

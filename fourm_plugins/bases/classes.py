@@ -49,9 +49,7 @@ class ClassSettings(images.TokenSettings):
     @model_validator(mode="after")
     def _apart(self) -> ClassSettings:
         if self.ignore is not None and self.ignore < self.num_classes:
-            raise ValueError(
-                f"ignore {self.ignore} is one of the {self.num_classes} classes; choose an id beyond them, or null"
-            )
+            raise ValueError(f"ignore {self.ignore} is one of the {self.num_classes} classes; choose another, or null")
         return self
 
 
@@ -101,9 +99,7 @@ class ClassGrid(GridModality):
         """(H, W) of any integers; `ignore` and -1 are no class."""
         array = door.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
-            raise self.refusal(
-                array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of whole numbers)"
-            )
+            raise self.refusal(array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of numbers)")
         ids = self._ids(array)
         if ids.max() < 0:
             raise SampleError("no pixel has a class")

@@ -57,8 +57,7 @@ class GridModality(StandardModality[np.ndarray]):
         return value.shape[1] / value.shape[0]
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        """Classes, and values with gaps: the nearest pixel, since neither can be mixed. Others: linear between pixels,
-        with antialiasing."""
+        """Classes, and values with gaps, by the nearest pixel, as neither mixes; others bilinear, antialiased."""
         array = self.spec.array
         assert isinstance(array, (FeatureMap, ClassMap))
         size = array.height, array.width

@@ -186,8 +186,8 @@ class ScalarGrid(GridModality):
 
     def _differences(self, predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
         """(pixels,) predicted minus true, where the truth is known; a missing prediction counts as `lowest`."""
-        found = []
+        differences = []
         for p, t in zip(predictions, truths, strict=True):
             known = np.isfinite(t)
-            found.append(np.nan_to_num(p[known].astype(np.float64), nan=self.settings.lowest) - t[known])
-        return np.concatenate(found)
+            differences.append(np.nan_to_num(p[known].astype(np.float64), nan=self.settings.lowest) - t[known])
+        return np.concatenate(differences)

@@ -22,7 +22,7 @@ class StandardModality(Modality[Value]):
     def build_spec(self, **facts: Any) -> ModalitySpec:
         """The spec of `facts` (layout, array, ...) and of what the class states. The folder that is read is by default
         the modality's name, up to an "@", which separates the instances of one modality."""
-        own = {
+        stated = {
             "name": self.name,
             "source": self.settings.source or self.name.partition("@")[0],
             "masker": self.settings.masker,
@@ -31,4 +31,4 @@ class StandardModality(Modality[Value]):
             "licence": self.licence,
             "description": self.description,
         }
-        return ModalitySpec(**own | facts)
+        return ModalitySpec(**stated | facts)

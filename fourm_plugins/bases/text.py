@@ -99,18 +99,16 @@ class TextSequence(SequenceModality[Lines]):
         if len(content) > _MAX_BYTES:
             raise SampleError(f"{self.spec.source} file of {len(content)} bytes; at most {_MAX_BYTES} are read")
         text = decode_text(content, self.spec.source)
-        found: list[str] = []
+        texts: list[str] = []
         for number, line in enumerate(_LINE_END.split(text), 1):
             words = " ".join(line.split())
             if len(words) > (limit := self.settings.max_characters):
-                raise SampleError(
-                    f"{self.spec.source} of {len(words)} characters in line {number}; at most {limit} are read"
-                )
+                raise SampleError(f"{self.spec.source} of {len(words)} characters in line {number}, at most {limit}")
             if words:
-                found.append(words)
-        if not found:
+                texts.append(words)
+        if not texts:
             raise SampleError(f"empty {self.spec.source}: the file holds no words")
-        return tuple(found)
+        return tuple(texts)
 
     def from_text(self, text: str) -> Lines:
         """One text, whatever its lines."""
@@ -127,17 +125,17 @@ class TextSequence(SequenceModality[Lines]):
 
     def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
         """Those that hold words, with single spaces between them."""
-        found = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
-        if not found:
+        kept = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
+        if not kept:
             raise SampleError(f"empty {self.spec.source}: no words")
-        for text in found:
+        for text in kept:
             if "\0" in text:
                 raise SampleError("the text holds a NUL character")
             if len(text) > self.settings.max_characters:
                 raise SampleError(
-                    f"{self.spec.source} of {len(text)} characters; at most {self.settings.max_characters} are read"
+                    f"{self.spec.source} of {len(text)} characters, at most {self.settings.max_characters}"
                 )
-        return found
+        return kept
 
     def write(self, value: Lines) -> dict[str, bytes]:
         return {"txt": ("\n".join(lines(value)) + "\n").encode()}
@@ -203,8 +201,8 @@ def lines(value: Lines) -> tuple[str, ...]:
 
 
 def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
-    """Mean over samples of the harmonic mean of precision and recall of lower-case words, counted with repetition; the
-    best over the true alternatives."""
+    """Mean F1 (precision and recall) of lower-case words, counted with repetition; the best over the true
+    alternatives."""
     return _mean(
         max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in zip(predictions, truths, strict=True)
     )

@@ -69,8 +69,7 @@ class VectorSettings(Settings):
 
 
 class ScalarVector(StandardModality[Row]):
-    """One number a column; no crop changes it. With `gaps` a file may lack numbers, or hold null, which count nowhere;
-    without, it is refused."""
+    """One number a column; no crop changes it. With `gaps` a file may lack numbers, or hold null; they do not count."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
     variants = False

@@ -33,7 +33,7 @@ class Checked(Protocol):
 
 
 class CheckFailed(AssertionError):
-    """The plugin does not do what the check asks for; the message says what it does instead."""
+    """The plugin does not do what the check requires; the message says what it does instead."""
 
 
 class NotRun(Exception):
@@ -52,7 +52,7 @@ class Broken(Exception):
 @dataclass(frozen=True)
 class Check:
     """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
-    its docstring what the check asks for. It is run where the subject claims all of `claims`; with none, always."""
+    its docstring what the check requires. It is run where the subject claims all of `claims`; with none, always."""
 
     run: Callable[[Any], None]
     claims: tuple[str, ...] = ()
@@ -134,8 +134,8 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
         state, message = "cannot run", str(error)
     except Broken as error:
         # Whatever is broken fails once: in a suite without its owner, too, or where that one was not selected.
-        told = error.owner != check.name and error.owner in subject.blamed
-        state, message = ("not run", str(error)) if told else ("failed", explain(error.error))
+        reported = error.owner != check.name and error.owner in subject.blamed
+        state, message = ("not run", str(error)) if reported else ("failed", explain(error.error))
         subject.blamed.add(error.owner)
     except Exception as error:
         state, message = "failed", explain(error)

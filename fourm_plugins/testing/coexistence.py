@@ -46,18 +46,22 @@ def missing_plugin_is_named(subject: Subject) -> None:
 
 def _seen_by(subject: Subject, model: TinyModel) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """What a model makes of two examples: ids, and logits of one masked sample."""
-    own, toy = subject.members
+    subject_member, toy = subject.members
     array = subject.array(subject.values[0])
-    arrays: dict[str, Any] = {own.name: array} if subject.spec.continuous else {}
-    ids = np.arange(subject.spec.layout.num_tokens) if subject.spec.continuous else model.encode(own.name, array)
+    arrays: dict[str, Any] = {subject_member.name: array} if subject.spec.continuous else {}
+    ids = (
+        np.arange(subject.spec.layout.num_tokens)
+        if subject.spec.continuous
+        else model.encode(subject_member.name, array)
+    )
     rows = [ids, model.encode(toys.TOY, toy.arrays[0])]
     budget = max(2, len(ids) // 3)
     masked = {}
-    for member, row in zip((own, toy), rows, strict=True):
-        asked = budget if member.modality.spec.target else 0
-        shown = budget if member.modality.spec.input else 0
+    for member, row in zip((subject_member, toy), rows, strict=True):
+        targets = budget if member.modality.spec.target else 0
+        inputs = budget if member.modality.spec.input else 0
         rng = np.random.default_rng(0)
-        masked[member.name] = member.masker.mask(row, input_budget=shown, target_budget=asked, keep="all", rng=rng)
+        masked[member.name] = member.masker.mask(row, input_budget=inputs, target_budget=targets, keep="all", rng=rng)
     return rows, model.forward(masked, arrays)[1]
 
 

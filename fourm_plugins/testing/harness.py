@@ -1,4 +1,4 @@
-"""What the checks of a model ask of an engine: `Harness` and `TinyModel`, abstract, so that the SDK needs no engine.
+"""What the checks of a model need of an engine: `Harness` and `TinyModel`, abstract, so that the SDK needs no engine.
 
 An engine provides a subclass of `Harness` through an entry point of the group `fourm.conformance.v1`. Without one the
 checks that need a model are reported "not run", never as passed.
@@ -63,8 +63,7 @@ class TinyModel(ABC):
 
     @abstractmethod
     def generate(self, target: str, given: Mapping[str, np.ndarray], *, seed: int) -> tuple[np.ndarray, Any]:
-        """(ids, value) of `target` from the token ids of other modalities: sampled, decoded by its tokenizer, and
-        denormalised."""
+        """(ids, value) of `target` from the token ids of other modalities: sampled, decoded, and denormalised."""
 
     @abstractmethod
     def encode(self, name: str, array: Any) -> np.ndarray:
@@ -88,15 +87,15 @@ class Harness(ABC):
 
     @abstractmethod
     def load(self, folder: Path, manager: PluginManager) -> TinyModel:
-        """A saved model with the plugins of `manager`. Raises ValueError as the engine does where one is asked for that
-        is missing, on generation at the latest."""
+        """A saved model with the plugins of `manager`. Raises ValueError, on generation at the latest, for a missing
+        one."""
 
 
 def find_harness() -> Harness:
     """The installed engine's. Raises `NotRun` where there is none."""
-    found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
-    if not found:
+    entry_points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
+    if not entry_points:
         raise NotRun("fourm-engine is not installed (pip install fourm-engine)")
-    harness = found[0].load()()
+    harness = entry_points[0].load()()
     assert isinstance(harness, Harness)
     return harness

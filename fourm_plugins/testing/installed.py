@@ -88,8 +88,7 @@ class Wheel:
 
 def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
     """Build the wheel from a copy of the source tree and install it into a folder of its own; of a distribution that
-    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` where it cannot be
-    built."""
+    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` if pip fails."""
     tree = source or source_tree(plugin.distribution)
     if tree is None:
         return _as_installed(plugin.distribution, folder / "installed")
@@ -146,11 +145,11 @@ def _as_installed(distribution: str, folder: Path) -> Wheel:
             f"(`source`, --source)"
         )
     for file in inside:
-        origin, place = Path(str(dist.locate_file(file))), folder / str(file)
+        origin, copy = Path(str(dist.locate_file(file))), folder / str(file)
         if not origin.is_file():
             raise CheckFailed(f"{file} is missing: pip install --force-reinstall {distribution}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(origin, place)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(origin, copy)
     return Wheel(folder, folder)
 
 

@@ -58,43 +58,43 @@ def edge_budgets_are_met(subject: Subject) -> None:
     ids = _ids(subject, Draw(n, 0, 0, "all", 0))
     wanted = n + (1 if sequence else 0)  # the end marker
 
-    def mask(shown: int, asked: int, keep: str = "all") -> Masked:
-        return masker.mask(ids, input_budget=shown, target_budget=asked, keep=keep, rng=np.random.default_rng(0))
+    def mask(inputs: int, targets: int, keep: str = "all") -> Masked:
+        return masker.mask(ids, input_budget=inputs, target_budget=targets, keep=keep, rng=np.random.default_rng(0))
 
     for keep in KEEPS:
         nothing = mask(0, 0, keep)
         require(not len(nothing.input_ids) and not len(nothing.labels), f"keep={keep!r}: tokens for budgets of 0")
-    shown = len(mask(everything, 0).input_ids)
-    require(shown == wanted, f"{shown} of {wanted} tokens are shown for a budget of {everything}, keep='all'")
+    inputs = len(mask(everything, 0).input_ids)
+    require(inputs == wanted, f"{inputs} of {wanted} tokens are shown for a budget of {everything}, keep='all'")
     require(len(mask(1, 0).input_ids) <= 1, "more than one token is shown for a budget of 1")
     if spec.target:
-        asked = len(mask(0, everything).labels)
+        targets = len(mask(0, everything).labels)
         least = wanted
-        require(asked >= least, f"{asked} of {least} tokens are asked for with a budget of {everything}, nothing shown")
+        require(targets >= least, f"{targets} of {least} are targets for a budget of {everything}, without inputs")
         require(not len(mask(0, everything).input_ids), "tokens are shown for an input budget of 0")
-        require(len(mask(0, 1).labels) <= 1, "more than one token is asked for with a budget of 1")
+        require(len(mask(0, 1).labels) <= 1, "more than one token is a target for a budget of 1")
 
 
 def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-    shown, asked = len(masked.input_ids), len(masked.labels)
-    require(len(masked.input_pos) == shown, f"{shown} input ids, but {len(masked.input_pos)} positions")
-    lengths = {len(masked.target_ids), len(masked.target_pos), len(masked.target_order), asked}
+    inputs, targets = len(masked.input_ids), len(masked.labels)
+    require(len(masked.input_pos) == inputs, f"{inputs} input ids, but {len(masked.input_pos)} positions")
+    lengths = {len(masked.target_ids), len(masked.target_pos), len(masked.target_order), targets}
     require(len(lengths) == 1, f"target ids, positions, orders and labels of lengths {sorted(lengths)}")
-    require(shown <= draw.input_budget, f"{shown} inputs for a budget of {draw.input_budget}")
-    require(asked <= draw.target_budget, f"{asked} targets for a budget of {draw.target_budget}")
+    require(inputs <= draw.input_budget, f"{inputs} inputs for a budget of {draw.input_budget}")
+    require(targets <= draw.target_budget, f"{targets} targets for a budget of {draw.target_budget}")
 
 
 def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-    message = "a token is shown and asked for, or one of them twice"
+    message = "a token is input and target, or one of them twice"
     if isinstance(subject.spec.layout, Sequence):
         # The ids of a draw are all different, so that each says which token it is.
         special = special_ids(subject.masker)
         words = [i for i in [*masked.input_ids.tolist(), *masked.labels.tolist()] if i not in special]
         require(len(set(words)) == len(words), message)
         return
-    places = [*masked.input_pos.tolist(), *masked.target_pos.tolist()]
-    require(len(set(places)) == len(places), message)
-    require(not places or (min(places) >= 0 and max(places) < len(ids)), "a position outside the tokens")
+    positions = [*masked.input_pos.tolist(), *masked.target_pos.tolist()]
+    require(len(set(positions)) == len(positions), message)
+    require(not positions or (min(positions) >= 0 and max(positions) < len(ids)), "a position outside the tokens")
 
 
 def _true(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
@@ -139,8 +139,7 @@ _PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
 
 
 def _for_all(subject: Subject, holds: Property) -> None:
-    """Raise CheckFailed with a draw for which `holds` does. The draws are shared: only where one of the properties
-    fails is each looked at by itself."""
+    """Raise CheckFailed with a draw for which `holds` does. Draws are shared, unless one of the properties fails."""
     if not subject.made("masks", lambda: _all_hold(subject)):
         _draws(subject, (holds,))
 
@@ -159,8 +158,8 @@ def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
     lengths = (0, min(most - 1, len(ordinary_ids(subject)))) if isinstance(spec.layout, Sequence) else (most, most)
     targets = (0, 3 * most if isinstance(spec.layout, Sequence) else most + 2) if spec.target else (0, 0)
 
-    def try_one(length: int, shown: int, asked: int, keep: str, seed: int) -> None:
-        draw = Draw(length, shown, asked, keep, seed)
+    def try_one(length: int, input_budget: int, target_budget: int, keep: str, seed: int) -> None:
+        draw = Draw(length, input_budget, target_budget, keep, seed)
         ids = _ids(subject, draw)
         masked = _mask(masker, draw, ids)
         for holds in properties:
@@ -172,8 +171,9 @@ def _draws(subject: Subject, properties: tuple[Property, ...]) -> None:
     if importlib.util.find_spec("hypothesis") is None:
         rng = np.random.default_rng(0)
         for seed in range(DRAWS):
-            length, shown, asked = (int(rng.integers(low, high + 1)) for low, high in (lengths, (0, most + 2), targets))
-            try_one(length, shown, asked, KEEPS[seed % 3], seed)
+            bounds = (lengths, (0, most + 2), targets)
+            length, input_budget, target_budget = (int(rng.integers(low, high + 1)) for low, high in bounds)
+            try_one(length, input_budget, target_budget, KEEPS[seed % 3], seed)
         return
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st

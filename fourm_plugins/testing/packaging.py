@@ -23,8 +23,8 @@ def wheel_is_found(subject: Subject) -> None:
     """Installed from its wheel alone, the modality is found by its entry point, imported and made."""
     wheel = subject.wheel
     seen = wheel.look(subject.name, subject.settings)
-    mine = [origin for origin in seen.get("found", []) if Path(origin[1]).resolve() == wheel.folder.resolve()]
-    require(mine or "error" in seen, f"the wheel has no entry point {subject.name!r} in fourm.modalities.v1")
+    from_wheel = [origin for origin in seen.get("found", []) if Path(origin[1]).resolve() == wheel.folder.resolve()]
+    require(from_wheel or "error" in seen, f"the wheel has no entry point {subject.name!r} in fourm.modalities.v1")
     require(seen.get("made"), f"from its wheel alone the plugin does not work: {seen.get('error')}")
     require(
         Path(seen["module"]).resolve().is_relative_to(wheel.folder.resolve()),
@@ -51,10 +51,10 @@ def requirements_are_declared(subject: Subject) -> None:
     declared = {canonicalize_name(requirement.name) for requirement in requirements}
     engine = [r for r in requirements if canonicalize_name(r.name) == _ENGINE and r.specifier]
     require(engine, f"it must require {_ENGINE} with the versions it works with, such as {_ENGINE}>=0.1,<0.2")
-    own = {path.name.removesuffix(".py") for path in wheel.folder.iterdir()}
+    modules = {path.name.removesuffix(".py") for path in wheel.folder.iterdir()}
     providers = importlib.metadata.packages_distributions()
     for path in sorted(wheel.folder.rglob("*.py")):
-        for module in sorted(_imported(path) - own - sys.stdlib_module_names - {"fourm_plugins"}):
+        for module in sorted(_imported(path) - modules - sys.stdlib_module_names - {"fourm_plugins"}):
             names = {canonicalize_name(name) for name in providers.get(module, [module])}
             require(
                 names & declared,
@@ -73,9 +73,4 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-CHECKS = (
-    Check(wheel_is_built),
-    Check(wheel_is_found),
-    Check(wheel_has_examples),
-    Check(requirements_are_declared),
-)
+CHECKS = (Check(wheel_is_built), Check(wheel_is_found), Check(wheel_has_examples), Check(requirements_are_declared))

@@ -39,8 +39,8 @@ class Probed:
 
 def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Path) -> Probed:
     """Look at modality `name` from a fresh interpreter. Raises ValueError where it cannot be made to look at all."""
-    found = folder / f"probe-{hash_seed}.json"
-    request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(found)})
+    answer = folder / f"probe-{hash_seed}.json"
+    request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(answer)})
     paths = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
     try:
@@ -57,10 +57,10 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
     except subprocess.TimeoutExpired:
         raise ValueError(f"importing the plugin in a fresh process took more than {PATIENCE} s") from None
     output = done.stdout + done.stderr
-    if not found.is_file():
+    if not answer.is_file():
         last = (output.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"a fresh process cannot use the plugin: {last}")
-    return Probed(output, json.loads(found.read_text(encoding="utf-8")))
+    return Probed(output, json.loads(answer.read_text(encoding="utf-8")))
 
 
 def digest(modality: Modality[Any], files: Mapping[str, bytes]) -> str:
@@ -101,13 +101,13 @@ def _spawn(modality: Modality[Any]) -> str:
     """'' where a spawned process reads a sample as this one does, otherwise what went wrong."""
     try:
         files = modality.example_samples(1, 0)[0]
-        own = digest(modality, files)
+        here = digest(modality, files)
         # As a data loader's workers: a new interpreter that gets the instance pickled.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             there = pool.apply_async(digest, (modality, files)).get(PATIENCE / 2)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-    return "" if there == own else "a spawned process makes another array of the same file"
+    return "" if there == here else "a spawned process makes another array of the same file"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ T = TypeVar("T")
 CLAIMS = {
     "tokens": "has a token space, so that it is tokenized",
     "input": "may be shown to the model",
-    "target": "may be asked of the model",
+    "target": "may be predicted by the model",
     "aligned": "shares the crop and flip of its alignment group",
     "picture": "is seen as a picture that crops and flips move: a map of rows and columns, or what `render` draws",
     "grid": "is aligned and its array has rows and columns",
@@ -260,8 +260,8 @@ class Subject:
 
         def make() -> list[Member]:
             tokenizer = None if self.spec.continuous else self.tokenizer
-            own = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
-            return [own, toys.member(self.manager, toys.TOY, self.training_arrays)]
+            member = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
+            return [member, toys.member(self.manager, toys.TOY, self.training_arrays)]
 
         return self._once("members", "learns", make)
 

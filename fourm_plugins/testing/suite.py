@@ -16,14 +16,7 @@ from typing import Any, ClassVar
 
 from fourm_plugins.spec import TokenizerRecipe
 from fourm_plugins.testing import coexistence, imports, masker, packaging, spec, tokenizer, training, transforms
-from fourm_plugins.testing.check import (
-    BAD,
-    Check,
-    Outcome,
-    Report,
-    check_expectations,
-    run_check,
-)
+from fourm_plugins.testing.check import BAD, Check, Outcome, Report, check_expectations, run_check
 from fourm_plugins.testing.subject import Subject
 
 CHECKS: tuple[Check, ...] = (
@@ -71,7 +64,7 @@ class _Conformance:
         for test in ("test_no_check_is_missing", *(f"test_{check.name}" for check in base.checks)):
             if getattr(cls, test, None) is not getattr(base, test):
                 raise TypeError(
-                    f"{cls.__name__} replaces or removes {test}; name the check in expected_failures, with the reason"
+                    f"{cls.__name__} replaces or removes {test}; name it in expected_failures, with the reason"
                 )
         try:
             check_expectations(cls.expected_failures, [check.name for check in base.checks])
@@ -108,7 +101,7 @@ def _as_test(check: Check) -> Callable[[_Conformance], None]:
             cls._subject = cls.make_subject()
         outcome = run_check(check, cls._subject, cls.expected_failures)
         if outcome.state in BAD:
-            pytest.fail(f"{check.name}: {outcome.message}\n  asked for: {check.says}", pytrace=False)
+            pytest.fail(f"{check.name}: {outcome.message}\n  required: {check.says}", pytrace=False)
         if outcome.state == "expected failure":
             pytest.xfail(outcome.message)
         if outcome.state != "passed":
@@ -182,6 +175,6 @@ def check_modality(
 
 def report(subject: Subject, outcomes: tuple[Outcome, ...]) -> Report:
     """The report of what was run on a subject."""
-    found = [p for p in subject.manager.plugins if (p.kind, p.name) == ("modality", subject.name)]
-    plugin, version = (found[0].distribution, found[0].version) if found else ("unknown", "unknown")
+    plugins = [p for p in subject.manager.plugins if (p.kind, p.name) == ("modality", subject.name)]
+    plugin, version = (plugins[0].distribution, plugins[0].version) if plugins else ("unknown", "unknown")
     return Report(plugin, subject.name, version, outcomes)

@@ -28,11 +28,11 @@ def ids_are_in_range(subject: Subject) -> None:
 
 def encoding_is_deterministic(subject: Subject) -> None:
     """The same array gives the same ids, whatever a global generator has drawn."""
-    found = []
+    encoded = []
     for seed in (0, 1):
         with global_seed(seed):
-            found.append(subject.tokenizer.encode(subject.arrays))
-    require(_equal(*found), "the same arrays give other ids a second time")
+            encoded.append(subject.tokenizer.encode(subject.arrays))
+    require(_equal(*encoded), "the same arrays give other ids a second time")
 
 
 def batches_change_nothing(subject: Subject) -> None:

@@ -105,9 +105,9 @@ class ToyMasker(Masker):
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
         order = rng.permutation(len(ids))
-        shown, asked = order[:input_budget], order[input_budget : input_budget + target_budget]
-        mask, zeros = np.full(len(asked), MASK), np.zeros(len(asked), np.int64)
-        return Masked(ids[shown], shown, mask, asked, zeros, ids[asked])
+        inputs, targets = order[:input_budget], order[input_budget : input_budget + target_budget]
+        mask, zeros = np.full(len(targets), MASK), np.zeros(len(targets), np.int64)
+        return Masked(ids[inputs], inputs, mask, targets, zeros, ids[targets])
 
 
 class ToyManager(PluginManager):
@@ -121,9 +121,9 @@ class ToyManager(PluginManager):
             ("tokenizer", ToyTokenizer.kind): ToyTokenizer,
             ("masker", ToyMasker.kind): ToyMasker,
         }
-        mine = [_plugin(kind, name) for kind, name in self._toys]
+        toys = [_plugin(kind, name) for kind, name in self._toys]
         kept = [p for p in self.plugins if p.kind != "modality" or p.name not in without]
-        self.plugins = (*kept, *mine)
+        self.plugins = (*kept, *toys)
 
     def modality_class(self, name: str) -> type[Modality[Any]]:
         return self._toys.get(("modality", name)) or super().modality_class(name)

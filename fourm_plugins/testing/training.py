@@ -21,7 +21,7 @@ _SAME = 1e-5  # of numbers that are computed alike
 def learns(subject: Subject) -> None:
     """The tokens are learnt: the loss comes below ln V, which is what it costs to guess one of V ids."""
     losses = subject.model.losses.get(subject.name, ())
-    require(losses, "no token was ever asked for in training")
+    require(losses, "no token was ever a target in training")
     size = subject.tokenizer.size
     late = float(np.mean(losses[-max(1, len(losses) // 5) :]))
     require(
@@ -77,24 +77,24 @@ def _same_everywhere(subject: Subject, first: Masked, second: Masked, rows: dict
     toy = subject.members[1]
     ids = toy.tokenizer.encode(toy.arrays[:1])[0]  # type: ignore[union-attr]
     beside = toy.masker.mask(ids, input_budget=2, target_budget=2, keep="all", rng=np.random.default_rng(0))
-    results = [subject.model.forward({subject.name: own, toy.name: beside}, {}) for own in (first, second)]
+    results = [subject.model.forward({subject.name: masked, toy.name: beside}, {}) for masked in (first, second)]
     (context, logits), (other_context, other_logits) = results
     require(
         context.shape == other_context.shape and np.allclose(context, other_context, atol=_SAME),
-        "the encoder's output changes with tokens that are only asked for: the masker shows them",
+        "the encoder's output changes with target tokens: the masker shows them",
     )
     require(np.allclose(logits[toy.name], other_logits[toy.name], atol=_SAME), "another modality's logits change")
     upto = rows[subject.name]
     known, changed = logits[subject.name][:upto], other_logits[subject.name][:upto]
     require(
         known.shape == changed.shape and np.allclose(known, changed, atol=_SAME),
-        "logits change with tokens that they are asked for: target_ids or target_order give them away",
+        "logits change with the tokens that they predict: target_ids or target_order give them away",
     )
 
 
-def _mask(subject: Subject, ids: np.ndarray, shown: int, asked: int, seed: int) -> Masked:
+def _mask(subject: Subject, ids: np.ndarray, inputs: int, targets: int, seed: int) -> Masked:
     rng = np.random.default_rng(seed)
-    return subject.masker.mask(ids, input_budget=shown, target_budget=asked, keep="random", rng=rng)
+    return subject.masker.mask(ids, input_budget=inputs, target_budget=targets, keep="random", rng=rng)
 
 
 def generated_tokens_decode(subject: Subject) -> None:

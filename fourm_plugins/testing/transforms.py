@@ -39,11 +39,11 @@ def every_view_fits(subject: Subject) -> None:
 def augment_is_deterministic(subject: Subject) -> None:
     """The same value through the same view gives the same array: every choice is the view's, none a generator's."""
     for value, view in zip(subject.values, _views(8), strict=False):
-        found = []
+        arrays = []
         for seed in (0, 1):
             with global_seed(seed):
-                found.append(subject.array(value, view))
-        require(same(*found), f"the same value through {view} gives two arrays")
+                arrays.append(subject.array(value, view))
+        require(same(*arrays), f"the same value through {view} gives two arrays")
 
 
 def variants_are_stated(subject: Subject) -> None:
@@ -98,9 +98,8 @@ def directions_are_stated(subject: Subject) -> None:
     require(not both, "it claims both `directions` and `no_directions`; claim the one that holds")
     if not _unstated(subject):
         return
-    seen = [
-        (subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)) for value in subject.values
-    ]
+    plain = View(0.1, 0.2, 0.7, 0.6)
+    seen = [(subject.array(value, plain), subject.array(value, _FLIPPED)) for value in subject.values]
     signs = all(_changes_sign(plain, flipped) for plain, flipped in seen)
     told = (
         'its first component changes its sign under a flip, as of vectors: write claims = frozenset({"directions"})'
@@ -226,8 +225,8 @@ def _in_mark(y: float, x: float) -> bool:
 
 
 def _marker(subject: Subject) -> np.ndarray | None:
-    """A value, rows and columns first, in which the L holds another of the examples' pixels than the rest; None where
-    values are not such arrays."""
+    """A value, rows and columns first, in which the L holds another example's pixel; None where values are no
+    arrays."""
     if not isinstance(subject.spec.array, (FeatureMap, ClassMap)):
         return None
     value = subject.values[0]

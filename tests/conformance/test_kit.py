@@ -127,7 +127,7 @@ def test_pytest_is_told_how_each_check_ended():
 
     tests = Declared()
     tests.test_fine()
-    with pytest.raises(pytest.fail.Exception, match=r"wrong: it is wrong\n  asked for: It is right"):
+    with pytest.raises(pytest.fail.Exception, match=r"wrong: it is wrong\n  required: It is right"):
         tests.test_wrong()
     with pytest.raises(pytest.xfail.Exception, match=r"known since 1\.2"):
         tests.test_crashes()

@@ -12,6 +12,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fourm_engine.train.resuming import check_same_run
 from safetensors.numpy import load_file
 
 from fourm_engine.data import indexing
@@ -23,7 +24,6 @@ from fourm_engine.data.indexing import build, open_index, scan
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.token_store import TokenStore
 from fourm_engine.data.tokenize import tokenize_split
-from fourm_engine.train.resuming import check_same_run
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 
 MODALITIES = fake_modalities(["a", "b", "words"])

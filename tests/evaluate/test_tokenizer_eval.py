@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_engine.cli.tokenizer_eval import print_scores
+from fourm_engine.cli.tokenizer import print_scores
 from fourm_engine.data.aligned import AlignedData
 from fourm_engine.modalities import Modalities
 from fourm_engine.recipes import evaluate_tokenizers as module

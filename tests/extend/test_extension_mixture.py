@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fourm_engine.extend.mixture import asking, extended, known, only, showing
+from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
 from tests.extend.growing import CLASSES, KNOWN
@@ -56,7 +56,7 @@ def test_the_share_of_replay_is_drawn_as_the_run_draws(replay):
 
 
 def test_a_new_modality_is_asked_for_from_all_that_the_run_shows_but_itself():
-    masking = only(MASKING, asking(MASKING, spec("b")))
+    masking = only(MASKING, as_target(MASKING, spec("b")))
     found = draws(masking, (*KNOWN, "b"), 300)
     assert {name for d in found for name in d.targets} == {"b"}
     assert {name for d in found for name in d.inputs} == set(KNOWN)
@@ -67,7 +67,7 @@ def test_a_new_modality_is_asked_for_under_a_strategy_that_ignores_it_and_by_the
     run = MASKING.model_copy(
         update={"mixture": (Component(name="it", ignore=("b",), require=("a",), input={"*": 1}, target={"*": 1}),)}
     )
-    masking = only(run, asking(run, spec("b")))
+    masking = only(run, as_target(run, spec("b")))
     budgets = Budgets(masking, [spec(name) for name in (*KNOWN, "b")])
     assert set(budgets.draw(np.random.default_rng(0), {*KNOWN, "b"}).targets) == {"b"}
     assert not budgets.serve({*KNOWN, "b"} - {"a"})
@@ -75,19 +75,19 @@ def test_a_new_modality_is_asked_for_under_a_strategy_that_ignores_it_and_by_the
 
 def test_what_is_shown_alone_asks_for_known_modalities_only():
     new = [spec("b"), spec("more")]
-    masking = only(MASKING, showing(new[0], new))
+    masking = only(MASKING, as_input(new[0], new))
     found = draws(masking, (*KNOWN, "b", "more"), 300)
     assert {name for d in found for name in d.inputs} == {"b"}
     assert {name for d in found for name in d.targets} == {"a", "words"}
 
 
 def test_continuous_inputs_are_only_shown():
-    assert asking(MASKING, spec("c@pixels")) == []
+    assert as_target(MASKING, spec("c@pixels")) == []
     masking = extended(MASKING, [spec("c@pixels")], 0.0)
     assert all(set(d.inputs) == {"c@pixels"} for d in draws(masking, (*KNOWN, "c@pixels"), 100))
 
 
 def test_a_run_that_names_no_input_but_the_new_one_still_asks_for_it():
     masking = MaskingConfig(mixture=(Component(name="b to all", input={"b": 1.0}),))
-    assert asking(masking, spec("b"))[0].input == {"*": 0.5, "b": 0.0}
+    assert as_target(masking, spec("b"))[0].input == {"*": 0.5, "b": 0.0}
     assert known(masking, [spec("b")]).mixture[0].input == {"*": 0.5, "b": 0.0}

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from fourm_engine.data.order import Share
-from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import FitConfig, FitOverride, TokenizersConfig
 from fourm_engine.fit.fitting import fit_tokenizer, make_tokenizer
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask
 from fourm_plugins import Metric
 from tests.grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec

@@ -7,9 +7,9 @@ from test_tokenizer_fit import FIT, Maps
 
 from fourm_engine.data.order import Share
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
-from fourm_engine.fit.arrays import ArrayData
 from fourm_engine.fit.config import AdaptConfig, FitOverride, TokenizersConfig
 from fourm_engine.fit.fitting import Sized, fit_tokenizer, make_tokenizer
+from fourm_engine.fit.samples import ArrayData
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_engine.tokenizers.store import load_tokenizer, load_tokenizers, save_tokenizer
 from fourm_engine.tokenizers.vit import CodecSettings, ViTDecoder, ViTEncoder, resized_positions

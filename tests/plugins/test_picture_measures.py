@@ -1,5 +1,8 @@
 """SSIM is the published measure; a Fréchet distance compares sets of pictures in a network's features."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -57,3 +60,12 @@ def test_a_network_that_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be used as a vision network"):
         RGB.network_metrics(str(tmp_path))
     assert modality("depth").network_metrics("any") == ()
+
+
+def test_scoring_pictures_imports_no_library_that_takes_seconds():
+    code = (
+        "import sys, numpy as np; from fourm_rgb.measures import ssim\n"
+        "x = np.zeros((12, 12, 3), np.uint8); assert ssim([x], [x]) == 1\n"
+        "assert not {'torch', 'torchmetrics', 'matplotlib', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from fourm_engine.recipes import fit_jobs
-from fourm_engine.recipes.fit_jobs import fit_in_processes, least_busy, visible_gpus
+from fourm_engine.recipes import fit as fit_jobs
+from fourm_engine.recipes.fit import fit_in_processes, least_busy, visible_gpus
 
 
 @pytest.fixture

@@ -26,15 +26,15 @@ class BlockMasker(Masker):
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
         inside = self._block(target_budget, rng)
-        asked = np.flatnonzero(inside)
-        shown = rng.permutation(np.flatnonzero(~inside))[: max(input_budget, 0)]
+        targets = np.flatnonzero(inside)
+        inputs = rng.permutation(np.flatnonzero(~inside))[: max(input_budget, 0)]
         return Masked(
-            input_ids=ids[shown],
-            input_pos=shown,
-            target_ids=np.full(len(asked), MASK, np.int64),
-            target_pos=asked,
-            target_order=np.zeros(len(asked), np.int64),
-            labels=ids[asked],
+            input_ids=ids[inputs],
+            input_pos=inputs,
+            target_ids=np.full(len(targets), MASK, np.int64),
+            target_pos=targets,
+            target_order=np.zeros(len(targets), np.int64),
+            labels=ids[targets],
         )
 
     def _block(self, budget: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,8 +22,8 @@ class Journal:
 
     @hookimpl
     def fourm_evaluated(self, run: Run, step: int, scores: Mapping[str, float | None]) -> None:
-        found = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
-        self._note(run, f"step {step}: {found or 'nothing measured'}")
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if value is not None)
+        self._note(run, f"step {step}: {listed or 'nothing measured'}")
 
     @hookimpl
     def fourm_run_ended(self, run: Run, step: int, outcome: str, error: str) -> None:

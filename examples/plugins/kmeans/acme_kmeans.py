@@ -131,8 +131,8 @@ class KMeansTokenizer(Tokenizer):
         spec, grid = self.spec, self.spec.layout
         wanted = spec.array.channels, spec.array.height, spec.array.width
         if not isinstance(array, np.ndarray) or array.shape != wanted:
-            found = array.shape if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{spec.name}: expected an array of shape {wanted}, found {found}")
+            given = array.shape if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{spec.name}: expected an array of shape {wanted}, found {given}")
         if np.isinf(array).any() or (np.isnan(array).any() and not spec.array.gaps):
             raise ValueError(f"{spec.name}: the array holds NaN or infinite values")
         (height, width), channels = spec.patch, spec.array.channels

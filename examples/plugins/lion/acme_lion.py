@@ -1,5 +1,4 @@
-"""Lion (Chen et al. 2023, arXiv 2302.06675) and an inverse square root schedule, for `train.optimiser` and
-`train.schedule`."""
+"""Lion (Chen et al. 2023, arXiv 2302.06675), and a schedule that falls as one over the square root of the step."""
 
 from __future__ import annotations
 

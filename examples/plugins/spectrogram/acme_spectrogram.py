@@ -68,9 +68,7 @@ class Spectrogram(GridModality):
             raise SampleError(f"sound of {8 * width} bits; 16-bit PCM is needed")
         if rate != self.settings.sample_rate:
             wanted = self.settings.sample_rate
-            raise SampleError(
-                f"sound of {rate} samples/s, {self.name} is set to {wanted}; resample, or set sample_rate"
-            )
+            raise SampleError(f"sound of {rate} samples/s, {self.name} wants {wanted}; resample, or set sample_rate")
         if not frames or len(raw) != frames * channels * width:
             raise SampleError(f"{frames} samples are declared, {len(raw) // (channels * width)} are there: truncated?")
         return np.frombuffer(raw, "<i2").reshape(-1, channels).mean(1).astype(np.float32) / np.float32(32767)

@@ -64,8 +64,8 @@ class Quantiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor) -> Quantised:
-        """In float32 whatever the precision around it: bf16 cannot tell codes apart. In training mode it also notes
-        what `after_step` learns from."""
+        """In float32 always: bf16 cannot tell codes apart. In training mode it also notes what `after_step` learns
+        from."""
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """Distributions over ids (..., size) -> the mean latents (..., d)."""
@@ -137,8 +137,8 @@ def codebook_use(counts: Tensor, *, in_use: float = 0.0) -> dict[str, Tensor]:
 
 
 def count_codes(ids: Tensor, size: int, *, positional: bool = False) -> Tensor:
-    """How often each code occurs in ids (...) in [0, size): float64 (size,), or, where each position of ids (..., N)
-    has codes of its own, (N, size)."""
+    """How often each code occurs in ids: float64 (size,), or (N, size) where positions of ids (..., N) have their
+    own."""
     if not positional:
         return torch.bincount(ids.reshape(-1), minlength=size).double()
     return torch.stack([count_codes(column, size) for column in ids.reshape(-1, ids.shape[-1]).unbind(1)])

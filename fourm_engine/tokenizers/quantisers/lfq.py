@@ -34,12 +34,12 @@ class LookupFreeQuantiser(Quantiser):
         self.groups = [list(range(bits * i // groups, bits * (i + 1) // groups)) for i in range(groups)]
 
     def nearest(self, z: Tensor) -> Tensor:
-        places = torch.arange(self.dim, device=z.device)
-        return ((z > 0).long() << places).sum(-1)
+        shifts = torch.arange(self.dim, device=z.device)
+        return ((z > 0).long() << shifts).sum(-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        places = torch.arange(self.dim, device=ids.device)
-        return ((ids[..., None] >> places) & 1).float() * 2 - 1
+        shifts = torch.arange(self.dim, device=ids.device)
+        return ((ids[..., None] >> shifts) & 1).float() * 2 - 1
 
     def forward(self, z: Tensor) -> Quantised:
         with full_precision(z):

@@ -31,8 +31,8 @@ class _Heads(Quantiser):
 
     @property
     def training_state(self) -> frozenset[str]:
-        own = {f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.training_state}
-        return super().training_state | own
+        of_heads = {f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.training_state}
+        return super().training_state | of_heads
 
     @property
     def momentary(self) -> frozenset[str]:
@@ -72,13 +72,13 @@ class ProductQuantiser(_Heads):
         return list(zip(self.each(), z.chunk(len(self.heads), dim=-1), strict=True))
 
     def _combine(self, ids: list[Tensor]) -> Tensor:
-        return torch.stack([digit * self.radix**place for place, digit in enumerate(ids)]).sum(0)
+        return torch.stack([digit * self.radix**power for power, digit in enumerate(ids)]).sum(0)
 
     def nearest(self, z: Tensor) -> Tensor:
         return self._combine([head.nearest(part) for head, part in self._parts(z)])
 
     def lookup(self, ids: Tensor) -> Tensor:
-        digits = [ids // self.radix**place % self.radix for place in range(len(self.heads))]
+        digits = [ids // self.radix**power % self.radix for power in range(len(self.heads))]
         return torch.cat([head.lookup(digit) for head, digit in zip(self.each(), digits, strict=True)], dim=-1)
 
     def forward(self, z: Tensor) -> Quantised:
@@ -92,9 +92,9 @@ class ProductQuantiser(_Heads):
     def expected(self, probabilities: Tensor) -> Tensor:
         """From each head's own distribution, in place of all combinations of codes."""
         shape, means = probabilities.shape[:-1], []
-        for place, head in enumerate(self.each()):
+        for power, head in enumerate(self.each()):
             # (..., higher digits, this one, lower digits)
-            split = probabilities.reshape(*shape, -1, self.radix, self.radix**place)
+            split = probabilities.reshape(*shape, -1, self.radix, self.radix**power)
             means.append(head.expected(split.sum((-3, -1))))
         return torch.cat(means, dim=-1)
 
@@ -126,5 +126,5 @@ class PositionQuantiser(_Heads):
     def progress(self) -> dict[str, Tensor]:
         """Means over the positions; dead codes of all of them together."""
         each = [head.progress() for head in self.each()]
-        total = {name: torch.stack([found[name] for found in each]).sum() for name in each[0]}
+        total = {name: torch.stack([use[name] for use in each]).sum() for name in each[0]}
         return {name: value if name == "dead codes" else value / len(each) for name, value in total.items()}

@@ -55,7 +55,7 @@ class CodebookSettings(Settings):
     # lfq
     #: Weight of the entropy term.
     entropy: float = Field(default=0.1, ge=0)
-    #: Of the distributions behind it: lower asks less of latents that are far from zero.
+    #: Of the distributions behind it: lower means less to latents far from zero.
     temperature: float = Field(default=1.0, gt=0)
 
     #: Weight of the distance between latents and codes, for vq and lfq. For lfq the default is 0.1: more makes latents

@@ -1,7 +1,6 @@
 """Vector quantisation: a codebook learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-In: latents (..., d). Out: the nearest codes, passed straight through to the gradient, their ids, and the commitment
-loss of each latent.
+In: latents (..., d). Out: the nearest codes (straight-through), their ids, and each latent's commitment loss.
 
 The codebook takes no gradient. Each optimiser step, `update` moves every code towards the mean of the latents it was
 nearest to; codes that fall out of use are put where latents are. Counts and sums are added up over all ranks, so a
@@ -39,8 +38,7 @@ class VectorQuantiser(Quantiser):
     warmup: share of the steps before the codes are placed.
     kmeans_start: place them by k-means on recent latents, else at random (`start`).
 
-    Until the codes are placed, latents pass unquantised (a plain autoencoder) and the most recent are kept.
-    """
+    Until the codes are placed, latents pass unquantised (a plain autoencoder) and the most recent are kept."""
 
     loss_names = (COMMITMENT,)
 
@@ -117,21 +115,21 @@ class VectorQuantiser(Quantiser):
         """Once after each optimiser step, on every rank: learn from what the forward passes saw since the last call.
 
         Returns the number of latents in the batch of all ranks. Latents that are not finite count nowhere."""
-        own = self._seen_latents
-        latents = _gather(torch.cat(own))
+        batches = self._seen_latents
+        latents = _gather(torch.cat(batches))
         if not (finite := latents.isfinite().all(-1)).all():
             latents = latents[finite]
-            known = [z.isfinite().all(-1) for z in own]
-            own = [z[rows] for z, rows in zip(own, known, strict=True)]
+            known = [z.isfinite().all(-1) for z in batches]
+            batches = [z[rows] for z, rows in zip(batches, known, strict=True)]
             self._seen_ids = [ids[rows] for ids, rows in zip(self._seen_ids, known, strict=bool(self.started))]
         self._seen_latents = []
         if not self.started:
-            place = (self.counter + torch.arange(len(latents), device=latents.device)) % len(self.recent)
-            self.recent[place] = latents
+            slot = (self.counter + torch.arange(len(latents), device=latents.device)) % len(self.recent)
+            self.recent[slot] = latents
             self.counter += len(latents)
             return len(latents)
         batch_sum = torch.zeros_like(self.cluster_sum)
-        for ids, z in zip(self._seen_ids, own, strict=True):
+        for ids, z in zip(self._seen_ids, batches, strict=True):
             batch_sum.index_add_(0, ids, z)
         self._average_use()
         if dist.is_initialized():

@@ -105,8 +105,8 @@ class Boxes(SequenceModality[list[Box]]):
         raise self.refusal(array, "corners alone have no labels")
 
     def from_object(self, given: Any) -> list[Box]:
-        """A list of `Box`es, dicts as in a file, (label, x0, y0, x1, y1) or (label, (x0, y0, x1, y1)), with a score or
-        without; a single one is a list of one."""
+        """A `Box`, a dict as in a file, (label, x0, y0, x1, y1) or (label, corners), each with a score or not; or a
+        list."""
         if isinstance(given, (dict, Box)) or (isinstance(given, tuple) and given and isinstance(given[0], str)):
             given = [given]
         if not isinstance(given, (list, tuple)):
@@ -144,8 +144,7 @@ class Boxes(SequenceModality[list[Box]]):
         return {"json": json.dumps(entries).encode()}
 
     def augment(self, value: list[Box], view: View) -> list[Box]:
-        """Boxes in the view's coordinates, cut to it; those of which it shows less than `min_visible`, and those less
-        certain than `min_score`, are left out."""
+        """Boxes in the view's coordinates, cut to it, without those below `min_visible` or `min_score`."""
         seen = []
         for box in value:
             if box.certainty < self.settings.min_score:

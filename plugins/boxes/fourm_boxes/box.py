@@ -21,8 +21,8 @@ _BOX = re.compile(r"v0\s*=\s*(\d{1,7})\s*v1\s*=\s*(\d{1,7})\s*v2\s*=\s*(\d{1,7})
 
 @dataclass(frozen=True)
 class Box:
-    """Corners in [0, 1] of the picture, x to the right, y down, x0 < x1 and y0 < y1. `score`: the confidence of a
-    prediction, where there is one."""
+    """Corners in [0, 1] of the picture, x to the right, y down, x0 < x1, y0 < y1. `score`: a prediction's
+    confidence."""
 
     label: str
     x0: float

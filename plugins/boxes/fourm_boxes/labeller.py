@@ -46,17 +46,17 @@ class DetectionLabeller(Labeller):
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
             outputs = self._net.network(**inputs)
-            found = self._net.processor.post_process_object_detection(
+            detections = self._net.processor.post_process_object_detection(
                 outputs, threshold=self._min_score, target_sizes=sizes
             )
-            return [self._boxes(one, *size) for one, size in zip(found, sizes, strict=True)]
+            return [self._boxes(one, *size) for one, size in zip(detections, sizes, strict=True)]
 
         return self._net.run(values, compute)
 
-    def _boxes(self, found: Mapping[str, Any], height: int, width: int) -> list[Box]:
+    def _boxes(self, detections: Mapping[str, Any], height: int, width: int) -> list[Box]:
         boxes = []
         for score, label, corners in zip(
-            found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True
+            detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True
         ):
             name = self._labels.get(label)
             x0, y0, x1, y1 = (min(max(x / side, 0.0), 1.0) for x, side in zip(corners, (width, height) * 2))
@@ -93,13 +93,7 @@ class RegionLabeller(Labeller):
             for (rows, columns), size in zip(ndimage.find_objects(regions), sizes, strict=True):
                 if size >= self._options.min_area * ids_HW.size:
                     boxes.append(
-                        Box(
-                            name,
-                            columns.start / width,
-                            rows.start / height,
-                            columns.stop / width,
-                            rows.stop / height,
-                        )
+                        Box(name, columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
                     )
         return boxes
 
@@ -114,15 +108,15 @@ def _labels(
         if same_label(name) not in known:
             raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(list(names.values())[:30])}")
     settled = {same_label(name): target for name, target in mapping.items()}
-    own = {same_label(label): label for label in labels}
-    found = {}
+    labels_by_key = {same_label(label): label for label in labels}
+    chosen = {}
     for i, name in names.items():
         target = settled.get(same_label(name), name)
         if target is not None and labels:
-            target = own.get(same_label(target))
+            target = labels_by_key.get(same_label(target))
         if target is not None and "=" not in target:
-            found[i] = target
-    if not found:
+            chosen[i] = target
+    if not chosen:
         shown = ", ".join(list(names.values())[:10])
         raise ValueError(f"no class of {model} is one of the {len(labels)} labels: {shown}, …; give a mapping")
-    return found
+    return chosen

@@ -1,5 +1,4 @@
-"""Measures of boxes: average precision at an intersection over union of 0.5 (AP50), over all pictures together, and
-what generated text held beside boxes.
+"""Measures of boxes: average precision at an IoU of 0.5 (AP50), over all pictures, and what text held beside boxes.
 
 In: a list of `Box` for each picture, predicted and true. Boxes with the higher score are matched first, each to the
 free true box it overlaps most. A generated list says nothing of its confidence: boxes without a score count as 1, and

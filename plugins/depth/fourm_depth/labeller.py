@@ -1,5 +1,4 @@
-"""DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, GLPN,
-DPT, …).
+"""DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, …).
 
 In: pictures uint8 (H, W, 3). Out: float32 (H, W). Of a model that predicts metres: metres. Of one that predicts inverse
 depth up to an unknown scale and offset: depths from 1 (the nearest point) to `far` (the farthest), which say what is in
@@ -41,8 +40,8 @@ class DepthLabeller(Labeller):
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
-            found = self._net.processor.post_process_depth_estimation(self._net.network(**inputs), target_sizes=sizes)
-            return [x["predicted_depth"].float().cpu().numpy() for x in found]
+            depths = self._net.processor.post_process_depth_estimation(self._net.network(**inputs), target_sizes=sizes)
+            return [x["predicted_depth"].float().cpu().numpy() for x in depths]
 
         return [self._depth(predicted) for predicted in self._net.run(values, compute)]
 

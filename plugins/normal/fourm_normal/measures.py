@@ -15,13 +15,13 @@ Maps = Sequence[np.ndarray]
 
 def angles(predictions: Maps, truths: Maps) -> np.ndarray:
     """(pixels,) degrees between predicted and true normals."""
-    found = []
+    degrees = []
     for p, t in zip(predictions, truths, strict=True):
         known = np.isfinite(t).all(-1)
         # By the chord, which keeps its precision for small angles, unlike the arc cosine of a product.
         chord = np.linalg.norm(p[known].astype(np.float64) - t[known], axis=-1)
-        found.append(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))))
-    return np.nan_to_num(np.concatenate(found), nan=180.0)
+        degrees.append(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))))
+    return np.nan_to_num(np.concatenate(degrees), nan=180.0)
 
 
 def mean_angle(predictions: Maps, truths: Maps) -> float:

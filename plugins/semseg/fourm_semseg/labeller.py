@@ -56,27 +56,27 @@ class SemSegLabeller(Labeller):
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
             outputs = self._net.network(**inputs)
-            found = self._net.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
-            return [x.cpu().numpy() for x in found]
+            predicted = self._net.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+            return [x.cpu().numpy() for x in predicted]
 
-        maps = [self._ids[found] for found in self._net.run(values, compute)]
+        maps = [self._ids[predicted] for predicted in self._net.run(values, compute)]
         return [x if (x >= 0).any() else SampleError("no pixel is of a class of the modality") for x in maps]
 
 
 def _match(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None], model: str) -> np.ndarray:
     """int64 (model's classes,): the id of each, -1 for none."""
-    own = {same_label(name): i for i, name in enumerate(classes)}
+    ids_by_name = {same_label(name): i for i, name in enumerate(classes)}
     known = {same_label(name) for name in names}
     for name, target in mapping.items():
         if same_label(name) not in known:
             raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(names[:30])}")
-        if target is not None and same_label(target) not in own:
+        if target is not None and same_label(target) not in ids_by_name:
             raise ValueError(f"mapping: {target!r} is no class of the modality; it has {', '.join(classes[:30])}")
     settled = {same_label(name): target for name, target in mapping.items()}
     ids = []
     for name in map(same_label, names):
         target = settled.get(name, name)
-        ids.append(-1 if target is None else own.get(same_label(target), -1))
+        ids.append(-1 if target is None else ids_by_name.get(same_label(target), -1))
     if max(ids) < 0:
         raise ValueError(f"no class of {model} is one of the modality's: {', '.join(names[:10])}, …; give a mapping")
     return np.array(ids, np.int64)
