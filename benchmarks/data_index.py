@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index, file_stamps
-from fourm_engine.data.indexing import open_index, scan
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.shards import VIEWS_FOLDER, shard_path
-from fourm_engine.data.token_store import TokenStore
-from fourm_engine.data.tokens import Made, Making, TokenShardWriter
-from fourm_engine.data.view_shards import ViewShard, write_views
+from fourm_engine.data.tokens.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index, file_stamps
+from fourm_engine.data.tokens.indexing import open_index, scan
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, shard_path
+from fourm_engine.data.tokens.store import TokenStore
+from fourm_engine.data.tokens.token_shards import Made, Making, TokenShardWriter
+from fourm_engine.data.tokens.view_shards import ViewShard, write_views
 from fourm_engine.identity import digest
 from fourm_plugins.view import View
 from tests.fakes import Labels

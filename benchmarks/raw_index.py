@@ -15,8 +15,8 @@ import tarfile
 import time
 from pathlib import Path
 
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.data_index import INDEX
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.index import INDEX
 from tests.fakes import fake_modalities
 
 

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from fourm_engine.cli import app
 from fourm_engine.cli.options import by_target, settings_by_target
-from fourm_engine.data.label import plan
+from fourm_engine.data.raw.label import plan
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities

@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 
 from fourm_engine.cli.new import write_package
 from fourm_engine.convert.published import write_checkpoint
-from fourm_engine.data.label import label
-from fourm_engine.data.tokens import Made, TokenShardWriter
+from fourm_engine.data.raw.label import label
+from fourm_engine.data.tokens.token_shards import Made, TokenShardWriter
 from fourm_engine.evaluate import tokenizers as sheets
 from fourm_engine.evaluate.report import write_report
 from fourm_engine.evaluate.results import Evaluation

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.fit.samples import held_out_values
 from fourm_engine.modalities import load_manager

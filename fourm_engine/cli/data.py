@@ -12,7 +12,7 @@ from fourm_engine.cli.options import Config, Overrides
 from fourm_engine.cli.tables import console
 
 if TYPE_CHECKING:
-    from fourm_engine.data.check import DataCheck
+    from fourm_engine.data.checks.check import DataCheck
 
 app = typer.Typer(
     no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from fourm_engine.data.data_root import PIPE
+from fourm_engine.data.raw.root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
 from fourm_engine.storage.url import Folder, Place, Url, absolute, parse

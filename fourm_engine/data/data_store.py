@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.indexing import has_tokens
 from fourm_engine.data.names_table import Names, NameTable
-from fourm_engine.data.raw_store import RawStore
-from fourm_engine.data.shards import digest
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.splits import Split
 from fourm_engine.data.store import Store
-from fourm_engine.data.token_store import TokenStore
+from fourm_engine.data.tokens.indexing import has_tokens
+from fourm_engine.data.tokens.shards import digest
+from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.names import plain, say, shown
 from fourm_engine.data.names_table import Names
-from fourm_engine.data.pairing import difference
-from fourm_engine.data.pipes import open_root
+from fourm_engine.data.raw.names import plain, say, shown
+from fourm_engine.data.raw.pairing import difference
+from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.storage.location import Readable, content_of
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.aspect import array_aspect, same_aspect
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import name_rng
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.aspect import array_aspect, same_aspect
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.aspect import array_aspect
-from fourm_engine.data.check import DataCheck, Part
-from fourm_engine.data.check_files import CONSTANT, USABLE
-from fourm_engine.data.statistics import Moments, Statistics
+from fourm_engine.data.checks.check import DataCheck, Part
+from fourm_engine.data.checks.files import CONSTANT, USABLE
+from fourm_engine.data.checks.statistics import Moments, Statistics
+from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.evaluate.pictures import SamplePictures, png
 from fourm_engine.evaluate.report import environment, number
 from fourm_engine.evaluate.sheet import Cell, sheet

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
 from fourm_engine.evaluate.results import Score

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.aspect import same_aspect
+from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels
 from fourm_engine.masking.pack import Shown

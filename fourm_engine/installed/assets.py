@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from fourm_engine.data.present import indexed
+from fourm_engine.data.raw.present import indexed
 from fourm_engine.installed.doctor import Check
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.tokenizers.store import load_tokenizer, read_document

@@ -11,16 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fourm_engine.data.check import DataCheck, Wanted, check_data
-from fourm_engine.data.check_tokens import Files, TokenCheck
+from fourm_engine.data.checks.check import DataCheck, Wanted, check_data
+from fourm_engine.data.checks.findings import Finding
+from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.data_root import DataRoot
-from fourm_engine.data.findings import Finding
-from fourm_engine.data.folder import MAX_FILE_BYTES
-from fourm_engine.data.indexing import has_tokens
-from fourm_engine.data.present import with_data
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split
+from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fourm_engine.data.catalogue import Catalogue, open_catalogue
-from fourm_engine.data.data_index import INDEX
-from fourm_engine.data.data_root import data_root
-from fourm_engine.data.names import say as report
-from fourm_engine.data.names import shown
-from fourm_engine.data.pack import Packed
-from fourm_engine.data.pack import pack as pack_shards
-from fourm_engine.data.pack import unpack as unpack_files
+from fourm_engine.data.raw.catalogue import Catalogue, open_catalogue
+from fourm_engine.data.raw.index import INDEX
+from fourm_engine.data.raw.names import say as report
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.pack import Packed
+from fourm_engine.data.raw.pack import pack as pack_shards
+from fourm_engine.data.raw.pack import unpack as unpack_files
+from fourm_engine.data.raw.root import data_root
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.tell import Progress, Tell, say, warn
 from fourm_engine.storage.url import parse, refuse_remote

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.batch import PackedSample
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.data_store import DataStore
-from fourm_engine.data.names import shown
 from fourm_engine.data.order import epoch_order
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.store import Store

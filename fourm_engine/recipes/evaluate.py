@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.data_root import PIPE, is_there
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.root import PIPE, is_there
 from fourm_engine.data.sets import data_sets
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig

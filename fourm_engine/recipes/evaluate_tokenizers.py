@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import local_device

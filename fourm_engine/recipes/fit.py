@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import rank_and_world

@@ -7,12 +7,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.names import shown
-from fourm_engine.data.source import open_source
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.source import open_source
+from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey
 from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_of, split_names
-from fourm_engine.data.survey import TRAIN, VAL, Survey, survey
 from fourm_engine.device import Machine
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.config import RunConfig, parse_config

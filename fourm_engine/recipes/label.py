@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.label import LabelReport, Step, plan
-from fourm_engine.data.label import label as label_folder
-from fourm_engine.data.made import record_labels
-from fourm_engine.data.pipes import open_root
+from fourm_engine.data.raw.label import LabelReport, Step, plan
+from fourm_engine.data.raw.label import label as label_folder
+from fourm_engine.data.raw.made import record_labels
+from fourm_engine.data.raw.pipes import open_root
+from fourm_engine.data.raw.source import root_shards
 from fourm_engine.data.sets import data_sets
-from fourm_engine.data.source import root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from fourm_engine.data.names import shown
-from fourm_engine.data.recognition import Found
-from fourm_engine.data.survey import Survey
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.recognition import Found
+from fourm_engine.data.raw.survey import Survey
 from fourm_engine.device import Machine
 from fourm_plugins.spec import Sequence as SequenceLayout
 

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.data_root import PIPE, is_there
-from fourm_engine.data.pipes import copies, spool_folder
+from fourm_engine.data.raw.pipes import copies, spool_folder
+from fourm_engine.data.raw.root import PIPE, is_there
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.url import Url, parse
 

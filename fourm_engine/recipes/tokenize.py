@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import DataSet, data_sets
-from fourm_engine.data.tally import TokenizeReport
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.tokens.tally import TokenizeReport
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.device import local_device, rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager

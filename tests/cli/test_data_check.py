@@ -11,12 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.check_tokens import Files, TokenCheck
+from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.encoder import content_digest
-from fourm_engine.data.shards import open_shard, save_shard
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.prepare import content_digest
+from fourm_engine.data.tokens.shards import open_shard, save_shard
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
 from tests.plugins.instances import modality
 
@@ -209,7 +209,7 @@ def test_tokens_of_another_tokenizer_and_of_other_settings_are_problems(tokens):
 
 
 def test_pictures_of_one_id_are_notes(tokens):
-    from fourm_engine.data.tokens import row_digest
+    from fourm_engine.data.tokens.token_shards import row_digest
 
     def flatten(columns):
         columns["ids"][0] = 3

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fourm_engine.cli import app
 from fourm_engine.cli.options import by_target, settings_by_target
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
 from tests.plugins import tiny

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from tests.fakes import fake_modalities, write_tar
 
 MODALITIES = fake_modalities(["a", "b", "words"])

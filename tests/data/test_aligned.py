@@ -8,8 +8,8 @@ import logging
 import numpy as np
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins import SampleError, View
 from fourm_plugins.arrays import check_array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourm_engine.data.aspect import array_aspect, check_aspect, same_aspect
+from fourm_engine.data.raw.aspect import array_aspect, check_aspect, same_aspect
 from fourm_plugins import SampleError, View
 from tests.fakes import fake_modalities
 

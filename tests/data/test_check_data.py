@@ -9,9 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fourm_engine.data.check import Wanted, check_data
-from fourm_engine.data.check_files import COLUMNS, Reader, survey
-from fourm_engine.data.statistics import Moments
+from fourm_engine.data.checks.check import Wanted, check_data
+from fourm_engine.data.checks.files import COLUMNS, Reader, survey
+from fourm_engine.data.checks.statistics import Moments
 from tests.fakes import (
     CLASSES,
     fake_modalities,

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data import catalogue
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.catalogue import open_catalogue
-from fourm_engine.data.data_index import FILE, INDEX
+from fourm_engine.data.raw import catalogue
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.index import FILE, INDEX
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
 from tests.fakes import write_tar
@@ -43,7 +43,7 @@ def scans(monkeypatch):
     done: list[str] = []
     scan, listing = catalogue.scan, catalogue.Listing
     monkeypatch.setattr(catalogue, "scan", lambda path: done.append(path.name) or scan(path))
-    monkeypatch.setattr("fourm_engine.data.source.Listing", lambda f, e: done.append(f.name) or listing(f, e))
+    monkeypatch.setattr("fourm_engine.data.raw.source.Listing", lambda f, e: done.append(f.name) or listing(f, e))
     monkeypatch.setattr(catalogue, "Listing", lambda f, e: done.append(f.name) or listing(f, e))
     return done
 
@@ -212,7 +212,7 @@ def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path, monkeyp
     write_layout(tmp_path / "data", {"xx/y": {"a": b"1"}, "z": {"a": b"2"}}, "loose")
     index(tmp_path / "data")
     (tmp_path / "y.npy").write_bytes(b"secret")
-    monkeypatch.setattr("fourm_engine.data.data_index._checksum", lambda column: 0)  # as if it had been made to fit
+    monkeypatch.setattr("fourm_engine.data.raw.index._checksum", lambda column: 0)  # as if it had been made to fit
     path = tmp_path / "data" / INDEX / FILE
     path.write_text(json.dumps(document := json.loads(path.read_text())))
     for view in document["views"]:

@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.data_root import data_root, expand
-from fourm_engine.data.pipes import copied, spool_folder
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.pipes import copied, spool_folder
+from fourm_engine.data.raw.root import data_root, expand
 from fourm_engine.recipes.started import relocate
 from tests.data.indexing import MODALITIES, expected, held, write_layout
 
@@ -104,7 +104,7 @@ def test_what_commands_print_is_copied_once_and_read(root, tmp_path, caplog):
     ],
 )
 def test_a_command_that_fails_is_named_and_leaves_nothing(root, tmp_path, command, why, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.pipes.MAX_PIPE_BYTES", 1 << 21)
+    monkeypatch.setattr("fourm_engine.data.raw.pipes.MAX_PIPE_BYTES", 1 << 21)
     command = command.replace("{root}", str(root))
     with pytest.raises(ValueError, match=why) as error:
         copied(f"pipe:{command}", tmp_path / "spool")

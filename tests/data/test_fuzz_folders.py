@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins.images import encode_array, encode_png
 from fourm_plugins.manager import PluginManager

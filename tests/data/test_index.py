@@ -12,18 +12,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fourm_engine.train.resuming import check_same_run
 from safetensors.numpy import load_file
 
-from fourm_engine.data import indexing
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
-from fourm_engine.data.index import INDEX_FOLDER, Index
-from fourm_engine.data.indexing import build, open_index, scan
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.token_store import TokenStore
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens import indexing
+from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
+from fourm_engine.data.tokens.indexing import build, open_index, scan
+from fourm_engine.data.tokens.store import TokenStore
+from fourm_engine.data.tokens.tokenize import tokenize_split
+from fourm_engine.train.checkpoint import check_same_run
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 
 MODALITIES = fake_modalities(["a", "b", "words"])
@@ -295,7 +295,7 @@ def test_an_index_goes_to_another_process_as_its_path(root):
 
 @pytest.mark.parametrize(("modalities", "bits"), [(1, 8), (8, 8), (9, 16), (17, 32), (33, 64)])
 def test_presence_takes_as_few_bytes_as_it_can(modalities, bits):
-    from fourm_engine.data.index import mask_type
+    from fourm_engine.data.tokens.index import mask_type
 
     assert mask_type(modalities) == np.dtype(f"uint{bits}")
 

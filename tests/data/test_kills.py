@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.index import INDEX_FOLDER, Index
-from fourm_engine.data.indexing import build, has_tokens, open_index, scan
-from fourm_engine.data.token_store import TokenStore
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
+from fourm_engine.data.tokens.indexing import build, has_tokens, open_index, scan
+from fourm_engine.data.tokens.store import TokenStore
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
 
 MODALITIES = fake_modalities(["a", "b", "words"])

@@ -8,10 +8,10 @@ import signal
 import numpy as np
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.label import Step, label, plan
-from fourm_engine.data.source import open_source
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.label import Step, label, plan
+from fourm_engine.data.raw.source import open_source
 from fourm_engine.modalities import Modalities
 from fourm_plugins import Labeller, SampleError
 from fourm_plugins.manager import Plugin

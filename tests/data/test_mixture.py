@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig, TrainingSet
 from fourm_engine.data.mixture import BLOCK, MixedOrder, Mixture
 from fourm_engine.data.order import Order
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.store import MemoryStore
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.vocabulary import Vocabulary
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data

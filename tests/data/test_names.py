@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fourm_engine.data.names import is_archive, is_litter, plain, split, wrapping
-from fourm_engine.data.pairing import difference, unpaired
+from fourm_engine.data.raw.names import is_archive, is_litter, plain, split, wrapping
+from fourm_engine.data.raw.pairing import difference, unpaired
 
 
 @pytest.mark.parametrize("text", ["caf\udce9\n", "\u202e\x1b[31m", "cafe\u0301", "a\\xe9", "e\u0301\u2029"])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.catalogue import open_catalogue
-from fourm_engine.data.pack import FILE, pack, unpack
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.pack import FILE, pack, unpack
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, expected, held, write_layout
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.data_root import DataRoot
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
-from fourm_engine.data.present import with_data
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.root import DataRoot
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.storage.errors import Away, Missing
 from tests.data.test_samples import MODALITIES, TOKENIZERS, assert_same, open_data

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data import open_shards
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.sample_shards import Claim, Sorter
-from fourm_engine.data.write_shards import write_shard
+from fourm_engine.data.raw import open_shards
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.sample_shards import Claim, Sorter
+from fourm_engine.data.raw.write_shards import write_shard
 from tests.data.indexing import MODALITIES, expected, held, write_layout
 from tests.fakes import write_tar
 

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.batch import Batch, Patches, Tokens
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.cache import ArrayCache
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
 from fourm_engine.data.order import Share, epoch_order, sample_rng
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.cache import ArrayCache
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
 from fourm_engine.vocabulary import Vocabulary

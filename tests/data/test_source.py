@@ -8,8 +8,8 @@ import tarfile
 
 import pytest
 
-from fourm_engine.data import open_shards
-from fourm_engine.data.source import FolderSource, TarSource, open_source
+from fourm_engine.data.raw import open_shards
+from fourm_engine.data.raw.source import FolderSource, TarSource, open_source
 from fourm_plugins import SampleError
 from tests.fakes import write_tar
 
@@ -172,7 +172,7 @@ def test_long_member_names_are_read(tmp_path):
 
 
 def test_a_source_can_be_sent_to_another_process_and_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.open_shards.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("fourm_engine.data.raw.open_shards.MAX_OPEN_SHARDS", 2)
     for i in range(5):
         write_tar(tmp_path / f"s/{i}.tar", {f"{i}.png": bytes([i])})
     source = open_source(tmp_path, "s", ("png",))

@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.splits import Split
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.vocabulary import Vocabulary
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.recording import new_shards
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.recording import new_shards
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.data.views import ViewDrawer
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 from tests.tokenized import Tokens

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fourm_engine.data.survey import survey
+from fourm_engine.data.raw.survey import survey
 from fourm_plugins.manager import PluginManager
 from tests.folders import names, noisy, write
 from tests.plugins.instances import png

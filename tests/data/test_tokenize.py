@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.index import Index
-from fourm_engine.data.shards import open_shard
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.index import Index
+from fourm_engine.data.tokens.shards import open_shard
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.data.views import view_of
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
 from tests.tokenized import Tokens

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.train import checkpoint
 from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.distributed import gather_json, processes, rank
+from fourm_engine.train.feed import Feed
 from fourm_engine.train.loop import Trainer
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
@@ -64,11 +65,11 @@ def start(parallel: str) -> None:
         trainer._build(device)
         torch.manual_seed(17)  # what the first process drew
         found = {"drawn": [gather_json(state_of(trainer)), trainer.model.drawn.tolist()]}
-        batches = trainer.task.batches(0, trainer.share)
+        trainer.feed = Feed(trainer.task.batches(0, trainer.share), 1, device)
         for step in range(3):
-            batch = next(batches)
-            counts, _, _ = trainer._exchange([batch], {"signal": 0})
-            trainer._step(step, [batch], counts)
+            micro_batches = trainer.feed.step()
+            counts, _, _ = trainer._exchange([batch for batch, _ in micro_batches], {"signal": 0})
+            trainer._step(step, [batch for _, batch in micro_batches], counts)
         found["learnt"] = gather_json(state_of(trainer))
         # Noise within a step differs between processes.
         torch.manual_seed(trainer_seed(rank()))
@@ -78,7 +79,8 @@ def start(parallel: str) -> None:
 
 
 def trainer_seed(process: int) -> int:
-    from fourm_engine.train.loop import _seed
+    from fourm_engine.train.feed import Feed
+from fourm_engine.train.loop import _seed
 
     return _seed(1, 0, process)
 

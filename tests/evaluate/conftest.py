@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.evaluate.samples import load_samples
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM

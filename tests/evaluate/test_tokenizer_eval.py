@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fourm_engine.cli.tokenizer import print_scores
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.modalities import Modalities
 from fourm_engine.recipes import evaluate_tokenizers as module
 from fourm_engine.recipes.config import parse_config

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
-from fourm_engine.data.aligned import AlignedData
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
 from fourm_engine.recipes.config import load_config

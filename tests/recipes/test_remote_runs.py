@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from fourm_engine import cli
-from fourm_engine.data.aligned import AlignedData
-from fourm_engine.data.catalogue import open_catalogue
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.data_root import DataRoot
-from fourm_engine.data.present import with_data
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.installed.assets import check_assets
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.fit import fit

@@ -17,12 +17,12 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert.published import open_checkpoint as open_published
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.indexing import open_index
-from fourm_engine.data.shards import open_shard
-from fourm_engine.data.token_store import TokenStore
-from fourm_engine.data.tokenize import tokenize_split
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.indexing import open_index
+from fourm_engine.data.tokens.shards import open_shard
+from fourm_engine.data.tokens.store import TokenStore
+from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer

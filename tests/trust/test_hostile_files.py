@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fourm_engine.data.aligned import AlignedData
 from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins import ModalitySpec, SampleError, Sequence, Text, TokenizerRecipe, TokenSpace
 from fourm_plugins.manager import PluginManager

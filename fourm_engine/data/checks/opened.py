@@ -1,0 +1,146 @@
+"""Opening a data set to look at it: whatever can be read is opened, and what cannot is named.
+
+Where training ends at the first shard that cannot be trusted, this goes on without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fourm_engine.data.checks.findings import Finding, Level, Listed
+from fourm_engine.data.raw.folder import FolderSource, Listing
+from fourm_engine.data.raw.names import is_litter, shown
+from fourm_engine.data.raw.pairing import unpaired
+from fourm_engine.data.raw.present import beside
+from fourm_engine.data.raw.sample_shards import claims_of
+from fourm_engine.data.raw.source import MixedSource, Source, root_shards
+from fourm_engine.data.raw.source import Opened as AllSources
+from fourm_engine.data.raw.tar import TarSource
+from fourm_plugins.modality import Modality
+
+#: What the notes of a source say -> (kind, level) of the finding; the first that fits.
+_NOTES: tuple[tuple[str, str, Level], ...] = (
+    ("both loose and in a shard", "duplicated", "note"),
+    ("archives", "extra", "problem"),
+    ("cannot be listed", "unreadable", "problem"),
+    ("all files lie in", "remark", "note"),
+    ("", "extra", "note"),
+)
+
+
+@dataclass
+class Opened:
+    """The sources in `root`, by a key that is the name of the folder, unless modalities read different files of it."""
+
+    root: Path
+    sources: dict[str, Source] = field(default_factory=dict)
+    #: Key -> the modalities that read it, of all modalities.
+    readers: dict[str, list[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def open_data(
+    root: Path, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
+) -> Opened:
+    """`shards`: of the tars in the root, those to read; None: all. Raises ValueError where there is no such folder."""
+    if not root.is_dir():
+        raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
+    opened = Opened(root)
+    reasons = list[str]()
+    try:
+        there = _open(root, modalities, shards, max_bytes).sources
+    except ValueError as error:
+        reasons.append(str(error))
+    kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, modality in modalities.items():
+        kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
+    for (source, extensions), names in kinds.items():
+        alone = sum(other == source for other, _ in kinds) == 1
+        key = source if alone else f"{source} (.{', .'.join(extensions)})"
+        opened.readers[key] = names
+        if reasons:
+            found = _salvage(opened, root / source, key, extensions, max_bytes)
+        else:
+            found = there.get((source, tuple(extensions)))
+        if found is None:
+            continue
+        opened.sources[key] = found
+        for note in found.notes:
+            kind, level = next((kind, level) for part, kind, level in _NOTES if part in note)
+            opened.findings.append(Finding(kind, level, note, source=key))
+    for reason in reasons if not any(one.kind == "unreadable" for one in opened.findings) else ():
+        opened.findings.append(Finding("unreadable", "problem", reason, "training ends there"))
+    _look_beside(opened, modalities)
+    names_of = {key: source.names for key, source in opened.sources.items()}
+    for line in unpaired(names_of):
+        opened.findings.append(
+            Finding("misnamed", "problem", f"{shown(root)}: {line}", "equal names make one sample; rename the files")
+        )
+    return opened
+
+
+def _open(root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None, max_bytes: int) -> AllSources:
+    claims = claims_of([modality.spec for modality in modalities.values()])
+    return AllSources(root, claims, root_shards(root) if shards is None else shards, max_bytes=max_bytes)
+
+
+def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int) -> Source | None:
+    """The source without the shards that cannot be trusted, each of which is named; None where nothing is left."""
+
+    def tell(reason: str) -> None:
+        opened.findings.append(Finding("unreadable", "problem", reason, "training ends there", source=key))
+
+    if not folder.is_dir():
+        return None
+    listing, good, holders = Listing(folder, extensions), list[str](), dict[str, str]()
+    for shard in listing.shards:
+        one = copy.copy(listing)
+        one.shards, one.files = [shard], []
+        try:
+            names = TarSource(folder, extensions, max_bytes=max_bytes, listing=one).names
+        except ValueError as error:
+            tell(str(error))
+            continue
+        if twice := [name for name in names if name in holders]:
+            tell(
+                f"{shown(folder / shard)}: {len(twice)} of its samples, such as {shown(twice[0])}, are in "
+                f"{shown(folder / holders[twice[0]])} too; remove one"
+            )
+            continue
+        holders |= dict.fromkeys(names, shard)
+        good.append(shard)
+    listing.shards = good
+    try:
+        loose = FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing) if listing.files else None
+    except ValueError as error:
+        loose = None
+        tell(str(error))
+    if not (listing.files or listing.shards or good):
+        tell(listing.nothing_found())
+    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if good else None
+    return MixedSource(loose, shards) if loose and shards else loose or shards
+
+
+def _look_beside(opened: Opened, modalities: Mapping[str, Modality]) -> None:
+    """Report what lies in the root and belongs to no modality."""
+    for line in beside(opened.root, modalities.values()):
+        level: Level = "problem" if "archives" in line or "is not read" in line else "note"
+        opened.findings.append(Finding("extra", level, f"{shown(opened.root)}: {line}"))
+    sources = {modality.spec.source for modality in modalities.values()}
+    with os.scandir(opened.root) as entries:
+        others = sorted(e.name for e in entries if e.is_dir() and e.name not in sources and not is_litter(e.name))
+    if others:
+        opened.findings.append(
+            Finding(
+                "extra",
+                "note",
+                f"{shown(opened.root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
+                f"{', …' if len(others) > 8 else ''}",
+                "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)",
+                listed=Listed(others),
+            )
+        )

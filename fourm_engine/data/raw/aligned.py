@@ -1,0 +1,315 @@
+"""Raw samples of several modalities, matched by name.
+
+In: a root folder with one source a modality, or tars that hold all. Out: values and arrays by (sample, modality), with
+every unusable file reported. A sample needs a file of one modality only; which modalities it lacks is reported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fourm_engine.data.bad_files import BadFile, BadFiles
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names_table import Names
+from fourm_engine.data.raw.aspect import array_aspect, check_aspect
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.indexed import IndexedSource
+from fourm_engine.data.raw.names import say, shown
+from fourm_engine.data.raw.pairing import unpaired
+from fourm_engine.data.raw.present import beside
+from fourm_engine.data.raw.root import data_root
+from fourm_engine.data.raw.source import MAX_FILE_BYTES
+from fourm_engine.data.splits import Split, match_split
+from fourm_engine.storage.errors import StoreError
+from fourm_engine.storage.location import Location, Readable
+from fourm_plugins.arrays import check_array
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
+from fourm_plugins.notes import reading
+from fourm_plugins.view import View
+
+MAX_SHOWN_NAMES = 3
+#: Of a reason, which may quote the file.
+MAX_REASON = 300
+
+
+class AlignedData:
+    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a
+    few bytes a sample, not an object, where the folder has an index (see `catalogue`).
+
+    `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
+    `BadFiles`.
+
+    Raises ValueError where no modality has any file, or the split is unknown or empty."""
+
+    #: The samples, sorted.
+    names: Names
+
+    def __init__(
+        self,
+        root: Readable | str,
+        modalities: Mapping[str, Modality],
+        split: str | None = None,
+        *,
+        on_error: Literal["skip", "raise"] = "skip",
+        max_bytes: int = MAX_FILE_BYTES,
+        shards: Sequence[str] | None = None,
+    ) -> None:
+        if shards is None:
+            root, shards = data_root(root)
+        self.root = root if isinstance(root, Location) else Path(root)
+        self.modalities = dict(modalities)
+        self._bad = BadFiles(on_error)
+        self.split = Split("samples", None, split)
+        local = self.root if isinstance(self.root, Path) else None
+        if local and not local.is_dir():
+            raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
+        aside = beside(local, self.modalities.values()) if local else []
+        specs = [modality.spec for modality in self.modalities.values()]
+        there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
+        keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
+        self._sources = {name: there.sources[key] for name, key in keys.items() if key in there.sources}
+        notes = [*there.notes, *(f"{shown(self.root)}: {line}" for line in aside)]
+        if not self._sources:
+            about = "".join(f"; {line.removeprefix(f'{shown(self.root)}: ')}" for line in notes)
+            raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")
+        for line in dict.fromkeys([*notes, *(note for source in self._sources.values() for note in source.notes)]):
+            say(line)
+        # Which samples of the table have each modality, in whatever split, and which samples take part.
+        self._present = {name: there.present[keys[name]] for name in self._sources}
+        self._set(Names(there.names, np.flatnonzero(np.any(list(self._present.values()), axis=0))))
+        if split is not None:
+            self._set(self.names.among(match_split(self.root, split, self.names)))
+        if any(self.counts[name] < len(self.names) for name in self.modalities):
+            say(self.report())
+        lines = self.unpaired()
+        sources = {self.modalities[name].spec.source: count for name, count in self.counts.items() if count}
+        if lines and sum(sources.values()) == len(self.names):
+            raise ValueError(
+                f"{shown(self.root)}: no sample has files of more than one of {', '.join(sources)}: {'; '.join(lines)}"
+            )
+        for line in lines:
+            say(f"{shown(self.root)}: {line}")
+
+    def _set(self, names: Names) -> None:
+        self.names = names
+        self._used = np.zeros(len(names.table), bool)
+        self._used[names.rows] = True
+
+    @classmethod
+    def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
+        """Raw data of the training or the validation samples of a config, as `Split` says which these are.
+
+        Raises ValueError where the config names no folder."""
+        split = Split.from_config(config, training=training)
+        if split.root is None:
+            raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
+        data = cls(
+            split.root,
+            modalities,
+            split.name,
+            on_error=config.on_error,
+            max_bytes=config.max_file_mb << 20,
+            shards=split.shards,
+        )
+        data = data.keeping(split.select(data.names))
+        data.split = split
+        return data
+
+    def keeping(self, names: Collection[str]) -> AlignedData:
+        """The same files of these samples alone."""
+        other = copy.copy(self)
+        other._set(self.names.among(names))
+        return other
+
+    def replacing(self, modality: Modality) -> AlignedData:
+        """The same files with `modality`, which may have another size, in place of the one of its name."""
+        other = copy.copy(self)
+        other.modalities = {**self.modalities, modality.name: modality}
+        return other
+
+    def _wanted(self) -> str:
+        specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
+        return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
+
+    def describe(self) -> str:
+        """How many samples of which split, in one line."""
+        return self.split.describe(len(self.names), self.root)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Modality -> samples that have it."""
+        return {name: int(np.count_nonzero(self._here(name))) for name in self.modalities}
+
+    def _here(self, modality: str) -> np.ndarray:
+        """bool, which samples of the table have the modality and take part."""
+        present = self._present.get(modality)
+        return self._used & present if present is not None else np.zeros(len(self._used), bool)
+
+    def report(self) -> str:
+        """Samples of each modality, and the first names that each lacks, in one line."""
+        parts = []
+        for name, count in self.counts.items():
+            part = f"{name} {count}"
+            if lacking := len(self.names) - count:
+                some = [shown(name) for name in self.names.minus(self.having(name))[:MAX_SHOWN_NAMES]]
+                part += f" (lacks {lacking}: {', '.join(some)}{', …' if lacking > len(some) else ''})"
+            parts.append(part)
+        return f"{shown(self.root)}: {len(self.names)} samples; " + ", ".join(parts)
+
+    def unpaired(self) -> list[str]:
+        """Why names of two modalities are not the same, where it looks like a mistake, a line for each pair."""
+        return unpaired({self.modalities[name].spec.source: self.having(name) for name in self._sources})
+
+    def has(self, name: str) -> set[str]:
+        """Modalities that have a file for the sample."""
+        row = self.names.table.row(name)
+        return set() if row is None or not self._used[row] else self._has(row)
+
+    def _has(self, row: int) -> set[str]:
+        return {modality for modality, present in self._present.items() if present[row]}
+
+    def has_at(self, index: int) -> set[str]:
+        """`has(names[index])`, and faster."""
+        return self._has(int(self.names.rows[index]))
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        """Set of modalities -> samples that have just these."""
+        order = list(self._present)
+        bits = np.packbits(np.stack([self._present[name][self.names.rows] for name in order], axis=1), axis=1)
+        words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+        _, first, counts = np.unique(
+            words if words.shape[1] > 1 else words[:, 0], axis=0, return_index=True, return_counts=True
+        )
+        return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})
+
+    def having(self, modality: str) -> Names:
+        """The samples that have a file for the modality."""
+        return Names(self.names.table, np.flatnonzero(self._here(modality)))
+
+    def anywhere(self, modality: str) -> bool:
+        """Whether there is any file for a modality, in whatever split."""
+        return modality in self._present and bool(self._present[modality].any())
+
+    def exists(self, name: str, modality: str) -> bool:
+        """Whether there is a file for the modality of a sample, in whatever split."""
+        row = self.names.table.row(name) if modality in self._present else None
+        return row is not None and bool(self._present[modality][row])
+
+    def where(self, name: str, modality: str) -> str:
+        return self._sources[modality].where(name)
+
+    def stamp(self, name: str, modality: str) -> str:
+        """Sizes and times of the files of a sample; equal where they are unchanged."""
+        return self._sources[modality].stamp(name)
+
+    def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities."""
+        sources = {
+            id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
+        }
+        for source in sources.values():
+            source.ahead(names)
+
+    def files(self, name: str, modality: str) -> dict[str, bytes]:
+        """{extension: content} of a sample. Raises BadFile."""
+        with self._blame(name, modality):
+            return self._sources[modality].files(name)
+
+    def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
+        """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
+        files = self.files(name, modality) if files is None else files
+        with self._blame(name, modality), reading(lambda: self.where(name, modality)):
+            return self.modalities[modality].read(files)
+
+    def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
+        """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
+        not that of the picture the view was drawn for: the crop would show something else."""
+        with self._blame(name, modality):
+            try:
+                check_aspect(self.modalities[modality], value, view)
+            except SampleError as error:
+                raise SampleError(f"{error} {self._agreeing(name, modality, view)}") from None
+            return self.modalities[modality].augment(value, view)
+
+    def _agreeing(self, name: str, modality: str, view: View) -> str:
+        """For a message: whose picture the view was drawn for, as far as it is here."""
+        spec, agree = self.modalities[modality].spec, {}
+        for other in sorted(self.has(name)):
+            its = self.modalities[other].spec
+            if its.source == spec.source or its.alignment != spec.alignment:
+                continue
+            try:
+                check_aspect(self.modalities[other], value := self.value(name, other), view)
+            except (BadFile, SampleError):
+                continue
+            if self.modalities[other].aspect(value) is not None:
+                agree[its.source] = self.where(name, other)
+        if len(agree) == 1:
+            source, where = agree.popitem()
+            return f"as {source} has it, {where}: one of the two is wrong"
+        return f"as {' and '.join(agree)} have it" if agree else "as it is recorded"
+
+    def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
+        """The array of an augmented value, checked against the spec. Raises BadFile."""
+        with self._blame(name, modality):
+            array = self.modalities[modality].normalise(augmented)
+            check_array(self.modalities[modality].spec, array)
+            return array
+
+    def array(self, name: str, modality: str, view: View) -> np.ndarray | str:
+        """What the tokenizer, or a continuous input of the model, takes. Raises BadFile."""
+        return self.normalise(name, modality, self.augment(name, modality, self.value(name, modality), view))
+
+    def check_usable(self, modalities: Iterable[str]) -> None:
+        """Raise ValueError where a modality has files here and not one of them can be used. Reads up to the first that
+        can, and skips the others."""
+        for modality in modalities:
+            shape, last = array_aspect(self.modalities[modality].spec) or 1.0, None
+            for name in self.having(modality):
+                try:
+                    value = self.value(name, modality)
+                    view = View.centre(
+                        source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape
+                    )
+                    self.normalise(name, modality, self.augment(name, modality, value, view))
+                    break
+                except BadFile as bad:
+                    self.skip(name, last := bad)
+            else:
+                if last is not None:
+                    raise ValueError(
+                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, "
+                        f"such as {last.where}: {last.reason}; fix them, or leave {modality} out of modalities.select"
+                    )
+
+    @contextmanager
+    def _blame(self, name: str, modality: str) -> Iterator[None]:
+        """Name the file in what a plugin raises: BadFile for SampleError, and RuntimeError, which is never skipped, for
+        anything else, a fault of the plugin."""
+        try:
+            yield
+        except SampleError as error:
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
+            raise BadFile(self.where(name, modality), modality, reason) from error
+        except StoreError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
+
+    def skip(self, name: str, bad: BadFile) -> None:
+        """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
+        self._bad.add(name, bad)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Modality -> files skipped so far by this process."""
+        return self._bad.counts

@@ -1,0 +1,186 @@
+"""Loose files: what lies below a folder, and the samples among it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, shown, split, wrapping
+from fourm_engine.storage.errors import Missing
+from fourm_engine.storage.location import Location, Readable
+from fourm_plugins.errors import SampleError
+
+MAX_FILE_BYTES = 64 << 20
+UNPACK = "unpack them where they lie, or store them as plain .tar"
+
+
+class Listing:
+    """What lies below a folder, in any sub-folders, linked ones included: `files`, those with one of the extensions,
+    and `shards`, as paths below the folder, both sorted. `left_out` counts all others."""
+
+    def __init__(self, folder: Path, extensions: Sequence[str]) -> None:
+        self.folder, self.extensions = Path(folder), tuple(extensions)
+        self.files: list[str] = []
+        self.shards: list[str] = []
+        #: Folder below this one -> its time before it was listed (ns): while it stays, nothing came or went.
+        self.folders: dict[str, int] = {}
+        self.left_out = LeftOut()
+        for path in self._walk():
+            file = path.rpartition("/")[2]
+            if split(file, extensions) is not None:
+                self.files.append(path)
+            elif file.lower().endswith(".tar"):
+                self.shards.append(path)
+            elif is_archive(file):
+                self.left_out.add("compressed archives", path, UNPACK)
+            elif not is_document(file):
+                self.left_out.add(f"files that are no {', '.join('.' + e for e in extensions)}", path)
+        self.files.sort()
+        self.shards.sort()
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{shown(self.folder)}: {line}" for line in self.left_out.lines()]
+
+    def nothing_found(self, notes: Iterable[str] = ()) -> str:
+        """The message for a folder without samples."""
+        wanted = (
+            f"{shown(self.folder)}: no file with extension {', '.join(self.extensions)}, neither loose nor in *.tar"
+        )
+        lines = dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))
+        return "; ".join((wanted, *lines))
+
+    def _walk(self) -> Iterator[str]:
+        """Paths of all files below the folder. Each folder is read once, however many links lead to it, and under its
+        path rather than a link's; links to the folder itself or to one above it are skipped.
+
+        Raises OSError where the folder itself cannot be listed."""
+        above = {_identity(path) for path in self.folder.resolve().parents} | {_identity(self.folder)}
+        seen: set[tuple[int, int]] = set()
+        waiting, links = deque([""]), deque[str]()
+        while waiting or links:
+            linked = not waiting
+            below = links.popleft() if linked else waiting.popleft()
+            try:
+                identity = _identity(self.folder / below)
+                if identity in seen or (linked and identity in above):
+                    self.left_out.add("links to folders that are read under another name, or lie above", below)
+                    continue
+                seen.add(identity)
+                self.folders[below] = os.stat(self.folder / below).st_mtime_ns
+                with os.scandir(self.folder / below) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                if not below:
+                    raise
+                self.left_out.add(f"folders that cannot be listed ({error.strerror})", below)
+                continue
+            for entry in found:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if is_litter(entry.name):
+                    if not entry.name.startswith("._") and split(entry.name[1:], self.extensions) is not None:
+                        self.left_out.add("hidden files", path)
+                elif _is_folder(entry):
+                    (links if entry.is_symlink() else waiting).append(path)
+                else:
+                    yield path
+
+
+class FolderSource:
+    """`folder/<any sub-folders>/<sample>.<ext>`. What systems leave behind is ignored; other files are left out, and
+    `notes` tells of them.
+
+    Raises ValueError where two files of one extension are one sample, whose names differ in case, normal form or
+    escapes alone."""
+
+    def __init__(
+        self,
+        folder: Path,
+        extensions: Sequence[str],
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        listing: Listing | None = None,
+    ) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        listing = listing or Listing(folder, extensions)
+        self.notes = listing.notes
+        found = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
+        if wrapped := wrapping([name for (name, _), _ in found], shown(self.folder.name)):
+            self.notes.append(
+                f"{shown(self.folder)}: all files lie in {wrapped} below; their names are what follows it"
+            )
+        self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
+        for (name, extension), path in found:
+            other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)
+            if other != path:
+                raise ValueError(
+                    f"{shown(self.folder)}: {shown(other)} and {shown(path)} are one sample twice; remove one"
+                )
+        self.names = sorted(self._files)
+        if not self.names:
+            raise ValueError(listing.nothing_found())
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        return {None: self.names}
+
+    def having(self, name: str) -> list[str]:
+        return list(self._files[name])
+
+    def entries(self, name: str) -> dict[str, str]:
+        """Extension -> path below the folder, of a sample."""
+        return self._files[name]
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return {
+            extension: read_file(self.folder / path, self.max_bytes) for extension, path in self._files[name].items()
+        }
+
+    def where(self, name: str) -> str:
+        return ", ".join(shown(self.folder / path) for path in self._files[name].values())
+
+    def stamp(self, name: str) -> str:
+        try:
+            found = {extension: os.stat(self.folder / path) for extension, path in sorted(self._files[name].items())}
+        except OSError:
+            return ""
+        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+
+
+def read_file(path: Readable, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises SampleError, and StoreError for a remote one that cannot be read."""
+    if isinstance(path, Location):
+        try:
+            return path.read_bytes(max_bytes)
+        except Missing:
+            raise SampleError("no longer there") from None
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            if path.is_symlink():
+                raise SampleError(f"a link to {shown(os.readlink(path))}, where there is no regular file")
+            raise SampleError("no regular file, or no longer there")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise SampleError(f"cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise SampleError(too_large(size, max_bytes))
+    return content
+
+
+def too_large(size: int, limit: int) -> str:
+    return f"{size} bytes, more than the {limit} allowed; raise data.max_file_mb if this is meant"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,266 @@
+"""The index of a data set, `<root>/_index/`: what its shards hold and which samples there are, so that no start looks
+for them, and no process holds an object a sample.
+
+    index.json                  what the columns are of, their sizes and checksums; replaced as a whole, last
+    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags
+    view-<digest>/*.npy         the samples as some modalities read them; see `view_columns`
+
+Columns are read through memory maps. A folder of columns never changes: another index has others, and the old ones are
+removed once `index.json` names the new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.shard_scan import Block, Stamp
+from fourm_engine.data.raw.view_columns import Columns, smallest
+from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Readable, content_of
+
+INDEX, FILE = "_index", "index.json"
+FORMAT = 1
+#: Of `index.json`: some hundred thousand shards.
+MAX_BYTES = 1 << 28
+#: Views that are kept; of more the oldest goes.
+MAX_VIEWS = 8
+#: A file that changes again within the resolution of its file system's clock has the same time, so that a time so
+#: recent proves nothing (ns).
+RECENT = 2_000_000_000
+_MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u"}
+_VIEW = {"starts": "u", "files": "iu", "extensions": "u", "offsets": "u", "blob": "u", "hashes": "u", "order": "u"}
+
+
+class Damaged(ValueError):
+    """An index that cannot be used; the message says why."""
+
+
+def settled(time_ns: int) -> bool:
+    """Whether a time proves that nothing has changed since."""
+    return time.time_ns() - time_ns > RECENT
+
+
+class ShardRows(NamedTuple):
+    """A shard, and where its members are in the columns."""
+
+    stamp: Stamp
+    settled: bool
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A folder of columns: {column: [entries, checksum]}."""
+
+    folder: str
+    columns: dict[str, tuple[int, int]]
+
+    @classmethod
+    def save(cls, at: Path, kind: str, columns: Columns) -> Stored:
+        """Write `at/<kind>-<digest>/`, unless it is there."""
+        sums = {name: (len(column), _checksum(column)) for name, column in sorted(columns.items())}
+        kinds = {name: str(column.dtype) for name, column in columns.items()}
+        digest = hashlib.blake2b(json.dumps([sums, kinds], sort_keys=True).encode(), digest_size=8).hexdigest()
+        stored = cls(f"{kind}-{digest}", sums)
+        try:
+            stored.open(at)
+        except Damaged:
+            with replacing_folder(at / stored.folder) as folder:
+                for name, column in columns.items():
+                    save_column(folder / f"{name}.npy", column)
+        return stored
+
+    @classmethod
+    def read(cls, document: Any, kind: str) -> Stored:
+        folder, columns = document["folder"], document["columns"]
+        if not isinstance(folder, str) or not folder.startswith(f"{kind}-") or not folder[len(kind) + 1 :].isalnum():
+            raise ValueError(f"{folder!r:.40} is no folder of columns")
+        return cls(folder, {str(name): (int(n), int(checksum)) for name, (n, checksum) in columns.items()})
+
+    def document(self) -> dict[str, Any]:
+        return {"folder": self.folder, "columns": self.columns}
+
+    def open(self, at: Readable) -> Columns:
+        """Raises Damaged."""
+        kinds = _MEMBERS | _VIEW
+        try:
+            columns = {}
+            for name, (entries, checksum) in self.columns.items():
+                kind = kinds[name.rpartition(".")[2]]
+                columns[name] = column = open_column(at / self.folder / f"{name}.npy", kind, entries)
+                if _checksum(column) != checksum:
+                    raise ValueError(f"{name}.npy: other content than was written")
+            return columns
+        except StoreError:
+            raise
+        except (KeyError, ValueError) as error:
+            raise Damaged(f"{self.folder}: {error}") from None
+
+
+def _checksum(column: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data) if column.size else 0
+
+
+@dataclass(frozen=True)
+class View:
+    """The samples as `claims` read them."""
+
+    #: [source, extensions, modalities] of each.
+    claims: list[list[Any]]
+    #: The shards of the root that were chosen; None: all.
+    only: list[str] | None
+    #: Claim -> folder below its own -> its time, or -1 where that proves nothing; None: there is no such folder.
+    folders: list[dict[str, int] | None]
+    #: Claim -> digest of what its folder lists.
+    listed: list[str]
+    #: Those that are read.
+    shards: list[str]
+    #: Claim -> what was left out; the last ones are of the root.
+    notes: list[list[str]]
+    by_extension: bool
+    stored: Stored
+
+    @classmethod
+    def read(cls, document: Any) -> View:
+        return cls(**{**document, "stored": Stored.read(document["stored"], "view")})
+
+    def document(self) -> dict[str, Any]:
+        return {**self.__dict__, "stored": self.stored.document()}
+
+    def serves(self, claims: Sequence[Sequence[Any]], only: Sequence[str] | None) -> bool:
+        """Whether these claims would read the same."""
+        wanted = [list(claim) for claim in claims]
+        if self.only != (None if only is None else list(only)):
+            return False
+        keys = [claim[:2] for claim in self.claims]
+        return wanted == self.claims or (not self.by_extension and all(claim[:2] in keys for claim in wanted))
+
+
+@dataclass
+class DataIndex:
+    """The index of `root`, read."""
+
+    root: Readable
+    #: By path below the root.
+    shards: dict[str, ShardRows] = field(default_factory=dict)
+    #: Row -> [reason, parts]; see `Block`.
+    odd: dict[int, list[Any]] = field(default_factory=dict)
+    views: list[View] = field(default_factory=list)
+    members: Stored | None = None
+    #: The root as it was called, which notes name.
+    called: str = ""
+    _columns: Columns | None = None
+
+    @classmethod
+    def read(cls, root: Readable) -> DataIndex | None:
+        """None where there is none. Raises Damaged."""
+        path = root / INDEX / FILE
+        try:
+            document = json.loads(content_of(path, MAX_BYTES))
+            if document["format"] != FORMAT:
+                raise ValueError(f"of format {document['format']!r:.20}, not {FORMAT}")
+            shards = {
+                _inside(name): ShardRows((int(size), int(mtime)), bool(settled), int(first), int(rows))
+                for name, size, mtime, settled, first, rows in document["shards"]
+            }
+            odd = {int(row): [str(reason), parts] for row, (reason, parts) in document["odd"].items()}
+            views = [View.read(view) for view in document["views"]]
+            members = Stored.read(document["members"], "members")
+            return cls(root, shards, odd, views, members, str(document["root"]))
+        except (FileNotFoundError, Missing):
+            return None
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(f"{FILE}: {error!s:.100}") from None
+
+    def columns(self) -> Columns:
+        """Of the members. Raises Damaged."""
+        if self._columns is None:
+            assert self.members is not None
+            columns = self.members.open(self.root / INDEX)
+            rows = sum(shard.rows for shard in self.shards.values())
+            if set(columns) != set(_MEMBERS) or len(columns["offsets"]) != rows + 1:
+                raise Damaged("members: not those of its shards")
+            if any(len(columns[name]) != rows for name in ("starts", "sizes", "flags")):
+                raise Damaged("members: columns of different lengths")
+            self._columns = columns
+        return self._columns
+
+    def block(self, shard: str) -> Block:
+        """Raises Damaged."""
+        stamp, _, first, number = self.shards[shard]
+        columns, rows = self.columns(), slice(first, first + number)
+        offsets = columns["offsets"][first : first + number + 1].astype(np.int64)
+        return Block(
+            stamp,
+            offsets - offsets[0],
+            columns["paths"][int(offsets[0]) : int(offsets[-1])],
+            columns["starts"][rows].astype(np.int64),
+            columns["sizes"][rows].astype(np.int64),
+            columns["flags"][rows],
+            {row - first: what for row, what in self.odd.items() if first <= row < first + number},
+        )
+
+    def view(self, claims: Sequence[Sequence[Any]], only: Sequence[str] | None) -> View | None:
+        """The newest that serves these claims."""
+        return next((view for view in reversed(self.views) if view.serves(claims, only)), None)
+
+    def save(self) -> None:
+        """Replace `index.json`, and remove columns that it does not name. Raises CannotWrite."""
+        assert isinstance(self.root, Path)
+        at = self.root / INDEX
+        assert self.members is not None
+        document = {
+            "format": FORMAT,
+            "root": self.called,
+            "members": self.members.document(),
+            "shards": [[name, *s.stamp, s.settled, s.first, s.rows] for name, s in self.shards.items()],
+            "odd": {str(row): what for row, what in self.odd.items()},
+            "views": [view.document() for view in self.views],
+        }
+        write_atomically(at / FILE, json.dumps(document) + "\n")
+        used = {self.members.folder, *(view.stored.folder for view in self.views)}
+        for path in at.iterdir():
+            if path.is_dir() and path.name.startswith(("members-", "view-")) and path.name not in used:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any]]]:
+    """The columns of the members of shards, one after another, and their `odd` rows."""
+    blocks = list(blocks)
+    ends = np.cumsum([0, *(len(block.flags) for block in blocks)])
+    shift = np.cumsum([0, *(len(block.paths) for block in blocks)])
+    columns = {
+        "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(
+            np.int64
+        ),
+        "paths": np.concatenate([np.zeros(0, np.uint8), *(block.paths for block in blocks)]),
+        "starts": np.concatenate([np.zeros(0, np.int64), *(block.starts for block in blocks)]),
+        "sizes": np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)]),
+    }
+    columns = {name: smallest(column) for name, column in columns.items()}
+    columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
+    odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}
+    return columns, odd
+
+
+def _inside(shard: Any) -> str:
+    """A path below the root. Raises ValueError for any other."""
+    if not isinstance(shard, str) or shard.startswith("/") or ".." in shard.split("/"):
+        raise ValueError(f"{shown(shard)!r} is no path below the data")
+    return shard

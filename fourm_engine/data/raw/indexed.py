@@ -1,0 +1,186 @@
+"""Sources that read a data set through its index: nothing is scanned, and no object is held a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.names_table import ENCODING, Names, NameTable
+from fourm_engine.data.raw.folder import read_file
+from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
+from fourm_engine.data.raw.names import plain, shown
+from fourm_engine.data.raw.open_shards import read_member
+from fourm_engine.data.raw.sample_shards import Claim, Key
+from fourm_engine.data.raw.shard_scan import Stamp, content
+from fourm_engine.data.raw.tar import stamp_text, stamped
+from fourm_engine.data.raw.tar_members import Content
+from fourm_engine.storage.location import Location, Shard
+from fourm_plugins.errors import SampleError
+
+
+class Maps:
+    """The columns of a view, mapped. Sent to another process as the path of the index; raises Damaged where its columns
+    do not belong together."""
+
+    def __init__(self, index: DataIndex, view: View) -> None:
+        self._made_from = index, view
+        self.root, self.odd = index.root, index.odd
+        self.members = index.columns()
+        self.view = view.stored.open(index.root / INDEX)
+        self.shards = [(name, shard.stamp) for name, shard in index.shards.items()]
+        self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
+        try:
+            self.names = NameTable.from_arrays(
+                {column: self.view[f"names.{column}"] for column in ("offsets", "blob", "hashes", "order")}
+            )
+            for number in range(len(view.claims)):
+                starts, files, extensions = (self.view[f"{number}.{c}"] for c in ("starts", "files", "extensions"))
+                if len(starts) != len(self.names) + 1 or not int(starts[-1]) == len(files) == len(extensions):
+                    raise ValueError("columns of different lengths")
+            _check_paths(self.names)
+        except (KeyError, ValueError) as error:
+            raise Damaged(f"{view.stored.folder}: {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        index, view = self._made_from
+        return Maps, (DataIndex(index.root, index.shards, index.odd, [], index.members, index.called), view)
+
+    def member(self, row: int) -> tuple[str, Stamp, Content]:
+        """(shard, its stamp, content) of a member of a shard."""
+        number = int(np.searchsorted(self.firsts, row, side="right")) - 1
+        shard, stamp = self.shards[number]
+        begin, end = (int(at) for at in self.members["offsets"][row : row + 2])
+        path = self.members["paths"][begin:end].tobytes().decode(*ENCODING)
+        starts, sizes = self.members["starts"], self.members["sizes"]
+        return shard, stamp, content(path, int(starts[row]), int(sizes[row]), row, self.odd.get(row))
+
+    def loose(self, number: int) -> str:
+        """Path of a loose file below the root."""
+        begin, end = (int(at) for at in self.view["loose.offsets"][number : number + 2])
+        path = self.view["loose.blob"][begin:end].tobytes().decode(*ENCODING)
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path!r} is no path below the data")
+        return path
+
+
+class IndexedSource:
+    """The samples of claim `number` of a view; see `Source`."""
+
+    def __init__(self, maps: Maps, number: int, key: Key, notes: Sequence[str], max_bytes: int) -> None:
+        self.maps, self.number, self.max_bytes = maps, number, max_bytes
+        self.source, self.extensions = key
+        self.notes = list(notes)
+        self._starts, self._files, self._extensions = (
+            maps.view[f"{number}.{column}"] for column in ("starts", "files", "extensions")
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return IndexedSource, (self.maps, self.number, (self.source, self.extensions), self.notes, self.max_bytes)
+
+    @property
+    def present(self) -> np.ndarray:
+        """bool (n,), which samples have a file."""
+        return self._starts[1:] > self._starts[:-1]
+
+    @property
+    def names(self) -> Names:
+        return Names(self.maps.names, np.flatnonzero(self.present))
+
+    def having(self, name: str) -> list[str]:
+        return [extension for extension, _ in self._of(name)]
+
+    def files(self, name: str) -> dict[str, bytes]:
+        found = {}
+        for extension, file in self._of(name):
+            if isinstance(file, str):
+                found[extension] = read_file(self.maps.root / file, self.max_bytes)
+            else:
+                shard, stamp, content = file
+                found[extension] = read_member(self.maps.root / shard, stamp, content, self.max_bytes)
+        return found
+
+    def ahead(self, names: Sequence[str]) -> None:
+        """Copy the shards of samples in the background, where they are remote."""
+        if isinstance(root := self.maps.root, Location):
+            members = (file for name in names if name in self.maps.names for _, file in self._of(name))
+            sizes = {member[0]: member[1][0] for member in members if not isinstance(member, str)}
+            root.ahead(Shard(shard, size) for shard, size in sizes.items())
+
+    def _of(self, name: str) -> Iterator[tuple[str, str | tuple[str, Stamp, Content]]]:
+        """(extension, path of a loose file or member of a shard) of a sample."""
+        row = self.maps.names.row(name)
+        if row is None:
+            raise KeyError(name)
+        for at in range(int(self._starts[row]), int(self._starts[row + 1])):
+            file = int(self._files[at])
+            try:
+                found = self.maps.member(file) if file >= 0 else self.maps.loose(-1 - file)
+                extension = self.extensions[self._extensions[at]]
+            except (IndexError, ValueError, TypeError) as error:
+                raise SampleError(f"{INDEX} is damaged ({error}); run `fourm data index` again") from None
+            yield extension, found
+
+    def where(self, name: str) -> str:
+        root = self.maps.root
+        return ", ".join(
+            shown(root / file) if isinstance(file, str) else f"{shown(root / file[0])}:{shown(file[2].member)}"
+            for _, file in self._of(name)
+        )
+
+    def stamp(self, name: str) -> str:
+        root = self.maps.root
+        loose, shard, stamp, members = dict[str, str](), "", (0, 0), {}
+        for extension, file in self._of(name):
+            if isinstance(file, str):
+                loose[extension] = file
+            else:
+                shard, stamp, members[extension] = file
+        if isinstance(root, Location):  # as it was when it was indexed
+            return stamped(stamp, members) if shard else ";".join(map(":".join, sorted(loose.items())))
+        if shard:
+            return stamp_text(root / shard, members)
+        try:
+            found = {extension: (root / path).stat() for extension, path in sorted(loose.items())}
+        except OSError:
+            return ""
+        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        rows = np.flatnonzero(self.present)
+        files = self._files[self._starts[rows].astype(np.int64)].astype(np.int64)
+        numbers = np.where(files < 0, -1, np.searchsorted(self.maps.firsts, files, side="right") - 1)
+        units: dict[str | None, Sequence[str]] = {}
+        for number in np.unique(numbers).tolist():
+            path = self.maps.shards[number][0].removeprefix(f"{self.source}/") if number >= 0 else None
+            units[path] = [*units.get(path, ()), *Names(self.maps.names, rows[numbers == number])]
+        return units
+
+
+def _check_paths(names: NameTable) -> None:
+    """Raise ValueError for a name that is no path below a folder: files are written under these names."""
+    starts = names.offsets[:-1].astype(np.int64)[np.diff(names.offsets.astype(np.int64)) > 0]
+    if (names.blob[starts] == ord("/")).any() or (
+        b".." in names.blob.tobytes() and any(".." in name.split("/") for name in names)
+    ):
+        raise ValueError("a sample whose name leads elsewhere")
+
+
+def indexed_sources(
+    index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int
+) -> tuple[Maps, dict[Key, IndexedSource]]:
+    """The columns, and the sources of `claims`, those that have data. Raises Damaged."""
+    maps, sources = Maps(index, view), {}
+    keys = [(str(source), tuple(map(str, extensions))) for source, extensions, _ in view.claims]
+    for claim in claims:
+        number = keys.index(claim.key)
+        source = IndexedSource(maps, number, claim.key, renamed(index, view.notes[number]), max_bytes)
+        if source.present.any():
+            sources[claim.key] = source
+    return maps, sources
+
+
+def renamed(index: DataIndex, notes: Sequence[str]) -> list[str]:
+    """Notes that name the root as it is called today."""
+    return [plain(note.replace(index.called, shown(index.root)) if index.called else note) for note in notes]

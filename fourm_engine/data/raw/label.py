@@ -1,0 +1,239 @@
+"""Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
+
+In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard
+for each shard of the source, those that hold all modalities included, or a file for each file. What exists is kept, so
+that a run that was stopped continues; every shard and file is written under a temporary name and renamed when it is
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.catalogue import open_one
+from fourm_engine.data.raw.folder import Listing
+from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source
+from fourm_engine.data.raw.write_shards import write_shard
+from fourm_engine.files import remove_leftovers, write_atomically
+from fourm_engine.lock import at_work
+from fourm_engine.modalities import Modalities
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Labeller, Modality
+from fourm_plugins.notes import reading
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """`target` is made from `source`, both names of modalities."""
+
+    target: str
+    source: str
+
+
+def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Mapping[str, str]) -> list[Step]:
+    """The steps that make `targets` from `source`, or from one another where their plugins say so, in an order in which
+    each finds what it is made from.
+
+    Args:
+        models: target -> name or folder of its pretrained model.
+
+    Raises ValueError for names that do not take part, and for a target that cannot be made from what is there."""
+    targets = list(dict.fromkeys(targets))
+    for name in (source, *targets, *models):
+        if name not in modalities:
+            raise ValueError(f"no modality {name!r} takes part; there are {', '.join(modalities)}")
+    if source in targets:
+        raise ValueError(f"{source} is what the others are made from; leave it out of --to")
+    if idle := sorted(set(models) - set(targets)):
+        raise ValueError(f"a model for {idle[0]}, which is not among --to")
+    made_from = {}
+    for target in targets:
+        wanted = modalities[target].labelled_from(models.get(target))
+        if not wanted:
+            raise ValueError(f"{target} has no labeller: it cannot be made from other modalities")
+        there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]
+        if not there:
+            needed = " or ".join(wanted)
+            raise ValueError(
+                f"{target} is made from {needed}, not from {source}; name that with --from, or add it to --to"
+            )
+        made_from[target] = there[0]
+    steps: list[Step] = []
+    ready, left = {source}, list(targets)
+    while left:
+        now = [target for target in left if made_from[target] in ready]
+        if not now:
+            raise ValueError(f"{', '.join(left)} would be made from one another; label one of them first")
+        steps += [Step(target, made_from[target]) for target in now]
+        ready.update(now)
+        left = [target for target in left if target not in ready]
+    return steps
+
+
+def _provided_by(modalities: Modalities, name: str, plugin: str) -> bool:
+    return plugin in (modalities.plugins[name].name.partition("@")[0], name.partition("@")[0])
+
+
+@dataclass
+class LabelReport:
+    """What one call did."""
+
+    labelled: int = 0
+    kept: int = 0  # samples of shards and files that existed
+    lacking: int = 0  # samples without the modality that they would be made from
+    bad: list[BadFile] = field(default_factory=list)
+
+
+def label(
+    root: Path,
+    source: Modality,
+    target: Modality,
+    labeller: Labeller,
+    *,
+    shares: Modality | None = None,
+    among: Iterable[Modality] = (),
+    on_error: str = "skip",
+    max_bytes: int = MAX_FILE_BYTES,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelReport:
+    """Label `root`.
+
+    Args:
+        shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
+            several processes each takes every `world`-th, and needs in a later step only what it made itself.
+        among: all modalities that take part, for shards whose members they share.
+        progress: called with (samples done, samples in all) of this process, without those that exist.
+
+    Raises ValueError where the source modality has no files there, or where the target's folder holds something that
+    is not aligned with it, and BadFile for an unusable file if `on_error` is "raise"."""
+    shares = shares or source
+    specs = [modality.spec for modality in (*among, shares, source, target)]
+    files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
+    if files is None:
+        raise ValueError(
+            f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
+        )
+    folder = root / target.spec.source
+    with at_work(folder, needed=False):
+        _check_aligned(folder, files, target)
+        mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
+        _clean(folder, mine)
+        report, waiting = LabelReport(), []
+        for out, names in mine:
+            if out is None:  # plain files
+                names, all_names = [name for name in names if not _exists(folder, name, target)], names
+                report.kept += len(all_names) - len(names)
+            elif out.exists():
+                report.kept += len(names)
+                continue
+            if names:
+                waiting.append((out, names))
+        if not waiting:
+            return report
+        if source is not shares:
+            files = open_one(root, source.spec, specs, max_bytes=max_bytes)
+            if files is None:
+                where = root / source.spec.source
+                raise ValueError(f"{where}: no such folder; {target.name} is made from {source.name}")
+        there = frozenset(files.names)
+        total, done = sum(len(names) for _, names in waiting), 0
+        for out, names in waiting:
+            have = [name for name in names if name in there]
+            report.lacking += len(names) - len(have)
+            labelled = list(_label(files, have, source, target, labeller, on_error, report))
+            _write_shard(out, folder, labelled) if out is not None else _write_files(folder, labelled)
+            report.labelled += len(labelled)
+            done += len(names)
+            if progress:
+                progress(done, total)
+        return report
+
+
+def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
+    """(shard to write, its samples), or (None, a batch of samples) for plain files."""
+    for shard, names in files.by_shard().items():
+        if shard is not None:
+            yield folder / shard, list(names)
+        else:
+            for start in range(0, len(names), BATCH):
+                yield None, list(names[start : start + BATCH])
+
+
+def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
+    """Raise ValueError for labels that are not aligned with `files`: samples would be labelled a second time."""
+    if not folder.is_dir():
+        return
+    there = Listing(folder, target.spec.extensions)
+    expected = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
+    if other := sorted(set(there.shards) - expected):
+        wanted = (
+            "is no shard of what it is made from" if expected else "would be beside its labels, which are plain files"
+        )
+        raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
+    if there.files and None not in files.by_shard():
+        raise ValueError(
+            f"{folder / there.files[0]}: a plain file, but its labels would be shards beside it; move it away"
+        )
+
+
+def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
+    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
+        n for out, names in mine if out is None for n in names
+    }
+    remove_leftovers(folder, lambda path: path in expected or path.rpartition(".")[0] in expected)
+
+
+def _label(
+    files: Source,
+    names: list[str],
+    source: Modality,
+    target: Modality,
+    labeller: Labeller,
+    on_error: str,
+    report: LabelReport,
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def skip(name: str, error: SampleError, modality: Modality) -> None:
+        bad = BadFile(files.where(name), modality.name, str(error))
+        if on_error == "raise":
+            raise bad from error
+        report.bad.append(bad)
+
+    for start in range(0, len(names), BATCH):
+        values: dict[str, Any] = {}
+        for name in names[start : start + BATCH]:
+            try:
+                with reading(partial(files.where, name)):
+                    values[name] = source.read(files.files(name))
+            except SampleError as error:
+                skip(name, error, source)
+        if not values:
+            continue
+        for name, value in zip(values, labeller.label(list(values.values())), strict=True):
+            if isinstance(value, SampleError):
+                skip(name, value, target)
+            else:
+                yield name, target.write(value)
+
+
+def _exists(folder: Path, name: str, target: Modality) -> bool:
+    return any((folder / f"{name}.{extension}").exists() for extension in target.spec.extensions)
+
+
+def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
+    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
+
+
+def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+    for name, files in samples:
+        for extension, content in files.items():
+            write_atomically(folder / f"{name}.{extension}", content)

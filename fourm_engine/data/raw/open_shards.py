@@ -1,0 +1,88 @@
+"""The bytes of members of tar shards, by their offsets. All sources of a process share a few open shards."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from fourm_engine.data.raw.folder import too_large
+from fourm_engine.data.raw.tar_members import Content
+from fourm_engine.storage.location import Location, OpenFile, Readable
+from fourm_plugins.errors import SampleError
+
+#: Open shards of a process, over all sources; more are closed and opened again as needed.
+MAX_OPEN_SHARDS = 64
+_open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the last used last
+#: Remote ones, whose copies stay in the cache as long as they are open.
+MAX_OPEN_REMOTE = 16
+_open_remote: OrderedDict[str, OpenFile] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _unlock() -> None:
+    """A thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
+def stamp_of(file: int | Path) -> tuple[int, int]:
+    """(size, time of the last change in ns) of a file."""
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
+
+
+def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_bytes: int) -> bytes:
+    """The content of a member of the shard `path`, whose size and time were `stamp`. Raises SampleError, and
+    StoreError for a remote shard that cannot be read."""
+    if content.reason:
+        raise SampleError(content.reason)
+    if content.size > max_bytes:
+        raise SampleError(too_large(content.size, max_bytes))
+    stored = content.size if content.parts is None else sum(number for _, number in content.parts)
+    try:
+        with _lock:  # or another thread may close it
+            if isinstance(path, Location):
+                data = _remote_file(path, stamp).read(content.offset, stored)
+            else:
+                # pread has no file position that processes forked from this one could disturb.
+                data = os.pread(_descriptor(path, stamp), stored, content.offset)
+    except OSError as error:
+        raise SampleError(f"the shard cannot be read: {error.strerror}") from None
+    if len(data) != stored:
+        raise SampleError(f"only {len(data)} of {stored} bytes left; the shard has shrunk")
+    if content.parts is None:
+        return data
+    whole, start = bytearray(content.size), 0
+    for offset, number in content.parts:
+        whole[offset : offset + number] = data[start : start + number]
+        start += number
+    return bytes(whole)
+
+
+def _remote_file(path: Location, stamp: tuple[int, int]) -> OpenFile:
+    url = str(path)
+    if url not in _open_remote:
+        while len(_open_remote) >= MAX_OPEN_REMOTE:
+            _open_remote.popitem(last=False)[1].close()
+        _open_remote[url] = path.open(stamp[0])
+    _open_remote.move_to_end(url)
+    return _open_remote[url]
+
+
+def _descriptor(path: Path, stamp: tuple[int, int]) -> int:
+    """Raises SampleError for a shard that has changed: its members may lie elsewhere."""
+    if path in _open and stamp_of(_open[path]) != stamp:
+        os.close(_open.pop(path))  # a source that was opened later may know the shard as it is now
+    if path not in _open:
+        while len(_open) >= MAX_OPEN_SHARDS:
+            os.close(_open.popitem(last=False)[1])
+        _open[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if stamp_of(_open[path]) != stamp:
+            raise SampleError("the shard has changed since this run began; start it again")
+    _open.move_to_end(path)
+    return _open[path]

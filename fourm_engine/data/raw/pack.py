@@ -1,0 +1,139 @@
+"""From any data set that can be read to WebDataset shards, and back to a folder for each modality.
+
+In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each,
+in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
+continues; `<out>/.packed.json` says what it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.names_table import lines_of
+from fourm_engine.data.raw.catalogue import Catalogue
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.sample_shards import Key
+from fourm_engine.data.raw.write_shards import write_shard
+from fourm_engine.files import remove_leftovers, write_atomically
+from fourm_engine.lock import at_work
+from fourm_plugins.errors import SampleError
+
+FILE = ".packed.json"
+MAX_BYTES = 1 << 16
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Packed:
+    """What one call did."""
+
+    samples: int = 0
+    kept: int = 0  # samples that had been written before
+    files: int = 0
+    bad: list[BadFile] = field(default_factory=list)
+    #: Samples with a dot in their name, which other readers cut off there.
+    dotted: list[str] = field(default_factory=list)
+
+
+def pack(
+    there: Catalogue, root: Path, out: Path, *, samples_per_shard: int, progress: Progress | None = None
+) -> Packed:
+    """Write the shards. Raises ValueError where `out` holds something else, and CannotWrite."""
+    report, names = Packed(), there.names
+    with at_work(out):
+        _continue(out, root, there, samples_per_shard)
+        remove_leftovers(out, lambda path: path.endswith(".tar"), deep=False)
+        report.dotted = [name for name in names if "." in name.rpartition("/")[2]]
+        for number, start in enumerate(range(0, len(names), samples_per_shard)):
+            path = out / f"shard-{number:05d}.tar"
+            some = names[start : start + samples_per_shard]
+            if path.exists():
+                report.kept += len(some)
+                continue
+            write_shard(path, _members(there, some, report))
+            report.samples += len(some)
+            if progress:
+                progress(start + len(some), len(names))
+    return report
+
+
+def _members(there: Catalogue, names: Iterable[str], report: Packed) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    for name in names:
+        found = _files(there, name, report)
+        if found:
+            yield name, {f"{source}.{extension}": content for (source, extension), content in found.items()}
+
+
+def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str], bytes]:
+    """(source, extension) -> content of a sample, without what cannot be read."""
+    found: dict[tuple[str, str], bytes] = {}
+    row = there.names.row(name)
+    for key, files in there.sources.items():
+        source = key[0]
+        if there.present[key][row]:
+            try:
+                found |= {(source, extension): content for extension, content in files.files(name).items()}
+            except SampleError as error:
+                report.bad.append(BadFile(files.where(name), source, str(error)))
+    report.files += len(found)
+    return found
+
+
+def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None = None) -> Packed:
+    """Write each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
+    report, names = Packed(), there.names
+    with at_work(out):
+        _continue(out, root, there, None)
+        remove_leftovers(out, lambda path: True)
+        for number, name in enumerate(names):
+            row = there.names.row(name)
+            ready = [k for k in there.sources if not there.present[k][row] or _written(there, k, name, out)]
+            if len(ready) == len(there.sources):
+                report.kept += 1
+                continue
+            for (source, extension), content in _files(there, name, report).items():
+                path = out / source / f"{name}.{extension}"
+                if not path.exists():
+                    write_atomically(path, content)
+            report.samples += 1
+            if progress:
+                progress(number + 1, len(names))
+    return report
+
+
+def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
+    """Whether the files of a sample are there."""
+    return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
+
+
+def _continue(out: Path, root: Path, there: Catalogue, samples_per_shard: int | None) -> None:
+    """Record what `out` is made of. Raises ValueError where it holds something else."""
+    if out.resolve() == root.resolve():
+        raise ValueError(f"{shown(out)}: is the data itself; choose another folder to write to")
+    now = {
+        "samples": len(there.names),
+        "names": hashlib.sha256(lines_of(there.names)).hexdigest()[:16],
+        "sources": [
+            [source, list(extensions), int(there.present[source, extensions].sum())]
+            for source, extensions in sorted(there.sources)
+        ],
+        "samples_per_shard": samples_per_shard,
+    }
+    path = out / FILE
+    held = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+    if held:
+        try:
+            before = json.loads(path.read_bytes()[:MAX_BYTES])
+        except (OSError, ValueError, RecursionError):
+            raise ValueError(f"{shown(out)}: holds {shown(min(held))}; choose a folder that is empty or new") from None
+        differs = [k for k in now if not isinstance(before, dict) or before.get(k) != now[k]]
+        if differs:
+            raise ValueError(
+                f"{shown(out)}: was begun with other data or settings ({', '.join(differs)}); choose another folder"
+            )
+    write_atomically(path, json.dumps(now) + "\n")

@@ -1,0 +1,116 @@
+"""Which modalities have data in a folder, and what lies there that looks like data but is in no modality's folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.index import FILE, INDEX, MAX_BYTES
+from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
+from fourm_engine.data.raw.root import DataRoot
+from fourm_engine.data.raw.source import root_shards
+from fourm_engine.modalities import Modalities
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Location
+from fourm_plugins.modality import Modality
+
+log = logging.getLogger(__name__)
+
+
+def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
+    """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
+    its tars; each of the others is reported. What `select: installed` means for data that lacks some.
+
+    Raises ValueError where none has any."""
+    roots = list(roots)
+    remote = [root.folder for root in roots if isinstance(root.folder, Location)]
+    local = [root.folder for root in roots if isinstance(root.folder, Path)]
+    inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots), *map(indexed, remote))
+    kept = []
+    for name, modality in modalities.items():
+        if name in inside or any((f / part).is_dir() for f in local for part in (modality.spec.source, name)):
+            kept.append(modality)
+        else:
+            wanted = " and ".join(str(root.folder / modality.spec.source) for root in roots)
+            log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
+    if not kept:
+        aside = (line for folder in local if folder.is_dir() for line in beside(folder, modalities.values()))
+        raise ValueError(
+            f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the "
+            f"folders "
+            f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
+            + "".join(f"; {line}" for line in aside)
+        )
+    plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
+    return Modalities(kept, plugins, modalities.manager)
+
+
+def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
+    """Names of the modalities that have members in the tars of a root. Raises ValueError for one that cannot be
+    used."""
+    if not isinstance(root.folder, Path) or not root.folder.is_dir():
+        return set()
+    if not (root_shards(root.folder) if root.shards is None else root.shards):
+        return set()
+    specs = [modality.spec for modality in modalities]
+    there = open_catalogue(root.folder, specs, shards=root.shards).sources
+    return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there}
+
+
+def indexed(folder: Location) -> set[str]:
+    """Names of the modalities that a remote folder, of raw data or of tokens, has, as its index says; none where there
+    is no index. Raises StoreError."""
+    path = folder / INDEX / FILE
+    try:
+        document = json.loads(path.read_bytes(MAX_BYTES))
+        if "modalities" in document:  # of tokens
+            return set(map(str, document["modalities"]))
+        views = [(claim, there) for view in document["views"] for claim, there in zip(view["claims"], view["folders"])]
+        shards = {str(shard[0]).partition("/")[0] for shard in document["shards"]}
+        return {
+            str(name) for (source, _, names), there in views if there is not None or source in shards for name in names
+        }
+    except Missing:
+        return set()
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error!s:.80}); make the index again, and upload it") from None
+
+
+def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
+    """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
+    modalities in one compressed archive, or in one folder."""
+    specs = [modality.spec for modality in modalities]
+    whole = [spec for spec in specs if spec.source == "."]  # which read the folder itself
+    inside = sorted({e for spec in whole for e in spec.extensions})
+    extensions, sources = (
+        sorted({e for spec in specs for e in spec.extensions}),
+        sorted({spec.source for spec in specs}),
+    )
+    with os.scandir(root) as entries:
+        found = [entry.name for entry in entries if not is_litter(entry.name)]
+    archives = sorted(name for name in found if is_archive(name))
+    loose = (name for name in found if name != "splits.json" and split(name, inside) is None)
+    files = sorted(name for name in loose if split(name, extensions) is not None)
+    folders = ", ".join(f"{source}/" for source in sources if source != ".")
+    lines = []
+    if archives:
+        lines.append(
+            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
+            f"folder for each modality ({folders}), as files or .tar shards, or in plain .tar shards here that hold all"
+        )
+    if files:
+        lines.append(
+            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the "
+            f"folder of their modality ({folders})"
+        )
+    for source in sources:
+        alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
+        if source not in found and alike:
+            lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
+    return lines

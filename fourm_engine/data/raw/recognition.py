@@ -1,0 +1,224 @@
+"""What the installed plugins say of the sub-folders of a data folder, and which of them reads which.
+
+In: a folder and the plugin host. Out: `Found`, one a modality. Each plugin is asked about the files of a few samples of
+each sub-folder (`Modality.recognise`), the one that is chosen about more; which samples is seeded.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.source import Source, open_source
+from fourm_plugins.activation import run
+from fourm_plugins.discovery import Plugin, PluginError
+from fourm_plugins.errors import SampleError
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.recognition import Recognised
+
+#: Samples whose files every plugin is asked about, and those from which the chosen one says its settings.
+FEW, MANY = 16, 200
+#: Bytes of the files of the latter, at most.
+MAX_READ = 128 << 20
+#: What the score counts in a folder that is named otherwise; the least that is a recognition; what a second plugin
+#: needs of the first one's to be told of.
+UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.6
+#: Share of the samples of a folder for which a plugin must have files: of others' files a few may fit by accident.
+COVERED = 0.1
+#: Formats that a plugin may read although its class does not say so.
+_COMMON = ("png", "jpg", "jpeg", "webp", "npy", "txt", "json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a plugin says of a folder; `score` counts what the folder is called."""
+
+    score: float
+    plugin: str
+    recognised: Recognised
+
+
+@dataclass(frozen=True)
+class Found:
+    """One modality of a folder. `modality` has the settings that fit its files."""
+
+    name: str
+    plugin: Plugin
+    source: str
+    recognised: Recognised
+    modality: Modality
+    samples: frozenset[str]
+    looked: int  # samples on which the settings are based
+    score: float
+    #: Other plugins that recognise the same files nearly as surely.
+    rivals: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, tuple[str, ...]]:
+        return self.modality.spec.files
+
+
+class Asked:
+    """The plugins' answers about the sub-folders of `root`. `notes` tells of what is left out: plugins that fail,
+    folders and files that cannot be read."""
+
+    def __init__(self, root: Path, manager: PluginManager) -> None:
+        self.root, self.manager, self.notes = root, manager, list[str]()
+        self.classes: dict[str, type[Modality]] = {}
+        for plugin in (p for p in manager.plugins if p.kind == "modality"):
+            try:
+                if plugin.state != "disabled":
+                    self.classes[plugin.name] = manager.modality_class(plugin.name)
+            except PluginError as error:
+                self.notes.append(f"plugin {plugin.name} left out: {first_line(error)}")
+        own = (getattr(cls, "extensions", ()) for cls in self.classes.values())
+        self.extensions = tuple(dict.fromkeys((*_COMMON, *(e for extensions in own for e in extensions))))
+        self.sources: dict[str, Source] = {}
+        self._opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
+        self._read: tuple[str, list[dict[str, bytes]]] = ("", [])
+
+    def about(self, source: str) -> list[Answer]:
+        """Of the plugins that recognise a folder, the surest first."""
+        try:
+            opened = open_source(self.root, source, self.extensions)
+        except (ValueError, OSError) as error:
+            self.notes.append(first_line(error))
+            return []
+        if opened is None or not opened.names:
+            return []
+        self.sources[source] = opened
+        samples, answers = self._some(source, FEW), []
+        for name in self.classes:
+            if (recognised := self._ask(name, source, samples)) is not None:
+                score = recognised.score * (1 if self._named(name, source) else UNNAMED)
+                answers.append(Answer(score, name, recognised))
+        return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
+
+    def settle(self, answers: Mapping[str, list[Answer]]) -> list[Found]:
+        """One plugin for the files of each folder, the surest first, and with it what sees the same files as continuous
+        input."""
+        found: list[Found] = []
+        everything = [(answer, source) for source, some in answers.items() for answer in some]
+        for answer, source in sorted(everything, key=lambda e: (-e[0].score, e[1], e[0].plugin)):
+            made = self._make(answer, source, taken={f.name for f in found})
+            if made is None:
+                continue
+            extensions = set(made.modality.spec.extensions)
+            same = [f for f in found if f.source == source and extensions & set(f.modality.spec.extensions)]
+            if not same or (len(same) == 1 and _both(same[0], made)):
+                found.append(made)
+            elif answer.score >= CLOSE * same[0].score and not any(_both(f, made) for f in same):
+                found[found.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
+        return sorted(found, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
+
+    def _named(self, plugin: str, source: str) -> bool:
+        """Whether a folder is called as the data of a plugin."""
+        where = self.root.resolve().name if source == "." else source
+        return bool(_words(where) & _words(" ".join((plugin.partition("@")[0], *self.classes[plugin].folders))))
+
+    def _some(self, source: str, number: int) -> list[dict[str, bytes]]:
+        """The files of `number` samples, fewer where they are large: the same whenever it is called."""
+        if number == MANY and self._read[0] == source:
+            return self._read[1]
+        opened, read, some = self.sources[source], 0, list[dict[str, bytes]]()
+        for name in random.Random(0).sample(opened.names, min(number, len(opened.names))):
+            try:
+                some.append(opened.files(name))
+            except (SampleError, OSError) as error:
+                self.notes.append(f"cannot be read: {opened.where(name)}: {first_line(error)}")
+                continue
+            read += sum(map(len, some[-1].values()))
+            if read > MAX_READ * number // MANY:
+                break
+        if number == MANY:
+            self._read = source, some
+        return some
+
+    def _ask(self, name: str, source: str, samples: list[dict[str, bytes]]) -> Recognised | None:
+        try:
+            cls, plugin = self.classes[name], self.manager.find("modality", name)
+            answer = run(plugin, "asked about files", lambda: cls.recognise(samples))
+        except ValueError as error:
+            self.notes.append(f"plugin {name} left out of {shown(source)}: {first_line(error)}")
+            return None
+        if answer is None or (
+            isinstance(answer, Recognised) and not math.isnan(answer.score) and 0 < answer.score <= 1
+        ):
+            return answer
+        self.notes.append(f"plugin {name} left out of {shown(source)}: it answers {answer!r:.60}, not a Recognised")
+        return None
+
+    def _make(self, answer: Answer, source: str, *, taken: set[str]) -> Found | None:
+        """The modality of a folder, called as its plugin, or where that is taken `plugin@folder`; None, with a note,
+        where that cannot be."""
+        called, plugin = answer.plugin, self.manager.find("modality", answer.plugin)
+        if called in taken:
+            called = f"{called.partition('@')[0]}@{re.sub(r'[^a-z0-9]+', '_', source.lower()).strip('_') or 'other'}"
+            if "@" in answer.plugin or called in taken:
+                return None
+        samples = self._some(source, MANY)
+        recognised = self._ask(answer.plugin, source, samples)
+        if recognised is None:
+            return None
+        settings = {key: value for key, (value, _) in recognised.settings.items()}
+        if "source" in self.classes[answer.plugin].Settings.model_fields:
+            settings["source"] = source
+        try:
+            modality = self.manager.modality(called, plugin=answer.plugin, **settings)
+            key = modality.spec.files
+            if modality.spec.source == source and key not in self._opened:
+                self._opened[key] = open_source(self.root, *key)
+        except (ValueError, OSError) as error:
+            self.notes.append(f"plugin {answer.plugin} left out of {shown(source)}: {first_line(error)}")
+            return None
+        if modality.spec.source != source:
+            self.notes.append(
+                f"{shown(source)}/ looks like {answer.plugin}, which has no setting for its folder; rename it to "
+                f"{modality.spec.source}"
+            )
+            return None
+        opened = self._opened[key]
+        names = frozenset(opened.names if opened is not None else ())
+        if len(names) < COVERED * len(self.sources[source].names):
+            return None
+        looked = sum(any(extension in files for extension in modality.spec.extensions) for files in samples)
+        return Found(called, plugin, source, recognised, modality, names, looked, answer.score)
+
+
+def _both(first: Found, second: Found) -> bool:
+    """Whether two modalities see the same files, one as tokens and the other, no less surely, as continuous input."""
+    continuous = first.modality.spec.continuous, second.modality.spec.continuous
+    return first.files == second.files and continuous[0] != continuous[1] and second.score >= first.score
+
+
+def _words(text: str) -> set[str]:
+    """Words of a name, in small letters and the singular; two in a row also as one."""
+    apart = re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower()
+    words = [word.rstrip("s") or word for word in re.findall(r"[a-z]+", apart)]
+    return {*words, *(first + second for first, second in pairwise(words))}
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def disjoint(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+    """Without a second folder of a plugin that has no sample in common with the first, and a note of each."""
+    kept, notes = list[Found](), list[str]()
+    for one in sorted(found, key=lambda f: f.name != f.plugin.name):
+        first = next((f for f in kept if f.plugin == one.plugin), None)
+        if first is None or first.samples & one.samples:
+            kept.append(one)
+        else:
+            notes.append(
+                f"{shown(one.source)}/ is not read: it is {one.plugin.name} as {shown(first.source)}/, with other "
+                f"samples; move both into one folder"
+            )
+    return [one for one in found if one in kept], notes

@@ -1,0 +1,94 @@
+"""What `data.train` and `data.val` may name: a folder, tars of one, or commands that print tars.
+
+data/train                             a folder
+data/train/shard-{00000..00099}.tar    these of its tars, each of which holds all modalities
+pipe:curl -sf https://…/{00..09}.tar   what commands print, copied to a folder once; see `pipes`
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import StringConstraints
+
+from fourm_engine.data.raw.names import shown
+from fourm_engine.storage.location import Location, Readable
+
+PIPE = "pipe:"
+#: A command, as it is written: a path would lose its double slashes.
+Pipe = Annotated[str, StringConstraints(pattern=f"^{PIPE}")]
+#: Paths that a pattern may stand for.
+MAX_SHARDS = 1_000_000
+_GROUP = re.compile(r"\{([^{}]*)\}")
+
+
+class DataRoot(NamedTuple):
+    folder: Readable
+    #: Paths below it, of the tars to read; None: all that lies there.
+    shards: list[str] | None
+
+
+def data_root(path: Readable | str) -> DataRoot:
+    """What a path or a pattern stands for. Raises ValueError for a pattern that stands for no tars, or for some that
+    are not there."""
+    if isinstance(path, Location):
+        return DataRoot(path, None)
+    if str(path).startswith(PIPE):
+        raise ValueError(f"{shown(path)}: a command, where a folder or tars are expected")
+    whole = Path(path)
+    if whole.is_dir() or not is_pattern(path):
+        return DataRoot(whole, None)
+    paths = [whole] if whole.exists() else [Path(text) for text in expand(str(path))]
+    for one in paths:
+        if one.suffix.lower() != ".tar":
+            raise ValueError(
+                f"{shown(path)}: stands for {shown(one)}; name a folder, or tars such as shard-{{00..09}}.tar"
+            )
+    folder = Path(os.path.commonpath([one.parent for one in paths]))
+    missing = [one for one in paths if not one.is_file()]
+    if missing and not folder.is_dir():
+        return DataRoot(folder, None)  # whoever needs it says so
+    if missing:
+        raise ValueError(
+            f"{shown(path)}: {len(missing)} of {len(paths)} tars are not there, such as {shown(missing[0])}"
+        )
+    return DataRoot(folder, sorted({one.relative_to(folder).as_posix() for one in paths}))
+
+
+def is_pattern(path: Path | str) -> bool:
+    """Whether a path that is no folder stands for tars."""
+    return str(path).lower().endswith(".tar") or "{" in str(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a folder or file, or the folder of such a pattern."""
+    return path.exists() or (is_pattern(path) and Path(str(path).partition("{")[0] + "x").parent.is_dir())
+
+
+def expand(pattern: str) -> list[str]:
+    """What a pattern with braces stands for, as in a shell. Raises ValueError for too much."""
+    from braceexpand import braceexpand
+
+    if _number(pattern) > MAX_SHARDS:  # the package makes all before it gives the first
+        raise ValueError(f"{shown(pattern)}: stands for more than {MAX_SHARDS} paths")
+    try:
+        return list(braceexpand(pattern))
+    except ValueError:
+        raise ValueError(f"{shown(pattern)}: a brace is not closed, or not opened") from None
+
+
+def _number(pattern: str) -> int:
+    """At least as many as a pattern stands for."""
+    total = 1
+    while group := _GROUP.search(pattern):
+        ends = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(\.\.-?\d+)?", group[1])
+        total *= abs(int(ends[2][:20]) - int(ends[1][:20])) + 1 if ends else max(1 + group[1].count(","), 1)
+        if group[1].count("..") and not ends:
+            total *= 128  # characters
+        pattern = pattern[: group.start()] + pattern[group.end() :]
+        if total > MAX_SHARDS:
+            break
+    return total

@@ -1,0 +1,153 @@
+"""WebDataset shards: tars in the root of a data set, each of which holds all modalities of its samples.
+
+In: the paths of members. Out: which modality each belongs to, and its sample. A member is, in this order,
+
+- `<sample>.<source>.<extension>`, such as `0001.rgb.jpg`, or with the name of the modality;
+- `<source>/<sample>.<extension>`, as in an archive of a folder that has a folder for each modality;
+- `<sample>.<extension>`, where one modality alone reads files of this extension. As WebDataset has it, the extension is
+  then all that follows the first dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fourm_engine.data.raw.names import LeftOut, plain, shown
+from fourm_engine.data.raw.shard_scan import Scan, Scanned
+from fourm_engine.data.raw.tar import Shards, leave_out, two_files
+from fourm_engine.data.raw.tar_members import Content
+from fourm_plugins.spec import ModalitySpec
+
+Key = tuple[str, tuple[str, ...]]  # source, extensions
+
+
+class Claim(NamedTuple):
+    """What modalities read: files of a source; modalities with the same source and extensions read the same files."""
+
+    source: str
+    extensions: tuple[str, ...]
+    #: Names of the modalities.
+    modalities: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        return self.source, self.extensions
+
+
+def claims_of(specs: Iterable[ModalitySpec]) -> list[Claim]:
+    names: dict[Key, list[str]] = {}
+    for spec in specs:
+        names.setdefault((spec.source, tuple(spec.extensions)), []).append(spec.name)
+    return [Claim(*key, tuple(sorted(names[key]))) for key in sorted(names)]
+
+
+class Member(NamedTuple):
+    """A member that is the file of a sample."""
+
+    claims: tuple[int, ...]
+    sample: str
+    extension: str
+
+
+class Sorter:
+    """Says to which of `claims` a member belongs."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._marked: dict[str, dict[int, str]] = {}  # what a file's name ends with -> claim -> extension
+        self._bare: dict[str, dict[int, str]] = {}
+        self._folders: dict[str, dict[str, dict[int, str]]] = {}
+        self._sources = [claim.source for claim in claims]
+        named: dict[str, dict[int, str]] = {}
+        for number, claim in enumerate(claims):
+            for extension in claim.extensions:
+                ending = f".{extension.lower()}"
+                self._bare.setdefault(ending, {})[number] = extension
+                self._folders.setdefault(claim.source, {}).setdefault(ending, {})[number] = extension
+                self._marked.setdefault(f".{claim.source.lower()}{ending}", {})[number] = extension
+                for name in claim.modalities:
+                    named.setdefault(f".{name.lower()}{ending}", {})[number] = extension
+        for ending, found in named.items():
+            self._marked.setdefault(ending, found)  # a source of this name goes first
+        #: Whether extensions alone decided of any member: then it depends on all claims.
+        self.by_extension = False
+
+    def sort(self, path: str) -> Member | str:
+        """The sample and extension, or why it is none: "" for a file that is nobody's."""
+        folder, slash, file = path.rpartition("/")
+        lowered = file.lower()
+        dots = [at for at, character in enumerate(lowered) if character == "." and at]
+        top = path.partition("/")[0] if slash else ""
+        for at in dots:  # the longest ending first
+            if found := self._marked.get(lowered[at:]):
+                return self._member(found, f"{folder}/{file[:at]}" if folder else file[:at])
+        if top in self._folders:
+            for at in dots:
+                if found := self._folders[top].get(lowered[at:]):
+                    return self._member(found, path.removeprefix(f"{top}/")[: at - len(file)])
+            return ""
+        if dots and (found := self._bare.get(lowered[dots[0] :])):
+            self.by_extension = True
+            if len({self._sources[number] for number in found}) > 1:
+                sources = sorted({self._sources[number] for number in found})
+                return f"members that {' and '.join(sources)} could be"
+            return self._member(found, f"{folder}/{file[: dots[0]]}" if folder else file[: dots[0]])
+        return ""
+
+    @staticmethod
+    def _member(found: dict[int, str], sample: str) -> Member:
+        return Member(tuple(found), plain(sample), next(iter(found.values())))
+
+
+class SampleShards(NamedTuple):
+    """The samples of such shards, of each claim that has any."""
+
+    sources: dict[Key, Shards]
+    notes: list[str]
+    by_extension: bool
+
+
+def open_sample_shards(
+    root: Path, shards: Iterable[str], claims: Sequence[Claim], *, max_bytes: int, scan: Scan
+) -> SampleShards:
+    """Read `root/<shard>`, and sort the members of each.
+
+    Raises ValueError, naming the shard, as `TarSource` does."""
+    sorter, left_out = Sorter(claims), LeftOut()
+    sources = [Shards(root, max_bytes) for _ in claims]
+    for shard in shards:
+        scanned = scan(root / shard)
+        above, slash, _ = plain(shard).rpartition("/")
+        found: list[dict[tuple[str, str], Content]] = [{} for _ in claims]
+        for clean in scanned.samples:
+            member = sorter.sort(clean)
+            if isinstance(member, str):
+                _leave_out(shard, clean, scanned, member, claims, left_out)
+                continue
+            key = above + slash + member.sample, member.extension
+            for number in member.claims:
+                if key in found[number]:
+                    raise ValueError(two_files(root / shard, *key))
+                found[number][key] = scanned.contents[clean]
+        for number, files in enumerate(found):
+            if files:
+                sources[number].add(shard, scanned.stamp, files)
+    for source in sources:
+        source.finish()
+    notes = [f"{shown(root)}: {line}" for line in left_out.lines()]
+    return SampleShards({c.key: s for c, s in zip(claims, sources) if s.names}, notes, sorter.by_extension)
+
+
+def _leave_out(
+    shard: str, clean: str, scanned: Scanned, unclear: str, claims: Sequence[Claim], left_out: LeftOut
+) -> None:
+    if unclear and clean not in scanned.linked:
+        source, extension = claims[0].source, clean.rpartition(".")[2]
+        for claim in claims:
+            if extension.lower() in (e.lower() for e in claim.extensions):
+                source = claim.source
+                break
+        left_out.add(unclear, f"{shard}:{clean}", f"name them as in 0001.{source}.{extension}")
+    elif not unclear:
+        leave_out(shard, clean, scanned, "members of no modality that takes part", left_out)

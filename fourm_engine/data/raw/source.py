@@ -1,0 +1,181 @@
+"""Where the files of one modality come from: a folder of files, tar shards with random access, or both.
+
+In: `root/<source>/`, and tars in `root` that hold all modalities. Out: a `Source`: sorted sample names and, by name,
+{extension: content}. The name of a sample is its path below the folder without the extension (see `names.plain`), so
+that modalities match by name; a shard is read as if it was unpacked where it lies.
+
+Nothing is extracted to disk. Only regular files and members of bounded size are read. Links are followed: to files, to
+folders (each is read once, so that loops end), and in a shard to members of the same shard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
+from fourm_engine.data.raw.names import is_litter, shown
+from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, open_sample_shards
+from fourm_engine.data.raw.shard_scan import Scan, scan
+from fourm_engine.data.raw.tar import Shards, TarSource, in_two
+from fourm_plugins.spec import ModalitySpec
+
+__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source", "open_sources"]
+
+
+class Source(Protocol):
+    """Picklable; safe to use after a fork."""
+
+    notes: list[str]  # what was left out and why, a line a kind
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Sorted."""
+
+    def having(self, name: str) -> list[str]:
+        """The extensions of the files of a sample."""
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """The files of a sample, {extension without dot: content}. Raises SampleError for what may not be read."""
+
+    def where(self, name: str) -> str:
+        """Path, or shard:member, for messages."""
+
+    def stamp(self, name: str) -> str:
+        """Sizes and times of the files of a sample; equal where they are unchanged, '' where they are gone."""
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        """Path of each shard, below the folder of the modality or, of one that holds all, below the root -> its
+        samples; under None the samples that are loose files."""
+
+
+def root_shards(root: Path) -> list[str]:
+    """The tars in the root of a data set."""
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(".tar") and not is_litter(e.name))
+
+
+def open_source(
+    root: Path, source: str, extensions: Sequence[str], *, max_bytes: int = MAX_FILE_BYTES
+) -> FolderSource | TarSource | MixedSource | None:
+    """The source in `root/source`; None where there is no such folder.
+
+    Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
+    listing = list_source(root, source, extensions)
+    return None if listing is None else _open_listed(listing, max_bytes, scan)
+
+
+def list_source(root: Path, source: str, extensions: Sequence[str]) -> Listing | None:
+    folder = Path(root) / source
+    return Listing(folder, extensions) if folder.is_dir() else None
+
+
+def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
+    folder, extensions = listing.folder, listing.extensions
+    if not listing.shards:
+        return FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing)
+    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing, scan=scan)
+    if not listing.files:
+        return shards
+    return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+
+
+class Opened:
+    """The sources of a data set, by what reads them."""
+
+    def __init__(
+        self,
+        root: Path,
+        claims: Sequence[Claim],
+        shards: Sequence[str],
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        scan: Scan = scan,
+        only: Key | None = None,
+    ) -> None:
+        """`shards`: those in the root; `only`: whose source is opened, None: all. Raises ValueError for what cannot be
+        trusted."""
+        self.root = root
+        self.sources: dict[Key, Source] = {}
+        self.listings: dict[Key, Listing] = {}
+        shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)
+        self.notes, self.by_extension = shared.notes, shared.by_extension
+        for key in (claim.key for claim in claims if only in (None, claim.key)):
+            listing, inside = list_source(root, *key), shared.sources.get(key)
+            if listing is not None:
+                self.listings[key] = listing
+            if listing is not None and (listing.files or listing.shards or inside is None):
+                source = _open_listed(listing, max_bytes, scan)
+                self.sources[key] = source if inside is None else _joined(source, inside)
+            elif inside is not None:
+                self.sources[key] = inside
+
+
+def open_sources(root: Path, specs: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Source]:
+    """Modality -> its source, where it has data; modalities of one folder and the same extensions share one.
+
+    Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
+    specs = list(specs)
+    opened = Opened(root, claims_of(specs), root_shards(root), max_bytes=max_bytes)
+    keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
+    return {name: opened.sources[key] for name, key in keys.items() if key in opened.sources}
+
+
+def _joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
+    if isinstance(source, FolderSource):
+        return MixedSource(source, inside)
+    if isinstance(source, MixedSource):
+        return MixedSource(source.loose, *source.shards, inside)
+    return MixedSource(None, source, inside)
+
+
+class MixedSource:
+    """Loose files and shards. Of a sample that both have the loose files are used: they may have been corrected since
+    the shard was written. Raises ValueError for a sample in two shards."""
+
+    def __init__(self, loose: FolderSource | None, *shards: Shards) -> None:
+        self.loose, self.shards = loose, shards
+        self._of: dict[str, FolderSource | Shards] = {}
+        for source in shards:
+            for name in source.names:
+                if (other := self._of.setdefault(name, source)) is not source:
+                    assert isinstance(other, Shards)
+                    raise ValueError(in_two(name, other.path(name), source.path(name)))
+        both = [name for name in loose.names if name in self._of] if loose is not None else []
+        if loose is not None:
+            self._of |= dict.fromkeys(loose.names, loose)
+        self.names = sorted(self._of)
+        self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
+        if both and loose is not None:
+            shard = next(source for source in shards if both[0] in source)
+            self.notes.append(
+                f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
+                f"{shard.where(both[0])}; the loose files are used"
+            )
+
+    def having(self, name: str) -> list[str]:
+        return self._of[name].having(name)
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return self._of[name].files(name)
+
+    def where(self, name: str) -> str:
+        return self._of[name].where(name)
+
+    def stamp(self, name: str) -> str:
+        return self._of[name].stamp(name)
+
+    def part(self, name: str) -> FolderSource | Shards:
+        """Where a sample comes from."""
+        return self._of[name]
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        units: dict[str | None, Sequence[str]] = {}
+        for source in self.shards:
+            for shard, names in source.by_shard().items():
+                units[shard] = [*units.get(shard, ()), *(name for name in names if self._of[name] is source)]
+        if self.loose is not None:
+            units[None] = self.loose.names
+        return units

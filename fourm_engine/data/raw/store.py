@@ -1,0 +1,86 @@
+"""RawStore: raw files, read through their views and tokenized when a sample is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.cache import ArrayCache
+from fourm_engine.data.store import Store
+from fourm_engine.data.tokens.recorded_views import RecordedViews
+from fourm_engine.data.views import FRESH_VIEWS, DrawnViews, view_of
+from fourm_engine.masking.pack import patchify
+from fourm_plugins.tokenizer import Tokenizer
+
+
+class RawStore(Store):
+    """The samples of `data`.
+
+    Args:
+        tokenizers: modality -> fitted tokenizer, of all that are not continuous.
+        seen: the views of each sample.
+        cache_bytes: memory for arrays that are read again."""
+
+    def __init__(
+        self,
+        data: AlignedData,
+        tokenizers: Mapping[str, Tokenizer],
+        seen: RecordedViews | DrawnViews,
+        *,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.data, self.tokenizers, self.seen = data, dict(tokenizers), seen
+        self.names, self.views = data.names, seen.views
+        self._cache = ArrayCache(cache_bytes)
+
+    def row(self, name: str) -> int | None:
+        """The row of a sample; None where there is none of this name."""
+        return self.data.names.at(name)
+
+    def has(self, row: int) -> frozenset[str]:
+        return frozenset(self.data.has_at(row))
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        return self.data.kinds()
+
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        name = self.names[row]
+        spec = self.data.modalities[modality].spec
+        array = self.data.normalise(name, modality, self._augmented(name, modality, view))
+        if spec.continuous:
+            assert isinstance(array, np.ndarray)
+            return patchify(array, spec)
+        if modality not in self.tokenizers:
+            raise ValueError(
+                f"no tokens and no tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`"
+            )
+        return self.tokenizers[modality].encode([array])[0]
+
+    def _augmented(self, name: str, modality: str, view: int) -> Any:
+        key = (modality, name, view)
+        value = self._cache.get(key)
+        if value is None:
+            seen = view_of(self.data.modalities[modality].spec, self.seen.get(name, view), view)
+            value = self.data.augment(name, modality, self.data.value(name, modality), seen)
+            if self.views < FRESH_VIEWS:  # otherwise it never comes again
+                self._cache.put(key, value)
+        return value
+
+    def skip(self, row: int, bad: BadFile) -> None:
+        self.data.skip(self.names[row], bad)
+
+    def identity(self) -> dict[str, Any]:
+        # Views that are recorded belong to tokens, which tell them from others themselves.
+        drawn = self.seen.identity(self.names) if isinstance(self.seen, DrawnViews) else {}
+        return super().identity() | drawn
+
+    def describe(self) -> str:
+        return self.data.describe()
+
+    def report(self) -> str:
+        return self.data.report()

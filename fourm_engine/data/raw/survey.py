@@ -1,0 +1,154 @@
+"""What lies in a folder: its parts, which modality each sub-folder holds, and how the samples pair up.
+
+In: a folder, and the plugin host. Out: a `Survey`. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
+from fourm_engine.data.raw.pairing import unpaired
+from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
+from fourm_engine.data.splits import SPLITS
+from fourm_plugins.manager import PluginManager
+
+#: What parts of a data set are called; a year or number may follow.
+TRAIN = re.compile(r"(train|training|trn)[-_]?\d*", re.IGNORECASE)
+VAL = re.compile(r"(val|valid|validation|dev|eval|test|testing)[-_]?\d*", re.IGNORECASE)
+#: Files that hold many samples, which are not read.
+_TABLES = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """`train` and `val` are the folders of the data, where they are apart; otherwise `train` is the folder itself.
+    `notes` say what is not used, and why."""
+
+    train: Path
+    val: Path | None
+    found: list[Found]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def samples(self) -> frozenset[str]:
+        return frozenset().union(*(found.samples for found in self.found))
+
+    @property
+    def kinds(self) -> dict[tuple[str, tuple[str, ...]], frozenset[str]]:
+        """Which files (source and extensions) -> the samples that have them."""
+        return {found.files: found.samples for found in self.found}
+
+    @property
+    def paired(self) -> int:
+        """Samples that have files of more than one kind."""
+        kinds = self.kinds.values()
+        return sum(sum(name in names for names in kinds) > 1 for name in self.samples)
+
+
+def survey(root: Path, manager: PluginManager) -> Survey:
+    """Raises ValueError, one line, for a folder that is not there or holds nothing that an installed plugin
+    recognises, and where no two modalities have a sample in common."""
+    folders, loose = _entries(root)
+    train, val = _parts(root, folders)
+    if train != root:
+        folders, loose = _entries(train)
+    asked = Asked(train, manager)
+    if not asked.classes:
+        raise ValueError("no modality is installed that can be used; see `fourm plugins list`")
+    answers = {folder: some for folder in folders if (some := asked.about(folder))}
+    data = [n for n in loose if split(n, asked.extensions) is not None or n.lower().endswith(".tar")]
+    if (data and not answers) or _parts_of_one(answers, asked):
+        answers, data = ({".": some} if (some := asked.about(".")) else {}), []
+    found, notes = disjoint(asked.settle(answers))
+    if not found:
+        raise ValueError(_nothing(train, folders, loose, asked))
+    notes = [*asked.notes, *notes, *_left_out(train, folders, loose, data, found, asked)]
+    result = Survey(train, val, found, list(dict.fromkeys(notes)))
+    if len(result.kinds) > 1 and not result.paired:
+        names = {one.source: one.samples for one in found}
+        why = "; ".join(unpaired(names)) or f"such as {' and '.join(shown(min(n)) for n in names.values())}"
+        raise ValueError(
+            f"{shown(train)}: no sample has files of more than one of {', '.join(map(shown, names))}: {why}. The files "
+            f"of one sample have one name in each folder; to use one kind alone, leave out the others: --no-plugin NAME"
+        )
+    return result
+
+
+def _entries(root: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders, and of the files, in a folder. Raises ValueError where there is none to look at."""
+    if not root.exists():
+        raise ValueError(f"{shown(root)}: no such folder")
+    if not root.is_dir():
+        archive = is_archive(root.name) or root.suffix.lower() == ".tar"
+        what = "an archive, not a folder; unpack it, and name the folder" if archive else "a file; name the folder"
+        raise ValueError(f"{shown(root)}: {what} that holds your data")
+    folders, files = list[str](), list[str]()
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not is_litter(entry.name) and entry.name != SPLITS:
+                (folders if entry.is_dir() else files).append(entry.name)
+    if not folders and not files:
+        raise ValueError(f"{shown(root)}: an empty folder; name the one that holds your data")
+    return sorted(folders), sorted(files)
+
+
+def _parts(root: Path, folders: Sequence[str]) -> tuple[Path, Path | None]:
+    """Where training and held-out data lie: in sub-folders of the usual names, or both in `root` (None)."""
+    train = next(filter(TRAIN.fullmatch, folders), None)
+    if train is None:
+        return root, None
+    held_out = sorted(filter(VAL.fullmatch, folders), key=lambda name: name.lower().startswith("test"))
+    return root / train, root / held_out[0] if held_out else None
+
+
+def _parts_of_one(answers: Mapping[str, list[Answer]], asked: Asked) -> bool:
+    """Whether all folders are parts of one modality, such as a folder a day: one plugin recognises all of them best,
+    and few names are in two."""
+    names = [frozenset(asked.sources[source].names) for source in answers]
+    if len(answers) < 2 or len({some[0].plugin for some in answers.values()}) > 1:
+        return False
+    return len(frozenset().union(*names)) > 0.75 * sum(map(len, names))
+
+
+def _left_out(
+    train: Path, folders: Sequence[str], loose: Sequence[str], data: Sequence[str], found: Sequence[Found], asked: Asked
+) -> list[str]:
+    """A line on each folder and each kind of file that nothing reads."""
+    read = {one.source for one in found}
+    lines = [note for source in sorted(read) for note in asked.sources[source].notes]
+    for folder in sorted(set(folders) - read) if "." not in read else ():
+        if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
+            number = len(asked.sources[folder].names)
+            lines.append(
+                f"{shown(folder)}/ is not read: no installed plugin recognises its {number} samples; to write one: "
+                f"fourm plugins new NAME"
+            )
+    for name in loose:
+        if name.lower().endswith(_TABLES):
+            lines.append(
+                f"{shown(name)} is not read: one file of many samples; write a file for each, such as "
+                f"{shown(train / Path(name).stem / '0001.txt')}"
+            )
+    if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
+        lines.append(
+            f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
+            f"folder of their modality"
+        )
+    return lines
+
+
+def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: Asked) -> str:
+    seen = [*(f"{shown(name)}/" for name in folders), *map(shown, loose)]
+    listed = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
+    line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
+    if archive := next(filter(is_archive, loose), None):
+        line += f"; unpack {shown(archive)}"
+    if folders:
+        line += f"; if the folders of the modalities lie deeper: fourm init {shown(root / folders[0])}"
+    about = "".join(f"; {note}" for note in asked.notes[:3])
+    return f"{line}; installed: {', '.join(sorted(asked.classes))} (`fourm plugins list`){about}"

@@ -1,0 +1,158 @@
+"""Tar shards with random access: one pass over the headers, then members are read by their offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
+from fourm_engine.data.raw.names import LeftOut, is_document, plain, shown, split, wrapping
+from fourm_engine.data.raw.open_shards import read_member, stamp_of
+from fourm_engine.data.raw.shard_scan import Scan, Scanned, Stamp, scan
+from fourm_engine.data.raw.tar_members import Content
+
+
+class Shards:
+    """Samples of one modality in tar shards below `folder`, one shard after another by `add`."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.names: list[str] = []
+        self.notes: list[str] = []
+        self._shards: list[tuple[str, Stamp]] = []
+        self._index: dict[str, tuple[int, dict[str, Content]]] = {}  # name -> (shard, by extension)
+
+    def add(self, shard: str, stamp: Stamp, files: Mapping[tuple[str, str], Content]) -> None:
+        """{(sample, extension): content} of a shard. Raises ValueError where another shard has one of the samples."""
+        number = len(self._shards)
+        self._shards.append((shard, stamp))
+        for (name, extension), content in files.items():
+            first, of_sample = self._index.setdefault(name, (number, {}))
+            if first != number:
+                raise ValueError(in_two(name, self.folder / self._shards[first][0], self.folder / shard))
+            of_sample[extension] = content
+
+    def finish(self) -> None:
+        self.names = sorted(self._index)
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        """Path of each shard below the folder -> its samples, both sorted."""
+        shards: list[list[str]] = [[] for _ in self._shards]
+        for name in self.names:
+            shards[self._index[name][0]].append(name)
+        return {shard: names for (shard, _), names in zip(self._shards, shards)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def having(self, name: str) -> list[str]:
+        return list(self._index[name][1])
+
+    def path(self, name: str) -> Path:
+        """The shard of a sample."""
+        return self.folder / self._shards[self._index[name][0]][0]
+
+    def entries(self, name: str) -> dict[str, tuple[str, Content]]:
+        """Extension -> (path of the shard below the folder, content) of a sample."""
+        shard, files = self._index[name]
+        return {extension: (self._shards[shard][0], content) for extension, content in files.items()}
+
+    def files(self, name: str) -> dict[str, bytes]:
+        number, files = self._index[name]
+        shard, stamp = self._shards[number]
+        path = self.folder / shard
+        return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
+
+    def where(self, name: str) -> str:
+        return ", ".join(
+            f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in self.entries(name).values()
+        )
+
+    def stamp(self, name: str) -> str:
+        shard, files = self._index[name]
+        return stamp_text(self.folder / self._shards[shard][0], files)
+
+
+class TarSource(Shards):
+    """`folder/**/*.tar`, each read as if it was unpacked where it lies.
+
+    Raises ValueError, naming the shard, for one that is truncated or no tar file, that holds a path out of the archive
+    (absolute, or with `..`), or a sample that another shard holds too. A member that is no regular file, nor a link to
+    one in the same shard, or is too large, is the error of its sample alone, when that is read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        extensions: Sequence[str],
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        listing: Listing | None = None,
+        scan: Scan = scan,
+    ) -> None:
+        super().__init__(folder, max_bytes)
+        listing = listing or Listing(folder, extensions)
+        left_out = LeftOut()
+        self.notes += listing.notes
+        for shard in listing.shards:
+            scanned = scan(self.folder / shard)
+            self.add(shard, scanned.stamp, self._named(shard, self._samples(shard, scanned, extensions, left_out)))
+        self.notes += [f"{shown(self.folder)}: {line}" for line in left_out.lines()]
+        self.finish()
+        if not self.names and not listing.files:
+            raise ValueError(listing.nothing_found(self.notes))
+
+    def _samples(
+        self, shard: str, scanned: Scanned, extensions: Sequence[str], left_out: LeftOut
+    ) -> dict[tuple[str, str], Content]:
+        found: dict[tuple[str, str], Content] = {}
+        for clean in scanned.samples:
+            key = split(clean, extensions)
+            if key is None:
+                kinds = ", ".join("." + extension for extension in extensions)
+                leave_out(shard, clean, scanned, f"files in shards that are no {kinds}", left_out)
+            elif key in found:
+                raise ValueError(two_files(self.folder / shard, *key))
+            else:
+                found[key] = scanned.contents[clean]
+        return found
+
+    def _named(self, shard: str, found: dict[tuple[str, str], Content]) -> dict[tuple[str, str], Content]:
+        """With the folder of the shard in the names, and without one that only repeats the modality's."""
+        above, slash, _ = plain(shard).rpartition("/")
+        wrapped = wrapping([name for name, _ in found], shown(self.folder.name))
+        if wrapped:
+            path = shown(self.folder / shard)
+            self.notes.append(f"{path}: all files lie in {wrapped} inside; their names are what follows it")
+        return {(above + slash + name[len(wrapped) :], extension): c for (name, extension), c in found.items()}
+
+
+def leave_out(shard: str, clean: str, scanned: Scanned, what: str, left_out: LeftOut) -> None:
+    """Count a member that is no sample."""
+    content = scanned.contents[clean]
+    if clean in scanned.linked:
+        return  # under the name of the link
+    if content.reason.startswith("a link"):  # to a folder, most likely
+        left_out.add("links in shards", f"{shard}:{clean}", "store what they lead to (tar -h)")
+    elif not content.reason and not is_document(clean.rpartition("/")[2]):
+        left_out.add(what, f"{shard}:{clean}")
+
+
+def two_files(path: Path, name: str, extension: str) -> str:
+    return f"{shown(path)}: sample {shown(name)!r} holds two files .{extension}; remove one"
+
+
+def in_two(name: str, path: Path, other: Path) -> str:
+    return f"sample {shown(name)!r} is in both {shown(path)} and {shown(other)}; remove one"
+
+
+def stamped(stamp: Stamp, files: Mapping[str, Content]) -> str:
+    members = (f"{extension}:{content.offset}:{content.size}" for extension, content in sorted(files.items()))
+    return ";".join((f"{stamp[0]}:{stamp[1]}", *members))
+
+
+def stamp_text(path: Path, files: Mapping[str, Content]) -> str:
+    """Size and time of a shard and where in it the files of a sample lie; '' where the shard is gone."""
+    try:
+        return stamped(stamp_of(path), files)
+    except OSError:
+        return ""

@@ -1,0 +1,137 @@
+"""Members of a tar shard and the offsets of their bytes, from one pass over headers that may lie."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fourm_engine.data.raw.names import is_litter, shown
+
+#: Bytes of a member's extended header, and characters of its name, which is all that it should hold.
+MAX_HEADER_BYTES, MAX_NAME = 1 << 20, 1024
+#: Links from member to member before the file.
+MAX_LINKS = 40
+_BLOCK = tarfile.BLOCKSIZE
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
+class Content(NamedTuple):
+    """Where the bytes of a member lie, or why they may not be read."""
+
+    member: str
+    offset: int = 0
+    size: int = 0
+    reason: str = ""
+    #: (offset in the file, bytes) of the parts of a sparse file that are stored, one after another.
+    parts: tuple[tuple[int, int], ...] | None = None
+    #: Which member of the shard it is, from 0.
+    row: int = 0
+
+
+def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
+    """(clean path -> content of all members, clean paths that may be samples, in their order, those that links lead to)
+    of a shard. Raises ValueError for a shard that is truncated, no tar file, or points out of itself."""
+    contents: dict[str, Content] = {}
+    links: dict[str, tuple[str, str]] = {}  # clean path -> (that of what it links to, as it is written)
+    samples, linked, end = list[str](), set[str](), 0
+    for member, offset in _headers(path):
+        end = offset
+        clean = _clean(member.name, path)
+        if member.isdir():
+            continue
+        if not is_litter(clean):
+            samples.append(clean)
+        if member.islnk() or member.issym():
+            start = "" if member.islnk() else clean.rpartition("/")[0]
+            links[clean] = _target(start, member.linkname), member.linkname
+        else:
+            contents[clean] = _content(member)
+    for clean, (_, written) in links.items():
+        target, hops = clean, 0
+        while target in links and hops < MAX_LINKS:
+            target, hops = links[target][0], hops + 1
+        linked.add(target)
+        lost = Content(clean, reason=f"a link to {shown(written)}, no regular file in this shard; store the file")
+        contents[clean] = contents.get(target, lost)._replace(member=clean)
+    contents = {clean: content._replace(row=row) for row, (clean, content) in enumerate(contents.items())}
+    with open(path, "rb") as file:
+        file.seek(end)
+        # Without its end marker a shard has lost members, however whole the last one looks.
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise ValueError(f"{shown(path)}: truncated, no end of archive at byte {end}; copy or make it again")
+    return contents, samples, linked
+
+
+def _content(member: tarfile.TarInfo) -> Content:
+    if not (member.isreg() or member.issparse()):
+        return Content(member.name, reason="no regular file (a pipe or a device); store the file itself")
+    parts = None
+    if member.issparse():
+        stored: Any = member.sparse or ()
+        parts = tuple((int(offset), int(number)) for offset, number in stored if number)
+        if any(offset < 0 or number < 0 or offset + number > member.size for offset, number in parts):
+            return Content(member.name, reason="a sparse file whose parts lie outside of it; store it again")
+    return Content(member.name, member.offset_data, member.size, parts=parts)
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is checked before the content that it announces is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _EXTENDED and member.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header announces {member.size} bytes")
+        return member
+
+
+def _headers(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Each member, and the offset of the next header. Raises ValueError for a file that is no whole tar file."""
+    size, end = path.stat().st_size, -1
+    try:
+        with tarfile.open(path, "r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # or all headers would stay in memory
+                if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"unexpected end of data in {shown(member.name)!r}")
+                if tar.offset <= end:
+                    raise tarfile.ReadError(f"its members run backwards at {shown(member.name)!r}")
+                end = tar.offset
+                yield member, end
+    except OSError as error:
+        raise ValueError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # tarfile raises IndexError, ValueError and more on headers that lie
+        raise ValueError(f"{shown(path)}: truncated or no tar file ({error}); copy or make it again") from None
+
+
+def _clean(name: str, path: Path) -> str:
+    """A member's path below the shard. Raises ValueError where that is outside, or no path."""
+    parts = name.split("/")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{shown(path)}: member {shown(name)!r} has no name for a file; do not use this file")
+    if name.startswith("/") or ".." in parts:
+        raise ValueError(f"{shown(path)}: member {shown(name)!r} points out of the archive; do not use this file")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _target(start: str, link: str) -> str:
+    """What a link in the folder `start` leads to, as a clean path; '' for what is outside of the shard."""
+    if link.startswith("/"):
+        return ""
+    parts = start.split("/") if start else []
+    for part in link.split("/"):
+        if part == ".." and not parts:
+            return ""
+        if part == "..":
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)

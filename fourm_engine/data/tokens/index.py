@@ -1,0 +1,268 @@
+"""Index: what the token shards of a folder hold, in columns that all processes map from one file each.
+
+    <folder>/_index/index.json      modalities, how their tokens were made, samples of each kind
+    <folder>/_index/shards.npy      uint64: number, samples and digest of the names of each shard
+    <folder>/_index/files.npy       uint64: what is known of each file, `FIELDS` of every part of every shard
+    <folder>/_index/present.npy     a bit mask a sample: bit m for modality m; 8, 16, 32 or 64 bits
+    <folder>/_index/dropped.npy     int64: rows of samples that take no part
+    <folder>/_index/names.*.npy     see `NameTable`
+
+Row r is the same sample in every modality; the rows of a shard follow one another. The index is derived from the shards
+(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.names_table import NameTable
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_name
+from fourm_engine.data.tokens.token_shards import Making
+from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Location, Readable, content_of
+
+INDEX_FOLDER = "_index"
+_FORMAT = 1
+#: Of a file: its size and time; a digest of what a model sees of it; how it was made, a position in `making` or
+#: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
+FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
+MAX_MODALITIES = 64
+#: Of index.json.
+MAX_BYTES = 1 << 28
+
+
+def mask_type(modalities: int) -> np.dtype:
+    """The dtype of a mask with a bit for each modality."""
+    return np.dtype(next(f"uint{bits}" for bits in (8, 16, 32, 64) if modalities <= bits))
+
+
+@dataclass(eq=False)
+class Index:
+    """What the shards in `folder` hold. Arrays may be memory maps; they are not to be written to."""
+
+    folder: Readable
+    #: Views of each sample.
+    views: int
+    #: The settings by which views were drawn.
+    settings: dict[str, Any]
+    #: Alignment groups that a shard has views of, one entry each way.
+    shard_groups: list[list[str]]
+    modalities: list[str]
+    #: Modality -> how its shards were made, one entry each way.
+    making: dict[str, list[Making]]
+    #: uint64 (shards, 3): the number of each shard, ascending, its samples, and a digest of their names.
+    shards: np.ndarray
+    #: uint64 (shards, 1 + modalities, FIELDS): of views, then of each modality.
+    files: np.ndarray
+    #: (samples,) bit masks.
+    present: np.ndarray
+    #: int64, ascending.
+    dropped: np.ndarray
+    names: NameTable
+    #: Mask -> samples that take part.
+    kinds: dict[int, int]
+    #: int64 (shards + 1,): the first row of each shard, and the number of rows.
+    starts: np.ndarray = field(init=False)
+    _saved: bool = False
+
+    def __post_init__(self) -> None:
+        self.starts = np.concatenate([[0], np.cumsum(self.shards[:, 1], dtype=np.int64)])
+        if not (
+            len(self.present) == len(self.names) == self.starts[-1]
+            and self.files.shape == (len(self.shards), 1 + len(self.modalities), len(FIELDS))
+            and self.present.dtype == mask_type(len(self.modalities))
+            and self.making.keys() == set(self.modalities)
+            and all((self.files[:, part, MAKING] < ways).all() for part, ways in enumerate(self._ways()))
+            and (len(self.dropped) == 0 or 0 <= self.dropped[0] <= self.dropped[-1] < len(self.present))
+        ):
+            raise ValueError(f"{self.folder / INDEX_FOLDER}: columns that do not belong together")
+
+    def _ways(self) -> list[int]:
+        """In how many ways the shards of each part were made; those without a file count as made in the first."""
+        return [len(self.shard_groups), *(max(1, len(self.making[name])) for name in self.modalities)]
+
+    def __len__(self) -> int:
+        """Rows, those of dropped samples included."""
+        return len(self.present)
+
+    @property
+    def groups(self) -> list[str]:
+        """Alignment groups that every shard has views of."""
+        ways = [set(self.shard_groups[int(way)]) for way in np.unique(self.files[:, 0, MAKING])]
+        return sorted(set.intersection(*ways))
+
+    @property
+    def parts(self) -> list[str]:
+        """The folders of the shards: views, then each modality."""
+        return [VIEWS_FOLDER, *self.modalities]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(position of the shard, row in it)."""
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return shard, row - int(self.starts[shard])
+
+    def path(self, part: int, shard: int) -> Readable:
+        return self.folder / self.below(part, shard)
+
+    def below(self, part: int, shard: int) -> str:
+        """The path of a file below the folder."""
+        return f"{self.parts[part]}/{shard_name(int(self.shards[shard, 0]))}"
+
+    def rows_of(self, shard: int) -> slice:
+        return slice(int(self.starts[shard]), int(self.starts[shard + 1]))
+
+    def holding(self, modality: str) -> np.ndarray:
+        """int64: positions of the shards that have a file of a modality."""
+        return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
+
+    def made(self, modality: str) -> dict[Making, Readable]:
+        """How the tokens of a modality were made -> the first shard that was made so."""
+        if modality not in self.modalities:
+            return {}
+        part, shards = self.parts.index(modality), self.holding(modality)
+        ways, first = np.unique(self.files[shards, part, MAKING], return_index=True)
+        return {self.making[modality][int(w)]: self.path(part, int(shards[f])) for w, f in zip(ways, first)}
+
+    def count_kinds(self, rows: np.ndarray | None = None) -> Counter[frozenset[str]]:
+        """Set of modalities -> samples that have just these, of some rows or of all that take part."""
+        kinds = self.kinds if rows is None else count_masks(self.present[rows])
+        return Counter({self.modalities_in(mask): count for mask, count in kinds.items()})
+
+    def modalities_in(self, mask: int) -> frozenset[str]:
+        return frozenset(name for bit, name in enumerate(self.modalities) if mask >> bit & 1)
+
+    @property
+    def key(self) -> int:
+        """Tells this index from one of other files."""
+        return digest(np.ascontiguousarray(self.shards).tobytes(), np.ascontiguousarray(self.files).tobytes())
+
+    def save(self) -> Index:
+        """Write it, whole or not at all; returns it as `load` does. Raises CannotWrite."""
+        assert isinstance(self.folder, Path)
+        with replacing_folder(self.folder / INDEX_FOLDER) as folder:
+            save_column(folder / "shards.npy", self.shards.ravel())
+            save_column(folder / "files.npy", self.files.ravel())
+            save_column(folder / "present.npy", self.present)
+            save_column(folder / "dropped.npy", self.dropped)
+            self.names.save(folder)
+            facts = {
+                "format": _FORMAT,
+                "views": self.views,
+                "settings": self.settings,
+                "groups": self.shard_groups,
+                "modalities": self.modalities,
+                "making": {name: list(map(asdict, made)) for name, made in self.making.items()},
+                "kinds": sorted(self.kinds.items()),
+            }
+            write_atomically(folder / "index.json", json.dumps(facts, indent=1))
+        loaded = Index.load(self.folder)
+        assert loaded is not None
+        return loaded
+
+    @classmethod
+    def load(cls, folder: Readable) -> Index | None:
+        """The index that is stored in a folder of tokens; None where there is none, or none that can be used. That of
+        remote tokens must be there: raises ValueError otherwise."""
+        if isinstance(folder, Location):
+            return cls._load_remote(folder)
+        stored = Path(folder) / INDEX_FOLDER
+        for _ in range(10):  # another process may replace it just now
+            try:
+                before = os.stat(stored).st_ino
+                index = cls._load(Path(folder), stored)
+                if os.stat(stored).st_ino == before:
+                    return index
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                if not stored.exists():
+                    return None
+        return None
+
+    @classmethod
+    def _load_remote(cls, folder: Location) -> Index:
+        try:
+            return cls._load(folder, folder / INDEX_FOLDER)
+        except Missing as error:
+            raise Missing(f"{error}; `fourm tokenize` writes it: upload all that is in the folder of tokens") from None
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{folder / INDEX_FOLDER}: damaged ({error!s:.80}); run `fourm tokenize` on the local tokens, upload "
+                f"them again"
+            ) from None
+
+    @classmethod
+    def _load(cls, folder: Readable, stored: Readable) -> Index:
+        facts = json.loads(content_of(stored / "index.json", MAX_BYTES))
+        if facts["format"] != _FORMAT:
+            raise ValueError(f"{stored}: of format {facts['format']}")
+        modalities = [str(name) for name in facts["modalities"]]
+        index = cls(
+            folder,
+            int(facts["views"]),
+            dict(facts["settings"]),
+            [[str(group) for group in groups] for groups in facts["groups"]],
+            modalities,
+            {name: [Making(**made) for made in facts["making"][name]] for name in modalities},
+            open_column(stored / "shards.npy", "u").reshape(-1, 3),
+            open_column(stored / "files.npy", "u").reshape(-1, 1 + len(modalities), len(FIELDS)),
+            open_column(stored / "present.npy", "u"),
+            open_column(stored / "dropped.npy", "i"),
+            NameTable.open(stored),
+            {int(mask): int(count) for mask, count in facts["kinds"]},
+        )
+        index._saved = True
+        return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the same files rather than getting a copy.
+        if self._saved:
+            return _again, (self.folder, self.key)
+        fields = (self.folder, self.views, self.settings, self.shard_groups, self.modalities, self.making, self.shards)
+        return Index, (*fields, self.files, self.present, self.dropped, self.names, self.kinds)
+
+
+def _again(folder: Readable, key: int) -> Index:
+    index = Index.load(folder)
+    if index is None or index.key != key:
+        raise ValueError(f"{folder}: tokens were added or changed while they were in use; start again")
+    return index
+
+
+def count_masks(masks: np.ndarray) -> dict[int, int]:
+    """Mask -> how often it occurs."""
+    counts: Counter[int] = Counter()
+    for start in range(0, len(masks), 1 << 22):  # sorts no more than that at a time
+        values, numbers = np.unique(masks[start : start + (1 << 22)], return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist())))
+    return dict(counts)
+
+
+def same_files(index: Index, found: Mapping[str, Mapping[int, tuple[int, int]]]) -> bool:
+    """Whether the files of an index are just those found: part -> shard -> size and time."""
+    if sorted(found) != sorted(index.parts) or sorted(found[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
+        return False
+    return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(found, index.parts))
+
+
+def file_stamps(found: Mapping[str, Mapping[int, tuple[int, int]]], parts: list[str]) -> np.ndarray:
+    """uint64 (shards, parts, 2): size and time of each file; 0 where there is none."""
+    numbers = np.array(sorted(found[VIEWS_FOLDER]))
+    stamps = np.zeros((len(numbers), len(parts), 2), np.uint64)
+    for part, name in enumerate(parts):
+        if shards := found.get(name):
+            there = np.fromiter(shards, np.int64, len(shards))
+            at = np.searchsorted(numbers, there).clip(max=len(numbers) - 1)
+            known = numbers[at] == there
+            stamps[at[known], part] = np.array(list(shards.values()), np.uint64)[known]
+    return stamps

@@ -1,0 +1,299 @@
+"""From the shards of a folder of tokens to its index: made by `fourm tokenize`, and brought up to date by whoever opens
+tokens that have changed since. What is known of files whose size and time are the same is taken from the old index.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fourm_engine.data.names_table import NameTable
+from fourm_engine.data.tokens.index import (
+    BYTES,
+    CONTENT,
+    FIELDS,
+    INDEX_FOLDER,
+    MAKING,
+    MAX_MODALITIES,
+    OUTDATED,
+    TIME,
+    Index,
+    count_masks,
+    file_stamps,
+    mask_type,
+    same_files,
+)
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, names_digest, shard_path
+from fourm_engine.data.tokens.token_shards import Making, TokenShard
+from fourm_engine.data.tokens.view_shards import ViewShard
+from fourm_engine.files import remove_leftovers
+from fourm_engine.lock import one_at_a_time
+from fourm_engine.storage.location import Location, Readable
+
+log = logging.getLogger(__name__)
+_LOCK = ".fourm-index"
+#: Part -> number of the shard -> size and time.
+Found = dict[str, dict[int, tuple[int, int]]]
+
+
+def has_tokens(folder: Readable) -> bool:
+    """Whether `folder` holds tokens; a remote one, their index."""
+    if isinstance(folder, Location):
+        return (folder / INDEX_FOLDER / "index.json").exists()
+    return bool(_scan_part(Path(folder) / VIEWS_FOLDER))
+
+
+def open_index(folder: Readable, *, write: bool = True) -> Index:
+    """The index of the tokens in `folder`, as the files are now. Where it is missing or of other files it is made anew,
+    by one process, and stored if `write` and if the folder can be written to.
+
+    Raises ValueError for damaged files, for shards that hold other samples than their views, for a sample in two
+    shards, and for different numbers of views."""
+    if isinstance(folder, Location):  # what its index says of it is believed
+        index = Index.load(folder)
+        assert index is not None
+        return index
+    folder = Path(folder)
+    index, found = Index.load(folder), scan(folder)
+    if index is not None and same_files(index, found):
+        return index
+    if not write or not os.access(folder, os.W_OK):
+        return build(folder, found, index)
+    try:
+        with one_at_a_time(folder / _LOCK):
+            remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
+            index, found = Index.load(folder), scan(folder)
+            if index is not None and same_files(index, found):
+                return index
+            return build(folder, found, index).save()
+    except OSError as error:
+        log.warning("%s; each process makes an index of its own in memory", error)
+        return build(folder, found, index)
+
+
+def scan(folder: Path) -> Found:
+    """The shards of views, and of all modalities, that are there. Raises ValueError where there are no views."""
+    with os.scandir(folder) if folder.is_dir() else _nothing() as entries:
+        parts = [entry.name for entry in entries if entry.name[0] not in "._" and entry.is_dir()]
+    found = {part: _scan_part(folder / part) for part in (VIEWS_FOLDER, *sorted(parts))}
+    if not found[VIEWS_FOLDER]:
+        raise ValueError(f"{folder / VIEWS_FOLDER}: holds no shard-*.safetensors; run `fourm tokenize`")
+    for part, shards in found.items():
+        if lost := sorted(shards.keys() - found[VIEWS_FOLDER].keys()):
+            log.warning(
+                "%s: %d shards such as %s are not read, for %s lacks what says whose tokens they are; remove them and "
+                "run `fourm tokenize` again",
+                folder / part,
+                len(lost),
+                shard_path(Path(), lost[0]),
+                VIEWS_FOLDER,
+            )
+    return {part: shards for part, shards in found.items() if shards}
+
+
+def _scan_part(folder: Path) -> dict[int, tuple[int, int]]:
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                number = entry.name[6:-12]
+                if entry.name[:6] == "shard-" and entry.name[-12:] == ".safetensors" and number.isdecimal():
+                    stat = entry.stat()
+                    found[int(number)] = stat.st_size, stat.st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return found
+
+
+class _nothing:
+    def __enter__(self) -> tuple[os.DirEntry[str], ...]:
+        return ()
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def build(folder: Path, found: Found, old: Index | None = None) -> Index:
+    """The index of the files that were found. Raises ValueError; see `open_index`."""
+    return _Builder(folder, found, old).index()
+
+
+def _small(column: np.ndarray) -> np.ndarray:
+    """As uint32, half the size, where its numbers allow."""
+    return column.astype(np.uint32 if column.max(initial=0) < 1 << 32 else np.int64)
+
+
+class _Builder:
+    def __init__(self, folder: Path, found: Found, old: Index | None) -> None:
+        self.folder, self.old = folder, old
+        self.numbers = sorted(found[VIEWS_FOLDER])
+        self.modalities = sorted(found.keys() - {VIEWS_FOLDER})
+        if len(self.modalities) > MAX_MODALITIES:
+            raise ValueError(f"{folder}: tokens of {len(self.modalities)} modalities; {MAX_MODALITIES} are the most")
+        self.parts = [VIEWS_FOLDER, *self.modalities]
+        self.stamps = file_stamps(found, self.parts)
+        self.making: dict[str, dict[Making, int]] = {name: {} for name in self.modalities}
+        self.files = np.zeros((len(self.numbers), len(self.parts), len(FIELDS)), np.uint64)
+        self.files[:, :, : TIME + 1] = self.stamps
+        self.shards = np.zeros((len(self.numbers), 3), np.uint64)
+        self.present: list[np.ndarray] = []
+        self.dropped: list[np.ndarray] = []
+        self.offsets, self.blobs = [np.zeros(1, np.int64)], list[np.ndarray]()  # of the names
+        self.hashes: list[np.ndarray] = []
+        self.rows = self.characters = 0
+        self.facts: tuple[dict, int] | None = None  # settings and number of views
+        self.groups: dict[tuple[str, ...], int] = {}
+        if old is not None:
+            self.before = {int(number): shard for shard, number in enumerate(old.shards[:, 0])}
+            # By row: the columns of a table are sorted by hash.
+            self.old_hashes = np.empty(len(old), np.uint64)
+            self.old_hashes[old.names.order] = old.names.hashes
+            self.old_part = {part: number for number, part in enumerate(old.parts)}
+
+    def index(self) -> Index:
+        for shard, number in enumerate(self.numbers):
+            self._add(shard, number)
+        hashes = np.concatenate(self.hashes)
+        order = _small(np.argsort(hashes, kind="stable"))
+        names = NameTable(_small(np.concatenate(self.offsets)), np.concatenate(self.blobs), hashes[order], order)
+        self._check_unique(names)
+        present = np.concatenate(self.present)
+        dropped = np.concatenate(self.dropped)
+        kinds = count_masks(present)
+        for mask, count in count_masks(present[dropped]).items():
+            kinds[mask] -= count
+        assert self.facts is not None
+        settings, views = self.facts
+        return Index(
+            self.folder,
+            views,
+            settings,
+            list(map(list, self.groups)),
+            self.modalities,
+            {name: list(made) for name, made in self.making.items()},
+            self.shards,
+            self.files,
+            present,
+            dropped,
+            names,
+            {mask: count for mask, count in kinds.items() if count},
+        )
+
+    def _add(self, shard: int, number: int) -> None:
+        """Take in one shard: its names, its views, then each modality."""
+        same = self._unchanged(shard, number)
+        if VIEWS_FOLDER in same:
+            samples = self._keep_views(shard, self.before[number])
+            views = None
+        else:
+            views = ViewShard(self.folder, number)
+            samples = self._read_views(shard, number, views)
+        mask = np.zeros(samples, mask_type(len(self.modalities)))
+        for bit, modality in enumerate(self.modalities):
+            if self.stamps[shard, bit + 1, BYTES] == 0:
+                continue
+            if modality in same:
+                there = self._keep_tokens(shard, bit + 1, modality, self.before[number])
+            else:
+                views = views or ViewShard(self.folder, number)
+                there = self._read_tokens(shard, bit + 1, modality, number, views)
+            mask |= there.astype(mask.dtype) << mask.dtype.type(bit)
+        self.present.append(mask)
+        self.rows += samples
+
+    def _unchanged(self, shard: int, number: int) -> set[str]:
+        """The parts of a shard that are as in the old index; none where its views are not."""
+        if self.old is None or (before := self.before.get(number)) is None:
+            return set()
+        same = {
+            part
+            for position, part in enumerate(self.parts)
+            if part in self.old_part
+            and (self.old.files[before, self.old_part[part], : TIME + 1] == self.stamps[shard, position]).all()
+        }
+        return same if VIEWS_FOLDER in same else set()
+
+    def _keep_views(self, shard: int, before: int) -> int:
+        assert self.old is not None
+        rows = self.old.rows_of(before)
+        offsets = self.old.names.offsets[rows.start : rows.stop + 1].astype(np.int64)
+        self._add_names(
+            offsets - offsets[0], self.old.names.blob[int(offsets[0]) : int(offsets[-1])], self.old_hashes[rows]
+        )
+        start, stop = np.searchsorted(self.old.dropped, [rows.start, rows.stop])
+        self.dropped.append(self.old.dropped[start:stop] - rows.start + self.rows)
+        self.shards[shard] = self.old.shards[before]
+        self.files[shard, 0] = self.old.files[before, 0]
+        self.files[shard, 0, MAKING] = self._group(self.old.shard_groups[int(self.old.files[before, 0, MAKING])])
+        self._agree(self.old.settings, self.old.views, self.folder)
+        return rows.stop - rows.start
+
+    def _read_views(self, shard: int, number: int, views: ViewShard) -> int:
+        table = NameTable.build(views.names)
+        hashes = np.empty(len(table), np.uint64)
+        hashes[table.order] = table.hashes
+        self._add_names(table.offsets, table.blob, hashes)
+        self.dropped.append(np.flatnonzero(~views.kept) + self.rows)
+        self.shards[shard] = number, len(views.names), names_digest(views.names)
+        self.files[shard, 0, CONTENT] = views.content()
+        self.files[shard, 0, MAKING] = self._group(views.groups)
+        self._agree(views.settings, views.views, views.path)
+        return len(views.names)
+
+    def _add_names(self, offsets: np.ndarray, blob: np.ndarray, hashes: np.ndarray) -> None:
+        self.offsets.append(offsets[1:] + self.characters)
+        self.characters += len(blob)
+        self.blobs.append(blob)
+        self.hashes.append(hashes)
+
+    def _agree(self, settings: dict, views: int, path: Path) -> None:
+        if self.facts is None:
+            self.facts = settings, views
+        if self.facts != (settings, views):
+            raise ValueError(
+                f"{path}: {views} views drawn with {settings}, but those of other shards are {self.facts[1]} drawn "
+                f"with {self.facts[0]}; remove {self.folder} and tokenize again"
+            )
+
+    def _keep_tokens(self, shard: int, part: int, modality: str, before: int) -> np.ndarray:
+        assert self.old is not None
+        fields = self.old.files[before, self.old_part[modality]]
+        self.files[shard, part] = fields
+        self.files[shard, part, MAKING] = self._way(modality, self.old.making[modality][int(fields[MAKING])])
+        bit = self.old.present.dtype.type(self.old.modalities.index(modality))
+        return self.old.present[self.old.rows_of(before)] >> bit & self.old.present.dtype.type(1)
+
+    def _read_tokens(self, shard: int, part: int, modality: str, number: int, views: ViewShard) -> np.ndarray:
+        path = shard_path(self.folder / modality, number)
+        tokens = TokenShard(path, len(views.names), int(self.shards[shard, 2]))
+        digests = tokens.column("digest")
+        there, group = digests != 0, tokens.making.alignment
+        # Made before the settings of views took in its group, or not at all through views.
+        seen = views.digests(group) if group in views.groups else np.zeros_like(digests)
+        self.files[shard, part, CONTENT] = digest(digests.tobytes())
+        self.files[shard, part, MAKING] = self._way(modality, tokens.making)
+        self.files[shard, part, OUTDATED] = int((there & (tokens.column("view") != seen)).sum())
+        return there
+
+    def _way(self, modality: str, made: Making) -> int:
+        return self.making[modality].setdefault(made, len(self.making[modality]))
+
+    def _group(self, groups: list[str]) -> int:
+        return self.groups.setdefault(tuple(groups), len(self.groups))
+
+    def _check_unique(self, names: NameTable) -> None:
+        same = np.flatnonzero(names.hashes[1:] == names.hashes[:-1])
+        starts = np.cumsum(self.shards[:, 1], dtype=np.int64)
+        for at in same.tolist():
+            first, second = (int(names.order[at]), int(names.order[at + 1]))
+            if names.name(first) == names.name(second):
+                paths = [
+                    shard_path(self.folder / VIEWS_FOLDER, self.numbers[int(np.searchsorted(starts, row, "right"))])
+                    for row in (first, second)
+                ]
+                raise ValueError(
+                    f"sample {names.name(first)!r} is in both {paths[0]} and {paths[1]}; remove the second and run "
+                    f"`fourm tokenize` again"
+                )

@@ -1,0 +1,152 @@
+"""Prepare samples to be tokenized: from their files, each read and decoded once, to arrays; in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.shards import digest
+from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_plugins.view import View
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One sample to prepare. `modalities`: those to encode. `views`: those that are recorded, or None to draw them."""
+
+    shard: int
+    name: str
+    modalities: tuple[str, ...]
+    views: list[SampleViews] | None = None
+
+
+@dataclass
+class Prepared:
+    """What became of a task. A modality whose file, or any view of it, cannot be used is in `bad` alone."""
+
+    task: Task
+    views: list[SampleViews]
+    #: Modality -> its array of each view; None where that is the array of view 0.
+    arrays: dict[str, list[np.ndarray | str | None]] = field(default_factory=dict)
+    #: Modality -> digest of the bytes of its files.
+    contents: dict[str, int] = field(default_factory=dict)
+    bad: list[BadFile] = field(default_factory=list)
+
+
+def content_digest(files: Mapping[str, bytes]) -> int:
+    return digest(*(part for extension, content in sorted(files.items()) for part in (extension, content)))
+
+
+class Preparer(Dataset[Prepared]):
+    """`preparer[task]` is the `Prepared` sample: a data set whose indices are tasks, for torch's `DataLoader`."""
+
+    def __init__(self, data: AlignedData, drawer: ViewDrawer, views: int) -> None:
+        self.data, self.drawer, self.views = data, drawer, views
+
+    def __getitem__(self, task: Task) -> Prepared:
+        sample = _Sample(self.data, task.name)
+        views = task.views
+        if views is None:
+            aspects = self.drawer.aspects(self.data, task.name, sample.value)
+            views = [self.drawer.draw(task.name, number, aspects) for number in range(self.views)]
+        prepared = Prepared(task, views)
+        for modality in task.modalities:
+            try:
+                arrays = self._arrays(sample, modality, views)
+            except BadFile as bad:
+                prepared.bad.append(bad)
+            else:
+                prepared.arrays[modality] = arrays
+                prepared.contents[modality] = content_digest(sample.files(modality))
+        return prepared
+
+    def _arrays(self, sample: _Sample, modality: str, views: list[SampleViews]) -> list[np.ndarray | str | None]:
+        """One view after the other; those that show what an earlier one shows are not encoded twice."""
+        plugin = self.data.modalities[modality]
+        arrays: list[np.ndarray | str | None] = []
+        seen: View | None = None
+        for number in range(self.views):
+            view = view_of(plugin.spec, views[number], number)
+            if not plugin.variants:
+                view = replace(view, variant=0)
+            if arrays and view == seen:
+                arrays.append(None)
+                continue
+            array = self.data.normalise(
+                sample.name, modality, self.data.augment(sample.name, modality, sample.value(modality), view)
+            )
+            if not arrays:
+                seen = view
+            arrays.append(None if arrays and _same(array, arrays[0]) else array)
+        return arrays
+
+
+class _Sample:
+    """The files and values of one sample, each read once."""
+
+    def __init__(self, data: AlignedData, name: str) -> None:
+        self.data, self.name = data, name
+        self._files: dict[str, dict[str, bytes]] = {}
+        self._values: dict[str, Any] = {}  # a value, or the BadFile that says why there is none
+
+    def files(self, modality: str) -> dict[str, bytes]:
+        if modality not in self._files:
+            self._files[modality] = self.data.files(self.name, modality)
+        return self._files[modality]
+
+    def value(self, modality: str) -> Any:
+        """Raises BadFile."""
+        if modality not in self._values:
+            try:
+                self._values[modality] = self.data.value(self.name, modality, self.files(modality))
+            except BadFile as bad:
+                self._values[modality] = bad
+        value = self._values[modality]
+        if isinstance(value, BadFile):
+            raise value
+        return value
+
+
+class _Tasks(Sampler[Task]):
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.tasks = tasks
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+
+def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:
+    """The samples of `tasks`, in order, prepared ahead in `workers` processes; without any, in this one."""
+    if not workers:
+        return map(preparer.__getitem__, tasks)
+    loader: DataLoader[Prepared] = DataLoader(
+        preparer,
+        sampler=_Tasks(tasks),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=16,
+        collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return iter(loader)
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
+
+
+def _same(a: np.ndarray | str, b: np.ndarray | str | None) -> bool:
+    return (
+        a == b
+        if isinstance(a, str) or not isinstance(b, np.ndarray)
+        else np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    )

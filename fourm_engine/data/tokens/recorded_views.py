@@ -1,0 +1,24 @@
+"""RecordedViews: the views of all samples of a folder of tokens, read from their shards when they are needed."""
+
+from __future__ import annotations
+
+from fourm_engine.data.tokens.index import Index
+from fourm_engine.data.tokens.shard_files import ShardFiles
+from fourm_engine.data.tokens.view_shards import views_in
+from fourm_engine.data.views import SampleViews
+
+
+class RecordedViews:
+    """The views that `fourm tokenize` recorded of the samples of `index`."""
+
+    def __init__(self, index: Index, files: ShardFiles) -> None:
+        self.index, self.files, self.views, self.groups = index, files, index.views, index.groups
+
+    def get(self, name: str, number: int) -> SampleViews:
+        """Raises KeyError for a sample that is not there, ValueError for a damaged shard."""
+        row = self.index.names.row(name)
+        if row is None:
+            raise KeyError(name)
+        shard, at = self.index.locate(row)
+        path, file = self.files.get(0, shard)
+        return {group: views_in(path, file, group, at, number) for group in self.groups}

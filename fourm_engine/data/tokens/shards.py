@@ -1,0 +1,128 @@
+"""Shards of what `fourm tokenize` writes: a table a column in safetensors, for many samples.
+
+    <folder>/_views/shard-00000.safetensors       the names of the samples and their views; see `data.view_shards`
+    <folder>/<modality>/shard-00000.safetensors   the tokens of the same samples, row by row; see `data.tokens`
+    <folder>/_index/                              what all of them hold, for those who read; see `data.index`
+
+The views decide which samples a shard holds, and in which order. That never changes: new samples go into new shards, a
+modality that a sample lacks is a row without content. A file appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fourm_engine.data.names_table import ENCODING, joined
+from fourm_engine.data.tokens.ranged import RangedShard
+from fourm_engine.files import write_atomically
+from fourm_engine.storage.location import Location, Readable
+
+VIEWS_FOLDER = "_views"
+_FORMAT = "3"
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return Path(folder) / shard_name(number)
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    return sorted(Path(folder).glob("shard-*.safetensors"))
+
+
+def open_shard(path: Readable, size: int | None = None) -> Any:
+    """The open file. `size`: that of a remote one, as its index says. Raises ValueError for a file that is no shard of
+    this format."""
+    try:
+        if isinstance(path, Location) and (copy := path.local(size)) is None:
+            file: Any = RangedShard(path.open(size))
+        else:
+            file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: damaged or no token shard ({error}); remove it and run `fourm tokenize` again"
+        ) from None
+    if (file.metadata() or {}).get("format") != _FORMAT:
+        raise ValueError(f"{path}: no token shard of format {_FORMAT}; remove it and run `fourm tokenize` again")
+    return file
+
+
+def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
+    # permissions keep everybody else from reading the shard.
+    write_atomically(path, save(columns, {"format": _FORMAT, **metadata}))
+
+
+def damaged(path: Readable, reason: object) -> ValueError:
+    return ValueError(f"{path}: damaged ({reason!r:.80}); remove it and run `fourm tokenize` again")
+
+
+def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
+    """A column of an open shard. Raises ValueError where it has none of this shape and dtype. -1: any length."""
+    try:
+        column = file.get_tensor(key)
+    except SafetensorError:
+        column = np.zeros(0)
+    fits = column.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, column.shape))
+    if column.dtype != dtype or not fits:
+        raise ValueError(
+            f"{path}: holds no column {key!r} of {np.dtype(dtype)} {shape}; remove it and run `fourm tokenize` again"
+        )
+    return column
+
+
+def row_of(path: Readable, file: Any, key: str, row: int) -> np.ndarray:
+    """One row of a column of an open shard, without reading the others. Raises ValueError."""
+    try:
+        return file.get_slice(key)[row : row + 1][0]
+    except (SafetensorError, IndexError) as error:
+        raise ValueError(
+            f"{path}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
+        ) from None
+
+
+def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The columns that hold the names: `names` uint8, all of them in UTF-8, and `name_offsets` int64 (samples + 1,)."""
+    offsets, blob = joined([name.encode(*ENCODING) for name in names])
+    return {"names": blob, "name_offsets": offsets}
+
+
+def names_of(path: Readable, file: Any) -> list[str]:
+    """Inverse of `names_columns`. Raises ValueError."""
+    offsets = column_of(path, file, "name_offsets", (-1,), np.int64)
+    blob = column_of(path, file, "names", (-1,), np.uint8).tobytes()
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+        raise damaged(path, "names")
+    bounds = offsets.tolist()
+    try:
+        return [blob[start:end].decode(*ENCODING) for start, end in pairwise(bounds)]
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from None
+
+
+def names_digest(names: Sequence[str]) -> int:
+    """Tells one sequence of samples from another."""
+    columns = names_columns(names)
+    return digest(columns["name_offsets"].tobytes(), columns["names"].tobytes())
+
+
+def digest(*parts: bytes | str) -> int:
+    """64 bits that tell one content from another; 0 for no content."""
+    if not any(parts):
+        return 0
+    total = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "little") + content)
+    return int.from_bytes(total.digest(), "little")

@@ -1,0 +1,162 @@
+"""TokenStore: the token shards of all modalities in a folder, made by the tokenizers of a run with its settings."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.store import Store
+from fourm_engine.data.tokens.index import OUTDATED
+from fourm_engine.data.tokens.indexing import open_index
+from fourm_engine.data.tokens.recorded_views import RecordedViews
+from fourm_engine.data.tokens.selection import Selection
+from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of
+from fourm_engine.storage.location import Readable
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+#: Shards of a modality that are opened to compare its files.
+_SHARDS_SEEN = 50
+
+
+class TokenStore(Store):
+    """What `fourm tokenize` wrote to `folder`: rows in the order of its index, shard after shard.
+
+    `recorded` has the views of all samples, `parts` the modalities that have tokens.
+
+    Args:
+        open_files: files that each process keeps open.
+
+    Raises ValueError where tokens were made by another tokenizer, with other settings, or through other views than
+    recorded, and for a modality of which no file could be tokenized."""
+
+    def __init__(
+        self,
+        folder: Readable,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        *,
+        open_files: int = OPEN_FILES,
+    ) -> None:
+        self.folder, self.index = folder, open_index(folder)
+        self.files = ShardFiles(self.index, limit=open_files)
+        self.recorded = RecordedViews(self.index, self.files)
+        self.views = self.index.views
+        #: Modality -> (its position in `index.parts`, ids are below this size).
+        self.parts: dict[str, tuple[int, int]] = {}
+        for name, modality in modalities.items():
+            spec = modality.spec
+            if not spec.continuous and name in self.index.modalities:
+                assert spec.token_space is not None
+                self.parts[name] = self.index.parts.index(name), spec.token_space.size
+                self._check(modality, tokenizers.get(name))
+            elif spec.alignment is not None and spec.alignment not in self.index.groups:
+                raise ValueError(
+                    f"{folder}: no views of group {spec.alignment!r} of {name}; run `fourm tokenize` again"
+                )
+        self._kinds: dict[int, frozenset[str]] = {}  # of a mask
+        self._take(None)
+        there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
+        if empty := ", ".join(name for name in self.parts if name not in there):
+            raise ValueError(
+                f"no tokens of {empty}: none of the files could be used when they were made; fix them and run "
+                f"`fourm tokenize` again, or leave {empty} out of modalities.select"
+            )
+
+    def _check(self, modality: Modality, tokenizer: Tokenizer | None) -> None:
+        name, folder, index = modality.name, self.folder / modality.name, self.index
+        made = index.made(name)
+        for way, path in made.items():
+            way.check(modality, path)
+            if way.views != index.views:
+                raise ValueError(
+                    f"{path}: {way.views} views a sample, not the {index.views} of {VIEWS_FOLDER}; remove {folder} "
+                    f"and run `fourm tokenize` again"
+                )
+        if len(fingerprints := sorted({way.fingerprint for way in made})) > 1:
+            raise ValueError(f"{folder}: shards of several tokenizers, {', '.join(fingerprints)}; tokenize again")
+        if tokenizer is not None and fingerprints and tokenizer.fingerprint != fingerprints[0]:
+            raise ValueError(
+                f"{folder}: made by tokenizer {fingerprints[0]}, but the tokenizer of {name} is "
+                f"{tokenizer.fingerprint}; run `fourm tokenize` again into an empty folder"
+            )
+        part, _ = self.parts[name]
+        if (outdated := index.files[:, part, OUTDATED]).any():
+            raise ValueError(
+                f"{folder}: {int(outdated.sum())} samples, the first in {index.path(part, int(outdated.argmax())).name}"
+                f", were made through other views than those in {VIEWS_FOLDER}; run `fourm tokenize` again"
+            )
+        if lacking := len(index.shards) - len(index.holding(name)):
+            log.warning("%s lacks %d shards of others there; run `fourm tokenize` again", folder, lacking)
+
+    def selecting(self, rows: np.ndarray | None) -> TokenStore:
+        """The same tokens of these rows of the index, ascending, alone; None: of all."""
+        other = copy.copy(self)
+        other._take(rows)
+        return other
+
+    def _take(self, rows: np.ndarray | None) -> None:
+        self.selection = Selection(self.index, self.files, rows)
+        self.names = self.selection.names
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        return self.selection.shard_sizes
+
+    def has(self, row: int) -> frozenset[str]:
+        mask = int(self.index.present[self.selection.row(row)])
+        if mask not in self._kinds:
+            self._kinds[mask] = self.index.modalities_in(mask) & frozenset(self.parts)
+        return self._kinds[mask]
+
+    def kinds(self) -> Counter[frozenset[str]]:
+        kinds: Counter[frozenset[str]] = Counter()
+        for modalities, samples in self.index.count_kinds(self.selection.rows).items():
+            kinds[modalities & frozenset(self.parts)] += samples
+        return kinds
+
+    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
+        part, size = self.parts[modality]
+        shard, at = self.index.locate(self.selection.row(row))
+        ids = self.files.row(part, shard, "ids", at * self.views + view)
+        if ids.ndim != 1 or ids.dtype != np.int32 or ids.max(initial=-1) >= size:
+            raise ValueError(
+                f"{self.index.path(part, shard)}: sample {self.names[row]!r} holds no ids below {size}; remove the "
+                f"file and run `fourm tokenize` again"
+            )
+        return ids[ids >= 0].astype(np.int64)
+
+    def ahead(self, rows: Sequence[int], *, views: bool = False) -> None:
+        """`views`: whether the views will be needed too."""
+        shards = dict.fromkeys(self.index.locate(self.selection.row(row))[0] for row in rows)
+        self.files.ahead([*([0] if views else []), *(part for part, _ in self.parts.values())], list(shards))
+
+    def stamps(self, modality: str, number: int) -> Iterator[tuple[str, int]]:
+        """(sample, stamp of the files that its tokens were made from), of up to some `number` of samples that have the
+        modality, from a few shards in case there are more. Raises ValueError."""
+        part, (index, chosen) = self.parts[modality][0], (self.index, self.selection)
+        shards = index.holding(modality)
+        if len(self) > number:
+            shards = shards[:: max(1, len(shards) // _SHARDS_SEEN)]
+        bit, each = index.modalities.index(modality), max(1, number // max(1, len(shards)))
+        for shard in shards.tolist():
+            rows = np.arange(index.starts[shard], index.starts[shard + 1])
+            rows = rows[chosen.holds(rows) & (index.present[rows] >> index.present.dtype.type(bit) & 1 != 0)]
+            if len(self) > number:
+                rows = rows[:: -(-len(rows) // each)] if len(rows) else rows
+            path, file = self.files.get(part, shard)
+            stamps = column_of(path, file, "stamp", (int(index.shards[shard, 1]),))
+            for row in rows.tolist():
+                yield index.names.name(row), int(stamps[row - int(index.starts[shard])])
+
+    def identity(self) -> dict[str, Any]:
+        chosen = self.selection
+        content = {name: chosen.digest(part) for name, (part, _) in sorted(self.parts.items())}
+        return {"names": chosen.names_digest(), "views": chosen.digest(0), "content": content}

@@ -1,0 +1,226 @@
+"""Token shards: the ids of one modality for the samples of a shard of views, row by row.
+
+    ids: int32 (samples * views, tokens), padded with -1; view v of row r is row r * views + v
+    digest: uint64 (samples,) of the ids of each; 0 for a sample without this modality
+    stamp, content, view: uint64 (samples,); see `Made`
+
+Metadata: the modality's identity and alignment group, the fingerprint of the tokenizer, the number of views, and a
+digest of the samples' names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.tokens.shards import (
+    column_of,
+    damaged,
+    digest,
+    names_digest,
+    open_shard,
+    save_shard,
+    shard_path,
+)
+from fourm_engine.identity import check_identity
+from fourm_engine.identity import digest as identity_digest
+from fourm_engine.storage.location import Readable
+from fourm_plugins.modality import Modality
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the tokens of one sample were made from, as digests."""
+
+    #: Sizes and times of its files.
+    stamp: int
+    #: Their bytes.
+    content: int
+    #: The views of its group; 0 for a modality that is seen whole.
+    view: int
+
+
+@dataclass(frozen=True)
+class Making:
+    """How the tokens of a shard were made: equal for all shards of a modality that is in order."""
+
+    fingerprint: str
+    views: int
+    alignment: str
+    #: JSON of `Modality.identity`, and its digest.
+    identity: str
+    digest: str
+
+    @classmethod
+    def read(cls, path: Path, metadata: Mapping[str, str]) -> Making:
+        """Raises ValueError."""
+        try:
+            made = cls(
+                metadata["fingerprint"],
+                int(metadata["views"]),
+                metadata["alignment"],
+                metadata["identity"],
+                metadata["digest"],
+            )
+            if made.views < 1:
+                raise ValueError("no views")
+        except (KeyError, ValueError) as error:
+            raise damaged(path, error) from None
+        return made
+
+    def check(self, modality: Modality, path: Readable) -> None:
+        """Raise ValueError where `modality` has other settings now, naming the first that differs."""
+        remedy = f"remove {path.parent} and run `fourm tokenize` again"
+        if self.alignment != (modality.spec.alignment or ""):
+            raise ValueError(
+                f"{path}: made in alignment group {self.alignment or None!r}, but {modality.name} is in "
+                f"{modality.spec.alignment!r}; install the plugin's earlier release, or {remedy}"
+            )
+        if self.digest == identity_digest(modality.identity()):
+            return
+        try:
+            identity = json.loads(self.identity)
+            if not isinstance(identity, dict):
+                raise ValueError("the identity of its modality is none")
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, error) from None
+        check_identity(identity, modality, where=str(path), remedy=remedy)
+
+
+class TokenShard:
+    """The tokens of one modality and shard, whose samples are those of `rows`, by name; see `names_digest`.
+
+    Raises ValueError where the file holds other samples."""
+
+    def __init__(self, path: Path, samples: int, rows: int, file: Any = None) -> None:
+        self.path, self.samples = path, samples
+        self._file = open_shard(path) if file is None else file
+        metadata = self._file.metadata()
+        self.making = Making.read(path, metadata)
+        if metadata.get("rows") != f"{rows:016x}":
+            raise ValueError(
+                f"{path}: holds other samples than the shard of views of this number; remove it and run "
+                f"`fourm tokenize` again"
+            )
+
+    def column(self, key: str) -> np.ndarray:
+        """uint64 (samples,). Raises ValueError."""
+        return column_of(self.path, self._file, key, (self.samples,))
+
+    def ids(self) -> np.ndarray:
+        """int32 (samples, views, tokens), padded with -1. Raises ValueError."""
+        table = column_of(self.path, self._file, "ids", (self.samples * self.making.views, -1), np.int32)
+        return table.reshape(self.samples, self.making.views, table.shape[1])
+
+    def damaged_rows(self) -> np.ndarray:
+        """int64: rows whose ids are not those that were written."""
+        digests, ids = self.column("digest").tolist(), self.ids()
+        return np.flatnonzero([row_digest(row) != known for row, known in zip(ids, digests) if known])
+
+
+def row_digest(ids: Sequence[np.ndarray]) -> int:
+    """Of the ids of each view, padded or not; never 0."""
+    return digest("ids", *(view[view >= 0].astype("<i4").tobytes() for view in ids))
+
+
+class TokenShardWriter:
+    """Writes the shards of one modality, and reads what is to be written again.
+
+    known: how the shards there were made -> one of them. Raises ValueError where one was made with other settings, by
+    another tokenizer, or with another number of views."""
+
+    def __init__(
+        self,
+        folder: Path,
+        modality: Modality,
+        fingerprint: str,
+        views: int,
+        known: Mapping[Making, Readable] | None = None,
+    ) -> None:
+        self.folder, self.spec = Path(folder) / modality.name, modality.spec
+        self.fingerprint, self.views = fingerprint, views
+        self._identity = modality.identity()
+        for made, path in (known or {}).items():
+            made.check(modality, path)
+            if made.fingerprint != fingerprint:
+                raise ValueError(
+                    f"{path}: made by tokenizer {made.fingerprint}, but the tokenizer of {modality.name} is "
+                    f"{fingerprint}; remove {self.folder} to tokenize again, or use the tokenizer it was made by"
+                )
+            if made.views != views:
+                raise ValueError(f"{path}: {made.views} views a sample, not {views}; remove {self.folder}")
+
+    def exists(self, number: int) -> bool:
+        return shard_path(self.folder, number).is_file()
+
+    def made(self, number: int, names: Sequence[str], *, verify: bool = False) -> dict[str, Made]:
+        """Those of the samples of a shard that have tokens; none where there is no such shard. verify: without those
+        whose ids are damaged."""
+        if not self.exists(number):
+            return {}
+        shard = self._open(number, names)
+        bad = frozenset(shard.damaged_rows().tolist()) if verify else frozenset[int]()
+        columns = (shard.column(key).tolist() for key in ("digest", "stamp", "content", "view"))
+        rows = enumerate(zip(names, *columns))
+        return {name: Made(*made) for row, (name, there, *made) in rows if there and row not in bad}
+
+    def ids(self, number: int, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        """Sample -> int32 (tokens,) of each view."""
+        if not self.exists(number):
+            return {}
+        shard = self._open(number, names)
+        rows = zip(names, shard.column("digest").tolist(), shard.ids())
+        return {name: [view[view >= 0] for view in ids] for name, there, ids in rows if there}
+
+    def _open(self, number: int, names: Sequence[str]) -> TokenShard:
+        shard = TokenShard(shard_path(self.folder, number), len(names), names_digest(names))
+        if shard.making.views != self.views:
+            raise damaged(shard.path, "views")
+        return shard
+
+    def write(self, number: int, names: Sequence[str], rows: Mapping[str, tuple[Made, Sequence[np.ndarray]]]) -> None:
+        """names: all samples of the shard. rows: sample -> what it was made from, and the ids (tokens,) of each view.
+
+        Raises ValueError for ids that do not fit the spec."""
+        length = max((len(ids) for _, row in rows.values() for ids in row), default=0)
+        table = np.full((len(names), self.views, length), -1, np.int32)
+        columns = {key: np.zeros(len(names), np.uint64) for key in ("digest", "stamp", "content", "view")}
+        at = {name: row for row, name in enumerate(names)}
+        for name, (made, views) in rows.items():
+            row = at[name]
+            for filled, ids in zip(table[row], views, strict=True):
+                self._check(ids)
+                filled[: len(ids)] = ids
+            columns["digest"][row] = row_digest(table[row])
+            columns["stamp"][row], columns["content"][row], columns["view"][row] = made.stamp, made.content, made.view
+        metadata = {
+            "modality": self.spec.name,
+            "fingerprint": self.fingerprint,
+            "views": str(self.views),
+            "alignment": self.spec.alignment or "",
+            "identity": json.dumps(self._identity, sort_keys=True),
+            "digest": identity_digest(self._identity),
+            "rows": f"{names_digest(names):016x}",
+        }
+        save_shard(
+            shard_path(self.folder, number),
+            {"ids": table.reshape(len(names) * self.views, length), **columns},
+            metadata,
+        )
+
+    def _check(self, ids: np.ndarray) -> None:
+        assert self.spec.token_space is not None
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.spec.token_space.size:
+            raise ValueError(
+                f"{self.spec.name}: the tokenizer gave ids {ids.min()} to {ids.max()}, outside its space of "
+                f"{self.spec.token_space.size}"
+            )
+        if self.spec.layout.kind != "sequence" and len(ids) != self.spec.layout.num_tokens:
+            raise ValueError(
+                f"{self.spec.name}: {len(ids)} tokens, not the {self.spec.layout.num_tokens} of its layout"
+            )
