@@ -79,8 +79,7 @@ def start(parallel: str) -> None:
 
 
 def trainer_seed(process: int) -> int:
-    from fourm_engine.train.feed import Feed
-from fourm_engine.train.loop import _seed
+    from fourm_engine.train.loop import _seed
 
     return _seed(1, 0, process)
 
