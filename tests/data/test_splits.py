@@ -180,3 +180,12 @@ def test_tokens_of_a_held_out_share_are_used_part_by_part(config, tmp_path):
     parts = [open_data(shared, training=training).store.names for training in (True, False)]
     assert parts[1]
     assert sorted([*parts[0], *parts[1]]) == NAMES
+
+
+def test_what_a_larger_share_holds_out_is_not_trained_on_although_it_was_tokenized(config, tmp_path):
+    less, more = (held_out(config, share).model_copy(update={"tokens": tmp_path / "apart"}) for share in (0.2, 0.6))
+    tokenize(less)
+    now_held_out = AlignedData.from_config(MODALITIES, more, training=False).names
+    before, after = open_data(less).store.names, open_data(more).store.names
+    assert set(before) & set(now_held_out)
+    assert set(after) == set(before) - set(now_held_out)
