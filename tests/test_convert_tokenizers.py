@@ -239,7 +239,7 @@ def test_a_larger_picture_has_more_tokens_and_resized_positions_also_when_saved(
 
 def test_a_file_for_another_modality_is_refused(checkpoint):
     other = PluginManager().modality("depth", image_size=32, patch_size=16, codebook_size=21)
-    with pytest.raises(ValueError, match="codebook_size is 20, but modality 'depth' has 21"):
+    with pytest.raises(ValueError, match="codebook_size is 20, but 'depth' has 21"):
         load_published_tokenizer(checkpoint, other.spec)
     caption = PluginManager().modality("caption")
     with pytest.raises(ValueError, match="caption needs a WordPiece vocabulary"):

@@ -305,7 +305,7 @@ def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
     write_layout(root, {f"{i:03d}": {"a": b"%d" % i, "words": b"w"} for i in range(60)}, "webdataset", shards=5)
     truth = held(root)
     index(root)
-    whole = {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("*.*")}
+    whole = {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("[!.]*.*")}
     random = np.random.default_rng(0)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for _ in range(3):
@@ -322,7 +322,7 @@ def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
         process.stdout.close()
         assert held(root) == truth
         index(root)
-        assert {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("*.*")} == whole
+        assert {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("[!.]*.*")} == whole
 
 
 def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_path, monkeypatch):

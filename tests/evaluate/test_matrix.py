@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.batch import Tokens
+from fourm_engine.batch import Patches, Tokens
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.predict import Predictor
@@ -44,7 +44,9 @@ def slow_nats(model, held_out, sample, given, target):
             picture[:, i : i + 2, j : j + 2].transpose(1, 2, 0).reshape(-1) for i in (0, 2, 4, 6) for j in (0, 2, 4, 6)
         ]
         encoder = tokens(model, given, [-1] * 16)
-        continuous = {given: torch.tensor(np.stack(patches))[None]}
+        continuous = {
+            given: Patches(torch.tensor(np.stack(patches)), torch.zeros(16, dtype=torch.int64), torch.arange(16))
+        }
     elif given != NOTHING:
         ids = model.tokenizers[given].encode([held_out.arrays[given][sample]])[0]
         encoder = tokens(model, given, [*ids, END] if given == "words" else ids)

@@ -81,7 +81,7 @@ def sound(rate=8000, channels=1, width=2, samples=9000):
         (b"", "not a .wav file: it ends early"),
         (b"RIFFxxxxWAVEnot", "not a .wav file"),
         (sound(width=1), "8 bits; 16-bit PCM is needed"),
-        (sound(rate=44100), "44100 samples/s, spectrogram is set to 8000; resample, or set sample_rate"),
+        (sound(rate=44100), "44100 samples/s, spectrogram wants 8000; resample, or set sample_rate"),
         (sound(samples=0), "0 samples"),
         (sound()[:-101], "truncated"),
     ],
