@@ -64,7 +64,9 @@ class Settings(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         for declared in ("display_only", "run_only"):
             if unknown := sorted(vars(cls).get(declared, frozenset()) - cls.model_fields.keys()):
-                raise TypeError(f"{cls.__name__}.{declared} names {', '.join(unknown)}, no setting of the class")
+                raise TypeError(
+                    f"{cls.__name__}.{declared} names {', '.join(unknown)}, which is no setting of the class"
+                )
 
 
 class Labeller(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from fourm_engine.data.names_table import ENCODING, Names, NameTable
 from fourm_engine.data.raw.folder import read_file
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.names import plain, shown
-from fourm_engine.data.raw.open_shards import read_member
+from fourm_engine.data.raw.open_shards import close_below, read_member
 from fourm_engine.data.raw.sample_shards import Claim, Key
 from fourm_engine.data.raw.shard_scan import Stamp, content
 from fourm_engine.data.raw.tar import stamp_text, stamped
@@ -63,6 +64,10 @@ class Maps:
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"{path!r} is no path below the data")
         return path
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            close_below(self.root)
 
 
 class IndexedSource:

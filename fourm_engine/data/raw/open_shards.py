@@ -64,6 +64,14 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
     return bytes(whole)
 
 
+def close_below(folder: Readable) -> None:
+    """Close the shards of a folder, of which a source was given up, so that its disk can be taken away. One that is
+    still read is opened again."""
+    with _lock:
+        for path in [path for path in _open if isinstance(folder, Path) and path.is_relative_to(folder)]:
+            os.close(_open.pop(path))
+
+
 def _remote_file(path: Location, stamp: tuple[int, int]) -> OpenFile:
     url = str(path)
     if url not in _open_remote:

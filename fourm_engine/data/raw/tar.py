@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.raw.names import LeftOut, is_document, plain, shown, split, wrapping
-from fourm_engine.data.raw.open_shards import read_member, stamp_of
+from fourm_engine.data.raw.open_shards import close_below, read_member, stamp_of
 from fourm_engine.data.raw.shard_scan import Scan, Scanned, Stamp, scan
 from fourm_engine.data.raw.tar_members import Content
 
@@ -71,6 +72,10 @@ class Shards:
     def stamp(self, name: str) -> str:
         shard, files = self._index[name]
         return stamp_text(self.folder / self._shards[shard][0], files)
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            close_below(self.folder)
 
 
 class TarSource(Shards):
