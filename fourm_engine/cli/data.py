@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console
+from fourm_engine.cli.tables import console, new_table
 
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
@@ -102,13 +102,11 @@ def check(
 
 def print_check(found: DataCheck) -> None:
     """Tables, then the findings, problems last, where they are seen."""
-    from rich.table import Table
-
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
     for title, columns, rows in tables(found):
-        table = Table(*columns, title=title, title_justify="left")
+        table = new_table(*columns, title=title)
         for row in rows:
             table.add_row(*map(_plain, row))
         out.print(table)
