@@ -21,7 +21,7 @@ def console() -> Console:
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table with narrow gaps. Where the terminal is narrower, cells continue on the next line: nothing is cut."""
+    """An empty table with narrow gaps. On a narrow terminal cells continue on the next line, and nothing is cut."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
