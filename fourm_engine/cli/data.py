@@ -10,6 +10,7 @@ import typer
 
 from fourm_engine.cli.options import Config, Overrides
 from fourm_engine.cli.tables import console, new_table
+from fourm_engine.cli.tables import show as show_tables
 
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
@@ -109,7 +110,7 @@ def print_check(found: DataCheck) -> None:
         table = new_table(*columns, title=title)
         for row in rows:
             table.add_row(*map(_plain, row))
-        out.print(table)
+        show_tables([table])
     for part in found.parts:
         read = (
             "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"

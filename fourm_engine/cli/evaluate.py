@@ -42,7 +42,7 @@ def print_summary(evaluation: Evaluation) -> None:
     from fourm_engine.evaluate.results import NOTHING
 
     tables = []
-    columns = ("target", "metric", "prediction", "best constant", "ceiling", "×")
+    columns = ("target", "metric", "prediction", "best constant", "ceiling", "÷ constant")
     for task in evaluation.tasks:
         table = new_table(*columns, title=task.name)
         for target, scores in task.scores.items():

@@ -25,7 +25,7 @@ def new_table(*columns: str, title: str | None = None) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -35,6 +35,9 @@ def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
     """Print tables, and below them the notes as they are."""
     out = console()
     for table in tables:
+        if table.title:  # above it rather than within its width
+            out.print(table.title, style="bold", markup=False)
+            table.title = None
         out.print(table)
     for note in notes:
         out.print(note, markup=False)
