@@ -15,7 +15,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
 from fourm_engine.recipes.config import load_config
-from fourm_engine.recipes.data_sets import index
+from fourm_engine.recipes.data_sets import index, pack, unpack
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.init import held_out_share, init
 from fourm_engine.recipes.tokenize import tokenize
@@ -172,3 +172,16 @@ def test_the_index_of_a_data_set_is_not_read_as_data(here):
     np.save(here / "photos/_index/sizes.npy", np.ones((4, 4), np.float32))
     found = init("photos", machine=CPU)
     assert len(frozenset().union(*split(found.config))) == 20
+
+
+def test_the_written_config_says_how_a_folder_is_indexed_packed_and_unpacked(here):
+    for folder, kind in (("images", "rgb"), ("ranges", "depth")):
+        write(here / "photos", folder, kind, names(6))
+    init("photos", machine=CPU)
+    with pytest.raises(ValueError, match=r"photos: holds no data of any modality; .*--config"):
+        index(here / "photos")
+    config = here / "photos.yaml"
+    assert len(index(here / "photos", config=config).names) == 6
+    assert pack(here / "photos", here / "shards", config=config).samples == 6
+    assert unpack(here / "shards", here / "loose", config=config, modalities=["depth"]).samples == 6
+    assert [path.name for path in (here / "loose").iterdir() if path.is_dir()] == ["ranges"]
