@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console
+from fourm_engine.cli.tables import console, new_table
+from fourm_engine.cli.tables import show as show_tables
 
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
@@ -26,14 +27,18 @@ Modality = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(help="A modality to read, in place of all that are installed; repeat it."),
 ]
+Reading = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--config", help="YAML config whose modalities are read, with the folder of each."),
+]
 
 
 @app.command()
-def index(folder: Folder, *, modality: Modality = None) -> None:
+def index(folder: Folder, *, modality: Modality = None, config: Reading = None) -> None:
     """Write FOLDER/_index/, so that a start need not look for the samples: only what has changed is scanned again."""
     from fourm_engine.recipes import data_sets
 
-    data_sets.index(folder, modalities=modality or ())
+    data_sets.index(folder, modalities=modality or (), config=config)
 
 
 @app.command()
@@ -43,19 +48,20 @@ def pack(
     *,
     samples_per_shard: Annotated[int, typer.Option(help="Samples of one tar.")] = 1000,
     modality: Modality = None,
+    config: Reading = None,
 ) -> None:
     """Write WebDataset shards, tars that hold all modalities of their samples. Continues where it was stopped."""
     from fourm_engine.recipes import data_sets
 
-    data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or ())
+    data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or (), config=config)
 
 
 @app.command()
-def unpack(folder: Folder, out: Out, *, modality: Modality = None) -> None:
+def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Reading = None) -> None:
     """Write a folder for each modality, with a file for each sample. Continues where it was stopped."""
     from fourm_engine.recipes import data_sets
 
-    data_sets.unpack(folder, out, modalities=modality or ())
+    data_sets.unpack(folder, out, modalities=modality or (), config=config)
 
 
 @app.command("check")
@@ -102,16 +108,14 @@ def check(
 
 def print_check(found: DataCheck) -> None:
     """Tables, then the findings, problems last, where they are seen."""
-    from rich.table import Table
-
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
     for title, columns, rows in tables(found):
-        table = Table(*columns, title=title, title_justify="left")
+        table = new_table(*columns, title=title)
         for row in rows:
             table.add_row(*map(_plain, row))
-        out.print(table)
+        show_tables([table])
     for part in found.parts:
         read = (
             "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"

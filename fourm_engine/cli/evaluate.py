@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
-from fourm_engine.cli.tables import constant_cell, metric_cell, show
+from fourm_engine.cli.tables import constant_cell, metric_cell, new_table, show
 
 if TYPE_CHECKING:
     from fourm_engine.evaluate.results import Evaluation
@@ -38,15 +38,13 @@ def evaluate(
 
 def print_summary(evaluation: Evaluation) -> None:
     """The scores and the matrix, as tables on the console."""
-    from rich.table import Table
-
     from fourm_engine.evaluate.report import number
     from fourm_engine.evaluate.results import NOTHING
 
     tables = []
-    columns = ("target", "metric", "prediction", "best constant", "ceiling", "×")
+    columns = ("target", "metric", "prediction", "best constant", "ceiling", "÷ constant")
     for task in evaluation.tasks:
-        table = Table(*columns, title=task.name, title_justify="left")
+        table = new_table(*columns, title=task.name)
         for target, scores in task.scores.items():
             for k, score in enumerate(scores):
                 ratio = number(score.ratio) if score.ratio is not None else ""
@@ -55,7 +53,7 @@ def print_summary(evaluation: Evaluation) -> None:
         tables.append(table)
     if (matrix := evaluation.matrix) is not None:
         title = "nats per token; * below nothing by 2 standard errors"
-        table = Table("given", *matrix.targets, title=title, title_justify="left")
+        table = new_table("given", *matrix.targets, title=title)
         for name in matrix.inputs:
             cells = [matrix.cells[name].get(target) for target in matrix.targets]
             marks = ["·" if c is None else f"{c.nats:.2f}{'*' if c.lowers and name != NOTHING else ''}" for c in cells]

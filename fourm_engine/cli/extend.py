@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
-from fourm_engine.cli.tables import show
+from fourm_engine.cli.tables import new_table, show
 
 if TYPE_CHECKING:
     from fourm_engine.extend.report import Report
@@ -46,7 +46,6 @@ def extend(
 
 def print_report(report: Report) -> None:
     """The table of what was gained and forgotten."""
-    from rich.table import Table
 
     def number(value: float, error: float | None, sign: str = "") -> str:
         return f"{value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")
@@ -56,7 +55,7 @@ def print_report(report: Report) -> None:
         f"{report.trained_parameters:,} of {report.parameters:,} parameters; held-out nats per token ± standard error"
     )
     columns = ("modality", "case", "samples", "tokens", "before", "after", "change")
-    table = Table(*columns, title=title, title_justify="left")
+    table = new_table(*columns, title=title)
     cases = {"known": "without the new", "new": "new", "given new": "from the new alone"}
     for row in report.rows:
         before, after = number(row.before, row.before_error), number(row.after, row.after_error)

@@ -20,10 +20,24 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """An empty table with narrow gaps. On a narrow terminal cells continue on the next line, and nothing is cut."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
     """Print tables, and below them the notes as they are."""
     out = console()
     for table in tables:
+        if table.title:  # above it rather than within its width
+            out.print(table.title, style="bold", markup=False)
+            table.title = None
         out.print(table)
     for note in notes:
         out.print(note, markup=False)

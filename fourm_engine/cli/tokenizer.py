@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import constant_cell, metric_cell, show
+from fourm_engine.cli.tables import constant_cell, metric_cell, new_table, show
 
 if TYPE_CHECKING:
     from fourm_engine.evaluate.tokenizers import TokenizerEvaluation
@@ -41,12 +41,10 @@ def evaluate(
 
 def print_scores(evaluation: TokenizerEvaluation) -> None:
     """A line for each metric of each modality."""
-    from rich.table import Table
-
     from fourm_engine.evaluate.report import number
 
     columns = ("modality", "tokens", "codes", "used", "dead", "perplexity", "metric", "reconstruction", "best constant")
-    table = Table(*columns)
+    table = new_table(*columns)
     for one in evaluation.tokenizers:
         book = [number(one.tokens), str(one.codes)]
         book += [str(x) if x is not None else "–" for x in (one.used, one.dead)]

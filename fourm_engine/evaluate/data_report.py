@@ -108,6 +108,7 @@ def tables(check: DataCheck) -> list[tuple[str, list[str], list[list[str]]]]:
         table
         for table in (
             _counts(check),
+            _sizes(check),
             *(_overlap(part) for part in check.parts if len(part.present) > 1),
             *(_sets(part) for part in check.parts if len(part.sets()) > 1),
             _channels(check),
@@ -123,15 +124,25 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def _counts(check: DataCheck) -> Table:
-    columns = ["part", "read by", "samples", "lacking", "read", "unusable", "width × height", "bytes a file", "in all"]
+    columns = ["part", "read by", "samples", "lacking", "read", "unusable"]
     rows = []
     for part in check.parts:
         for key, names in part.readers.items():
-            sizes, present = part.sizes(key), int(part.present[key].sum())
+            present = int(part.present[key].sum())
             here = part.present[key][part.read]
             read = int(here.sum())
             state = part.survey.rows[key]["state"]
             bad = int((here & ~np.isin(state, (USABLE, CONSTANT))).sum())
+            counts = present, len(part.names) - present, read, bad
+            rows.append([part.name, ", ".join(names), *(f"{n:,}" for n in counts)])
+    return "files", columns, rows
+
+
+def _sizes(check: DataCheck) -> Table:
+    rows = []
+    for part in check.parts:
+        for key, names in part.readers.items():
+            sizes = part.sizes(key)
             pixels = ""
             if "width" in sizes:
                 w, h = sizes["width"], sizes["height"]
@@ -140,11 +151,9 @@ def _counts(check: DataCheck) -> Table:
             number = sizes.get("bytes")
             spread = " / ".join(_bytes(number[k]) for k in ("min", "median", "max")) if number else ""
             total = _bytes(number["total"]) if number else ""
-            lacking = len(part.names) - present
-            rows.append(
-                [part.name, ", ".join(names), *(f"{n:,}" for n in (present, lacking, read, bad)), pixels, spread, total]
-            )
-    return "files (sizes: least / median / most)", columns, rows
+            rows.append([part.name, ", ".join(names), pixels, spread, total])
+    columns = ["part", "read by", "width × height", "bytes a file", "in all"]
+    return "sizes of the files read: least / median / most", columns, rows
 
 
 def _overlap(part: Part) -> Table:
@@ -168,7 +177,7 @@ def _channels(check: DataCheck) -> Table:
             for what, moments in (("file", values), ("model", statistics.arrays)):
                 if moments is not None:
                     rows += _of_channels(part.name, name, what, statistics, moments)
-    return "numbers: as read from the file (a grid of pixels of each), and as the model sees them", columns, rows
+    return "numbers: as read from the file, and as the model sees them", columns, rows
 
 
 def _of_channels(part: str, name: str, what: str, statistics: Statistics, moments: Moments) -> list[list[str]]:

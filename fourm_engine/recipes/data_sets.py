@@ -14,18 +14,20 @@ from fourm_engine.data.raw.pack import pack as pack_shards
 from fourm_engine.data.raw.pack import unpack as unpack_files
 from fourm_engine.data.raw.root import data_root
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.tell import Progress, Tell, say, warn
 from fourm_engine.storage.url import parse, refuse_remote
 
 
-def index(folder: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> Catalogue:
+def index(folder: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say) -> Catalogue:
     """Write `folder/_index/`, so that no later start looks for the samples; only what has changed is scanned.
 
     Args:
-        modalities: those that it is for; () stands for all that are installed.
+        modalities: those that it is for; () stands for all that are installed, or all of `config`.
+        config: whose `modalities` say how the folder is read, such as the `source` of each.
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
-    there = _open(folder, modalities, index=True, tell=tell)
+    there = _open(folder, modalities, config, index=True, tell=tell)
     size = sum(path.stat().st_size for path in (_root(there) / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
     tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ has {per_sample:.0f} bytes a sample")
@@ -33,13 +35,19 @@ def index(folder: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> 
 
 
 def pack(
-    folder: Path, out: Path, *, samples_per_shard: int = 1000, modalities: Sequence[str] = (), tell: Tell = say
+    folder: Path,
+    out: Path,
+    *,
+    samples_per_shard: int = 1000,
+    modalities: Sequence[str] = (),
+    config: Path | None = None,
+    tell: Tell = say,
 ) -> Packed:
     """Write the samples of `folder` as WebDataset shards in `out`. What is there is kept, so that a stopped call
     continues. Raises ValueError and CannotWrite."""
     if samples_per_shard < 1:
         raise ValueError(f"--samples-per-shard {samples_per_shard}: at least 1")
-    there = _open(folder, modalities, tell=tell)
+    there = _open(folder, modalities, config, tell=tell)
     progress = Progress(f"{out}", tell)
     done = pack_shards(there, _root(there), out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
@@ -50,10 +58,12 @@ def pack(
     return _told(done, there, out, tell)
 
 
-def unpack(folder: Path, out: Path, *, modalities: Sequence[str] = (), tell: Tell = say) -> Packed:
+def unpack(
+    folder: Path, out: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
+) -> Packed:
     """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. What is there is kept, so that a stopped
     call continues. Raises ValueError and CannotWrite."""
-    there = _open(folder, modalities, tell=tell)
+    there = _open(folder, modalities, config, tell=tell)
     return _told(unpack_files(there, _root(there), out, progress=Progress(f"{out}", tell)), there, out, tell)
 
 
@@ -64,9 +74,12 @@ def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
     return done
 
 
-def _open(folder: Path, names: Sequence[str], *, index: bool | None = None, tell: Tell) -> Catalogue:
-    config = ModalitiesConfig(select=list(names) if names else "installed")
-    specs = [modality.spec for modality in load_modalities(config, load_manager(config)).values()]
+def _open(
+    folder: Path, names: Sequence[str], config: Path | None, *, index: bool | None = None, tell: Tell
+) -> Catalogue:
+    chosen = ModalitiesConfig() if config is None else load_config(config, needed=()).modalities
+    chosen = chosen.model_copy(update={"select": list(names)}) if names else chosen
+    specs = [modality.spec for modality in load_modalities(chosen, load_manager(chosen)).values()]
     refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
     root, shards = data_root(folder)
     if not isinstance(root, Path) or not root.is_dir():
@@ -76,7 +89,8 @@ def _open(folder: Path, names: Sequence[str], *, index: bool | None = None, tell
         report(line)
     if not there.sources:
         wanted = ", ".join(sorted({spec.source for spec in specs}))
-        raise ValueError(f"{shown(root)}: holds no data of any modality; looked for {wanted}")
+        remedy = "; where your folders are called otherwise, give their config with --config" if config is None else ""
+        raise ValueError(f"{shown(root)}: holds no data of any modality; looked for {wanted}{remedy}")
     return there
 
 

@@ -16,7 +16,7 @@ from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_o
 from fourm_engine.device import Machine
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.config import RunConfig, parse_config
-from fourm_engine.recipes.proposal import Chosen, Sizes, config_text
+from fourm_engine.recipes.proposal import Chosen, Sizes, config_text, described
 from fourm_engine.yaml_config import read_value
 from fourm_plugins.manager import PluginManager
 
@@ -116,7 +116,7 @@ def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[st
     others = [name for name in usable if name != training]
     val = next(filter(VAL.fullmatch, others), None) or (others[0] if len(others) == 1 else None)
     keys: dict[str, tuple[str, str]] = dict(train)
-    why = f"list of {SPLITS} that is trained on; the others are {', '.join(map(shown, others)) or 'none'}"
+    why = f"list of {SPLITS} that is trained on; other lists: {', '.join(map(shown, others)) or 'none'}"
     if val is not None:
         keys["val"] = str(path.parent), "folder of the held-out samples"
     keys["train_split"] = training, why
@@ -136,7 +136,7 @@ def _told(found: Survey, chosen: Chosen) -> list[str]:
         where = shown(found.train if one.source == "." else found.train / one.source)
         looked = f" ({one.looked} looked at)" if one.looked < len(one.samples) else ""
         rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
-        lines.append(f"{one.name}: {len(one.samples)} samples in {where}{looked}: {one.recognised.what}{rivals}")
+        lines.append(f"{one.name}: {len(one.samples)} samples in {where}{looked}: {described(one)}{rivals}")
     if len({one.modality.spec.files for one in found.found}) > 1:
         lines.append(f"{len(found.samples)} samples in all, {found.paired} of them with more than one modality")
     return [*lines, chosen.said, *(f"note: {note}" for note in found.notes)]

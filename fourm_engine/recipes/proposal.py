@@ -193,7 +193,12 @@ def _about(found: Found) -> str:
         f", {found.recognised.size[1]}x{found.recognised.size[0]} pixels in the median" if found.recognised.size else ""
     )
     rivals = f"; may also be {', '.join(found.rivals)}" if found.rivals else ""
-    return f"{len(found.samples)} samples in {where}: {found.recognised.what}{size}{rivals}"
+    return f"{len(found.samples)} samples in {where}: {described(found, size)}{rivals}"
+
+
+def described(found: Found, size: str = "") -> str:
+    """What the files are and, of a modality without tokens, how the model takes it."""
+    return f"{found.recognised.what}{size}" + ", read without a tokenizer, input only" * found.modality.spec.continuous
 
 
 def _passes(steps: int, batch: int, samples: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +15,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
 from fourm_engine.recipes.config import load_config
+from fourm_engine.recipes.data_sets import index, pack, unpack
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.init import held_out_share, init
 from fourm_engine.recipes.tokenize import tokenize
@@ -139,3 +142,46 @@ def test_the_command_tells_what_it_found_and_what_comes_next(here):
     assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", done.stdout, re.MULTILINE)
     assert "  fourm tokenize 'my photos.yaml'" in done.stdout
     assert str(CliRunner().invoke(app, ["init", "nowhere"]).exception) == "nowhere: no such folder"
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_webdataset_shards_whose_members_name_their_modality_are_recognised_also_with_an_index(here, indexed):
+    for folder, kind in (("pictures", "rgb"), ("depth", "depth")):
+        write(here / "loose", folder, kind, names(20))
+    with tarfile.open(here / "shard-00000.tar", "w") as tar:
+        for path in sorted((here / "loose").rglob("*.*")):
+            tar.add(path, f"{path.stem}.{path.parent.name}{path.suffix}")
+    (here / "shards").mkdir()
+    (here / "shard-00000.tar").rename(here / "shards/shard-00000.tar")
+    if indexed:
+        index(here / "shards", modalities=["depth"])
+    found = init("shards", machine=CPU)
+    settings = found.config.modalities.settings
+    assert {name: settings[name]["source"] for name in settings} == {
+        "depth": "depth",
+        "rgb": "pictures",
+        "rgb@pixels": "pictures",
+    }
+    assert len(frozenset().union(*split(found.config))) == 20
+    assert not any("not read" in line for line in found.lines)
+
+
+def test_the_index_of_a_data_set_is_not_read_as_data(here):
+    write(here / "photos", ".", "depth", names(20))
+    (here / "photos/_index").mkdir()
+    np.save(here / "photos/_index/sizes.npy", np.ones((4, 4), np.float32))
+    found = init("photos", machine=CPU)
+    assert len(frozenset().union(*split(found.config))) == 20
+
+
+def test_the_written_config_says_how_a_folder_is_indexed_packed_and_unpacked(here):
+    for folder, kind in (("images", "rgb"), ("ranges", "depth")):
+        write(here / "photos", folder, kind, names(6))
+    init("photos", machine=CPU)
+    with pytest.raises(ValueError, match=r"photos: holds no data of any modality; .*--config"):
+        index(here / "photos")
+    config = here / "photos.yaml"
+    assert len(index(here / "photos", config=config).names) == 6
+    assert pack(here / "photos", here / "shards", config=config).samples == 6
+    assert unpack(here / "shards", here / "loose", config=config, modalities=["depth"]).samples == 6
+    assert [path.name for path in (here / "loose").iterdir() if path.is_dir()] == ["ranges"]

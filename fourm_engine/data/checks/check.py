@@ -368,11 +368,12 @@ def _of_statistics(part: Part, name: str, statistics: Statistics) -> Iterable[Fi
 
 def _of_classes(part: Part, name: str, statistics: Statistics) -> Iterable[Finding]:
     never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0).tolist()]
+    seen = f" in the {len(part.read):,} samples read" if len(part.read) < len(part.names) else ""
     if never:
         yield Finding(
             "empty",
             "note",
-            f"{part.name}: {len(never)} of {len(statistics.class_samples)} classes of {name} never occur: "
+            f"{part.name}: {len(never)} of {len(statistics.class_samples)} classes of {name} never occur{seen}: "
             f"{', '.join(never[:8])}{', …' if len(never) > 8 else ''}",
             "expected of rare classes; otherwise compare the ids with num_classes and classes of its settings",
             part=part.name,

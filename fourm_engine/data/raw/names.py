@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 _ESCAPED = ("Cc", "Cs", "Zl", "Zp")
 #: Marks that make a terminal write backwards.
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-#: What systems leave beside a user's files, in lower case.
+#: What systems leave beside a user's files, and `fourm data index` beside its data, in lower case.
 _LITTER = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found")
-) | {"@eadir"}
+) | {"@eadir", "_index"}
 _ARCHIVES = re.compile(
     r"\.(tgz|tbz2?|txz|tzst|(tar|tar\.\w+)\.(gz|bz2|xz|zst|lz4|z)|tar\.(gz|bz2|xz|zst|lz4|z)|zip|7z|rar)$",
     re.IGNORECASE,

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.source import Source, open_source
+from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
+from fourm_engine.data.raw.shard_scan import scan
+from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source, open_source, root_shards
 from fourm_plugins.activation import run
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.errors import SampleError
@@ -80,6 +83,9 @@ class Asked:
                 self.notes.append(f"plugin {plugin.name} left out: {first_line(error)}")
         own = (getattr(cls, "extensions", ()) for cls in self.classes.values())
         self.extensions = tuple(dict.fromkeys((*_COMMON, *(e for extensions in own for e in extensions))))
+        #: WebDataset shards, and the sources that their members name.
+        self.shards = root_shards(root)
+        self.inside = _named_inside(root / self.shards[0]) if self.shards else []
         self.sources: dict[str, Source] = {}
         self._opened: dict[tuple[str, tuple[str, ...]], Source | None] = {}
         self._read: tuple[str, list[dict[str, bytes]]] = ("", [])
@@ -87,7 +93,7 @@ class Asked:
     def about(self, source: str) -> list[Answer]:
         """Of the plugins that recognise a folder, the surest first."""
         try:
-            opened = open_source(self.root, source, self.extensions)
+            opened = self._open(source, self.extensions)
         except (ValueError, OSError) as error:
             self.notes.append(first_line(error))
             return []
@@ -100,6 +106,14 @@ class Asked:
                 score = recognised.score * (1 if self._named(name, source) else UNNAMED)
                 answers.append(Answer(score, name, recognised))
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
+
+    def _open(self, source: str, extensions: Sequence[str]) -> Source | None:
+        """Raises ValueError as `open_source` does."""
+        if source not in self.inside:
+            return open_source(self.root, source, extensions)
+        claims = [Claim(name, tuple(extensions), (name,)) for name in self.inside]  # of all: none gets another's
+        shared = open_sample_shards(self.root, self.shards, claims, max_bytes=MAX_FILE_BYTES, scan=scan)
+        return shared.sources.get((source, tuple(extensions)))
 
     def settle(self, answers: Mapping[str, list[Answer]]) -> list[Found]:
         """One plugin for the files of each folder, the surest first, and with it what sees the same files as continuous
@@ -174,7 +188,7 @@ class Asked:
             modality = self.manager.modality(called, plugin=answer.plugin, **settings)
             key = modality.spec.files
             if modality.spec.source == source and key not in self._opened:
-                self._opened[key] = open_source(self.root, *key)
+                self._opened[key] = self._open(*key)
         except (ValueError, OSError) as error:
             self.notes.append(f"plugin {answer.plugin} left out of {shown(source)}: {first_line(error)}")
             return None
@@ -196,6 +210,17 @@ def _both(first: Found, second: Found) -> bool:
     """Whether two modalities see the same files, one as tokens and the other, no less surely, as continuous input."""
     continuous = first.modality.spec.continuous, second.modality.spec.continuous
     return first.files == second.files and continuous[0] != continuous[1] and second.score >= first.score
+
+
+def _named_inside(shard: Path) -> list[str]:
+    """The sources that the members of a WebDataset shard name, as in `0001.depth.png`: a twentieth of them or more.
+    Empty for a shard that cannot be read, which is reported when it is opened."""
+    try:
+        files = [path.rpartition("/")[2].split(".") for path in scan(shard).samples]
+    except (ValueError, OSError):
+        return []
+    counts = Counter(parts[-2] for parts in files if len(parts) > 2 and not parts[-2].isdecimal())
+    return sorted(name for name, number in counts.items() if number >= 0.05 * len(files))
 
 
 def _words(text: str) -> set[str]:

@@ -60,8 +60,10 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     asked = Asked(train, manager)
     if not asked.classes:
         raise ValueError("no modality is installed that can be used; see `fourm plugins list`")
+    folders = sorted({*folders, *asked.inside})
     answers = {folder: some for folder in folders if (some := asked.about(folder))}
-    data = [n for n in loose if split(n, asked.extensions) is not None or n.lower().endswith(".tar")]
+    tars = () if answers.keys() & set(asked.inside) else (".tar",)  # else they are read
+    data = [n for n in loose if split(n, asked.extensions) is not None or n.lower().endswith(tars)]
     if (data and not answers) or _parts_of_one(answers, asked):
         answers, data = ({".": some} if (some := asked.about(".")) else {}), []
     found, notes = disjoint(asked.settle(answers))

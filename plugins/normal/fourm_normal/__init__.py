@@ -48,7 +48,9 @@ class Normal(GridModality):
         if not shares or (share := float(np.median(shares))) < 0.8:
             return None
         return Recognised(
-            0.95, f"unit vectors in {share:.0%} of the pixels", size=median_size(map(picture_size, files))
+            0.95,
+            f"unit vectors in {share:.0%} of the pixels that are not black",
+            size=median_size(map(picture_size, files)),
         )
 
     def make_array(self) -> FeatureMap:
