@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(
-    help="Installed plugins: modalities, tokenizers, maskers, observers, optimisers, schedules, orders, commands.",
+    help="Installed plugins: modalities, tokenizers, maskers, observers, optimisers, schedules, orders, commands, sources.",
     no_args_is_help=True,
 )
 app.command("new")(new)
