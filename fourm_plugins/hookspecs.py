@@ -105,8 +105,8 @@ def fourm_command(name: str) -> Any:
 
 @hookspec(firstresult=True)
 def fourm_source(name: str) -> Any:
-    """`source(location, specs, **settings) -> SampleSource` for `data.train: NAME:LOCATION?setting=value`, or a subclass
-    of `SampleSource`, which is called likewise. `specs` are those of the modalities that take part."""
+    """A subclass of `SampleSource`, or a function that is called like one, `source(location, specs, **settings)`, and
+    returns one, for `data.train: NAME:LOCATION?setting=value`."""
 
 
 # What packages observe

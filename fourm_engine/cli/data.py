@@ -21,7 +21,8 @@ app = typer.Typer(
 SHOWN = 5
 
 Folder = Annotated[
-    str, typer.Argument(help="Folder of a data set, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package.")
+    str,
+    typer.Argument(help="Folder of a data set, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
 ]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
 Modality = Annotated[
@@ -91,7 +92,9 @@ def check(
     if path.is_dir() and recipe.is_tokens(path):
         found = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()):
-        found = recipe.check_folder(path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn)
+        found = recipe.check_folder(
+            path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
+        )
     else:
         found = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
     print_check(found)

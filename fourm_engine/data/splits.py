@@ -102,9 +102,7 @@ def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
-        raise ValueError(
-            f"{path}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}"
-        )
+        raise ValueError(f"{path}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}")
     if missing:
         say(f"{path}: {len(missing)} samples of split {split} have no file, such as {shown(missing[0])}{hint}")
     return chosen

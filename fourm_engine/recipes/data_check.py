@@ -111,19 +111,19 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 
 
 def check_folder(
-    root: Path | str,
+    folder: Path | str,
     settings: ModalitiesConfig | None = None,
     read: Reading = Reading(),
     *,
     tell: Tell = say,
 ) -> DataCheck:
-    """Check a folder of data, or what a package opens, with the modalities that are installed, and that `settings` configure; its parts are the
-    splits of its `splits.json`.
+    """Check a folder of data, or what a package opens, with the modalities that are installed, and that `settings`
+    configure; its parts are its splits.
 
     Raises ValueError where there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
     manager = load_manager(settings)
-    root = Elsewhere(root, manager) if isinstance(root, str) and scheme_of(root) else Path(root)
+    root = Elsewhere(str(folder), manager) if scheme_of(folder) else Path(folder)
     findings = list[Finding]()
     modalities = _installed(settings, manager, root, findings)
     check = check_data(

@@ -15,7 +15,7 @@ from typing import Any
 
 from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.root import PIPE, is_there
+from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -30,7 +30,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
-from fourm_engine.storage.url import Folder, Url, parse
+from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.modality import Metric
@@ -153,7 +153,9 @@ def _load_data(
     sets = data_sets(trained, model.modalities)
     folders = [one.config.folder for one in sets if one.config.folder is not None]
     known = [
-        AlignedData.from_config(model.modalities.only(targets.keys() & one.modalities.keys()), one.config, training=True)
+        AlignedData.from_config(
+            model.modalities.only(targets.keys() & one.modalities.keys()), one.config, training=True
+        )
         for one in sets
         if _there(one.config.folder)
     ]

@@ -43,8 +43,8 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its tars `shards`. Holds a
-    few bytes a sample, not an object, where the folder has an index (see `catalogue`).
+    """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its
+    tars `shards`. Holds a few bytes a sample, not an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
     `BadFiles`.

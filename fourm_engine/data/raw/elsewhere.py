@@ -72,7 +72,9 @@ class Elsewhere:
         known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
         unknown = [key for key in settings if key not in known]
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(f"{shown(self)}: {self.origin} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
+            raise ValueError(
+                f"{shown(self)}: {self.origin} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}"
+            )
         return settings
 
     def __str__(self) -> str:
@@ -95,14 +97,12 @@ class Elsewhere:
         return f"source {self._plugin.name!r} of {self._plugin.distribution} {self._plugin.version}"
 
     def open(self, specs: Sequence[ModalitySpec]) -> SampleSource:
-        """Raises ValueError for what the user can mend, and PluginError for a fault of the package."""
-        try:
-            with self.blame("opening it"):
+        """Raises PluginError (a ValueError), for what the user can mend, too."""
+        with self.blame("opening it"):
+            try:
                 opened = self._open(self.location, list(specs), **self.settings)
-        except PluginError as error:
-            if not isinstance(error.__cause__, (ValueError, OSError)):
-                raise
-            raise ValueError(f"{shown(self)}: {one_line(error.__cause__)} ({self.origin})") from error.__cause__
+            except (ValueError, OSError) as error:
+                raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin})") from error
         if not isinstance(opened, SampleSource):
             raise self.fault(f"opens it as {_kind(opened)}, not as a fourm_plugins.SampleSource")
         return opened
@@ -250,7 +250,9 @@ def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, d
     names = list(map(plain, listed)) if given else listed
     for name in names:
         if not name or len(name) > MAX_NAME or name.startswith("/") or ".." in name.split("/"):
-            raise root.fault(f"has a sample called {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters")
+            raise root.fault(
+                f"has a sample called {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters"
+            )
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     for one, other in zip(order[:-1].tolist(), order[1:].tolist()):
         if names[one] == names[other]:

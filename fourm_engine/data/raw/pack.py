@@ -40,9 +40,7 @@ class Packed:
     dotted: list[str] = field(default_factory=list)
 
 
-def pack(
-    there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progress | None = None
-) -> Packed:
+def pack(there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progress | None = None) -> Packed:
     """Write the shards. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):

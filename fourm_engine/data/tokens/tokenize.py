@@ -259,6 +259,5 @@ def _copy_splits(root: Root, out: Path) -> None:
         path = root / SPLITS
         if path.exists() if isinstance(path, Location) else path.is_file():
             content = content_of(path, MAX_SPLITS_BYTES)
-    if content:
-        if not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content:
-            write_atomically(out / SPLITS, content)
+    if content and (not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content):
+        write_atomically(out / SPLITS, content)
