@@ -43,12 +43,12 @@ def _installed(monkeypatch, install):
     install("fourm-parquet", entries, source="", version="0.1.0")
 
 
-def picture(seed, kind="png"):
+def picture(seed):
     """A smooth one of 24x16 pixels, other in each channel."""
     across = np.linspace(0, 255, 24) * (seed % 5 + 1) / 5
     pixels = np.stack([np.tile(across, (16, 1)), np.full((16, 24), seed * 7 % 256), np.tile(across[::-1], (16, 1))], -1)
     file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, kind)
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "png")
     return file.getvalue()
 
 
@@ -65,8 +65,8 @@ def write(folder, columns, *, parts=2, split="train", group=4, features=None):
     return folder
 
 
-def images(n, **options):
-    return [{"bytes": picture(i, **options), "path": f"{i}.png"} for i in range(n)]
+def images(n, start=0):
+    return [{"bytes": picture(i), "path": f"{i}.png"} for i in range(start, start + n)]
 
 
 def opened(text, modalities, **settings):
@@ -182,8 +182,9 @@ def test_a_damaged_row_group_and_a_path_without_bytes_are_reported_and_skipped(t
 @pytest.fixture
 def config(tmp_path):
     """A config of two splits in one folder, and the folder itself."""
-    for split, n in (("train", 24), ("validation", 8)):
-        write(tmp_path / "photos", {"image": images(n), "text": [f"picture {i}" for i in range(n)]}, split=split)
+    for split, start, n in (("train", 0, 24), ("validation", 100, 8)):
+        rows = {"image": images(n, start), "text": [f"picture {start + i}" for i in range(n)]}
+        write(tmp_path / "photos", rows, split=split)
     text = f"parquet:{tmp_path}/photos?rgb=image&caption=text"
     raw = {
         "run": str(tmp_path / "run"),
@@ -212,9 +213,8 @@ def test_data_check_reads_it_by_its_config_and_by_its_location(config):
     assert "0 problems" in said
     text = f"parquet:{config.parent}/photos?rgb=image&caption=text"
     given = ["modalities.select=[rgb,caption]", "modalities.settings.rgb.image_size=16"]
-    said = fourm("data", "check", text, *given, "modalities.settings.rgb.patch_size=8", "--workers", 0, code=1)
+    said = fourm("data", "check", text, *given, "modalities.settings.rgb.patch_size=8", "--workers", 0)
     assert "validation: 8 samples of parquet:" in said
-    assert "leak: " in said  # the pictures of the second split are some of the first
 
 
 def test_it_is_unpacked_and_packed_as_a_folder_is(config):
@@ -229,7 +229,7 @@ def test_it_is_unpacked_and_packed_as_a_folder_is(config):
 
 def test_a_model_is_trained_on_it_with_tokens_and_without(config):
     fourm("tokenizer", "fit", config)
-    straight = fourm("train", config, f"run={config.parent}/straight", "data.tokens=null", "data.workers=2")
+    straight = fourm("train", config, f"run={config.parent}/straight", "data.tokens=null")
     fourm("tokenize", config)
     fourm("train", config)
     for run in ("straight", "run"):
