@@ -120,7 +120,7 @@ def test_splits_are_those_of_the_files_names(tmp_path):
     modalities = fake_modalities(("words",))
     assert len(opened(f"parquet:{tmp_path}/all", modalities, train_split="train").names) == 6
     only = opened(f"parquet:{tmp_path}/all", modalities, train_split="validation").names
-    assert list(only)[0] == "data/validation-00000-of-00002/000000"
+    assert only[0] == "data/validation-00000-of-00002/000000"
     held = opened(f"parquet:{tmp_path}/all", modalities, val=f"parquet:{tmp_path}/all", val_split="validation")
     assert len(held.names) == 6
 
@@ -228,13 +228,16 @@ def test_it_is_unpacked_and_packed_as_a_folder_is(config):
 
 
 def test_a_model_is_trained_on_it_with_tokens_and_without(config):
-    fourm("tokenizer", "fit", config)
-    straight = fourm("train", config, f"run={config.parent}/straight", "data.tokens=null")
-    fourm("tokenize", config)
-    fourm("train", config)
+    text = f"parquet:{config.parent}/photos?rgb@pixels=image&caption=text"
+    given = ["modalities.select=[rgb@pixels,caption]", "modalities.settings.rgb@pixels={image_size: 16, patch_size: 8}"]
+    given += [f"data.train={text}", f"data.val={text}"]
+    fourm("tokenizer", "fit", config, *given)
+    straight = fourm("train", config, f"run={config.parent}/straight", "data.tokens=null", *given)
+    fourm("tokenize", config, *given)
+    fourm("train", config, *given)
     for run in ("straight", "run"):
         metrics = [json.loads(line) for line in (config.parent / run / "metrics.jsonl").read_text().splitlines()]
         assert np.isfinite([line["loss"] for line in metrics if "loss" in line]).all()
         assert (config.parent / run / "finished.json").exists()
     assert "24 samples (split 'train' of parquet:" in straight
-    assert "train-00000-of-00002/000000" in fourm("data", "show", config, "train-00000-of-00002/000000")
+    assert "train-00000-of-00002/000000" in fourm("data", "show", config, "train-00000-of-00002/000000", *given)
