@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,11 @@ class Modalities(dict[str, Modality]):
         super().__init__((m.name, m) for m in sorted(modalities, key=lambda m: m.name))
         self.plugins, self.manager = plugins, manager
 
+    def only(self, names: Collection[str]) -> Modalities:
+        """Those called so, of the same host."""
+        plugins = {name: plugin for name, plugin in self.plugins.items() if name in names}
+        return Modalities((m for m in self.values() if m.name in names), plugins, self.manager)
+
     @property
     def specs(self) -> list[ModalitySpec]:
         return [modality.spec for modality in self.values()]
@@ -67,6 +72,12 @@ class Modalities(dict[str, Modality]):
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.build(self.specs)
+
+
+def host_of(modalities: Mapping[str, Modality]) -> PluginManager:
+    """The plugin host that settled where the modalities come from; of a plain mapping, one without choices."""
+    host = modalities.manager if isinstance(modalities, Modalities) else None
+    return PluginManager() if host is None else host
 
 
 def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: bool) -> None:

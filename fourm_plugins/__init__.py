@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
     from fourm_plugins.modality import Labeller, Metric, Modality, Settings
+    from fourm_plugins.source import SampleSource
     from fourm_plugins.spec import (
         ClassMap,
         FeatureMap,
@@ -43,6 +44,7 @@ __all__ = [
     "ModalitySpec",
     "Run",
     "SampleError",
+    "SampleSource",
     "Sequence",
     "Settings",
     "Specials",
@@ -62,6 +64,7 @@ _HOMES = {
     "masker": "MASK Masked Masker Specials",
     "errors": "SampleError",
     "modality": "Labeller Metric Modality Settings",
+    "source": "SampleSource",
     "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",
     "tokenizer": "TextTokenizer Tokenizer",
     "view": "View",

@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from fourm_plugins import hookspecs
 from fourm_plugins.discovery import Kind, Plugin
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
+from fourm_plugins.source import SampleSource
 from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -26,7 +28,10 @@ _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "optimiser": (1, ("lr",)),
     "schedule": (1, ("steps", "lr", "min_lr", "warmup", "cooldown")),
     "order": (5, ()),
+    "source": (2, ()),
 }
+#: What can stand before the colon of `NAME:LOCATION`; a single letter is a drive of Windows.
+SCHEME = re.compile(r"[a-z][a-z0-9_+-]+")
 
 
 def check(plugin: Plugin, provided: Any) -> Any:
@@ -36,6 +41,8 @@ def check(plugin: Plugin, provided: Any) -> Any:
     elif plugin.kind == "observer":
         return _check_observer(plugin, provided)
     elif plugin.kind in _CALLS:
+        if plugin.kind == "source":
+            _check_source(plugin, provided)
         _check_call(plugin, provided)
     elif not callable(provided):
         raise TypeError(f"{plugin.value} is a {type(provided).__name__}, neither a function nor a Typer app")
@@ -98,17 +105,23 @@ def _check_call(plugin: Plugin, function: Callable[..., Any]) -> None:
         raise TypeError(f"{plugin.value} is called with ({given}): {error}") from None
 
 
+def _check_source(plugin: Plugin, provided: Any) -> None:
+    if not SCHEME.fullmatch(plugin.name):
+        raise TypeError(
+            f"its entry point is called {plugin.name!r}; users write it before a colon, as data.train: name:location, "
+            f"so it needs two or more of a-z, 0-9, _, + and -, the first a letter"
+        )
+    if inspect.isclass(provided):
+        if not issubclass(provided, SampleSource):
+            raise TypeError(f"{plugin.value} gives {provided!r}, not a subclass of fourm_plugins.SampleSource")
+        _check_methods(plugin, provided, SampleSource)
+
+
 def _check_class(plugin: Plugin, cls: Any) -> None:
     base = _BASES[plugin.kind]
     if not (inspect.isclass(cls) and issubclass(cls, base)):
         raise TypeError(f"{plugin.value} gives {cls!r}, not a subclass of fourm_plugins.{base.__name__}")
-    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        added = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
-        alike = {name: nearest(name, added, cutoff=0.7) for name in missing}
-        parts = [name + (f" (it has {near!r}: misspelt?)" if near else "") for name, near in alike.items()]
-        raise TypeError(f"{plugin.value} does not define {', '.join(parts)}")
-    for name in sorted(base.__abstractmethods__):  # type: ignore[attr-defined]
-        _check_method(plugin, cls, base, name)
+    _check_methods(plugin, cls, base)
     settings = getattr(cls, "Settings", None)
     if plugin.kind != "masker" and not (inspect.isclass(settings) and issubclass(settings, BaseModel)):
         raise TypeError(f"{plugin.value}: Settings is {settings!r}, not a subclass of fourm_plugins.Settings")
@@ -117,6 +130,17 @@ def _check_class(plugin: Plugin, cls: Any) -> None:
             f"{plugin.value}: its `kind` is {getattr(cls, 'kind', None)!r}, its entry point is called {plugin.name!r}; "
             f"files name tokenizers by kind, so give both one name"
         )
+
+
+def _check_methods(plugin: Plugin, cls: Any, base: type) -> None:
+    """A class must define what its base leaves open, as the engine calls it."""
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        added = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
+        alike = {name: nearest(name, added, cutoff=0.7) for name in missing}
+        parts = [name + (f" (it has {near!r}: misspelt?)" if near else "") for name, near in alike.items()]
+        raise TypeError(f"{plugin.value} does not define {', '.join(parts)}")
+    for name in sorted(base.__abstractmethods__):  # type: ignore[attr-defined]
+        _check_method(plugin, cls, base, name)
 
 
 def _check_method(plugin: Plugin, cls: type, base: type, name: str) -> None:

@@ -35,6 +35,7 @@ KINDS = {
     "schedules": "schedule",
     "orders": "order",
     "commands": "command",
+    "sources": "source",
 }
 GROUPS = tuple(f"fourm.{plural}.v1" for plural in KINDS)
 _READ = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v\d+$")

@@ -15,6 +15,7 @@ Hooks that *provide* something by name return it, or None for other names:
 | `fourm_schedule` | `fourm.schedules.v1` | a function from step to learning rate |
 | `fourm_order` | `fourm.orders.v1` | a function that picks which tokens of a grid are decoded next |
 | `fourm_command` | `fourm.commands.v1` | a function, or a Typer app, that becomes `fourm <name>` |
+| `fourm_source` | `fourm.sources.v1` | a subclass of `SampleSource`, or a function that opens one |
 
 Hooks that *observe* (group `fourm.observers.v1`: an object with any of them) are called in the first process of a run.
 What they return is ignored, what they raise is reported with their package's name, and the run's numbers are the same
@@ -100,6 +101,12 @@ def fourm_order(name: str) -> Any:
 @hookspec(firstresult=True)
 def fourm_command(name: str) -> Any:
     """The function or Typer app behind `fourm <name>`; its docstring is its help."""
+
+
+@hookspec(firstresult=True)
+def fourm_source(name: str) -> Any:
+    """A subclass of `SampleSource`, or a function that is called like one, `source(location, specs, **settings)`, and
+    returns one, for `data.train: NAME:LOCATION?setting=value`."""
 
 
 # What packages observe

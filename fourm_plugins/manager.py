@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fourm_plugins.distributions import Leftover
     from fourm_plugins.masker import Masker
     from fourm_plugins.modality import Modality
+    from fourm_plugins.source import SampleSource
     from fourm_plugins.tokenizer import Tokenizer
 
 __all__ = ["API_VERSION", "Kind", "Plugin", "PluginError", "PluginManager", "State", "distribution_hint"]
@@ -102,6 +103,9 @@ class PluginManager:
 
     def order(self, name: str) -> Callable[..., Any]:
         return self._provided("order", name)
+
+    def source(self, name: str) -> Callable[..., SampleSource]:
+        return self._provided("source", name)
 
     def command(self, name: str) -> Callable[..., Any]:
         return self._provided("command", name)

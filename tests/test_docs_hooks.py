@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.generate.plan import Stage
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import hookspecs
 from fourm_plugins.distributions import GROUPS
 from fourm_plugins.manager import PluginManager
+from tests.fakes import fake_modalities
 from tests.generate.test_sampler import sample, sampler  # noqa: F401 (a fixture)
 from tests.installing import install
 from tests.train.toy_task import ToyTask, config, losses
@@ -43,6 +48,29 @@ def test_its_observer_optimiser_schedule_and_command_work_in_a_run(manager, tmp_
     shown = CliRunner().invoke(app, ["best", str(tmp_path / "run")])
     assert re.fullmatch(r"\d+\.\d{4} at step \d+\nfinished\n", shown.output)
     assert "Show the best held-out loss" in CliRunner().invoke(app, ["best", "--help"]).output
+
+
+def test_its_source_reads_a_database_in_every_process(tmp_path, monkeypatch):
+    section = PAGE[PAGE.index("## Sources") :]
+    package, site = tmp_path / "package", tmp_path / "site"
+    package.mkdir()
+    site.mkdir()
+    for file, language in (("acme_table.py", "python"), ("pyproject.toml", "toml")):
+        (package / file).write_text(re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(str(install(site, package)))
+    with sqlite3.connect(tmp_path / "photos.db") as db:
+        db.execute("CREATE TABLE samples (name, modality, extension, content, version)")
+        rows = [(f"{i:02d}", "words", "txt", f"red {i}".encode(), 1) for i in range(6)]
+        db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", rows)
+    db.close()
+    modalities = fake_modalities(("words",))
+    data = AlignedData.from_config(modalities, DataConfig(train=f"table:{tmp_path}/photos.db"), training=True)
+    for one in (data, pickle.loads(pickle.dumps(data))):
+        assert [one.files(name, "words") for name in one.names] == [{"txt": row[3]} for row in rows]
+        assert one.stamp("03", "words") == "[(1,)]"
+    with pytest.raises(ValueError, match=r"no such database: nowhere.db \(source 'table' of acme-table 1.0.0\)"):
+        AlignedData.from_config(modalities, DataConfig(train="table:nowhere.db"), training=True)
+    sys.modules.pop("acme_table", None)
 
 
 def test_its_order_decodes_a_grid(manager, sampler):  # noqa: F811

@@ -33,12 +33,18 @@ BUILT_IN = (
 
 
 def mark_taken(plugins: Iterable[Plugin]) -> list[Plugin]:
-    """`plugins`, commands among them that are called as one of `fourm` itself in conflict with it."""
-    return [_taken(p) if p.kind == "command" and p.name in BUILT_IN and p.state == "ok" else p for p in plugins]
+    """`plugins`, commands and sources among them that are called as one of `fourm` itself in conflict with it."""
+    plugins, taken = list(plugins), {"command": frozenset(BUILT_IN)}
+    if any(plugin.kind == "source" for plugin in plugins):  # a listing without any is faster
+        from fourm_engine.storage.url import RESERVED
+
+        taken["source"] = RESERVED
+    return [_taken(p) if p.name in taken.get(p.kind, ()) and p.state == "ok" else p for p in plugins]
 
 
 def _taken(plugin: Plugin) -> Plugin:
-    reason = f"`fourm {plugin.name}` is a command of fourm-engine, which counts"
+    what = f"`fourm {plugin.name}` is a command" if plugin.kind == "command" else f"`{plugin.name}:` is a kind of data"
+    reason = f"{what} of fourm-engine, which counts"
     remedy = f"rename the entry point in the pyproject.toml of {plugin.distribution}; install it again"
     return replace(plugin, state="conflict", reason=reason, remedy=remedy)
 

@@ -21,7 +21,10 @@ app = typer.Typer(
 #: Names that a finding shows on the terminal.
 SHOWN = 5
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a data set, or a pattern such as data/shard-{00..09}.tar.")]
+Folder = Annotated[
+    str,
+    typer.Argument(help="Folder of a data set, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
+]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
 Modality = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -66,7 +69,7 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 
 @app.command("check")
 def check(
-    source: Annotated[Path, typer.Argument(help="YAML config, a folder of data, or one of tokens.")],
+    source: Annotated[str, typer.Argument(help="YAML config, a folder of data, or one of tokens; or NAME:LOCATION.")],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
@@ -88,14 +91,18 @@ def check(
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.tell import warn
+    from fourm_engine.storage.url import scheme_of
 
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
-    if source.is_dir() and recipe.is_tokens(source):
-        found = recipe.check_tokens(source)
-    elif source.is_dir():
-        found = recipe.check_folder(source, recipe.settings_of(overrides or []), read, tell=warn)
+    path = Path(source)
+    if path.is_dir() and recipe.is_tokens(path):
+        found = recipe.check_tokens(path)
+    elif path.is_dir() or (scheme_of(source) and not path.exists()):
+        found = recipe.check_folder(
+            path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
+        )
     else:
-        found = recipe.check_config(load_config(source, overrides or [], needed=()), read, tell=warn)
+        found = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
     print_check(found)
     if json_file is not None:
         recipe.write_json(json_file, found)

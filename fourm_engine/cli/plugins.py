@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(
-    help="Installed plugins: modalities, tokenizers, maskers, observers, optimisers, schedules, orders, commands.",
+    help="Installed plugins: modalities, tokenizers, maskers, sources, observers, optimisers, schedules, orders, "
+    "commands.",
     no_args_is_help=True,
 )
 app.command("new")(new)

@@ -20,16 +20,17 @@ from pydantic import (
 from fourm_engine.data.raw.root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
-from fourm_engine.storage.url import Folder, Place, Url, absolute, parse
+from fourm_engine.storage.url import Folder, Place, Url, absolute, parse, scheme_of
 
 
-def _source(text: object) -> Folder | str:
-    """A command stays as it is written: a path would lose its double slashes."""
-    return text if isinstance(text, str) and text.startswith(PIPE) else parse(text)
+def source_of(text: object) -> Folder | str:
+    """What `data.train` is for its text. A command stays as it is written, and so does what a package opens: a path
+    would lose its double slashes."""
+    return text if isinstance(text, str) and (text.startswith(PIPE) or scheme_of(text)) else parse(text)
 
 
-#: A folder, a URL, or a command that prints tars.
-Source = Annotated[Folder | str, PlainValidator(_source), PlainSerializer(str, when_used="json")]
+#: A folder, a URL, a command that prints tars, or what a package opens.
+Source = Annotated[Folder | str, PlainValidator(source_of), PlainSerializer(str, when_used="json")]
 
 
 #: A sub-folder, at the beginning of samples' names.
@@ -80,7 +81,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     #: A folder or URL; tars of a folder, by a pattern such as `data/shard-{00..09}.tar`; `pipe:` and a command that
-    #: prints one; or a list of data sets that are mixed.
+    #: prints one; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets that are mixed.
     train: (
         Annotated[
             Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")],

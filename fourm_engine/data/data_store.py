@@ -21,6 +21,7 @@ from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
+from fourm_engine.modalities import host_of
 from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ class DataStore(Store):
             tokenizers: modality -> fitted tokenizer, of all modalities without tokens.
 
         Raises ValueError where there is neither raw data nor tokens, or one of the two does not fit."""
-        split = Split.from_config(config, training=training)
+        split = Split.from_config(config, training=training, host=host_of(modalities))
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
         folder = config.at(config.tokens / split.part) if config.tokens else None
         tokens, raw, data = None, None, None
@@ -109,7 +110,7 @@ class DataStore(Store):
                 len(data.names),
                 f", such as {absent[0]}" if absent else "",
             )
-        for name in tokens.parts if isinstance(data.root, Path) else ():  # a store has other times
+        for name in tokens.parts if not isinstance(data.root, Location) else ():  # a store has other times
             gone, both, changed = [], 0, []
             for sample, stamp in tokens.stamps(name, _COMPARED):
                 if not data.exists(sample, name):

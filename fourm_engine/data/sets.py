@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig, TrainingSet
+from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Modality
 
 
@@ -44,6 +45,9 @@ def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[Da
                 f"data.train.{index}.modalities: {unknown[0]!r} takes no part in this run; there are "
                 f"{', '.join(modalities)}"
             )
-        taken = {name: modality for name, modality in modalities.items() if name in chosen}
+        if isinstance(modalities, Modalities):
+            taken: Mapping[str, Modality] = modalities.only(chosen)
+        else:
+            taken = {name: modality for name, modality in modalities.items() if name in chosen}
         sets.append(DataSet(f"data.train.{index}", config.of(entry), taken, entry))
     return sets

@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import plain, say, shown
 from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
+from fourm_engine.data.raw.root import Root
 from fourm_engine.storage.location import Readable, content_of
+from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
@@ -77,15 +80,21 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
     return found
 
 
-def match_split(root: Readable, split: str, names: Names) -> frozenset[str]:
+def _listed(root: Root, split: str) -> tuple[str, frozenset[str]]:
+    """(what lists them, for messages; the samples). Raises ValueError."""
+    if isinstance(root, Elsewhere):
+        return shown(root), root.split(split)
+    return shown(root / SPLITS), read_split(root / SPLITS, split)
+
+
+def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
     """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
     there are any. Raises ValueError where none has a file."""
-    path = root / SPLITS
-    listed = read_split(path, split)
+    path, listed = _listed(root, split)
     found = samples_of(listed, names)
     if files := sorted(name for name, sample in found.items() if name != sample):
         say(
-            f"{shown(path)}: split {split} lists files rather than samples: {len(files)}, such as "
+            f"{path}: split {split} lists files rather than samples: {len(files)}, such as "
             f"{shown(files[0])}, read as {shown(found[files[0]])}"
         )
     chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
@@ -93,11 +102,9 @@ def match_split(root: Readable, split: str, names: Names) -> frozenset[str]:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
-        raise ValueError(
-            f"{shown(path)}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}"
-        )
+        raise ValueError(f"{path}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}")
     if missing:
-        say(f"{shown(path)}: {len(missing)} samples of split {split} have no file, such as {shown(missing[0])}{hint}")
+        say(f"{path}: {len(missing)} samples of split {split} have no file, such as {shown(missing[0])}{hint}")
     return chosen
 
 
@@ -114,7 +121,7 @@ class Split:
     would leave no training sample at all, a warning says so instead."""
 
     part: str  # "train" or "val", for messages
-    root: Readable | None
+    root: Root | None
     name: str | None
     #: Tars of the root that are read; None: all.
     shards: tuple[str, ...] | None = None
@@ -126,9 +133,11 @@ class Split:
     share: float | tuple[str, ...] | None = None
 
     @classmethod
-    def from_config(cls, config: DataConfig, *, training: bool) -> Split:
-        """Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
-        root = _root(config, training)
+    def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager) -> Split:
+        """`host`: the plugin host, for data that a package opens.
+
+        Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        root = _root(config, training, host)
         if config.held_out is not None:
             return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)
         if not training:
@@ -136,7 +145,7 @@ class Split:
             return cls("val", root.folder, config.val_split, root.shards, val)
         train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
         held_out: frozenset[str] | None = frozenset()
-        if None not in (config.folder, config.val) and (other := _root(config, False)).same(root):
+        if None not in (config.folder, config.val) and (other := _root(config, False, host)).same(root):
             held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
         elif config.val_split is not None and config.val is None:
             _find(config, "val", config.val_split, None)
@@ -202,31 +211,33 @@ class Split:
 
 
 class _Root(NamedTuple):
-    folder: Readable | None
+    folder: Root | None
     shards: tuple[str, ...] | None
 
     def same(self, other: _Root) -> bool:
         """Whether a sample of both may be one file."""
+        if isinstance(self.folder, Elsewhere) and isinstance(other.folder, Elsewhere):
+            return self.folder == other.folder
         if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):
             return False
         return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
 
 
-def _absolute(folder: Readable) -> str:
+def _absolute(folder: Root) -> str:
     return str(folder.resolve() if isinstance(folder, Path) else folder)
 
 
-def _root(config: DataConfig, training: bool) -> _Root:
+def _root(config: DataConfig, training: bool, host: PluginManager) -> _Root:
     path = config.folder if training else config.val
     if path is None:
         return _Root(None, None)
-    folder, shards = open_root(path, config)
+    folder, shards = open_root(path, config, host)
     return _Root(folder, None if shards is None else tuple(shards))
 
 
-def _find(config: DataConfig, part: str, split: str, root: Readable | None) -> frozenset[str]:
+def _find(config: DataConfig, part: str, split: str, root: Root | None) -> frozenset[str]:
     if config.tokens is not None and (root is None or (isinstance(root, Path) and not root.is_dir())):
         return read_split(config.at(config.tokens / part) / SPLITS, split)
     if root is None:
         raise ValueError(f"data.{part}_split is {split!r}, but data.{part} is not set; name the folder with {SPLITS}")
-    return read_split(root / SPLITS, split)
+    return _listed(root, split)[1]

@@ -5,15 +5,18 @@ In: a config and its plugin host. Out: `Check`s, and the modalities that take pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from fourm_engine.data.raw.present import indexed
+from fourm_engine.data.raw.pipes import open_root
+from fourm_engine.data.raw.present import in_shards, indexed
+from fourm_engine.data.raw.root import PIPE, DataRoot
+from fourm_engine.data.sets import data_sets
 from fourm_engine.installed.doctor import Check
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.location import Location
 from fourm_engine.tokenizers.store import load_tokenizer, read_document
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
@@ -30,29 +33,34 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         yield Check("modalities", "bad", str(error).splitlines()[0], "see the plugins above, or change the config")
         return
     yield Check("modalities", "ok", f"{', '.join(modalities)} take part")
-    for what in ("train", "val"):
-        folder = getattr(config.data, what)
+    folders = {one.key: one.config.folder for one in data_sets(config.data, modalities)} | {"data.val": config.data.val}
+    for what, folder in folders.items():
         if folder is None:
             continue
+        if str(folder).startswith(PIPE):
+            yield Check(what, "ok", f"{folder}: run when its data is needed")
+            continue
         try:
-            sources = _sources(config.data.at(folder), modalities.values())
+            sources = _sources(open_root(folder, config.data, manager), modalities.values())
         except ValueError as error:
-            yield Check(f"data.{what}", "bad", str(error), f"correct this, or set {what}")
+            yield Check(what, "bad", str(error).splitlines()[0], f"correct this, or set {what}")
             continue
         if sources:
-            yield Check(f"data.{what}", "ok", f"{folder}: {', '.join(sources)}")
+            yield Check(what, "ok", f"{folder}: {', '.join(sources)}")
         else:
-            yield Check(f"data.{what}", "bad", f"{folder}: no folder of any modality", f"put data there, or set {what}")
+            yield Check(what, "bad", f"{folder}: no data of any modality", f"put data there, or set {what}")
     for space, specs in modalities.token_spaces.items():
         yield from _check_tokenizer(space, [modalities[spec.name] for spec in specs], config.tokenizers.folder, manager)
 
 
-def _sources(folder: Readable, modalities: Iterable[Modality]) -> list[str]:
-    """The sources that a folder has data of. Raises ValueError for a remote one that cannot be read."""
-    if isinstance(folder, Location):
-        names = indexed(folder)
-        return sorted({m.spec.source for m in modalities if m.name in names})
-    return sorted({m.spec.source for m in modalities if (folder / m.spec.source).is_dir()})
+def _sources(root: DataRoot, modalities: Collection[Modality]) -> list[str]:
+    """The sources that a data set has data of. Raises ValueError for one that cannot be read."""
+    folder = root.folder
+    names = indexed(folder) if isinstance(folder, Location) else in_shards(root, modalities)
+    there = {m.spec.source for m in modalities if m.name in names}
+    if isinstance(folder, Path):
+        there |= {m.spec.source for m in modalities if (folder / m.spec.source).is_dir()}
+    return sorted(there)
 
 
 def _check_tokenizer(space: str, members: list[Modality], folder: Path, manager: PluginManager) -> Iterator[Check]:

@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
         roots = []
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
-            roots += [open_root(folder, one.config)] if folder is not None else []
+            roots += [open_root(folder, one.config, manager)] if folder is not None else []
             roots += [DataRoot(one.config.at(tokens / "train"), [])] if tokens is not None else []
         if roots:
             modalities = with_data(modalities, roots)

@@ -15,9 +15,10 @@ from fourm_engine.data.checks.check import DataCheck, Wanted, check_data
 from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.present import with_data
-from fourm_engine.data.raw.root import DataRoot
+from fourm_engine.data.raw.root import DataRoot, Root
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split
 from fourm_engine.data.tokens.indexing import has_tokens
@@ -27,7 +28,7 @@ from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, 
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
-from fourm_engine.storage.url import Url
+from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
@@ -56,10 +57,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     wanted, tokens = [], []
     for key, one, training in _sets(data, modalities):
         name = key.removeprefix("data.")
-        split = Split.from_config(one, training=training)
+        split = Split.from_config(one, training=training, host=manager)
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
             raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
-        if split.root is not None and split.root.is_dir():
+        if split.root is not None and (isinstance(split.root, Elsewhere) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # None: all samples, reported below
             choose = None if split.share is None else split.select
             wanted.append(Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose))
@@ -89,7 +90,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     except ValueError as error:
         check.findings.append(Finding("settings", "problem", str(error)))
     if any(
-        training and Split.from_config(one, training=True).held_out is None
+        training and Split.from_config(one, training=True, host=manager).held_out is None
         for _, one, training in _sets(data, modalities)
     ):
         check.findings.append(
@@ -110,18 +111,19 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 
 
 def check_folder(
-    root: Path,
+    folder: Path | str,
     settings: ModalitiesConfig | None = None,
     read: Reading = Reading(),
     *,
     tell: Tell = say,
 ) -> DataCheck:
-    """Check a folder of data with the modalities that are installed, and that `settings` configure; its parts are the
-    splits of its `splits.json`.
+    """Check a folder of data, or what a package opens, with the modalities that are installed, and that `settings`
+    configure; its parts are its splits.
 
     Raises ValueError where there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
-    manager, root = load_manager(settings), Path(root)
+    manager = load_manager(settings)
+    root = Elsewhere(str(folder), manager) if scheme_of(folder) else Path(folder)
     findings = list[Finding]()
     modalities = _installed(settings, manager, root, findings)
     check = check_data(
@@ -154,7 +156,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
         raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
 
 
-def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Path, findings: list[Finding]) -> Modalities:
+def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, findings: list[Finding]) -> Modalities:
     """The modalities with a folder in `root`; one that needs settings which are not given is reported."""
     chosen = settings
     if settings.select == "installed":
@@ -176,17 +178,19 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Path, f
     return with_data(modalities, [DataRoot(root, None)]) if settings.select == "installed" else modalities
 
 
-def _parts(root: Path, findings: list[Finding]) -> list[Wanted]:
-    path = root / SPLITS
-    if not path.is_file():
+def _parts(root: Path | Elsewhere, findings: list[Finding]) -> list[Wanted]:
+    if isinstance(root, Elsewhere):
+        listed = {name: root.split(name) for name in sorted(root.splits)}
+    elif not (path := root / SPLITS).is_file():
         return [Wanted("all", root)]
-    try:
-        document = json.loads(path.read_bytes())
-        names = sorted(document) if isinstance(document, dict) else []
-        listed = {name: read_split(path, name) for name in names}
-    except (ValueError, OSError, RecursionError) as error:
-        findings.append(Finding("settings", "problem", f"{path}: {error}", "training with a split ends there"))
-        listed = {}
+    else:
+        try:
+            document = json.loads(path.read_bytes())
+            names = sorted(document) if isinstance(document, dict) else []
+            listed = {name: read_split(path, name) for name in names}
+        except (ValueError, OSError, RecursionError) as error:
+            findings.append(Finding("settings", "problem", f"{path}: {error}", "training with a split ends there"))
+            listed = {}
     if not listed:
         return [Wanted("all", root)]
     parts, before = list[Wanted](), frozenset[str]()

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import Catalogue, open_catalogue
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.index import INDEX
 from fourm_engine.data.raw.names import say as report
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.pack import Packed
 from fourm_engine.data.raw.pack import pack as pack_shards
 from fourm_engine.data.raw.pack import unpack as unpack_files
-from fourm_engine.data.raw.root import data_root
+from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.tell import Progress, Tell, say, warn
-from fourm_engine.storage.url import parse, refuse_remote
+from fourm_engine.storage.url import parse, refuse_remote, scheme_of
+from fourm_plugins.manager import PluginManager
 
 
-def index(folder: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say) -> Catalogue:
+def index(
+    folder: Path | str, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
+) -> Catalogue:
     """Write `folder/_index/`, so that no later start looks for the samples; only what has changed is scanned.
 
     Args:
@@ -28,14 +32,15 @@ def index(folder: Path, *, modalities: Sequence[str] = (), config: Path | None =
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
     there = _open(folder, modalities, config, index=True, tell=tell)
-    size = sum(path.stat().st_size for path in (_root(there) / INDEX).rglob("*.npy"))
+    assert isinstance(there.root, Path)
+    size = sum(path.stat().st_size for path in (there.root / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
     tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ has {per_sample:.0f} bytes a sample")
     return there
 
 
 def pack(
-    folder: Path,
+    folder: Path | str,
     out: Path,
     *,
     samples_per_shard: int = 1000,
@@ -49,7 +54,7 @@ def pack(
         raise ValueError(f"--samples-per-shard {samples_per_shard}: at least 1")
     there = _open(folder, modalities, config, tell=tell)
     progress = Progress(f"{out}", tell)
-    done = pack_shards(there, _root(there), out, samples_per_shard=samples_per_shard, progress=progress)
+    done = pack_shards(there, out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
             f"{len(done.dotted)} names hold a dot, such as {shown(done.dotted[0])}: other readers of WebDataset take "
@@ -59,12 +64,12 @@ def pack(
 
 
 def unpack(
-    folder: Path, out: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
+    folder: Path | str, out: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
 ) -> Packed:
     """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. What is there is kept, so that a stopped
     call continues. Raises ValueError and CannotWrite."""
     there = _open(folder, modalities, config, tell=tell)
-    return _told(unpack_files(there, _root(there), out, progress=Progress(f"{out}", tell)), there, out, tell)
+    return _told(unpack_files(there, out, progress=Progress(f"{out}", tell)), there, out, tell)
 
 
 def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
@@ -75,15 +80,15 @@ def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
 
 
 def _open(
-    folder: Path, names: Sequence[str], config: Path | None, *, index: bool | None = None, tell: Tell
+    folder: Path | str, names: Sequence[str], config: Path | None, *, index: bool | None = None, tell: Tell
 ) -> Catalogue:
     chosen = ModalitiesConfig() if config is None else load_config(config, needed=()).modalities
     chosen = chosen.model_copy(update={"select": list(names)}) if names else chosen
-    specs = [modality.spec for modality in load_modalities(chosen, load_manager(chosen)).values()]
-    refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
-    root, shards = data_root(folder)
-    if not isinstance(root, Path) or not root.is_dir():
-        raise ValueError(f"{shown(root)}: no such folder")
+    manager = load_manager(chosen)
+    specs = [modality.spec for modality in load_modalities(chosen, manager).values()]
+    root, shards = _found(folder, manager)
+    if index and isinstance(root, Elsewhere):
+        raise ValueError(f"{shown(root)}: is opened by {root.origin}; folders alone are indexed")
     there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
     for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
         report(line)
@@ -94,9 +99,15 @@ def _open(
     return there
 
 
-def _root(there: Catalogue) -> Path:
-    assert isinstance(there.root, Path)
-    return there.root
+def _found(folder: Path | str, manager: PluginManager) -> DataRoot:
+    """The data. Raises ValueError where there is none."""
+    if scheme_of(str(folder)) is not None and not Path(folder).exists():
+        return DataRoot(Elsewhere(str(folder), manager), None)
+    refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
+    there = data_root(folder)
+    if not isinstance(there.folder, Path) or not there.folder.is_dir():
+        raise ValueError(f"{shown(there.folder)}: no such folder")
+    return there
 
 
 def _has(there: Catalogue) -> str:

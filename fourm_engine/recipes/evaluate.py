@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.config import DataConfig
+from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.root import PIPE, is_there
+from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
@@ -30,7 +30,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
-from fourm_engine.storage.url import Folder, Url, parse
+from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.modality import Metric
@@ -142,7 +142,7 @@ def _load_data(
     given = config.data if config else DataConfig()
     trained = given
     if data is not None:
-        given = given.model_copy(update={"val": parse(data), "val_split": None, "held_out": None})
+        given = given.model_copy(update={"val": source_of(str(data)), "val_split": None, "held_out": None})
         trained = trained if trained.held_out is not None else given
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())
@@ -153,7 +153,9 @@ def _load_data(
     sets = data_sets(trained, model.modalities)
     folders = [one.config.folder for one in sets if one.config.folder is not None]
     known = [
-        AlignedData.from_config({n: m for n, m in targets.items() if n in one.modalities}, one.config, training=True)
+        AlignedData.from_config(
+            model.modalities.only(targets.keys() & one.modalities.keys()), one.config, training=True
+        )
         for one in sets
         if _there(one.config.folder)
     ]
@@ -174,8 +176,8 @@ def _load_data(
 
 
 def _there(folder: Folder | str | None) -> bool:
-    """Whether data is there; of what is remote, or printed by a command, reading it tells."""
-    return folder is not None and (isinstance(folder, Url) or str(folder).startswith(PIPE) or is_there(Path(folder)))
+    """Whether data is there; of what is no local folder, reading it tells."""
+    return folder is not None and (not isinstance(folder, Path) or is_there(folder))
 
 
 def _facts(

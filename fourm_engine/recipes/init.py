@@ -17,6 +17,7 @@ from fourm_engine.device import Machine
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.config import RunConfig, parse_config
 from fourm_engine.recipes.proposal import Chosen, Sizes, config_text, described
+from fourm_engine.storage.url import scheme_of
 from fourm_engine.yaml_config import read_value
 from fourm_plugins.manager import PluginManager
 
@@ -45,6 +46,8 @@ def init(folder: Path, *, out: Path | None = None, force: bool = False, machine:
     out = Path(f"{Path(folder).resolve().name or 'data'}.yaml") if out is None else Path(out)
     if out.exists() and not force:
         raise ValueError(f"{out}: exists already; choose another name with --out, or replace it with --force")
+    if scheme_of(str(folder)) is not None and not Path(folder).exists():
+        raise ValueError(f"{folder}: no folder to look at; name it in a config that you have, as data.train: {folder}")
     manager = PluginManager()
     found = survey(Path(folder), manager)
     chosen = choose_split(found)
@@ -125,7 +128,7 @@ def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[st
         return Chosen(keys, members[training], 0, said)
     keys["val_split"] = val, f"list of {SPLITS} that is held out: never trained on"
     data = DataConfig.model_validate({key: value for key, (value, _) in keys.items()})
-    number = len(Split.from_config(data, training=True).select(names, quiet=True))
+    number = len(Split.from_config(data, training=True, host=PluginManager()).select(names, quiet=True))
     said = f"{shown(path)}: trained on list {shown(training)}, list {shown(val)} of {members[val]} samples is held out"
     return Chosen(keys, number, members[val], said)
 

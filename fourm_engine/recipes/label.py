@@ -57,7 +57,8 @@ def label(
 
     Raises ValueError for a target that cannot be made from what is there, and BadFile for an unusable file, where
     `data.on_error` is "raise"."""
-    modalities = load_modalities(config.modalities, load_manager(config.modalities))
+    manager = load_manager(config.modalities)
+    modalities = load_modalities(config.modalities, manager)
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
     rank, world = rank_and_world()
@@ -67,8 +68,12 @@ def label(
         if root is not None:
             refuse_remote(root, key, "label a local copy, then upload the labels")
             # All that lies in a folder is labelled, whichever of its tars are trained on.
-            folder = open_root(root, config.data).folder
-            assert isinstance(folder, Path)
+            folder = open_root(root, config.data, manager).folder
+            if not isinstance(folder, Path):
+                raise ValueError(
+                    f"{key}: labels are files beside those of {source}, and {root} is no folder; make one of it first: "
+                    f"`fourm data unpack {root} FOLDER`"
+                )
             roots[folder] = None
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")

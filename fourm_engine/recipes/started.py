@@ -17,7 +17,7 @@ from typing import Any
 from fourm_engine.data.raw.pipes import copies, spool_folder
 from fourm_engine.data.raw.root import PIPE, is_there
 from fourm_engine.files import write_atomically
-from fourm_engine.storage.url import Url, parse
+from fourm_engine.storage.url import Url, parse, scheme_of
 
 log = logging.getLogger(__name__)
 NAME = "started.json"
@@ -46,6 +46,9 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     missing = {}
     for key, holder, name in _paths(raw, keys):
         text = holder[name]
+        if scheme := scheme_of(text):
+            holder[name] = f"{scheme}:{_moved(text[len(scheme) + 1 :], started, bases)}"
+            continue
         if text.startswith(PIPE) or isinstance(parse(text), Url):
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
@@ -57,6 +60,14 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
             holder[name] = str(existing)
             log.info("%s: %s is %s", path, key, existing)
     return missing | _without_commands(raw)
+
+
+def _moved(text: str, started: Path, bases: list[Path]) -> str:
+    """The location of a package's source, with its settings, where it is a path that is there: otherwise as it is."""
+    location, mark, settings = text.partition("?")
+    below = Path(location).relative_to(started) if Path(location).is_relative_to(started) else Path(location)
+    there = next((base / below for base in bases if (base / below).exists()), None)
+    return text if there is None or there == Path.cwd() / location else f"{there}{mark}{settings}"
 
 
 def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:

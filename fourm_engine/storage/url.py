@@ -20,6 +20,10 @@ SCHEMES = {
     "http": ("aiohttp", "http"),
     "hf": ("huggingface_hub", ""),
 }
+#: Names of no source of a package: what the engine reads itself.
+RESERVED = frozenset({"pipe", *SCHEMES})
+#: The name of a source, before the colon: no drive of Windows, no URL.
+_SOURCE = re.compile(r"([a-z][a-z0-9_+-]+):(?!//)(?=.)")
 _URL = re.compile(r"^([a-z][a-z0-9+.]*):/+", re.IGNORECASE)
 _SECRETS = re.compile(r"(?<=://)[^/@]*@|\?.*")
 
@@ -59,6 +63,12 @@ Folder = Path | Url
 def public(text: str) -> str:
     """A URL without what may be secret: user, password, query."""
     return _SECRETS.sub("…", text) if "://" in text else text
+
+
+def scheme_of(place: object) -> str | None:
+    """NAME of `NAME:LOCATION`, which the source of a package opens; None for what the engine reads itself."""
+    match = _SOURCE.match(place) if isinstance(place, str) else None
+    return None if match is None or match[1] in RESERVED else match[1]
 
 
 def parse(place: object) -> Folder:

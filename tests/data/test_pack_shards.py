@@ -25,11 +25,11 @@ SAMPLES = st.dictionaries(
 
 
 def packed(root, out, samples_per_shard=3, **options):
-    return pack(open_catalogue(root, SPECS, **options), root, out, samples_per_shard=samples_per_shard)
+    return pack(open_catalogue(root, SPECS, **options), out, samples_per_shard=samples_per_shard)
 
 
 def unpacked(root, out):
-    return unpack(open_catalogue(root, SPECS), root, out)
+    return unpack(open_catalogue(root, SPECS), out)
 
 
 def tree(folder):

@@ -18,6 +18,7 @@ from fourm_engine.data.checks.files import Reader, Survey, survey
 from fourm_engine.data.checks.findings import Finding, Listed, counted
 from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.statistics import Statistics
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.splits import samples_of
@@ -33,7 +34,7 @@ class Wanted:
     `held_by`, another part."""
 
     name: str
-    root: Path
+    root: Path | Elsewhere
     listed: frozenset[str] | None = None
     held_out: frozenset[str] = frozenset()
     held_by: str = ""
@@ -183,9 +184,9 @@ def check_data(
         progress: part -> what is told (done, in all).
 
     Raises ValueError where there is no data at all."""
-    check, roots = DataCheck([], modalities, seed=seed), dict[tuple[Path, tuple[str, ...] | None], Opened]()
+    check, roots = DataCheck([], modalities, seed=seed), dict[tuple[Path | Elsewhere, tuple[str, ...] | None], Opened]()
     for one in wanted:
-        root = one.root.resolve(), one.shards
+        root = _resolved(one.root), one.shards
         if root not in roots:
             roots[root] = open_data(one.root, modalities, shards=one.shards, max_bytes=max_bytes)
             check.findings += roots[root].findings
@@ -204,12 +205,16 @@ def check_data(
         check.findings += _unlisted(opened.root, opened, [part for part in check.parts if part.opened is opened])
     pictures = {key for part in check.parts for key in part.readers if _picture(part.opened, key, modalities)}
     check.findings += equal_files(
-        [(part.name, part.wanted.root.resolve(), part.names_read, part.survey.rows) for part in check.parts], pictures
+        [(part.name, _resolved(part.wanted.root), part.names_read, part.survey.rows) for part in check.parts], pictures
     )
     return check
 
 
-def _unlisted(root: Path, opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
+def _resolved(root: Path | Elsewhere) -> Path | Elsewhere:
+    return root if isinstance(root, Elsewhere) else root.resolve()
+
+
+def _unlisted(root: Path | Elsewhere, opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
     """Samples that no split of a folder lists."""
     if any(part.wanted.listed is None for part in parts):
         return
@@ -279,7 +284,7 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
                 "missing",
                 "problem",
                 f"{part.name}: no sample has {key}",
-                f"add its files to {shown(part.wanted.root / key)}, or leave its modalities "
+                f"add its files to {_home(part.wanted.root, key)}, or leave its modalities "
                 f"({', '.join(part.opened.readers[key])}) out of modalities.select",
                 part=part.name,
                 source=key,
@@ -319,6 +324,10 @@ _REMEDIES = {
     "(raise). If all of a modality are listed, its settings are likely not those of the data",
     "misaligned": "store them alike (turned by EXIF? cropped?); training leaves them out of their samples",
 }
+
+
+def _home(root: Path | Elsewhere, key: str) -> str:
+    return shown(root if isinstance(root, Elsewhere) else root / key)
 
 
 def _bad(part: Part, kind: str, listed: Listed) -> Iterable[Finding]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from fourm_engine.data.checks.files import MISALIGNED, USABLE
 from fourm_engine.data.checks.findings import Finding, Listed, counted
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
 
 #: (part, its folder, the samples that were read, source -> (samples,) of `survey.COLUMNS`)
-Read = tuple[str, Path, Sequence[str], Mapping[str, np.ndarray]]
+Read = tuple[str, Path | Elsewhere, Sequence[str], Mapping[str, np.ndarray]]
 
 
 def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Finding]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourm_engine.data.checks.findings import Finding, Level, Listed
+from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import FolderSource, Listing
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
-from fourm_engine.data.raw.sample_shards import claims_of
+from fourm_engine.data.raw.sample_shards import Key, claims_of
 from fourm_engine.data.raw.source import MixedSource, Source, root_shards
 from fourm_engine.data.raw.source import Opened as AllSources
 from fourm_engine.data.raw.tar import TarSource
@@ -36,7 +38,7 @@ _NOTES: tuple[tuple[str, str, Level], ...] = (
 class Opened:
     """The sources in `root`, by a key that is the name of the folder, unless modalities read different files of it."""
 
-    root: Path
+    root: Path | Elsewhere
     sources: dict[str, Source] = field(default_factory=dict)
     #: Key -> the modalities that read it, of all modalities.
     readers: dict[str, list[str]] = field(default_factory=dict)
@@ -44,15 +46,20 @@ class Opened:
 
 
 def open_data(
-    root: Path, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
+    root: Path | Elsewhere, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
 ) -> Opened:
     """`shards`: of the tars in the root, those to read; None: all. Raises ValueError where there is no such folder."""
-    if not root.is_dir():
+    if isinstance(root, Path) and not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
     opened = Opened(root)
-    reasons = list[str]()
+    reasons, there = list[str](), dict[Key, Source]()
     try:
-        there = _open(root, modalities, shards, max_bytes).sources
+        if isinstance(root, Elsewhere):
+            catalogue = open_catalogue(root, [modality.spec for modality in modalities.values()], max_bytes=max_bytes)
+            there = catalogue.sources
+            opened.findings += [Finding("remark", "note", note) for note in catalogue.notes]
+        else:
+            there = _open(root, modalities, shards, max_bytes).sources
     except ValueError as error:
         reasons.append(str(error))
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -62,7 +69,7 @@ def open_data(
         alone = sum(other == source for other, _ in kinds) == 1
         key = source if alone else f"{source} (.{', .'.join(extensions)})"
         opened.readers[key] = names
-        if reasons:
+        if reasons and isinstance(root, Path):
             found = _salvage(opened, root / source, key, extensions, max_bytes)
         else:
             found = there.get((source, tuple(extensions)))
@@ -74,7 +81,8 @@ def open_data(
             opened.findings.append(Finding(kind, level, note, source=key))
     for reason in reasons if not any(one.kind == "unreadable" for one in opened.findings) else ():
         opened.findings.append(Finding("unreadable", "problem", reason, "training ends there"))
-    _look_beside(opened, modalities)
+    if isinstance(root, Path):
+        _look_beside(opened, root, modalities)
     names_of = {key: source.names for key, source in opened.sources.items()}
     for line in unpaired(names_of):
         opened.findings.append(
@@ -125,20 +133,20 @@ def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...]
     return MixedSource(loose, shards) if loose and shards else loose or shards
 
 
-def _look_beside(opened: Opened, modalities: Mapping[str, Modality]) -> None:
+def _look_beside(opened: Opened, root: Path, modalities: Mapping[str, Modality]) -> None:
     """Report what lies in the root and belongs to no modality."""
-    for line in beside(opened.root, modalities.values()):
+    for line in beside(root, modalities.values()):
         level: Level = "problem" if "archives" in line or "is not read" in line else "note"
-        opened.findings.append(Finding("extra", level, f"{shown(opened.root)}: {line}"))
+        opened.findings.append(Finding("extra", level, f"{shown(root)}: {line}"))
     sources = {modality.spec.source for modality in modalities.values()}
-    with os.scandir(opened.root) as entries:
+    with os.scandir(root) as entries:
         others = sorted(e.name for e in entries if e.is_dir() and e.name not in sources and not is_litter(e.name))
     if others:
         opened.findings.append(
             Finding(
                 "extra",
                 "note",
-                f"{shown(opened.root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
+                f"{shown(root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
                 f"{', …' if len(others) > 8 else ''}",
                 "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)",
                 listed=Listed(others),

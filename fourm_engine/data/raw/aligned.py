@@ -20,17 +20,19 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aspect import array_aspect, check_aspect
 from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.indexed import IndexedSource
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
-from fourm_engine.data.raw.root import data_root
+from fourm_engine.data.raw.root import Root, data_root
 from fourm_engine.data.raw.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
+from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
-from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
+from fourm_plugins.manager import PluginError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.view import View
@@ -41,8 +43,8 @@ MAX_REASON = 300
 
 
 class AlignedData:
-    """Raw samples in `root`, a folder or a pattern for tars of one (see `data_root`), or in its tars `shards`. Holds a
-    few bytes a sample, not an object, where the folder has an index (see `catalogue`).
+    """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its
+    tars `shards`. Holds a few bytes a sample, not an object, where the folder has an index (see `catalogue`).
 
     `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
     `BadFiles`.
@@ -54,7 +56,7 @@ class AlignedData:
 
     def __init__(
         self,
-        root: Readable | str,
+        root: Root | str,
         modalities: Mapping[str, Modality],
         split: str | None = None,
         *,
@@ -62,9 +64,9 @@ class AlignedData:
         max_bytes: int = MAX_FILE_BYTES,
         shards: Sequence[str] | None = None,
     ) -> None:
-        if shards is None:
+        if shards is None and not isinstance(root, Elsewhere):
             root, shards = data_root(root)
-        self.root = root if isinstance(root, Location) else Path(root)
+        self.root: Root = Path(root) if isinstance(root, str) else root
         self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
         self.split = Split("samples", None, split)
@@ -108,7 +110,7 @@ class AlignedData:
         """Raw data of the training or the validation samples of a config, as `Split` says which these are.
 
         Raises ValueError where the config names no folder."""
-        split = Split.from_config(config, training=training)
+        split = Split.from_config(config, training=training, host=host_of(modalities))
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
         data = cls(
@@ -300,7 +302,7 @@ class AlignedData:
             reason = " ".join(str(error).split())
             reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
             raise BadFile(self.where(name, modality), modality, reason) from error
-        except StoreError:
+        except (StoreError, PluginError):  # which name what is read
             raise
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.names_table import NameTable
+from fourm_engine.data.raw.elsewhere import Elsewhere, open_elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.raw.index import (
     INDEX,
@@ -32,6 +33,7 @@ from fourm_engine.data.raw.index import (
 from fourm_engine.data.raw.indexed import indexed_sources, renamed
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.open_shards import stamp_of
+from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
 from fourm_engine.data.raw.shard_scan import Block, Scanned, scan
 from fourm_engine.data.raw.source import Opened, Source, root_shards
@@ -39,7 +41,7 @@ from fourm_engine.data.raw.view_columns import view_columns
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.storage.errors import Missing
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.location import Location
 from fourm_plugins.spec import ModalitySpec
 
 #: Files and members from which on a data set is indexed without being told to: below, a scan takes less than a second.
@@ -50,7 +52,7 @@ MANY = 10_000
 class Catalogue:
     """Which samples the data set in `root` has."""
 
-    root: Readable
+    root: Root
     names: NameTable
     sources: dict[Key, Source]
     #: bool (samples,), which have a file.
@@ -60,7 +62,7 @@ class Catalogue:
 
 
 def open_catalogue(
-    root: Readable,
+    root: Root,
     specs: Iterable[ModalitySpec],
     *,
     shards: Sequence[str] | None = None,
@@ -76,9 +78,13 @@ def open_catalogue(
         tell: takes a line on what was scanned.
 
     Raises ValueError for what cannot be trusted, and, if `index` is true, Busy and CannotWrite."""
+    specs = list(specs)
     claims = claims_of(specs)
     wanted = [[claim.source, list(claim.extensions), list(claim.modalities)] for claim in claims]
     chosen = None if shards is None else sorted(shards)
+    if isinstance(root, Elsewhere):
+        names, sources, present, notes = open_elsewhere(root, claims, specs, max_bytes)
+        return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
         return _open_remote(root, claims, wanted, chosen, max_bytes)
     known, indexed = _read(root, tell), (root / INDEX).is_dir()

@@ -40,13 +40,11 @@ class Packed:
     dotted: list[str] = field(default_factory=list)
 
 
-def pack(
-    there: Catalogue, root: Path, out: Path, *, samples_per_shard: int, progress: Progress | None = None
-) -> Packed:
+def pack(there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progress | None = None) -> Packed:
     """Write the shards. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
-        _continue(out, root, there, samples_per_shard)
+        _continue(out, there, samples_per_shard)
         remove_leftovers(out, lambda path: path.endswith(".tar"), deep=False)
         report.dotted = [name for name in names if "." in name.rpartition("/")[2]]
         for number, start in enumerate(range(0, len(names), samples_per_shard)):
@@ -84,11 +82,11 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
     return found
 
 
-def unpack(there: Catalogue, root: Path, out: Path, *, progress: Progress | None = None) -> Packed:
+def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> Packed:
     """Write each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
-        _continue(out, root, there, None)
+        _continue(out, there, None)
         remove_leftovers(out, lambda path: True)
         for number, name in enumerate(names):
             row = there.names.row(name)
@@ -111,9 +109,9 @@ def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
     return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
 
 
-def _continue(out: Path, root: Path, there: Catalogue, samples_per_shard: int | None) -> None:
+def _continue(out: Path, there: Catalogue, samples_per_shard: int | None) -> None:
     """Record what `out` is made of. Raises ValueError where it holds something else."""
-    if out.resolve() == root.resolve():
+    if isinstance(there.root, Path) and out.resolve() == there.root.resolve():
         raise ValueError(f"{shown(out)}: is the data itself; choose another folder to write to")
     now = {
         "samples": len(there.names),

@@ -17,25 +17,30 @@ from contextlib import suppress
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.root import PIPE, DataRoot, data_root, expand
 from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.device import local_rank
 from fourm_engine.files import replacing_file
 from fourm_engine.lock import at_work
-from fourm_engine.storage.url import Folder, Url
+from fourm_engine.storage.url import Folder, Url, scheme_of
+from fourm_plugins.manager import PluginManager
 
 #: Of what one command prints.
 MAX_PIPE_BYTES = 1 << 36
 _CHUNK = 1 << 20
 
 
-def open_root(path: Folder | str, config: DataConfig) -> DataRoot:
+def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> DataRoot:
     """What `data.train` or `data.val` of `config` stands for; what commands print is copied below `data.tokens`, or
-    where these are not here below the user's cache. Raises ValueError, and CannotWrite."""
+    where these are not here below the user's cache. What a package opens is found with `host`, and not yet opened.
+    Raises ValueError, and CannotWrite."""
     text, tokens = str(path), config.tokens if isinstance(config.tokens, Path) else None
     if text.startswith(PIPE):
         return DataRoot(copied(text, spool_folder(text, tokens)), None)
+    if scheme_of(path) is not None:
+        return DataRoot(Elsewhere(text, host), None)
     return DataRoot(config.at(path), None) if isinstance(path, Url) else data_root(path)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.index import FILE, INDEX, MAX_BYTES
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.root import DataRoot
@@ -17,6 +18,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +32,13 @@ def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
     remote = [root.folder for root in roots if isinstance(root.folder, Location)]
     local = [root.folder for root in roots if isinstance(root.folder, Path)]
     inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots), *map(indexed, remote))
+    wanted = {name: " and ".join(_part(root, modality) for root in roots) for name, modality in modalities.items()}
     kept = []
     for name, modality in modalities.items():
         if name in inside or any((f / part).is_dir() for f in local for part in (modality.spec.source, name)):
             kept.append(modality)
         else:
-            wanted = " and ".join(str(root.folder / modality.spec.source) for root in roots)
-            log.warning("modality %s is installed but has no data, left out: no folder %s", name, wanted)
+            log.warning("modality %s is installed but has no data, left out: no %s", name, wanted[name])
     if not kept:
         aside = (line for folder in local if folder.is_dir() for line in beside(folder, modalities.values()))
         raise ValueError(
@@ -50,13 +52,26 @@ def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
 
 
 def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
-    """Names of the modalities that have members in the tars of a root. Raises ValueError for one that cannot be
-    used."""
+    """Names of the modalities that have members in the tars of a root, or files in what a package opens. Raises
+    ValueError for one that cannot be used."""
+    specs = [modality.spec for modality in modalities]
+    if isinstance(root.folder, Elsewhere):
+        return _having(root, specs)
     if not isinstance(root.folder, Path) or not root.folder.is_dir():
         return set()
     if not (root_shards(root.folder) if root.shards is None else root.shards):
         return set()
-    specs = [modality.spec for modality in modalities]
+    return _having(root, specs)
+
+
+def _part(root: DataRoot, modality: Modality) -> str:
+    """Where a modality would be."""
+    if isinstance(root.folder, Elsewhere):
+        return f"{modality.name} in {shown(root.folder)}"
+    return f"folder {root.folder / modality.spec.source}"
+
+
+def _having(root: DataRoot, specs: list[ModalitySpec]) -> set[str]:
     there = open_catalogue(root.folder, specs, shards=root.shards).sources
     return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there}
 

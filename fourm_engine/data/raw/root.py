@@ -1,8 +1,9 @@
-"""What `data.train` and `data.val` may name: a folder, tars of one, or commands that print tars.
+"""What `data.train` and `data.val` may name: a folder, tars of one, commands that print tars, or what a package opens.
 
 data/train                             a folder
 data/train/shard-{00000..00099}.tar    these of its tars, each of which holds all modalities
 pipe:curl -sf https://…/{00..09}.tar   what commands print, copied to a folder once; see `pipes`
+table:data/photos?setting=value         what the installed package with a source of that name opens; see `elsewhere`
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Annotated, NamedTuple
 
 from pydantic import StringConstraints
 
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
 from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.url import scheme_of
 
 PIPE = "pipe:"
 #: A command, as it is written: a path would lose its double slashes.
@@ -25,8 +28,12 @@ MAX_SHARDS = 1_000_000
 _GROUP = re.compile(r"\{([^{}]*)\}")
 
 
+#: Where raw data lies.
+Root = Readable | Elsewhere
+
+
 class DataRoot(NamedTuple):
-    folder: Readable
+    folder: Root
     #: Paths below it, of the tars to read; None: all that lies there.
     shards: list[str] | None
 
@@ -38,6 +45,8 @@ def data_root(path: Readable | str) -> DataRoot:
         return DataRoot(path, None)
     if str(path).startswith(PIPE):
         raise ValueError(f"{shown(path)}: a command, where a folder or tars are expected")
+    if scheme_of(str(path)) is not None and not Path(path).exists():
+        raise ValueError(f"{shown(path)}: opened by a package, where a folder or tars are expected")
     whole = Path(path)
     if whole.is_dir() or not is_pattern(path):
         return DataRoot(whole, None)

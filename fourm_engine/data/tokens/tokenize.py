@@ -9,6 +9,7 @@ there.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.root import Root
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tokens.differences import Differences
 from fourm_engine.data.tokens.encoder import ShardEncoder
@@ -30,7 +33,7 @@ from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews, ViewDrawer
 from fourm_engine.device import local_world
 from fourm_engine.files import remove_leftovers, write_atomically
-from fourm_engine.storage.location import Location, Readable, content_of
+from fourm_engine.storage.location import Location, content_of
 from fourm_plugins.tokenizer import Tokenizer
 
 #: More would not keep up with what one process encodes and writes.
@@ -247,10 +250,14 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
     return frozenset(gone)
 
 
-def _copy_splits(root: Readable, out: Path) -> None:
+def _copy_splits(root: Root, out: Path) -> None:
     """Where the raw data goes away, its splits are still known."""
-    path = root / SPLITS
-    if path.exists() if isinstance(path, Location) else path.is_file():
-        content = content_of(path, MAX_SPLITS_BYTES)
-        if not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content:
-            write_atomically(out / SPLITS, content)
+    content = b""
+    if isinstance(root, Elsewhere):
+        content = json.dumps(root.splits).encode() if root.splits else b""
+    else:
+        path = root / SPLITS
+        if path.exists() if isinstance(path, Location) else path.is_file():
+            content = content_of(path, MAX_SPLITS_BYTES)
+    if content and (not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content):
+        write_atomically(out / SPLITS, content)

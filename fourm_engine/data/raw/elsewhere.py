@@ -1,0 +1,264 @@
+"""Data that the source of a package opens, such as `table:data/photos?setting=value` (entry points `fourm.sources.v1`).
+
+In: `NAME:LOCATION?key=value&…` and the plugin host. Out: the names of the samples, which have what, and a `Source` a
+modality, each of them checked: what a package gives is no more trusted than a file. All that goes wrong names the
+location and the package.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from fourm_engine.data.names_table import Names, NameTable
+from fourm_engine.data.raw.names import plain, shown
+from fourm_engine.data.raw.sample_shards import Claim, Key
+from fourm_engine.storage.url import scheme_of
+from fourm_plugins.distributions import one_line
+from fourm_plugins.errors import SampleError
+from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.source import SampleSource
+from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.suggest import did_you_mean
+
+_SECRET = re.compile(r"//[^/@]*@")
+MAX_NAME = 1000
+T = TypeVar("T")
+
+
+class Elsewhere:
+    """What `text` names. Nothing is opened yet. Picklable.
+
+    Raises PluginError (a ValueError) where no usable source of that name is installed, and ValueError for settings that
+    it does not take."""
+
+    def __init__(self, text: str, host: PluginManager) -> None:
+        scheme = scheme_of(text)
+        assert scheme is not None
+        self.text = text
+        try:
+            self._plugin, self._open = host.find("source", scheme), host.source(scheme)
+        except PluginError as error:
+            folder = f" (the folder of that name is written ./{text})" if Path(text).exists() else ""
+            raise PluginError(f"{shown(text)}: {error}{folder}") from None
+        self.location, _, query = text[len(scheme) + 1 :].partition("?")
+        if _SECRET.search(self.location):
+            raise ValueError(
+                f"{scheme}:{_SECRET.sub('//…@', self.location)}: a user or password here would be in logs and stored "
+                f"configs; give it as the package says, such as by the environment"
+            )
+        self.settings = self._parse(query)
+
+    def _parse(self, query: str) -> dict[str, str]:
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+        except ValueError:
+            raise ValueError(f"{shown(self)}: settings are written ?key=value&key=value, not ?{query}") from None
+        settings = dict(pairs)
+        if len(settings) < len(pairs):
+            twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
+            raise ValueError(f"{shown(self)}: the setting {twice!r} is given twice")
+        parameters = list(inspect.signature(self._open).parameters.values())[2:]
+        known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        unknown = [key for key in settings if key not in known]
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise ValueError(
+                f"{shown(self)}: {self.origin} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}"
+            )
+        return settings
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Elsewhere) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        """Equal for every way to name the same samples; other settings may choose others."""
+        location = os.path.realpath(self.location) if os.path.exists(self.location) else self.location
+        return self._plugin.name, location, tuple(sorted(self.settings.items()))
+
+    @property
+    def origin(self) -> str:
+        return f"source {self._plugin.name!r} of {self._plugin.distribution} {self._plugin.version}"
+
+    def open(self, specs: Sequence[ModalitySpec]) -> SampleSource:
+        """Raises PluginError (a ValueError), for what the user can mend, too."""
+        with self.blame("opening it"):
+            try:
+                opened = self._open(self.location, list(specs), **self.settings)
+            except (ValueError, OSError) as error:
+                raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin})") from error
+        if not isinstance(opened, SampleSource):
+            raise self.fault(f"opens it as {_kind(opened)}, not as a fourm_plugins.SampleSource")
+        return opened
+
+    @cached_property
+    def splits(self) -> dict[str, list[str]]:
+        """{split: names}; empty where it has none."""
+        opened = self.open([])
+        with self.blame("its splits"):
+            given = opened.splits
+            return {str(split): [plain(name) for name in names] for split, names in given.items()}
+
+    def split(self, name: str) -> frozenset[str]:
+        """Raises ValueError where there is no such split."""
+        if name not in self.splits:
+            has = f"it has {', '.join(map(shown, self.splits))}" if self.splits else "it has none"
+            raise ValueError(f"{shown(self)}: no split {name!r}; {has} ({self.origin})")
+        return frozenset(self.splits[name])
+
+    def fault(self, what: str) -> PluginError:
+        return PluginError(f"{shown(self)}: {self.origin} {what}")
+
+    @contextmanager
+    def blame(self, doing: str) -> Iterator[None]:
+        """All that is raised in the block but SampleError becomes a PluginError."""
+        try:
+            yield
+        except (SampleError, PluginError):
+            raise
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            raise self.fault(
+                f"failed with {type(error).__name__}: {one_line(error)} ({doing}; {at.filename}:{at.lineno})"
+            ) from error
+
+
+class _Opened:
+    """One `SampleSource` a process; another process opens its own."""
+
+    def __init__(self, root: Elsewhere, specs: Sequence[ModalitySpec]) -> None:
+        self.root, self.specs = root, list(specs)
+        # What a parent has opened stays referenced after a fork: closing it here may break it there.
+        self._sources: dict[int, SampleSource] = {}
+
+    @property
+    def source(self) -> SampleSource:
+        if os.getpid() not in self._sources:
+            self._sources[os.getpid()] = self.root.open(self.specs)
+        return self._sources[os.getpid()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sources": {}}
+
+
+class ElsewhereSource:
+    """The files of one modality; see `Source`."""
+
+    def __init__(
+        self,
+        opened: _Opened,
+        modality: str,
+        extensions: Sequence[str],
+        names: Names,
+        given: Mapping[str, str],
+        max_bytes: int,
+        notes: list[str],
+    ) -> None:
+        self._opened, self._modality, self._extensions, self._max_bytes = opened, modality, extensions, max_bytes
+        self.names, self.notes = names, notes
+        #: Name -> what the package calls it, of those that differ.
+        self._given = given
+
+    def having(self, name: str) -> list[str]:
+        return sorted(self.files(name))
+
+    def files(self, name: str) -> dict[str, bytes]:
+        given = self._ask(name, lambda source, name: source.files(name, self._modality))
+        fault = self._opened.root.fault
+        what = f"{shown(name)} ({self._modality})"
+        if not isinstance(given, Mapping) or not given:
+            raise fault(f"has {what}, but gives {'no file' if given == {} else _kind(given)}, not {{extension: bytes}}")
+        for extension, content in given.items():
+            if extension not in self._extensions or not isinstance(content, bytes):
+                raise fault(
+                    f"gives {extension!r:.40}: {_kind(content)} for {what}, not bytes of {', '.join(self._extensions)}"
+                )
+            if len(content) > self._max_bytes:
+                raise SampleError(f"{len(content)} bytes, more than the {self._max_bytes} allowed (data.max_file_mb)")
+        return dict(given)
+
+    def where(self, name: str) -> str:
+        below = self._ask(name, lambda source, name: source.where(name, self._modality))
+        return f"{self._opened.root.text.partition('?')[0]}:{shown(below)}"
+
+    def stamp(self, name: str) -> str:
+        stamp = self._ask(name, lambda source, name: source.stamp(name, self._modality))
+        if not isinstance(stamp, str):
+            raise self._opened.root.fault(f"gives {_kind(stamp)} as the stamp of {shown(name)}, not a str")
+        return stamp
+
+    def by_shard(self) -> dict[str | None, Sequence[str]]:
+        return {None: self.names}
+
+    def _ask(self, name: str, ask: Callable[[SampleSource, str], T]) -> T:
+        with self._opened.root.blame(f"{shown(name)} ({self._modality})"):
+            return ask(self._opened.source, self._given.get(name, name))
+
+
+def open_elsewhere(
+    root: Elsewhere, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
+) -> tuple[NameTable, dict[Key, ElsewhereSource], dict[Key, np.ndarray], list[str]]:
+    """The samples; source, and which have a file, of each claim that has any; notes.
+
+    Raises ValueError for what cannot be opened, and PluginError for a source that does not keep its promises."""
+    opened = _Opened(root, list(specs))
+    with root.blame("its names"):
+        listed = list(opened.source.names)
+    table, order, given = _names(root, listed)
+    sources, present = dict[Key, ElsewhereSource](), dict[Key, np.ndarray]()
+    for claim in claims:
+        for modality in claim.modalities:
+            with root.blame(f"which samples have {modality}"):
+                column = np.asarray(opened.source.present(modality))
+            if column.shape != (len(listed),) or column.dtype != bool:
+                raise root.fault(
+                    f"says which of its {len(listed)} samples have {modality} by {column.dtype} {column.shape}, not by "
+                    f"a bool for each"
+                )
+            if column.any():
+                present[claim.key] = column[order]
+                names = Names(table, np.flatnonzero(present[claim.key]))
+                sources[claim.key] = ElsewhereSource(opened, modality, claim.extensions, names, given, max_bytes, [])
+                break
+    with root.blame("its notes"):
+        notes = [plain(f"{shown(root)}: {note}") for note in opened.source.notes]
+    return table, sources, present, notes
+
+
+def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
+    """The names in their order; int64, where each comes in `listed`; what those that cannot be printed are called
+    there. Raises PluginError."""
+    if wrong := [name for name in listed if not isinstance(name, str)]:
+        raise root.fault(f"has a sample called {wrong[0]!r:.80}, a {type(wrong[0]).__name__}, not a str")
+    given = {new: name for name in listed if (new := plain(name)) != name}
+    names = list(map(plain, listed)) if given else listed
+    for name in names:
+        if not name or len(name) > MAX_NAME or name.startswith("/") or ".." in name.split("/"):
+            raise root.fault(
+                f"has a sample called {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters"
+            )
+    order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
+    for one, other in zip(order[:-1].tolist(), order[1:].tolist()):
+        if names[one] == names[other]:
+            raise root.fault(f"names the sample {shown(names[one])!r} twice")
+    return NameTable.build(names[row] for row in order.tolist()), order, given
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

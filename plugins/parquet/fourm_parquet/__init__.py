@@ -1,0 +1,170 @@
+"""Source `parquet`: a folder of Parquet files, as Hugging Face `datasets` writes them; a column is a modality.
+
+In: `parquet:FOLDER?MODALITY=COLUMN&…`. Out: a sample a row, called `<file>/<row>`. Row groups are read whole, and the
+last ones are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_plugins import ModalitySpec, SampleError, SampleSource
+from fourm_plugins.door import sniff
+from fourm_plugins.extras import optional
+from fourm_plugins.suggest import did_you_mean
+
+#: Bytes of decoded row groups that a process keeps, and the most that one may have.
+KEPT, LARGEST = 1 << 28, 1 << 31
+OPEN_FILES = 32
+#: An image that is none.
+_NOTHING = {"bytes": None, "path": None}
+_PART = re.compile(r"^(.*?)[-_.]?\d+(-of-\d+)?$")
+
+
+class ParquetSource(SampleSource):
+    """`columns`: modality -> column; by default the column that is called like the modality, or like its source."""
+
+    def __init__(self, location: str, specs: Sequence[ModalitySpec], **columns: str) -> None:
+        self._pq = optional("pyarrow.parquet", what="Parquet files need", install="fourm-parquet")
+        self.root = Path(location)
+        paths = [self.root] if self.root.is_file() else self.root.rglob("*.parquet")
+        self.root = self.root.parent if self.root.is_file() else self.root
+        self._paths = {path.relative_to(self.root).with_suffix("").as_posix(): path for path in sorted(paths)}
+        if not self._paths:
+            raise ValueError("no .parquet files there")
+        self._file = lru_cache(OPEN_FILES)(self._open)
+        self._groups: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
+        schema = self._file(next(iter(self._paths))).schema_arrow
+        self._classes = _classes(schema)
+        self._specs = {spec.name: spec for spec in specs}
+        for modality, column in columns.items():
+            if column not in schema.names:
+                raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, schema.names)}")
+        self._columns = {
+            name: next((c for c in (columns.get(name), name, spec.source) if c in schema.names), None)
+            for name, spec in self._specs.items()
+        }
+        if specs and not any(self._columns.values()):
+            raise ValueError(
+                f"none of the columns {', '.join(schema.names)} is called like one of {', '.join(self._specs)}; add "
+                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={schema.names[0]}"
+            )
+        if apart := [name for name in columns if name not in self._specs]:
+            self.notes = [f"no modality {name!r} takes part, column {columns[name]} is not read" for name in apart]
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [f"{file}/{row:06d}" for file in self._paths for row in range(self._file(file).metadata.num_rows)]
+
+    @property
+    def splits(self) -> dict[str, list[str]]:
+        """By the files' names, or where these are numbers alone, their folders'."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            *folders, stem, _ = name.split("/")
+            part = _PART.match(stem)
+            split = (part[1] if part else stem) or (folders[-1] if folders else "train")
+            found.setdefault(split, []).append(name)
+        return found
+
+    def present(self, modality: str) -> np.ndarray:
+        found, column = [np.zeros(0, bool)], self._columns[modality]
+        for file in self._paths:
+            metadata = self._file(file).metadata
+            if column in self._file(file).schema_arrow.names:
+                found += [self._present(file, group, column) for group in range(metadata.num_row_groups)]
+            else:
+                found.append(np.zeros(metadata.num_rows, bool))
+        return np.concatenate(found)
+
+    def _present(self, file: str, group: int, column: str) -> np.ndarray:
+        about = self._file(file).metadata.row_group(group)
+        leaves = {about.column(i).path_in_schema: about.column(i).statistics for i in range(about.num_columns)}
+        known = leaves.get(f"{column}.bytes") or leaves.get(column)
+        if known is not None and known.has_null_count and not known.null_count and column not in self._classes:
+            return np.ones(about.num_rows, bool)
+        values = self._group(file, group, column)
+        if column in self._classes:
+            return np.array([value is not None and value >= 0 for value in values.to_pylist()], bool)
+        return np.array([bool(value.is_valid) and value.as_py() != _NOTHING for value in values], bool)
+
+    def files(self, name: str, modality: str) -> Mapping[str, bytes]:
+        file, row = self._row(name)
+        column, extensions = self._columns[modality], self._specs[modality].extensions
+        assert column is not None
+        about = self._file(file).metadata
+        ends = list(accumulate(about.row_group(group).num_rows for group in range(about.num_row_groups)))
+        group = int(np.searchsorted(ends, row, side="right"))
+        value = self._group(file, group, column)[row - (ends[group - 1] if group else 0)].as_py()
+        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+            if value["bytes"] is None:
+                raise SampleError(f"has no bytes, but a path, {value['path']}; embed the files")
+            value = value["bytes"]
+        if isinstance(value, bytes):
+            return {sniff(value, extensions): value}
+        if column in self._classes and isinstance(value, int) and value < len(self._classes[column]):
+            value = str(self._classes[column][value])
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value) and "txt" in extensions:
+            value = "\n".join(" ".join(text.split()) for text in value)
+        for extension in ("txt", "json") if isinstance(value, str) else ("json", "txt"):
+            if extension in extensions:
+                return {extension: (value if isinstance(value, str) else json.dumps(value, default=str)).encode()}
+        raise SampleError(f"a {type(value).__name__}, of which no file .{', .'.join(extensions)} can be made")
+
+    def where(self, name: str, modality: str) -> str:
+        file, row = self._row(name)
+        return f"{file}.parquet, row {row}, column {self._columns[modality]}"
+
+    def stamp(self, name: str, modality: str) -> str:
+        try:
+            about = self._paths[self._row(name)[0]].stat()
+        except OSError:
+            return ""
+        return f"{about.st_size}:{about.st_mtime_ns}"
+
+    @staticmethod
+    def _row(name: str) -> tuple[str, int]:
+        file, _, row = name.rpartition("/")
+        return file, int(row)
+
+    def _open(self, file: str) -> Any:
+        try:
+            return self._pq.ParquetFile(self._paths[file])
+        except (ValueError, OSError) as error:  # of pyarrow, too
+            raise ValueError(f"{self._paths[file]}: cannot be read: {' '.join(str(error).split())}") from None
+
+    def _group(self, file: str, group: int, column: str) -> Any:
+        """The values of a column in a row group."""
+        key = file, group, column
+        if key not in self._groups:
+            about = self._file(file).metadata.row_group(group)
+            sizes = (about.column(i) for i in range(about.num_columns))
+            size = sum(c.total_uncompressed_size for c in sizes if c.path_in_schema.split(".")[0] == column)
+            if size > LARGEST:
+                raise SampleError(f"row group {group} has {size} bytes, more than {LARGEST}; write smaller ones")
+            try:
+                self._groups[key] = self._file(file).read_row_group(group, columns=[column]).column(0)
+            except (ValueError, OSError) as error:
+                raise SampleError(f"row group {group} cannot be read: {' '.join(str(error).split())}") from None
+            while len(self._groups) > 1 and sum(values.nbytes for values in self._groups.values()) > KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+
+def _classes(schema: Any) -> dict[str, list[str]]:
+    """Column -> the names of its classes, which `datasets` writes beside the columns."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {c: list(f["names"]) for c, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,243 @@
+"""fourm-parquet: a folder that Hugging Face `datasets` has written, through the whole path to a trained model."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_plugins.manager import PluginError, PluginManager
+from tests.fakes import fake_modalities, to_npy
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+ROOT = Path(__file__).parents[2]
+GRID = {
+    "image_size": 16,
+    "patch_size": 8,
+    "codebook_size": 16,
+    "tokenizer": {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}},
+}
+WORDS = {"max_tokens": 32, "text": {"vocabulary_size": 400, "coordinate_bins": 8}}
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch, install):
+    """The package, unless it is installed."""
+    if any((p.kind, p.name) == ("source", "parquet") for p in PluginManager().plugins):
+        return
+    monkeypatch.syspath_prepend(str(ROOT / "plugins/parquet"))
+    entries = "[fourm.sources.v1]\nparquet = fourm_parquet:ParquetSource\n"
+    install("fourm-parquet", entries, source="", version="0.1.0")
+
+
+def picture(seed):
+    """A smooth one of 24x16 pixels, other in each channel."""
+    across = np.linspace(0, 255, 24) * (seed % 5 + 1) / 5
+    pixels = np.stack([np.tile(across, (16, 1)), np.full((16, 24), seed * 7 % 256), np.tile(across[::-1], (16, 1))], -1)
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def write(folder, columns, *, parts=2, split="train", group=4, features=None):
+    """Parquet files as `datasets` names and types them; the columns are lists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns)
+    if features:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    size = -(-len(table) // parts)
+    for part in range(parts):
+        path = folder / f"{split}-{part:05d}-of-{parts:05d}.parquet"
+        pq.write_table(table.slice(part * size, size), path, row_group_size=group)
+    return folder
+
+
+def images(n, start=0):
+    return [{"bytes": picture(i), "path": f"{i}.png"} for i in range(start, start + n)]
+
+
+def opened(text, modalities, **settings):
+    return AlignedData.from_config(modalities, DataConfig(train=text, **settings), training=True)
+
+
+def real(**settings):
+    host = PluginManager()
+    return {name: host.modality(name, **given) for name, given in settings.items()}
+
+
+def test_a_folder_that_datasets_has_written_is_read_with_its_classes_and_images(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        image=datasets.Image(), text=datasets.Value("string"), label=datasets.ClassLabel(names=["cat", "dog"])
+    )
+    rows = {"image": images(6), "text": [f"a picture {i}" for i in range(6)], "label": [0, 1, 0, 1, -1, 0]}
+    (tmp_path / "photos").mkdir()
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    whole.to_parquet(str(tmp_path / "photos/train-00000-of-00001.parquet"))
+    text = f"parquet:{tmp_path}/photos?rgb=image&caption="
+    data = opened(text + "text", real(rgb=GRID, caption=WORDS))
+    assert list(data.names) == [f"train-00000-of-00001/{row:06d}" for row in range(6)]
+    name = data.names[1]
+    assert data.files(name, "rgb") == {"png": picture(1)}
+    assert data.files(name, "caption") == {"txt": b"a picture 1"}
+    assert data.where(name, "caption").endswith("photos:train-00000-of-00001.parquet, row 1, column text")
+    classes = opened(text + "label", real(rgb=GRID, caption=WORDS))
+    assert classes.counts == {"rgb": 6, "caption": 5}  # -1 is no class
+    assert classes.files(name, "caption") == {"txt": b"dog"}
+
+
+def test_a_column_is_the_modality_that_is_called_like_it_and_nulls_are_absent(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    modalities = fake_modalities(("a", "words"))
+    arrays = [to_npy(np.full((4, 4, 3), i, np.uint8)) for i in range(10)]
+    words = [None if i == 3 else ["red ball", "big\ncube"] for i in range(10)]
+    write(tmp_path / "some", {"a": arrays, "words": words, "other": list(range(10))})
+    data = opened(f"parquet:{tmp_path}/some?b=other", modalities)
+    assert data.counts == {"a": 10, "words": 9}
+    assert data.names[3] == "train-00000-of-00002/000003"
+    assert data.has(data.names[3]) == {"a"}
+    assert {data.names.index(n): data.files(n, "a")["npy"] for n in data.names} == dict(enumerate(arrays))
+    assert data.files(data.names[7], "words") == {"txt": b"red ball\nbig cube"}
+    assert "no modality 'b' takes part, column other is not read" in caplog.text
+
+
+def test_splits_are_those_of_the_files_names(tmp_path):
+    for split, n in (("train", 6), ("validation", 4)):
+        write(tmp_path / "all/data", {"words": ["red"] * n}, split=split)
+    modalities = fake_modalities(("words",))
+    assert len(opened(f"parquet:{tmp_path}/all", modalities, train_split="train").names) == 6
+    only = opened(f"parquet:{tmp_path}/all", modalities, train_split="validation").names
+    assert only[0] == "data/validation-00000-of-00002/000000"
+    held = opened(f"parquet:{tmp_path}/all", modalities, val=f"parquet:{tmp_path}/all", val_split="validation")
+    assert len(held.names) == 6
+
+
+def test_rows_are_read_in_any_order_by_any_process_and_the_kept_groups_are_bounded(tmp_path, monkeypatch):
+    write(tmp_path / "some", {"words": [f"red {i:03d}" for i in range(40)]}, group=5)
+    data = opened(f"parquet:{tmp_path}/some", fake_modalities(("words",)))
+    monkeypatch.setattr(sys.modules["fourm_parquet"], "KEPT", 1)
+    for one in (data, pickle.loads(pickle.dumps(data))):
+        for row in np.random.default_rng(0).permutation(40).tolist():
+            assert one.files(one.names[row], "words") == {"txt": b"red %03d" % row}
+    assert len(data._sources["words"]._opened.source._groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nowhere", "nowhere: no .parquet files there (source 'parquet' of fourm-parquet 0.1.0)"),
+        ("some?rgb=imag", "rgb=imag: no such column; did you mean 'image'?"),
+        ("some", "none of the columns image, text is called like one of rgb; add ?MODALITY=COLUMN, such as ?rgb=image"),
+        ("some?rgb=text", "none of the 6 files of rgb can be used, such as"),
+        ("broken", "broken/train.parquet: cannot be read: Parquet"),
+    ],
+)
+def test_a_wrong_folder_or_column_is_one_line(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "some", {"image": images(6), "text": ["words"] * 6})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/train.parquet").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="parquet") as caught:
+        opened(f"parquet:{text}", real(rgb=GRID)).check_usable(["rgb"])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(PluginError, match="Parquet files need pyarrow: pip install 'fourm-parquet'") as caught:
+        opened(f"parquet:{tmp_path}", fake_modalities(("words",)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_row_group_and_a_path_without_bytes_are_reported_and_skipped(tmp_path):
+    rows = images(6)
+    rows[2] = {"bytes": None, "path": "elsewhere.png"}
+    folder = write(tmp_path / "some", {"image": rows}, parts=1, group=2)
+    path = next(folder.iterdir())
+    column = pq.ParquetFile(path).metadata.row_group(2).column(0)
+    start, content = column.dictionary_page_offset or column.data_page_offset, bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(bytes(content))
+    data = opened(f"parquet:{folder}?rgb=image", real(rgb=GRID))
+    assert data.value(data.names[0], "rgb").shape == (16, 24, 3)
+    for row, reason in ((2, "has no bytes, but a path, elsewhere.png; embed the files"), (4, "row group 2 cannot be")):
+        with pytest.raises(ValueError, match=reason):
+            data.value(data.names[row], "rgb")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config of two splits in one folder, and the folder itself."""
+    for split, start, n in (("train", 0, 24), ("validation", 100, 8)):
+        rows = {"image": images(n, start), "text": [f"picture {start + i}" for i in range(n)]}
+        write(tmp_path / "photos", rows, split=split)
+    text = f"parquet:{tmp_path}/photos?rgb=image&caption=text"
+    raw = {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["rgb", "caption"], "settings": {"rgb": GRID, "caption": WORDS}},
+        "data": {"train": text, "train_split": "train", "val": text, "val_split": "validation"},
+        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 4, "batch_size": 4, "lr": 1e-3}},
+        "masking": {"input_tokens": [1, 8], "target_tokens": 8},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
+        "train": {"batch_size": 4, "steps": 4, "lr": 1e-3, "warmup": 0, "device": "cpu", "log_every": 2},
+    }
+    raw["data"]["tokens"] = str(tmp_path / "tokens")
+    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(raw))
+    return tmp_path / "photos.yaml"
+
+
+def fourm(*arguments, code=0):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def test_data_check_reads_it_by_its_config_and_by_its_location(config):
+    said = fourm("data", "check", config, "--workers", 0)
+    assert "train: 24 samples of parquet:" in said
+    assert "val: 8 samples of parquet:" in said
+    assert "0 problems" in said
+    text = f"parquet:{config.parent}/photos?rgb=image&caption=text"
+    given = ["modalities.select=[rgb,caption]", "modalities.settings.rgb.image_size=16"]
+    said = fourm("data", "check", text, *given, "modalities.settings.rgb.patch_size=8", "--workers", 0)
+    assert "validation: 8 samples of parquet:" in said
+
+
+def test_it_is_unpacked_and_packed_as_a_folder_is(config):
+    text = f"parquet:{config.parent}/photos?rgb=image&caption=text"
+    fourm("data", "unpack", text, config.parent / "files", "--modality", "rgb", "--modality", "caption")
+    assert (config.parent / "files/rgb/train-00001-of-00002/000000.png").read_bytes() == picture(12)
+    fourm("data", "pack", text, config.parent / "shards", "--modality", "rgb", "--modality", "caption")
+    assert [p.name for p in (config.parent / "shards").glob("*.tar")] == ["shard-00000.tar"]
+    with pytest.raises(ValueError, match="folders alone are indexed"):
+        CliRunner().invoke(app, ["data", "index", text], catch_exceptions=False)
+
+
+def test_a_model_is_trained_on_it_with_tokens_and_without(config):
+    text = f"parquet:{config.parent}/photos?rgb@pixels=image&caption=text"
+    given = ["modalities.select=[rgb@pixels,caption]", "modalities.settings.rgb@pixels={image_size: 16, patch_size: 8}"]
+    given += [f"data.train={text}", f"data.val={text}"]
+    fourm("tokenizer", "fit", config, *given)
+    straight = fourm("train", config, f"run={config.parent}/straight", "data.tokens=null", *given)
+    fourm("tokenize", config, *given)
+    fourm("train", config, *given)
+    for run in ("straight", "run"):
+        metrics = [json.loads(line) for line in (config.parent / run / "metrics.jsonl").read_text().splitlines()]
+        assert np.isfinite([line["loss"] for line in metrics if "loss" in line]).all()
+        assert (config.parent / run / "finished.json").exists()
+    assert "24 samples (split 'train' of parquet:" in straight
+    assert "train-00000-of-00002/000000" in fourm("data", "show", config, "train-00000-of-00002/000000", *given)
