@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -180,3 +181,11 @@ def test_tokens_of_a_held_out_share_are_used_part_by_part(config, tmp_path):
     parts = [open_data(shared, training=training).store.names for training in (True, False)]
     assert parts[1]
     assert sorted([*parts[0], *parts[1]]) == NAMES
+
+
+def test_a_pipe_called_splits_is_not_waited_for(config):
+    path = config.train / "splits.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"splits\.json: .*no regular file; remove it"):
+        Split.from_config(given(config, train_split="train"), training=True)
