@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourm_engine.data.checks.findings import Finding, Level, Listed
-from fourm_engine.data.raw.folder import FolderSource, Listing
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
-from fourm_engine.data.raw.sample_shards import claims_of
-from fourm_engine.data.raw.source import MixedSource, Source, root_shards
+from fourm_engine.data.raw.sample_shards import Key, claims_of, open_sample_shards
+from fourm_engine.data.raw.shard_scan import scan
+from fourm_engine.data.raw.source import MixedSource, Source, joined, root_shards
 from fourm_engine.data.raw.source import Opened as AllSources
-from fourm_engine.data.raw.tar import TarSource
+from fourm_engine.data.raw.tar import Shards, TarSource, in_two
 from fourm_plugins.modality import Modality
 
 #: What the notes of a source say -> (kind, level) of the finding; the first that fits.
@@ -51,10 +52,15 @@ def open_data(
         raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
     opened = Opened(root)
     reasons = list[str]()
+    shared: Mapping[Key, Shards] = {}
     try:
         there = _open(root, modalities, shards, max_bytes).sources
     except ValueError as error:
         reasons.append(str(error))
+        good, bad = trusted_shards(root, modalities, shards, max_bytes)
+        opened.findings += [Finding("unreadable", "problem", one, "training ends there") for one in bad]
+        claims = claims_of([modality.spec for modality in modalities.values()])
+        shared = open_sample_shards(root, good, claims, max_bytes=max_bytes, scan=scan).sources
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, modality in modalities.items():
         kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
@@ -64,6 +70,8 @@ def open_data(
         opened.readers[key] = names
         if reasons:
             found = _salvage(opened, root / source, key, extensions, max_bytes)
+            if (inside := shared.get((source, tuple(extensions)))) is not None:
+                found = inside if found is None else _beside(opened, key, found, inside)
         else:
             found = there.get((source, tuple(extensions)))
         if found is None:
@@ -86,6 +94,37 @@ def open_data(
 def _open(root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None, max_bytes: int) -> AllSources:
     claims = claims_of([modality.spec for modality in modalities.values()])
     return AllSources(root, claims, root_shards(root) if shards is None else shards, max_bytes=max_bytes)
+
+
+def trusted_shards(
+    root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None = None, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[list[str], list[str]]:
+    """The tars in `root` that can be read, and why each of the others cannot: it is cut off, or holds a sample that one
+    before it holds too."""
+    claims = claims_of([modality.spec for modality in modalities.values()])
+    good, reasons, holders = list[str](), list[str](), dict[tuple[Key, str], str]()
+    for shard in root_shards(root) if shards is None else shards:
+        try:
+            found = open_sample_shards(root, [shard], claims, max_bytes=max_bytes, scan=scan).sources
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        held = [(key, name) for key, source in found.items() for name in source.names]
+        if twice := [one for one in held if one in holders]:
+            reasons.append(in_two(twice[0][1], root / holders[twice[0]], root / shard))
+            continue
+        holders |= dict.fromkeys(held, shard)
+        good.append(shard)
+    return good, reasons
+
+
+def _beside(opened: Opened, key: str, found: Source, inside: Shards) -> Source:
+    """Samples of a folder together with those in the tars that hold all modalities."""
+    try:
+        return joined(found, inside)
+    except ValueError as error:
+        opened.findings.append(Finding("unreadable", "problem", str(error), "training ends there", source=key))
+        return found
 
 
 def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int) -> Source | None:
