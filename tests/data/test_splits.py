@@ -167,7 +167,10 @@ def test_a_share_that_leaves_nothing_is_refused(config, share, training):
     [
         ({"val": "elsewhere"}, "set val as train"),
         ({"train_split": "train"}, "use one of them"),
-        ({"held_out": 1.5}, "held_out"),
+        ({"held_out": 1.5}, "a share between 0 and 1, such as 0.1, or a list"),
+        ({"held_out": float("nan")}, "a share between 0 and 1"),
+        ({"held_out": []}, "a share between 0 and 1"),
+        ({"held_out": None, "train": ["data/photos"]}, "written {path: data/photos}"),
     ],
 )
 def test_a_share_beside_other_ways_to_hold_out_is_refused(other, says):
