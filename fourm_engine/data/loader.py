@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.data.workers import Told, items
+from fourm_engine.data.workers import Told, end_with_parent, items
 from fourm_engine.device import local_world
 
 #: More workers than these do not make a GPU faster that they serve.
@@ -58,6 +58,7 @@ def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: 
         # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),
         pin_memory=on_gpu,
+        worker_init_fn=end_with_parent,
     )
     yield from items(loader)
 

@@ -1,11 +1,16 @@
 """What goes wrong in worker processes of torch's DataLoader, as it would be said without workers: in one line.
 
-Raised in a worker, an error would come out within the worker's traceback.
+Raised in a worker, an error would come out within the worker's traceback. A worker whose parent is killed would wait
+without end for what it has read to be taken.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +37,19 @@ class Told(Dataset):
             return self.data.__getitems__(indices)
         except (ValueError, OSError) as error:
             return error
+
+
+def end_with_parent(_: int = 0) -> None:
+    """What a worker calls first: it then ends when its parent is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent.pid,), daemon=True).start()
+
+
+def _watch(parent: int | None) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def items(loader: Iterable[Item | Exception]) -> Iterator[Item]:
