@@ -61,6 +61,7 @@ def open_data(
         opened.findings += [Finding("unreadable", "problem", one, "training ends there") for one in bad]
         claims = claims_of([modality.spec for modality in modalities.values()])
         shared = open_sample_shards(root, good, claims, max_bytes=max_bytes, scan=scan).sources
+    found: Source | None
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, modality in modalities.items():
         kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
@@ -69,9 +70,9 @@ def open_data(
         key = source if alone else f"{source} (.{', .'.join(extensions)})"
         opened.readers[key] = names
         if reasons:
-            found = _salvage(opened, root / source, key, extensions, max_bytes)
-            if (inside := shared.get((source, tuple(extensions)))) is not None:
-                found = inside if found is None else _beside(opened, key, found, inside)
+            salvaged = _salvage(opened, root / source, key, extensions, max_bytes)
+            inside = shared.get((source, tuple(extensions)))
+            found = _beside(opened, key, salvaged, inside) if salvaged and inside else salvaged or inside
         else:
             found = there.get((source, tuple(extensions)))
         if found is None:
@@ -118,7 +119,7 @@ def trusted_shards(
     return good, reasons
 
 
-def _beside(opened: Opened, key: str, found: Source, inside: Shards) -> Source:
+def _beside(opened: Opened, key: str, found: FolderSource | TarSource | MixedSource, inside: Shards) -> Source:
     """Samples of a folder together with those in the tars that hold all modalities."""
     try:
         return joined(found, inside)
@@ -127,7 +128,9 @@ def _beside(opened: Opened, key: str, found: Source, inside: Shards) -> Source:
         return found
 
 
-def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int) -> Source | None:
+def _salvage(
+    opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int
+) -> FolderSource | TarSource | MixedSource | None:
     """The source without the shards that cannot be trusted, each of which is named; None where nothing is left."""
 
     def tell(reason: str) -> None:
