@@ -36,6 +36,7 @@ _REMEDIES = {
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "a folder is there; move it away",
+    errno.EEXIST: "a file is there; move it away",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -37,6 +38,13 @@ Source = Annotated[Folder | str, PlainValidator(source_of), PlainSerializer(str,
 SubFolder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
 
 
+def _held_out(value: object) -> object:
+    share = isinstance(value, (int, float)) and 0 < value < 1
+    if not (share or value is None or (isinstance(value, (list, tuple)) and value)):
+        raise ValueError("a share between 0 and 1, such as 0.1, or a list of sub-folders, such as [val]")
+    return value
+
+
 def _same(a: Folder | str, b: Folder | str) -> bool:
     return absolute(a) == absolute(b) if isinstance(a, Path) and isinstance(b, Path) else a == b
 
@@ -59,6 +67,13 @@ class TrainingSet(BaseModel):
     repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: The modalities that are taken from it; null takes all it has.
     modalities: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings(cls, entry: Any) -> Any:
+        if not isinstance(entry, (dict, cls)):
+            raise ValueError(f"a data set of the list is written {{path: {entry}}}")
+        return entry
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSet:
@@ -98,7 +113,7 @@ class DataConfig(BaseModel):
     #: Without lists: which samples of the folder `train` are held out of training, as `val`. A share, drawn by each
     #: sample's name alone, so that samples which are added later move no other; or the sub-folders that hold them, such
     #: as [val] for `<source>/val/…`.
-    held_out: Annotated[float, Field(gt=0, lt=1)] | tuple[SubFolder, ...] | None = None
+    held_out: Annotated[float | tuple[SubFolder, ...] | None, BeforeValidator(_held_out)] = None
     #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
     views: int = Field(default=1, ge=1, le=1024)
     #: Random crops and flips; otherwise every view is the centre crop, and views differ in their alternatives

@@ -6,18 +6,19 @@ The batches do not depend on the number of workers, and those from step s on are
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.workers import Told, end_with_parent, items
 from fourm_engine.device import local_world
 
 #: More workers than these do not make a GPU faster that they serve.
@@ -37,20 +38,6 @@ class MicroBatches:
                 yield list(self.share.positions(step, micro))
 
 
-class _Told(Dataset):
-    """The samples of `data` for a micro-batch, or the error that a user can mend. Raised in a worker, its line would
-    come out within the worker's traceback."""
-
-    def __init__(self, data: MaskedSamples) -> None:
-        self.data = data
-
-    def __getitems__(self, positions: Sequence[int]) -> list[PackedSample] | Exception:
-        try:
-            return self.data.__getitems__(positions)
-        except (ValueError, OSError) as error:
-            return error
-
-
 def _collated(samples: list[PackedSample] | Exception, **options: Any) -> Batch | Exception:
     return samples if isinstance(samples, Exception) else collate(samples, **options)
 
@@ -62,7 +49,7 @@ def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: 
     workers: processes that prepare batches ahead, two each; None: `default_workers`."""
     on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
-        _Told(data),
+        Told(data),
         batch_sampler=MicroBatches(share, start_step),
         num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
         collate_fn=partial(
@@ -71,11 +58,9 @@ def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: 
         # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),
         pin_memory=on_gpu,
+        worker_init_fn=end_with_parent,
     )
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    yield from items(loader)
 
 
 def default_workers(*, on_gpu: bool) -> int:

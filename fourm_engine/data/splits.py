@@ -133,10 +133,11 @@ class Split:
     share: float | tuple[str, ...] | None = None
 
     @classmethod
-    def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager) -> Split:
-        """`host`: the plugin host, for data that a package opens.
+    def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager | None = None) -> Split:
+        """`host`: the plugin host, for data that a package opens; by default a fresh one.
 
         Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        host = host or PluginManager()
         root = _root(config, training, host)
         if config.held_out is not None:
             return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fourm_engine.data.checks.check import DataCheck, Wanted, check_data
 from fourm_engine.data.checks.findings import Finding
+from fourm_engine.data.checks.opened import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.elsewhere import Elsewhere
@@ -175,7 +176,14 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, f
                 )
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
-    return with_data(modalities, [DataRoot(root, None)]) if settings.select == "installed" else modalities
+    if settings.select != "installed":
+        return modalities
+    try:
+        return with_data(modalities, [DataRoot(root, None)])
+    except ValueError:  # perhaps for a shard, which the check will name
+        if not isinstance(root, Path):
+            raise
+        return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities)[0])])
 
 
 def _parts(root: Path | Elsewhere, findings: list[Finding]) -> list[Wanted]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
@@ -250,10 +251,12 @@ Readable = Path | Location
 
 
 def content_of(path: Readable, max_bytes: int) -> bytes:
-    """A small file. Raises OSError, and ValueError where it is larger than `max_bytes`."""
+    """A small file. Raises OSError, and ValueError where it is no regular file or larger than `max_bytes`."""
     if isinstance(path, Location):
         return path.read_bytes(max_bytes)
-    if (size := path.stat().st_size) > max_bytes:
+    if not stat.S_ISREG((status := path.stat()).st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path}: no regular file; remove it")
+    if (size := status.st_size) > max_bytes:
         raise ValueError(f"{path}: {size} bytes, more than the {max_bytes} allowed")
     return path.read_bytes()
 

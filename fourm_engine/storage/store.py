@@ -225,7 +225,17 @@ async def _get_range(fs: Any, url: str, start: int, number: int) -> bytes:
                 f"{url}: the server sends no parts of files, and data.remote.cache has no room for a copy; set "
                 f"data.remote.cache_gb, or use a server that supports ranges"
             )
-        return await response.read()
+        sent = response.headers.get("Content-Range", f"bytes {start}-")
+        pieces, left = list[bytes](), number
+        while left >= 0 and (piece := await response.content.read(left + 1)):  # an answer may have no end
+            pieces.append(piece)
+            left -= len(piece)
+        if left < 0 or not sent.startswith(f"bytes {start}-"):
+            raise StoreError(
+                f"{url}: the server sends other bytes ({sent:.60}) than the {number} from {start} on that were "
+                f"requested; use another server"
+            )
+        return b"".join(pieces)
 
 
 def _facts(info: dict[str, Any]) -> Facts:

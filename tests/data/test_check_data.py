@@ -194,6 +194,22 @@ def test_every_shard_that_cannot_be_trusted_is_named_and_the_others_are_read(tmp
     assert checked.parts[1].survey.statistics["words"].samples == 2
 
 
+def test_every_shard_of_all_modalities_that_cannot_be_trusted_is_named_and_the_others_are_read(tmp_path, modalities):
+    write_data(tmp_path / "words-alone", {"words": modalities["words"]}, NAMES[8:])
+    shutil.move(tmp_path / "words-alone/words", tmp_path / "words")
+    for number in range(4):
+        names = NAMES[2 * number : 2 * number + 2]
+        write_tar(tmp_path / f"{number}.tar", {f"{name}.words.txt": b"red ball\n" for name in names})
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:700])
+    shutil.copy(tmp_path / "2.tar", tmp_path / "x.tar")
+    checked = check(tmp_path, {"words": modalities["words"]})
+    first, second = (finding.message for finding in found(checked, "unreadable"))
+    assert "1.tar: truncated" in first
+    assert "sample '0004' is in both" in second
+    assert "x.tar" in second
+    assert [part.survey.statistics["words"].samples for part in checked.parts] == [6, 2]
+
+
 def test_a_sample_both_loose_and_in_a_shard_is_a_note(root, modalities):
     write_tar(root / "words" / "s.tar", {"0001.txt": b"red ball\n"})
     assert "both loose and in a shard: 1" in the(check(root, modalities), "duplicated", "note").message

@@ -100,7 +100,10 @@ def test_what_commands_print_is_copied_once_and_read(root, tmp_path, caplog):
         ("head -c 1300 {root}/shard-0.tar", "prints no whole tar: truncated"),
         ("echo hello", "prints no whole tar: truncated or no tar file"),
         ("gzip -c {root}/shard-0.tar", "prints no whole tar: no tar file but compressed by gzip"),
-        ("yes", "prints more than 2097152 bytes"),
+        ("yes", r"prints no tar, but b'y\\ny"),
+        ("cat /dev/zero", r"prints no tar, but b'\\x00"),
+        ("cat", "prints no whole tar: truncated or no tar file \\(empty file"),  # nothing to wait for on stdin
+        ("while :; do cat {root}/shard-0.tar; done", "prints more than 2097152 bytes"),
     ],
 )
 def test_a_command_that_fails_is_named_and_leaves_nothing(root, tmp_path, command, why, monkeypatch):
@@ -111,6 +114,14 @@ def test_a_command_that_fails_is_named_and_leaves_nothing(root, tmp_path, comman
     assert str(error.value).startswith(f"pipe:{command}: ")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "spool").exists() or list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_command_that_prints_nothing_for_long_is_named(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("fourm_engine.data.raw.pipes.SILENCE", 0.05)
+    lines = []
+    copied(f"pipe:sleep 0.3; cat {root}/shard-0.tar", tmp_path / "spool", lines.append)
+    assert len(lines) == 2
+    assert "has printed nothing for 0 s; still waiting" in lines[0]
 
 
 def test_a_stopped_copy_goes_on_where_it_was(root, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from itertools import islice
 
 import pytest
@@ -48,3 +50,19 @@ def test_an_error_of_a_worker_is_the_error_of_the_run(error, workers):
         list(stream)
     assert str(caught.value) == str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+class Killed(Unreadable):
+    """The process that reads the second sample ends as one that the system has killed for its memory."""
+
+    def load(self, row, modality, view=0):
+        if row:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return MemoryStore.load(self, row, modality, view)
+
+
+def test_a_worker_that_is_killed_is_one_line_with_the_setting():
+    stream = islice(batches(masked(Killed(None)), Share(batch_size=2), workers=1), 4)
+    with pytest.raises(ValueError, match=r"reads data ended .*data\.workers") as caught:
+        list(stream)
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -166,7 +167,10 @@ def test_a_share_that_leaves_nothing_is_refused(config, share, training):
     [
         ({"val": "elsewhere"}, "set val as train"),
         ({"train_split": "train"}, "use one of them"),
-        ({"held_out": 1.5}, "held_out"),
+        ({"held_out": 1.5}, "a share between 0 and 1, such as 0.1, or a list"),
+        ({"held_out": float("nan")}, "a share between 0 and 1"),
+        ({"held_out": []}, "a share between 0 and 1"),
+        ({"held_out": None, "train": ["data/photos"]}, "written {path: data/photos}"),
     ],
 )
 def test_a_share_beside_other_ways_to_hold_out_is_refused(other, says):
@@ -189,3 +193,11 @@ def test_what_a_larger_share_holds_out_is_not_trained_on_although_it_was_tokeniz
     before, after = open_data(less).store.names, open_data(more).store.names
     assert set(before) & set(now_held_out)
     assert set(after) == set(before) - set(now_held_out)
+
+
+def test_a_pipe_called_splits_is_not_waited_for(config):
+    path = config.train / "splits.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"splits\.json: .*no regular file; remove it"):
+        Split.from_config(given(config, train_split="train"), training=True)

@@ -329,6 +329,20 @@ def test_workers_change_nothing(root, workers):
     assert len(one.bad) == 1
 
 
+def test_an_error_of_a_worker_is_the_one_line_that_it_is_without(root, monkeypatch):
+    def gone(self, name, modality):
+        raise OSError(5, "Input/output error", f"{modality}/{name}")
+
+    monkeypatch.setattr(AlignedData, "files", gone)
+    said = []
+    for workers in (0, 2):
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            run(root, CONFIG.model_copy(update={"workers": workers}))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert not list((root / "tokens").rglob("*.safetensors"))
+
+
 def test_a_file_is_read_once_whatever_it_serves(root, monkeypatch):
     read, value = Counter(), AlignedData.value
 

@@ -17,7 +17,7 @@ from fourm_engine.storage.config import RemoteConfig
 
 class Web:
     """Files by path. `faults`: path -> what each next answer to a GET does instead ("500", "403", "gone", "slow",
-    "reset", "truncated", "garbled"); the first one stays where `forever` holds the path."""
+    "reset", "truncated", "garbled", "more", "elsewhere"); the first one stays where `forever` holds the path."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -73,6 +73,10 @@ def handler(web):
             if not web.ranges:
                 headers["Accept-Ranges"] = "none"
             part = content[start:stop]
+            if fault == "more" and body:
+                part = content * 2
+            if fault == "elsewhere":
+                headers["Content-Range"] = f"bytes 7-{6 + len(part)}/{len(content)}"
             if fault == "garbled":
                 part = bytes(255 - byte for byte in part)
             if fault == "truncated":

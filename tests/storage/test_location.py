@@ -88,7 +88,13 @@ def test_a_server_that_is_not_there_is_named(config):
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("gone", "there is no such file"), ("403", "no access"), ("400", r"refused \(status 400\)")],
+    [
+        ("gone", "there is no such file"),
+        ("403", "no access"),
+        ("400", r"refused \(status 400\)"),
+        ("more", "the server sends other bytes"),
+        ("elsewhere", r"the server sends other bytes \(bytes 7-"),
+    ],
 )
 def test_what_cannot_pass_ends_at_once(web, folder, fault, message):
     web.faults["data/a.tar"], web.forever = [fault], {"data/a.tar"}

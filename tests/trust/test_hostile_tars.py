@@ -51,6 +51,7 @@ REFUSED = {
     "a path out of the archive": member("../owned.txt"),
     "a path out of it in the middle": member("a/../../owned.txt"),
     "a long path out of it": pax({"path": "a/" * 200 + "../" * 300 + "owned.txt"}) + member("x.txt"),
+    "another tar after its end": GOOD + END + member("lost.txt"),
     "one name twice": GOOD + member("good.txt"),
     "a name of a million characters": pax({"path": "a" * 1_000_000 + ".txt"}) + member("x.txt"),
     "a size beyond its end": header("a.txt", size=1 << 40),

@@ -23,6 +23,7 @@ from fourm_engine.data.checks.statistics import Statistics
 from fourm_engine.data.raw.aspect import array_aspect, same_aspect
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.tokens.prepare import content_digest
+from fourm_engine.data.workers import end_with_parent
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -239,6 +240,7 @@ _reader: Reader | None = None
 def _start(reader: Reader) -> None:
     global _reader
     _reader = reader
+    end_with_parent()
 
 
 def _read(names: Sequence[str], present: Mapping[str, np.ndarray]) -> Survey:

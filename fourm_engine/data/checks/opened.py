@@ -14,14 +14,15 @@ from pathlib import Path
 from fourm_engine.data.checks.findings import Finding, Level, Listed
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import FolderSource, Listing
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
-from fourm_engine.data.raw.sample_shards import Key, claims_of
-from fourm_engine.data.raw.source import MixedSource, Source, root_shards
+from fourm_engine.data.raw.sample_shards import Key, claims_of, open_sample_shards
+from fourm_engine.data.raw.shard_scan import scan
+from fourm_engine.data.raw.source import MixedSource, Source, joined, root_shards
 from fourm_engine.data.raw.source import Opened as AllSources
-from fourm_engine.data.raw.tar import TarSource
+from fourm_engine.data.raw.tar import Shards, TarSource, in_two
 from fourm_plugins.modality import Modality
 
 #: What the notes of a source say -> (kind, level) of the finding; the first that fits.
@@ -53,6 +54,7 @@ def open_data(
         raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
     opened = Opened(root)
     reasons, there = list[str](), dict[Key, Source]()
+    shared: Mapping[Key, Shards] = {}
     try:
         if isinstance(root, Elsewhere):
             catalogue = open_catalogue(root, [modality.spec for modality in modalities.values()], max_bytes=max_bytes)
@@ -62,6 +64,12 @@ def open_data(
             there = _open(root, modalities, shards, max_bytes).sources
     except ValueError as error:
         reasons.append(str(error))
+    if reasons and isinstance(root, Path):
+        good, bad = trusted_shards(root, modalities, shards, max_bytes)
+        opened.findings += [Finding("unreadable", "problem", one, "training ends there") for one in bad]
+        claims = claims_of([modality.spec for modality in modalities.values()])
+        shared = open_sample_shards(root, good, claims, max_bytes=max_bytes, scan=scan).sources
+    found: Source | None
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, modality in modalities.items():
         kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
@@ -70,7 +78,9 @@ def open_data(
         key = source if alone else f"{source} (.{', .'.join(extensions)})"
         opened.readers[key] = names
         if reasons and isinstance(root, Path):
-            found = _salvage(opened, root / source, key, extensions, max_bytes)
+            salvaged = _salvage(opened, root / source, key, extensions, max_bytes)
+            inside = shared.get((source, tuple(extensions)))
+            found = _beside(opened, key, salvaged, inside) if salvaged and inside else salvaged or inside
         else:
             found = there.get((source, tuple(extensions)))
         if found is None:
@@ -96,7 +106,40 @@ def _open(root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] 
     return AllSources(root, claims, root_shards(root) if shards is None else shards, max_bytes=max_bytes)
 
 
-def _salvage(opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int) -> Source | None:
+def trusted_shards(
+    root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None = None, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[list[str], list[str]]:
+    """The tars in `root` that can be read, and why each of the others cannot: it is cut off, or holds a sample that one
+    before it holds too."""
+    claims = claims_of([modality.spec for modality in modalities.values()])
+    good, reasons, holders = list[str](), list[str](), dict[tuple[Key, str], str]()
+    for shard in root_shards(root) if shards is None else shards:
+        try:
+            found = open_sample_shards(root, [shard], claims, max_bytes=max_bytes, scan=scan).sources
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        held = [(key, name) for key, source in found.items() for name in source.names]
+        if twice := [one for one in held if one in holders]:
+            reasons.append(in_two(twice[0][1], root / holders[twice[0]], root / shard))
+            continue
+        holders |= dict.fromkeys(held, shard)
+        good.append(shard)
+    return good, reasons
+
+
+def _beside(opened: Opened, key: str, found: FolderSource | TarSource | MixedSource, inside: Shards) -> Source:
+    """Samples of a folder together with those in the tars that hold all modalities."""
+    try:
+        return joined(found, inside)
+    except ValueError as error:
+        opened.findings.append(Finding("unreadable", "problem", str(error), "training ends there", source=key))
+        return found
+
+
+def _salvage(
+    opened: Opened, folder: Path, key: str, extensions: tuple[str, ...], max_bytes: int
+) -> FolderSource | TarSource | MixedSource | None:
     """The source without the shards that cannot be trusted, each of which is named; None where nothing is left."""
 
     def tell(reason: str) -> None:

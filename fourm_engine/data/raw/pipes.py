@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.names import say, shown
+from fourm_engine.data.raw.names import compression, say, shown
 from fourm_engine.data.raw.root import PIPE, DataRoot, data_root, expand
 from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.device import local_rank
@@ -30,6 +32,10 @@ from fourm_plugins.manager import PluginManager
 #: Of what one command prints.
 MAX_PIPE_BYTES = 1 << 36
 _CHUNK = 1 << 20
+#: More bytes than an empty tar has, which are zeros.
+_EMPTY = 1 << 17
+#: Seconds without a byte after which a line says what is waited for.
+SILENCE = 30.0
 
 
 def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> DataRoot:
@@ -52,7 +58,7 @@ def spool_folder(pipe: str, tokens: Path | None) -> Path:
 
 def copies(pipe: str, folder: Path) -> dict[Path, str]:
     """Tar -> the command that prints it. Raises ValueError for a pattern that cannot be read."""
-    commands = expand(pipe.removeprefix(PIPE).strip())
+    commands = [one.removeprefix(PIPE).strip() for one in expand(pipe)]
     return {folder / f"shard-{number:05d}.tar": command for number, command in enumerate(commands)}
 
 
@@ -70,23 +76,28 @@ def copied(pipe: str, folder: Path, tell: Callable[[str], None] = say) -> Path:
         members, size = 0, 0
         for path, command in wanted.items():
             if not path.is_file():
-                members += _copy(command, path)
+                members += _copy(command, path, tell)
                 size += path.stat().st_size
         if not local_rank():
             tell(f"{shown(folder)}: copied {len(wanted)} tars, {size / 1e6:.1f} MB of {members} members, from {pipe}")
     return folder
 
 
-def _copy(command: str, path: Path) -> int:
+def _copy(command: str, path: Path, tell: Callable[[str], None]) -> int:
     """Members of the tar."""
     with replacing_file(path) as temporary:
-        size = 0
-        with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True) as process:
+        size, first = 0, b""
+        with subprocess.Popen(
+            command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
             assert process.stdout is not None
             try:
                 with open(temporary, "wb") as file:
-                    while chunk := process.stdout.read(_CHUNK):
+                    while chunk := _next(process.stdout.fileno(), command, tell):
                         size += len(chunk)
+                        first += chunk[: _EMPTY - len(first)]
+                        if not _may_be_tar(first):  # and may have no end
+                            raise ValueError(f"{PIPE}{command}: prints no tar, but {first[:16]!r}…")
                         if size > MAX_PIPE_BYTES:
                             raise ValueError(f"{PIPE}{command}: prints more than {MAX_PIPE_BYTES} bytes; split it")
                         file.write(chunk)
@@ -103,3 +114,19 @@ def _copy(command: str, path: Path) -> int:
         except ValueError as error:
             reason = str(error).removeprefix(f"{shown(temporary)}: ")
             raise ValueError(f"{PIPE}{command}: prints no whole tar: {reason}") from None
+
+
+def _next(pipe: int, command: str, tell: Callable[[str], None]) -> bytes:
+    """What a command prints next, up to `_CHUNK` bytes; b"" at its end. Tells once where it prints nothing for long."""
+    if not select.select([pipe], [], [], SILENCE)[0]:
+        tell(f"{PIPE}{command}: has printed nothing for {SILENCE:.0f} s; still waiting (Ctrl-C ends it)")
+    return os.read(pipe, _CHUNK)
+
+
+def _may_be_tar(first: bytes) -> bool:
+    """Whether a tar may begin like this: by a header, or, where it is empty, some zeros."""
+    if len(first) < tarfile.BLOCKSIZE or not first.strip(b"\0"):
+        return len(first) < _EMPTY
+    with suppress(tarfile.HeaderError):
+        return bool(tarfile.TarInfo.frombuf(first[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape"))
+    return compression(first) is not None  # named when it is whole

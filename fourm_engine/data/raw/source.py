@@ -108,7 +108,7 @@ class Opened:
                 self.listings[key] = listing
             if listing is not None and (listing.files or listing.shards or inside is None):
                 source = _open_listed(listing, max_bytes, scan)
-                self.sources[key] = source if inside is None else _joined(source, inside)
+                self.sources[key] = source if inside is None else joined(source, inside)
             elif inside is not None:
                 self.sources[key] = inside
 
@@ -123,7 +123,8 @@ def open_sources(root: Path, specs: Iterable[ModalitySpec], *, max_bytes: int = 
     return {name: opened.sources[key] for name, key in keys.items() if key in opened.sources}
 
 
-def _joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
+def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
+    """The samples of a folder and those in tars that hold all modalities. Raises ValueError for one in two shards."""
     if isinstance(source, FolderSource):
         return MixedSource(source, inside)
     if isinstance(source, MixedSource):

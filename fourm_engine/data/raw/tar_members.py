@@ -14,6 +14,8 @@ MAX_HEADER_BYTES, MAX_NAME = 1 << 20, 1024
 #: Links from member to member before the file.
 MAX_LINKS = 40
 _BLOCK = tarfile.BLOCKSIZE
+#: Bytes behind the end of archive that are looked at: as many as tar pads with, and more.
+_REST = 1 << 20
 _EXTENDED = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -67,6 +69,11 @@ def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
         # Without its end marker a shard has lost members, however whole the last one looks.
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise ValueError(f"{shown(path)}: truncated, no end of archive at byte {end}; copy or make it again")
+        if file.read(_REST).strip(b"\0"):
+            raise ValueError(
+                f"{shown(path)}: goes on after its end of archive at byte {end}, where no reader looks; if it is two "
+                f"tars, one after the other, store them as two files"
+            )
     return contents, samples, linked
 
 

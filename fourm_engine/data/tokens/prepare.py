@@ -14,6 +14,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.data.workers import Told, end_with_parent, items
 from fourm_plugins.view import View
 
 Item = TypeVar("Item")
@@ -129,15 +130,16 @@ def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Itera
     if not workers:
         return map(preparer.__getitem__, tasks)
     loader: DataLoader[Prepared] = DataLoader(
-        preparer,
+        Told(preparer),
         sampler=_Tasks(tasks),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=16,
         collate_fn=_as_it_is,
+        worker_init_fn=end_with_parent,
         generator=torch.Generator().manual_seed(0),
     )
-    return iter(loader)
+    return items(loader)
 
 
 def _as_it_is(item: Item) -> Item:

@@ -1,0 +1,42 @@
+"""No worker process outlives the command that started it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+from fourm_engine.data.workers import end_with_parent
+
+
+def stuck():
+    """A worker that waits for a parent to take what it has read."""
+    end_with_parent()
+    time.sleep(60)
+
+
+def test_a_worker_ends_when_its_parent_is_killed():
+    end, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        worker = multiprocessing.get_context("fork").Process(target=stuck)
+        worker.start()
+        os.write(begin, str(worker.pid).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    pid = int(os.read(end, 100))
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    ending = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < ending
+        time.sleep(0.05)
+    os.close(begin)
+    os.close(end)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
