@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from fourm_engine.nn.blocks import hidden_width
 from fourm_engine.nn.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -54,7 +55,5 @@ def training_flops(forward: Mapping[str, float]) -> float:
 def _block(config: ModelConfig) -> int:
     """A token's products with the weights of a block: queries, keys, values, output; the MLP."""
     D = config.width
-    hidden, matrices = (
-        (int(config.mlp_ratio * D), 2) if config.mlp == "gelu" else (int(2 / 3 * config.mlp_ratio * D), 3)
-    )
-    return 8 * D * D + 2 * matrices * D * hidden
+    matrices = 2 if config.mlp == "gelu" else 3
+    return 8 * D * D + 2 * matrices * D * hidden_width(config.mlp, config.mlp_ratio, D)
