@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +156,7 @@ def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, 
     return config.load_modalities(manager), True
 
 
-class _Any(dict):  # type: ignore[type-arg]
+class _Any(dict[str, Any]):
     """Stands for modalities that are not loaded yet: has every name."""
 
     def __contains__(self, name: object) -> bool:
