@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fourm_engine.batch import Batch
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
@@ -127,6 +128,10 @@ class ExtendTask(FourMTask):
             rows=compare(self.before, self.after),
             not_measured=sorted(missing),
         ).save(folder / FILE)
+
+    def flops(self, batch: Batch) -> float:
+        """Unknown where a part of the network is frozen: it has fewer gradients."""
+        return super().flops(batch) if self.extension.settings.train == "all" else 0.0
 
     def averages(self, buffer: str) -> bool:
         return not buffer.endswith(".known")  # frozen rows

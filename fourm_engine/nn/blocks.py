@@ -19,12 +19,17 @@ def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
 
 
+def hidden_width(mlp: str, ratio: float, width: int) -> int:
+    """Of an MLP by its name in `MLPS`. SwiGLU has three matrices of two thirds: as many weights."""
+    return int(ratio * width) if mlp == "gelu" else int(2 / 3 * (ratio * width))
+
+
 class Mlp(nn.Module):
     """fc2(gelu(fc1 x)), exact GELU, hidden width int(ratio · D)."""
 
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
-        hidden = int(ratio * width)
+        hidden = hidden_width("gelu", ratio, width)
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
@@ -37,7 +42,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
-        hidden = int(2 / 3 * (ratio * width))
+        hidden = hidden_width("swiglu", ratio, width)
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
         self.fc3 = nn.Linear(width, hidden, bias=bias)

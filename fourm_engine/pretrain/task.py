@@ -22,6 +22,7 @@ from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.train.task import Loss, Task
@@ -74,6 +75,14 @@ class FourMTask(Task):
 
     def tokens(self, batch: Batch) -> int:
         return int((batch.encoder.mod >= 0).sum() + (batch.decoder.mod >= 0).sum())
+
+    def flops(self, batch: Batch) -> float:
+        (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
+        patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
+        targets = batch.target_counts
+        return training_flops(
+            forward_flops(self.config, self.vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
+        )
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":

@@ -47,6 +47,7 @@ from fourm_engine.train.optimiser import Optimiser
 from fourm_engine.train.schedule import learning_rate
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
+from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -118,7 +119,9 @@ class Trainer:
                 _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
                 return finished
             step, steps = self.progress.step, self.config.steps
-            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, active=rank() == 0))
+            first, name = rank() == 0, self.task.name
+            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
+            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), describe_devices(device))
             try:
                 self.observers = Observers(self.host, self._facts(), active=rank() == 0)
                 with self.observers.told(lambda: self.progress.step):
@@ -170,7 +173,9 @@ class Trainer:
         self.buffers = ForwardBuffers(self.model)
         ema = self.config.ema
         self.averages = Averages(self.model, self.task, ema) if ema is not None else None
-        bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and device.type == "cuda")
+        bf16 = self.bf16 = self.config.precision == "bf16" or (
+            self.config.precision == "auto" and device.type == "cuda"
+        )
         self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -209,19 +214,24 @@ class Trainer:
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         while progress.step < config.steps:
             micro_batches = feed.step()
-            counts, tokens, signals = self._exchange([batch for batch, _ in micro_batches], stop)
+            counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
             if signals:
                 self._stop(signals, checkpoints)
+            if work[1] and not metrics.peak:
+                metrics.compare_with(*peak_of_all(self.device, bf16=self.bf16))
             lr = learning_rate(progress.step, config, self.schedule)
             loss, sums, norm = self._step(progress.step, [batch for _, batch in micro_batches], counts)
             progress.step += 1
             if math.isfinite(loss):
-                metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, tokens=tokens)
+                metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, work=work)
             done = progress.step == config.steps
             if done or progress.step % config.log_every == 0:
-                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited)
+                most = memory(self.device)
+                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited, memory=most)
                 if line:
                     self.observers("fourm_step", step=progress.step, metrics=line)
+            else:
+                metrics.begun(progress.step)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
                 self._report(metrics, self._evaluate())
             if done or progress.step % config.checkpoint_every == 0:
@@ -232,17 +242,20 @@ class Trainer:
         if checkpoints.saved != config.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
-    def _exchange(self, micro_batches: list[Any], stop: dict[str, int]) -> tuple[dict[str, float], int, list[int]]:
-        """Counts and tokens of the step over all processes, and signals that any received, in one small reduction."""
+    def _exchange(
+        self, micro_batches: list[Any], stop: dict[str, int]
+    ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
+        """Of the step over all processes, in one small reduction: counts, (tokens, FLOPs), signals received by any."""
         counts = dict.fromkeys(self.task.count_names, 0.0)
         for batch in micro_batches:
             for name, count in self.task.counts(batch).items():
                 counts[name] += count
         tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
+        flops = sum(self.task.flops(batch) for batch in micro_batches)
         flags = [float(stop["signal"] == number) for number in SIGNALS]
-        *numbers, tokens, term, interrupt = sum_numbers([*counts.values(), tokens, *flags])
+        *numbers, tokens, flops, term, interrupt = sum_numbers([*counts.values(), tokens, flops, *flags])
         signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
-        return dict(zip(counts, numbers, strict=True)), int(tokens), signals
+        return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
     def _step(
         self, step: int, micro_batches: list[Any], counts: dict[str, float]

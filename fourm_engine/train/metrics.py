@@ -16,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.files import write_atomically, writing
+from fourm_engine.train.console import WIDTH, Bar, packed, si, tell
 
 #: Share of the time spent waiting for data from which the console says so.
 TOLD_WAIT = 0.05
 
 
 class Metrics:
-    """`step` is where the run goes on. `active` is false in all processes but the first, which alone writes."""
+    """`step` is where the run goes on, `name` what learns. `active` is false in all processes but the first, which
+    alone writes. `peak`: FLOP/s of all its devices together, once it is known."""
 
-    def __init__(self, run: Path, *, step: int, steps: int, active: bool = True) -> None:
+    def __init__(self, run: Path, *, step: int, steps: int, name: str = "", active: bool = True) -> None:
         self.active = active
-        self.steps = steps
-        self._window = _Window(step)
+        self.steps, self.name, self.peak = steps, name, 0.0
+        self._step, self._window = step, _Window(step)
+        self._bar = Bar()
+        self._begun = False
         if not active:
             return
         self._path = run / "metrics.jsonl"
@@ -35,6 +39,18 @@ class Metrics:
             run.mkdir(parents=True, exist_ok=True)
             _truncate(self._path, step, last=step == steps)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
+
+    def starts(self, parameters: int, devices: str) -> None:
+        """Say what is about to learn, before the first batch is there."""
+        if self.active:
+            what = f"{self.name}: {si(parameters).strip()} parameters learn".lstrip(": ")
+            tell(packed([what, f"steps {min(self._step + 1, self.steps)} to {self.steps}", devices]))
+
+    def compare_with(self, peak: float, what: str) -> None:
+        """The FLOP/s that `mfu` is a share of, and whose they are."""
+        self.peak = peak
+        if self.active:
+            tell(packed([f"mfu: share of {what}"]))
 
     def add(
         self,
@@ -45,54 +61,83 @@ class Metrics:
         lr: float,
         norm: float,
         samples: int,
-        tokens: int,
+        work: tuple[float, float],
     ) -> None:
         """One step that was taken, to be averaged into the next line: the loss, sums and counts of its terms, `samples`
-        and `tokens` (padding left out) over all processes; the line shows `lr` and gradient `norm` of the last one."""
+        and `work` = (tokens, padding left out; FLOPs) over all processes; the line shows `lr` and gradient `norm` of
+        the last one."""
         window = self._window
         window.number += 1
         window.loss += loss
         window.samples += samples
-        window.tokens += tokens
+        window.tokens += work[0]
+        window.flops += work[1]
         window.lr, window.norm = lr, norm
         for name, total in sums.items():
             window.sums[name] = window.sums.get(name, 0.0) + total
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
-    def line(self, step: int, *, skipped: int, waited: float = 0.0) -> dict[str, Any] | None:
+    def line(self, step: int, *, skipped: int, waited: float = 0.0, memory: float = 0.0) -> dict[str, Any] | None:
         """Write, print and return what was added since the last line. `skipped`, `waited`: steps left out, and seconds
-        in which the process waited for data, since the run began."""
+        in which the process waited for data, since the run began. `memory`: GiB that the process took at most."""
         window, self._window = self._window, _Window(step, waited)
         if not self.active or window.number == 0:
             return None
         row = window.row(step, skipped=skipped, waited=waited)
+        if window.flops and self.peak:
+            row["mfu"] = round(row["flops_per_s"] / self.peak, 4)
+        if memory:
+            row["memory_gib"] = round(memory, 3)
         self._write(row)
-        width = len(str(self.steps))
-        parts = [f"step {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
-        parts += [f"{name} {_short(value)}" for name, value in row["losses"].items()]
-        parts.append(f"lr {window.lr:.2e}")
-        parts.append(f"{row['samples_per_s']:.3g} samples/s")
-        if "tokens_per_s" in row:
-            parts.append(f"{row['tokens_per_s']:.3g} tokens/s")
-        if row["data_wait"] >= TOLD_WAIT:
-            parts.append(f"data wait {row['data_wait']:.0%}")
-        if skipped:
-            parts.append(f"{skipped} skipped")
         seconds = (self.steps - step) * window.seconds() / (step - window.step)
-        parts.append(f"{duration(seconds)} left")
-        print("  ".join(parts), flush=True)
+        self._print(step, row, f"{duration(seconds)} left")
         return row
+
+    def begun(self, step: int) -> None:
+        """Call after a step: the first one of a process is shown at once, each in the bar where there is a terminal."""
+        window = self._window
+        if not self.active or window.number == 0:
+            return
+        loss = f"loss {_short(window.loss / window.number)}"
+        if not self._begun:
+            self._begun = True
+            self._print(step, {"loss": window.loss / window.number, "losses": window.losses()}, "first step")
+            return
+        seconds = (self.steps - step) * window.seconds() / max(1, step - window.step)
+        self._bar.draw(step, self.steps, f"{self.name}  {loss}  {duration(seconds)} left")
+
+    def _print(self, step: int, row: Mapping[str, Any], last: str) -> None:
+        self._begun = True
+        width = len(str(self.steps))
+        parts = [f"{self.name or 'step'} {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
+        if "lr" in row:
+            parts += [f"lr {row['lr']:.2g}", f"{row['samples_per_s']:.3g} samples/s"]
+        if "tokens_per_s" in row:
+            parts.append(f"{_thousands(row['tokens_per_s'])} tokens/s")
+        if "mfu" in row:
+            parts.append(f"mfu {row['mfu']:.0%}")
+        if row.get("data_wait", 0.0) >= TOLD_WAIT:
+            parts.append(f"data wait {row['data_wait']:.0%}")
+        if row.get("skipped"):
+            parts.append(f"{row['skipped']} skipped")
+        parts.append(last)
+        losses = [f"{name} {_short(value)}" for name, value in row["losses"].items()]
+        self._bar.clear()
+        tell(packed(parts) + ["    " + line for line in packed(losses, indent="", width=WIDTH - 4)])
 
     def scores(self, step: int, scores: Mapping[str, float]) -> dict[str, float | None]:
         """Write and print an evaluation. Returns what was written."""
         finite = {name: _finite(value) for name, value in scores.items()}
         if self.active:
             self._write({"step": step, "eval": finite})
-            print("  ".join(["  held out", *(f"{name} {_short(value)}" for name, value in scores.items())]), flush=True)
+            self._bar.clear()
+            said = f"{self.name} held out, step {step}".strip()
+            tell(packed([said, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
 
     def close(self) -> None:
         if self.active:
+            self._bar.clear()
             with writing(self._path):
                 self._file.close()
 
@@ -112,7 +157,7 @@ class _Window:
 
     def __init__(self, step: int, waited: float = 0.0) -> None:
         self.waited = waited
-        self.step, self.number, self.loss, self.samples, self.tokens = step, 0, 0.0, 0, 0
+        self.step, self.number, self.loss, self.samples, self.tokens, self.flops = step, 0, 0.0, 0, 0.0, 0.0
         self.lr = self.norm = 0.0
         self.sums: dict[str, float] = {}
         self.counts: dict[str, float] = {}
@@ -121,13 +166,16 @@ class _Window:
     def seconds(self) -> float:
         return max(time.monotonic() - self.start, 1e-9)
 
+    def losses(self) -> dict[str, float | None]:
+        """Term -> mean over all items since the last line."""
+        return {n: _finite(self.sums[n] / self.counts[n]) for n in sorted(self.sums) if self.counts[n] > 0}
+
     def row(self, step: int, *, skipped: int, waited: float) -> dict[str, Any]:
         seconds = self.seconds()
-        losses = {name: self.sums[name] / self.counts[name] for name in sorted(self.sums) if self.counts[name] > 0}
         row: dict[str, Any] = {
             "step": step,
             "loss": _finite(self.loss / self.number),
-            "losses": {name: _finite(value) for name, value in losses.items()},
+            "losses": self.losses(),
             "lr": self.lr,
             "gradient_norm": self.norm,
             "skipped": skipped,
@@ -136,6 +184,8 @@ class _Window:
         }
         if self.tokens:
             row["tokens_per_s"] = self.tokens / seconds
+        if self.flops:
+            row["flops_per_s"] = self.flops / seconds
         return row
 
 
@@ -164,6 +214,11 @@ def _truncate(path: Path, step: int, *, last: bool) -> None:
 def _finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
+
+
+def _thousands(value: float) -> str:
+    """1234 -> "1.23k"."""
+    return f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.3g}"
 
 
 def _short(value: float | None) -> str:

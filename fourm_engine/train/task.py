@@ -66,6 +66,10 @@ class Task(ABC):
         """Host-side number of tokens of a micro-batch, padding left out, for `tokens_per_s`; 0 where there are none."""
         return 0
 
+    def flops(self, batch: Any) -> float:
+        """FLOPs of the matrix products of a micro-batch, forward and backward, for `mfu`; 0 where they are unknown."""
+        return 0.0
+
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         """Weight of each learned term from the step's global counts; the default averages the terms that are present.
         A term of weight 0 or left out is not learned from."""

@@ -158,3 +158,14 @@ def test_tokens_a_second_leave_padding_out(data, tmp_path):
     Trainer(task, config(steps=1, warmup=0, batch_size=8, log_every=1), tmp_path / "run", seed=3).run()
     row = rows(tmp_path / "run")[0]
     assert row["tokens_per_s"] / row["samples_per_s"] == pytest.approx(real / 8)
+
+
+def test_utilisation_of_a_step_is_that_of_its_batch(data, tmp_path):
+    task = make_task(data)
+    batch = next(task.batches(0, Share(batch_size=8)))
+    flops = task.flops(batch)
+    assert flops > 6 * 8 * (12 + 16) * sum(p.numel() for p in task.model().encoder.parameters())
+    Trainer(task, config(steps=1, warmup=0, batch_size=8, log_every=1), tmp_path / "run", seed=3).run()
+    row = rows(tmp_path / "run")[0]
+    assert row["flops_per_s"] / row["samples_per_s"] == pytest.approx(flops / 8)
+    assert 0 < row["mfu"] < 1

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from fourm_engine.train import console
 from fourm_engine.train.metrics import Metrics, duration
 
 
@@ -12,7 +13,7 @@ def rows(run):
 def test_resuming_removes_the_lines_of_later_steps_and_a_line_cut_short(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
     metrics = Metrics(tmp_path, step=1, steps=4)
-    metrics.add(1.5, {"a": 6.0}, {"a": 4.0}, lr=0.1, norm=1.0, samples=2, tokens=0)
+    metrics.add(1.5, {"a": 6.0}, {"a": 4.0}, lr=0.1, norm=1.0, samples=2, work=(0, 0))
     metrics.line(2, skipped=0)
     metrics.close()
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(1, 3), (2, 1.5)]
@@ -20,8 +21,8 @@ def test_resuming_removes_the_lines_of_later_steps_and_a_line_cut_short(tmp_path
 
 def test_losses_of_a_line_are_means_over_all_items_since_the_last(tmp_path, capsys):
     metrics = Metrics(tmp_path, step=0, steps=100)
-    metrics.add(1.0, {"a": 6.0, "b": 0.0}, {"a": 2.0, "b": 0.0}, lr=0.1, norm=1.0, samples=8, tokens=80)
-    metrics.add(3.0, {"a": 2.0, "b": 5.0}, {"a": 2.0, "b": 5.0}, lr=0.1, norm=1.0, samples=8, tokens=80)
+    metrics.add(1.0, {"a": 6.0, "b": 0.0}, {"a": 2.0, "b": 0.0}, lr=0.1, norm=1.0, samples=8, work=(80, 0))
+    metrics.add(3.0, {"a": 2.0, "b": 5.0}, {"a": 2.0, "b": 5.0}, lr=0.1, norm=1.0, samples=8, work=(80, 0))
     metrics.line(2, skipped=0)
     metrics.line(3, skipped=1)  # nothing was added: no line
     (row,) = rows(tmp_path)
@@ -29,8 +30,10 @@ def test_losses_of_a_line_are_means_over_all_items_since_the_last(tmp_path, caps
     assert row["loss"] == 2.0
     assert row["tokens_per_s"] / row["samples_per_s"] == pytest.approx(10)
     printed = capsys.readouterr().out
-    assert "step   2/100  loss 2  a 2  b 1" in printed
-    assert printed.rstrip().endswith("left")
+    first, second = printed.splitlines()
+    assert first.startswith("step   2/100  loss 2  lr 0.1  ")
+    assert first.endswith("left")
+    assert second == "    a 2  b 1"
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
@@ -41,7 +44,7 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
 
 def test_only_the_first_process_writes(tmp_path, capsys):
     metrics = Metrics(tmp_path / "run", step=0, steps=1, active=False)
-    metrics.add(1.0, {}, {}, lr=0.1, norm=1.0, samples=1, tokens=0)
+    metrics.add(1.0, {}, {}, lr=0.1, norm=1.0, samples=1, work=(0, 0))
     metrics.line(1, skipped=0)
     metrics.close()
     assert not (tmp_path / "run").exists()
@@ -58,3 +61,60 @@ def test_the_last_evaluation_made_again_appears_once(tmp_path):
         metrics.scores(5, {"x": 1.0})
         metrics.close()
     assert rows(tmp_path) == [{"step": 5, "eval": {"x": 1.0}}]
+
+
+def test_no_line_is_wider_than_80_columns_however_many_modalities_there_are(tmp_path, capsys):
+    names = [f"modality_{index}@{'large' * index}" for index in range(30)]
+    metrics = Metrics(tmp_path, step=0, steps=1_000_000, name="tokenizer of modality_with_a_long_name")
+    metrics.starts(12_345_678, "128 x NVIDIA H100 80GB HBM3 in a machine with a name that is longer than all others")
+    for step in (1, 2):
+        work = (1e9, 1e15)
+        metrics.add(
+            12.3456, dict.fromkeys(names, 8.0), dict.fromkeys(names, 3.0), lr=1e-4, norm=1.0, samples=9, work=work
+        )
+        metrics.begun(step)
+    metrics.line(2, skipped=3, waited=1e9, memory=1.5)
+    metrics.scores(2, dict.fromkeys(names, 8.0))
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) < 80
+    assert all(any(f"{name} 2.667" in line for line in printed) for name in names[:8])
+    assert rows(tmp_path)[0]["losses"].keys() == set(names)
+
+
+def test_the_first_step_is_told_at_once_and_written_only_with_its_line(tmp_path, capsys):
+    metrics = Metrics(tmp_path, step=0, steps=500, name="fourm")
+    metrics.starts(2_000, "CPU, 1 thread")
+    for step in (1, 2):
+        metrics.add(2.0, {"a": 6.0}, {"a": 3.0}, lr=0.1, norm=1.0, samples=2, work=(0, 0))
+        metrics.begun(step)
+    assert capsys.readouterr().out.splitlines() == [
+        "fourm: 2 k parameters learn  steps 1 to 500  CPU, 1 thread",
+        "fourm   1/500  loss 2  first step",
+        "    a 2",
+    ]
+    assert rows(tmp_path) == []
+
+
+def test_a_terminal_shows_a_bar_between_the_lines_and_a_file_does_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(console, "BETWEEN", 0.0)
+    metrics = Metrics(tmp_path, step=0, steps=4, name="fourm")
+    for step in (1, 2):
+        metrics.add(2.0, {"a": 6.0}, {"a": 3.0}, lr=0.1, norm=1.0, samples=2, work=(0, 0))
+        metrics.begun(step)
+    metrics.line(2, skipped=0)
+    first, bar, line = capsys.readouterr().out.split("\r\033[K")
+    assert first.startswith("fourm 1/4  loss 2  first step")
+    assert bar.startswith("██████████░░░░░░░░░░ 2/4  fourm  loss 2  ")
+    assert line.startswith("fourm 2/4  loss 2  ")
+
+
+def test_utilisation_is_the_share_of_the_devices_flops(tmp_path):
+    metrics = Metrics(tmp_path, step=0, steps=4, name="fourm")
+    metrics.compare_with(1e12, "1 TFLOP/s")
+    metrics.add(2.0, {}, {}, lr=0.1, norm=1.0, samples=2, work=(10, 3e9))
+    metrics.line(1, skipped=0, memory=2.0)
+    (row,) = rows(tmp_path)
+    assert row["flops_per_s"] / row["samples_per_s"] == pytest.approx(3e9 / 2)
+    assert row["mfu"] == pytest.approx(row["flops_per_s"] / 1e12, rel=1e-2, abs=1e-4)
+    assert row["memory_gib"] == 2.0

@@ -1,0 +1,37 @@
+"""An estimate of what a forward pass keeps for the backward pass.
+
+In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels differ, and what
+the allocator rounds up or a compiler fuses is not known here: within a quarter of what plain torch keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fourm_engine.nn.blocks import hidden_width
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.heads import MAX_LOGITS
+
+if TYPE_CHECKING:
+    from fourm_engine.vocabulary import Vocabulary
+
+
+def activation_bytes(
+    config: ModelConfig, vocabulary: Vocabulary, *, B: int, N: int, M: int, targets: Mapping[str, float], bf16: bool
+) -> dict[str, float]:
+    """Part -> bytes, for B samples of N encoder and M decoder slots in one micro-batch. `targets`: modality ->
+    predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the residual stream in fp32."""
+    D, size = config.width, 2 if bf16 else 4
+    mlp = hidden_width(config.mlp, config.mlp_ratio, D) * (2 if config.mlp == "gelu" else 4)
+    # The stream before a norm; its output, under autocast once more as bf16.
+    norm = D * (4 + 4 + (2 if bf16 else 0)) if bf16 else 2 * D * 4
+    attention = 5 * D * size  # queries, keys, values; the output before and after padded rows are cleared
+    block = 2 * norm + attention + mlp * size
+    logits = sum(min(targets.get(e.name, 0) * e.size, MAX_LOGITS) for e in vocabulary) * (4 + (2 if bf16 else 0))
+    decoder = B * M * (block + norm + 3 * D * size) + B * N * (norm + 2 * D * size)  # keys and values of the context
+    return {
+        "encoder": float(config.encoder_blocks * B * N * block),
+        "decoder": float(config.decoder_blocks * decoder),
+        "heads": float(logits),
+    }

@@ -1,0 +1,255 @@
+"""What a run would be, before hours are spent on it: what `fourm train --dry-run` says.
+
+In: a run's config; neither tokenizers nor data need be here. Out: the vocabulary, parameters, data, tokens and FLOPs of
+a step, memory by part, hours. Nothing is written, and the model has no memory (torch's meta device).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.sets import data_sets
+from fourm_engine.data.tokens.indexing import open_index
+from fourm_engine.device import rank_and_world
+from fourm_engine.masking.budgets import Budgets
+from fourm_engine.modalities import Modalities, load_manager, load_modalities
+from fourm_engine.nn.flops import forward_flops, training_flops
+from fourm_engine.nn.memory import activation_bytes
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.recipes.config import RunConfig
+from fourm_engine.train.console import packed, si
+from fourm_engine.train.metrics import duration
+from fourm_engine.train.utilisation import Peak, named_peak, peak
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
+
+DRAWS = 500  # of the mixture, for the mean number of targets
+NONE_HERE = "data found: none here"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Numbers of one step of the whole batch, unless said otherwise."""
+
+    vocabulary: Vocabulary
+    parameters: dict[str, int]  # by part
+    found: list[str]  # lines on the data
+    tokens: tuple[float, float]  # mean inputs and targets of a sample, without padding
+    targets: dict[str, float]  # mean predicted tokens of the batch
+    flops: dict[str, float]  # of a forward pass, by part
+    step_flops: float
+    memory: dict[str, float]  # bytes on each device, by part
+    steps: int
+    batch_size: int
+    processes: int
+    mfu: float
+    peak: Peak
+
+    @property
+    def step_seconds(self) -> float:
+        return self.step_flops / (self.mfu * self.peak.flops_per_s * self.processes)
+
+    def lines(self) -> list[str]:
+        """In at most 79 columns."""
+        total = sum(self.parameters.values())
+        rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
+        shares = {name: count / total for name, count in self.parameters.items()}
+        parts = [f"{name} {si(count).strip()} ({shares[name]:.0%})" for name, count in self.parameters.items()]
+        lines = packed([f"vocabulary: {self.vocabulary.size} rows", *rows])
+        lines += packed([f"parameters: {si(total).strip()}", *parts])
+        lines += [line for found in self.found for line in packed(found.split("  "))]
+        shown, asked = self.tokens
+        lines += packed(
+            [
+                f"a step: {self.batch_size} samples",
+                f"{si((shown + asked) * self.batch_size).strip()} tokens",
+                f"(of a sample {shown:.0f} inputs, {asked:.0f} targets)",
+                f"{si(self.step_flops)}FLOP",
+            ]
+        )
+        forward = sum(self.flops.values())
+        lines += packed(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
+        lines += packed(["  targets:", *(f"{name} {count:.0f}" for name, count in self.targets.items())])
+        memory = [f"{name} {_gib(part)}" for name, part in self.memory.items()]
+        lines += packed([f"memory per device: {_gib(sum(self.memory.values()))} (estimate)", *memory])
+        lines += packed([f"devices: {self.processes} x {self.peak}"])
+        hours = self.steps * self.step_seconds / 3600
+        lines += packed(
+            [
+                f"{self.steps} steps at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
+                f"({duration(self.steps * self.step_seconds)})",
+                f"{self.batch_size / self.step_seconds:.3g} samples/s",
+            ]
+        )
+        return lines
+
+
+def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: int | None = None) -> DryRun:
+    """What training with `config` would be.
+
+    Args:
+        mfu: share of the devices' peak that is assumed.
+        gpu: name of a known GPU; "" for the device of this machine, which is measured if it is not known.
+        processes: devices that share the work; None: those of this torchrun, or one.
+
+    Raises ValueError for what a user can fix: a plugin, the config, an unknown GPU."""
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
+    world = processes or rank_and_world()[1]
+    if config.train.batch_size % (world * config.train.accumulate):
+        raise ValueError(
+            f"train.batch_size={config.train.batch_size} does not divide over {world} processes x "
+            f"accumulate={config.train.accumulate}; make it a multiple of {world * config.train.accumulate}"
+        )
+    if config.extend is not None:
+        raise ValueError("--dry-run is for `fourm train` of a new model; this config extends a trained one")
+    manager = load_manager(config.modalities)
+    modalities, here = _modalities(config, manager)
+    vocabulary = modalities.vocabulary()
+    with torch.device("meta"):
+        network = Transformer(config.model.model_copy(update={"compile": False}), vocabulary)
+    found, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
+    budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
+    inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
+    B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
+    patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}
+    of_batch = {name: B * count for name, count in sorted(targets.items())}
+    flops = forward_flops(config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, patches=patches)
+    device = _device(config)
+    on_gpu = bool(gpu) or device.type == "cuda"
+    bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and on_gpu)
+    known = named_peak(gpu, bf16=bf16) if gpu else peak(device, bf16=bf16)
+    if known is None:
+        raise ValueError(f"--gpu {gpu}: not among those whose peak is known; leave it out, or name H100, A100, L4, …")
+    return DryRun(
+        vocabulary,
+        _parameters(network),
+        found,
+        (sum(inputs.values()), sum(targets.values())),
+        of_batch,
+        flops,
+        training_flops(flops),
+        _memory(config, network, vocabulary, targets, world=world, bf16=bf16),
+        config.train.steps,
+        B,
+        world,
+        mfu,
+        known,
+    )
+
+
+def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
+    """Those that take part, and whether their data is here: without it, all that are selected."""
+    folders = [one.config.folder for one in data_sets(config.data, _Any())]
+    tokens = [one.config.tokens for one in data_sets(config.data, _Any())]
+    local = [path for path in (*folders, *tokens) if isinstance(path, Path)]
+    if not any(path.is_dir() for path in local):
+        return load_modalities(config.modalities, manager), False
+    return config.load_modalities(manager), True
+
+
+class _Any(dict[str, Any]):
+    """Stands for modalities that are not loaded yet: has every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter[frozenset[str]]]:
+    """Lines on the samples that are here, and how many training samples have which modalities."""
+    lines, kinds = [], Counter[frozenset[str]]()
+    for one in data_sets(config.data, modalities):
+        folder, tokens = one.config.folder, one.config.tokens
+        with one.named():
+            if isinstance(folder, Path) and folder.is_dir():
+                raw = AlignedData.from_config(one.modalities, one.config, training=True)
+                kinds += raw.kinds()
+                lines.append(_counted(f"data found: {raw.describe()}", raw.counts))
+            elif isinstance(tokens, Path) and (tokens / "train").is_dir():
+                index = open_index(tokens / "train", write=False)
+                have = Counter[frozenset[str]]()
+                masks, numbers = np.unique(index.present, return_counts=True)
+                for mask, number in zip(masks.tolist(), numbers.tolist(), strict=True):
+                    have[frozenset(index.modalities_in(mask) & modalities.keys())] += number
+                kinds += have
+                counts = Counter[str]()
+                for names, number in have.items():
+                    counts.update(dict.fromkeys(names, number))
+                lines.append(_counted(f"data found: {len(index)} samples as tokens in {tokens}", counts))
+            else:
+                lines.append(f"data found: {one.key}: none here ({folder if folder is not None else tokens})")
+    return lines, kinds
+
+
+def _counted(line: str, counts: Mapping[str, int]) -> str:
+    return "  ".join([line, *(f"{name} {count}" for name, count in sorted(counts.items()))])
+
+
+def _means(budgets: Budgets, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean tokens of a sample, inputs and targets of each modality, over draws of the mixture."""
+    served = {kind: number for kind, number in kinds.items() if budgets.serve(kind)}
+    if not served:
+        raise ValueError("no sample has inputs and targets under any component of masking.mixture")
+    rng = np.random.default_rng(seed)
+    inputs, targets = Counter[str](), Counter[str]()
+    sets, weights = list(served), np.array(list(served.values())) / sum(served.values())
+    for index in rng.choice(len(sets), DRAWS, p=weights).tolist():
+        drawn = budgets.draw(rng, sets[index])
+        if drawn is not None:
+            inputs.update(drawn.inputs)
+            targets.update(drawn.targets)
+    return {name: n / DRAWS for name, n in inputs.items()}, {name: n / DRAWS for name, n in targets.items()}
+
+
+def _parameters(network: Transformer) -> dict[str, int]:
+    def count(*modules: torch.nn.Module) -> int:
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+    return {
+        "encoder": count(network.encoder, network.encoder_norm),
+        "decoder": count(network.decoder, network.decoder_norm, network.context_proj),
+        "embeddings": count(network.embedding),
+        "output rows": count(network.heads),
+    }
+
+
+def _memory(
+    config: RunConfig,
+    network: Transformer,
+    vocabulary: Vocabulary,
+    targets: Mapping[str, float],
+    *,
+    world: int,
+    bf16: bool,
+) -> dict[str, float]:
+    """Bytes on each device; fp32 but for activations under autocast. Sharded weights are split over the devices."""
+    train = config.train
+    split = world if train.parallel == "shard" else 1
+    weights = sum(4.0 * p.numel() for p in network.parameters()) / split
+    B = train.batch_size // (world * train.accumulate)
+    N, M = config.masking.encoder_tokens, config.masking.decoder_tokens
+    of_batch = {name: B * count for name, count in targets.items()}
+    activations = activation_bytes(config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16)
+    parts = {"parameters": weights, "gradients": weights}
+    if train.optimiser == "adamw":  # what another one keeps is not known before it is made
+        parts["optimiser (2 moments)"] = 2 * weights
+    if train.ema is not None:
+        parts["averages"] = weights
+    return {**parts, "activations": sum(activations.values())}
+
+
+def _device(config: RunConfig) -> torch.device:
+    gpu = config.train.device == "cuda" or (config.train.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**29 else f"{size / 2**20:.3g} MiB"

@@ -1,0 +1,66 @@
+"""Lines of progress: parts packed into lines that fit a terminal of 80 columns, and a bar where there is a terminal.
+
+In: words and a share. Out: text on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+WIDTH = 79
+BETWEEN = 0.2  # seconds between two drawings of the bar
+
+
+def packed(parts: Sequence[str], *, indent: str = "    ", width: int = WIDTH) -> list[str]:
+    """`parts`, two spaces between, in lines of at most `width` characters; all but the first are indented. A part that
+    fits no line is cut."""
+    lines, line = list[str](), ""
+    for part in parts:
+        if line and len(line) + 2 + len(part) > width:
+            lines.append(line)
+            line = ""
+        line = f"{line}  {part}" if line else shorten((indent if lines else "") + part, width)
+    return [*lines, line] if line else lines
+
+
+def shorten(line: str, width: int = WIDTH) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+class Bar:
+    """One line at the bottom of a terminal, drawn over again; nothing is drawn into a pipe or file."""
+
+    def __init__(self) -> None:
+        self._on = sys.stdout.isatty()
+        self._drawn, self._last = False, 0.0
+
+    def draw(self, done: int, total: int, words: str) -> None:
+        now = time.monotonic()
+        if not self._on or now - self._last < BETWEEN:
+            return
+        self._last, self._drawn = now, True
+        filled = round(20 * done / total)
+        text = shorten(f"{'█' * filled}{'░' * (20 - filled)} {done}/{total}  {words}")
+        sys.stdout.write(f"\r\033[K{text}")
+        sys.stdout.flush()
+
+    def clear(self) -> None:
+        """Call before anything else is printed."""
+        if self._drawn:
+            sys.stdout.write("\r\033[K")
+            sys.stdout.flush()
+            self._drawn = False
+
+
+def tell(lines: Sequence[str]) -> None:
+    print("\n".join(lines), flush=True)
+
+
+def si(value: float) -> str:
+    """1234 -> "1.23 k", 5e12 -> "5 T": in front of a unit."""
+    for power, sign in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.3g} {sign}"
+    return f"{value:.3g} "

@@ -1,0 +1,120 @@
+"""What a device can compute in a second, which a run's FLOPs are compared with; and the memory that it took.
+
+In: a device and its precision. Out: FLOP/s of dense matrix products: a GPU's from its data sheet, any other device's
+measured here.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from fourm_engine.train.console import si
+from fourm_engine.train.distributed import sum_numbers, world_size
+
+#: In the GPU's name -> dense TFLOP/s of its data sheet, without sparsity: (bf16, fp32 without TF32). The first that
+#: fits counts.
+PEAKS: tuple[tuple[str, float, float], ...] = (
+    ("H200", 989.4, 66.9),
+    ("GH200", 989.4, 66.9),
+    ("H100 PCIe", 756.5, 51.2),
+    ("H100 NVL", 835.5, 60.0),
+    ("H100", 989.4, 66.9),
+    ("A100", 312.0, 19.5),
+    ("A800", 312.0, 19.5),
+    ("A40", 149.7, 37.4),
+    ("A30", 165.0, 10.3),
+    ("A10G", 70.0, 35.0),
+    ("A10", 125.0, 31.2),
+    ("L40S", 362.1, 91.6),
+    ("L40", 181.1, 90.5),
+    ("L4", 121.0, 30.3),
+    ("RTX 4090", 165.2, 82.6),
+    ("RTX 3090", 71.0, 35.6),
+)
+SIDE = 1024  # of the matrices whose product is measured
+
+
+@dataclass(frozen=True)
+class Peak:
+    """`flops_per_s` of one device; `measured` here, or as its data sheet says."""
+
+    flops_per_s: float
+    device: str
+    measured: bool
+
+    def __str__(self) -> str:
+        how = "products measured here" if self.measured else "its data sheet"
+        return f"{si(self.flops_per_s)}FLOP/s of {self.device} ({how})"
+
+
+def peak(device: torch.device, *, bf16: bool) -> Peak:
+    """Of the device as this process uses it: on a CPU with its threads, in about a tenth of a second."""
+    if device.type != "cuda":
+        return Peak(measured_rate(device, bf16=bf16), f"CPU, {threads()}", True)
+    name = torch.cuda.get_device_name(device)
+    return named_peak(name, bf16=bf16) or Peak(measured_rate(device, bf16=bf16), name, True)
+
+
+def peak_of_all(device: torch.device, *, bf16: bool) -> tuple[float, str]:
+    """FLOP/s of the devices of all processes together, and what they are. Every process must call it."""
+    here = peak(device, bf16=bf16)
+    (total,) = sum_numbers([here.flops_per_s])
+    return total, f"{world_size()} x {here}" if world_size() > 1 else str(here)
+
+
+def describe_devices(device: torch.device) -> str:
+    """What the run computes on: "CPU, 2 threads", "8 x NVIDIA H100 80GB HBM3"."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads()}"
+    return f"{world_size()} x {name}" if world_size() > 1 else name
+
+
+def threads() -> str:
+    number = torch.get_num_threads()
+    return f"{number} thread{'s' * (number > 1)}"
+
+
+def named_peak(name: str, *, bf16: bool) -> Peak | None:
+    """Of a GPU by the name that CUDA gives it, such as "NVIDIA A100-SXM4-80GB"; None for one that is not known."""
+    words = name.replace("-", " ").replace("_", " ").upper().split()
+    for key, low, full in PEAKS:
+        if all(part.upper() in words for part in key.split()):
+            return Peak((low if bf16 else full) * 1e12, key, False)
+    return None
+
+
+def measured_rate(device: torch.device, *, bf16: bool) -> float:
+    """FLOP/s of the best of a few products of square matrices. Draws no random number."""
+    side = SIDE if device.type == "cpu" else 8 * SIDE
+    with torch.no_grad():
+        a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+        b = a.clone()
+        best = float("inf")
+        for number in range(4):
+            _wait(device)
+            began = time.perf_counter()
+            torch.mm(a, b)
+            _wait(device)
+            seconds = time.perf_counter() - began
+            if number or seconds > 1:  # the first one warms up
+                best = min(best, seconds)
+            if seconds > 1:
+                break
+    return float(2 * side**3 / best)
+
+
+def memory(device: torch.device) -> float:
+    """Most GiB that this process took so far: of the GPU where it has one, else of the machine."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,95 @@
+"""What a run would be: numbers that its parts really have, and nothing written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.recipes.config import load_config
+from fourm_engine.recipes.dry_run import NONE_HERE, dry_run
+from tests.folders import names, write
+
+SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A config whose data, four pictures and three depth maps, is not there yet."""
+    raw = {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
+        "data": {"train": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
+        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 2, "batch_size": 4}},
+        "masking": {"input_tokens": 8, "target_tokens": 8},
+        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 2, "heads": 2},
+        "train": {"batch_size": 4, "steps": 1000, "lr": 1e-3, "ema": 0.9, "device": "cpu"},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_nothing(path, tmp_path):
+    result = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--mfu", "0.5", "--gpu", "A100"])
+    assert result.exit_code == 0, result.output
+    assert NONE_HERE in result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) < 80
+    assert lines[0] == "vocabulary: 32 rows  depth 16  rgb 16"
+    assert "1000 steps at a utilisation (mfu) of 50%" in result.output
+    assert "312 TFLOP/s of A100 (its data sheet)" in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_parameters_and_their_memory_are_those_of_the_model(path):
+    config = load_config(path)
+    report = dry_run(config, gpu="H100")
+    number = sum(p.numel() for p in Transformer(config.model, report.vocabulary).parameters())
+    assert sum(report.parameters.values()) == number
+    memory = {name: size / (4 * number) for name, size in report.memory.items() if name != "activations"}
+    assert memory == {"parameters": 1, "gradients": 1, "optimiser (2 moments)": 2, "averages": 1}
+
+
+def test_the_hours_are_the_flops_over_what_the_devices_do(path):
+    one = dry_run(load_config(path), mfu=0.5, gpu="H100")
+    assert one.step_seconds == pytest.approx(one.step_flops / (0.5 * one.peak.flops_per_s))
+    two = dry_run(load_config(path), mfu=0.25, gpu="H100", processes=2)
+    assert two.step_seconds == pytest.approx(one.step_seconds)
+    assert two.memory["activations"] == pytest.approx(one.memory["activations"] / 2)
+    assert sum(one.targets.values()) <= 4 * 8
+
+
+def test_the_data_that_is_here_is_counted(path, tmp_path):
+    write(tmp_path / "data", "rgb", "rgb", names(4))
+    write(tmp_path / "data", "depth", "depth", names(3))
+    before = sorted(p for p in tmp_path.rglob("*"))
+    (line,) = dry_run(load_config(path), gpu="H100").found
+    assert line.startswith("data found: ")
+    assert "4 samples" in line
+    assert line.endswith("  depth 3  rgb 4")
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mfu": 1.5}, r"--mfu 1\.5: a share"),
+        ({"gpu": "abacus"}, "--gpu abacus: not among those"),
+        ({"gpu": "H100", "processes": 3}, "batch_size=4 does not divide over 3 processes"),
+    ],
+)
+def test_what_cannot_be_reckoned_is_one_clear_error(path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        dry_run(load_config(path), **settings)
+
+
+def test_options_of_a_dry_run_do_not_start_a_run(path, tmp_path):
+    result = CliRunner().invoke(app, ["train", str(path), "--mfu", "0.5"])
+    assert isinstance(result.exception, ValueError)
+    assert "are for --dry-run" in str(result.exception)
+    assert not (tmp_path / "run").exists()
+    assert not torch.distributed.is_initialized()
