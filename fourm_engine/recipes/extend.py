@@ -137,7 +137,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
         tokenizers,
         training,
         held_out,
-        steps=config.train.steps,
+        steps=config.train.plan(training.masking.sample_tokens).steps,
         loss=config.loss,
         workers=config.data.workers,
     )

@@ -8,6 +8,7 @@ collectives with the backward pass.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.device import local_rank, rank_and_world
+from fourm_engine.device import local_rank, rank_and_world, settle_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +55,9 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    said = settle_threads(config.threads) if not on_gpu or config.threads is not None else ""
+    if said and rank_and_world()[0] == 0:
+        print(said, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")

@@ -8,7 +8,8 @@ from tests.train.toy_task import ToyTask, config
 
 
 def learning_rate(step, config):
-    return schedule.learning_rate(step, config, getattr(schedule, config.schedule))
+    plan = config.plan()
+    return schedule.learning_rate(step, plan, getattr(schedule, config.schedule))
 
 
 def test_a_cosine_rises_linearly_peaks_after_the_warm_up_and_ends_at_min_lr():
