@@ -71,12 +71,12 @@ class _Threads:
 _threads = _Threads()
 
 
-def settle_threads(number: int | None = None, *, width: int = 128, rows: int = 1024) -> str:
+def settle_threads(number: int | None = None, *, width: int = 128) -> str:
     """Let torch compute with `number` CPU threads; for None with as many as OMP_NUM_THREADS (or MKL_NUM_THREADS) says;
     where that is not set, with as many as are quickest now, measured once a process, in a quarter of a second. Threads
     wait for one another, so that with another job on the machine many can be far slower than one.
 
-    width, rows: of the activations (rows, width) that will be computed with, roughly.
+    width: of the activations that will be computed with, roughly.
 
     Returns a line for the log; "" where nothing has changed since the last call."""
     import torch
@@ -85,10 +85,10 @@ def settle_threads(number: int | None = None, *, width: int = 128, rows: int = 1
     if number is not None:
         why = "set"
     elif variable is not None:
-        number, why = torch.get_num_threads(), variable
+        number, why = _number(variable, torch.get_num_threads()), variable
     else:
         cores = usable_cores()
-        _threads.measured = _threads.measured or quickest(max(1, cores // local_world()), width=width, rows=rows)
+        _threads.measured = _threads.measured or quickest(max(1, cores // local_world()), width=width)
         load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         number, why = _threads.measured, f"measured: {cores} core{'s' * (cores > 1)}{load}"
     if number != torch.get_num_threads():
@@ -98,13 +98,13 @@ def settle_threads(number: int | None = None, *, width: int = 128, rows: int = 1
     return "" if said == _threads.said else line
 
 
-def quickest(most: int, *, width: int, rows: int, rounds: int = 3) -> int:
+def quickest(most: int, *, width: int, rounds: int = 3) -> int:
     """The number of threads, of 1, 2, 4, … up to `most`, from which on more are not at least a tenth quicker: the
-    forward and backward pass of a transformer's MLP on activations (rows, width)."""
+    forward and backward pass of a transformer's MLP on activations of that width."""
     import torch
 
     width = min(width, 2048)
-    rows = max(16, min(rows, PROBE_FLOPS // (48 * width * width)))
+    rows = max(16, min(1024, PROBE_FLOPS // (48 * width * width)))
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
     up, down = (torch.full((width, 4 * width), 0.01, requires_grad=True) for _ in range(2))
 

@@ -39,8 +39,9 @@ class OtherProcess(ValueError):
 
 
 @contextmanager
-def processes(config: TrainConfig) -> Iterator[torch.device]:
-    """Join the processes that torchrun started (nothing to join for one) and yield this one's device.
+def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device]:
+    """Join the processes that torchrun started (nothing to join for one) and yield this one's device; choose the CPU
+    threads for a network of that `width`, which one line on stderr says.
 
     Raises ValueError if a GPU is requested and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -55,7 +56,7 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    said = settle_threads(config.threads) if not on_gpu or config.threads is not None else ""
+    said = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
     if said and rank_and_world()[0] == 0:
         print(said, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()

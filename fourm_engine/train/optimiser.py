@@ -46,7 +46,7 @@ class Optimiser:
             with blame(self.plugin):
                 self.torch = make(groups, lr=peak, **options)
         except (ValueError, TypeError) as error:
-            given = f" with {options}" if options else ""
+            given = f" with {config.optimiser_options}" if config.optimiser_options else ""
             raise ValueError(f"train.optimiser={config.optimiser}{given}: {error}") from error
         if not isinstance(self.torch, torch.optim.Optimizer):
             raise ValueError(f"{self.plugin.value} made a {type(self.torch).__name__}, no torch.optim.Optimizer")
