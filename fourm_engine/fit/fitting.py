@@ -201,7 +201,11 @@ def _adapt(
 
     before, how = measure(", before adapting"), config.adapting()
     task = AdaptTask(
-        tokenizer, arrays, start=step_folder(start / "checkpoints", config.plan().steps), steps=how.plan().steps, seed=seed
+        tokenizer,
+        arrays,
+        start=step_folder(start / "checkpoints", config.plan().steps),
+        steps=how.plan().steps,
+        seed=seed,
     )
     Trainer(task, how, run, seed=seed, host=manager).run()
     tokenizer.load(fitted_folder(run))

@@ -28,9 +28,7 @@ def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> floa
     Raises ValueError where that gives no rate."""
     if step < plan.warmup:
         return plan.lr * (step + 1) / (plan.warmup + 1)
-    rate = schedule(
-        step, steps=plan.steps, lr=plan.lr, min_lr=plan.min_lr, warmup=plan.warmup, cooldown=plan.cooldown
-    )
+    rate = schedule(step, steps=plan.steps, lr=plan.lr, min_lr=plan.min_lr, warmup=plan.warmup, cooldown=plan.cooldown)
     if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate >= 0):
         raise ValueError(f"train.schedule={plan.schedule}: a rate of {rate!r:.80} at step {step}")
     return rate
