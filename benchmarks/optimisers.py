@@ -1,4 +1,4 @@
-"""AdamW against Muon at equal CPU time: the model of a config, trained for a while with each, compared by held-out loss.
+"""AdamW against Muon at equal CPU time: the model of a config, trained with each, by held-out loss.
 
     python benchmarks/optimisers.py runs/demo/config.yaml --seconds 90 --seeds 3
 
@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,8 @@ class Timed(FourMTask):
             return result
 
         trainer._step = timed  # type: ignore[method-assign]
-        try:
+        with suppress(_Enough):
             trainer.run()
-        except _Enough:
-            pass
         return steps
 
 

@@ -18,8 +18,8 @@ from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
-from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of

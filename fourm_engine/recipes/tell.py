@@ -33,7 +33,7 @@ def first_only(tell: Tell) -> Tell:
 
 
 def choose_threads(device: str | None = None) -> None:
-    """Settle the CPU threads of a command that computes on `device` (None: a GPU if there is one) and log the choice."""
+    """Settle the CPU threads of a command that computes on `device` (None: a GPU if there is one), and log it."""
     if choose_device(device).type == "cpu" and (line := settle_threads()) and rank_and_world()[0] == 0:
         log.info("%s", line)
 

@@ -70,8 +70,8 @@ class Progress:
 
 
 class Trainer:
-    """`run()` trains `task` for as long as `config` says below the folder `run`, resuming from what is there. `accepted` is
-    called in the first process once it is clear that what is there belongs to this very run. `host` provides the
+    """`run()` trains `task` as long as `config` says, below the folder `run`, resuming from what is there. `accepted`
+    is called in the first process once it is clear that what is there belongs to this very run. `host` provides the
     optimiser and the schedule; the observers that it activated are told of the run."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW, Muon or one of a package, its parameter groups, and its state as a checkpoint holds it.
+"""The optimiser of a run: AdamW, Muon or one of a package; its parameter groups; its state as a checkpoint holds it.
 
 In: a model, the `train` section, the plugin host. Out: updates, and tensors by name, `optimiser/<parameter>/<key>`.
 """
