@@ -62,8 +62,8 @@ def test_matrices_of_blocks_are_muons_and_everything_else_adamws(tmp_path):
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, task, config())
     hidden = {names[id(p)]: group["matrices"] for group in groups for p in group["params"] if group["matrices"]}
-    assert hidden == {f"blocks.{i}.{name}": n for i in (0, 1) for name, n in
-                      {"attn.qkv.weight": 3, "attn.proj.weight": 1, "mlp.fc1.weight": 1, "mlp.fc2.weight": 1}.items()}  # fmt: skip
+    of_block = {"attn.qkv.weight": 3, "attn.proj.weight": 1, "mlp.fc1.weight": 1, "mlp.fc2.weight": 1}
+    assert hidden == {f"blocks.{i}.{name}": n for i in (0, 1) for name, n in of_block.items()}
     assert sum(len(group["params"]) for group in groups) == len(names)
     run(tmp_path, steps=4)
     state = load_file(next(tmp_path.glob("checkpoints/*/part-*")))
@@ -164,5 +164,5 @@ def test_averages_are_exported_beside_the_weights_or_in_their_place(tmp_path):
 
 
 def test_both_states_are_refused_where_one_is_exported(tmp_path):
-    with pytest.raises(ValueError, match="toy: one state is exported; set train.export"):
+    with pytest.raises(ValueError, match="toy: one state is exported"):
         Trainer(ToyTask(), config(ema=0.9, export="both"), tmp_path / "run").run()
