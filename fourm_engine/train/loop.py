@@ -310,8 +310,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        """Held-out measures of what is exported; where that is both, those of the averages have the suffix " ema". The
-        state that the artefact gets comes last, since tasks keep the latest measures."""
+        """Held-out measures of what is exported, of averages beside it with the suffix " ema"; tasks keep the latest."""
         scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
@@ -376,8 +375,7 @@ class Trainer:
                 self.task.export_averages(weights, self.folder)
             self.task.export(exported, self.folder, scores)
             facts = {"step": self.progress.step, "exports": list(self.config.exports), "scores": scores}
-            finished = json.dumps(facts)
-            write_atomically(self.folder / "finished.json", finished)
+            write_atomically(self.folder / "finished.json", json.dumps(facts))
 
         together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
         return scores
@@ -386,9 +384,8 @@ class Trainer:
         """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
-        ended = document["step"] == self.plan.steps == self.progress.step
-        ended = ended and document.get("exports") == list(self.config.exports)
-        finished = sum_numbers([float(ended)])
+        same = document.get("exports") == list(self.config.exports)
+        finished = sum_numbers([float(same and document["step"] == self.plan.steps == self.progress.step)])
         return dict(document["scores"]) if finished[0] == world_size() else None
 
 
