@@ -310,7 +310,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        """Held-out measures of what is exported, of averages beside it with the suffix " ema"; tasks keep the latest."""
+        """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
         scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
