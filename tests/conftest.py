@@ -3,12 +3,16 @@ installed distribution on the path."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hypothesis
 import pytest
 
 from tests.sdk.sites import put
+
+# Equal bits on every machine, and no measuring. Before torch is imported; programs that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")

@@ -19,6 +19,7 @@ from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
+from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
@@ -105,15 +106,25 @@ class ExtendTask(FourMTask):
                 ]
         return by_modality
 
-    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+    def trained(self, weights: dict[str, Tensor]) -> FourM:
+        return self._plain(self._with_parts(weights))
+
+    def _with_parts(self, weights: dict[str, Tensor]) -> Transformer:
+        """The network as it was trained: frozen parts, LoRA."""
         with torch.device("meta"):
-            trained = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
-            self._adapt(trained)
-        trained.to_empty(device="cpu").load_state_dict(weights)
+            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+            self._adapt(network)
+        network.to_empty(device="cpu").load_state_dict(weights)
+        return network
+
+    def _plain(self, trained: Transformer) -> FourM:
         network = network_of(self.config, self.vocabulary, plain_state(trained))
-        model = self.extension.source.grown(
-            network, self.extension.modalities, self.all_tokenizers, self.extension.vocabulary
-        )
+        extension = self.extension
+        return extension.source.grown(network, extension.modalities, self.all_tokenizers, extension.vocabulary)
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        trained = self._with_parts(weights)
+        model = self._plain(trained)
         model.save_pretrained(folder / EXPORT)
         assert self.before is not None
         assert self.after is not None
@@ -124,7 +135,7 @@ class ExtendTask(FourMTask):
             train=settings.train,
             steps=self.steps,
             trained_parameters=sum(p.numel() for p in trained.parameters() if p.requires_grad),
-            parameters=sum(p.numel() for p in network.parameters()),
+            parameters=sum(p.numel() for p in model.network.parameters()),
             rows=compare(self.before, self.after),
             not_measured=sorted(missing),
         ).save(folder / FILE)

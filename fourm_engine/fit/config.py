@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.config import LENGTHS, RATES, TrainConfig
 
 
 class AdaptConfig(BaseModel):
@@ -28,28 +28,47 @@ class AdaptConfig(BaseModel):
 
 
 class FitConfig(TrainConfig):
-    """How tokenizers that are networks learn. In a given time many small steps learn more than few large ones."""
+    """How tokenizers that are networks learn: 2000 steps at a rate of 1.5e-3 if nothing else is said. In a given time
+    many small steps learn more than few large ones."""
 
     batch_size: int = Field(default=8, ge=1)
-    steps: int = Field(default=2000, ge=1)
-    lr: float = Field(default=1.5e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     #: Memory for the arrays of one modality in each process, in MiB; what does not fit is read again each time.
     cache_mb: int = Field(default=1024, ge=0)
     #: Of grids; other tokenizers take no part in it. null: a tokenizer serves the modality's own size alone.
     adapt: AdaptConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        length = {} if any(given.get(name) is not None for name in LENGTHS) else {"steps": 2000}
+        rate = {} if any(given.get(name) is not None for name in RATES) else {"lr": 1.5e-3}
+        return given | length | rate
+
+    @model_validator(mode="after")
+    def _of_tokenizers(self) -> FitConfig:
+        self.plan()  # arrays have no fixed number of tokens: it refuses lengths in tokens
+        if self.layer_decay is not None:
+            raise ValueError("layer_decay is for fine-tuning a model; a tokenizer has no such layers; remove it")
+        if self.export == "both":
+            raise ValueError("export='both': a token space has one tokenizer; choose 'ema' or 'weights'")
+        return self
+
     def adapting(self) -> FitConfig:
         """How the second fit, that of `adapt`, learns: from a low rate down to none."""
         assert self.adapt is not None
-        changed: dict[str, Any] = {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
+        plan = self.plan()
+        changed: dict[str, Any] = dict.fromkeys((*LENGTHS, *RATES))
+        changed |= {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
         changed |= {
-            "warmup": min(self.warmup, self.adapt.steps // 10),
+            "warmup": min(plan.warmup, self.adapt.steps // 10),
             "schedule": "cosine",
             "cooldown": 0,
             "adapt": None,
         }
-        lr = self.adapt.lr or self.lr / 5
+        lr = self.adapt.lr or plan.lr / 5
         return FitConfig.model_validate(self.model_dump() | changed | {"lr": lr, "min_lr": min(self.min_lr, lr)})
 
 
@@ -61,7 +80,9 @@ class FitOverride(BaseModel):
     batch_size: int | None = Field(default=None, ge=1)
     accumulate: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
+    base_lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
     warmup: int | None = Field(default=None, ge=0)
     adapt: AdaptConfig | None = None
@@ -80,7 +101,10 @@ class TokenizersConfig(BaseModel):
     def fit_of(self, space: str) -> FitConfig:
         """The settings for one token space."""
         override = self.spaces.get(space, FitOverride())
-        return FitConfig.model_validate(self.fit.model_dump() | override.model_dump(exclude_none=True))
+        changed = override.model_dump(exclude_none=True)
+        for names in (LENGTHS, RATES):  # one of them replaces whichever the others have
+            changed = (dict.fromkeys(names) if changed.keys() & set(names) else {}) | changed
+        return FitConfig.model_validate(self.fit.model_dump() | changed)
 
     def adapts(self, space: str) -> bool:
         """Whether this token space, in particular, is to be adapted to several sizes."""

@@ -29,6 +29,7 @@ from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
+from fourm_engine.train.config import LENGTHS, RATES
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
@@ -133,7 +134,7 @@ def fit_tokenizer(
             # The same run whatever follows it, so that another adaptation starts from it.
             first = config.model_copy(update={"adapt": None})
             run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
-            task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.steps, seed=seed)
+            task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.plan().steps, seed=seed)
             Trainer(task, first, run, seed=seed, host=manager).run()
             tokenizer.load(fitted_folder(run))
             if sizes:
@@ -200,7 +201,11 @@ def _adapt(
 
     before, how = measure(", before adapting"), config.adapting()
     task = AdaptTask(
-        tokenizer, arrays, start=step_folder(start / "checkpoints", config.steps), steps=how.steps, seed=seed
+        tokenizer,
+        arrays,
+        start=step_folder(start / "checkpoints", config.plan().steps),
+        steps=how.plan().steps,
+        seed=seed,
     )
     Trainer(task, how, run, seed=seed, host=manager).run()
     tokenizer.load(fitted_folder(run))
@@ -258,7 +263,7 @@ def fit_network(
     the arrays use ("usage", "perplexity"), and the number of "dead codes"."""
     config = config or FitConfig()
     data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
-    task = TokenizerTask(tokenizer, data, None, steps=config.steps, seed=seed)
+    task = TokenizerTask(tokenizer, data, None, steps=config.plan().steps, seed=seed)
     with tempfile.TemporaryDirectory() as run:
         Trainer(task, config, Path(run), seed=seed).run()
         tokenizer.load(fitted_folder(Path(run)))
@@ -301,10 +306,17 @@ def _request(
         "settings": tokenizer.stored_settings(),
         "modalities": {modality.name: digest(modality.identity()) for modality in members},
         "data": {m.name: [train[m.name].fingerprint, len(train[m.name])] for m in members if m.name in train},
-        "fit": config.model_dump(mode="json", exclude=quiet) if config is not None else None,
+        "fit": _said(config, quiet) if config is not None else None,
         "seed": seed,
     }
     if start := tokenizer.starting_point:
         request["start"] = start
     request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     return request
+
+
+def _said(config: FitConfig, quiet: set[str]) -> dict[str, Any]:
+    """Lengths and rates that are not set say nothing, nor do settings of the trainer that are off."""
+    off = {*LENGTHS, *RATES, "warmup_tokens", "cooldown_tokens", "layer_decay", "export"}
+    said = config.model_dump(mode="json", exclude=quiet)
+    return {name: value for name, value in said.items() if name not in off or value is not None}

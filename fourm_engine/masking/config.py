@@ -109,6 +109,11 @@ class MaskingConfig(BaseModel):
         return self.encoder_capacity or max(1, *(self.input_range(c)[1] for c in self.mixture))
 
     @property
+    def sample_tokens(self) -> int:
+        """Input and target tokens of a sample in the batch's shape, padding included."""
+        return self.encoder_tokens + self.decoder_tokens
+
+    @property
     def decoder_tokens(self) -> int:
         """M, the decoder's rows of every batch."""
         return self.decoder_capacity or max(1, *(self.target_range(c)[1] for c in self.mixture))

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 
 
+def stacked(layer: str) -> int:
+    """How many matrices lie stacked in the weight of a linear layer, by its name."""
+    return {"qkv": 3, "kv": 2}.get(layer.rpartition(".")[2], 1)
+
+
 def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk"], Bool[Tensor, "... Nq 1"]]:
     """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.nn.attention import guard_mask
+from fourm_engine.nn.attention import guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
@@ -72,8 +72,7 @@ class Transformer(nn.Module):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
                 # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
-                stacked = {"qkv": 3, "kv": 2}.get(name.rpartition(".")[2], 1)
-                bound = (6 / (module.in_features + module.out_features / stacked)) ** 0.5
+                bound = (6 / (module.in_features + module.out_features / stacked(name))) ** 0.5
                 nn.init.uniform_(module.weight, -bound, bound)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

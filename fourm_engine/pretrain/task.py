@@ -30,6 +30,7 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 
 EXPORT = "model"
+AVERAGES = f"{EXPORT}-ema"  # beside it, with `train.export: both`
 #: At most this many held-out samples are looked at in one evaluation.
 EVALUATION_SAMPLES = 512
 _NO_ROWS = np.zeros((4, 0), np.int64)
@@ -62,6 +63,7 @@ class FourMTask(Task):
         self.data, self.held_out, self.workers = data, held_out, workers
         self.average_over = (loss or LossConfig()).average_over
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
+        self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
     def model(self) -> nn.Module:
@@ -116,8 +118,15 @@ class FourMTask(Task):
             yield start, batch.to(device)
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        self.trained(weights).save_pretrained(folder / EXPORT)
+
+    def export_averages(self, weights: dict[str, Tensor], folder: Path) -> None:
+        self.trained(weights).save_pretrained(folder / AVERAGES)
+
+    def trained(self, weights: dict[str, Tensor]) -> FourM:
+        """The model with these weights, a state of `model()`."""
         network = network_of(self.config, self.vocabulary, weights)
-        FourM(network, self.modalities, self.tokenizers, self.vocabulary).save_pretrained(folder / EXPORT)
+        return FourM(network, self.modalities, self.tokenizers, self.vocabulary)
 
     def identity(self) -> dict[str, Any]:
         model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
@@ -147,6 +156,18 @@ class FourMTask(Task):
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         assert isinstance(model, Transformer)
         return [*model.encoder, *model.decoder]
+
+    def above(self, name: str) -> int:
+        """Layers, from the top: heads, the decoder's blocks, the encoder's, embeddings; norms belong to the block below
+        them."""
+        part, _, rest = name.partition(".")
+        encoder, decoder = self.config.encoder_blocks, self.config.decoder_blocks
+        if part in ("encoder", "decoder"):
+            block = int(rest.partition(".")[0])
+            return decoder - block if part == "decoder" else decoder + encoder - block
+        return {"heads": 0, "decoder_norm": 1, "encoder_norm": decoder + 1, "context_proj": decoder + 1}.get(
+            part, encoder + decoder + 1
+        )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.

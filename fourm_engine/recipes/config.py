@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.pipes import open_root
@@ -63,6 +63,14 @@ class RunConfig(BaseModel):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     #: Set in a run that extends a trained model.
     extend: ExtendConfig | None = None
+
+    @model_validator(mode="after")
+    def _lengths(self) -> RunConfig:
+        try:
+            self.train.plan(self.masking.sample_tokens)
+        except ValueError as error:
+            raise ValueError(f"train: {error}") from None
+        return self
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
         """The modalities that take part: those selected, or with `select: installed` those installed that have data.

@@ -138,7 +138,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         flops,
         training_flops(flops),
         _memory(config, network, vocabulary, targets, world=world, bf16=bf16),
-        config.train.steps,
+        config.train.plan(config.masking.sample_tokens).steps,
         B,
         world,
         mfu,

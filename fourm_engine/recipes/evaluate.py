@@ -30,6 +30,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
+from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
@@ -86,6 +87,7 @@ def evaluate(
     if curves:
         check_matplotlib()  # rather now than when all has been predicted
     with at_work(out):
+        choose_threads()
         began = time.perf_counter()
         manager = manager_of_run(run)
         model = FourM.from_pretrained(run, manager=manager)

@@ -15,6 +15,7 @@ from fourm_engine.evaluate.tokenizers import FOLDER, TokenizerEvaluation
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.tokenizers.store import load_tokenizers
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def evaluate_tokenizers(
     Raises ValueError: no held-out data, no such modality, no fitted tokenizer."""
     out = out or config.run / FOLDER
     with at_work(out):
+        choose_threads()
         data = config.data
         if data.val is None:
             raise ValueError("data.val is not set: name the folder of held-out data")

@@ -83,7 +83,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
     Raises ValueError for what a user can fix."""
     with at_work(config.run):
         extension = open_extension(config)
-        with processes(config.train):  # joined once for all that follows
+        with processes(config.train, width=config.model.width):  # joined once for all that follows
             extension.check_same()
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             for space in extension.unfitted:
@@ -113,7 +113,7 @@ def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say
 
     Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
     config.activate(extension.manager, config.train)
-    with at_work(config.run), processes(config.train):
+    with at_work(config.run), processes(config.train, width=config.model.width):
         extension.check_same()
         return _train(config, extension, tell)
 
@@ -137,7 +137,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
         tokenizers,
         training,
         held_out,
-        steps=config.train.steps,
+        steps=config.train.plan(training.masking.sample_tokens).steps,
         loss=config.loss,
         workers=config.data.workers,
     )

@@ -18,7 +18,7 @@ from typing import Any
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
 from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
 from fourm_engine.lock import at_work
@@ -181,7 +181,8 @@ def fit_in_processes(
         while waiting or running:
             while waiting and len(running) < jobs:
                 space = waiting.pop(0)
-                environment = dict(os.environ)
+                share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
+                environment = {"OMP_NUM_THREADS": str(share), **os.environ}
                 if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
                     environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
                     tell(f"tokenizer {space}: on GPU {gpu}")

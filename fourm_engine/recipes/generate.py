@@ -12,7 +12,7 @@ from fourm_engine.generate.result import Generated, Results
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_plugins.manager import PluginManager
 
 
@@ -45,6 +45,7 @@ def generate(
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
     with at_work(out):
+        choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
         results = model.generate_batch([inputs] * samples, targets, seed=seed, **options)
         for number, result in enumerate(results):

@@ -16,7 +16,7 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
 from fourm_engine.storage.url import refuse_remote
 
 
@@ -61,6 +61,7 @@ def label(
     modalities = load_modalities(config.modalities, manager)
     models, options = models or {}, options or {}
     steps = plan(modalities, source, targets, models)
+    choose_threads()
     rank, world = rank_and_world()
     given = {one.key: one.config.folder for one in data_sets(config.data, modalities)} | {"data.val": config.data.val}
     roots: dict[Path, None] = {}

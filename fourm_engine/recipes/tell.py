@@ -5,12 +5,14 @@ Every recipe takes `tell`, which prints by default; some take `warn` for what wa
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
 
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import choose_device, rank_and_world, settle_threads
 
+log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 EVERY = 10.0  # seconds between two lines of progress
 
@@ -28,6 +30,12 @@ def warn(line: str) -> None:
 def first_only(tell: Tell) -> Tell:
     """`tell` in the first process of several, and silence in the others."""
     return tell if rank_and_world()[0] == 0 else lambda line: None
+
+
+def choose_threads(device: str | None = None) -> None:
+    """Settle the CPU threads of a command that computes on `device` (None: a GPU if there is one), and log it."""
+    if choose_device(device).type == "cpu" and (line := settle_threads()) and rank_and_world()[0] == 0:
+        log.info("%s", line)
 
 
 class Progress:

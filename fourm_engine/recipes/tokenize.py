@@ -15,7 +15,7 @@ from fourm_engine.device import local_device, rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.tell import Progress, Tell, first_only, say, warn
+from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
 from fourm_engine.storage.url import refuse_remote
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers
@@ -68,6 +68,7 @@ def tokenize_data(
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
+    choose_threads()
     rank, world = rank_and_world()
     reports = {}
     for name, one, training in _splits(config.data, modalities):

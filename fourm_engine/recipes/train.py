@@ -28,7 +28,7 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
         config.activate(manager, config.train)
-        with processes(config.train):
+        with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
             return _train(config, modalities, manager, tell)
 

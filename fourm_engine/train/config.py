@@ -6,9 +6,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fourm_engine.train.schedule import Plan
+
+#: The batch size at which `base_lr` is the rate.
+BASE_BATCH = 256
+#: Settings of which exactly one is set.
+LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
+
 
 class TrainConfig(BaseModel):
-    """How a run learns. Lengths are in optimiser steps."""
+    """How a run learns. `plan` gives its lengths in optimiser steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -16,27 +23,39 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(ge=1)
     #: Micro-batches per step in each process: less memory, the same result.
     accumulate: int = Field(default=1, ge=1)
-    steps: int = Field(ge=1)
+    #: The length of the run, one of these three: optimiser steps; samples, where a sample counts each time that it is
+    #: drawn; or tokens, input and target tokens of the batch's shape (samples x those of `masking`), as 4M counts them.
+    #: A begun step is a whole one.
+    steps: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
 
-    #: "adamw", or the name that an installed package gives its own (entry points `fourm.optimisers.v1`).
+    #: "adamw"; "muon", for the matrices of the blocks, with AdamW for the rest; or the name that an installed package
+    #: gives its own (entry points `fourm.optimisers.v1`).
     optimiser: str = "adamw"
     #: What else that optimiser is made with.
     optimiser_options: dict[str, Any] = Field(default_factory=dict)
-    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M's
-    # appendix, where the rate grows with the batch: 1e-4 · batch_size / 256.
-    lr: float = Field(gt=0)
+    #: The highest learning rate: `lr`, or by batch size as in 4M's appendix `base_lr` · batch_size / 256 (1e-4 there).
+    lr: float | None = Field(default=None, gt=0)
+    base_lr: float | None = Field(default=None, gt=0)
+    #: Layer-wise decay, for fine-tuning: the rate of a layer is this times that of the layer above it; null: one rate.
+    layer_decay: float | None = Field(default=None, gt=0, lt=1)
+    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M.
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     #: Largest L2 norm of all gradients together; null does not clip.
     clip: float | None = Field(default=1.0, gt=0)
 
-    # Learning rate: linear from 0 to `lr` in the first `warmup` steps; then "cosine" falls to `min_lr` at the end,
-    # "constant" stays, and "wsd" (warm-up, stable, decay) stays and falls linearly to `min_lr` in the last `cooldown`;
-    # packages add others (entry points `fourm.schedules.v1`).
+    # Learning rate: linear from 0 to the highest in the first `warmup` steps; then "cosine" falls to `min_lr` at the
+    # end, "constant" stays, "wsd" (warm-up, stable, decay) stays and falls linearly to `min_lr` in the last `cooldown`
+    # steps, and "invsqrt" falls with 1 / sqrt(step), in the last `cooldown` steps linearly to `min_lr`; packages add
+    # others (entry points `fourm.schedules.v1`). Both lengths may be given in tokens in place of steps.
     schedule: str = "cosine"
     warmup: int = Field(default=0, ge=0)
+    warmup_tokens: int | None = Field(default=None, ge=1)
     cooldown: int = Field(default=0, ge=0)
+    cooldown_tokens: int | None = Field(default=None, ge=1)
     min_lr: float = Field(default=0.0, ge=0)
 
     #: "auto": bf16 autocast on a GPU, fp32 on CPUs (many of which run bf16 50 times slower). Weights stay in fp32.
@@ -46,12 +65,16 @@ class TrainConfig(BaseModel):
     #: Over several processes: "replicate" keeps the whole model in each; "shard" splits weights, gradients and the
     #: optimiser's state over them (FSDP2), for models that fill a GPU.
     parallel: Literal["replicate", "shard"] = "replicate"
-    #: CPU threads of each process; null leaves torch's choice (one under torchrun).
+    #: CPU threads of each process; null: as OMP_NUM_THREADS says (one under torchrun), or else as many as are quickest
+    #: now, measured when the process starts.
     threads: int | None = Field(default=None, ge=1)
 
-    #: Decay per step of an exponential moving average of everything that learns, including codebooks, which is
-    #: evaluated and exported; null: none. It starts lower, so that the initial weights never enter it (`averages`).
+    #: Decay per step of an exponential moving average of everything that learns, including codebooks; null: none. It
+    #: starts lower, so that the initial weights never enter it (`averages`).
     ema: float | None = Field(default=None, gt=0, lt=1)
+    #: What is evaluated and exported: "weights", "ema", or "both", the averages beside the weights, in `model-ema/`;
+    #: null: the averages where there are some.
+    export: Literal["weights", "ema", "both"] | None = None
 
     #: Steps between checkpoints; one is always written at the end and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
@@ -62,19 +85,64 @@ class TrainConfig(BaseModel):
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
 
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Of "ema" and "weights", what is evaluated and exported, in that order."""
+        if self.export == "both":
+            return "ema", "weights"
+        return (self.export or ("weights" if self.ema is None else "ema"),)
+
+    def plan(self, sample_tokens: int | None = None) -> Plan:
+        """Rates and lengths in steps. `sample_tokens`: input and target tokens of a sample in the batch's shape; None
+        where samples have no fixed number. Raises ValueError for lengths that do not fit together."""
+
+        def steps(samples: int | None, tokens: int | None, names: str) -> int | None:
+            each = self.batch_size
+            if tokens is not None:
+                if not sample_tokens:
+                    raise ValueError(f"{names}: what is trained has no fixed number of tokens a sample; count steps")
+                samples, each = tokens, each * sample_tokens
+            return None if samples is None else -(-samples // each)
+
+        length = self.steps or steps(self.samples, self.tokens, "tokens")
+        assert length is not None  # see `_consistent`
+        warmup = steps(None, self.warmup_tokens, "warmup_tokens") or self.warmup
+        cooldown = steps(None, self.cooldown_tokens, "cooldown_tokens") or self.cooldown
+        if warmup + cooldown > length:
+            raise ValueError(f"warmup={warmup} and cooldown={cooldown} exceed steps={length}; lower them")
+        peak = self.lr if self.base_lr is None else self.base_lr * self.batch_size / BASE_BATCH
+        assert peak is not None
+        if self.min_lr > peak:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={peak}; lower it")
+        return Plan(self.schedule, length, peak, self.min_lr, warmup, cooldown)
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}; lower it")
-        if self.warmup + self.cooldown > self.steps:
-            raise ValueError(f"warmup={self.warmup} and cooldown={self.cooldown} exceed steps={self.steps}; lower them")
-        if self.schedule in ("cosine", "constant", "wsd") and (self.cooldown > 0) != (self.schedule == "wsd"):
-            raise ValueError(f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd'")
+        for names in (LENGTHS, RATES):
+            given = [name for name in names if getattr(self, name) is not None]
+            if len(given) != 1:
+                what = f"{' and '.join(given)} are both set; keep one" if given else f"set {' or '.join(names)}"
+                raise ValueError(what)
+        for name in ("warmup", "cooldown"):
+            if getattr(self, name) and getattr(self, f"{name}_tokens") is not None:
+                raise ValueError(f"{name} and {name}_tokens are both set; keep one")
+        cools = bool(self.cooldown or self.cooldown_tokens)
+        if self.schedule in ("cosine", "constant", "wsd") and cools != (self.schedule == "wsd"):
+            raise ValueError(
+                f"cooldown={self.cooldown} and schedule={self.schedule!r}: a cooldown goes with 'wsd' or 'invsqrt'"
+            )
+        if self.schedule == "invsqrt" and not (self.warmup or self.warmup_tokens):
+            raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
+        if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
+            self.plan()
+        if self.export in ("ema", "both") and self.ema is None:
+            raise ValueError(f"export={self.export!r}, and the run keeps no averages; set ema, such as 0.999")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas}: both must be in [0, 1)")
         for name in ("betas", "eps"):
-            if self.optimiser == "adamw" and name in self.optimiser_options:
+            with_adamw = self.optimiser in ("adamw", "muon")
+            if with_adamw and name in self.optimiser_options:
                 raise ValueError(f"optimiser_options: {name} is a setting beside it; set train.{name}")
-            if self.optimiser != "adamw" and getattr(self, name) != type(self).model_fields[name].default:
+            if not with_adamw and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for adamw, optimiser is {self.optimiser!r}; use optimiser_options")
         return self

@@ -8,16 +8,18 @@ collectives with the backward pass.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.device import local_rank, rank_and_world
+from fourm_engine.device import local_rank, rank_and_world, settle_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +40,9 @@ class OtherProcess(ValueError):
 
 
 @contextmanager
-def processes(config: TrainConfig) -> Iterator[torch.device]:
-    """Join the processes that torchrun started (nothing to join for one) and yield this one's device.
+def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device]:
+    """Join the processes that torchrun started (nothing to join for one) and yield this one's device; choose the CPU
+    threads for a network of that `width`, which one line on stderr says.
 
     Raises ValueError if a GPU is requested and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -54,8 +57,9 @@ def processes(config: TrainConfig) -> Iterator[torch.device]:
     device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    said = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
+    if said and rank_and_world()[0] == 0:
+        print(said, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
@@ -230,3 +234,18 @@ def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, r
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+
+
+def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole tensors of a state that may be sharded, copied to the CPU; none in all processes but the first."""
+    full = {}
+    for name, tensor in state.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if rank() == 0:
+            full[name] = whole.detach().to("cpu", copy=True)
+    return full
+
+
+def seed_of(seed: int, step: int, process: int) -> int:
+    """Of the noise of a process in a step; process -1: of what all draw alike."""
+    return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)

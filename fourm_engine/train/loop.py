@@ -19,21 +19,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
 from fourm_engine.train.averages import Averages, ForwardBuffers
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
-from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     Gradients,
     check_same,
+    gathered,
     processes,
     rank,
+    seed_of,
     sum_numbers,
     sum_over_processes,
     together,
@@ -71,8 +71,8 @@ class Progress:
 
 
 class Trainer:
-    """`run()` trains `task` for `config.steps` steps below the folder `run`, resuming from what is there. `accepted` is
-    called in the first process once it is clear that what is there belongs to this very run. `host` provides the
+    """`run()` trains `task` as long as `config` says, below the folder `run`, resuming from what is there. `accepted`
+    is called in the first process once it is clear that what is there belongs to this very run. `host` provides the
     optimiser and the schedule; the observers that it activated are told of the run."""
 
     def __init__(
@@ -116,9 +116,9 @@ class Trainer:
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (finished := self._finished()) is not None:
-                _tell(f"{self.folder}: {self.task.name} is trained ({self.config.steps} steps); nothing to do")
+                _tell(f"{self.folder}: {self.task.name} is trained ({self.plan.steps} steps); nothing to do")
                 return finished
-            step, steps = self.progress.step, self.config.steps
+            step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
             metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), describe_devices(device))
@@ -136,13 +136,16 @@ class Trainer:
             self.folder,
             self.task.name,
             first_step=self.progress.step,
-            steps=self.config.steps,
+            steps=self.plan.steps,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             processes=world_size(),
             config=self.config.model_dump(mode="json"),
         )
 
     def _check(self) -> None:
+        self.plan = self.config.plan(self.task.sample_tokens)
+        if self.config.export == "both" and type(self.task).export_averages is Task.export_averages:
+            raise ValueError(f"{self.task.name}: one state is exported; set train.export to 'ema' or 'weights'")
         parts = world_size() * self.config.accumulate
         if self.config.batch_size % parts:
             raise ValueError(
@@ -164,7 +167,7 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        torch.manual_seed(self.seed)
+        torch.manualseed_of(self.seed)
         self.device = device
         self.model = together(lambda: self.task.model().to(device)).train()
         self.gradients = Gradients(self.model, self.task, self.config, device)
@@ -189,10 +192,10 @@ class Trainer:
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
-        if checkpoint.step > self.config.steps:
+        if checkpoint.step > self.plan.steps:
+            asked = next(f"{n}={getattr(self.config, n)}" for n in LENGTHS if getattr(self.config, n) is not None)
             raise ValueError(
-                f"{checkpoint.folder} is beyond train.steps={self.config.steps}; raise it, or train anew in "
-                f"another `run` folder"
+                f"{checkpoint.folder} is beyond train.{asked}; raise it, or train anew in another `run` folder"
             )
         self.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
@@ -212,19 +215,19 @@ class Trainer:
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
-        while progress.step < config.steps:
+        while progress.step < self.plan.steps:
             micro_batches = feed.step()
             counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
             if signals:
                 self._stop(signals, checkpoints)
             if work[1] and not metrics.peak:
                 metrics.compare_with(*peak_of_all(self.device, bf16=self.bf16))
-            lr = learning_rate(progress.step, config, self.schedule)
+            lr = learning_rate(progress.step, self.plan, self.schedule)
             loss, sums, norm = self._step(progress.step, [batch for _, batch in micro_batches], counts)
             progress.step += 1
             if math.isfinite(loss):
                 metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, work=work)
-            done = progress.step == config.steps
+            done = progress.step == self.plan.steps
             if done or progress.step % config.log_every == 0:
                 most = memory(self.device)
                 line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited, memory=most)
@@ -239,7 +242,7 @@ class Trainer:
             self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         checkpoints.finish()
         self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
-        if checkpoints.saved != config.steps:
+        if checkpoints.saved != self.plan.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _exchange(
@@ -268,7 +271,7 @@ class Trainer:
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
         self.buffers.before()
-        torch.manual_seed(_seed(self.seed, step, rank()))
+        torch.manualseed_of(seed_of(self.seed, step, rank()))
         for number, batch in enumerate(micro_batches):
             with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
                 with self.autocast():
@@ -282,7 +285,7 @@ class Trainer:
         self.gradients.reduce()
         norm_tensor = self.gradients.norm()
         sum_over_processes(sums)
-        if step + 1 < self.config.steps:
+        if step + 1 < self.plan.steps:
             self.feed.ahead()
         # The step's only wait for a GPU.
         *numbers, norm = torch.cat([sums, norm_tensor.reshape(1).to(sums.dtype)]).tolist()
@@ -297,10 +300,10 @@ class Trainer:
         self.progress.in_a_row = 0
         if self.config.clip is not None and norm > self.config.clip:
             self.gradients.scale(self.config.clip / norm)
-        self.optimiser.step(learning_rate(step, self.config, self.schedule))
+        self.optimiser.step(learning_rate(step, self.plan, self.schedule))
         with torch.no_grad():
             self.buffers.average()
-            torch.manual_seed(_seed(self.seed, step, -1))
+            torch.manualseed_of(seed_of(self.seed, step, -1))
             self.task.after_step(self.model, step)
             if self.averages:
                 self.averages.update()
@@ -320,10 +323,16 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, float]:
+        """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
+        scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
+        *beside, exported = scores.values()
+        return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
+
+    def _evaluate_one(self, *, averaged: bool) -> dict[str, float]:
         self.model.eval()
-        torch.manual_seed(_seed(self.seed, 0, -1))
-        averaged = self.averages.in_model() if self.averages else nullcontext()
-        with torch.no_grad(), averaged, self.autocast():
+        torch.manualseed_of(seed_of(self.seed, 0, -1))
+        weights = self.averages.in_model() if self.averages and averaged else nullcontext()
+        with torch.no_grad(), weights, self.autocast():
             measures = self.task.evaluate(self.model, self.share)
         self.model.train()
         numbers = sum_numbers([number for pair in measures.values() for number in pair])
@@ -359,25 +368,22 @@ class Trainer:
         _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
         raise Stopped(128 + signals[0])
 
-    def _weights(self) -> dict[str, Tensor]:
-        """The full state on the CPU, averaged where the run keeps averages; empty in all processes but the first."""
-        state = self.averages.state() if self.averages else self.model.state_dict()
-        full = {}
-        for name, tensor in state.items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if rank() == 0:
-                full[name] = whole.detach().to("cpu", copy=True)
-        return full
+    def _weights(self, *, averaged: bool) -> dict[str, Tensor]:
+        """The full state on the CPU, or its averages; empty in all processes but the first."""
+        state = self.averages.state() if self.averages and averaged else self.model.state_dict()
+        return gathered(state)
 
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
-        weights = self._weights()
+        *beside, exported = (self._weights(averaged=what == "ema") for what in self.config.exports)
 
         def export() -> None:
-            self.task.export(weights, self.folder, scores)
-            finished = json.dumps({"step": self.progress.step, "scores": scores})
-            write_atomically(self.folder / "finished.json", finished)
+            for weights in beside:
+                self.task.export_averages(weights, self.folder)
+            self.task.export(exported, self.folder, scores)
+            facts = {"step": self.progress.step, "exports": list(self.config.exports), "scores": scores}
+            write_atomically(self.folder / "finished.json", json.dumps(facts))
 
         together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
         return scores
@@ -386,12 +392,9 @@ class Trainer:
         """The last evaluation, if this run has already finished."""
         path = self.folder / "finished.json"
         document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
-        finished = sum_numbers([float(document["step"] == self.config.steps == self.progress.step)])
+        same = document.get("exports") == list(self.config.exports)
+        finished = sum_numbers([float(same and document["step"] == self.plan.steps == self.progress.step)])
         return dict(document["scores"]) if finished[0] == world_size() else None
-
-
-def _seed(seed: int, step: int, process: int) -> int:
-    return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _tell(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW or one of a package, its parameter groups, and its state as a checkpoint holds it.
+"""The optimiser of a run: AdamW, Muon or one of a package; its parameter groups; its state as a checkpoint holds it.
 
 In: a model, the `train` section, the plugin host. Out: updates, and tensors by name, `optimiser/<parameter>/<key>`.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fourm_engine.nn.attention import stacked
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_plugins.activation import blame
 
@@ -32,21 +33,20 @@ class Optimiser:
     """Raises ValueError where the optimiser cannot be made with `train.optimiser_options`."""
 
     def __init__(self, model: nn.Module, task: Task, config: TrainConfig, host: PluginManager) -> None:
-        decayed, free = decay_groups(model, task)
-        if not decayed and not free:
+        groups = parameter_groups(model, task, config)
+        if not groups:
             raise ValueError(f"{task.name}: nothing to train, the model has no parameter that requires a gradient")
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        peak = config.plan(task.sample_tokens).lr
         make, self.plugin = host.optimiser(config.optimiser), host.find("optimiser", config.optimiser)
         options = dict(config.optimiser_options)
-        if config.optimiser == "adamw":
+        if config.optimiser in ("adamw", "muon"):
             options |= {"betas": config.betas, "eps": config.eps}
-        groups = [group for group in groups if group["params"]]
         try:
-            inspect.signature(make).bind(groups, lr=config.lr, **options)
+            inspect.signature(make).bind(groups, lr=peak, **options)
             with blame(self.plugin):
-                self.torch = make(groups, lr=config.lr, **options)
+                self.torch = make(groups, lr=peak, **options)
         except (ValueError, TypeError) as error:
-            given = f" with {options}" if options else ""
+            given = f" with {config.optimiser_options}" if config.optimiser_options else ""
             raise ValueError(f"train.optimiser={config.optimiser}{given}: {error}") from error
         if not isinstance(self.torch, torch.optim.Optimizer):
             raise ValueError(f"{self.plugin.value} made a {type(self.torch).__name__}, no torch.optim.Optimizer")
@@ -56,7 +56,7 @@ class Optimiser:
     def step(self, lr: float) -> None:
         """One update with the gradients that are there."""
         for group in self.torch.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         with blame(self.plugin):
             self.torch.step()
         if not self._checked:  # rather after the first step than at the first checkpoint, hours later
@@ -113,6 +113,34 @@ class Optimiser:
     def _of_groups(self) -> list[dict[str, str]]:
         groups = self.torch.param_groups
         return [{key: repr(value) for key, value in group.items() if key not in ("params", "lr")} for group in groups]
+
+
+def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[dict[str, Any]]:
+    """Torch's parameter groups: "params", "weight_decay"; "matrices", how many matrices lie stacked in each of them (0:
+    no matrix of a block); "lr_scale", their factor of the rate, which the trainer applies. Raises ValueError where
+    `layer_decay` is set and the model has no order of layers."""
+    decays, matrices = {id(p) for p in decay_groups(model, task)[0]}, hidden_matrices(model, task)
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0
+        if config.layer_decay is not None:
+            if (above := task.above(name)) is None:
+                raise ValueError(f"train.layer_decay: {task.name} has no layers one above the other; remove it")
+            scale = config.layer_decay**above
+        key = id(parameter) not in decays, matrices.get(id(parameter), 0), scale
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if free else config.weight_decay, "matrices": n, "lr_scale": scale}
+        for (free, n, scale), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def hidden_matrices(model: nn.Module, task: Task) -> dict[int, int]:
+    """Id of each weight of a linear layer in a block -> how many matrices are stacked in it."""
+    layers = (named for block in task.blocks(model) for named in block.named_modules())
+    return {id(layer.weight): stacked(name) for name, layer in layers if isinstance(layer, nn.Linear)}
 
 
 def decay_groups(model: nn.Module, task: Task) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -1,29 +1,36 @@
 """The learning rate of a step: the warm-up, and the built-in schedules, which are entry points of fourm-engine.
 
-In: a step and the `train` section. Out: a rate, a pure function of them.
+In: a step and the `Plan` of a run. Out: a rate, a pure function of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fourm_engine.train.config import TrainConfig
+from dataclasses import dataclass
 
 
-def learning_rate(step: int, config: TrainConfig, schedule: Callable[..., float]) -> float:
+@dataclass(frozen=True)
+class Plan:
+    """Rates and lengths of a run; lengths in optimiser steps."""
+
+    schedule: str
+    steps: int
+    lr: float  # the highest
+    min_lr: float
+    warmup: int
+    cooldown: int
+
+
+def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> float:
     """The rate of `step` in [0, steps): step 0 already learns; after the warm-up it is `schedule`'s.
 
     Raises ValueError where that gives no rate."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / (config.warmup + 1)
-    rate = schedule(
-        step, steps=config.steps, lr=config.lr, min_lr=config.min_lr, warmup=config.warmup, cooldown=config.cooldown
-    )
+    if step < plan.warmup:
+        return plan.lr * (step + 1) / (plan.warmup + 1)
+    rate = schedule(step, steps=plan.steps, lr=plan.lr, min_lr=plan.min_lr, warmup=plan.warmup, cooldown=plan.cooldown)
     if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate >= 0):
-        raise ValueError(f"train.schedule={config.schedule}: a rate of {rate!r:.80} at step {step}")
+        raise ValueError(f"train.schedule={plan.schedule}: a rate of {rate!r:.80} at step {step}")
     return rate
 
 
@@ -40,6 +47,17 @@ def constant(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, co
 
 def wsd(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
     """Warm-up, stable, decay: `lr`, and in the last `cooldown` steps linearly down to `min_lr`."""
-    begin = steps - 1 - cooldown
-    share = max(0.0, min(1.0, (step - begin) / cooldown))
-    return lr + (min_lr - lr) * share
+    return lr + (min_lr - lr) * _cooled(step, steps, cooldown)
+
+
+def invsqrt(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
+    """`lr` · sqrt(warmup / step) (Vaswani et al. 2017), and in the last `cooldown` steps linearly down to `min_lr` from
+    the rate where they begin. A longer run shares all rates with a shorter one but those of its cool-down."""
+    begin = min(step, steps - 1 - cooldown)
+    rate = max(min_lr, lr * math.sqrt((warmup + 1) / (max(begin, warmup) + 1)))
+    return rate + (min_lr - rate) * _cooled(step, steps, cooldown)
+
+
+def _cooled(step: int, steps: int, cooldown: int) -> float:
+    """The share of the cool-down that is over at `step`; 1 at the last one."""
+    return max(0.0, step - (steps - 1 - cooldown)) / cooldown if cooldown else 0.0

@@ -44,6 +44,8 @@ class Task(ABC):
     #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
     #: the result.
     evaluates_first = False
+    #: Input and target tokens of a sample in the batch's shape, for lengths in tokens; None: they have no fixed number.
+    sample_tokens: int | None = None
     #: Lanes of the order of its samples, which processes share; see `fourm_engine.data.order`.
     lanes = 1
 
@@ -105,8 +107,13 @@ class Task(ABC):
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
-        """Write the finished artefact from the model's full state (CPU tensors; EMA weights where the run keeps them)
-        and the last evaluation, atomically, below the run's `folder`. Called in the first process only."""
+        """Write the finished artefact from the model's full state (CPU tensors; averages or weights, as `train.export`
+        says) and the last evaluation, atomically, below the run's `folder`. Called in the first process only."""
+
+    def export_averages(self, weights: dict[str, Tensor], folder: Path) -> None:
+        """Write the averages beside the artefact, where `train.export` is "both". Raises ValueError for a task that
+        exports one state alone."""
+        raise ValueError(f"{self.name}: one state is exported; set train.export to 'ema' or 'weights'")
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -124,6 +131,10 @@ class Task(ABC):
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """Modules to shard one by one over several GPUs; none: the model is small and is replicated."""
         return []
+
+    def above(self, name: str) -> int | None:
+        """How many layers lie above that of a parameter, for `train.layer_decay`; None: the model has no such order."""
+        return None
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies. Not called for biases, norms and other vectors, nor for `nn.Embedding`."""

@@ -79,9 +79,9 @@ def start(parallel: str) -> None:
 
 
 def trainer_seed(process: int) -> int:
-    from fourm_engine.train.loop import _seed
+    from fourm_engine.train.distributed import seed_of
 
-    return _seed(1, 0, process)
+    return seed_of(1, 0, process)
 
 
 def save(folder: Path) -> None:

@@ -338,3 +338,16 @@ def test_a_step_in_bf16_is_finite_and_close(tmp_path):
 
 def test_the_number_of_codes_is_the_token_spaces():
     assert make_tokenizer([Maps()], Host()).network.quantiser.size == CODES
+
+
+def test_a_fit_may_be_as_long_as_its_samples_and_as_fast_as_its_batch():
+    config = TokenizersConfig(folder="t", fit={"samples": 160, "base_lr": 1e-2, "batch_size": 16},
+                              spaces={"map": {"steps": 7, "lr": 1e-4}, "other": {"samples": 32}})  # fmt: skip
+    assert (config.fit.plan().steps, config.fit.plan().lr) == (10, pytest.approx(1e-2 / 16))
+    assert (config.fit_of("map").plan().steps, config.fit_of("map").plan().lr) == (7, 1e-4)
+    assert config.fit_of("other").plan().steps == 2
+    assert (FitConfig().plan().steps, FitConfig().plan().lr) == (2000, 1.5e-3)
+    for settings, message in (({"tokens": 100}, "no fixed number of tokens"), ({"layer_decay": 0.5}, "layer_decay"),
+                              ({"ema": 0.9, "export": "both"}, "one tokenizer")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            FitConfig(**settings)

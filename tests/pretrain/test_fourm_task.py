@@ -97,6 +97,36 @@ def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):
     assert linear <= decayed
 
 
+def test_averages_are_a_model_beside_the_model(data, tmp_path):
+    settings = {"steps": 3, "optimiser": "muon", "layer_decay": 0.9, "ema": 0.9, "export": "both"}
+    scores = Trainer(make_task(data), config(**settings), tmp_path / "run", seed=3).run()
+    for folder, suffix in (("model", ""), ("model-ema", " ema")):
+        model = FourM.from_pretrained(tmp_path / "run" / folder, device="cpu", manager=Host())
+        with torch.no_grad():
+            measured = make_task(data).evaluate(model.network.eval(), Share(batch_size=8))
+        for name, (total, count) in measured.items():
+            assert total / count == pytest.approx(scores[name + suffix], rel=1e-5)
+    assert scores["a"] != scores["a ema"]
+
+
+def test_layers_are_counted_from_the_heads_down_to_the_embeddings(data):
+    task = make_task(data)
+    deep, whole = task.config.decoder_blocks, task.config.decoder_blocks + task.config.encoder_blocks
+    above = {name: task.above(name) for name, _ in task.model().named_parameters()}
+    assert above["heads.weight"] == 0
+    assert above[f"decoder.{deep - 1}.mlp.fc1.weight"] == above["decoder_norm.weight"] == 1
+    assert above["decoder.0.mlp.fc1.weight"] == deep
+    assert above["context_proj.weight"] == deep + 1
+    assert above["encoder.0.mlp.fc1.weight"] == whole
+    assert {above[name] for name in above if name.startswith("embedding.")} == {whole + 1}
+
+
+def test_tokens_of_a_sample_are_those_of_the_batchs_shape(data):
+    task = make_task(data)
+    batch = next(task.batches(0, Share(batch_size=4)))
+    assert 4 * task.sample_tokens == batch.encoder.ids.numel() + batch.decoder.ids.numel()
+
+
 def test_a_run_does_not_go_on_with_another_tokenizer_than_its_checkpoints(data, tmp_path, monkeypatch):
     """Nor with tokens of another: those are refused for not being this tokenizer's."""
     Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()

@@ -231,3 +231,20 @@ def test_the_exported_weights_are_the_average_where_one_is_kept(tmp_path):
     averaged = train(tmp_path / "averaged", ema=0.95)
     assert losses(tmp_path / "plain") == losses(tmp_path / "averaged")
     assert not torch.equal(plain["near.weight"], averaged["near.weight"])
+
+
+def test_a_run_counted_in_samples_is_the_run_counted_in_steps(tmp_path):
+    """A pure function of the config: processes and resuming change nothing."""
+    for name, length in (("steps", {"steps": 12}), ("samples", {"steps": None, "samples": 12 * 16 - 3})):
+        Trainer(ToyTask(), config(**length), tmp_path / name, seed=1).run()
+    assert losses(tmp_path / "steps") == losses(tmp_path / "samples")
+    assert len(losses(tmp_path / "steps")) == 12
+
+
+def test_a_length_in_tokens_needs_a_task_that_counts_them(tmp_path):
+    with pytest.raises(ValueError, match="no fixed number of tokens a sample"):
+        Trainer(ToyTask(), config(steps=None, tokens=1000), tmp_path / "run", seed=1).run()
+    task = ToyTask()
+    task.sample_tokens = 6
+    Trainer(task, config(steps=None, tokens=1000), tmp_path / "run", seed=1).run()
+    assert len(losses(tmp_path / "run")) == 11
