@@ -167,7 +167,7 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        torch.manualseed_of(self.seed)
+        torch.manual_seed(self.seed)
         self.device = device
         self.model = together(lambda: self.task.model().to(device)).train()
         self.gradients = Gradients(self.model, self.task, self.config, device)
@@ -271,7 +271,7 @@ class Trainer:
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
         self.buffers.before()
-        torch.manualseed_of(seed_of(self.seed, step, rank()))
+        torch.manual_seed(seed_of(self.seed, step, rank()))
         for number, batch in enumerate(micro_batches):
             with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
                 with self.autocast():
@@ -303,7 +303,7 @@ class Trainer:
         self.optimiser.step(learning_rate(step, self.plan, self.schedule))
         with torch.no_grad():
             self.buffers.average()
-            torch.manualseed_of(seed_of(self.seed, step, -1))
+            torch.manual_seed(seed_of(self.seed, step, -1))
             self.task.after_step(self.model, step)
             if self.averages:
                 self.averages.update()
@@ -330,7 +330,7 @@ class Trainer:
 
     def _evaluate_one(self, *, averaged: bool) -> dict[str, float]:
         self.model.eval()
-        torch.manualseed_of(seed_of(self.seed, 0, -1))
+        torch.manual_seed(seed_of(self.seed, 0, -1))
         weights = self.averages.in_model() if self.averages and averaged else nullcontext()
         with torch.no_grad(), weights, self.autocast():
             measures = self.task.evaluate(self.model, self.share)
