@@ -49,7 +49,7 @@ SHARD = 1000
 
 def open_samples(tokens: str, cache: str | None = None) -> MaskedSamples:
     remote = {} if cache is None else {"remote": {"cache": cache}}
-    config = DataConfig.model_validate({"tokens": tokens, **remote})
+    config = DataConfig.model_validate({"tokens": tokens, "lanes": 64, **remote})
     return MaskedSamples.from_config(config, MASKING, MODALITIES, {}, VOCABULARY, seed=0)
 
 
