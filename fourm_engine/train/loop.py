@@ -176,10 +176,8 @@ class Trainer:
         self.buffers = ForwardBuffers(self.model)
         ema = self.config.ema
         self.averages = Averages(self.model, self.task, ema) if ema is not None else None
-        bf16 = self.bf16 = self.config.precision == "bf16" or (
-            self.config.precision == "auto" and device.type == "cuda"
-        )
-        self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+        self.bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and device.type == "cuda")
+        self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
@@ -193,9 +191,9 @@ class Trainer:
         saved = checkpoint.state
         check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
         if checkpoint.step > self.plan.steps:
-            asked = next(f"{n}={getattr(self.config, n)}" for n in LENGTHS if getattr(self.config, n) is not None)
+            length = next(f"{n}={getattr(self.config, n)}" for n in LENGTHS if getattr(self.config, n) is not None)
             raise ValueError(
-                f"{checkpoint.folder} is beyond train.{asked}; raise it, or train anew in another `run` folder"
+                f"{checkpoint.folder} is beyond train.{length}; raise it, or train anew in another `run` folder"
             )
         self.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
@@ -117,21 +117,13 @@ class _Sample:
         return value
 
 
-class _Tasks(Sampler[Task]):
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self.tasks = tasks
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.tasks)
-
-
 def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:
     """The samples of `tasks`, in order, prepared ahead in `workers` processes; without any, in this one."""
     if not workers:
         return map(preparer.__getitem__, tasks)
     loader: DataLoader[Prepared] = DataLoader(
         Told(preparer),
-        sampler=_Tasks(tasks),
+        sampler=tasks,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=16,
