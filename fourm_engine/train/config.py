@@ -78,8 +78,10 @@ class TrainConfig(BaseModel):
 
     #: Steps between checkpoints; one is always written at the end and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Number of newest checkpoints to keep.
+    #: Number of newest checkpoints to keep; beside them stay those of every `keep_every` steps, a multiple of
+    #: `checkpoint_every`.
     keep: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
     #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).
@@ -135,6 +137,11 @@ class TrainConfig(BaseModel):
             raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
         if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
             self.plan()
+        if self.keep_every and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} and checkpoint_every={self.checkpoint_every}: make the first a multiple "
+                f"of the second, so that there are checkpoints to keep"
+            )
         if self.export in ("ema", "both") and self.ema is None:
             raise ValueError(f"export={self.export!r}, and the run keeps no averages; set ema, such as 0.999")
         if not all(0 <= beta < 1 for beta in self.betas):

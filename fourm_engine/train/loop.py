@@ -25,7 +25,7 @@ from torch import Tensor
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
 from fourm_engine.train.averages import Averages, ForwardBuffers
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     Gradients,
@@ -44,6 +44,7 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.optimiser import Optimiser
+from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.schedule import learning_rate
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
@@ -107,9 +108,8 @@ class Trainer:
             self._build(device)
             if self.task.evaluates_first:
                 self._evaluate()
-            checkpoints = Checkpoints(
-                self.folder / "checkpoints", keep=self.config.keep, background=device.type == "cuda", report=_tell
-            )
+            keeps = {"keep": self.config.keep, "keep_every": self.config.keep_every}
+            checkpoints = Checkpoints(self.folder / "checkpoints", **keeps, report=_tell)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)

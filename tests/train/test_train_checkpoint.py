@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from fourm_engine.train.checkpoint import CheckpointError, Checkpoints, load, open_checkpoint
+from fourm_engine.train.checkpoint import CheckpointError, load, open_checkpoint
+from fourm_engine.train.saving import Checkpoints
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -20,10 +21,10 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(params=[False, True], ids=["at once", "background"])
-def checkpoints(request, tmp_path):
+@pytest.fixture
+def checkpoints(tmp_path):
     said = []
-    found = Checkpoints(tmp_path, keep=2, background=request.param, report=said.append)
+    found = Checkpoints(tmp_path, keep=2, report=said.append)
     found.said = said
     return found
 
@@ -87,12 +88,14 @@ def test_a_save_beyond_what_the_disk_takes_is_reported_and_leaves_the_earlier_on
     program = f"""
 import resource, signal, torch
 from pathlib import Path
-from fourm_engine.train.checkpoint import Checkpoints
+from fourm_engine.train.saving import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, background=False, report=print)
+checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, report=print)
 checkpoints.save(1, {{"a": torch.ones(10)}}, {{}})
+checkpoints.finish()
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
 checkpoints.save(2, {{"a": torch.ones(100_000)}}, {{}})
+checkpoints.finish()
 assert checkpoints.saved == 1
 """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fourm_engine.train import loop
-from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -112,14 +110,12 @@ def main() -> None:
     if "differ" in options:
         options["identity"] = {options.pop("differ"): os.environ.get("RANK", "0")}
     if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
-        import fourm_engine.train.checkpoint as checkpoint
+        from fourm_engine.train import saving
 
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device", "/data/part")
 
-        checkpoint.save_file = full
-    if options.pop("background", False):  # as on a GPU
-        loop.Checkpoints = lambda *args, **kwargs: Checkpoints(*args, **{**kwargs, "background": True})
+        saving.save_file = full
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
