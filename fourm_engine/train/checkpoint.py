@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
-from fourm_engine.train.distributed import local
+from fourm_engine.train.distributed import first_row, local
 from fourm_plugins.modality import flat
 
 FORMAT = 4
@@ -137,14 +137,6 @@ def load(
     if needed := sorted(name for name in missing if read[name] or not name.startswith(optional)):
         raise CheckpointError(f"{checkpoint.folder}: lacks {', '.join(needed[:5])}; it belongs to another model")
     return missing
-
-
-def first_row(tensor: DTensor) -> int:
-    """Of this process's rows of a sharded tensor: FSDP2 shards the first dimension as torch.chunk does, over the last
-    dimension of the mesh."""
-    mesh = tensor.device_mesh
-    chunk = -(-len(tensor) // mesh.size(1))
-    return min(len(tensor), chunk * mesh.get_local_rank(1))
 
 
 def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:

@@ -33,12 +33,11 @@ from fourm_engine.train.checkpoint import (
     CheckpointError,
     OtherFormat,
     facts_of,
-    first_row,
     open_checkpoint,
     part_name,
     step_folder,
 )
-from fourm_engine.train.distributed import attempt, describe, gather_json, rank, together, world_size
+from fourm_engine.train.distributed import attempt, describe, first_row, gather_json, rank, together, world_size
 
 
 class Checkpoints:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from fourm_engine.train import loop, saving
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
-from fourm_engine.train.step import Diverged
+from fourm_engine.train.outcome import Diverged
 from tests.train import toy_task
 from tests.train.toy_task import ToyTask, config, losses
 
