@@ -93,6 +93,9 @@ class TrainConfig(BaseModel):
     #: `checkpoint_every`.
     keep: int = Field(default=2, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
+    #: Seconds without any move (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
+    #: the process that is behind; null: never.
+    watchdog_s: float | None = Field(default=600.0, ge=1)
     #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).

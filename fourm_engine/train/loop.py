@@ -46,6 +46,7 @@ from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
+from fourm_engine.train.watchdog import Watch
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -83,6 +84,7 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
+        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)
 
     def run(self) -> dict[str, float]:
         """Train, evaluate, export; returns the last evaluation.
@@ -92,12 +94,15 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM or SIGINT, after a checkpoint."""
-        with processes(self.config) as device, stop_requests() as stop:
+            Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
+
+        Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
+        with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:
                 self._evaluate()
+            self.watch.moves("resuming", bounded=False)
             keeps = {"keep": self.config.keep, "keep_every": self.config.keep_every}
             checkpoints = Checkpoints(self.folder / "checkpoints", **keeps, report=_tell)
             newest = checkpoints.newest()
@@ -160,6 +165,8 @@ class Trainer:
         self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
         self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
         self.model = self.learner.model
+        self.model.register_forward_pre_hook(lambda *_: self.watch.moves())
+        self.learner.moved = self.watch.moves
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
@@ -200,13 +207,16 @@ class Trainer:
 
         with collected_at_steps() as collect:
             while progress.step < self.plan.steps:
+                self.watch.moves("waiting for data")
                 micro_batches = feed.step()
+                self.watch.moves("exchanging counts")
                 counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
                 if signals:
                     settle()
                     self._stop(signals, checkpoints)
                 if work[1] and not metrics.peak:
                     metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+                self.watch.moves("computing")
                 outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
                 pending.append((outcome, counts, work))
                 progress.step += 1
@@ -255,8 +265,9 @@ class Trainer:
         tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
         flops = sum(self.task.flops(batch) for batch in micro_batches)
         flags = [float(stop["signal"] == number) for number in SIGNALS]
-        *numbers, tokens, flops, term, interrupt = sum_numbers([*counts.values(), tokens, flops, *flags])
-        signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
+        tokens, flops, *numbers = sum_numbers([tokens, flops, *flags, *counts.values()])
+        signals = [int(number) for number, flag in zip(SIGNALS, numbers, strict=False) if flag]
+        numbers = numbers[len(SIGNALS) :]
         return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
     def _note(self, outcome: Outcome) -> None:
@@ -275,6 +286,7 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
+        self.watch.moves("evaluating")
         scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
@@ -298,6 +310,7 @@ class Trainer:
             "progress": progress,
             "ema": self.learner.averages is not None,
         }
+        self.watch.moves("saving a checkpoint")
         checkpoints.save(self.progress.step, self._tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
@@ -321,6 +334,7 @@ class Trainer:
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
+        self.watch.moves("exporting", bounded=False)
         *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:

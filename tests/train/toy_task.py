@@ -39,12 +39,21 @@ class Network(nn.Module):
 DROPOUT = os.environ.get("TOY_DROPOUT") == "1"  # random numbers differ between processes
 
 
+def no_memory(self, batch):
+    raise RuntimeError("no memory")
+
+
+def stand_still():
+    time.sleep(1000)
+
+
 class ToyTask(Task):
     name = "toy"
     count_names = ("far", "near")
 
-    def __init__(self, *, poison=(), kill_at=None, slow=0.0, identity=None, width=FEATURES):
+    def __init__(self, *, poison=(), kill_at=None, stop_at=None, slow=0.0, identity=None, width=FEATURES):
         self.poison, self.kill_at, self.slow, self.width = set(poison), kill_at, slow, width
+        self.stop_at = stop_at
         self.extra = identity or {}
 
     def model(self):
@@ -70,6 +79,8 @@ class ToyTask(Task):
     def loss(self, model, batch, step):
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.stop_at:
+            stand_still()
         time.sleep(self.slow)
         x, y, is_far = batch[:, :FEATURES], batch[:, -2], batch[:, -1]
         near, far = model(x)
@@ -109,6 +120,8 @@ def main() -> None:
     options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     if "differ" in options:
         options["identity"] = {options.pop("differ"): os.environ.get("RANK", "0")}
+    if options.pop("only_on_rank", None) not in (None, os.environ.get("RANK")):
+        options = {key: value for key, value in options.items() if key not in ("kill_at", "stop_at")}
     if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
         from fourm_engine.train import saving
 
@@ -116,6 +129,8 @@ def main() -> None:
             raise OSError(28, "No space left on device", "/data/part")
 
         saving.save_file = full
+    if options.pop("raise_on_rank", "none") == os.environ.get("RANK"):
+        ToyTask.counts = no_memory
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
