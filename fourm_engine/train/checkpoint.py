@@ -15,6 +15,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,21 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
+
+
+def nearest(folder: Path, step: int) -> Checkpoint:
+    """Of the whole checkpoints below `folder` that nearest to `step`. Raises CheckpointError if there is none."""
+    for one in sorted(steps_in(folder), key=lambda one: abs(one - step)):
+        with suppress(CheckpointError):
+            return open_checkpoint(step_folder(folder, one))
+    raise CheckpointError(f"{folder}: no checkpoint is there, or none that can be read")
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Of the complete checkpoints below `folder`, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)))
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from fourm_engine.data.order import Share
+from fourm_engine.device import rank_and_world
 from fourm_engine.files import write_atomically
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load, nearest
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     check_same,
@@ -41,6 +42,7 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.replay import NotFinite, examine, read_step
 from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
@@ -126,6 +128,23 @@ class Trainer:
                 checkpoints.wait()
                 metrics.close()
 
+    def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
+        """Compute a step again that the run has kept (`replay`), in one process, with the weights of its nearest
+        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError where there is none."""
+        if rank_and_world()[1] > 1:
+            raise ValueError("--replay computes one step in one process; start it without torchrun")
+        kept = read_step(path, self.task)
+        with processes(self.config) as device:
+            self._check()
+            self._build(device)
+            checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
+            check_same_run(checkpoint.folder, checkpoint.state, self.identity, self.versions, self.task.defaults())
+            load(checkpoint, {name: tensor for name, tensor in self._tensors().items() if name.startswith("model/")})
+            tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
+            for line in examine(self.learner, kept):
+                tell(line)
+        return {}
+
     def _facts(self) -> Run:
         return Run(
             self.folder,
@@ -197,6 +216,7 @@ class Trainer:
 
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
+        self.not_finite = NotFinite(self.task, self.share, self.folder)
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
 
@@ -216,6 +236,7 @@ class Trainer:
                     self._stop(signals, checkpoints)
                 if work[1] and not metrics.peak:
                     metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+                self.not_finite.step(progress.step, [batch for batch, _ in micro_batches], counts)
                 self.watch.moves("computing")
                 outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
                 pending.append((outcome, counts, work))
@@ -228,7 +249,7 @@ class Trainer:
                 settle(0 if evaluates or saves else self.ahead)
                 if evaluates:
                     self._report(metrics, self._evaluate())
-                if saves:
+                if saves or self.progress.in_a_row == 1:  # the weights with which a skipped step may be looked at
                     self._save(checkpoints)
                 self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
                 collect(progress.step)
@@ -240,7 +261,7 @@ class Trainer:
     def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
         """Report a step when the device has computed it; on a GPU the host is some steps further by then."""
         outcome, step = pending.read(), pending.step + 1
-        self._note(outcome)
+        self._note(outcome, metrics)
         if outcome.taken:
             samples = self.config.batch_size
             metrics.add(
@@ -270,19 +291,21 @@ class Trainer:
         numbers = numbers[len(SIGNALS) :]
         return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
-    def _note(self, outcome: Outcome) -> None:
-        """Count skipped steps; too many in a row end the run."""
+    def _note(self, outcome: Outcome, metrics: Metrics) -> None:
+        """Count and record skipped steps; too many in a row end the run."""
         if outcome.taken:
             self.progress.in_a_row = 0
             return
         self.progress.skipped += 1
         self.progress.in_a_row += 1
+        facts, words = self.not_finite.skipped(outcome)
+        metrics.skipped(outcome.step + 1, facts)
         if self.progress.in_a_row == MAX_SKIPPED:
             raise Diverged(
                 f"{outcome}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data "
                 f"of what is not finite. The checkpoints of earlier steps are intact"
             )
-        _tell(f"{outcome}; skipped")
+        _tell(f"{outcome}; skipped{words}")
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""

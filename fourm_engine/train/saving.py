@@ -27,7 +27,6 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.files import settle, sync_folder, writing
 from fourm_engine.train.checkpoint import (
     FORMAT,
-    NAME,
     ROWS,
     Checkpoint,
     CheckpointError,
@@ -36,6 +35,7 @@ from fourm_engine.train.checkpoint import (
     open_checkpoint,
     part_name,
     step_folder,
+    steps_in,
 )
 from fourm_engine.train.distributed import attempt, describe, first_row, gather_json, rank, together, world_size
 
@@ -62,7 +62,7 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, the same in every process. They check the digests of its parts together; damaged
         ones are reported and passed over. Raises CheckpointError if all are damaged."""
-        steps = together(lambda: self._steps() if rank() == 0 else [], self._group)
+        steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
         steps = gather_json(steps, self._group)[0]
         for step in reversed(steps):
             opened = partial(open_checkpoint, step_folder(self.folder, step), share=(rank(), world_size()))
@@ -85,12 +85,6 @@ class Checkpoints:
                 f"the folder away to train anew"
             )
         return None
-
-    def _steps(self) -> list[int]:
-        """Of the complete checkpoints, ascending."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(match[1]) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name)))
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         """Save `tensors` as they are now and `state` (JSON) as the checkpoint after `step` steps. Every process must
@@ -183,7 +177,7 @@ class Checkpoints:
 
     def _rotate(self, step: int) -> None:
         """Remove what is older than the `keep` newest whole checkpoints up to `step`."""
-        steps = [one for one in self._steps() if one <= step]
+        steps = [one for one in steps_in(self.folder) if one <= step]
         oldest = [one for one in steps if one not in self._damaged][-self.keep :][0]
         for one in steps:
             if one < oldest and not (self.keep_every and one % self.keep_every == 0):

@@ -81,6 +81,7 @@ class Learner:
             for name, value in {**loss.sums, **loss.logs}.items():
                 sums[order[name]] += value.detach().float()
             sums[-1] += total.detach()
+        here = sums[-1].isfinite()
         self.moved()
         self.buffers.after()
         self.gradients.reduce()
@@ -97,5 +98,5 @@ class Learner:
             self.buffers.undo_unless(taken)
             if self.averages:
                 self.averages.update(taken)
-            numbers = torch.cat([sums[:-1], torch.stack([norm.to(sums.dtype), taken.to(sums.dtype)])])
+            numbers = torch.cat([sums[:-1], torch.stack([each.to(sums.dtype) for each in (norm, taken, here)])])
         return Pending(step, numbers, counts=counts, weights=weights, lr=lr)

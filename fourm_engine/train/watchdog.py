@@ -134,6 +134,7 @@ class Watch:
 
     def _ends(self, error: RuntimeError) -> None:
         """Ends this process if `error` came of the loss of another one."""
+        self._bounded = False
         broken = _CONNECTION.search(str(error)) is not None
         last = time.monotonic() + GRACE + (SILENT + INTERVAL if broken else 0)
         while time.monotonic() < last:
