@@ -82,7 +82,7 @@ class Batch(_Tensors):
 
     def named(self) -> dict[str, Tensor]:
         """All tensors by name, from which `from_named` makes the batch again."""
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        parts: dict[str, Any] = {"encoder": self.encoder, "decoder": self.decoder}
         parts |= {f"continuous/{name}": patches for name, patches in self.continuous.items()}
         named = {f"{at}/{f.name}": getattr(part, f.name) for at, part in parts.items() for f in fields(part)}
         return named | {"target_index": self.target_index, "target_ids": self.target_ids}

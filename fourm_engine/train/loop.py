@@ -105,8 +105,8 @@ class Trainer:
             if self.task.evaluates_first:
                 self._evaluate()
             self.watch.moves("resuming", bounded=False)
-            keeps = {"keep": self.config.keep, "keep_every": self.config.keep_every}
-            checkpoints = Checkpoints(self.folder / "checkpoints", **keeps, report=_tell)
+            keep, keep_every = self.config.keep, self.config.keep_every
+            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_tell)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)

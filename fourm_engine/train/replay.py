@@ -137,13 +137,7 @@ def examine(learner: Learner, kept: KeptStep) -> list[str]:
             return [
                 first,
                 *([f"terms that are not finite: {', '.join(terms)}"] if terms else []),
-                *(
-                    [f"samples: {', '.join(at)}"]
-                    if at
-                    else [f"one of the samples: {', '.join(names)}"]
-                    if names
-                    else []
-                ),
+                *_samples(at or names, "" if at else "one of the "),
             ]
         torch.set_rng_state(state)
         with seen.backward(learner.model), learner.autocast(), warnings.catch_warnings():
@@ -153,10 +147,14 @@ def examine(learner: Learner, kept: KeptStep) -> list[str]:
             return [
                 f"{where}, backward: {seen.culprit() or 'outside of all modules'} gave the first gradient that is not "
                 f"finite ({found})",
-                *([f"one of the samples: {', '.join(names)}"] if names else []),
+                *_samples(names, "one of the "),
             ]
     norm = learner.gradients.norm()
     return [f"with these weights everything is finite: loss {total_of_all:.4g}, gradient norm {float(norm):.4g}"]
+
+
+def _samples(names: list[str], which: str) -> list[str]:
+    return [f"{which}samples: {', '.join(names)}"] if names else []
 
 
 def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) -> str | None:
@@ -202,7 +200,7 @@ class _Seen:
                 self.rows = bad.reshape(len(bad), -1).any(1).nonzero()[:, 0].tolist() if bad.ndim else []
 
         with _hooked(
-            module.register_forward_hook(lambda m, i, o, name=name: look(name, m, i, o))  # type: ignore[misc]
+            module.register_forward_hook(lambda m, i, o, name=name: look(name, m, i, o))
             for name, module in model.named_modules()
         ):
             yield
@@ -223,8 +221,8 @@ class _Seen:
             hook
             for name, module in model.named_modules()
             for hook in (
-                module.register_full_backward_pre_hook(lambda m, g, name=name: enter(name, m, g)),  # type: ignore[misc]
-                module.register_full_backward_hook(lambda m, i, o, name=name: leave(name, m, i, o)),  # type: ignore[misc]
+                module.register_full_backward_pre_hook(lambda m, g, name=name: enter(name, m, g)),
+                module.register_full_backward_hook(lambda m, i, o, name=name: leave(name, m, i, o)),
             )
         ):
             yield

@@ -22,7 +22,7 @@ def begin(tmp_path_factory):
     starter = Starter(tmp_path_factory.mktemp("processes"))
 
     def begin(run: Path, options: dict | None = None, world: int = 2, **changes) -> list[Forked]:
-        settings = {"steps": STEPS, "checkpoint_every": 3, "ema": 0.9, "watchdog_s": 2.0, **changes}
+        settings = {"steps": STEPS, "checkpoint_every": 3, "ema": 0.9, **changes}
         return starter.start(str(run), json.dumps(settings), json.dumps(options or {}), world=world)
 
     yield begin
@@ -100,7 +100,7 @@ def survive(begin, run: Path, number: int, seed: int) -> set[str]:
     rng, done = random.Random(seed), []
     for i in range(number):
         # Slow enough that it does not end meanwhile.
-        processes = begin(run, {"slow": 0.05})
+        processes = begin(run, {"slow": 0.05}, watchdog_s=3.0)
         if rng.random() < 0.9:
             learning(run, processes)
         time.sleep(rng.uniform(0, 0.3))
@@ -125,7 +125,7 @@ def test_thirty_disturbances_at_random_moments_change_no_loss_and_no_weight(begi
 
 
 def test_the_others_name_a_process_that_was_killed_and_end_at_once(begin, tmp_path):
-    processes = begin(tmp_path, {"slow": 0.01}, world=3, batch_size=18, watchdog_s=600.0)
+    processes = begin(tmp_path, {"slow": 0.01}, world=3, batch_size=18)
     learning(tmp_path, processes)
     processes[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
@@ -142,7 +142,7 @@ def test_the_others_name_a_process_that_was_killed_and_end_at_once(begin, tmp_pa
 
 def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, tmp_path):
     options = {"stop_at": 7, "only_on_rank": "1"}
-    (first, said), (second, other) = ended(begin(tmp_path, options))
+    (first, said), (second, other) = ended(begin(tmp_path, options, watchdog_s=3.0))
     assert (first, second) == (AGAIN, AGAIN)
     line = next(line for line in said.splitlines() if "no progress" in line)
     assert "rank 1 is behind, at step 8, computing (process" in line
@@ -158,9 +158,9 @@ def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, 
 
 
 def test_one_process_that_stands_still_ends_too(begin, tmp_path):
-    ((code, said),) = ended(begin(tmp_path, {"stop_at": 2}, world=1))
+    ((code, said),) = ended(begin(tmp_path, {"stop_at": 2}, world=1, watchdog_s=3.0))
     assert code == AGAIN
-    assert "no progress for 2 s: step 3, computing (process" in said
+    assert "no progress for 3 s: step 3, computing (process" in said
     assert "stand_still" in (tmp_path / FOLDER / "rank-00000.stack").read_text()
 
 

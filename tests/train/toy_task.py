@@ -49,6 +49,7 @@ def stand_still():
 
 class ToyTask(Task):
     name = "toy"
+    replays = True
     count_names = ("far", "near")
 
     def __init__(self, *, poison=(), kill_at=None, stop_at=None, slow=0.0, identity=None, width=FEATURES):
@@ -87,6 +88,9 @@ class ToyTask(Task):
         if step in self.poison:
             far = far * float("nan")
         return Loss({"far": (is_far * (far - 2 * y) ** 2).sum(), "near": ((1 - is_far) * (near - y) ** 2).sum()})
+
+    def sample_names(self, step, micro, share):
+        return [f"sample {position}" for position in share.positions(step, micro)]
 
     def after_step(self, model, step):
         model.seen += 1
