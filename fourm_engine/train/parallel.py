@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
     from fourm_engine.train.task import Planned, Task
 
+#: Devices whose autocast computes norms in fp32 also where their weights are gathered in bf16.
+HALF_ON = ("cuda",)
+
 
 def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
     """The model with its initial weights, in training mode, sharded where `train.parallel` says so. A task that plans
@@ -93,7 +96,7 @@ def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, c
     mesh = init_device_mesh(device.type, (copies, world_size() // copies), mesh_dim_names=("copies", "shards"))
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
+        fully_shard(block, mesh=mesh, mp_policy=half if bf16 and device.type in HALF_ON else MixedPrecisionPolicy())
     fully_shard(model, mesh=mesh)
 
 
