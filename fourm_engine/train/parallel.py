@@ -55,11 +55,12 @@ def is_sharded(config: TrainConfig, device: torch.device, blocks: list[nn.Module
     return world_size() > 1 and (config.parallel != "replicate" or (device.type == "cuda" and bool(blocks)))
 
 
-def copies(config: TrainConfig, world: int) -> int:
-    """How many copies of the model `world` processes hold together. Raises ValueError where they do not divide."""
+def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> int:
+    """How many copies of the model `world` processes hold together. `machine`: processes of one; None: as on this one.
+    Raises ValueError where they do not divide."""
     if config.parallel == "replicate":
         return world
-    over = world if config.parallel == "shard" else min(world, config.shard_over or local_world())
+    over = world if config.parallel == "shard" else min(world, config.shard_over or machine or local_world())
     if world % over:
         raise ValueError(
             f"train.parallel=hybrid: {world} processes do not divide into copies over {over} each; set "

@@ -7,6 +7,7 @@ from torch import nn
 from fourm_engine.nn import initial
 from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
 from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from tests.nn.conftest import small_config
 
@@ -79,6 +80,14 @@ def test_checkpointed_blocks_compute_the_same_and_keep_less(gradients):
         assert torch.equal(loss, measured["none"][0])
         assert all(torch.equal(grad, measured["none"][1][name]) for name, grad in grads.items())
     assert measured["full"][2] < measured["none"][2] / 2
+
+
+def test_the_estimate_of_memory_knows_what_is_computed_again(vocabulary):
+    def estimate(how):
+        shape = {"B": 8, "N": 64, "M": 64, "targets": {}, "bf16": True}
+        return sum(activation_bytes(small_config(encoder_blocks=9), vocabulary, **shape, checkpointing=how).values())
+
+    assert estimate("none") > estimate("selective") > estimate("full")
 
 
 @pytest.mark.slow
