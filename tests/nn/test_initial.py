@@ -12,7 +12,7 @@ from fourm_engine.nn.transformer import Transformer
 from tests.nn.conftest import small_config
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform", "constant"])
+@pytest.mark.parametrize("kind", ["gaussian", "uniform", "constant"])
 @pytest.mark.parametrize("shape", [(23,), (23, 5), (23, 2, 3)])
 def test_rows_drawn_in_parts_are_those_drawn_at_once(monkeypatch, kind, shape):
     monkeypatch.setattr(initial, "BLOCK", 20)  # several blocks, which the parts cut through
@@ -25,7 +25,7 @@ def test_rows_drawn_in_parts_are_those_drawn_at_once(monkeypatch, kind, shape):
 
 
 def test_each_name_and_seed_has_numbers_of_its_own_of_the_stated_size():
-    how, drawn = Initial("normal", 0.5), [torch.empty(200, 100) for _ in range(4)]
+    how, drawn = Initial("gaussian", 0.5), [torch.empty(200, 100) for _ in range(4)]
     for tensor, (name, seed) in zip(drawn, [("a", 1), ("b", 1), ("a", 2), ("a", 1)], strict=True):
         how.fill(tensor, name, seed=seed)
     assert torch.equal(drawn[0], drawn[3])
