@@ -47,6 +47,7 @@ class FourMTask(Task):
     """
 
     name = "fourm"
+    replays = True
 
     def __init__(
         self,
@@ -74,6 +75,15 @@ class FourMTask(Task):
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         return batches(self.data, share, start_step=start_step, workers=self.workers)
+
+    def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
+        return [self.data.name(position) for position in share.positions(step, micro)]
+
+    def tensors_of(self, batch: Batch) -> dict[str, Tensor]:
+        return batch.named()
+
+    def batch_of(self, tensors: Mapping[str, Tensor]) -> Batch:
+        return Batch.from_named(tensors, self.vocabulary)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {name: float(count) for name, count in batch.target_counts.items()}

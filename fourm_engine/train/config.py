@@ -89,8 +89,13 @@ class TrainConfig(BaseModel):
 
     #: Steps between checkpoints; one is always written at the end and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Number of newest checkpoints to keep.
+    #: Number of newest checkpoints to keep; beside them stay those of every `keep_every` steps, a multiple of
+    #: `checkpoint_every`.
     keep: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+    #: Seconds without any move (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
+    #: the process that is behind; null: never.
+    watchdog_s: float | None = Field(default=600.0, ge=1)
     #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).
@@ -146,6 +151,11 @@ class TrainConfig(BaseModel):
             raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
         if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
             self.plan()
+        if self.keep_every and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} and checkpoint_every={self.checkpoint_every}: make the first a multiple "
+                f"of the second, so that there are checkpoints to keep"
+            )
         if self.shard_over is not None and self.parallel != "hybrid":
             raise ValueError(f"shard_over={self.shard_over} is for parallel='hybrid', which is {self.parallel!r}")
         if self.export in ("ema", "both") and self.ema is None:

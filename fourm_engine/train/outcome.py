@@ -25,7 +25,7 @@ class Diverged(ValueError):
 @dataclass(frozen=True)
 class Outcome:
     """The loss, the sum and the mean of every term over all processes, the gradients' L2 norm, the rate. `taken`: all
-    of it was finite, or else the step was skipped."""
+    of it was finite, or else the step was skipped. `here`: the loss of this process's samples was finite."""
 
     step: int
     taken: bool
@@ -34,6 +34,7 @@ class Outcome:
     means: dict[str, float]
     norm: float
     lr: float
+    here: bool = True
 
     def __str__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.means.items())
@@ -42,7 +43,7 @@ class Outcome:
 
 class Pending:
     """The outcome of a step that may still be computed. `numbers`, on the device: the sums of the terms in the order of
-    `counts`, the norm, whether the step was taken."""
+    `counts`, the norm, whether the step was taken, whether the loss was finite here."""
 
     def __init__(
         self, step: int, numbers: Tensor, *, counts: dict[str, float], weights: dict[str, float], lr: float
@@ -59,8 +60,8 @@ class Pending:
         """Wait for the device, if need be."""
         if self._copied is not None:
             self._copied.synchronize()
-        *values, norm, taken = self._numbers.tolist()
+        *values, norm, taken, here = self._numbers.tolist()
         sums = dict(zip(self._counts, values, strict=True))
         mean = means(sums, self._counts)
         loss = sum(weight * mean[name] for name, weight in self._weights.items() if weight and name in mean)
-        return Outcome(self.step, bool(taken), loss, sums, mean, norm, self._lr)
+        return Outcome(self.step, bool(taken), loss, sums, mean, norm, self._lr, bool(here))

@@ -6,6 +6,7 @@ to, to be read later: nothing in a step waits for the device. A step that is not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Learner:
         self.schedule = host.schedule(config.schedule)
         self.buffers = Buffers(self.model, learn=type(task).after_step is not Task.after_step)
         self.averages = Averages(self.model, task, config.ema) if config.ema is not None else None
+        self.moved: Callable[[], None] = lambda: None  # called before processes meet to reduce gradients
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -79,6 +81,8 @@ class Learner:
             for name, value in {**loss.sums, **loss.logs}.items():
                 sums[order[name]] += value.detach().float()
             sums[-1] += total.detach()
+        here = sums[-1].isfinite()
+        self.moved()
         self.buffers.after()
         self.gradients.reduce()
         norm = self.gradients.norm()
@@ -94,5 +98,5 @@ class Learner:
             self.buffers.undo_unless(taken)
             if self.averages:
                 self.averages.update(taken)
-            numbers = torch.cat([sums[:-1], torch.stack([norm.to(sums.dtype), taken.to(sums.dtype)])])
+            numbers = torch.cat([sums[:-1], torch.stack([each.to(sums.dtype) for each in (norm, taken, here)])])
         return Pending(step, numbers, counts=counts, weights=weights, lr=lr)

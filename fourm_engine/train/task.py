@@ -130,6 +130,22 @@ class Task(ABC):
         exports one state alone."""
         raise ValueError(f"{self.name}: one state is exported; set train.export to 'ema' or 'weights'")
 
+    def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
+        """Names of the samples of a micro-batch, in its order, for messages; none where they have none."""
+        return []
+
+    #: Whether a step may be computed again from `tensors_of` its batches.
+    replays = False
+
+    def tensors_of(self, batch: Any) -> dict[str, Tensor]:
+        """A micro-batch of `batches` as named tensors, on the CPU."""
+        assert isinstance(batch, Tensor)
+        return {"batch": batch}
+
+    def batch_of(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The micro-batch of these tensors. Raises KeyError or ValueError for others."""
+        return tensors["batch"]
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON: what must be the same in every process and when a checkpoint is resumed: the model's shape, the
