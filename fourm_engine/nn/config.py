@@ -33,6 +33,7 @@ class ModelConfig(BaseModel):
     mlp: Literal["gelu", "swiglu"] = "swiglu"
     bias: bool = Field(False, description="biases in attention, MLP and norms")
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
+    registers: int = Field(0, ge=0, le=4096, description="learned tokens that the encoder has beside those of a sample")
     decoder_causal: bool = Field(False, description="grid targets, too, attend only to earlier positions")
     compile: bool = Field(False, description="compile every block with torch.compile")
 
