@@ -65,7 +65,7 @@ def test_registers_are_seen_by_all_and_are_no_features_of_a_sample(vocabulary, b
     assert features.shape[:2] == valid.shape == batch.encoder.shape
     before = outputs(model, batch)
     with torch.no_grad():
-        model.registers[1] += 1
+        model.registers[1].normal_()
     after, changed = outputs(model, batch), model.encode_features(batch.encoder, batch.continuous)[0]
     assert not torch.isclose(before, after)[batch.decoder.mod >= 0].all(-1).any()
     assert not torch.isclose(features, changed)[valid].all(-1).any()
