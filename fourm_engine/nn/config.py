@@ -51,6 +51,19 @@ class ModelConfig(BaseModel):
         return self
 
 
+class LoraConfig(BaseModel):
+    """Low-rank adapters beside weight matrices (LoRA, arXiv 2106.09685)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    rank: int = Field(default=8, ge=1, le=4096)
+    #: The output of an adapter is scaled by alpha / rank.
+    alpha: float = Field(default=16.0, gt=0)
+    #: Which linear layers have one: their names or beginnings of these, with `*` for any part, such as
+    #: `encoder.*.attn.qkv`. By default those of attention and MLP in every block.
+    matrices: list[str] = Field(default=["encoder", "decoder"], min_length=1)
+
+
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
     """Settings with the numbers of the `sizes` entry that their `size` names. Raises ValueError for a contradiction."""
     if not isinstance(data, dict) or data.get("size") not in sizes:

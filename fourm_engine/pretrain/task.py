@@ -170,8 +170,8 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are not.
-        return name != "registers" and not name.startswith("embedding.") or name.startswith("embedding.projections.")
+        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
 
 
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
