@@ -55,8 +55,9 @@ class Vocabulary:
             entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim)
             if spec.name in self:
                 known = self[spec.name]
-                same = {"index": known.index, "start": known.start, "stop": known.start + size}
-                if replace(entry, **same, position_grid=known.position_grid) != known:
+                rows = known.start, known.start + size
+                grid = known.position_grid
+                if replace(entry, index=known.index, start=rows[0], stop=rows[1], position_grid=grid) != known:
                     raise ValueError(
                         f"modality {spec.name!r} changed since the vocabulary was built: it had {known.size} ids in "
                         f"{known.layout}, now {size} in {spec.layout}; restore its settings or name it anew"
@@ -69,12 +70,12 @@ class Vocabulary:
     def resized(self, specs: Iterable[ModalitySpec]) -> Vocabulary:
         """The same rows with the layouts of `specs`: other grids, whose positions are spread over those there were, or
         other lengths. Raises ValueError for a modality that is not there, or is another in more than that."""
-        specs = {spec.name: spec for spec in specs}
-        for name in specs:
-            self[name]
+        by_name = {spec.name: spec for spec in specs}
+        for name in by_name:
+            self[name]  # raises ValueError
         entries = []
         for known in self:
-            spec = specs.get(known.name)
+            spec = by_name.get(known.name)
             if spec is None:
                 entries.append(known)
                 continue

@@ -3,8 +3,8 @@
 In: a `Transformer` whose vocabulary begins with that of a trained one, perhaps with other grids. Out: the same network,
 which computes the same numbers bit for bit until it is trained. Rows and matrices are frozen by construction
 (`torch.nn.utils.parametrize`): known rows are a buffer, new ones a parameter of their own, so that neither weight decay
-nor the optimiser's state can move the former. `plain_state` gives the weights of an ordinary `Transformer` with the same
-outputs.
+nor the optimiser's state can move the former. `plain_state` gives the weights of an ordinary `Transformer` with the
+same outputs.
 """
 
 from __future__ import annotations

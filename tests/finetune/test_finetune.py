@@ -30,7 +30,7 @@ from fourm_engine.recipes.dry_run import dry_run
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
-from tests.finetune.based import SETTINGS, config_of, prepare, silent
+from tests.finetune.based import CODEC, SETTINGS, config_of, prepare, silent
 
 LORA = {"rank": 2, "alpha": 4.0}
 
@@ -214,13 +214,14 @@ def test_a_published_model_can_be_fine_tuned_with_tokenizers_that_are_given(fold
         "finetune": {"source": str(tmp_path / "published")},
         "tokenizers": {"folder": str(folder / "tokenizers")},
     }
-    text = {"settings": {"caption": {"text": {"coordinate_bins": 8}}}}  # which the file does not say
-    run = finetuned(folder, tmp_path, select=["caption", "rgb"], modalities=text, **sections)
+    # What the file does not say.
+    more = {"settings": {"caption": {"text": {"coordinate_bins": 8}}, "rgb": {"tokenizer": CODEC}}}
+    run = finetuned(folder, tmp_path, select=["caption", "rgb"], modalities=more, **sections)
     model = FourM.from_pretrained(run, device="cpu")
     assert set(model.modalities) == set(SETTINGS)
     assert model.generate({"caption": Ids([5, 6])}, ["rgb"])["rgb"].value.shape == (32, 32, 3)
-    with pytest.raises(ValueError, match="fourm convert"):
-        model.generate({"caption": "red"}, ["depth"])["depth"].value  # noqa: B018
+    with pytest.raises(ValueError, match=r"no tokenizer of 'rgb'.*fourm convert SOURCE .* --modality rgb"):
+        finetuned(folder, tmp_path, "tokenizers.folder=elsewhere", select=["rgb"], modalities=more, **sections)
 
 
 def test_a_dry_run_counts_what_learns(folder, tmp_path):
