@@ -192,7 +192,7 @@ def resized_spec(entry, layout):
     ("pattern", "hint"),
     [
         ("encodr", "did you mean 'encoder'?"),
-        ("encoder.9", "did you mean 'encoder.0'?"),
+        ("encoder.9", "did you mean 'encoder.1'?"),
         ("decoder.0.mlp.fc9", "did you mean 'decoder.0.mlp.fc3'?"),
         ("zzz", "known: context_proj, decoder"),
     ],
