@@ -49,6 +49,9 @@ class FinetuneTask(FourMTask):
         adapt(network, self.source.settings, self.source.trained_config)
         return network
 
+    def planned(self, seed: int) -> None:
+        """The source is whole in every process anyway."""
+
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         with torch.device("meta"):
             network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)

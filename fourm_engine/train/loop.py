@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,10 +36,12 @@ from fourm_engine.train.distributed import (
     world_size,
 )
 from fourm_engine.train.feed import Feed
+from fourm_engine.train.garbage import collected_at_steps
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
-from fourm_engine.train.step import MAX_SKIPPED, Diverged, Learner, Outcome
+from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
@@ -154,7 +157,7 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
         self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
         self.model = self.learner.model
 
@@ -188,44 +191,58 @@ class Trainer:
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
-        while progress.step < self.plan.steps:
-            micro_batches = feed.step()
-            counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
-            if signals:
-                self._stop(signals, checkpoints)
-            if work[1] and not metrics.peak:
-                metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
-            ahead = feed.ahead if progress.step + 1 < self.plan.steps else None
-            outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts, ahead=ahead)
-            self._note(outcome)
-            progress.step += 1
-            if outcome.taken:
-                metrics.add(
-                    outcome.loss,
-                    outcome.sums,
-                    counts,
-                    lr=outcome.lr,
-                    norm=outcome.norm,
-                    samples=config.batch_size,
-                    work=work,
-                )
-            done = progress.step == self.plan.steps
-            if done or progress.step % config.log_every == 0:
-                most = memory(self.device)
-                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited, memory=most)
-                if line:
-                    self.observers("fourm_step", step=progress.step, metrics=line)
-            else:
-                metrics.begun(progress.step)
-            if not done and config.eval_every and progress.step % config.eval_every == 0:
-                self._report(metrics, self._evaluate())
-            if done or progress.step % config.checkpoint_every == 0:
-                self._save(checkpoints)
-            self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+        pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
+
+        def settle(ahead: int = 0) -> None:
+            """Report the steps that are done, all but the last `ahead`."""
+            while len(pending) > ahead:
+                self._settle(*pending.popleft(), metrics)
+
+        with collected_at_steps() as collect:
+            while progress.step < self.plan.steps:
+                micro_batches = feed.step()
+                counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
+                if signals:
+                    settle()
+                    self._stop(signals, checkpoints)
+                if work[1] and not metrics.peak:
+                    metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+                outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
+                pending.append((outcome, counts, work))
+                progress.step += 1
+                done = progress.step == self.plan.steps
+                evaluates = not done and config.eval_every and progress.step % config.eval_every == 0
+                saves = done or progress.step % config.checkpoint_every == 0
+                if not done:
+                    feed.ahead()
+                settle(0 if evaluates or saves else self.ahead)
+                if evaluates:
+                    self._report(metrics, self._evaluate())
+                if saves:
+                    self._save(checkpoints)
+                self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+                collect(progress.step)
         checkpoints.finish()
         self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         if checkpoints.saved != self.plan.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
+
+    def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
+        """Report a step when the device has computed it; on a GPU the host is some steps further by then."""
+        outcome, step = pending.read(), pending.step + 1
+        self._note(outcome)
+        if outcome.taken:
+            samples = self.config.batch_size
+            metrics.add(
+                outcome.loss, outcome.sums, counts, lr=outcome.lr, norm=outcome.norm, samples=samples, work=work
+            )
+        if step == self.plan.steps or step % self.config.log_every == 0:
+            most = memory(self.device)
+            line = metrics.line(step, skipped=self.progress.skipped, waited=self.feed.waited, memory=most)
+            if line:
+                self.observers("fourm_step", step=step, metrics=line)
+        else:
+            metrics.begun(step)
 
     def _exchange(
         self, micro_batches: list[Any], stop: dict[str, int]

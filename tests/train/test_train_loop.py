@@ -17,7 +17,7 @@ from fourm_engine.train import checkpoint as checkpoint_module
 from fourm_engine.train import loop
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
-from fourm_engine.train.step import Diverged
+from fourm_engine.train.outcome import Diverged
 from tests.train import toy_task
 from tests.train.toy_task import ToyTask, config, losses
 
