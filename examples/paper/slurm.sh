@@ -22,7 +22,7 @@ export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS=1
 
 again=
 stop() { # SIGTERM to the processes, not to this script: `fourm train` then saves and ends
-    again=yes
+    again=yes interrupted=yes
     scancel --signal=TERM "$SLURM_JOB_ID"
 }
 trap stop USR1 TERM
@@ -33,9 +33,9 @@ srun --kill-on-bad-exit=1 bash -c '
     export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
     exec python -m fourm_engine.train "$@"' fourm-train "$@" &
 step=$!
-wait "$step"
-status=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, not the step
+interrupted=yes
+while [ -n "$interrupted" ]; do # a signal ends the wait, not the step
+    interrupted=
     wait "$step"
     status=$?
 done

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from fourm_engine import exported
+from fourm_engine.cli import app
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.nn.config import ModelConfig
