@@ -90,7 +90,7 @@ class Transformer(nn.Module):
                 found[f"{path}.weight"] = Initial("uniform", bound)
             found[f"{path}.bias"] = Initial("constant", 0.0)
         found |= {f"embedding.{name}": initial for name, initial in self.embedding.initial().items()}
-        return found | {"heads.weight": self.heads.initial(), "registers": Initial("normal", REGISTER_STD)}
+        return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
         """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""

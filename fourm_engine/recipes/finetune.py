@@ -47,5 +47,10 @@ def fill_in(raw: dict[str, Any], path: Path) -> None:
         raw["model"], settings = filled(model, modalities.settings, description, names)
         raw["modalities"] = {**(raw.get("modalities") or {}), "select": names, "settings": settings}
     tokenizers = raw.get("tokenizers") or {}
-    if isinstance(tokenizers, dict) and description.tokenizers is not None:
-        raw["tokenizers"] = {"folder": str(description.tokenizers), **tokenizers}
+    if isinstance(tokenizers, dict) and "folder" not in tokenizers:
+        if description.tokenizers is None:
+            raise ConfigError(
+                f"{path}: tokenizers.folder: not set, and a published model has no tokenizers; name the folder of "
+                f"converted ones (fourm convert TOKENIZER FOLDER/SPACE --to native --modality NAME)"
+            )
+        raw["tokenizers"] = {**tokenizers, "folder": str(description.tokenizers)}

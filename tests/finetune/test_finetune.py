@@ -223,6 +223,19 @@ def test_a_published_model_can_be_fine_tuned_with_tokenizers_that_are_given(fold
     with pytest.raises(ValueError, match=r"no tokenizer of 'rgb'.*fourm convert SOURCE .* --modality rgb"):
         finetuned(folder, tmp_path, "tokenizers.folder=elsewhere", select=["rgb"], modalities=more, **sections)
 
+    del sections["tokenizers"]
+    with pytest.raises(ValueError, match=r"tokenizers\.folder: not set, and a published model has no tokenizers"):
+        finetuned(folder, tmp_path, **sections)
+
+
+def test_the_tokenizers_of_the_model_are_never_fitted_again(folder, tmp_path):
+    before = {path: path.read_bytes() for path in (folder / "base/model/tokenizers").rglob("*") if path.is_file()}
+    settings = {"settings": {"rgb": {"image_size": 64}}}
+    config = load_config(config_of(folder, tmp_path, modalities=settings))
+    with pytest.raises(ValueError, match="knows the ids of its tokenizers alone"):
+        fit(config, refit=True, tell=silent)
+    assert before == {path: path.read_bytes() for path in before}
+
 
 def test_a_dry_run_counts_what_learns(folder, tmp_path):
     report = dry_run(load_config(config_of(folder, tmp_path, finetune={"freeze": ["encoder"]})), gpu="H100")
