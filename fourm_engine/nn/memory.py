@@ -32,6 +32,7 @@ def activation_bytes(
     """Part -> bytes, for B samples of N encoder and M decoder slots in one micro-batch. `targets`: modality ->
     predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the residual stream in fp32.
     With `checkpointing` the activations of one block, which are there while it is computed again, come on top."""
+    N += config.registers
     D, size = config.width, 2 if bf16 else 4
     mlp = hidden_width(config.mlp, config.mlp_ratio, D) * (2 if config.mlp == "gelu" else 4)
     # The stream before a norm; its output, under autocast once more as bf16.

@@ -183,8 +183,8 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.
-        return not name.startswith("embedding.") or name.startswith("embedding.projections.")
+        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
 
 
 def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:
