@@ -25,7 +25,7 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
-from fourm_engine.train.task import Loss, Task
+from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -68,6 +68,17 @@ class FourMTask(Task):
 
     def model(self) -> nn.Module:
         return Transformer(self.config, self.vocabulary)
+
+    def planned(self, seed: int) -> Planned | None:
+        with torch.device("meta"):
+            network = self.model()
+        assert isinstance(network, Transformer)
+        initial = network.initial()
+
+        def fill(name: str, part: Tensor, first: int, total: int) -> None:
+            initial[name].fill(part, name, seed=seed, first=first, total=total)
+
+        return Planned(network, fill, network.tabulate)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         return batches(self.data, share, start_step=start_step, workers=self.workers)
@@ -179,6 +190,6 @@ def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str
     with torch.device("meta"):
         network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
     network.to_empty(device="cpu")
-    network.initialise()  # for the tables of positions, which are not among the weights
+    network.tabulate()
     network.load_state_dict(weights)
     return network.eval()

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.files import settle, sync_folder, writing
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
-from fourm_engine.train.distributed import attempt, describe, gather_json, local, rank, together, world_size
+from fourm_engine.train.distributed import attempt, describe, first_row, gather_json, local, rank, together, world_size
 from fourm_plugins.modality import flat
 
 FORMAT = 3
@@ -266,19 +266,13 @@ def load(
 
 def _own_rows(tensor: Tensor) -> tuple[Tensor, int, int]:
     """(this process's rows, the first one's number, rows of the whole); the last is 0 where another process writes
-    them. FSDP2 shards the first dimension as torch.chunk does, over the last dimension of the mesh."""
+    them."""
     if not isinstance(tensor, DTensor):
         return tensor.detach(), 0, 0 if rank() else max(1, len(tensor) if tensor.ndim else 1)
     mesh, part = tensor.device_mesh, tensor.to_local().detach()
     if mesh.get_local_rank(0) > 0 or (part.numel() == 0 and tensor.numel() > 0):
         return part, 0, 0
-    return part, _first_row(tensor), len(tensor)
-
-
-def _first_row(tensor: DTensor) -> int:
-    mesh = tensor.device_mesh
-    chunk = -(-len(tensor) // mesh.size(1))
-    return min(len(tensor), chunk * mesh.get_local_rank(1))
+    return part, first_row(tensor), len(tensor)
 
 
 def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:
@@ -291,7 +285,7 @@ def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: st
         if not isinstance(target, DTensor):
             destination, begin = target, 0
         else:
-            destination, begin = local(target), _first_row(target)
+            destination, begin = local(target), first_row(target)
         if not shape:
             destination.copy_(source[...])
             return
