@@ -102,14 +102,14 @@ class Embedding(nn.Module):
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> the numbers that it begins with."""
-        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("normal", CONTENT_STD))
-        found |= {"modality": Initial("normal", MODALITY_STD), "mask_token": Initial("normal", MASK_TOKEN_STD)}
+        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
+        found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
-            found[f"projections.{name}.weight"] = Initial("normal", CONTENT_STD * projection.in_features**-0.5)
+            found[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
         for name in self.learned_positions:
-            found[f"learned_positions.{name}"] = Initial("normal", 0.5**0.5)  # the RMS of a sine
+            found[f"learned_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
         return found
 
     @torch.no_grad()
