@@ -1,7 +1,7 @@
 """Speed of tokenizers, codec by codec, also as a share of the machine's matrix-product rate.
 
-    OMP_NUM_THREADS=1 python benchmarks/tokenizer_speed.py              # all that take under a minute of CPU time
-    python benchmarks/tokenizer_speed.py --codec "ViT-L" --codec "published"
+    OMP_NUM_THREADS=1 python -m benchmarks.tokenizer_speed              # all that take under a minute of CPU time
+    python -m benchmarks.tokenizer_speed --codec "ViT-L" --codec "published"
 
 Prints images per second through `Tokenizer.encode` and `decode` (vectors per second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from train_step import matmul_rate, now
 
+from benchmarks.train_step import matmul_rate, now
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.mlp import MLPTokenizer
 from fourm_engine.tokenizers.neural import CHUNK, NeuralTokenizer

@@ -1,35 +1,42 @@
 """Time of a training step: by variant, beside the obvious implementation, and by part.
 
-    python benchmarks/train_step.py --size Ti --batch 16 --tokens 128 --variant fast --variant obvious
-    python benchmarks/train_step.py --size B --size L --variant fast --variant compiled --variant obvious --batch 32
+    python -m benchmarks.train_step --size Ti --batch 16 --tokens 128 --variant fast --variant obvious
+    python -m benchmarks.train_step --size B --size L --variant fast --variant compiled --variant obvious --batch 32
 
 Prints a row of a table for each size and variant: milliseconds of a step (median), samples/s, model-FLOPs utilisation
 (docs/training.md: the share of a GPU's data sheet, or on a CPU of one large product measured between the steps), how
-many times as fast as `obvious` (benchmarks/obvious.py, the same weights and batches), and the step by part. Variants
-alternate, so that other load hits all alike; on a CPU, seconds are of CPU time per thread. On a GPU under bf16
-autocast, as in training.
+many times as fast as `obvious` (benchmarks/obvious.py, the same weights and batches), a GPU's memory, and the step by
+part. On a CPU, seconds are of CPU time per thread; on a GPU, steps run under bf16 autocast, as in training.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from itertools import pairwise
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from obvious import Obvious, dense
-from obvious import optimiser as obvious_optimiser
-from published import Samples
 
+from benchmarks.obvious import Obvious, dense
+from benchmarks.obvious import optimiser as obvious_optimiser
+from benchmarks.published import Samples
 from fourm_engine.batch import Batch
+from fourm_engine.nn.computing import Checkpointing, checkpoint_blocks, compile_blocks
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.utilisation import named_peak
 
+#: Variant -> what it does about activations.
+CHECKPOINTING: dict[str, Checkpointing] = {
+    "selective": "selective",
+    "full": "full",
+    "compiled-selective": "selective",
+}
+VARIANTS = ("fast", "compiled", *CHECKPOINTING, "obvious")
 WARM_UP = 3  # steps that do not count: allocations, compilation
 
 
@@ -60,10 +67,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def build(name: str, size: str, samples: Samples, batches: list[Batch], device: torch.device) -> Variant:
-    config = ModelConfig.model_validate({"size": size, "compile": name == "compiled"})
     torch.manual_seed(0)
     with device:
-        model = Transformer(config, samples.vocabulary)
+        model = Transformer(ModelConfig.model_validate({"size": size}), samples.vocabulary)
+    checkpoint_blocks([*model.encoder, *model.decoder], CHECKPOINTING.get(name, "none"))
+    if name.startswith("compiled"):
+        compile_blocks([*model.encoder, *model.decoder])
     if name == "obvious":
         shape = batches[0].encoder.ids.shape[1], batches[0].decoder.ids.shape[1]
         whole = [dense(batch, samples.vocabulary).to(device) for batch in batches]
@@ -111,7 +120,7 @@ def rate(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=["Ti", "S", "B", "L", "XL"], help="default: Ti")
-    parser.add_argument("--variant", action="append", choices=["fast", "compiled", "obvious"], help="default: fast")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: fast")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="input tokens, and target tokens, a sample")
     parser.add_argument("--steps", type=int, default=10)
@@ -128,30 +137,31 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for size in options.size or ["Ti"]:
         names = options.variant or ["fast"]
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        variants = {name: build(name, size, samples, batches, device) for name in names}
-        spent: dict[str, list[list[float]]] = {name: [] for name in names}
-        rates = []
-        for number in range(options.steps + WARM_UP):
-            for name, variant in variants.items():
-                parts = step(variant, number, device)
+        work, spent, memory, rates = flops(size, samples, batches), {}, {}, []
+        # Alone on a GPU, which has room for one; in turns on a CPU, so that other load hits all alike.
+        for group in [[name] for name in names] if device.type == "cuda" else [names]:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            variants = {name: build(name, size, samples, batches, device) for name in group}
+            spent.update({name: list[list[float]]() for name in group})
+            for number in range(options.steps + WARM_UP):
+                for name, variant in variants.items():
+                    parts = step(variant, number, device)
+                    if number >= WARM_UP:
+                        spent[name].append(parts)
                 if number >= WARM_UP:
-                    spent[name].append(parts)
-            if number >= WARM_UP:
-                rates.append(rate(device))
-        seconds = {name: statistics.median(map(sum, steps)) for name, steps in spent.items()}
-        best = statistics.median(rates)
+                    rates.append(rate(device))
+            if device.type == "cuda":
+                memory[group[0]] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
+            del variants, variant
+        seconds, best = {name: median(map(sum, steps)) for name, steps in spent.items()}, median(rates)
         for name in names:
-            share = flops(size, samples, batches) / seconds[name] / best
             times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in names else ""
-            memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} in all" if device.type == "cuda" else ""
-            parts = [statistics.median(one) / seconds[name] for one in zip(*spent[name], strict=True)]
-            shares = ", ".join(f"{part:.0%}" for part in parts)
-            speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}", f"{share:.0%}"
-            print("|", " | ".join((f"4M-{size}", name, *speed, times, memory, shares)), "|", flush=True)
+            shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
+            speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}"
+            row = f"4M-{size}", name, *speed, f"{work / seconds[name] / best:.0%}", times, memory.get(name, ""), shares
+            print("|", " | ".join(row), "|", flush=True)
         print(f"\nmfu: share of {best / 1e9:.1f} GFLOP/s ({device}, {torch.get_num_threads()} threads)\n")
-        del variants
 
 
 if __name__ == "__main__":
