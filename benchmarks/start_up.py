@@ -1,6 +1,6 @@
 """Memory of each process while a model is started, sharded over all of them, as a multiple of its share of the weights.
 
-    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node=4 benchmarks/start_up.py --size L
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node=4 -m benchmarks.start_up --size L
 
 Prints seconds and, for the process that took most, the peak of its resident memory beyond what it held before; beside
 it the share: all parameters in float32 / processes. The vocabulary is that of the published 4M-7 models.
@@ -13,9 +13,9 @@ import resource
 import time
 
 import torch
-from published import Samples
 from torch import nn
 
+from benchmarks.published import Samples
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.task import planned_network
 from fourm_engine.train.config import TrainConfig
