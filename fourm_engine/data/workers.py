@@ -1,7 +1,7 @@
-"""What goes wrong in worker processes of torch's DataLoader, as it would be said without workers: in one line.
+"""Worker processes that work ahead of the one that needs the result: torch's DataLoader, with errors in one line.
 
-Raised in a worker, an error would come out within the worker's traceback. A worker whose parent is killed would wait
-without end for what it has read to be taken.
+Raised in a worker, an error would come out within the worker's traceback; here it is said as it would be without
+workers. A worker whose parent is killed ends, where it would wait without end for what it has read to be taken.
 """
 
 from __future__ import annotations
@@ -12,12 +12,57 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fourm_engine.device import local_world, usable_cores
+
+#: More would not keep up with what one process takes.
+MAX_WORKERS = 64
+#: Below these, starting workers takes longer than they save.
+MIN_SAMPLES = 500
 
 Item = TypeVar("Item")
+Task_contra = TypeVar("Task_contra", contravariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 _ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", re.DOTALL)
+
+
+class Work(Protocol[Task_contra, Item_co]):
+    """`work[task]` is the result of a task; picklable."""
+
+    def __getitem__(self, task: Task_contra, /) -> Item_co: ...
+
+
+def ahead(work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, prefetch: int = 2) -> Iterator[Item]:
+    """`work[task]` of each of `tasks`, in order, computed ahead in `workers` processes, `prefetch` tasks each; without
+    any, in this one. Raises what `work` raises, and ValueError for a worker that ended."""
+    if not workers:
+        return map(work.__getitem__, tasks)
+    loader: DataLoader[Item | Exception] = DataLoader(
+        Told(work),
+        sampler=tasks,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=prefetch,
+        collate_fn=_as_it_is,
+        worker_init_fn=end_with_parent,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return items(loader)
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
+
+
+def default_workers(samples: int) -> int:
+    """Processes that read and decode for this one: its part of the machine's cores; none where a few samples would not
+    make up for starting them."""
+    share = min(usable_cores() // local_world(), MAX_WORKERS)
+    return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 class Told(Dataset):
