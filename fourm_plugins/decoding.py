@@ -79,8 +79,8 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def _check_sums(content: bytes) -> None:
-    """Raise ValueError where the pixel data of a PNG are not whole. Decoding does not look at their checksums: a damaged
-    file would be read as it is."""
+    """Raise ValueError where the pixel data of a PNG are not whole. Decoding does not look at their checksums: it would
+    read a damaged file as it is."""
     view, at, kind, pixels = memoryview(content), 8, b"", False
     while kind != b"IEND":
         length, kind, data = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8]), at + 8
