@@ -166,6 +166,60 @@ def test_webdataset_shards_whose_members_name_their_modality_are_recognised_also
     assert not any("not read" in line for line in found.lines)
 
 
+def table(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def coco(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"id": k, "file_name": row["file_name"]} for k, row in enumerate(rows)]
+    annotations = [{"id": k, "image_id": k, "caption": row["caption"]} for k, row in enumerate(rows)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+
+@pytest.mark.parametrize(
+    ("images", "file", "write_table"),
+    [
+        ("images", "captions.jsonl", table),
+        ("images", "images/metadata.jsonl", table),
+        ("train/images", "train/captions.jsonl", table),
+        ("train", "train/metadata.jsonl", table),
+        ("train2017", "annotations/captions_train2017.json", coco),
+    ],
+)
+def test_captions_in_one_file_are_named_and_unpacked_on_request_into_what_the_config_reads(
+    here, images, file, write_table
+):
+    write(here / "photos", images, "rgb", names(12))
+    captions = [{"file_name": f"{name}.png", "caption": f"a picture called {name}"} for name in names(12)]
+    write_table(here / "photos" / file, captions)
+    told = "\n".join(init(here / "photos", machine=CPU).lines)
+    assert f"photos/{file} (column caption): one file of many samples; to write their texts to" in told
+    assert "run this again with --unpack" in told
+
+    report = init(here / "photos", machine=CPU, unpack=True, force=True)
+    assert "caption" in report.config.modalities.select
+    data = AlignedData.from_config(report.config.load_modalities(PluginManager()), report.config.data, training=True)
+    assert all(data.value(name, "caption") == (f"a picture called {name}",) for name in data.names)
+    assert data.counts["rgb"] == data.counts["caption"] > 0
+    again = init(here / "photos", machine=CPU, unpack=True, force=True)
+    assert again.config == report.config
+    assert not any("--unpack" in line or "written to" in line for line in again.lines)
+
+
+def test_a_table_that_names_no_sample_is_refused_and_nothing_is_written(here):
+    write(here / "photos", "images", "rgb", names(3))
+    table(here / "photos/captions.jsonl", [{"image": "x.jpg", "caption": "a b"}])
+    with pytest.raises(ValueError, match=r"captions.jsonl: no row names a sample: they name such as 'x.jpg'"):
+        init(here / "photos", machine=CPU, unpack=True)
+    assert sorted(path.name for path in here.rglob("*") if path.suffix != ".png") == [
+        "captions.jsonl",
+        "images",
+        "photos",
+    ]
+
+
 def test_the_index_of_a_data_set_is_not_read_as_data(here):
     write(here / "photos", ".", "depth", names(20))
     (here / "photos/_index").mkdir()

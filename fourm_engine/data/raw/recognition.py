@@ -103,7 +103,7 @@ class Asked:
         samples, answers = self._some(source, FEW), []
         for name in self.classes:
             if (recognised := self._ask(name, source, samples)) is not None:
-                score = recognised.score * (1 if self._named(name, source) else UNNAMED)
+                score = recognised.score * (1 if self.named(name, source) else UNNAMED)
                 answers.append(Answer(score, name, recognised))
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
 
@@ -132,7 +132,7 @@ class Asked:
                 found[found.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
         return sorted(found, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
 
-    def _named(self, plugin: str, source: str) -> bool:
+    def named(self, plugin: str, source: str) -> bool:
         """Whether a folder is called as the data of a plugin."""
         where = self.root.resolve().name if source == "." else source
         return bool(_words(where) & _words(" ".join((plugin.partition("@")[0], *self.classes[plugin].folders))))
