@@ -21,7 +21,7 @@ from fourm_engine.recipes.init import held_out_share, init
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
 from fourm_plugins.manager import PluginManager
-from tests.folders import names, write
+from tests.folders import names, png, write
 
 CPU = Machine(cores=2, memory=8.0)
 H100 = Machine(cores=16, memory=128.0, gpu="NVIDIA H100", gpu_memory=79.0)
@@ -218,6 +218,35 @@ def test_a_table_that_names_no_sample_is_refused_and_nothing_is_written(here):
         "images",
         "photos",
     ]
+
+
+def maps(folder, ids):
+    folder.mkdir(parents=True)
+    for name in names(6):
+        ids_HW = np.repeat(np.array(ids, np.uint8), 8)[:, None].repeat(16, 1)
+        (folder / f"{name}.png").write_bytes(png(ids_HW))
+
+
+def classes_of(report):
+    return report.config.load_modalities(PluginManager())["semseg"].class_names()
+
+
+def test_names_of_classes_beside_the_maps_become_part_of_the_config(here):
+    maps(here / "photos/semseg", [0, 1, 255])
+    (here / "photos/semseg/classes.json").write_text(json.dumps({"0": "sky", "1": "sea", "2": "land", "255": "none"}))
+    report = init(here / "photos", machine=CPU)
+    settings = report.config.modalities.settings["semseg"]
+    assert (settings["classes"], settings["num_classes"], settings["ignore"]) == (["sky", "sea", "land"], 3, 255)
+    assert "as classes.json says" in (here / "photos.yaml").read_text()
+    assert classes_of(report) == ("sky", "sea", "land")
+
+
+def test_names_that_do_not_fit_the_maps_are_not_used_and_that_is_said_in_one_line(here):
+    maps(here / "photos/semseg", [0, 1, 5])
+    (here / "photos/classes.json").write_text(json.dumps(["sky", "sea"]))
+    report = init(here / "photos", machine=CPU)
+    assert report.config.modalities.settings["semseg"]["num_classes"] == 6
+    assert any("classes.json is not used: it does not fit the files: class id 5 at row" in x for x in report.lines)
 
 
 def test_the_index_of_a_data_set_is_not_read_as_data(here):

@@ -61,7 +61,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
             texts = found.setdefault(plugin, Texts(plugin, folder, []))
             if all(other is not table for other, _ in texts.columns):
                 texts.columns.append((table, column))
-        if table.columns and not named:
+        if table.columns and not named and path.suffix.lower() != ".json":
             called = ", ".join(sorted(name for name, cls in asked.classes.items() if _reads_text(cls)))
             there = ", ".join(map(shown, table.columns[:8]))
             notes.append(

@@ -19,6 +19,7 @@ import torch
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.documents import copy_documents
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
@@ -90,6 +91,9 @@ def tokenize_split(
     remove_leftovers(out, ours.__contains__)
     if rank == 0:
         _copy_splits(data.root, out)
+        if isinstance(root := data.root, Path):
+            for name in writers:
+                copy_documents(modalities[name], root, out / name)
 
     report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
     job = _Job(data, tokenizers, recorder, writers, views, report, verify=verify, prune=prune)
