@@ -23,11 +23,17 @@ from fourm_engine.device import local_world, usable_cores
 MAX_WORKERS = 64
 #: Below these, starting workers takes longer than they save.
 MIN_SAMPLES = 500
+#: Tasks that each works on ahead.
+AHEAD = 2
 
 Item = TypeVar("Item")
 Task_contra = TypeVar("Task_contra", contravariant=True)
 Item_co = TypeVar("Item_co", covariant=True)
 _ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", re.DOTALL)
+
+
+class WorkerEnded(ValueError):
+    """A worker process was killed."""
 
 
 class Work(Protocol[Task_contra, Item_co]):
@@ -36,9 +42,11 @@ class Work(Protocol[Task_contra, Item_co]):
     def __getitem__(self, task: Task_contra, /) -> Item_co: ...
 
 
-def ahead(work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, prefetch: int = 2) -> Iterator[Item]:
-    """`work[task]` of each of `tasks`, in order, computed ahead in `workers` processes, `prefetch` tasks each; without
-    any, in this one. Raises what `work` raises, and ValueError for a worker that ended."""
+def ahead(
+    work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, setting: str = "data.workers"
+) -> Iterator[Item]:
+    """`work[task]` of each of `tasks`, in order, computed ahead in `workers` processes, `AHEAD` tasks each; without
+    any, in this one. Raises what `work` raises, and WorkerEnded, which names the `setting` of their number."""
     if not workers:
         return map(work.__getitem__, tasks)
     loader: DataLoader[Item | Exception] = DataLoader(
@@ -46,12 +54,12 @@ def ahead(work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, prefetch
         sampler=tasks,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=prefetch,
+        prefetch_factor=AHEAD,
         collate_fn=_as_it_is,
         worker_init_fn=end_with_parent,
         generator=torch.Generator().manual_seed(0),
     )
-    return items(loader)
+    return items(loader, setting)
 
 
 def _as_it_is(item: Item) -> Item:
@@ -97,8 +105,8 @@ def _watch(parent: int | None) -> None:
     os._exit(1)
 
 
-def items(loader: Iterable[Item | Exception]) -> Iterator[Item]:
-    """What a loader of `Told` yields. Raises what its workers could not read, and ValueError for one that ended."""
+def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
+    """What a loader of `Told` yields. Raises what its workers could not read, and WorkerEnded for one that ended."""
     iterator = iter(loader)
     while True:
         try:
@@ -108,8 +116,8 @@ def items(loader: Iterable[Item | Exception]) -> Iterator[Item]:
         except RuntimeError as error:
             if not (ended := _ENDED.search(str(error))):
                 raise
-            raise ValueError(
-                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set data.workers to "
+            raise WorkerEnded(
+                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
                 f"fewer, or to 0 to see where it ends"
             ) from None
         if isinstance(item, Exception):

@@ -34,7 +34,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest_few
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
 
@@ -317,8 +317,8 @@ def _parts(config: RunConfig) -> list[tuple[str, bool]]:
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:
-    near = nearest(name, known)
-    some = f"did you mean {near!r}?" if near else f"such as {min(known)!r}" if known else "which have none"
+    near = [repr(shown(one)) for one in nearest_few(name, known) or sorted(known)[:1]]
+    some = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else "which have none"
     return ValueError(f"no sample {shown(name)!r} in data.train or data.val; {some}")
 
 
