@@ -136,8 +136,8 @@ def print_check(found: DataCheck) -> None:
             print(f"    … {finding.listed.count - SHOWN} more (--json lists them)")
         if finding.remedy:
             print(f"  → {finding.remedy}")
-    count = len(found.problems)
-    print(f"{count} problem{'' if count == 1 else 's'}, {len(found.notes)} notes")
+    counts = {"problem": len(found.problems), "note": len(found.notes)}
+    print(", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items()))
 
 
 def _plain(text: str) -> str:

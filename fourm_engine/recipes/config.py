@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
@@ -83,10 +84,17 @@ class RunConfig(BaseModel):
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
         """The modalities that take part: those selected, or with `select: installed` those installed that have data.
+        Settings that documents beside the data give, and the config does not, become part of it.
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        roots = []
+        roots, given = [], self.modalities.settings
+        sets = [one.config for one in data_sets(self.data, modalities)]
+        folders = [*(one.folder for one in sets), self.data.val]
+        folders += [one.tokens / "train" for one in sets if isinstance(one.tokens, Path)]
+        if found := documented(modalities, given, [f for f in folders if isinstance(f, Path) and f.is_dir()]):
+            given.update({name: {**given.get(name, {}), **settings} for name, settings in found.items()})
+            modalities = load_modalities(self.modalities, manager)
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
             roots += [open_root(folder, one.config, manager)] if folder is not None else []
