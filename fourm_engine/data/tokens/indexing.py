@@ -65,7 +65,7 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
     try:
         with one_at_a_time(folder / _LOCK):
             remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
-            index, found = Index.load(folder), scan(folder)
+            index, found = Index.load(folder, quiet=True), scan(folder)
             if index is not None and same_files(index, found):
                 return index
             return build(folder, found, index).save()

@@ -14,7 +14,7 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.aspect import check_aspect, same_aspect
-from fourm_engine.data.tokens.index import Index
+from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_path
 from fourm_engine.data.tokens.view_shards import ViewShard, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
@@ -94,6 +94,11 @@ class ViewRecorder:
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
             return self.record(number, drawn, dropped)
         recorded = ViewShard(self.out, number)
+        if recorded.names != list(names):
+            raise ValueError(
+                f"{recorded.path}: holds other samples than {self.out / INDEX_FOLDER} says; remove that folder and run "
+                f"`fourm tokenize` again"
+            )
         before = dict(zip(names, recorded.stamps()))
         stamps = {name: self._stamp(name) or before[name] for name in names}
         doubtful |= {name for name in names if stamps[name] != before[name]}
