@@ -306,7 +306,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _equal(a: Block, b: Block) -> bool:
-    arrays = all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("offsets", "paths", "starts", "sizes", "flags"))
+    names = ("offsets", "paths", "starts", "sizes", "flags", "headers")
+    arrays = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
     return arrays and json.dumps(a.odd, sort_keys=True) == json.dumps(b.odd, sort_keys=True)
 
 

@@ -2,7 +2,7 @@
 for them, and no process holds an object a sample.
 
     index.json                  what the columns are of, their sizes and checksums; replaced as a whole, last
-    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags
+    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags, checksum of the header
     view-<digest>/*.npy         the samples as some modalities read them; see `view_columns`
 
 Columns are read through memory maps. A folder of columns never changes: another index has others, and the old ones are
@@ -39,7 +39,7 @@ MAX_VIEWS = 8
 #: A file that changes again within the resolution of its file system's clock has the same time, so that a time so
 #: recent proves nothing (ns).
 RECENT = 2_000_000_000
-_MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u"}
+_MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u", "headers": "u"}
 _VIEW = {"starts": "u", "files": "iu", "extensions": "u", "offsets": "u", "blob": "u", "hashes": "u", "order": "u"}
 
 
@@ -187,7 +187,7 @@ class DataIndex:
             rows = sum(shard.rows for shard in self.shards.values())
             if set(columns) != set(_MEMBERS) or len(columns["offsets"]) != rows + 1:
                 raise Damaged("members: not those of its shards")
-            if any(len(columns[name]) != rows for name in ("starts", "sizes", "flags")):
+            if any(len(columns[name]) != rows for name in _MEMBERS.keys() - {"offsets", "paths"}):
                 raise Damaged("members: columns of different lengths")
             self._columns = columns
         return self._columns
@@ -204,6 +204,7 @@ class DataIndex:
             columns["starts"][rows].astype(np.int64),
             columns["sizes"][rows].astype(np.int64),
             columns["flags"][rows],
+            columns["headers"][rows],
             {row - first: what for row, what in self.odd.items() if first <= row < first + number},
         )
 
@@ -246,6 +247,7 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     }
     columns = {name: smallest(column) for name, column in columns.items()}
     columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
+    columns["headers"] = np.concatenate([np.zeros(0, np.uint32), *(block.headers for block in blocks)])
     odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}
     return columns, odd
 

@@ -78,9 +78,7 @@ class ShardFiles:
         index, (samples, names) = self.index, (int(number) for number in self.index.shards[shard, 1:])
         content = int(index.files[shard, part, CONTENT])
         if not part:
-            return (
-                stored_names_digest(path, file, samples) == names and views_content(path, file, samples) == content
-            )
+            return stored_names_digest(path, file, samples) == names and views_content(path, file, samples) == content
         if (file.metadata() or {}).get("rows") != f"{names:016x}":
             return False
         digests, present = column_of(path, file, "digest", (samples,)), index.present[index.rows_of(shard)]
