@@ -9,6 +9,7 @@ from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -30,6 +31,7 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
+            check_tokens_there(config, modalities)
             return _train(config, modalities, manager, tell)
 
 

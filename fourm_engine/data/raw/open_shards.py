@@ -62,8 +62,8 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
     if front:
         if zlib.crc32(data[:front]) != content.header:
             raise SampleError(
-                "the shard holds something else than when it was read first, and has the same size and time; remove the "
-                "folder _index of the data, if there is one, and start again"
+                "the shard holds something else than when it was read first, and has the same size and time; remove "
+                "the folder _index of the data, if there is one, and start again"
             )
         data = data[front:]
     if content.parts is None:

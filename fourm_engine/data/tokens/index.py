@@ -8,8 +8,8 @@
     <folder>/_index/names.*.npy     see `NameTable`
 
 Row r is the same sample in every modality; the rows of a shard follow one another. The index is derived from the shards
-(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew. `index.json` has a checksum of itself and
-of each column, and says of each shard what it holds, which `ShardFiles` compares when it opens one.
+(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew. `index.json` has a checksum of itself
+and of each column; what the index says of a shard is compared when that is opened.
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class Index:
 
     @classmethod
     def load(cls, folder: Readable, *, verify: bool = True, quiet: bool = False) -> Index | None:
-        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged, which a line
-        says. That of remote tokens must be there: raises ValueError otherwise.
+        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged, which a
+        line says. That of remote tokens must be there: raises ValueError otherwise.
 
         verify: whether to read all columns, and compare their checksums. quiet: without the line."""
         if isinstance(folder, Location):
