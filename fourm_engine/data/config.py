@@ -127,7 +127,8 @@ class DataConfig(BaseModel):
     #: run.
     on_error: Literal["skip", "raise"] = "skip"
     #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and one
-    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64.
+    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64; of remote data as many as
+    #: read a quarter of its shards at a time.
     lanes: int | None = Field(default=None, ge=1, le=1 << 16)
     #: Shards within which the samples of a lane are shuffled.
     window: int = Field(default=4, ge=1, le=1 << 16)

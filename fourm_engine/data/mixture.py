@@ -18,7 +18,7 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import TrainingSet
-from fourm_engine.data.order import Order, block_rng
+from fourm_engine.data.order import Order, block_rng, lanes_for
 from fourm_engine.data.store import Store
 
 #: Samples of a block.
@@ -53,13 +53,19 @@ class Mixture(Store):
     def shard_sizes(self) -> np.ndarray:
         return np.concatenate([store.shard_sizes for store in self._parts])
 
-    def order(self, seed: int, *, lanes: int | None = None, window: int = 4) -> MixedOrder:
-        """The order of its samples. `lanes`: as configured; None chooses for the data."""
+    def order(
+        self, seed: int, *, lanes: int | None = None, window: int = 4, batch_size: int | None = None, world: int = 1
+    ) -> MixedOrder:
+        """The order of its samples. `lanes`: as configured; None chooses for the data: data sets that are read in lanes
+        have as many as the one that calls for most."""
+        suits: dict[str, Any] = {"window": window, "batch_size": batch_size, "world": world}
+        each = [lanes or lanes_for(s.shard_sizes, remote=s.reads_ahead, **suits) for s in self._parts]
+        most = max(each)
         orders = [
-            Order.choose(store.shard_sizes, seed, lanes=lanes, window=window, part=part)
-            for part, store in enumerate(self._parts)
+            Order.choose(store.shard_sizes, seed, lanes=most if own > 1 else 1, window=window, part=part)
+            for part, (store, own) in enumerate(zip(self._parts, each))
         ]
-        return MixedOrder(orders, self.weights, seed, lanes=lanes or max(order.lanes for order in orders))
+        return MixedOrder(orders, self.weights, seed, lanes=most)
 
     def has(self, row: int) -> frozenset[str]:
         store, row = self._find(row)
@@ -187,4 +193,5 @@ class MixedOrder:
     def identity(self) -> dict[str, Any]:
         """Settings that the rows at positions follow from, JSON-ready."""
         windows = {order.window for order in self.orders if order.lanes > 1}
-        return {"lanes": self.lanes} | ({"window": windows.pop()} if windows else {})
+        each = {f"train.{part}.lanes": order.lanes for part, order in enumerate(self.orders)}
+        return {"lanes": self.lanes} | each | ({"window": windows.pop()} if windows else {})

@@ -49,6 +49,7 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
             vocabulary,
             seed=config.seed,
             training=training,
+            batch_size=config.train.batch_size,
             masker_class=manager.masker_class,
         )
 

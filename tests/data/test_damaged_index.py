@@ -205,9 +205,7 @@ def test_another_shard_of_the_same_size_and_time_is_named(tokens, tmp_path, part
     shutil.copytree(tokens, copy, copy_function=shutil.copy2)
     first, second = (copy / part / f"shard-0000{number}.safetensors" for number in (0, 1))
     replaced(first, second)
-    with pytest.raises(
-        ValueError, match=rf"{part}/shard-00000.safetensors: holds something else than .*; remove"
-    ):
+    with pytest.raises(ValueError, match=rf"{part}/shard-00000.safetensors: holds something else than .*; remove"):
         samples(copy)
     shutil.rmtree(copy / INDEX_FOLDER)
     with pytest.raises(ValueError, match=r"holds other samples than the shard of views|is in both"):
@@ -232,9 +230,7 @@ def test_remote_tokens_that_are_not_those_of_their_index_are_named(web, fast, to
     for cache_gb in (1, 0):
         remote = RemoteConfig(cache=tmp_path / f"cache{cache_gb}", cache_gb=cache_gb, timeout_s=5, give_up_s=1)
         web.files["a/shard-00000.safetensors"] = web.files["a/shard-00001.safetensors"]
-        with pytest.raises(
-            ValueError, match=rf"{web.url}/a/shard-00000.safetensors: holds something else .*upload"
-        ):
+        with pytest.raises(ValueError, match=rf"{web.url}/a/shard-00000.safetensors: holds something else .*upload"):
             samples(open_location(Url(web.url), remote))
 
 

@@ -34,7 +34,7 @@ def config(tmp_path):
     ("named", "meant"), [("tokens/phtos", "tokens/photos"), ("token/photos", "tokens/photos"), ("elsewhere", None)]
 )
 def test_a_folder_of_tokens_that_is_not_there_is_an_error_that_names_the_nearest(config, tmp_path, named, meant):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"^data\.tokens: ") as caught:
         check_tokens_there(config(tokens=str(tmp_path / named)), {})
     said = f"did you mean {tmp_path / meant}? If not, " if meant else ""
     assert str(caught.value) == (
