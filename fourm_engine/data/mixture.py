@@ -98,6 +98,7 @@ class Mixture(Store):
                 "samples": len(store),
                 "weight": entry.weight,
                 "repeats": entry.repeats,
+                **({"sources": dict(sorted(entry.sources.items()))} if entry.sources else {}),
                 **store.identity(),
             }
             for part, (entry, store) in enumerate(zip(self.entries, self._parts, strict=True))

@@ -156,7 +156,7 @@ def _load_data(
     folders = [one.config.folder for one in sets if one.config.folder is not None]
     known = [
         AlignedData.from_config(
-            model.modalities.only(targets.keys() & one.modalities.keys()), one.config, training=True
+            {name: m for name, m in one.modalities.items() if name in targets}, one.config, training=True
         )
         for one in sets
         if _there(one.config.folder)
