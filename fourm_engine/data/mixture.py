@@ -20,6 +20,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import TrainingSet
 from fourm_engine.data.order import Order, block_rng, lanes_for
 from fourm_engine.data.store import Store
+from fourm_plugins.counting import counted
 
 #: Samples of a block.
 BLOCK = 1000
@@ -107,7 +108,10 @@ class Mixture(Store):
     def describe(self) -> str:
         """A line for the mixture and one for each data set."""
         total = sum(self.weights)
-        lines = [f"train: {len(self)} samples in {len(self._parts)} data sets; share of the samples drawn:"]
+        lines = [
+            f"train: {counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}; share of the "
+            f"samples drawn:"
+        ]
         for weight, store in zip(self.weights, self._parts, strict=True):
             lines.append(f"  {weight / total:.2%} {store.describe().removeprefix('train: ')}")
         return "\n".join(lines)

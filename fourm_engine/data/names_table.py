@@ -15,6 +15,7 @@ import numpy as np
 
 from fourm_engine.data.columns import open_column, save_column
 from fourm_engine.storage.location import Readable
+from fourm_plugins.counting import counted
 
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
@@ -96,7 +97,7 @@ class NameTable(Sequence[str]):
     def name(self, row: int) -> str:
         """The name of a row, 0 … n - 1. Raises IndexError for any other, and ValueError for a table that is damaged."""
         if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} names")
+            raise IndexError(f"row {row} of {counted(len(self), 'name')}")
         try:
             return self._bytes(row).decode(*ENCODING)
         except UnicodeDecodeError as error:
@@ -104,7 +105,7 @@ class NameTable(Sequence[str]):
 
     def _bytes(self, row: int) -> bytes:
         if row >= len(self):
-            raise self._damaged(f"row {row} of {len(self)} names")
+            raise self._damaged(f"row {row} of {counted(len(self), 'name')}")
         start, end = int(self.offsets[row]), int(self.offsets[row + 1])
         if not 0 <= start <= end <= len(self.blob):
             raise self._damaged(f"name {row} lies outside of them")
@@ -158,7 +159,7 @@ class NameTable(Sequence[str]):
     def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
         row = self.row(name)
         if row is None or not start <= row < (len(self) if stop is None else stop):
-            raise ValueError(f"{name!r} is none of the {len(self)} names")
+            raise ValueError(f"{name!r} is none of the {counted(len(self), 'name')}")
         return row
 
     def __eq__(self, other: object) -> bool:

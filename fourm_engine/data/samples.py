@@ -27,6 +27,7 @@ from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.masking.draw import BatchMasker, Unmasked
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -155,4 +156,4 @@ class MaskedSamples(Dataset[PackedSample]):
 
 
 def _nothing(samples: int) -> str:
-    return f"none of the {samples} samples has inputs and targets for any component of masking.mixture"
+    return f"none of the {counted(samples, 'sample')} has inputs and targets for any component of masking.mixture"

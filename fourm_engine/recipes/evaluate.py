@@ -34,6 +34,7 @@ from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def evaluate(
         for task in tasks:
             result, pictures[task.name] = predictor.run(task)
             results.append(result)
-            log.info("%s: %d samples in %.1f s", task.name, result.samples, result.seconds)
+            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
         measured = None
         if matrix:
             measured = measure_matrix(model, held_out, predictor.ids, settings)

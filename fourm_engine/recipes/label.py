@@ -18,6 +18,7 @@ from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
 from fourm_engine.storage.url import refuse_remote
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 
 
@@ -33,7 +34,8 @@ class Labelled:
         done, step = self.report, self.step
         lacking = f"{done.lacking} have no {step.source}, " if done.lacking else ""
         return (
-            f"{self.root}: {done.labelled} samples of {step.target} made from {step.source}, {done.kept} were there, "
+            f"{self.root}: {counted(done.labelled, 'sample')} of {step.target} made from {step.source}, "
+            f"{done.kept} were there, "
             f"{lacking}{len(done.bad)} skipped"
         )
 

@@ -225,7 +225,7 @@ def test_a_sample_in_two_shards_is_an_error_that_names_both(root):
 def test_shards_without_views_are_reported(root, caplog):
     (root / "tokens/_views/shard-00002.safetensors").unlink()
     assert len(open_store(root)) == 8
-    assert "1 shards such as shard-00002.safetensors are not read" in caplog.text
+    assert "1 shard such as shard-00002.safetensors left out" in caplog.text
 
 
 def test_damaged_tokens_are_encoded_again_where_contents_are_verified(root):

@@ -15,13 +15,14 @@ import numpy as np
 
 from fourm_engine.data.checks.equal_files import equal_files
 from fourm_engine.data.checks.files import Reader, Survey, survey
-from fourm_engine.data.checks.findings import Finding, Listed, counted
+from fourm_engine.data.checks.findings import Finding, Listed
 from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.statistics import Statistics
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.splits import samples_of
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -380,7 +381,7 @@ def _of_statistics(part: Part, name: str, statistics: Statistics) -> Iterable[Fi
 
 def _of_classes(part: Part, name: str, statistics: Statistics) -> Iterable[Finding]:
     never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0).tolist()]
-    seen = f" in the {len(part.read):,} samples read" if len(part.read) < len(part.names) else ""
+    seen = f" in the {counted(len(part.read), 'sample')} read" if len(part.read) < len(part.names) else ""
     if never:
         yield Finding(
             "empty",

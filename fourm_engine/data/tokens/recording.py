@@ -18,6 +18,7 @@ from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_path
 from fourm_engine.data.tokens.view_shards import ViewShard, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.view import View
 
@@ -34,8 +35,10 @@ class ViewRecorder:
         self._without_tokens = [spec.name for spec in specs if spec.files not in tokenized]
         if index is not None and (index.settings, index.views) != (drawer.settings(), views):
             raise ValueError(
-                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {index.views} views, but the config says "
-                f"{drawer.settings()}, {views} views; restore data.augment, crop_scale, flip, views and seed, or "
+                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {counted(index.views, 'view')}, but "
+                f"the config says "
+                f"{drawer.settings()}, {counted(views, 'view')}; restore data.augment, crop_scale, flip, views "
+                f"and seed, or "
                 f"remove {self.out} and tokenize"
             )
         numbers = [] if index is None else index.shards[:, 0].tolist()
