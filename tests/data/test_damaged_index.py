@@ -266,6 +266,23 @@ def test_columns_of_an_index_that_lie_lead_to_no_memory_outside_of_them(web, fas
     assert "\n" not in str(caught.value)
 
 
+def test_samples_that_are_appended_while_tokens_are_in_use_change_none_of_those_in_use(tokens, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(tokens.parent, root, copy_function=shutil.copy2)
+    store = TokenStore(root / "tokens", MODALITIES, TOKENIZERS, open_files=1)
+
+    def read():
+        rows = range(len(store))
+        return [(store.names[row], {m: store.load(row, m).tolist() for m in sorted(store.has(row))}) for row in rows]
+
+    before = read()
+    write_data(root / "raw", MODALITIES, ["9", "00"])
+    config = DataConfig(shard_size=4, views=2, augment=True)
+    tokenize_split(AlignedData(root / "raw", MODALITIES), root / "tokens", TOKENIZERS, config)
+    assert read() == before
+    assert len(TokenStore(root / "tokens", MODALITIES, TOKENIZERS)) == len(before) + 2
+
+
 def test_a_checksum_is_that_of_the_file_whatever_the_column(tmp_path):
     from zlib import crc32
 
