@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from fourm_engine.data.raw import catalogue
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FILE, FORMAT, INDEX
+from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
 from tests.fakes import write_tar
@@ -252,6 +254,30 @@ def test_a_folder_that_cannot_be_written_to_is_scanned_at_each_start_and_said(tm
     monkeypatch.setattr(catalogue, "_save", refuse)
     assert held(tmp_path) == expected(DATA)
     assert "_index: not written (" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_data_that_cannot_be_written_to_are_read_and_indexing_them_says_so(tmp_path, monkeypatch, caplog, number):
+    write_layout(tmp_path, DATA, "mixed")
+    monkeypatch.setattr(catalogue, "MANY", 10)
+    real, mkdir = os.open, os.mkdir
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest, **options)
+
+    def refuse_folder(path, *rest, **options):
+        if INDEX in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return mkdir(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse_folder)
+    assert held(tmp_path) == expected(DATA)
+    assert caplog.text.count("the next start scans again") == 1
+    with pytest.raises(CannotWrite, match=rf"{INDEX}: cannot be written: {os.strerror(number)}"):
+        index(tmp_path)
 
 
 def test_only_the_first_process_writes_the_index(tmp_path, monkeypatch):

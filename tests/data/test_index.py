@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -170,6 +171,22 @@ def test_an_index_is_kept_in_memory_where_the_folder_cannot_be_written_to(root, 
     shutil.rmtree(root / "tokens" / INDEX_FOLDER)
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     assert list(open_store(root).names) == NAMES["a"]
+    assert not (root / "tokens" / INDEX_FOLDER).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_an_index_is_kept_in_memory_where_writing_fails_whatever_the_permissions_say(root, monkeypatch, caplog, number):
+    shutil.rmtree(root / "tokens" / INDEX_FOLDER)
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert list(open_store(root).names) == NAMES["a"]
+    assert caplog.text.count("each process makes an index of its own in memory") == 1
     assert not (root / "tokens" / INDEX_FOLDER).exists()
 
 
