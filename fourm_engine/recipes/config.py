@@ -7,7 +7,7 @@ that they configure. A key that does not exist is named by its full path with th
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,6 @@ from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.distributions import canonical
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # in the folder of a run
@@ -78,14 +77,13 @@ class RunConfig(BaseModel):
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        roots, readers = list[DataRoot](), list[Mapping[str, Modality]]()
+        roots = []
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
-            roots += [open_root(folder, one.config, manager)] if folder is not None else []
-            roots += [DataRoot(one.config.at(tokens / "train"), [])] if tokens is not None else []
-            readers += [one.modalities] * (len(roots) - len(readers))
+            roots += [(open_root(folder, one.config, manager), one.modalities)] if folder is not None else []
+            roots += [(DataRoot(one.config.at(tokens / "train"), []), one.modalities)] if tokens is not None else []
         if roots:
-            modalities = with_data(modalities, roots, readers)
+            modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)
         return modalities
 
