@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import flat
 from fourm_plugins.spec import Layout, ModalitySpec
 
@@ -95,7 +96,7 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)
-        return f"<Vocabulary of {self.size} rows: {entries}>"
+        return f"<Vocabulary of {counted(self.size, 'row')}: {entries}>"
 
     @property
     def size(self) -> int:

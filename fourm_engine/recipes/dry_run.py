@@ -32,6 +32,7 @@ from fourm_engine.train.metrics import duration
 from fourm_engine.train.parallel import copies
 from fourm_engine.train.utilisation import Peak, named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 MACHINE = 8  # devices in a machine, as far as nothing says otherwise
@@ -68,14 +69,14 @@ class DryRun:
         rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
         shares = {name: count / total for name, count in self.parameters.items()}
         parts = [f"{name} {si(count).strip()} ({shares[name]:.0%})" for name, count in self.parameters.items()]
-        lines = packed([f"vocabulary: {self.vocabulary.size} rows", *rows])
+        lines = packed([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
         learning = [f"learning: {si(self.learning).strip()}"] if self.learning != total else []
         lines += packed([f"parameters: {si(total).strip()}", *parts, *learning])
         lines += [line for found in self.found for line in packed(found.split("  "))]
         shown, asked = self.tokens
         lines += packed(
             [
-                f"a step: {self.batch_size} samples",
+                f"a step: {counted(self.batch_size, 'sample')}",
                 f"{si((shown + asked) * self.batch_size).strip()} tokens",
                 f"(of a sample {shown:.0f} inputs, {asked:.0f} targets)",
                 f"{si(self.step_flops)}FLOP",
@@ -90,7 +91,7 @@ class DryRun:
         hours = self.steps * self.step_seconds / 3600
         lines += packed(
             [
-                f"{self.steps} steps at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
+                f"{counted(self.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
                 f"({duration(self.steps * self.step_seconds)})",
                 f"{self.batch_size / self.step_seconds:.3g} samples/s",
             ]
@@ -205,7 +206,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
                 counts = Counter[str]()
                 for names, number in have.items():
                     counts.update(dict.fromkeys(names, number))
-                lines.append(_counted(f"data found: {len(index)} samples as tokens in {tokens}", counts))
+                lines.append(_counted(f"data found: {counted(len(index), 'sample')} as tokens in {tokens}", counts))
             else:
                 lines.append(f"data found: {one.key}: none here ({folder if folder is not None else tokens})")
     return lines, kinds

@@ -26,6 +26,7 @@ from fourm_engine.modalities import Modalities, activate_kinds, identity, load_m
 from fourm_engine.recipes.config import CONFIG, RunConfig
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class FitReport:
         took = f"fitted in {self.seconds:.0f} s" if self.fresh else "up to date"
         lines = [f"for tokenizer {self.space}, {part}" for part in self.data]
         for name, count in sorted(self.left_out.items()):
-            lines.append(f"tokenizer {self.space}: {count} files of {name} left out, see above")
+            lines.append(f"tokenizer {self.space}: {counted(count, 'file')} of {name} left out, see above")
         for name, scores in self.scores.items():
             shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
             lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out samples'} ({took})")

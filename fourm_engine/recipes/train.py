@@ -14,6 +14,7 @@ from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -41,6 +42,7 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
+            check_tokens_there(config, modalities)
             source = None
             if config.finetune is not None:
                 source = Source.open(config.finetune, modalities, config.model, manager)
@@ -68,6 +70,7 @@ def _trainer(
             vocabulary,
             seed=config.seed,
             training=training,
+            batch_size=config.train.batch_size,
             masker_class=manager.masker_class,
         )
 

@@ -40,7 +40,7 @@ def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_n
     lines = result.output.splitlines()
     assert max(map(len, lines)) < 80
     assert lines[0] == "vocabulary: 32 rows  depth 16  rgb 16"
-    assert "1000 steps at a utilisation (mfu) of 50%" in result.output
+    assert "1,000 steps at a utilisation (mfu) of 50%" in result.output
     assert "312 TFLOP/s of A100 (its data sheet)" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
