@@ -51,7 +51,7 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     for block in blocks:
         if not getattr(block, "is_compiled", False):
             _replace(block, torch.compile(block.forward, fullgraph=True, dynamic=False))
-            block.is_compiled = True
+            block.is_compiled = True  # type: ignore[assignment]
 
 
 def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any) -> Any:
@@ -63,4 +63,4 @@ def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> Che
 
 
 def _replace(block: nn.Module, forward: Callable[..., Any]) -> None:
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

@@ -47,7 +47,7 @@ class Heads(nn.Module):
 
     def initial(self) -> Initial:
         """The numbers that the matrix begins with."""
-        return Initial("normal", HEAD_SCALE * self.weight.shape[1] ** -0.5)
+        return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:
         """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each

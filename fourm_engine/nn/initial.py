@@ -20,9 +20,9 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Initial:
-    """Normal numbers of standard deviation `scale`, uniform ones within ±`scale`, or `scale` itself."""
+    """Gaussian numbers of standard deviation `scale`, uniform ones within ±`scale`, or `scale` itself."""
 
-    kind: Literal["normal", "uniform", "constant"]
+    kind: Literal["gaussian", "uniform", "constant"]
     scale: float
 
     @torch.no_grad()
@@ -38,7 +38,7 @@ class Initial:
         for block in range(first // rows, -(-end // rows)):
             generator = torch.Generator().manual_seed(_seed(seed, name, block))
             drawn = torch.empty(rows, *part.shape[1:], device="cpu")
-            if self.kind == "normal":
+            if self.kind == "gaussian":
                 drawn.normal_(std=self.scale, generator=generator)
             else:
                 drawn.uniform_(-self.scale, self.scale, generator=generator)

@@ -71,15 +71,7 @@ class FourMTask(Task):
         return Transformer(self.config, self.vocabulary)
 
     def planned(self, seed: int) -> Planned | None:
-        with torch.device("meta"):
-            network = self.model()
-        assert isinstance(network, Transformer)
-        initial = network.initial()
-
-        def fill(name: str, part: Tensor, first: int, total: int) -> None:
-            initial[name].fill(part, name, seed=seed, first=first, total=total)
-
-        return Planned(network, fill, network.tabulate)
+        return planned_network(self.config, self.vocabulary, seed)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         return batches(self.data, share, start_step=start_step, workers=self.workers)
@@ -191,8 +183,20 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.
-        return not name.startswith("embedding.") or name.startswith("embedding.projections.")
+        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
+
+
+def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:
+    """The network without memory, and its initial weights."""
+    with torch.device("meta"):
+        network = Transformer(config, vocabulary)
+    initial = network.initial()
+
+    def fill(name: str, part: Tensor, first: int, total: int) -> None:
+        initial[name].fill(part, name, seed=seed, first=first, total=total)
+
+    return Planned(network, fill, network.tabulate)
 
 
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:

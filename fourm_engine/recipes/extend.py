@@ -160,6 +160,7 @@ def _data(
         extension.vocabulary,
         seed=config.seed,
         training=training,
+        batch_size=config.train.batch_size,
         masker_class=extension.manager.masker_class,
     )
     for spec in extension.new:

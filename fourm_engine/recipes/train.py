@@ -6,12 +6,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -20,7 +23,8 @@ from fourm_plugins.manager import PluginManager
 
 def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
-    config with an `extend` section continues what `fourm extend` began.
+    config with a `finetune` section starts from a model's weights, one with an `extend` section continues what
+    `fourm extend` began.
 
     With `replay`, a file of `<run>/not-finite/`, nothing is trained: that step is computed again and told of; the run
     may be at work meanwhile.
@@ -38,14 +42,24 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
-            trainer = _trainer(config, modalities, manager, tell)
+            check_tokens_there(config, modalities)
+            source = None
+            if config.finetune is not None:
+                source = Source.open(config.finetune, modalities, config.model, manager)
+            trainer = _trainer(config, modalities, manager, source, tell)
             return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
-def _trainer(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> Trainer:
-    tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
+def _trainer(
+    config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, tell: Tell
+) -> Trainer:
+    folder = config.tokenizers.folder
+    if source is None:
+        tokenizers = load_tokenizers(folder, modalities.token_spaces, manager, modalities=modalities)
+    else:
+        tokenizers = source.tokenizers(folder)
     manager.freeze()
-    vocabulary = modalities.vocabulary()
+    vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
     def data(*, training: bool) -> MaskedSamples:
         return MaskedSamples.from_config(
@@ -56,6 +70,7 @@ def _trainer(config: RunConfig, modalities: Modalities, manager: PluginManager, 
             vocabulary,
             seed=config.seed,
             training=training,
+            batch_size=config.train.batch_size,
             masker_class=manager.masker_class,
         )
 
@@ -65,8 +80,10 @@ def _trainer(config: RunConfig, modalities: Modalities, manager: PluginManager, 
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
-    task = FourMTask(
-        modalities, tokenizers, config.model, training, held_out, loss=config.loss, workers=config.data.workers
-    )
+    parts, workers = (training, held_out), config.data.workers
+    if source is None:
+        task = FourMTask(modalities, tokenizers, config.model, *parts, loss=config.loss, workers=workers)
+    else:
+        task = FinetuneTask(source, tokenizers, *parts, loss=config.loss, workers=workers)
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

@@ -208,7 +208,8 @@ class NeuralTokenizer(Tokenizer):
 
     @torch.inference_mode()
     def _run(self, method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> list[np.ndarray]:
-        self.network.eval()
+        if self.network.training:
+            self.network.eval()
         x = x.to(self.device)
         with full_precision(x):  # ids and arrays are the same within a training run's autocast
             return list(method(x, *arguments).cpu().numpy())

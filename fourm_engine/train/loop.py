@@ -49,6 +49,7 @@ from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
 from fourm_engine.train.watchdog import Watch
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -113,7 +114,7 @@ class Trainer:
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (finished := self._finished()) is not None:
-                _tell(f"{self.folder}: {self.task.name} is trained ({self.plan.steps} steps); nothing to do")
+                _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return finished
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name

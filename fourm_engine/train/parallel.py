@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
     from fourm_engine.train.task import Planned, Task
 
+#: Devices whose autocast computes norms in fp32 also where their weights are gathered in bf16.
+HALF_ON = ("cuda",)
+
 
 def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
     """The model with its initial weights, in training mode, sharded where `train.parallel` says so. A task that plans
@@ -52,11 +55,12 @@ def is_sharded(config: TrainConfig, device: torch.device, blocks: list[nn.Module
     return world_size() > 1 and (config.parallel != "replicate" or (device.type == "cuda" and bool(blocks)))
 
 
-def copies(config: TrainConfig, world: int) -> int:
-    """How many copies of the model `world` processes hold together. Raises ValueError where they do not divide."""
+def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> int:
+    """How many copies of the model `world` processes hold together. `machine`: processes of one; None: as on this one.
+    Raises ValueError where they do not divide."""
     if config.parallel == "replicate":
         return world
-    over = world if config.parallel == "shard" else min(world, config.shard_over or local_world())
+    over = world if config.parallel == "shard" else min(world, config.shard_over or machine or local_world())
     if world % over:
         raise ValueError(
             f"train.parallel=hybrid: {world} processes do not divide into copies over {over} each; set "
@@ -93,7 +97,7 @@ def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, c
     mesh = init_device_mesh(device.type, (copies, world_size() // copies), mesh_dim_names=("copies", "shards"))
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
+        fully_shard(block, mesh=mesh, mp_policy=half if bf16 and device.type in HALF_ON else MixedPrecisionPolicy())
     fully_shard(model, mesh=mesh)
 
 

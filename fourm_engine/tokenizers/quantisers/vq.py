@@ -89,7 +89,7 @@ class VectorQuantiser(Quantiser):
             bias = torch.zeros_like(codes[:, 0]) if self.normalise else -0.5 * codes.square().sum(-1)
             z_nd = z.reshape(-1, self.dim).float()
             parts = z_nd.split(max(1, DISTANCES_AT_ONCE // self.size))
-            return torch.cat([torch.addmm(bias, part, codes.T).argmax(-1) for part in parts]).reshape(z.shape[:-1])
+            return torch.cat([_argmax(torch.addmm(bias, part, codes.T)) for part in parts]).reshape(z.shape[:-1])
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Codes (..., d) of ids (...)."""
@@ -261,6 +261,13 @@ class VectorQuantiser(Quantiser):
             sizes, sums = self.cluster_size[codes], self.cluster_sum[codes]
             self.cluster_size.index_copy_(0, codes, torch.where(splits, half, sizes))
             self.cluster_sum.index_copy_(0, codes, torch.where(splits[:, None], moved * half[:, None], sums))
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """`scores.argmax(-1)`: the first of equals. On a CPU by NumPy, which takes a quarter of the time."""
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return scores.argmax(-1)
+    return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def _gather(x: Tensor) -> Tensor:
