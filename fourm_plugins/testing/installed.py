@@ -74,7 +74,8 @@ class Wheel:
             check=False,
         )
         try:
-            return json.loads(done.stdout.strip().splitlines()[-1])
+            seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return seen
         except (IndexError, ValueError):
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             return {"error": last}
