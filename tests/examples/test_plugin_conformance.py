@@ -1,4 +1,4 @@
-"""The conformance kit on the example packages and on what `fourm plugins new` writes, as their own test files have it."""
+"""The conformance kit on the example packages and on what `fourm plugins new` writes, by their own test files."""
 
 from __future__ import annotations
 

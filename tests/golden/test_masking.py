@@ -102,7 +102,7 @@ def test_spans_are_masked_as_recorded(case: Case):
     spans = mask_spans(tokens, keep, length, sentinels[1:])
     assert spans.inputs.tolist() == [i for pair in pairs for i in pair["input"]]
     assert spans.targets.tolist() == [i for pair in pairs for i in pair["target"]]
-    assert spans.shown.tolist() == [len(pair["input"]) for pair in pairs]
+    assert spans.n_inputs.tolist() == [len(pair["input"]) for pair in pairs]
     assert spans.length.tolist() == [len(pair["target"]) for pair in pairs]
     assert set(spans.targets[spans.starts]) <= set(sentinels)
 
