@@ -144,8 +144,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
             network.to_empty(device="cpu")
-            with torch.random.fork_rng(devices=[]):
-                network.initialise()  # for the tables of positions, which the file does not hold
+            network.tabulate()
             network.load_state_dict({name: file.get_tensor(name) for name in expected})
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None

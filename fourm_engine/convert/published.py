@@ -278,8 +278,8 @@ def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[
     with torch.device("meta"):
         network = Transformer(checkpoint.config, vocabulary)
     network.to_empty(device="cpu")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network.initialise()  # for the tables of positions, which are computed
+    network.tabulate()
+    with torch.no_grad():
         for table in (network.embedding.encoder_table, network.embedding.decoder_table, network.heads.weight):
             table.zero_()
         views = _published_tensors(network, vocabulary, domains, names)

@@ -66,6 +66,10 @@ class ExtendTask(FourMTask):
         self._adapt(network)
         return network
 
+    def planned(self, seed: int) -> None:
+        """The source is whole in every process anyway."""
+        return None
+
     def _adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
         if settings.train != "all":

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourm_engine.nn.initial import Initial
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -77,9 +79,9 @@ class Embedding(nn.Module):
         )
         self._layouts = [(e.name, e.layout) for e in entries]
         self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
-        self.register_buffer("fixed_positions", torch.empty(self._tabulate()[1].shape), persistent=False)
+        self.register_buffer("fixed_positions", torch.empty(self._tables()[1].shape), persistent=False)
 
-    def _tabulate(self) -> tuple[Tensor, Tensor]:
+    def _tables(self) -> tuple[Tensor, Tensor]:
         """Offsets (n_mod,) int64 and the fixed positions (rows, D), on the CPU."""
         offsets, tables, rows = [], [torch.empty(0, self.width, device="cpu")], 0
         fixed = [layout for _, layout in self._layouts if layout.kind != "vector"]
@@ -98,20 +100,22 @@ class Embedding(nn.Module):
             rows += len(table)
         return torch.tensor(offsets, dtype=torch.int64, device="cpu"), torch.cat(tables)
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Draw all parameters and fill the tables of positions."""
-        for table in (self.encoder_table, self.decoder_table):
-            nn.init.normal_(table, std=CONTENT_STD)
-        nn.init.normal_(self.modality, std=MODALITY_STD)
-        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
-        for projection in self.projections.values():
+    def initial(self) -> dict[str, Initial]:
+        """Parameter -> the numbers that it begins with."""
+        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
+        found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
+        for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
-            nn.init.normal_(projection.weight, std=CONTENT_STD * projection.in_features**-0.5)
-        for positions in self.learned_positions.values():
-            nn.init.normal_(positions, std=0.5**0.5)  # the RMS of a sine
-        offset, fixed = self._tabulate()
+            found[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
+        for name in self.learned_positions:
+            found[f"learned_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
+        return found
+
+    @torch.no_grad()
+    def tabulate(self) -> None:
+        """Fill the tables of positions."""
+        offset, fixed = self._tables()
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 

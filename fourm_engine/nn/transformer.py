@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from fourm_engine.nn.attention import guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
+from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
+from fourm_engine.nn.initial import Initial
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -64,20 +66,31 @@ class Transformer(nn.Module):
         if config.compile:
             self.compile_blocks()
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Draw every parameter and fill every buffer: call it after `to_empty` of a model built on the meta device."""
-        for name, module in self.named_modules():
+    def initialise(self, seed: int | None = None) -> None:
+        """Draw every parameter, by `seed` or a draw from torch's generator, and fill the tables of positions."""
+        seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
+        initial = self.initial()
+        for name, parameter in self.named_parameters():
+            initial[name].fill(parameter.detach(), name, seed=seed)
+        self.tabulate()
+
+    def initial(self) -> dict[str, Initial]:
+        """Parameter -> the numbers that it begins with."""
+        found = {}
+        for path, module in self.named_modules():
             if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+                found[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
                 # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
-                bound = (6 / (module.in_features + module.out_features / stacked(name))) ** 0.5
-                nn.init.uniform_(module.weight, -bound, bound)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.embedding.initialise()
-        self.heads.initialise()
+                bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
+                found[f"{path}.weight"] = Initial("uniform", bound)
+            found[f"{path}.bias"] = Initial("constant", 0.0)
+        found |= {f"embedding.{name}": initial for name, initial in self.embedding.initial().items()}
+        return found | {"heads.weight": self.heads.initial()}
+
+    def tabulate(self) -> None:
+        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        self.embedding.tabulate()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]
@@ -160,8 +173,7 @@ class Transformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
         their mix of modalities; names of parameters stay as they are."""
-        for block in (*self.encoder, *self.decoder):
-            block.compile(fullgraph=True, dynamic=False)
+        compile_blocks((*self.encoder, *self.decoder))
 
     def _decoder_blocks(self) -> Iterator[DecoderBlock]:
         for block in self.decoder:

@@ -27,10 +27,12 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.train.console import packed, si
 from fourm_engine.train.metrics import duration
+from fourm_engine.train.parallel import copies
 from fourm_engine.train.utilisation import Peak, named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 
+MACHINE = 8  # devices in a machine, as far as nothing says otherwise
 DRAWS = 500  # of the mixture, for the mean number of targets
 NONE_HERE = "data found: none here"
 
@@ -232,12 +234,15 @@ def _memory(
 ) -> dict[str, float]:
     """Bytes on each device; fp32 but for activations under autocast. Sharded weights are split over the devices."""
     train = config.train
-    split = world if train.parallel == "shard" else 1
+    split = world // copies(train, world, machine=MACHINE)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
     B = train.batch_size // (world * train.accumulate)
     N, M = config.masking.encoder_tokens, config.masking.decoder_tokens
     of_batch = {name: B * count for name, count in targets.items()}
-    activations = activation_bytes(config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16)
+    how = train.activation_checkpointing
+    activations = activation_bytes(
+        config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
+    )
     parts = {"parameters": weights, "gradients": weights}
     if train.optimiser == "adamw":  # what another one keeps is not known before it is made
         parts["optimiser (2 moments)"] = 2 * weights

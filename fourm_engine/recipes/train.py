@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -15,25 +18,31 @@ from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
 
 
-def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
+def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
     config with an `extend` section continues what `fourm extend` began.
 
+    With `replay`, a file of `<run>/not-finite/`, nothing is trained: that step is computed again and told of; the run
+    may be at work meanwhile.
+
     Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
+    if replay is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"compile": False})})
     if config.extend is not None:
-        return train_extension(config, open_extension(config), tell=tell)
-    with at_work(config.run):
+        return train_extension(config, open_extension(config), tell=tell, replay=replay)
+    with at_work(config.run) if replay is None else nullcontext():
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
-            return _train(config, modalities, manager, tell)
+            trainer = _trainer(config, modalities, manager, tell)
+            return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
-def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
+def _trainer(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> Trainer:
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     manager.freeze()
     vocabulary = modalities.vocabulary()
@@ -60,4 +69,4 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
         modalities, tokenizers, config.model, training, held_out, loss=config.loss, workers=config.data.workers
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)
