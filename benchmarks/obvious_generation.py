@@ -75,7 +75,7 @@ class Obvious:
         for step, count in enumerate(counts):
 
             def logits(given: Given) -> Tensor:
-                context, valid = self._context(given, ids, known, entry)  # noqa: B023
+                context, valid = self._context(given, ids, known, entry)
                 mod = torch.full_like(ids, entry.index)
                 masked = Tokens(torch.full_like(ids, -1), position, mod, torch.zeros_like(ids))
                 return self.network.logits(self.network.decode(masked, context, valid), target).float()
