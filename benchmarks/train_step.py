@@ -24,8 +24,8 @@ from benchmarks.obvious import Obvious, dense
 from benchmarks.obvious import optimiser as obvious_optimiser
 from benchmarks.published import Samples
 from fourm_engine.batch import Batch
-from fourm_engine.nn.computing import Checkpointing, checkpoint_blocks, compile_blocks
-from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
+from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.utilisation import named_peak

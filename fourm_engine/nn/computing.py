@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Checkpointing = Literal["none", "selective", "full"]
+from fourm_engine.nn.config import Checkpointing
 
 _ATEN = torch.ops.aten
 #: What "selective" keeps: results of matrix products and of attention, which take nearly all of the time.

@@ -16,6 +16,10 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+#: What is kept of a block for the backward pass: see `fourm_engine.nn.computing`.
+Checkpointing = Literal["none", "selective", "full"]
+
+
 class ModelConfig(BaseModel):
     """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
 

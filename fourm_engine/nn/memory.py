@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fourm_engine.nn.blocks import hidden_width
-from fourm_engine.nn.computing import Checkpointing
-from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.heads import MAX_LOGITS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fourm_engine.nn.computing import Checkpointing
+from fourm_engine.nn.config import Checkpointing
 from fourm_engine.train.schedule import Plan
 
 #: The batch size at which `base_lr` is the rate.
