@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -98,6 +98,8 @@ class Modality(ABC, Generic[Value]):
     wanted: ClassVar[str] = ""
     #: What people call a folder of such data, beside the modality's name, in small letters and the singular.
     folders: ClassVar[tuple[str, ...]] = ()
+    #: Names of files that lie beside the samples' and say something of all of them; see `documented`.
+    documents: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
@@ -147,6 +149,12 @@ class Modality(ABC, Generic[Value]):
         own = [files for files in samples if contents([files], modality.spec.extensions)]
         read = usable(own, lambda files: (modality.read(files),))
         return Recognised(0.4, "files that it reads") if read else None
+
+    @classmethod
+    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+        """Settings that the file called `name`, one of `documents`, gives: used where a config gives none of them.
+        Raises ValueError for one that cannot be used."""
+        return {}
 
     @abstractmethod
     def write(self, value: Value) -> dict[str, bytes]:
@@ -201,13 +209,13 @@ class Modality(ABC, Generic[Value]):
 
     def from_array(self, array: np.ndarray) -> Value:
         """Of an array: by default the value itself, if it holds numbers."""
-        return door.numbers(array, self.wants())  # type: ignore[return-value]
+        return cast("Value", door.numbers(array, self.wants()))
 
     def from_object(self, given: Any) -> Value:
         """Of anything else: by default the value itself."""
         if given is None:
             raise self.refusal(given)
-        return given
+        return cast("Value", given)
 
     def refusal(self, given: Any, why: str = "") -> SampleError:
         """The error that says what is wanted and what was given."""
@@ -244,7 +252,7 @@ class Modality(ABC, Generic[Value]):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape and a.shape[:2] == kept.shape:
             value = b.copy()
             value[kept] = a[kept]
-            return value
+            return cast("Value", value)
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
     @abstractmethod

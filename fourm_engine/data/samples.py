@@ -128,6 +128,13 @@ class MaskedSamples(Dataset[PackedSample]):
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._unmasked(position) for position in positions])
 
+    def name(self, position: int) -> str:
+        """The name of the sample at a position, which is read to know whether another one replaces it."""
+        for row in self.order.rows(position):
+            if self._draw(row, *divmod(position, len(self))) is not None:
+                return str(self.store.names[row])
+        raise ValueError(_nothing(len(self)))
+
     def _unmasked(self, position: int) -> Unmasked:
         epoch, index = divmod(position, len(self))
         tried = 0

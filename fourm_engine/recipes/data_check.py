@@ -16,6 +16,7 @@ from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.present import with_data
@@ -179,6 +180,10 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, f
                 )
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
+    if isinstance(root, Path) and (found := documented(modalities, chosen.settings, [root])):
+        given = {name: {**chosen.settings.get(name, {}), **more} for name, more in found.items()}
+        chosen = chosen.model_copy(update={"settings": {**chosen.settings, **given}})
+        modalities = load_modalities(chosen, manager)
     if settings.select != "installed":
         return modalities
     try:

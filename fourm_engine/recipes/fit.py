@@ -66,7 +66,13 @@ def fit(
             returned.
         refit: whether tokenizers that were fitted under other settings of their modalities are replaced.
 
-    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings."""
+    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings; a
+    config that fine-tunes a model, whose ids are those of its tokenizers."""
+    if config.finetune is not None:
+        raise ValueError(
+            f"finetune: {config.finetune.source} knows the ids of its tokenizers alone, and others are not fitted for "
+            f"it; name the folder where they are: tokenizers.folder"
+        )
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)

@@ -11,7 +11,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.source import open_source
-from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey
+from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey, unpack_tables
 from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_of, split_names
 from fourm_engine.device import Machine
 from fourm_engine.files import write_atomically
@@ -35,12 +35,20 @@ class InitReport:
     lines: list[str]
 
 
-def init(folder: Path, *, out: Path | None = None, force: bool = False, machine: Machine | None = None) -> InitReport:
+def init(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    unpack: bool = False,
+    machine: Machine | None = None,
+) -> InitReport:
     """Look at `folder` and write a config for it.
 
     Args:
         out: the file; by default the folder's name with .yaml, in the working directory.
         force: whether an existing file is replaced.
+        unpack: write the texts of tables (JSON lines, JSON, CSV, TSV) to folders of their own first.
         machine: what the config is to fit; by default this one.
 
     Raises ValueError where the folder holds nothing usable, or the file exists."""
@@ -50,6 +58,7 @@ def init(folder: Path, *, out: Path | None = None, force: bool = False, machine:
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
         raise ValueError(f"{folder}: no folder to look at; name it in a config that you have, as data.train: {folder}")
     manager = PluginManager()
+    unpacked = unpack_tables(Path(folder), manager) if unpack else []
     found = survey(Path(folder), manager)
     chosen = choose_split(found)
     machine = machine or Machine.here()
@@ -64,7 +73,7 @@ def init(folder: Path, *, out: Path | None = None, force: bool = False, machine:
     if config.data.val is not None:
         AlignedData.from_config(modalities, config.data, training=False)
     write_atomically(out, text)
-    return InitReport(out, config, [*_told(found, chosen), *_next(out, config, machine)])
+    return InitReport(out, config, [*unpacked, *_told(found, chosen), *_next(out, config, machine)])
 
 
 def choose_split(found: Survey) -> Chosen:

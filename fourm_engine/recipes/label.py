@@ -102,6 +102,7 @@ def label(
                 among=readers.values(),
                 on_error=config.data.on_error,
                 max_bytes=config.data.max_file_mb << 20,
+                workers=config.data.workers,
                 rank=rank,
                 world=world,
                 progress=Progress(f"{root}: {step.target}", first_only(tell)),

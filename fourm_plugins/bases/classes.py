@@ -6,6 +6,7 @@ a pixel has no class.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -62,6 +63,7 @@ class ClassGrid(GridModality):
 
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
+    documents = ("classes.json",)
     wanted = "class ids, integers (H, W)"
     loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
     expected_decoding = False
@@ -88,6 +90,25 @@ class ClassGrid(GridModality):
             return None
         score = 0.9 if flat >= 0.9 and not seen[0].mode.startswith("I") else 0.6
         return Recognised(score, f"maps of {len(ids)} class ids", settings, median_size(size for _, size in maps))
+
+    @classmethod
+    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+        """Names of the classes: a list, {id: name} or {name: id}. An id of 255 or 65535 that is no class's neighbour
+        means no class."""
+        try:
+            names = _names_of(json.loads(content))
+        except (ValueError, RecursionError):
+            names = {}
+        if len(names) < 2 or min(names) < 0 or max(names) > 65535:
+            raise ValueError("no names of classes; write a list of them, or {id: name}")
+        top = max(names)
+        void = top in (255, 65535) and len(names) > 2 and sorted(names)[-2] < top - 1
+        last = sorted(names)[-2] if void else top
+        settings: dict[str, Any] = {"classes": [names.get(i, f"class {i}") for i in range(last + 1)]}
+        settings["num_classes"] = last + 1
+        if void or last >= 255:
+            settings["ignore"] = top if void else None
+        return settings
 
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
@@ -172,6 +193,17 @@ class ClassGrid(GridModality):
                 value[:3, :3] = -1  # a corner without a class
             samples.append(self.write(value))
         return samples
+
+
+def _names_of(document: Any) -> dict[int, str]:
+    """Id -> name; {} for what says neither. Keys that are no ids, such as remarks, are left out."""
+    if isinstance(document, list) and all(isinstance(name, str) for name in document):
+        return dict(enumerate(document))
+    if not isinstance(document, dict):
+        return {}
+    if document and all(isinstance(i, int) and not isinstance(i, bool) for i in document.values()):
+        return {i: str(name) for name, i in document.items()}
+    return {int(i): name for i, name in document.items() if i.isdecimal() and isinstance(name, str)}
 
 
 def _ids_of(array: np.ndarray) -> tuple[frozenset[int], tuple[int, int]]:

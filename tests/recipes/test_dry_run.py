@@ -54,6 +54,18 @@ def test_the_parameters_and_their_memory_are_those_of_the_model(path):
     assert memory == {"parameters": 1, "gradients": 1, "optimiser (2 moments)": 2, "averages": 1}
 
 
+def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
+    def memory(*overrides):
+        settings = ["train.batch_size=8", "train.accumulate=1", *overrides]
+        return dry_run(load_config(path, settings), gpu="H100", processes=8).memory
+
+    plain = memory()
+    assert memory("train.parallel=shard")["parameters"] == pytest.approx(plain["parameters"] / 8)
+    hybrid = memory("train.parallel=hybrid", "train.shard_over=4")
+    assert hybrid["parameters"] == pytest.approx(plain["parameters"] / 4)
+    assert memory("train.activation_checkpointing=full")["activations"] < plain["activations"]
+
+
 def test_the_hours_are_the_flops_over_what_the_devices_do(path):
     one = dry_run(load_config(path), mfu=0.5, gpu="H100")
     assert one.step_seconds == pytest.approx(one.step_flops / (0.5 * one.peak.flops_per_s))
