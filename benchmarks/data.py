@@ -7,7 +7,8 @@ million samples (or `--samples`), the second time it finds them, and prints
 
 - the seconds from the start of a process to its first batch, without what it imports;
 - samples per second that one worker loads, masks and collates: from files that the operating system has read before;
-  from an HTTP server on this machine, copying each shard to an empty cache; from the full cache;
+  from an HTTP server on this machine, copying each shard to an empty cache; from the full cache; by the clock, and of
+  processor time, which other work on the machine does not change;
 - the share of a step of 4M-Ti in which the process waits for its two workers.
 """
 
@@ -71,6 +72,16 @@ def rate(loaded: Iterator[Batch], steps: int, size: int) -> float:
     return steps * size / (time.perf_counter() - began)
 
 
+def processor_rate(data: MaskedSamples, steps: int) -> float:
+    """Samples per second of processor time, in this process: what a worker reaches that has a core to itself."""
+    loaded = batches(data, Share(batch_size=64), workers=0)
+    next(loaded)
+    began = time.process_time()
+    for _ in islice(loaded, steps):
+        pass
+    return steps * 64 / (time.process_time() - began)
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """A folder on an HTTP server, in a process of its own."""
@@ -124,11 +135,15 @@ def main() -> None:
 
     share = Share(batch_size=64)
     for _ in range(2):
-        print(f"files: {rate(batches(open_samples(str(many)), share, workers=1), options.batches, 64):,.0f} samples/s")
-    with served(options.folder) as url, tempfile.TemporaryDirectory() as cache:
+        print(
+            f"files: {rate(batches(open_samples(str(many)), share, workers=1), options.batches, 64):,.0f} samples/s, "
+            f"{processor_rate(open_samples(str(many)), options.batches):,.0f} of processor time"
+        )
+    with served(options.folder) as url, tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         for what in ("HTTP, empty cache", "HTTP, full cache"):
-            data = open_samples(f"{url}/many", cache)
-            print(f"{what}: {rate(batches(data, share, workers=1), options.batches, 64):,.0f} samples/s")
+            clock = rate(batches(open_samples(f"{url}/many", one), share, workers=1), options.batches, 64)
+            used = processor_rate(open_samples(f"{url}/many", other), options.batches)
+            print(f"{what}: {clock:,.0f} samples/s, {used:,.0f} of processor time")
     waits, seconds = waiting(open_samples(str(many)), options.steps)
     print(f"a step of 4M-Ti, 16 samples of 56 + 56 tokens: {seconds:.2f} s, of which it waits {waits:.2%}")
 

@@ -27,6 +27,7 @@ from fourm_engine.train.distributed import attempt, describe, gather_json, rank,
 from fourm_engine.train.outcome import AHEAD, Outcome
 from fourm_engine.train.step import Learner
 from fourm_engine.train.task import Task
+from fourm_plugins.counting import counted
 
 FOLDER, FORMAT = "not-finite", 1
 #: Steps whose batches are kept, in a folder; later ones are named only.
@@ -59,7 +60,7 @@ class NotFinite:
         told = gather_json([[name for each in names for name in each] if concerned else [], path, str(caught or "")])
         samples = [name for each, _, _ in told for name in each]
         files = [path for _, path, _ in told if path]
-        words = f"; its {len(samples)} samples are named in metrics.jsonl" if samples else ""
+        words = f"; its {counted(len(samples), 'sample is', 'samples are')} named in metrics.jsonl" if samples else ""
         if files:
             words += f"; add --replay {files[0]} to the command to see where it begins"
         if errors := [error for _, _, error in told if error]:

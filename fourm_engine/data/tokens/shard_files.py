@@ -13,8 +13,9 @@ from fourm_engine.data.tokens.shards import column_of, digest, open_shard, row_o
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.location import Location, Readable, Shard
 
-#: Files that a process keeps open: some tens of shards, read in turns, of some modalities each.
-OPEN_FILES = 256
+#: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,
+#: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
+OPEN_FILES = 2048
 
 
 class ShardFiles:
