@@ -1,6 +1,6 @@
 """AdamW against Muon at equal CPU time: the model of a config, trained with each, by held-out loss.
 
-    python benchmarks/optimisers.py runs/demo/config.yaml --seconds 90 --seeds 3
+    python -m benchmarks.optimisers runs/demo/config.yaml --seconds 90 --seeds 3
 
 Each run gets `--seconds` of CPU time, without those of the first step and of evaluations, on one thread, at a constant
 rate after a short warm-up. The tokens and tokenizers of the config must be there. Prints steps, and the mean held-out

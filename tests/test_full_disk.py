@@ -34,27 +34,19 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
-from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.metrics import Metrics
-from fourm_plugins import ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
+from fourm_engine.train.saving import Checkpoints
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.generate.toys import PLUGINS, install, make_model
+from tests.grids import text_spec
 from tests.tokenizers.test_bins import fitted as bins
 from tests.tokenizers.test_mlp import made as mlp
 
 
 def wordpiece() -> WordPieceTokenizer:
-    spec = ModalitySpec(
-        name="words",
-        layout=Sequence(max_tokens=8),
-        array=Text(),
-        token_space=TokenSpace(name="text", size=600, shared=True),
-        tokenizer=TokenizerRecipe(kind="wordpiece"),
-        source="words",
-        extensions=("txt",),
-    )
+    spec = text_spec("words", size=600, tokens=8)
     made = WordPieceTokenizer([spec], coordinate_bins=8)
     made.fit(lambda: iter(["a ball on a cube", "two balls"]))
     return made
@@ -325,12 +317,14 @@ def test_exports_have_ordinary_permissions(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
 def test_a_checkpoint_that_the_disk_refuses_is_named_and_the_earlier_one_stays(tmp_path, monkeypatch, stage):
     told: list[str] = []
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2, background=False, report=told.append)
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2, report=told.append)
     checkpoints.save(1, {"w": torch.ones(3)}, {})
+    checkpoints.finish()
     before = tree(tmp_path)
     with monkeypatch.context() as broken:
         refuse(broken, stage, errno.ENOSPC)
         checkpoints.save(2, {"w": torch.ones(3)}, {})
+        checkpoints.finish()
     assert (checkpoints.saved, len(told)) == (1, 1)
     assert f"{tmp_path}/run/checkpoints/step-" in told[0]
     assert "No space left on device" in told[0]

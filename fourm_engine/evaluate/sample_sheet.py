@@ -9,6 +9,7 @@ import numpy as np
 
 from fourm_engine.evaluate.masks import DROPPED
 from fourm_engine.evaluate.sheet import Cell, sheet
+from fourm_plugins.counting import counted
 from fourm_plugins.view import View
 
 #: Pixels to which the longer side of a picture is enlarged, in whole steps, before a crop is drawn on it.
@@ -63,7 +64,7 @@ class ShownSample:
     def title(self) -> list[str]:
         """Lines on the sample as a whole."""
         lines = [f"{self.sample} ({self.part}, {self.folder})"]
-        views = "random views" if self.views > 1024 else f"{self.views} views" if self.views > 1 else "one view"
+        views = "random views" if self.views > 1024 else counted(self.views, "view")
         crops = [f"{group}: {describe(view)}" for group, view in self.crops.items()]
         lines.append(f"view {self.view} of {views}" + "".join(f"; {crop}" for crop in crops))
         if self.position is not None:

@@ -8,24 +8,28 @@ Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.nn.attention import guard_mask, stacked
+from fourm_engine.nn.attention import Contexts, guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
+from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
+from fourm_engine.nn.initial import Initial
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from fourm_engine.batch import Batch, Patches, Tokens
     from fourm_engine.vocabulary import Vocabulary
+
+REGISTER_STD = 0.02
 
 __all__ = ["SIZES", "DecoderCache", "ModelConfig", "Transformer"]
 
@@ -35,8 +39,7 @@ class DecoderCache:
     """State of cached decoding: filled by `Transformer.start_cache`, advanced in place by `decode_step`."""
 
     blocks: list[BlockCache]
-    cross_mask: Bool[Tensor, "B 1 1 N"]  # which context tokens are seen
-    cross_seen: Bool[Tensor, "B 1 1 1"]  # whether any is
+    contexts: list[Contexts]
     max_len: int
     length: int = 0  # tokens decoded so far
 
@@ -53,6 +56,8 @@ class Transformer(nn.Module):
         self.config = config
         width = config.width
         self.embedding = Embedding(width, vocabulary)
+        # Before the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
+        self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))
         self.encoder_norm = layer_norm(width, bias=config.bias)
         self.context_proj = nn.Linear(width, width)  # has a bias in every variant
@@ -64,32 +69,44 @@ class Transformer(nn.Module):
         if config.compile:
             self.compile_blocks()
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Draw every parameter and fill every buffer: call it after `to_empty` of a model built on the meta device."""
-        for name, module in self.named_modules():
+    def initialise(self, seed: int | None = None) -> None:
+        """Draw every parameter, by `seed` or a draw from torch's generator, and fill the tables of positions."""
+        seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
+        initial = self.initial()
+        for name, parameter in self.named_parameters():
+            initial[name].fill(parameter.detach(), name, seed=seed)
+        self.tabulate()
+
+    def initial(self) -> dict[str, Initial]:
+        """Parameter -> the numbers that it begins with."""
+        found = {}
+        for path, module in self.named_modules():
             if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+                found[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
                 # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
-                bound = (6 / (module.in_features + module.out_features / stacked(name))) ** 0.5
-                nn.init.uniform_(module.weight, -bound, bound)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.embedding.initialise()
-        self.heads.initialise()
+                bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
+                found[f"{path}.weight"] = Initial("uniform", bound)
+            found[f"{path}.bias"] = Initial("constant", 0.0)
+        found |= {f"embedding.{name}": initial for name, initial in self.embedding.initial().items()}
+        return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
+
+    def tabulate(self) -> None:
+        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        self.embedding.tabulate()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """The encoder's output after its final norm, and which slots hold a token."""
+        """The encoder's output after its final norm, without registers, and which slots hold a token."""
         x_BND, _, valid_BN = self._encode(tokens, continuous)
-        return x_BND, valid_BN
+        return x_BND[:, self.config.registers :], valid_BN[:, self.config.registers :]
 
     def encode(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid.
+        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid. Registers
+        come first: N is `config.registers` more than `tokens` has.
 
         `order` of the tokens is not used; `continuous` may be empty. A row without any valid token is allowed:
         cross-attention then returns its output projection's bias."""
@@ -99,6 +116,11 @@ class Transformer(nn.Module):
     def _encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor, Tensor]:
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         valid_BN = tokens.mod >= 0
+        if self.registers is not None:
+            registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
+            content_BND = torch.cat([registers_BRD, content_BND], dim=1)
+            place_BND = torch.cat([torch.zeros_like(registers_BRD), place_BND], dim=1)
+            valid_BN = torch.cat([valid_BN.new_ones(registers_BRD.shape[:2]), valid_BN], dim=1)
         mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
         x_BND = content_BND + place_BND
         for block in self.encoder:
@@ -130,24 +152,32 @@ class Transformer(nn.Module):
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
         return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
 
-    def start_cache(self, context_BND: Tensor, valid_BN: Tensor, max_len: int) -> DecoderCache:
-        """Begin decoding one sequence a row of the batch, of at most `max_len` tokens, from the context of `encode`."""
-        cross_mask, cross_seen = guard_mask(valid_BN[:, None, None, :])
-        blocks = [block.start_cache(context_BND, max_len) for block in self._decoder_blocks()]
-        return DecoderCache(blocks, cross_mask, cross_seen, max_len)
+    def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
+        """Begin decoding R sequences of at most `max_len` tokens.
+
+        `contexts`: (context (U, N, D), valid (U, N), rows) of `encode`; each of the U contexts is that of `rows` of the
+        R rows, which come in this order. What is the same for several rows is so computed once."""
+        groups, first = list[Contexts](), 0
+        for context_UND, valid_UN, rows in contexts:
+            mask, seen = (None, None) if bool(valid_UN.all()) else guard_mask(valid_UN[:, None, None, :])
+            groups.append(Contexts(first, len(context_UND), rows, mask, seen))
+            first += len(context_UND) * rows
+        parts = [context for context, _, _ in contexts]
+        blocks = [block.start_cache(parts, first, max_len) for block in self._decoder_blocks()]
+        return DecoderCache(blocks, groups, max_len)
 
     def decode_step(
-        self, ids_B: Int[Tensor, " B"], pos_B: Int[Tensor, " B"], mod_B: Int[Tensor, " B"], cache: DecoderCache
-    ) -> Float[Tensor, "B D"]:
+        self, ids_R: Int[Tensor, " R"], pos_R: Int[Tensor, " R"], mod_R: Int[Tensor, " R"], cache: DecoderCache
+    ) -> Float[Tensor, "R D"]:
         """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if it is
         full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
-        y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])
+        y_R1D = self.embedding.decoder(ids_R[:, None], pos_R[:, None], mod_R[:, None])
         for block, state in zip(self._decoder_blocks(), cache.blocks, strict=True):
-            y_B1D = block.step(y_B1D, state, cache.length, cache.cross_mask, cache.cross_seen)
+            y_R1D = block.step(y_R1D, state, cache.length, cache.contexts)
         cache.length += 1
-        return self.decoder_norm(y_B1D)[:, 0]
+        return self.decoder_norm(y_R1D)[:, 0]
 
     def parameter_counts(self) -> dict[str, int]:
         """{"backbone": …, "embeddings": …}: the latter are the token tables, modality vectors, projections, learned
@@ -160,8 +190,7 @@ class Transformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
         their mix of modalities; names of parameters stay as they are."""
-        for block in (*self.encoder, *self.decoder):
-            block.compile(fullgraph=True, dynamic=False)
+        compile_blocks((*self.encoder, *self.decoder))
 
     def _decoder_blocks(self) -> Iterator[DecoderBlock]:
         for block in self.decoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     wanted, tokens = [], []
-    for key, one, training in _sets(data, modalities):
+    for key, one, training, readers in _sets(data, modalities):
         name = key.removeprefix("data.")
         split = Split.from_config(one, training=training, host=manager)
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
@@ -65,7 +66,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         if split.root is not None and (isinstance(split.root, Elsewhere) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # None: all samples, reported below
             choose = None if split.share is None else split.select
-            wanted.append(Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose))
+            part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
+            wanted.append(replace(part, modalities=modalities | dict(readers)))
         elif split.root is not None:
             log.warning("%s: %s is not there", key, split.root)
         if one.tokens is not None:
@@ -93,7 +95,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         check.findings.append(Finding("settings", "problem", str(error)))
     if any(
         training and Split.from_config(one, training=True, host=manager).held_out is None
-        for _, one, training in _sets(data, modalities)
+        for _, one, training, _ in _sets(data, modalities)
     ):
         check.findings.append(
             Finding(
@@ -107,9 +109,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     return check
 
 
-def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool]]:
-    """(setting that names it, config of it alone, whether it is trained on) of each part."""
-    return [*((one.key, one.config, True) for one in data_sets(data, modalities)), ("data.val", data, False)]
+def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool, Mapping[str, Modality]]]:
+    """(setting that names it, config of it alone, whether it is trained on, what reads it) of each part."""
+    train = ((one.key, one.config, True, one.modalities) for one in data_sets(data, modalities))
+    return [*train, ("data.val", data, False, modalities)]
 
 
 def check_folder(

@@ -32,6 +32,7 @@ from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid
 from fourm_plugins.suggest import nearest_few
@@ -65,7 +66,7 @@ def show(
             known.update(store.names)
             continue
         if view is not None and not 0 <= view < store.views:
-            raise ValueError(f"view {view}: {part} has {store.views} views of a sample, from 0 on")
+            raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} of a sample, from 0 on")
         drawing = Drawing(config, modalities, tokenizers, manager, store)
         packed, position = drawing.draw(sample, epoch, view)
         return _shown(config, modalities, tokenizers, drawing, store, part, sample, packed, position)
@@ -291,7 +292,7 @@ def _unmasked(
         drawer = ViewDrawer.from_config(modalities, config.data, training=training, seed=config.seed)
         seen = DrawnViews(drawer, data, config.data.views if training else 1)
         if not 0 <= view < seen.views:
-            raise ValueError(f"view {view}: {part} has {seen.views} views of a sample, from 0 on")
+            raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} of a sample, from 0 on")
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):

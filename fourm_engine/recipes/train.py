@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
 
 
-def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
+def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
-    config with an `extend` section continues what `fourm extend` began.
+    config with a `finetune` section starts from a model's weights, one with an `extend` section continues what
+    `fourm extend` began.
+
+    With `replay`, a file of `<run>/not-finite/`, nothing is trained: that step is computed again and told of; the run
+    may be at work meanwhile.
 
     Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
+    if replay is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"compile": False})})
     if config.extend is not None:
-        return train_extension(config, open_extension(config), tell=tell)
-    with at_work(config.run):
+        return train_extension(config, open_extension(config), tell=tell, replay=replay)
+    with at_work(config.run) if replay is None else nullcontext():
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
-            return _train(config, modalities, manager, tell)
+            check_tokens_there(config, modalities)
+            source = None
+            if config.finetune is not None:
+                source = Source.open(config.finetune, modalities, config.model, manager)
+            trainer = _trainer(config, modalities, manager, source, tell)
+            return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
-def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
-    tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
+def _trainer(
+    config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, tell: Tell
+) -> Trainer:
+    folder = config.tokenizers.folder
+    if source is None:
+        tokenizers = load_tokenizers(folder, modalities.token_spaces, manager, modalities=modalities)
+    else:
+        tokenizers = source.tokenizers(folder)
     manager.freeze()
-    vocabulary = modalities.vocabulary()
+    vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
     def data(*, training: bool) -> MaskedSamples:
         return MaskedSamples.from_config(
@@ -47,6 +70,7 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
             vocabulary,
             seed=config.seed,
             training=training,
+            batch_size=config.train.batch_size,
             masker_class=manager.masker_class,
         )
 
@@ -56,8 +80,10 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
-    task = FourMTask(
-        modalities, tokenizers, config.model, training, held_out, loss=config.loss, workers=config.data.workers
-    )
+    parts, workers = (training, held_out), config.data.workers
+    if source is None:
+        task = FourMTask(modalities, tokenizers, config.model, *parts, loss=config.loss, workers=workers)
+    else:
+        task = FinetuneTask(source, tokenizers, *parts, loss=config.loss, workers=workers)
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

@@ -72,10 +72,6 @@ class TokenizerNetwork(nn.Module):
         """After the optimiser's `step` (from 0) of `steps`, in every process."""
         self.quantiser.after_step(step, steps)
 
-    def discard(self) -> None:
-        """In place of `after_step` where the step was skipped."""
-        self.quantiser.discard()
-
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
         """Recompute, in place, what follows from other averages."""
         self.quantiser.after_average(under("quantiser.", averages))

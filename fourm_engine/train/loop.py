@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 
 from fourm_engine.data.order import Share
+from fourm_engine.device import rank_and_world
 from fourm_engine.files import write_atomically
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load, nearest
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     check_same,
@@ -35,13 +37,19 @@ from fourm_engine.train.distributed import (
     world_size,
 )
 from fourm_engine.train.feed import Feed
+from fourm_engine.train.garbage import collected_at_steps
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
-from fourm_engine.train.step import MAX_SKIPPED, Diverged, Learner, Outcome
+from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.replay import NotFinite, examine, read_step
+from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
+from fourm_engine.train.watchdog import Watch
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -79,6 +87,7 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
+        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)
 
     def run(self) -> dict[str, float]:
         """Train, evaluate, export; returns the last evaluation.
@@ -88,22 +97,24 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM or SIGINT, after a checkpoint."""
-        with processes(self.config) as device, stop_requests() as stop:
+            Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
+
+        Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
+        with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:
                 self._evaluate()
-            checkpoints = Checkpoints(
-                self.folder / "checkpoints", keep=self.config.keep, background=device.type == "cuda", report=_tell
-            )
+            self.watch.moves("resuming", bounded=False)
+            keep, keep_every = self.config.keep, self.config.keep_every
+            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_tell)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (finished := self._finished()) is not None:
-                _tell(f"{self.folder}: {self.task.name} is trained ({self.plan.steps} steps); nothing to do")
+                _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return finished
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
@@ -117,6 +128,23 @@ class Trainer:
             finally:
                 checkpoints.wait()
                 metrics.close()
+
+    def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
+        """Compute a step again that the run has kept (`replay`), in one process, with the weights of its nearest
+        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError where there is none."""
+        if rank_and_world()[1] > 1:
+            raise ValueError("--replay computes one step in one process; start it without torchrun")
+        kept = read_step(path, self.task)
+        with processes(self.config) as device:
+            self._check()
+            self._build(device)
+            checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
+            check_same_run(checkpoint.folder, checkpoint.state, self.identity, self.versions, self.task.defaults())
+            load(checkpoint, {name: tensor for name, tensor in self._tensors().items() if name.startswith("model/")})
+            tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
+            for line in examine(self.learner, kept):
+                tell(line)
+        return {}
 
     def _facts(self) -> Run:
         return Run(
@@ -154,9 +182,11 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
         self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
         self.model = self.learner.model
+        self.model.register_forward_pre_hook(lambda *_: self.watch.moves())
+        self.learner.moved = self.watch.moves
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
@@ -187,45 +217,64 @@ class Trainer:
 
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
+        self.not_finite = NotFinite(self.task, self.share, self.folder)
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
-        while progress.step < self.plan.steps:
-            micro_batches = feed.step()
-            counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
-            if signals:
-                self._stop(signals, checkpoints)
-            if work[1] and not metrics.peak:
-                metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
-            ahead = feed.ahead if progress.step + 1 < self.plan.steps else None
-            outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts, ahead=ahead)
-            self._note(outcome)
-            progress.step += 1
-            if outcome.taken:
-                metrics.add(
-                    outcome.loss,
-                    outcome.sums,
-                    counts,
-                    lr=outcome.lr,
-                    norm=outcome.norm,
-                    samples=config.batch_size,
-                    work=work,
-                )
-            done = progress.step == self.plan.steps
-            if done or progress.step % config.log_every == 0:
-                most = memory(self.device)
-                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited, memory=most)
-                if line:
-                    self.observers("fourm_step", step=progress.step, metrics=line)
-            else:
-                metrics.begun(progress.step)
-            if not done and config.eval_every and progress.step % config.eval_every == 0:
-                self._report(metrics, self._evaluate())
-            if done or progress.step % config.checkpoint_every == 0:
-                self._save(checkpoints)
-            self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+        pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
+
+        def settle(ahead: int = 0) -> None:
+            """Report the steps that are done, all but the last `ahead`."""
+            while len(pending) > ahead:
+                self._settle(*pending.popleft(), metrics)
+
+        with collected_at_steps() as collect:
+            while progress.step < self.plan.steps:
+                self.watch.moves("waiting for data")
+                micro_batches = feed.step()
+                self.watch.moves("exchanging counts")
+                counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
+                if signals:
+                    settle()
+                    self._stop(signals, checkpoints)
+                if work[1] and not metrics.peak:
+                    metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+                self.not_finite.step(progress.step, [batch for batch, _ in micro_batches], counts)
+                self.watch.moves("computing")
+                outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
+                pending.append((outcome, counts, work))
+                progress.step += 1
+                done = progress.step == self.plan.steps
+                evaluates = not done and config.eval_every and progress.step % config.eval_every == 0
+                saves = done or progress.step % config.checkpoint_every == 0
+                if not done:
+                    feed.ahead()
+                settle(0 if evaluates or saves else self.ahead)
+                if evaluates:
+                    self._report(metrics, self._evaluate())
+                if saves or self.progress.in_a_row == 1:  # the weights with which a skipped step may be looked at
+                    self._save(checkpoints)
+                self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+                collect(progress.step)
         checkpoints.finish()
         self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         if checkpoints.saved != self.plan.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
+
+    def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
+        """Report a step when the device has computed it; on a GPU the host is some steps further by then."""
+        outcome, step = pending.read(), pending.step + 1
+        self._note(outcome, metrics)
+        if outcome.taken:
+            samples = self.config.batch_size
+            metrics.add(
+                outcome.loss, outcome.sums, counts, lr=outcome.lr, norm=outcome.norm, samples=samples, work=work
+            )
+        if step == self.plan.steps or step % self.config.log_every == 0:
+            most = memory(self.device)
+            line = metrics.line(step, skipped=self.progress.skipped, waited=self.feed.waited, memory=most)
+            if line:
+                self.observers("fourm_step", step=step, metrics=line)
+        else:
+            metrics.begun(step)
 
     def _exchange(
         self, micro_batches: list[Any], stop: dict[str, int]
@@ -238,26 +287,30 @@ class Trainer:
         tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
         flops = sum(self.task.flops(batch) for batch in micro_batches)
         flags = [float(stop["signal"] == number) for number in SIGNALS]
-        *numbers, tokens, flops, term, interrupt = sum_numbers([*counts.values(), tokens, flops, *flags])
-        signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
+        tokens, flops, *numbers = sum_numbers([tokens, flops, *flags, *counts.values()])
+        signals = [int(number) for number, flag in zip(SIGNALS, numbers, strict=False) if flag]
+        numbers = numbers[len(SIGNALS) :]
         return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
-    def _note(self, outcome: Outcome) -> None:
-        """Count skipped steps; too many in a row end the run."""
+    def _note(self, outcome: Outcome, metrics: Metrics) -> None:
+        """Count and record skipped steps; too many in a row end the run."""
         if outcome.taken:
             self.progress.in_a_row = 0
             return
         self.progress.skipped += 1
         self.progress.in_a_row += 1
+        facts, words = self.not_finite.skipped(outcome)
+        metrics.skipped(outcome.step + 1, facts)
         if self.progress.in_a_row == MAX_SKIPPED:
             raise Diverged(
                 f"{outcome}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data "
                 f"of what is not finite. The checkpoints of earlier steps are intact"
             )
-        _tell(f"{outcome}; skipped")
+        _tell(f"{outcome}; skipped{words}")
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
+        self.watch.moves("evaluating")
         scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
@@ -281,6 +334,7 @@ class Trainer:
             "progress": progress,
             "ema": self.learner.averages is not None,
         }
+        self.watch.moves("saving a checkpoint")
         checkpoints.save(self.progress.step, self._tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
@@ -304,6 +358,7 @@ class Trainer:
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
+        self.watch.moves("exporting", bounded=False)
         *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:

@@ -135,6 +135,11 @@ class Metrics:
             tell(packed([said, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
 
+    def skipped(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Write what is known of a step that was not finite."""
+        if self.active:
+            self._write({"step": step, "not_finite": dict(facts)})
+
     def close(self) -> None:
         if self.active:
             self._bar.clear()

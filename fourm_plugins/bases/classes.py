@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
@@ -44,7 +45,10 @@ class ClassSettings(images.TokenSettings):
             data = dict(data)
             given = data.setdefault("num_classes", len(classes))
             if given != len(classes):
-                raise ValueError(f"num_classes is {given} but {len(classes)} classes are named; give one of the two")
+                raise ValueError(
+                    f"num_classes is {given} but {counted(len(classes), 'class is', 'classes are')} named; give "
+                    f"one of the two"
+                )
         return data
 
     @model_validator(mode="after")
@@ -214,7 +218,7 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
     others = [i for i in ids if i != top]
     void = top in ids and len(others) > 1 and others[-1] < top - 1
     last = max(others[-1] if void else ids[-1], 1)
-    why = f"ids up to {last} in the {files} files looked at; files with a larger one are left out"
+    why = f"ids up to {last} in {counted(files, 'file')} looked at; files with a larger one are left out"
     settings: dict[str, tuple[Any, str]] = {"num_classes": (last + 1, why)}
     if void:
         settings["ignore"] = (top, "this id means: no class here")

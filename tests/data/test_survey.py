@@ -106,7 +106,7 @@ def test_what_is_not_read_is_named_with_the_remedy(tmp_path):
         in notes
     )
     assert "itself are not read: 1, such as lonely.png; move them into a folder" in notes
-    assert "points/ is not read: no installed plugin recognises its 1 samples" in notes
+    assert "points/ is not read: no installed plugin recognises its 1 sample" in notes
     assert "more/ is not read: it is rgb as images/, with other samples; move both into one folder" in notes
     assert "such as clip.mp4" in notes
 

@@ -17,6 +17,7 @@ from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
 from fourm_engine.data.raw.source import open_source
 from fourm_engine.data.raw.unfold import Texts, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 #: What parts of a data set are called; a year or number may follow.
@@ -160,7 +161,8 @@ def _left_out(
         if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
             number = len(asked.sources[folder].names)
             lines.append(
-                f"{shown(folder)}/ is not read: no installed plugin recognises its {number} samples; to write one: "
+                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; "
+                f"to write one: "
                 f"fourm plugins new NAME"
             )
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
