@@ -54,8 +54,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
             block.is_compiled = True  # type: ignore[assignment]
 
 
-def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any) -> Any:
-    return checkpoint(forward, *inputs, use_reentrant=False, **context)
+def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any, **named: Any) -> Any:
+    return checkpoint(forward, *inputs, use_reentrant=False, **context, **named)
 
 
 def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
