@@ -53,8 +53,6 @@ def test_a_run_that_lost_a_machine_goes_on_in_fewer_processes(tmp_path):
     while len(list((tmp_path / "checkpoints").glob("step-????????"))) < 2:
         assert time.monotonic() < last
         time.sleep(0.1)
-    facts = json.loads((tmp_path / "processes/rank-00001.json").read_text())
-    assert facts["moves"] > 0
     agents[1].send_signal(signal.SIGKILL)
     for rank in (0, 1):
         path = tmp_path / f"processes/rank-{rank:05d}.json"

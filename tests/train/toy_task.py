@@ -127,7 +127,7 @@ def main() -> None:
     if options.pop("only_on_rank", None) not in (None, os.environ.get("RANK")):
         options = {key: value for key, value in options.items() if key not in ("kill_at", "stop_at")}
     if options.pop("first_start_only", False) and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "0":
-        options.pop("kill_at")
+        options.pop("kill_at", None)
     if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
         from fourm_engine.train import saving
 
