@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -13,6 +15,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
 
 
 def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
@@ -33,25 +36,34 @@ def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
             return _train(config, modalities, manager, tell)
 
 
+def open_samples(
+    config: RunConfig,
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    manager: PluginManager,
+    *,
+    training: bool = True,
+) -> MaskedSamples:
+    """The training samples of a run, or its held-out ones. Raises ValueError for data that cannot be used."""
+    return MaskedSamples.from_config(
+        config.data,
+        config.masking,
+        modalities,
+        tokenizers,
+        modalities.vocabulary(),
+        seed=config.seed,
+        training=training,
+        masker_class=manager.masker_class,
+    )
+
+
 def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     manager.freeze()
-    vocabulary = modalities.vocabulary()
-
-    def data(*, training: bool) -> MaskedSamples:
-        return MaskedSamples.from_config(
-            config.data,
-            config.masking,
-            modalities,
-            tokenizers,
-            vocabulary,
-            seed=config.seed,
-            training=training,
-            masker_class=manager.masker_class,
-        )
-
-    held_out = data(training=False) if config.data.val is not None else None
-    training = data(training=True)
+    held_out = (
+        open_samples(config, modalities, tokenizers, manager, training=False) if config.data.val is not None else None
+    )
+    training = open_samples(config, modalities, tokenizers, manager)
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
