@@ -15,7 +15,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -152,12 +152,10 @@ def _others(folder: Path, parent: Path, stem: str, entry: str) -> list[dict[str,
 
 def _enter(entry: Path, made: int) -> int:
     facts = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
+        **this_process(),
         "user": _user(),
         "command": _command(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "started": _started(os.getpid()),
         "job": _job(),
         "made": made,
     }
@@ -186,9 +184,19 @@ def _in_use(path: Path, facts: dict[str, Any]) -> bool:
         return True
     finally:
         os.close(handle)
+    return bool(facts) if (lives := process_lives(facts)) is None else lives
+
+
+def this_process() -> dict[str, Any]:
+    """What `process_lives` knows this process by."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started_tick": _started(os.getpid())}
+
+
+def process_lives(facts: Mapping[str, Any]) -> bool | None:
+    """Whether the process of these facts, of `this_process`, is alive; None for one of another machine."""
     if facts.get("host") != socket.gethostname() or not isinstance(pid := facts.get("pid"), int):
-        return bool(facts)
-    return alive(pid) and facts.get("started") in (None, _started(pid))
+        return None
+    return alive(pid) and facts.get("started_tick") in (None, _started(pid))
 
 
 def _read(path: Path) -> dict[str, Any]:

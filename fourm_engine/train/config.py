@@ -10,6 +10,8 @@ from fourm_engine.train.schedule import Plan
 
 #: The batch size at which `base_lr` is the rate.
 BASE_BATCH = 256
+#: Steps of the longest trace: what is larger no viewer opens.
+MAX_PROFILED = 100
 #: Settings of which exactly one is set.
 LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 
@@ -85,6 +87,18 @@ class TrainConfig(BaseModel):
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
 
+    # What a run shows of itself; none of it changes what is learned.
+    #: Steps between matrices of held-out losses, of every input to every target, on `pairs_samples` samples a set of
+    #: inputs; one more at the end. `pairs_inputs`: the sets of inputs; null: nothing, and each modality alone.
+    pairs_every: int | None = Field(default=None, ge=1)
+    pairs_samples: int = Field(default=32, ge=1)
+    pairs_inputs: tuple[tuple[str, ...], ...] | None = None
+    #: Steps between sheets of predictions on `pictures` fixed held-out samples; one more at the end. null: none.
+    pictures_every: int | None = Field(default=None, ge=1)
+    pictures: int = Field(default=2, ge=1, le=16)
+    #: The first and the last step of a trace of torch.profiler; null: none.
+    profile: tuple[int, int] | None = None
+
     @property
     def exports(self) -> tuple[str, ...]:
         """Of "ema" and "weights", what is evaluated and exported, in that order."""
@@ -135,6 +149,11 @@ class TrainConfig(BaseModel):
             raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
         if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
             self.plan()
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1] < self.profile[0] + MAX_PROFILED:
+            raise ValueError(
+                f"profile={list(self.profile)}: expected the first and the last of at most {MAX_PROFILED} steps, "
+                f"such as [11, 15]"
+            )
         if self.export in ("ema", "both") and self.ema is None:
             raise ValueError(f"export={self.export!r}, and the run keeps no averages; set ema, such as 0.999")
         if not all(0 <= beta < 1 for beta in self.betas):

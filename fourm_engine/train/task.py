@@ -15,11 +15,12 @@ skipped, and otherwise averaged over processes (`averages`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fourm_engine.data.order import Share
@@ -104,6 +105,19 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Held-out measures, name -> (sum, count) of this process, which the trainer adds up and divides. Every process
         calls `model(…)` equally often and returns the same names. Evaluation mode, no gradients."""
+
+    def pairs(
+        self, model: nn.Module, share: Share, *, samples: int, inputs: Sequence[Sequence[str]] | None
+    ) -> dict[tuple[str, str], tuple[float, float]]:
+        """Held-out losses by what is shown and what is predicted, (input, target) -> (sum, count), as `evaluate`; of
+        `samples` samples for each of `inputs`, sets of modalities (None: each alone, and nothing). Raises ValueError
+        for inputs that are none."""
+        raise ValueError(f"{self.name}: it has no inputs and targets; leave pairs_every out")
+
+    def show(self, weights: dict[str, Tensor], path: Path, device: torch.device) -> None:
+        """Write a picture of predictions on held-out samples, computed on `device` by the model with these weights, as
+        in `export`. Called in the first process only; the caller keeps torch's random numbers as they were."""
+        raise ValueError(f"{self.name}: it draws no pictures of predictions; leave pictures_every out")
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
