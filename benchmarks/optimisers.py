@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -25,6 +26,7 @@ from fourm_engine.recipes.config import RunConfig, load_config
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.step import Learner
 
 
 class Timed(FourMTask):
@@ -32,19 +34,18 @@ class Timed(FourMTask):
 
     def measure(self, trainer: Trainer, seconds: float) -> int:
         """Let `trainer` step until `seconds` are used up; returns the number of steps."""
-        began, steps, take = 0.0, 0, trainer._step
+        began, steps, take = 0.0, 0, Learner.step
 
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
             nonlocal began, steps
             began = began or time.process_time()
-            result = take(*arguments)
+            result = take(*arguments, **options)
             steps += 1
             if time.process_time() - began >= seconds:
                 raise _Enough
             return result
 
-        trainer._step = timed  # type: ignore[method-assign]
-        with suppress(_Enough):
+        with mock.patch.object(Learner, "step", timed), suppress(_Enough):
             trainer.run()
         return steps
 

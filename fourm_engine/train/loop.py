@@ -10,11 +10,9 @@ checkpoint exactly as if nothing had happened.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +22,15 @@ from torch import Tensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
-from fourm_engine.train.averages import Averages, ForwardBuffers
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
-    Gradients,
     check_same,
     gathered,
     processes,
     rank,
     seed_of,
     sum_numbers,
-    sum_over_processes,
     together,
     world_size,
 )
@@ -43,21 +38,13 @@ from fourm_engine.train.feed import Feed
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
-from fourm_engine.train.optimiser import Optimiser
-from fourm_engine.train.schedule import learning_rate
+from fourm_engine.train.step import MAX_SKIPPED, Diverged, Learner, Outcome
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
-
-#: Steps without a finite loss or gradient are skipped; this many in a row end the run.
-MAX_SKIPPED = 10
-
-
-class Diverged(ValueError):
-    """Losses or gradients remained infinite or NaN."""
 
 
 @dataclass
@@ -167,25 +154,13 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        torch.manual_seed(self.seed)
         self.device = device
-        self.model = together(lambda: self.task.model().to(device)).train()
-        self.gradients = Gradients(self.model, self.task, self.config, device)
-        self.optimiser = Optimiser(self.model, self.task, self.config, self.host)
-        self.schedule = self.host.schedule(self.config.schedule)
-        self.buffers = ForwardBuffers(self.model)
-        ema = self.config.ema
-        self.averages = Averages(self.model, self.task, ema) if ema is not None else None
-        self.bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and device.type == "cuda")
-        self.autocast = lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
+        self.model = self.learner.model
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors.update(self.optimiser.tensors())
-        if self.averages:
-            tensors.update({f"ema/{name}": tensor for name, tensor in self.averages.tensors.items()})
-        return tensors
+        return self.learner.tensors()
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
@@ -195,15 +170,15 @@ class Trainer:
             raise ValueError(
                 f"{checkpoint.folder} is beyond train.{length}; raise it, or train anew in another `run` folder"
             )
-        self.optimiser.prepare()
+        self.learner.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
         unread = together(lambda: load(checkpoint, self._tensors(), optional=optional, whole=(OPTIMISER,)))
-        self.optimiser.forget(unread)
+        self.learner.optimiser.forget(unread)
         self.progress = Progress(checkpoint.step, **saved["progress"])
-        if self.averages and saved["ema"]:
-            self.averages.number = self.progress.averaged
-        elif self.averages:  # switched on just now
-            self.averages.restart()
+        if (averages := self.learner.averages) and saved["ema"]:
+            averages.number = self.progress.averaged
+        elif averages:  # switched on just now
+            averages.restart()
         _tell(f"continuing after step {checkpoint.step}, from {checkpoint.folder}")
         settings = self.config.model_dump(mode="json")
         for key in sorted(settings.keys() & saved["config"].keys()):
@@ -219,12 +194,21 @@ class Trainer:
             if signals:
                 self._stop(signals, checkpoints)
             if work[1] and not metrics.peak:
-                metrics.compare_with(*peak_of_all(self.device, bf16=self.bf16))
-            lr = learning_rate(progress.step, self.plan, self.schedule)
-            loss, sums, norm = self._step(progress.step, [batch for _, batch in micro_batches], counts)
+                metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+            ahead = feed.ahead if progress.step + 1 < self.plan.steps else None
+            outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts, ahead=ahead)
+            self._note(outcome)
             progress.step += 1
-            if math.isfinite(loss):
-                metrics.add(loss, sums, counts, lr=lr, norm=norm, samples=config.batch_size, work=work)
+            if outcome.taken:
+                metrics.add(
+                    outcome.loss,
+                    outcome.sums,
+                    counts,
+                    lr=outcome.lr,
+                    norm=outcome.norm,
+                    samples=config.batch_size,
+                    work=work,
+                )
             done = progress.step == self.plan.steps
             if done or progress.step % config.log_every == 0:
                 most = memory(self.device)
@@ -258,67 +242,19 @@ class Trainer:
         signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
         return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
-    def _step(
-        self, step: int, micro_batches: list[Any], counts: dict[str, float]
-    ) -> tuple[float, dict[str, float], float]:
-        """One update: (loss, sum of every term over the step and all processes, gradient norm)."""
-        weights = self.task.weights(counts, step)
-        # Gradients are averaged over processes and the sums must be added, hence the factor.
-        scale = {n: world_size() * weights.get(n, 0.0) / c if c > 0 else 0.0 for n, c in counts.items()}
-        sums = torch.zeros(len(counts), device=self.device)
-        order = {name: i for i, name in enumerate(counts)}
-        self.gradients.zero()
-        self.buffers.before()
-        torch.manual_seed(seed_of(self.seed, step, rank()))
-        for number, batch in enumerate(micro_batches):
-            with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
-                with self.autocast():
-                    loss = self.task.loss(self.model, batch, step)
-                total = sum(scale[name] * value.float() for name, value in loss.sums.items())
-                assert isinstance(total, Tensor), f"{self.task.name}: a loss without any term"
-                total.backward()
-            for name, value in {**loss.sums, **loss.logs}.items():
-                sums[order[name]] += value.detach().float()
-        self.buffers.after()
-        self.gradients.reduce()
-        norm_tensor = self.gradients.norm()
-        sum_over_processes(sums)
-        if step + 1 < self.plan.steps:
-            self.feed.ahead()
-        # The step's only wait for a GPU.
-        *numbers, norm = torch.cat([sums, norm_tensor.reshape(1).to(sums.dtype)]).tolist()
-        totals = dict(zip(counts, numbers, strict=True))
-        mean = means(totals, counts)
-        learned = [weights[name] * mean[name] for name in mean if weights.get(name)]
-        if not math.isfinite(norm) or not all(math.isfinite(value) for value in learned):
-            self.buffers.restore()
-            self.task.discard(self.model)
-            self._skip(step, mean, norm)
-            return math.nan, totals, norm
-        self.progress.in_a_row = 0
-        if self.config.clip is not None and norm > self.config.clip:
-            self.gradients.scale(self.config.clip / norm)
-        self.optimiser.step(learning_rate(step, self.plan, self.schedule))
-        with torch.no_grad():
-            self.buffers.average()
-            torch.manual_seed(seed_of(self.seed, step, -1))
-            self.task.after_step(self.model, step)
-            if self.averages:
-                self.averages.update()
-        return sum(learned), totals, norm
-
-    def _skip(self, step: int, mean: dict[str, float], norm: float) -> None:
+    def _note(self, outcome: Outcome) -> None:
+        """Count skipped steps; too many in a row end the run."""
+        if outcome.taken:
+            self.progress.in_a_row = 0
+            return
         self.progress.skipped += 1
         self.progress.in_a_row += 1
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
-        what = f"step {step + 1}: not finite ({losses}; gradient norm {norm:.4g})"
-        if self.progress.in_a_row < MAX_SKIPPED:
-            _tell(f"{what}; skipped")
-            return
-        raise Diverged(
-            f"{what}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data of "
-            f"what is not finite. The checkpoints of earlier steps are intact"
-        )
+        if self.progress.in_a_row == MAX_SKIPPED:
+            raise Diverged(
+                f"{outcome}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data "
+                f"of what is not finite. The checkpoints of earlier steps are intact"
+            )
+        _tell(f"{outcome}; skipped")
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
@@ -329,22 +265,21 @@ class Trainer:
     def _evaluate_one(self, *, averaged: bool) -> dict[str, float]:
         self.model.eval()
         torch.manual_seed(seed_of(self.seed, 0, -1))
-        weights = self.averages.in_model() if self.averages and averaged else nullcontext()
-        with torch.no_grad(), weights, self.autocast():
+        with torch.no_grad(), self.learner.weights(averaged=averaged), self.learner.autocast():
             measures = self.task.evaluate(self.model, self.share)
         self.model.train()
         numbers = sum_numbers([number for pair in measures.values() for number in pair])
         return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))
 
     def _save(self, checkpoints: Checkpoints) -> None:
-        self.progress.averaged = self.averages.number if self.averages else 0
+        self.progress.averaged = self.learner.averages.number if self.learner.averages else 0
         progress = {key: value for key, value in asdict(self.progress).items() if key != "step"}
         state = {
             "identity": self.identity,
             "versions": self.versions,
             "config": self.config.model_dump(mode="json"),
             "progress": progress,
-            "ema": self.averages is not None,
+            "ema": self.learner.averages is not None,
         }
         checkpoints.save(self.progress.step, self._tensors(), state)
 
@@ -366,15 +301,10 @@ class Trainer:
         _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
         raise Stopped(128 + signals[0])
 
-    def _weights(self, *, averaged: bool) -> dict[str, Tensor]:
-        """The full state on the CPU, or its averages; empty in all processes but the first."""
-        state = self.averages.state() if self.averages and averaged else self.model.state_dict()
-        return gathered(state)
-
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
-        *beside, exported = (self._weights(averaged=what == "ema") for what in self.config.exports)
+        *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:
             for weights in beside:

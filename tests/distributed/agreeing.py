@@ -69,7 +69,7 @@ def start(parallel: str) -> None:
         for step in range(3):
             micro_batches = trainer.feed.step()
             counts, _, _ = trainer._exchange([batch for batch, _ in micro_batches], {"signal": 0})
-            trainer._step(step, [batch for _, batch in micro_batches], counts)
+            trainer.learner.step(step, [batch for _, batch in micro_batches], counts)
         found["learnt"] = gather_json(state_of(trainer))
         # Noise within a step differs between processes.
         torch.manual_seed(trainer_seed(rank()))

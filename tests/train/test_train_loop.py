@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from fourm_engine.train import checkpoint as checkpoint_module
 from fourm_engine.train import loop
 from fourm_engine.train.checkpoint import CheckpointError
-from fourm_engine.train.loop import Diverged, Stopped, Trainer
+from fourm_engine.train.loop import Stopped, Trainer
+from fourm_engine.train.step import Diverged
 from tests.train import toy_task
 from tests.train.toy_task import ToyTask, config, losses
 

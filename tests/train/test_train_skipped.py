@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fourm_engine.train import loop, step
 from fourm_engine.train.averages import Averages
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.step import Learner
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
 
@@ -40,23 +42,24 @@ class NormedTask(ToyTask):
         self.discarded += 1
 
 
-class Watched(Trainer):
+class Watched(Learner):
     """Compares everything that learns before and after each skipped step."""
 
-    def _step(self, step, micro_batches, counts):
-        before = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        found = super()._step(step, micro_batches, counts)
-        changed = [n for n, t in self._tensors().items() if n not in before or not torch.equal(before[n], t)]
+    def step(self, step, *arguments, **options):
+        before = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        outcome = super().step(step, *arguments, **options)
+        changed = [n for n, t in self.tensors().items() if n not in before or not torch.equal(before[n], t)]
         assert (not changed) == (step in self.task.poison), changed
-        return found
+        return outcome
 
 
-def test_a_skipped_step_leaves_weights_optimiser_averages_and_buffers_as_they_were(tmp_path):
+def test_a_skipped_step_leaves_weights_optimiser_averages_and_buffers_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Learner", Watched)
     task = NormedTask(poison=[0, 3, 4])
-    trainer = Watched(task, config(steps=8, accumulate=2, ema=0.9), tmp_path, seed=1)
+    trainer = Trainer(task, config(steps=8, accumulate=2, ema=0.9), tmp_path, seed=1)
     trainer.run()
     assert task.discarded == 3
-    assert (trainer.progress.skipped, trainer.averages.number) == (3, 5)
+    assert (trainer.progress.skipped, trainer.learner.averages.number) == (3, 5)
     assert all(t.isfinite().all() for t in load_file(tmp_path / "model.safetensors").values())
 
 
@@ -68,7 +71,7 @@ def test_a_line_of_progress_shows_rate_and_norm_of_the_last_step_that_was_taken(
     assert row["lr"] == pytest.approx(0.05 * 3 / 5)
 
 
-def test_a_short_average_does_not_remember_the_initial_weights(tmp_path):
+def test_a_short_average_does_not_remember_the_initial_weights(tmp_path, monkeypatch):
     trainer = Trainer(NormedTask(), config(steps=6, ema=0.9999), tmp_path, seed=1)
     trajectory = []
     inner = Averages.update
@@ -78,11 +81,8 @@ def test_a_short_average_does_not_remember_the_initial_weights(tmp_path):
             trajectory.append({name: tensor.clone() for name, tensor in self._learning().items()})
             inner(self)
 
-    from fourm_engine.train import loop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Averages", Spy)
-        trainer.run()
+    monkeypatch.setattr(step, "Averages", Spy)
+    trainer.run()
     expected = trajectory[0]
     for n, current in enumerate(trajectory[1:], start=1):
         decay = (1 + n) / (10 + n)
