@@ -1,4 +1,4 @@
-"""`fourm runs`: the runs below some folders, two of them compared, their curves, and the losses of every input and target."""
+"""`fourm runs`: the runs below some folders; some of them compared; their curves; losses by input and target."""
 
 from __future__ import annotations
 

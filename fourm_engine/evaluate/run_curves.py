@@ -49,7 +49,7 @@ def _figure(runs: Mapping[str, Sequence[Curve]], names: Sequence[str], axis: str
 
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fourm", "font.size": 8, "font.family": "sans-serif"}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "fourm", "font.size": 8, "font.family": "sans-serif"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4 * columns, 2.4 * rows + 0.2 + 0.2 * len(runs)), layout="constrained", dpi=120)
         panels = figure.subplots(rows, columns, squeeze=False)
@@ -66,8 +66,7 @@ def _figure(runs: Mapping[str, Sequence[Curve]], names: Sequence[str], axis: str
                     handles.setdefault(run, line)
         for panel in panels.flat[len(names) :]:
             panel.set_visible(False)
-        for panel in panels[-1]:
-            panel.set_xlabel(axis)
+        figure.supxlabel(axis, fontsize="medium")
         legend = figure.legend(handles.values(), list(handles), loc="outside upper left", frameon=False)
         for text in legend.get_texts():
             text.set_parse_math(False)

@@ -5,6 +5,8 @@ In: the held-out files of a run and the tasks of its evaluation. Out: what draws
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
@@ -17,14 +19,16 @@ from fourm_engine.evaluate.tasks import resolve_tasks
 from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import rank, together
 
 #: Tasks on one picture: the first ones of the config.
 MAX_TASKS = 4
 
 
 class HeldOutPictures:
-    """Draws the same `number` held-out samples each time, generated with the same seeds, for the first tasks of `config`
-    (without any: from each single input to everything).
+    """Draws the same `number` held-out samples each time, generated with the same seeds, for the first tasks of
+    `config` (without any: from each single input to everything).
 
     Raises ValueError where there are no held-out files, or no task that the modalities can do."""
 
@@ -45,3 +49,13 @@ class HeldOutPictures:
         sheets = [(task.name, contact_sheet(predictor.pictures(task))) for task in self.tasks]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, png(stacked(sheets)))
+
+
+def pictures_of(
+    train: TrainConfig, modalities: Modalities, data: DataConfig, evaluate: EvaluateConfig
+) -> Callable[[FourM, Path], None] | None:
+    """What draws the pictures of a run, in its first process; None where it draws none. Every process must call it."""
+    if train.pictures_every is None:
+        return None
+    make = partial(HeldOutPictures, modalities, data, evaluate, train.pictures)
+    return together(lambda: make() if rank() == 0 else None) or (lambda model, path: None)

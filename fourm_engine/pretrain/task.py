@@ -5,7 +5,7 @@ In: modalities, tokenizers, packed training and held-out samples. Out: the expor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.task import Loss, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ class FourMTask(Task):
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
         self.average_over = (loss or LossConfig()).average_over
-        self.picture, self._paired = picture, dict[str, MaskedSamples]()
+        self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
@@ -114,18 +115,22 @@ class FourMTask(Task):
         """The held-out samples that `pairs` looks at."""
         return self.held_out
 
-    def pairs(
-        self, model: nn.Module, share: Share, *, samples: int, inputs: Sequence[Sequence[str]] | None
-    ) -> dict[tuple[str, str], tuple[float, float]]:
+    def check(self, config: TrainConfig) -> None:
+        if config.pictures_every is not None and self.picture is None:
+            raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
+        if config.pairs_every is not None:
+            if self.watched is None:
+                raise ValueError("train.pairs_every needs held-out samples; set data.val, or leave it out")
+            specs = {name: modality.spec for name, modality in self.modalities.items()}
+            self._paired = paired(self.watched, specs, config.pairs_inputs)
+            self._pair_samples = config.pairs_samples
+
+    def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
         """Nats per target token given one input, the same samples and masks each time; see `paired`."""
-        if self.watched is None:
-            raise ValueError("pairs_every needs held-out samples; set data.val")
-        specs = {name: modality.spec for name, modality in self.modalities.items()}
-        self._paired = self._paired or paired(self.watched, specs, inputs)
         found = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
         device = next(model.parameters()).device
         for given, data in self._paired.items():
-            for _, batch in self.held_out_batches(data, share, device, most=samples):
+            for _, batch in self.held_out_batches(data, share, device, most=self._pair_samples):
                 for name, (loss, count) in model(batch).items():
                     total, number = found[given, name]
                     found[given, name] = total + float(loss), number + count
@@ -146,12 +151,10 @@ class FourMTask(Task):
             yield start, batch.to(device)
 
     def show(self, weights: dict[str, Tensor], path: Path, device: torch.device) -> None:
-        if self.picture is None:
-            super().show(weights, path, device)
-        else:
-            model = self.trained(weights)
-            model.network.to(device)
-            self.picture(model, path)
+        assert self.picture is not None
+        model = self.trained(weights)
+        model.network.to(device)
+        self.picture(model, path)
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         self.trained(weights).save_pretrained(folder / EXPORT)

@@ -23,8 +23,8 @@ HELD_OUT = "held out "
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: dotted name -> the value in each run, None where it has none. `at`: axis -> (where, {loss: its value in
-    each run}); an axis that is unknown for one of the runs is missing."""
+    """`settings`: dotted name -> the value in each run, None where it has none. `at`: axis -> (where, {loss: its value
+    in each run}); an axis that is unknown for one of the runs is missing."""
 
     runs: list[str]
     settings: dict[str, list[Any]]
@@ -57,8 +57,8 @@ def differing(runs: Sequence[KnownRun]) -> dict[str, list[Any]]:
 
 
 def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, list[float | None]]]]:
-    """Axis -> (the last point that all runs have reached, {loss: of each run there}). A training loss is that of the last
-    line up to the point, a held-out one that of the last evaluation up to it."""
+    """Axis -> (the last point that all runs have reached, {loss: of each run there}). A training loss is that of the
+    last line up to the point, a held-out one that of the last evaluation up to it."""
     at = {}
     axes = [covered(run) for run in runs]
     for axis in AXES:
@@ -72,8 +72,8 @@ def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, l
 
 
 def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, float]:
-    """ "loss", that of each term, and "held out ..." of a run where `axis`, a value for each line of training, is `where`
-    at most. {} before the first line."""
+    """ "loss", that of each term, and "held out ..." of a run where `axis`, a value for each line of training, is
+    `where` at most. {} before the first line."""
     trained = [line for line in run.lines if "loss" in line.numbers]
     number = bisect_right(axis, where)
     if not number:

@@ -83,9 +83,7 @@ class KnownRun:
         trained = [line for line in self.lines if "loss" in line.numbers]
         last, best = (trained[-1] if trained else None), self.best()
         numbers = last.numbers if last else {}
-        known = {
-            key: self.facts.get(key) for key in ("device", "engine", "torch", "commit", "started", "ended", "error")
-        }
+        known = ("parameters", "processes", "device", "engine", "torch", "commit", "started", "ended", "error")
         at = covered(self)
         return {
             "run": str(self.folder),
@@ -101,9 +99,7 @@ class KnownRun:
             "samples_per_s": numbers.get("samples_per_s"),
             "seconds": at["seconds"][-1] if at["seconds"] else None,
             "samples": at["samples"][-1] if at["samples"] else None,
-            "parameters": self.facts.get("parameters"),
-            "processes": self.facts.get("processes"),
-            **known,
+            **{key: self.facts.get(key) for key in known},
         }
 
 
@@ -163,10 +159,13 @@ def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists are values."""
+    """Nested settings by dotted names. Lists are values, but for those of sections, which are called by their `name` or
+    number."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{above}{key}"
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(entry.get("name", number)): entry for number, entry in enumerate(value)}
         settings |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return settings
 

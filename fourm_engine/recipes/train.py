@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.evaluate.watching import HeldOutPictures
+from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
@@ -13,7 +13,7 @@ from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.tokenizers.store import load_tokenizers
-from fourm_engine.train.distributed import check_same, processes, rank, together
+from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -58,14 +58,6 @@ def open_samples(
     )
 
 
-def pictures_of(config: RunConfig, modalities: Modalities) -> HeldOutPictures | None:
-    """What draws the pictures of a run in its first process; None where it draws none. Every process must call it."""
-    if config.train.pictures_every is None:
-        return None
-    number = config.train.pictures
-    return together(lambda: HeldOutPictures(modalities, config.data, config.evaluate, number) if rank() == 0 else None)
-
-
 def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     manager.freeze()
@@ -85,7 +77,7 @@ def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, te
         held_out,
         loss=config.loss,
         workers=config.data.workers,
-        picture=pictures_of(config, modalities),
+        picture=pictures_of(config.train, modalities, config.data, config.evaluate),
     )
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import write_atomically
@@ -38,10 +39,13 @@ from fourm_engine.train.feed import Feed
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
+from fourm_engine.train.profile import Profile
+from fourm_engine.train.record import recorded
 from fourm_engine.train.step import MAX_SKIPPED, Diverged, Learner, Outcome
 from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
 from fourm_engine.train.task import Task, means
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
+from fourm_engine.train.watching import draw, due
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -55,6 +59,9 @@ class Progress:
     skipped: int = 0  # of these, left out
     in_a_row: int = 0  # left out just now
     averaged: int = 0  # of the steps that were taken, those in the moving average
+
+
+K = TypeVar("K")
 
 
 class Trainer:
@@ -108,14 +115,21 @@ class Trainer:
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
-            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), describe_devices(device))
+            devices, facts = describe_devices(device), self._facts()
+            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+            trace = self.folder / "profile"
+            self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
-                self.observers = Observers(self.host, self._facts(), active=rank() == 0)
-                with self.observers.told(lambda: self.progress.step):
+                self.observers = Observers(self.host, facts, active=first)
+                with (
+                    recorded(facts, devices, lambda: self.progress.step, active=first),
+                    self.observers.told(lambda: self.progress.step),
+                ):
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:
                 checkpoints.wait()
+                self.profile.close()
                 metrics.close()
 
     def _facts(self) -> Run:
@@ -139,6 +153,7 @@ class Trainer:
                 f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
+        together(lambda: self.task.check(self.config))
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
         self.identity = {
             "task": self.task.name,
@@ -189,6 +204,7 @@ class Trainer:
         config, progress = self.config, self.progress
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         while progress.step < self.plan.steps:
+            self.profile.begins(progress.step + 1)
             micro_batches = feed.step()
             counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
             if signals:
@@ -199,6 +215,7 @@ class Trainer:
             outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts, ahead=ahead)
             self._note(outcome)
             progress.step += 1
+            self.profile.ended(progress.step)
             if outcome.taken:
                 metrics.add(
                     outcome.loss,
@@ -219,6 +236,11 @@ class Trainer:
                 metrics.begun(progress.step)
             if not done and config.eval_every and progress.step % config.eval_every == 0:
                 self._report(metrics, self._evaluate())
+            if due(config.pairs_every, progress.step, self.plan.steps):
+                self._pairs(metrics)
+            if due(config.pictures_every, progress.step, self.plan.steps):
+                weights = gathered(self.learner.state(averaged=config.exports[-1] == "ema"))
+                draw(self.task, weights, self.folder, progress.step, self.device, metrics.note)
             if done or progress.step % config.checkpoint_every == 0:
                 self._save(checkpoints)
             self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
@@ -258,15 +280,23 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
-        scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
+        scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
 
-    def _evaluate_one(self, *, averaged: bool) -> dict[str, float]:
+    def _pairs(self, metrics: Metrics) -> None:
+        began = time.monotonic()
+        scores = self._measured(self.task.pairs, averaged=self.config.exports[-1] == "ema")
+        metrics.pairs(self.progress.step, scores, time.monotonic() - began)
+
+    def _measured(
+        self, measure: Callable[[nn.Module, Share], dict[K, tuple[float, float]]], *, averaged: bool
+    ) -> dict[K, float]:
+        """Means over all processes of what a task measures of the weights, or of their averages."""
         self.model.eval()
         torch.manual_seed(seed_of(self.seed, 0, -1))
         with torch.no_grad(), self.learner.weights(averaged=averaged), self.learner.autocast():
-            measures = self.task.evaluate(self.model, self.share)
+            measures = measure(self.model, self.share)
         self.model.train()
         numbers = sum_numbers([number for pair in measures.values() for number in pair])
         return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))

@@ -157,11 +157,11 @@ class Metrics:
         said = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
         tell(packed([said, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
 
-    def note(self, text: str) -> None:
-        """Print one thing that happened."""
+    def note(self, text: str, *more: str) -> None:
+        """Print one thing that happened, and more of it below. Paths are not cut, however long they are."""
         if self.active:
             self._bar.clear()
-            tell([f"{self.name}: {text}".lstrip(": ")])
+            tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
 
     def close(self) -> None:
         if self.active:

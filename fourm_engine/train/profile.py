@@ -23,7 +23,7 @@ ROWS = 25
 
 class Profile:
     """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that goes
-    on inside the window traces what is left of it. `tell` gets a line when a trace is there, or cannot be written."""
+    on inside the window traces what is left of it. `tell` gets lines when a trace is there, or cannot be written."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Profile:
         *,
         rank: int,
         device: torch.device,
-        tell: Callable[[str], None],
+        tell: Callable[..., None],
     ) -> None:
         self.window, self.folder, self.rank, self.device, self.tell = window, folder, rank, device, tell
         self._profiler: torch.profiler.profile | None = None
@@ -72,9 +72,10 @@ class Profile:
                 write_atomically(trace, Path(elsewhere, trace.name).read_bytes())
             write_atomically(trace.with_name(f"rank-{self.rank}.txt"), self._tables(profiler))
         except OSError as error:
-            self.tell(f"profile: {error}; the run goes on")
+            self.tell("profile: the run goes on without", str(error))
             return
-        self.tell(f"profile of steps {self._first} to {self._last}: {trace} (open it at https://ui.perfetto.dev)")
+        steps = f"steps {self._first} to {self._last}"
+        self.tell(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))
 
     def _tables(self, profiler: torch.profiler.profile) -> str:
         rows, where = profiler.key_averages(), self.device.type

@@ -18,6 +18,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import this_process
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.distributions import find_distribution
+from fourm_plugins.hookspecs import Run
 
 NAME, FORMAT = "run.json", 1
 MAX_BYTES = 1 << 20
@@ -25,16 +26,25 @@ RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 
 
 @contextmanager
-def recorded(run: Path, facts: dict[str, Any], step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
-    """Write `facts` of the run that the block trains, and at its end how it ended, after `step()` steps. `active` in
-    the first process alone. Raises CannotWrite where the run cannot be recorded at its start."""
-    if not active:
-        yield
-        return
-    from fourm_engine.train.distributed import describe
+def recorded(run: Run, device: str, step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
+    """Record the run that the block trains on `device`, and at its end how it ended, after `step()` steps: every
+    process calls it, and the first one, `active`, writes. Raises CannotWrite where that fails at the start."""
+    from fourm_engine.train.distributed import describe, together
 
-    facts = {"format": FORMAT, **facts, **versions(), **this_process(), "started": now(), "state": RUNNING}
-    _write(run, facts)
+    facts = {
+        "format": FORMAT,
+        "what": run.task,
+        "parameters": run.parameters,
+        "processes": run.processes,
+        "device": device,
+        **versions(),
+        **this_process(),
+        "steps": run.steps,
+        "train": run.config,
+        "started": now(),
+        "state": RUNNING,
+    }
+    together(lambda: _write(run.folder, facts) if active else None)
     state, error = ENDED, ""
     try:
         yield
@@ -43,8 +53,9 @@ def recorded(run: Path, facts: dict[str, Any], step: Callable[[], int], *, activ
         state, error = (STOPPED, "") if stopped else (FAILED, describe(failure))
         raise
     finally:
-        with suppress(OSError):  # what happened is told already; a full disk must not hide it
-            _write(run, {**facts, "state": state, "error": error, "step": step(), "ended": now()})
+        if active:
+            with suppress(OSError):  # what happened is told already; a full disk must not hide it
+                _write(run.folder, {**facts, "state": state, "error": error, "step": step(), "ended": now()})
 
 
 def _write(run: Path, facts: dict[str, Any]) -> None:
