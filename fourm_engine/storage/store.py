@@ -153,7 +153,7 @@ class Store:
                 stream.close()
 
     def _try(self, url: Url, call: Callable[[], T], patience: float | None = None) -> T:
-        """The result of `call`, tried again for `patience` seconds where what went wrong may pass."""
+        """The result of `call`, tried again for `patience` seconds, at least once, where what went wrong may pass."""
         patience = self.give_up_s if patience is None else patience
         start, wait = time.monotonic(), FIRST_WAIT
         while True:
@@ -162,14 +162,14 @@ class Store:
             except Exception as error:
                 if (final := permanent(error, url)) is not None:
                     raise final from None
-                left = start + patience - time.monotonic()
-                if left <= 0:
+                first, left = wait == FIRST_WAIT, max(start + patience - time.monotonic(), 0)
+                if not left and not first:
                     waited = time.monotonic() - start
                     raise Away(
                         f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); check the network, or set "
                         f"data.remote.give_up_s, and start again"
                     ) from None
-                if wait == FIRST_WAIT:
+                if first:
                     log.warning("%s: %s; trying again for up to %.0f s", url, reason(error), left)
             time.sleep(min(wait * random.uniform(0.5, 1), left))
             wait = min(2 * wait, LONGEST_WAIT)

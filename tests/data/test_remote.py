@@ -54,7 +54,7 @@ def serve(web, root: Path):
 def remote(web, local, tmp_path, fast):
     """The config with the same data at a URL."""
     serve(web, local.train.parent)
-    settings = {"cache": tmp_path / "cache", "timeout_s": 5, "give_up_s": 1}
+    settings = {"cache": tmp_path / "cache", "timeout_s": 20, "give_up_s": 1}
     same = local.model_dump() | {"train": f"{web.url}/raw", "tokens": f"{web.url}/tokens", "remote": settings}
     return DataConfig.model_validate(same)
 

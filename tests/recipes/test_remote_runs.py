@@ -33,7 +33,7 @@ def remote(config, web, fast, tmp_path):
     specs = [modality.spec for modality in config.load_modalities(load_manager(config.modalities)).values()]
     open_catalogue(config.data.train, specs, index=True)
     serve(web, tmp_path)
-    settings = {"cache": tmp_path / "cache", "timeout_s": 5, "give_up_s": 0.3}
+    settings = {"cache": tmp_path / "cache", "timeout_s": 20, "give_up_s": 0.3}
     data = {"train": f"{web.url}/data", "tokens": f"{web.url}/tokens", "remote": settings}
     return config.model_copy(update={"data": DataConfig.model_validate(config.data.model_dump() | data)})
 

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from fourm_engine.storage import store
 from fourm_engine.storage.errors import Away, Changed, Missing, StoreError
 from fourm_engine.storage.location import Shard, open_location
 
@@ -76,8 +77,14 @@ def test_a_store_that_stays_away_is_one_line_after_the_stated_time(web, folder, 
     line = r"^http://127.*/data/a\.tar: the store stayed away for \d+ s \(.*data.remote.give_up_s"
     with pytest.raises(Away, match=line) as caught:
         (folder / "a.tar").local(len(CONTENT), SHA)
-    assert 0.5 < time.monotonic() - start < 3
+    assert 0.5 < time.monotonic() - start < 30
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_answer_that_comes_too_late_is_waited_for_again_however_short_the_patience(web, folder, config):
+    folder = open_location(f"{web.url}/data", config.model_copy(update={"give_up_s": 0.1, "timeout_s": 0.3}))
+    web.faults["data/a.tar"] = ["slow"]
+    assert (folder / "a.tar").local(len(CONTENT), SHA).read_bytes() == CONTENT
 
 
 def test_a_server_that_is_not_there_is_named(config):
@@ -96,15 +103,14 @@ def test_a_server_that_is_not_there_is_named(config):
         ("elsewhere", r"the server sends other bytes \(bytes 7-"),
     ],
 )
-def test_what_cannot_pass_ends_at_once(web, folder, fault, message):
+def test_what_cannot_pass_ends_at_once(web, folder, fault, message, monkeypatch):
     web.faults["data/a.tar"], web.forever = [fault], {"data/a.tar"}
-    start = time.monotonic()
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: pytest.fail("it waits for another try"))
     for read in ((folder / "a.tar").local, (folder / "a.tar").open):
         with pytest.raises(StoreError, match=f"data/a.tar: {message}"):
             read(len(CONTENT), SHA)
         with pytest.raises(StoreError, match=f"data/a.tar: {message}"):
             read()
-    assert time.monotonic() - start < 1
     if fault == "gone":
         assert not (folder / "a.tar").exists()
 

@@ -41,7 +41,7 @@ def test_a_cpus_peak_is_the_rate_of_a_product_and_draws_no_random_number():
     a @ a
     here = 2 * 1024**3 / (time.perf_counter() - began)
     assert found.measured
-    assert found.flops_per_s > here / 4  # the machine may be busy
+    assert found.flops_per_s > here / 20  # the machine may be busy
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="the kernel's count is in /proc")
