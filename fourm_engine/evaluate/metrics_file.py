@@ -7,7 +7,6 @@ finite numbers; what is none is skipped.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 NAME = "metrics.jsonl"
 #: Bytes of a line; a longer one is none of ours.
 MAX_LINE = 1 << 20
+#: Of a number that a run writes.
+LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -58,4 +59,4 @@ def numbers(values: Any) -> dict[str, float]:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -152,6 +152,8 @@ class Metrics:
         self._write({"step": step, "pairs": matrix, "pairs_seconds": round(seconds, 2)})
         best: dict[str, tuple[float, str]] = {}
         for (given, target), score in scores.items():
+            if not math.isfinite(score):
+                continue
             best[target] = min(best.get(target, (math.inf, given)), (score, given))
         self._bar.clear()
         said = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
