@@ -13,11 +13,13 @@ from fourm_engine.cli.tables import new_table, show
 
 
 class _Runs(TyperGroup):
-    """Without the name of a sub-command, `list`."""
+    """Without the name of a sub-command, the default one."""
+
+    default = "list"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
-            args = ["list", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
