@@ -12,6 +12,8 @@ from fourm_engine.train.schedule import Plan
 BASE_BATCH = 256
 #: Steps of the longest trace: what is larger no viewer opens.
 MAX_PROFILED = 100
+#: Settings that show more of a run, and change nothing of it.
+WATCHING = ("pairs_every", "pairs_samples", "pairs_inputs", "pictures_every", "pictures", "profile")
 #: Settings of which exactly one is set.
 LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 
