@@ -53,9 +53,7 @@ class FitConfig(TrainConfig):
         if self.layer_decay is not None:
             raise ValueError("layer_decay is for fine-tuning a model; a tokenizer has no such layers; remove it")
         if given := [name for name in WATCHING if getattr(self, name) != type(self).model_fields[name].default]:
-            raise ValueError(
-                f"{given[0]} is for training a model; the run of a tokenizer is removed at its end; remove it"
-            )
+            raise ValueError(f"{given[0]} is for models; the run of a tokenizer is removed at its end; leave it out")
         if self.export == "both":
             raise ValueError("export='both': a token space has one tokenizer; choose 'ema' or 'weights'")
         return self
