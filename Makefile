@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PLUGINS := rgb depth normal semseg boxes caption clip tensorboard
 FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
-.PHONY: setup demo demo-full test lint types clean
+.PHONY: setup demo demo-full test test-gpu lint types clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ demo-full: $(STAMP)
 
 test: $(STAMP) lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+# On a machine with a GPU, with a torch that sees it.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How fast positions become rows, what that keeps in memory, and how far apart neighbours in a shard are mixed.
 
-    python benchmarks/data_order.py
+    python -m benchmarks.data_order
 
 Needs no data: shards are sizes. Prints CPU microseconds a position of one process and of one of its workers, the memory
 that the order keeps, and for each setting the positions between rows that are neighbours in a shard, the shards in a

@@ -1,7 +1,7 @@
 """The cost of reducing gradients between two processes of one machine: no reduction, one flat buffer (as the trainer on
 CPUs), DDP, and FSDP2 on a (world, 1) mesh, in one run over the same batches of a small model.
 
-    torchrun --nproc-per-node=2 benchmarks/gradient_reduction.py
+    torchrun --nproc-per-node=2 -m benchmarks.gradient_reduction
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 import numpy as np
 import torch
 import torch.distributed as dist
-from published import Samples
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.published import Samples
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 

@@ -3,7 +3,7 @@
 Makes distributions in a temporary folder, as pip leaves them (metadata with a README, a list of files, an entry point),
 and alternates the command with `python -c pass`. Prints medians in seconds of user and system time.
 
-    python benchmarks/list_plugins.py --plugins 50 --repeats 9
+    python -m benchmarks.list_plugins --plugins 50 --repeats 9
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Samples per second that one core draws, masks, packs and collates, of the published 4M-7 mixture and lengths.
 
-    OMP_NUM_THREADS=1 python benchmarks/masking.py
+    OMP_NUM_THREADS=1 python -m benchmarks.masking
 
 From what a store has loaded (five grids of 196 tokens, pixels of 196 patches, two sequences of 8 to 255 tokens) to a
 `Batch`: generators, budgets, masks, rows and the copy of the kept patches. The two components are pixels to all and all
@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from published import Samples
 
+from benchmarks.published import Samples
 from fourm_engine.data.order import sample_rng
 
 

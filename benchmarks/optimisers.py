@@ -1,6 +1,6 @@
 """AdamW against Muon at equal CPU time: the model of a config, trained with each, by held-out loss.
 
-    python benchmarks/optimisers.py runs/demo/config.yaml --seconds 90 --seeds 3
+    python -m benchmarks.optimisers runs/demo/config.yaml --seconds 90 --seeds 3
 
 Each run gets `--seconds` of CPU time, without those of the first step and of evaluations, on one thread, at a constant
 rate after a short warm-up. The tokens and tokenizers of the config must be there. Prints steps, and the mean held-out
@@ -62,7 +62,10 @@ def score(config: RunConfig, optimiser: str, lr: float, seed: int, seconds: floa
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
 
     config = config.model_copy(update={"seed": seed})
-    samples = [open_samples(config, modalities, tokenizers, manager, training=training) for training in (True, False)]
+    samples = [
+        open_samples(config, modalities, tokenizers, manager, modalities.vocabulary(), training=training)
+        for training in (True, False)
+    ]
     task = Timed(modalities, tokenizers, config.model, *samples, loss=config.loss)
     changes = dict.fromkeys(("samples", "tokens", "base_lr", "warmup_tokens", "cooldown_tokens", "ema", "export"))
     changes |= {"steps": 10**9, "lr": lr, "warmup": 20, "cooldown": 0, "schedule": "constant", "min_lr": 0.0}

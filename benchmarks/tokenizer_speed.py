@@ -1,7 +1,7 @@
 """Speed of tokenizers, codec by codec, also as a share of the machine's matrix-product rate.
 
-    OMP_NUM_THREADS=1 python benchmarks/tokenizer_speed.py              # all that take under a minute of CPU time
-    python benchmarks/tokenizer_speed.py --codec "ViT-L" --codec "published"
+    OMP_NUM_THREADS=1 python -m benchmarks.tokenizer_speed              # all that take under a minute of CPU time
+    python -m benchmarks.tokenizer_speed --codec "ViT-L" --codec "published"
 
 Prints images per second through `Tokenizer.encode` and `decode` (vectors per second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
@@ -12,7 +12,6 @@ GPU under bf16 autocast and in seconds. Weights are random: speed does not depen
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from train_step import matmul_rate, now
 
+from benchmarks.train_step import matmul_rate, now
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.mlp import MLPTokenizer
 from fourm_engine.tokenizers.neural import CHUNK, NeuralTokenizer
@@ -77,20 +76,15 @@ CODECS: dict[str, tuple[Callable[[], NeuralTokenizer], bool]] = {
 }
 
 
-def clock(device: torch.device) -> float:
-    """Seconds: of CPU time per thread of this process, or of wall time once the GPU has finished."""
-    return now(device) if device.type == "cuda" else time.process_time() / torch.get_num_threads()
-
-
 def measure(call: Callable[[], Any], device: torch.device, repeat: int) -> tuple[float, float]:
     """(seconds of one call, the fastest of `repeat`; floating-point operations of one call)."""
     with FlopCounterMode(display=False) as counter:
         call()  # also warms up
     spent = []
     for _ in range(repeat):
-        began = clock(device)
+        began = now(device)
         call()
-        spent.append(clock(device) - began)
+        spent.append(now(device) - began)
     return min(spent), counter.get_total_flops()
 
 
@@ -116,13 +110,13 @@ def main() -> None:
         array = tokenizer.spec.array
         shape = (array.channels, array.height, array.width) if isinstance(array, FeatureMap) else (array.size,)
         arrays = list(np.random.default_rng(0).standard_normal((images, *shape), dtype=np.float32))
-        peak = matmul_rate(device, dtype, clock)
+        peak = matmul_rate(device, dtype)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             results = {
                 "encode": measure(partial(tokenizer.encode, arrays), device, options.repeat),
                 "decode": measure(partial(tokenizer.decode, tokenizer.encode(arrays)), device, options.repeat),
             }
-        peak = (peak + matmul_rate(device, dtype, clock)) / 2
+        peak = (peak + matmul_rate(device, dtype)) / 2
         shown = "; ".join(
             f"{what} {images / seconds:.3g}/s, {flops / images / 1e9:.3g} GFLOP each, {flops / seconds / peak:.0%}"
             for what, (seconds, flops) in results.items()

@@ -1,111 +1,167 @@
-"""Time of a training step by part, and as a share of the machine's matrix-product rate.
+"""Time of a training step: by variant, beside the obvious implementation, and by part.
 
-    python benchmarks/train_step.py --size Ti --batch 4 --tokens 128
+    python -m benchmarks.train_step --size Ti --batch 16 --tokens 128 --variant fast --variant obvious
+    python -m benchmarks.train_step --size B --size L --variant fast --variant compiled --variant obvious --batch 32
 
-Prints milliseconds of drawing and packing, forward, backward and optimiser; the arithmetic of the model's products over
-that time; and beside it the rate of one large product measured in the same run.
+Prints a row of a table for each size and variant: milliseconds of a step (median), samples/s, model-FLOPs utilisation
+(docs/training.md: the share of a GPU's data sheet, or on a CPU of one large product measured between the steps), how
+many times as fast as `obvious` (benchmarks/obvious.py, the same weights and batches), a GPU's memory, and the step by
+part. On a CPU, seconds are of CPU time per thread; on a GPU, steps run under bf16 autocast, as in training.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from published import Samples
 
+from benchmarks.obvious import Obvious, dense
+from benchmarks.obvious import optimiser as obvious_optimiser
+from benchmarks.published import Samples
 from fourm_engine.batch import Batch
+from fourm_engine.nn.computing import Checkpointing, checkpoint_blocks, compile_blocks
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.train.utilisation import named_peak
+
+#: Variant -> what it does about activations.
+CHECKPOINTING: dict[str, Checkpointing] = {
+    "selective": "selective",
+    "full": "full",
+    "compiled-selective": "selective",
+}
+VARIANTS = ("fast", "compiled", *CHECKPOINTING, "obvious")
+WARM_UP = 3  # steps that do not count: allocations, compilation
+
+
+class Variant(NamedTuple):
+    network: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    batches: list[Any]
 
 
 def now(device: torch.device) -> float:
+    """Seconds: of wall time once a GPU has finished, of CPU time per thread of this process."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Callable[[torch.device], float] = now) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):
-        began = clock(device)
+        began = now(device)
         a @ b
-        times.append(clock(device) - began)
+        times.append(now(device) - began)
     return 2 * n**3 / sorted(times[1:])[2]
+
+
+def build(name: str, size: str, samples: Samples, batches: list[Batch], device: torch.device) -> Variant:
+    torch.manual_seed(0)
+    with device:
+        model = Transformer(ModelConfig.model_validate({"size": size}), samples.vocabulary)
+    checkpoint_blocks([*model.encoder, *model.decoder], CHECKPOINTING.get(name, "none"))
+    if name.startswith("compiled"):
+        compile_blocks([*model.encoder, *model.decoder])
+    if name == "obvious":
+        shape = batches[0].encoder.ids.shape[1], batches[0].decoder.ids.shape[1]
+        whole = [dense(batch, samples.vocabulary).to(device) for batch in batches]
+        return Variant(Obvious(model, samples.vocabulary, *shape), obvious_optimiser(model), whole)
+    fused = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    return Variant(model, fused, [batch.to(device) for batch in batches])
+
+
+def step(variant: Variant, number: int, device: torch.device) -> list[float]:
+    """Seconds of forward pass, backward pass and optimiser."""
+    times = [now(device)]
+    bf16 = device.type == "cuda"
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        losses = variant.network(variant.batches[number % len(variant.batches)])
+    loss = sum(total / count for total, count in losses.values() if count)
+    times.append(now(device))
+    loss.backward()
+    times.append(now(device))
+    variant.optimiser.step()
+    variant.optimiser.zero_grad()
+    times.append(now(device))
+    return [end - start for start, end in pairwise(times)]
+
+
+def flops(size: str, samples: Samples, batches: list[Batch]) -> float:
+    """Of the matrix products of a step, on average."""
+    config, total = ModelConfig.model_validate({"size": size}), 0.0
+    for batch in batches:
+        (B, N), M = batch.encoder.ids.shape, batch.decoder.ids.shape[1]
+        patches = {name: float(len(one.values)) for name, one in batch.continuous.items()}
+        counts = {name: float(count) for name, count in batch.target_counts.items()}
+        total += training_flops(
+            forward_flops(config, samples.vocabulary, B=B, N=N, M=M, targets=counts, patches=patches)
+        )
+    return total / len(batches)
+
+
+def rate(device: torch.device) -> float:
+    """FLOP/s that the device could do: a known GPU's by its data sheet, any other's measured."""
+    if device.type == "cuda" and (known := named_peak(torch.cuda.get_device_name(device), bf16=True)):
+        return known.flops_per_s
+    return matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="Ti", choices=["Ti", "S", "B", "L", "XL"])
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", action="append", choices=["Ti", "S", "B", "L", "XL"], help="default: Ti")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: fast")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="input tokens, and target tokens, a sample")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     samples, rng = Samples(tokens=options.tokens), np.random.default_rng(0)
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(size=options.size, compile=options.compile), samples.vocabulary).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    spent = dict.fromkeys(("draw and pack", "forward", "backward", "optimiser"), 0.0)
-    flops = 0.0
-    for step in range(options.steps + 3):
-        t0 = now(device)
-        batch = samples.batch(options.batch, rng)
-        t1 = now(device)
-        batch = batch.to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses = model(batch)
-        loss = sum(total / count for total, count in losses.values() if count) / len(losses)
-        t2 = now(device)
-        loss.backward()
-        t3 = now(device)
-        optimiser.step()
-        optimiser.zero_grad()
-        t4 = now(device)
-        if step >= 3:  # the first ones warm up (and compile)
-            for part, seconds in zip(spent, (t1 - t0, t2 - t1, t3 - t2, t4 - t3), strict=True):
-                spent[part] += seconds / options.steps
-            flops += step_flops(model, batch, samples.vocabulary) / options.steps
-    total = sum(spent.values())
-    rate, peak = flops / total, matmul_rate(device, dtype)
-    print(
-        f"4M-{options.size}, {options.batch} samples of {options.tokens} + {options.tokens} tokens, {device}, {dtype}"
-    )
-    for part, seconds in spent.items():
-        print(f"  {part:14} {1000 * seconds:8.1f} ms  {seconds / total:5.1%}")
-    print(f"  step           {1000 * total:8.1f} ms, {options.batch / total:.1f} samples/s")
-    print(
-        f"  products of the model {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of one large product's {peak / 1e9:.1f}"
-    )
-
-
-def step_flops(model: Transformer, batch: Batch, vocabulary: Vocabulary) -> float:
-    """Multiplications and additions of the model's matrix products in one step, backward counted twice."""
-    encoder = sum(p.numel() for p in model.encoder.parameters() if p.dim() == 2)
-    decoder = sum(p.numel() for p in model.decoder.parameters() if p.dim() == 2)
-    rows_in, rows_out = batch.encoder.mod.numel(), batch.decoder.mod.numel()
-    # Keys and values of cross-attention run over the encoder's rows.
-    cross = sum(block.cross_attn.kv.weight.numel() for block in model.decoder)
-    heads = sum(count * vocabulary[name].size * model.config.width for name, count in batch.target_counts.items())
-    attention = (
-        4
-        * model.config.width
-        * (
-            len(model.encoder) * rows_in * batch.encoder.mod.shape[1]
-            + len(model.decoder) * rows_out * (batch.encoder.mod.shape[1] + batch.decoder.mod.shape[1])
-        )
-        / 2
-    )
-    return 3 * 2 * (encoder * rows_in + (decoder - cross) * rows_out + cross * rows_in + heads + attention)
+    began = time.perf_counter()
+    batches = [samples.batch(options.batch, rng) for _ in range(4)]
+    packing = (time.perf_counter() - began) / 4
+    shape = f"{options.batch} samples of {options.tokens} + {options.tokens} tokens"
+    print(f"{shape}; masking and packing one batch: {1000 * packing:.0f} ms\n")
+    print("| size | variant | ms a step | samples/s | mfu | times obvious | GiB | forward, backward, optimiser |")
+    print("|---|---|---|---|---|---|---|---|")
+    for size in options.size or ["Ti"]:
+        names = options.variant or ["fast"]
+        work, spent, memory, rates = flops(size, samples, batches), {}, {}, []
+        # Alone on a GPU, which has room for one; in turns on a CPU, so that other load hits all alike.
+        for group in [[name] for name in names] if device.type == "cuda" else [names]:
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            variants = {name: build(name, size, samples, batches, device) for name in group}
+            spent.update({name: list[list[float]]() for name in group})
+            for number in range(options.steps + WARM_UP):
+                for name, variant in variants.items():
+                    parts = step(variant, number, device)
+                    if number >= WARM_UP:
+                        spent[name].append(parts)
+                if number >= WARM_UP:
+                    rates.append(rate(device))
+            if device.type == "cuda":
+                memory[group[0]] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
+            del variants, variant
+        seconds, best = {name: median(map(sum, steps)) for name, steps in spent.items()}, median(rates)
+        for name in names:
+            times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in names else ""
+            shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
+            speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}"
+            row = f"4M-{size}", name, *speed, f"{work / seconds[name] / best:.0%}", times, memory.get(name, ""), shares
+            print("|", " | ".join(row), "|", flush=True)
+        print(f"\nmfu: share of {best / 1e9:.1f} GFLOP/s ({device}, {torch.get_num_threads()} threads)\n")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,31 @@ class Batch(_Tensors):
     target_ids: Tensor  # (T,) int64, local to the modality
     target_counts: dict[str, int]  # modality -> number of targets, on the host; sums to T
 
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by name, from which `from_named` makes the batch again."""
+        parts: dict[str, Any] = {"encoder": self.encoder, "decoder": self.decoder}
+        parts |= {f"continuous/{name}": patches for name, patches in self.continuous.items()}
+        named = {f"{at}/{f.name}": getattr(part, f.name) for at, part in parts.items() for f in fields(part)}
+        return named | {"target_index": self.target_index, "target_ids": self.target_ids}
+
+    @classmethod
+    def from_named(cls, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> Batch:
+        """Raises KeyError where a tensor is missing."""
+
+        def part(kind: Any, at: str) -> Any:
+            return kind(*(tensors[f"{at}/{field.name}"] for field in fields(kind)))
+
+        decoder, index = part(Tokens, "decoder"), tensors["target_index"]
+        counts = torch.bincount(decoder.mod.reshape(-1)[index], minlength=len(vocabulary)).tolist()
+        return cls(
+            part(Tokens, "encoder"),
+            decoder,
+            {e.name: part(Patches, f"continuous/{e.name}") for e in vocabulary if e.patch_dim},
+            index,
+            tensors["target_ids"],
+            {e.name: counts[e.index] for e in vocabulary if e.size},
+        )
+
 
 def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:
     """Pad packed samples to (B, N) and (B, M), padding last, and sort their targets by modality.

@@ -39,6 +39,7 @@ MAX_POSITIONS = 1 << 28
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=128)]
 Distribution = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+Edge = Annotated[int, Field(ge=1, le=1 << 16)]  # of a grid, in tokens
 #: Fields of a spec that may change with a plugin's release without changing what tokens mean.
 DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name"})
 
@@ -53,6 +54,7 @@ class SavedEntry(_Strict):
     stop: int = Field(ge=0)
     layout: Layout
     patch_dim: int = Field(ge=0, le=1 << 24)
+    position_grid: tuple[Edge, Edge] | None = None
 
 
 class SavedModality(_Strict):
@@ -96,7 +98,8 @@ class ExportedConfig(_Strict):
                 raise ValueError(f"rows of {e.name!r} do not fit its spec")
             start = e.stop
         return Vocabulary(
-            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim) for i, e in enumerate(self.vocabulary)
+            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim, e.position_grid)
+            for i, e in enumerate(self.vocabulary)
         )
 
 
@@ -144,8 +147,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
             network.to_empty(device="cpu")
-            with torch.random.fork_rng(devices=[]):
-                network.initialise()  # for the tables of positions, which the file does not hold
+            network.tabulate()
             network.load_state_dict({name: file.get_tensor(name) for name in expected})
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None

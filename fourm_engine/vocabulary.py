@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import flat
 from fourm_plugins.spec import Layout, ModalitySpec
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One modality's slice. Continuous inputs own no rows: start == stop."""
+    """One modality's slice. Continuous inputs own no rows: start == stop. `position_grid`: (rows, columns) of the grid
+    whose positions the model learned, where that is not the layout's; those of the layout are spread over them."""
 
     name: str
     index: int
@@ -24,6 +26,7 @@ class Entry:
     stop: int
     layout: Layout
     patch_dim: int
+    position_grid: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -53,7 +56,9 @@ class Vocabulary:
             entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim)
             if spec.name in self:
                 known = self[spec.name]
-                if replace(entry, index=known.index, start=known.start, stop=known.start + size) != known:
+                rows = known.start, known.start + size
+                grid = known.position_grid
+                if replace(entry, index=known.index, start=rows[0], stop=rows[1], position_grid=grid) != known:
                     raise ValueError(
                         f"modality {spec.name!r} changed since the vocabulary was built: it had {known.size} ids in "
                         f"{known.layout}, now {size} in {spec.layout}; restore its settings or name it anew"
@@ -63,9 +68,35 @@ class Vocabulary:
             start += size
         return Vocabulary(entries)
 
+    def resized(self, specs: Iterable[ModalitySpec]) -> Vocabulary:
+        """The same rows with the layouts of `specs`: other grids, whose positions are spread over those there were, or
+        other lengths. Raises ValueError for a modality that is not there, or is another in more than that."""
+        by_name = {spec.name: spec for spec in specs}
+        for name in by_name:
+            self[name]  # raises ValueError
+        entries = []
+        for known in self:
+            spec = by_name.get(known.name)
+            if spec is None:
+                entries.append(known)
+                continue
+            size = spec.token_space.size if spec.token_space else 0
+            was, now = (known.layout.kind, known.size, known.patch_dim), (spec.layout.kind, size, spec.patch_dim)
+            if was != now:
+                raise ValueError(
+                    f"modality {known.name!r} is a {now[0]} of {now[1]} ids, {now[2]} numbers a patch, but the model "
+                    f"knows a {was[0]} of {was[1]} ids, {was[2]} numbers a patch; restore its settings"
+                )
+            grid, layout = known.position_grid, spec.layout
+            if known.layout.kind == "grid" and layout.kind == "grid":
+                trained = grid or (known.layout.height, known.layout.width)
+                grid = None if trained == (layout.height, layout.width) else trained
+            entries.append(replace(known, layout=layout, position_grid=grid))
+        return Vocabulary(entries)
+
     def __repr__(self) -> str:
         entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)
-        return f"<Vocabulary of {self.size} rows: {entries}>"
+        return f"<Vocabulary of {counted(self.size, 'row')}: {entries}>"
 
     @property
     def size(self) -> int:
@@ -99,6 +130,7 @@ class Vocabulary:
                 "stop": e.stop,
                 "layout": e.layout.model_dump(mode="json"),
                 "patch_dim": e.patch_dim,
+                **({"position_grid": list(e.position_grid)} if e.position_grid else {}),
             }
             for e in self.entries
         ]

@@ -1,7 +1,8 @@
-"""Compares the tensors of a safetensors file with those of a module."""
+"""Compares the tensors of a safetensors file with those of a module, and tells one file of weights from another."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,3 +33,12 @@ def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: 
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
     check_shapes(shapes, expected, f"{path} does not fit the tokenizer's settings")
+
+
+def digest_of(path: Path) -> str:
+    """16 hex digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()[:16]

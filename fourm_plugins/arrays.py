@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
 
@@ -46,4 +47,8 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
     if wanted.gaps:
         bad = np.isinf(array).any() or np.isnan(array).all()
         return "holds infinite values, or nothing but NaN" if bad else ""
-    return "" if np.isfinite(array).all() else f"{int((~np.isfinite(array)).sum())} values are NaN or infinite"
+    return (
+        ""
+        if np.isfinite(array).all()
+        else f"{counted(int((~np.isfinite(array)).sum()), 'value is', 'values are')} NaN or infinite"
+    )

@@ -98,6 +98,8 @@ class Modality(ABC, Generic[Value]):
     wanted: ClassVar[str] = ""
     #: What people call a folder of such data, beside the modality's name, in small letters and the singular.
     folders: ClassVar[tuple[str, ...]] = ()
+    #: Names of files that lie beside the samples' and say something of all of them; see `documented`.
+    documents: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
         self.name = name
@@ -147,6 +149,12 @@ class Modality(ABC, Generic[Value]):
         own = [files for files in samples if contents([files], modality.spec.extensions)]
         read = usable(own, lambda files: (modality.read(files),))
         return Recognised(0.4, "files that it reads") if read else None
+
+    @classmethod
+    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+        """Settings that the file called `name`, one of `documents`, gives: used where a config gives none of them.
+        Raises ValueError for one that cannot be used."""
+        return {}
 
     @abstractmethod
     def write(self, value: Value) -> dict[str, bytes]:

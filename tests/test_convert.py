@@ -25,6 +25,7 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid, Sequence
 
 GRID = Grid(height=2, width=2)
+OURS = {"dim": "width", "num_register_tokens": "registers"}
 DOMAINS = [
     published.Domain("tok_rgb@32", GRID, 12, 0, True, True),
     published.Domain("rgb@32", GRID, 0, 768, True, False),
@@ -38,9 +39,8 @@ DOMAINS = [
 def checkpoint(request, tmp_path):
     """A small file in the published format; its domains_out are in an order of their own."""
     gelu = request.param == "gelu"
-    config = ModelConfig(
-        width=16, encoder_blocks=1, decoder_blocks=1, heads=2, mlp=request.param, bias=gelu, qk_norm=not gelu
-    )
+    shape = {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2}
+    config = ModelConfig(**shape, mlp=request.param, bias=gelu, qk_norm=not gelu, registers=3 * gelu)
     vocabulary = published.vocabulary_of(DOMAINS)
     torch.manual_seed(0)
     network = Transformer(config, vocabulary)
@@ -112,11 +112,11 @@ def test_a_tensor_that_no_argument_asks_for_is_named(checkpoint):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("num_register_tokens", 4), ("dim", "wide"), ("act_layer", "ReLU"), ("dim", 1 << 20), ("domains_in", "rgb@32")],
+    [("num_register_tokens", -1), ("dim", "wide"), ("act_layer", "ReLU"), ("dim", 1 << 20), ("domains_in", "rgb@32")],
 )
 def test_arguments_that_ours_cannot_be_are_named(checkpoint, argument, value):
     change(checkpoint, lambda tensors: None, **{argument: value})
-    with pytest.raises(ValueError, match="wide" if value == "wide" else argument.replace("dim", "width")):
+    with pytest.raises(ValueError, match="wide" if value == "wide" else OURS.get(argument, argument)):
         FourM.from_pretrained(checkpoint, device="cpu")
 
 

@@ -34,8 +34,8 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
-from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.metrics import Metrics
+from fourm_engine.train.saving import Checkpoints
 from fourm_plugins import ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
@@ -325,12 +325,14 @@ def test_exports_have_ordinary_permissions(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
 def test_a_checkpoint_that_the_disk_refuses_is_named_and_the_earlier_one_stays(tmp_path, monkeypatch, stage):
     told: list[str] = []
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2, background=False, report=told.append)
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2, report=told.append)
     checkpoints.save(1, {"w": torch.ones(3)}, {})
+    checkpoints.finish()
     before = tree(tmp_path)
     with monkeypatch.context() as broken:
         refuse(broken, stage, errno.ENOSPC)
         checkpoints.save(2, {"w": torch.ones(3)}, {})
+        checkpoints.finish()
     assert (checkpoints.saved, len(told)) == (1, 1)
     assert f"{tmp_path}/run/checkpoints/step-" in told[0]
     assert "No space left on device" in told[0]

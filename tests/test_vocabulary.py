@@ -97,3 +97,17 @@ def test_a_spec_cannot_contradict_itself():
         ModalitySpec(**{**grid_spec("a").model_dump(), "layout": Grid(height=3, width=3)})
     with pytest.raises(ValueError, match="no tokens to predict"):
         ModalitySpec(**{**pixels_spec("a").model_dump(), "target": True})
+
+
+def test_a_resized_grid_keeps_its_rows_and_remembers_the_grid_it_was_trained_on_also_when_extended():
+    first = Vocabulary.build([grid_spec("a"), text_spec("t")])
+    wider = grid_spec("a").model_copy(update={"layout": Grid(height=4, width=6)})
+    resized = first.resized([wider]).extend([wider, text_spec("t"), grid_spec("z")])
+    assert resized["a"].position_grid == (2, 2)
+    assert (resized["a"].start, resized["a"].stop, resized["t"]) == (first["a"].start, first["a"].stop, first["t"])
+    again = resized.resized([wider.model_copy(update={"layout": Grid(height=8, width=8)})])
+    assert again["a"].position_grid == (2, 2)  # that of the weights, not of the last run
+    with pytest.raises(ValueError, match="the model knows a grid of 8 ids"):
+        first.resized([grid_spec("a", 9)])
+    with pytest.raises(ValueError, match="no modality 'q'"):
+        first.resized([grid_spec("q")])

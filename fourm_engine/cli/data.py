@@ -11,6 +11,7 @@ import typer
 from fourm_engine.cli.options import Config, Overrides
 from fourm_engine.cli.tables import console, new_table
 from fourm_engine.cli.tables import show as show_tables
+from fourm_plugins.counting import counted
 
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
@@ -127,7 +128,7 @@ def print_check(found: DataCheck) -> None:
         read = (
             "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
         )
-        out.print(f"{part.name}: {len(part.names):,} samples of {part.wanted.root}{read}", markup=False)
+        out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {part.wanted.root}{read}", markup=False)
     for finding in (*found.notes, *found.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
@@ -137,7 +138,7 @@ def print_check(found: DataCheck) -> None:
         if finding.remedy:
             print(f"  → {finding.remedy}")
     count = len(found.problems)
-    print(f"{count} problem{'' if count == 1 else 's'}, {len(found.notes)} notes")
+    print(f"{counted(count, 'problem')}, {counted(len(found.notes), 'note')}")
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
 from fourm_engine.cli.tables import new_table, show
+from fourm_plugins.counting import counted
 
 if TYPE_CHECKING:
     from fourm_engine.extend.report import Report
@@ -51,7 +52,7 @@ def print_report(report: Report) -> None:
         return f"{value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
     title = (
-        f"{report.source} + {', '.join(report.add)}, --train {report.train}, {report.steps} steps, "
+        f"{report.source} + {', '.join(report.add)}, --train {report.train}, {counted(report.steps, 'step')}, "
         f"{report.trained_parameters:,} of {report.parameters:,} parameters; held-out nats per token ± standard error"
     )
     columns = ("modality", "case", "samples", "tokens", "before", "after", "change")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be and cost; train nothing.")] = (
         False
     ),
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compute a step again that was not finite, and say where that begins."),
+    ] = None,
     mfu: Annotated[
         float | None, typer.Option(help="With --dry-run: utilisation to assume, a share of the peak; 0.4 by default.")
     ] = None,
@@ -24,6 +29,8 @@ def train(
     """Train the any-to-any model on token shards; continues from the newest checkpoint of the run."""
     from fourm_engine.recipes.config import load_config
 
+    if replay is not None and dry_run:
+        raise ValueError("--replay and --dry-run exclude each other; leave one out")
     if dry_run:
         from fourm_engine.recipes.dry_run import dry_run as recipe_of_numbers
 
@@ -38,4 +45,4 @@ def train(
     from fourm_engine.recipes import train as recipe
 
     needed = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
-    recipe.train(load_config(config, overrides or [], needed=needed))
+    recipe.train(load_config(config, overrides or [], needed=needed), replay=replay)

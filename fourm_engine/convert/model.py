@@ -50,6 +50,10 @@ def save_published(
             raise ValueError(
                 f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; grids there are square"
             )
+        if entry.position_grid is not None:
+            raise ValueError(
+                f"{entry.name!r} was fine-tuned at another size; the format has no positions of a resized grid"
+            )
         domains.append(Domain(spec.published_name, entry.layout, entry.size, entry.patch_dim, spec.input, spec.target))
     written = published.arguments_of(network.config, domains, **_picture(specs.values()))
     if arguments is not None:

@@ -10,6 +10,7 @@ missing, unknown or misshapen tensor is an error naming it. Names of modalities 
     embedding.projections.<name>.weight    encoder_embeddings.<domain>.proj.weight
     embedding.modality[i]                  encoder_embeddings.<domain>.mod_emb, decoder_embeddings.<domain>.mod_emb
     rows of embedding.decoder_table        decoder_embeddings.<domain>.token_emb.weight
+    registers                              register_tokens
     rows of heads.weight                   decoder_embeddings.<domain>.to_logits.weight
     (computed)                             *.pos_emb, and the zero biases of norms that have none
 """
@@ -45,7 +46,7 @@ MAX_WIDTH, MAX_BLOCKS, MAX_DOMAINS = 1 << 15, 1 << 10, 1 << 10
 #: Stored positions were computed in float32, with angles of up to 512 radians.
 POSITION_TOLERANCE = 1e-3
 #: Arguments that the format may carry and that must have this value, since ours has nothing else.
-FIXED_ARGUMENTS = {"decoder_sep_mask": True, "num_register_tokens": 0, "share_modality_embeddings": True}
+FIXED_ARGUMENTS = {"decoder_sep_mask": True, "share_modality_embeddings": True}
 #: Arguments that a published model, or tokenizer, always has.
 _TELLING = frozenset({"domains_in", "enc_type"})
 _BIASES = ("qkv_bias", "proj_bias", "mlp_bias", "norm_bias")
@@ -187,6 +188,7 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
                 "mlp": "swiglu" if gated else "gelu",
                 "bias": biases["qkv_bias"],
                 "qk_norm": arguments.get("qk_norm", False),
+                "registers": arguments.get("num_register_tokens", 0),
                 "decoder_causal": arguments.get("decoder_causal_mask", False),
             }
         )
@@ -278,8 +280,8 @@ def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[
     with torch.device("meta"):
         network = Transformer(checkpoint.config, vocabulary)
     network.to_empty(device="cpu")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        network.initialise()  # for the tables of positions, which are computed
+    network.tabulate()
+    with torch.no_grad():
         for table in (network.embedding.encoder_table, network.embedding.decoder_table, network.heads.weight):
             table.zero_()
         views = _published_tensors(network, vocabulary, domains, names)
@@ -321,6 +323,7 @@ def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int,
         **dict.fromkeys(_BIASES, config.bias),
         "gated_mlp": config.mlp == "swiglu",
         "qk_norm": config.qk_norm,
+        "num_register_tokens": config.registers,
         "act_layer": "SiLU" if config.mlp == "swiglu" else "GELU",
         "decoder_causal_mask": config.decoder_causal,
         **FIXED_ARGUMENTS,
@@ -334,8 +337,10 @@ def _published_tensors(
     Positions and zero biases are new tensors."""
     embedding, width = network.embedding, network.config.width
     views: dict[str, Tensor] = {"mask_token": embedding.mask_token.view(1, 1, width)}
+    if network.registers is not None:
+        views["register_tokens"] = network.registers[None]
     for key, parameter in network.named_parameters():
-        if not key.startswith(("embedding.", "heads.")):
+        if not key.startswith(("embedding.", "heads.", "registers")):
             views[key.replace("context_proj.", "decoder_proj_context.")] = parameter
     for name, norm in _bare_norms(network).items():
         views[f"{name}.bias"] = torch.zeros_like(norm.weight)

@@ -1,9 +1,13 @@
-"""Columns: .npy files that are read through memory maps, so that many processes share them and none holds a copy."""
+"""Columns: .npy files that are read through memory maps, so that many processes share them and none holds a copy; and
+the JSON that says which there are. Both tell whether they are what was written, so that no damage is ever read."""
 
 from __future__ import annotations
 
 import io
+import json
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from fourm_engine.storage.location import Location, Readable
 
 #: Of a remote column that is held in memory, for want of a cache.
 MAX_BYTES = 1 << 34
+_PIECE = 1 << 20
 
 
 def save_column(path: Path, column: np.ndarray) -> None:
@@ -21,18 +26,59 @@ def save_column(path: Path, column: np.ndarray) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def open_column(path: Readable, kinds: str, length: int | None = None) -> np.ndarray:
-    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
-    `kinds`: those of dtypes that it may have, such as "iu".
+def checksum(column: np.ndarray) -> int:
+    """CRC-32 of the file that `save_column` writes, of a column of one dimension."""
+    header = io.BytesIO()
+    column = np.ascontiguousarray(column)
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(column))
+    return zlib.crc32(column.view(np.uint8).data if column.size else b"", zlib.crc32(header.getvalue()))
 
-    Raises ValueError for a file that is missing, damaged or another column."""
+
+def open_column(path: Readable, kinds: str, length: int | None = None, check: int | None = None) -> np.ndarray:
+    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
+    `kinds`: those of dtypes that it may have, such as "iu". `check`: its checksum.
+
+    Raises ValueError, with the name of the file, for one that is missing, damaged or another column."""
     stored = path.local() or io.BytesIO(path.read_bytes(MAX_BYTES)) if isinstance(path, Location) else path
     try:
+        if check is not None and _checksum_of(stored) != check:
+            raise ValueError("other content than was written")
         column = np.load(stored, mmap_mode="r" if isinstance(stored, Path) else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: no column ({error!s:.80})") from None
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"{path.name}: {why:.80}") from None
     if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in kinds:
-        raise ValueError(f"{path}: no column of one dimension and the kinds {kinds!r}")
+        raise ValueError(f"{path.name}: no column of one dimension and the kinds {kinds!r}")
     if length is not None and len(column) != length:
-        raise ValueError(f"{path}: {len(column)} entries instead of {length}")
+        raise ValueError(f"{path.name}: {len(column)} entries instead of {length}")
     return np.asarray(column).view(np.ndarray)  # the subclass is slow to index
+
+
+def _checksum_of(stored: Path | io.BytesIO) -> int:
+    # Read, not through the map: pages of a map that were touched count as memory of the process.
+    if isinstance(stored, io.BytesIO):
+        return zlib.crc32(stored.getbuffer())
+    total = 0
+    with open(stored, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            total = zlib.crc32(piece, total)
+    return total
+
+
+def sealed(document: dict[str, Any]) -> str:
+    """JSON with a checksum in it."""
+    return json.dumps({**document, "checksum": _seal(document)}) + "\n"
+
+
+def unsealed(content: bytes, format: int) -> dict[str, Any]:
+    """Inverse of `sealed`. Raises ValueError for a document of another format, or that is not what was written."""
+    document = json.loads(content)
+    if document["format"] != format:
+        raise ValueError(f"of format {document['format']!r:.20}, not {format}")
+    if document.pop("checksum", None) != _seal(document):
+        raise ValueError("other content than was written")
+    return document
+
+
+def _seal(document: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())

@@ -22,6 +22,7 @@ from fourm_engine.data.raw.root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
 from fourm_engine.storage.url import Folder, Place, Url, absolute, parse, scheme_of
+from fourm_plugins.spec import SOURCE_PATTERN
 
 
 def source_of(text: object) -> Folder | str:
@@ -67,6 +68,9 @@ class TrainingSet(BaseModel):
     repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: The modalities that are taken from it; null takes all it has.
     modalities: list[str] | None = Field(default=None, min_length=1)
+    #: Modality -> `source` in this data set, the sub-folder that it reads, where that is another than its setting says.
+    #: Modalities that read the same files follow.
+    sources: dict[str, Annotated[str, StringConstraints(pattern=SOURCE_PATTERN)]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -127,7 +131,8 @@ class DataConfig(BaseModel):
     #: run.
     on_error: Literal["skip", "raise"] = "skip"
     #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and one
-    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64.
+    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64; of remote data as many as
+    #: read a quarter of its shards at a time.
     lanes: int | None = Field(default=None, ge=1, le=1 << 16)
     #: Shards within which the samples of a lane are shuffled.
     window: int = Field(default=4, ge=1, le=1 << 16)

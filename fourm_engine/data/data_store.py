@@ -23,6 +23,7 @@ from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.location import Location
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -46,7 +47,8 @@ class DataStore(Store):
             tokens = tokens.selecting(_rows(split, tokens.index.names, quiet=raw is not None))
             if not len(tokens):
                 raise ValueError(
-                    f"{tokens.folder}: none of its {len(tokens.index)} samples is in split {split.name!r} of "
+                    f"{tokens.folder}: none of its {counted(len(tokens.index), 'sample')} is in split "
+                    f"{split.name!r} of "
                     f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
         store = tokens or raw
@@ -104,10 +106,9 @@ class DataStore(Store):
         absent = [name for name, there in zip(some, used.tolist()) if not there]
         if absent or len(data.names) > len(self):
             log.warning(
-                "%s lacks %d of %d samples%s, which are left out; run `fourm tokenize` again",
+                "%s lacks %s%s, left out; run `fourm tokenize` again",
                 tokens.folder,
-                max(len(absent), len(data.names) - len(self)),
-                len(data.names),
+                f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}",
                 f", such as {absent[0]}" if absent else "",
             )
         for name in tokens.parts if not isinstance(data.root, Location) else ():  # a store has other times
@@ -120,19 +121,19 @@ class DataStore(Store):
                     changed += [sample] if digest(data.stamp(sample, name)) != stamp else []
             if gone:
                 log.info(
-                    "%s: the files of %d samples, such as %s, are no longer there; their tokens are used "
+                    "%s: the files of %s, such as %s, are no longer there; the tokens are used "
                     "(`fourm tokenize --prune` drops them)",
                     name,
-                    len(gone),
+                    counted(len(gone), "sample"),
                     gone[0],
                 )
             if changed:
                 log.warning(
-                    "%s: size or time of %d of %d files, such as %s, is not that of when they were tokenized; if they "
+                    "%s: size or time of %d of %s, such as %s, is not that of when they were tokenized; if they "
                     "have changed, run `fourm tokenize` again",
                     name,
                     len(changed),
-                    both,
+                    counted(both, "file"),
                     data.where(changed[0], name),
                 )
 

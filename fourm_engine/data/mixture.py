@@ -18,8 +18,9 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import TrainingSet
-from fourm_engine.data.order import Order, block_rng
+from fourm_engine.data.order import Order, block_rng, lanes_for
 from fourm_engine.data.store import Store
+from fourm_plugins.counting import counted
 
 #: Samples of a block.
 BLOCK = 1000
@@ -53,13 +54,19 @@ class Mixture(Store):
     def shard_sizes(self) -> np.ndarray:
         return np.concatenate([store.shard_sizes for store in self._parts])
 
-    def order(self, seed: int, *, lanes: int | None = None, window: int = 4) -> MixedOrder:
-        """The order of its samples. `lanes`: as configured; None chooses for the data."""
+    def order(
+        self, seed: int, *, lanes: int | None = None, window: int = 4, batch_size: int | None = None, world: int = 1
+    ) -> MixedOrder:
+        """The order of its samples. `lanes`: as configured; None chooses for the data: data sets that are read in lanes
+        have as many as the one that calls for most."""
+        suits: dict[str, Any] = {"window": window, "batch_size": batch_size, "world": world}
+        each = [lanes or lanes_for(s.shard_sizes, remote=s.reads_ahead, **suits) for s in self._parts]
+        most = max(each)
         orders = [
-            Order.choose(store.shard_sizes, seed, lanes=lanes, window=window, part=part)
-            for part, store in enumerate(self._parts)
+            Order.choose(store.shard_sizes, seed, lanes=most if own > 1 else 1, window=window, part=part)
+            for part, (store, own) in enumerate(zip(self._parts, each))
         ]
-        return MixedOrder(orders, self.weights, seed, lanes=lanes or max(order.lanes for order in orders))
+        return MixedOrder(orders, self.weights, seed, lanes=most)
 
     def has(self, row: int) -> frozenset[str]:
         store, row = self._find(row)
@@ -92,6 +99,7 @@ class Mixture(Store):
                 "samples": len(store),
                 "weight": entry.weight,
                 "repeats": entry.repeats,
+                **({"sources": dict(sorted(entry.sources.items()))} if entry.sources else {}),
                 **store.identity(),
             }
             for part, (entry, store) in enumerate(zip(self.entries, self._parts, strict=True))
@@ -100,7 +108,10 @@ class Mixture(Store):
     def describe(self) -> str:
         """A line for the mixture and one for each data set."""
         total = sum(self.weights)
-        lines = [f"train: {len(self)} samples in {len(self._parts)} data sets; share of the samples drawn:"]
+        lines = [
+            f"train: {counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}; share of the "
+            f"samples drawn:"
+        ]
         for weight, store in zip(self.weights, self._parts, strict=True):
             lines.append(f"  {weight / total:.2%} {store.describe().removeprefix('train: ')}")
         return "\n".join(lines)
@@ -187,4 +198,5 @@ class MixedOrder:
     def identity(self) -> dict[str, Any]:
         """Settings that the rows at positions follow from, JSON-ready."""
         windows = {order.window for order in self.orders if order.lanes > 1}
-        return {"lanes": self.lanes} | ({"window": windows.pop()} if windows else {})
+        each = {f"train.{part}.lanes": order.lanes for part, order in enumerate(self.orders)}
+        return {"lanes": self.lanes} | each | ({"window": windows.pop()} if windows else {})

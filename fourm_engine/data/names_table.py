@@ -15,6 +15,7 @@ import numpy as np
 
 from fourm_engine.data.columns import open_column, save_column
 from fourm_engine.storage.location import Readable
+from fourm_plugins.counting import counted
 
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
@@ -72,9 +73,16 @@ class NameTable(Sequence[str]):
             save_column(folder / f"{stem}.{column}.npy", array)
 
     @classmethod
-    def open(cls, folder: Readable, stem: str = "names") -> NameTable:
-        """A saved table, by memory maps. Raises ValueError for damaged or missing columns."""
-        table = cls.from_arrays({c: open_column(folder / f"{stem}.{c}.npy", kinds) for c, kinds in _COLUMNS.items()})
+    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, int] | None = None) -> NameTable:
+        """A saved table, by memory maps. checks: name of each column -> its checksum. Raises ValueError for damaged or
+        missing columns."""
+        names = {column: f"{stem}.{column}" for column in _COLUMNS}
+        table = cls.from_arrays(
+            {
+                column: open_column(folder / f"{name}.npy", _COLUMNS[column], check=checks[name] if checks else None)
+                for column, name in names.items()
+            }
+        )
         table._saved = folder, stem
         return table
 
@@ -87,13 +95,25 @@ class NameTable(Sequence[str]):
         return len(self.offsets) - 1
 
     def name(self, row: int) -> str:
-        """The name of a row, 0 … n - 1. Raises IndexError for any other, and for one outside of the blob."""
-        return self._bytes(row).decode(*ENCODING)
+        """The name of a row, 0 … n - 1. Raises IndexError for any other, and ValueError for a table that is damaged."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {counted(len(self), 'name')}")
+        try:
+            return self._bytes(row).decode(*ENCODING)
+        except UnicodeDecodeError as error:
+            raise self._damaged(error) from None
 
     def _bytes(self, row: int) -> bytes:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} names")
-        return self.blob[int(self.offsets[row]) : int(self.offsets[row + 1])].tobytes()
+        if row >= len(self):
+            raise self._damaged(f"row {row} of {counted(len(self), 'name')}")
+        start, end = int(self.offsets[row]), int(self.offsets[row + 1])
+        if not 0 <= start <= end <= len(self.blob):
+            raise self._damaged(f"name {row} lies outside of them")
+        return self.blob[start:end].tobytes()
+
+    def _damaged(self, why: object) -> ValueError:
+        where = f"{self._saved[0]}: " if self._saved is not None else ""
+        return ValueError(f"{where}damaged names ({why!s:.80}); remove this folder, and it is made anew")
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -139,7 +159,7 @@ class NameTable(Sequence[str]):
     def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
         row = self.row(name)
         if row is None or not start <= row < (len(self) if stop is None else stop):
-            raise ValueError(f"{name!r} is none of the {len(self)} names")
+            raise ValueError(f"{name!r} is none of the {counted(len(self), 'name')}")
         return row
 
     def __eq__(self, other: object) -> bool:

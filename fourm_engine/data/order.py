@@ -21,6 +21,8 @@ import numpy as np
 #: Up to this many rows, an epoch is one permutation unless the config says otherwise: 4 bytes a row.
 FULL_ROWS = 1_000_000
 LANES = 64
+#: Of a remote data set, the lanes that are chosen read at most this share of the shards at a time.
+REMOTE_SHARE = 4
 #: A store that serves all rows alike is read in pieces of so many rows where it is too large for one permutation.
 PIECE = 1000
 _ORDER, _SAMPLE, _SHARDS, _BLOCK = range(4)
@@ -54,9 +56,24 @@ def _generator(seed: int, stream: int, epoch: int, position: int) -> np.random.G
     return np.random.Generator(np.random.Philox(key=np.array([seed & _WORD, stream], np.uint64), counter=counter))
 
 
-def lanes_for(rows: int) -> int:
-    """Lanes of a data set of so many rows where the config does not say."""
-    return 1 if rows <= FULL_ROWS else LANES
+def lanes_for(
+    shard_sizes: np.ndarray, *, window: int = 4, remote: bool = False, batch_size: int | None = None, world: int = 1
+) -> int:
+    """Lanes of a data set where the config does not say: one permutation of up to `FULL_ROWS` rows, otherwise `LANES`.
+    Those of a remote data set are as many as read a few of its shards at a time, since each is copied before it is
+    read; where it has too few shards for that, one permutation.
+
+    batch_size, world: of a step, and processes, which the lanes then suit; see `Share`."""
+    rows, shards, lanes = int(np.sum(shard_sizes)), int(np.count_nonzero(shard_sizes)), LANES
+    if rows <= FULL_ROWS:
+        if not remote:
+            return 1
+        while lanes > 1 and lanes * (window + 1) * REMOTE_SHARE > shards:
+            lanes //= 2
+    fewer = lanes
+    while fewer > 1 and (fewer % world or (batch_size and max(fewer, batch_size) % min(fewer, batch_size))):
+        fewer //= 2
+    return fewer if fewer > 1 or lanes == 1 else world  # which divides every batch
 
 
 class Order:
@@ -85,14 +102,24 @@ class Order:
 
     @classmethod
     def choose(
-        cls, shard_sizes: np.ndarray, seed: int, *, lanes: int | None = None, window: int = 4, part: int = 0
+        cls,
+        shard_sizes: np.ndarray,
+        seed: int,
+        *,
+        lanes: int | None = None,
+        window: int = 4,
+        part: int = 0,
+        remote: bool = False,
+        batch_size: int | None = None,
+        world: int = 1,
     ) -> Order:
-        """The order that suits the data. `lanes`: as configured; None, or a store of one shard, keeps one permutation
-        of up to `FULL_ROWS` rows."""
-        rows = int(np.sum(shard_sizes))
-        if rows <= FULL_ROWS and (lanes is None or len(shard_sizes) == 1):
+        """The order that suits the data. `lanes`: as configured; None chooses, and a store of one shard keeps one
+        permutation of up to `FULL_ROWS` rows. The others: see `lanes_for`."""
+        if lanes is None:
+            lanes = lanes_for(shard_sizes, window=window, remote=remote, batch_size=batch_size, world=world)
+        elif len(shard_sizes) == 1 and int(np.sum(shard_sizes)) <= FULL_ROWS:
             lanes = 1
-        return cls(shard_sizes, seed, lanes=lanes or lanes_for(rows), window=window, part=part)
+        return cls(shard_sizes, seed, lanes=lanes, window=window, part=part)
 
     def __reduce__(self) -> tuple[Any, ...]:  # without what is kept
         return partial(Order, self._sizes, self.seed, lanes=self.lanes, window=self.window, part=self.part), ()

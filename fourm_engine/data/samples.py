@@ -9,6 +9,7 @@ modality that cannot be read is left out of its sample, whose budgets are then d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -20,11 +21,13 @@ from fourm_engine.data.mixture import MixedOrder, Mixture
 from fourm_engine.data.order import PIECE, Order, sample_rng
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.store import Store
+from fourm_engine.device import rank_and_world
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.masking.draw import BatchMasker, Unmasked
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -35,6 +38,7 @@ class MaskedSamples(Dataset[PackedSample]):
 
     Args:
         lanes, window: of the order, as in `DataConfig`.
+        batch_size, world: samples of a step, and processes, which lanes that are chosen suit.
 
     Raises ValueError where no sample, of any data set of a `Mixture`, has inputs and targets, as far as names tell."""
 
@@ -48,15 +52,18 @@ class MaskedSamples(Dataset[PackedSample]):
         seed: int,
         lanes: int | None = None,
         window: int = 4,
+        batch_size: int | None = None,
+        world: int = 1,
     ) -> None:
         self.store, self.budgets, self.vocabulary, self.seed = store, budgets, vocabulary, seed
         self.mask = BatchMasker(maskers, vocabulary)
         self.order: Order | MixedOrder
+        read: dict[str, Any] = {"lanes": lanes, "window": window, "batch_size": batch_size, "world": world}
         if isinstance(store, Mixture):
-            stores, self.order = store.stores, store.order(seed, lanes=lanes, window=window)
+            stores, self.order = store.stores, store.order(seed, **read)
         else:
             stores = {"": store}
-            self.order = Order.choose(store.shard_sizes, seed, lanes=lanes, window=window)
+            self.order = Order.choose(store.shard_sizes, seed, remote=store.reads_ahead, **read)
         # Positions after which a lane reads on in another shard, which is fetched meanwhile.
         rows = len(store) // max(1, len(store.shard_sizes))
         self._horizon = self.order.lanes * max(1, min(rows, PIECE))
@@ -75,6 +82,7 @@ class MaskedSamples(Dataset[PackedSample]):
         *,
         seed: int,
         training: bool = True,
+        batch_size: int | None = None,
         masker_class: Callable[[str], type[Masker]] | None = None,
     ) -> MaskedSamples:
         """The training samples of a config, or with `training=False` the validation samples; see
@@ -99,6 +107,8 @@ class MaskedSamples(Dataset[PackedSample]):
             seed=seed,
             lanes=config.lanes,
             window=config.window,
+            batch_size=batch_size,
+            world=rank_and_world()[1],
         )
 
     @property
@@ -117,6 +127,13 @@ class MaskedSamples(Dataset[PackedSample]):
         if self.store.reads_ahead:
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._unmasked(position) for position in positions])
+
+    def name(self, position: int) -> str:
+        """The name of the sample at a position, which is read to know whether another one replaces it."""
+        for row in self.order.rows(position):
+            if self._draw(row, *divmod(position, len(self))) is not None:
+                return str(self.store.names[row])
+        raise ValueError(_nothing(len(self)))
 
     def _unmasked(self, position: int) -> Unmasked:
         epoch, index = divmod(position, len(self))
@@ -146,4 +163,4 @@ class MaskedSamples(Dataset[PackedSample]):
 
 
 def _nothing(samples: int) -> str:
-    return f"none of the {samples} samples has inputs and targets for any component of masking.mixture"
+    return f"none of the {counted(samples, 'sample')} has inputs and targets for any component of masking.mixture"

@@ -34,20 +34,43 @@ class DataSet:
 
 def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[DataSet]:
     """The data sets of `data.train`; one without a path where it is not set. Raises ValueError where an entry names a
-    modality that takes no part."""
+    modality that takes no part, or a source of one that has none."""
     if not config.sets:
         return [DataSet("data.train", config, modalities)]
     sets = []
     for index, entry in enumerate(config.sets):
         chosen = modalities if entry.modalities is None else entry.modalities
-        if unknown := [name for name in chosen if name not in modalities]:
-            raise ValueError(
-                f"data.train.{index}.modalities: {unknown[0]!r} takes no part in this run; there are "
-                f"{', '.join(modalities)}"
-            )
+        for field, named in (("modalities", chosen), ("sources", entry.sources)):
+            if unknown := [name for name in named if name not in modalities]:
+                raise ValueError(
+                    f"data.train.{index}.{field}: {unknown[0]!r} takes no part in this run; there are "
+                    f"{', '.join(modalities)}"
+                )
         if isinstance(modalities, Modalities):
             taken: Mapping[str, Modality] = modalities.only(chosen)
         else:
             taken = {name: modality for name, modality in modalities.items() if name in chosen}
-        sets.append(DataSet(f"data.train.{index}", config.of(entry), taken, entry))
+        sets.append(DataSet(f"data.train.{index}", config.of(entry), _moved(taken, entry.sources, index), entry))
     return sets
+
+
+def _moved(modalities: Mapping[str, Modality], sources: Mapping[str, str], index: int) -> Mapping[str, Modality]:
+    """The modalities that read these sources in entry `index`. One that is not named follows one that reads the same
+    files, as pixels and tokens of a picture do."""
+    files = {modalities[name].spec.files: source for name, source in sources.items() if name in modalities}
+    if not files:
+        return modalities
+    moved = []
+    for name, modality in modalities.items():
+        source = sources.get(name, files.get(modality.spec.files))
+        moved.append(modality if source is None else _reading(modality, source, f"data.train.{index}"))
+    plugins, host = (modalities.plugins, modalities.manager) if isinstance(modalities, Modalities) else ({}, None)
+    return Modalities(moved, plugins, host)
+
+
+def _reading(modality: Modality, source: str, key: str) -> Modality:
+    """A modality that reads another sub-folder. Raises ValueError."""
+    if "source" not in type(modality.settings).model_fields:
+        raise ValueError(f"{key}.sources: {modality.name} has no setting `source`; give its folder the name of others")
+    settings = modality.settings.model_dump(exclude_unset=True) | {"source": source}
+    return type(modality)(modality.name, **settings)

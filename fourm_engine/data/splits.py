@@ -24,6 +24,7 @@ from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.root import Root
 from fourm_engine.storage.location import Readable, content_of
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -102,9 +103,14 @@ def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
-        raise ValueError(f"{path}: none of the {len(listed)} samples of split {split!r} is in {shown(root)}{hint}")
+        raise ValueError(
+            f"{path}: none of the {counted(len(listed), 'sample')} of split {split!r} is in {shown(root)}{hint}"
+        )
     if missing:
-        say(f"{path}: {len(missing)} samples of split {split} have no file, such as {shown(missing[0])}{hint}")
+        say(
+            f"{path}: {counted(len(missing), 'sample')} of split {split} without a file, such as "
+            f"{shown(missing[0])}{hint}"
+        )
     return chosen
 
 
@@ -195,7 +201,9 @@ class Split:
         chosen = val if self.part == "val" else frozenset(names) - val
         if not chosen:  # tokens are of one part alone, so that the other is empty there
             which = "all" if val else "none"
-            raise ValueError(f"data.held_out: {self._said()} are {which} of {len(names)} samples; choose another")
+            raise ValueError(
+                f"data.held_out: {self._said()} are {which} of {counted(len(names), 'sample')}; choose another"
+            )
         return chosen
 
     def _said(self) -> str:
@@ -208,7 +216,7 @@ class Split:
         named = "all samples" if self.name is None else f"split {self.name!r}"
         if self.share is not None:
             named = f"held out: {self._said()}" if self.part == "val" else f"but for {self._said()}"
-        return f"{self.part}: {samples} samples ({named} of {where})"
+        return f"{self.part}: {counted(samples, 'sample')} ({named} of {where})"
 
 
 class _Root(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.names_table import lines_of
+from fourm_plugins.counting import counted
 
 
 class Store(ABC):
@@ -76,14 +77,16 @@ class Store(ABC):
 
     def describe(self) -> str:
         """How many samples of which data are used, in one line."""
-        return f"{len(self)} samples"
+        return f"{counted(len(self), 'sample')}"
 
     def report(self) -> str:
         """How many samples have each modality, in one line."""
         counts: Counter[str] = Counter()
         for modalities, samples in self.kinds().items():
             counts.update(dict.fromkeys(modalities, samples))
-        return f"{len(self)} samples; " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        return f"{counted(len(self), 'sample')}; " + ", ".join(
+            f"{name} {count}" for name, count in sorted(counts.items())
+        )
 
 
 class MemoryStore(Store):

@@ -13,7 +13,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import name_rng
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.aspect import array_aspect, same_aspect
+from fourm_engine.data.raw.aspect import Vote, array_aspect
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
@@ -91,19 +91,15 @@ class ViewDrawer:
                 spec = data.modalities[modality].spec
                 if modality in has and array_aspect(spec) is not None:
                     readers.setdefault((spec.source, spec.extensions), []).append(modality)
-            votes: list[tuple[float, int, int]] = []  # aspect, files that have it, modalities that read them
+            vote = Vote()
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
-                first, second = sorted([0, 0, *(files for _, files, _ in votes)], reverse=True)[:2]
-                if first > second + left:
-                    break  # the others cannot change the result
+                if vote.decided(left):
+                    break
                 aspect = self._aspect(data, name, modalities, value)
                 if aspect is not None:
-                    same = next((k for k, vote in enumerate(votes) if same_aspect(vote[0], aspect)), len(votes))
-                    _, files, number = votes[same] if same < len(votes) else (aspect, 0, 0)
-                    shape = votes[same][0] if same < len(votes) else aspect
-                    votes[same : same + 1] = [(shape, files + 1, number + len(modalities))]
-            if votes:
-                aspects[group] = max(votes, key=lambda vote: vote[1:])[0]
+                    vote.add(modalities[0], aspect, len(modalities))
+            if vote.shapes:
+                aspects[group] = vote.ranked()[0].aspect
         return aspects
 
     def _aspect(

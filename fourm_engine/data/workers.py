@@ -1,7 +1,7 @@
-"""What goes wrong in worker processes of torch's DataLoader, as it would be said without workers: in one line.
+"""Worker processes that work ahead of the one that needs the result: torch's DataLoader, with errors in one line.
 
-Raised in a worker, an error would come out within the worker's traceback. A worker whose parent is killed would wait
-without end for what it has read to be taken.
+Raised in a worker, an error would come out within the worker's traceback; here it is said as it would be without
+workers. A worker whose parent is killed ends, where it would wait without end for what it has read to be taken.
 """
 
 from __future__ import annotations
@@ -12,12 +12,65 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fourm_engine.device import local_world, usable_cores
+
+#: More would not keep up with what one process takes.
+MAX_WORKERS = 64
+#: Below these, starting workers takes longer than they save.
+MIN_SAMPLES = 500
+#: Tasks that each works on ahead.
+AHEAD = 2
 
 Item = TypeVar("Item")
+Task_contra = TypeVar("Task_contra", contravariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 _ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", re.DOTALL)
+
+
+class WorkerEnded(ValueError):
+    """A worker process was killed."""
+
+
+class Work(Protocol[Task_contra, Item_co]):
+    """`work[task]` is the result of a task; picklable."""
+
+    def __getitem__(self, task: Task_contra, /) -> Item_co: ...
+
+
+def ahead(
+    work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, setting: str = "data.workers"
+) -> Iterator[Item]:
+    """`work[task]` of each of `tasks`, in order, computed ahead in `workers` processes, `AHEAD` tasks each; without
+    any, in this one. Raises what `work` raises, and WorkerEnded, which names the `setting` of their number."""
+    if not workers:
+        return map(work.__getitem__, tasks)
+    loader: DataLoader[Item | Exception] = DataLoader(
+        Told(work),
+        sampler=tasks,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        collate_fn=_as_it_is,
+        worker_init_fn=end_with_parent,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return items(loader, setting)
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
+
+
+def default_workers(samples: int) -> int:
+    """Processes that read and decode for this one: its part of the machine's cores; none where a few samples would not
+    make up for starting them."""
+    share = min(usable_cores() // local_world(), MAX_WORKERS)
+    return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 class Told(Dataset):
@@ -52,8 +105,8 @@ def _watch(parent: int | None) -> None:
     os._exit(1)
 
 
-def items(loader: Iterable[Item | Exception]) -> Iterator[Item]:
-    """What a loader of `Told` yields. Raises what its workers could not read, and ValueError for one that ended."""
+def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
+    """What a loader of `Told` yields. Raises what its workers could not read, and WorkerEnded for one that ended."""
     iterator = iter(loader)
     while True:
         try:
@@ -63,8 +116,8 @@ def items(loader: Iterable[Item | Exception]) -> Iterator[Item]:
         except RuntimeError as error:
             if not (ended := _ENDED.search(str(error))):
                 raise
-            raise ValueError(
-                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set data.workers to "
+            raise WorkerEnded(
+                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
                 f"fewer, or to 0 to see where it ends"
             ) from None
         if isinstance(item, Exception):

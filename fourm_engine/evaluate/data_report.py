@@ -19,6 +19,7 @@ from fourm_engine.evaluate.pictures import SamplePictures, png
 from fourm_engine.evaluate.report import environment, number
 from fourm_engine.evaluate.sheet import Cell, sheet
 from fourm_engine.files import write_atomically
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
@@ -214,7 +215,7 @@ def _classes(check: DataCheck) -> Table:
                 rows.append([*first, statistics.class_name(k), _share(share), f"{statistics.class_samples[k]:,}"])
             if (rest := int((pixels > 0).sum()) - len(some)) > 0:
                 left = pixels[order[CLASSES:]].sum() / pixels.sum()
-                rows.append(["", "", f"{rest} others", _share(left), ""])
+                rows.append(["", "", counted(rest, "other"), _share(left), ""])
             none = statistics.unlabelled / (pixels.sum() + statistics.unlabelled)
             rows.append(["", "", "no class (of all pixels)", _share(none), ""])
     return "classes: shares of the pixels that have one", ["part", "modality", "class", "share", "samples"], rows

@@ -9,7 +9,12 @@ import numpy as np
 
 from fourm_engine.evaluate.masks import DROPPED
 from fourm_engine.evaluate.sheet import Cell, sheet
+from fourm_plugins.counting import counted
 from fourm_plugins.view import View
+
+#: Pixels to which the longer side of a picture is enlarged, in whole steps, before a crop is drawn on it.
+LEAST_SIDE = 256
+RED = (255, 60, 60)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,8 +31,9 @@ class ShownModality:
     taken: tuple[int, int] = (0, 0)
     #: (tokens,) of `masks.states`, of grids and vectors.
     states: np.ndarray | None = None
-    #: As it was read, with the crop; as the model sees it; what its tokens decode to; under the mask.
+    #: As it was read, and the part of it that is seen; as the model sees it; what its tokens decode to; under the mask.
     file: Any = None
+    crop: View | None = None
     seen: Any = None
     decoded: Any = None
     masked: Any = None
@@ -58,7 +64,7 @@ class ShownSample:
     def title(self) -> list[str]:
         """Lines on the sample as a whole."""
         lines = [f"{self.sample} ({self.part}, {self.folder})"]
-        views = "random views" if self.views > 1024 else f"{self.views} views" if self.views > 1 else "one view"
+        views = "random views" if self.views > 1024 else counted(self.views, "view")
         crops = [f"{group}: {describe(view)}" for group, view in self.crops.items()]
         lines.append(f"view {self.view} of {views}" + "".join(f"; {crop}" for crop in crops))
         if self.position is not None:
@@ -74,11 +80,13 @@ class ShownSample:
         for one in self.modalities:
             cells: list[Cell | None] = [None]
             if one.file is not None:
-                cells = [Cell(one.file, "file" if isinstance(one.file, str) else "file, and the crop")]
+                cells = [Cell(one.file, "file")]
+                if one.crop is not None and not isinstance(one.file, str) and not is_whole(one.crop):
+                    cells = [Cell(with_crop(one.file, one.crop), "file, and the crop")]
             cells.append(Cell(one.seen, "as the model sees it"))
             cells.append(Cell(one.decoded, "what its tokens decode to") if one.decoded is not None else None)
             if one.masked is not None:
-                cells.append(Cell(one.masked, taken(one)))
+                cells.append(Cell(one.masked, taken(one, zeros=False)))
             elif one.words:
                 heads = ("input", "target") if len(one.words) == 2 else ("tokens",)
                 cells += [
@@ -109,11 +117,12 @@ class ShownSample:
         return lines
 
 
-def taken(one: ShownModality) -> str:
-    dropped = ""
+def taken(one: ShownModality, *, zeros: bool = True) -> str:
+    """How many tokens the mask took, and dropped; short without what is none."""
+    counts = {"input": one.taken[0], "target": one.taken[1]}
     if one.states is not None:
-        dropped = f", {int((one.states == DROPPED).sum())} dropped"
-    return f"{one.taken[0]} input, {one.taken[1]} target{dropped}"
+        counts["dropped"] = int((one.states == DROPPED).sum())
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count or zeros)
 
 
 def describe(view: View) -> str:
@@ -124,15 +133,23 @@ def describe(view: View) -> str:
     return crop + (", mirrored" if view.flip else "")
 
 
-def with_crop(image: Any, view: View) -> Any:
-    """A picture with the rectangle of a view."""
-    if isinstance(image, str):
-        return image
+def is_whole(view: View) -> bool:
+    """Whether a crop shows all, to a hundredth."""
+    return min(view.height, view.width) > 0.99
+
+
+def with_crop(image: Image, view: View) -> Image:
+    """A picture with the rectangle of a view, red between white lines, so that it is seen on any colour. A small
+    picture is enlarged first: the lines hide little of it."""
     from PIL import ImageDraw
 
-    picture = image.convert("RGB")
-    width = max(2, max(picture.size) // 100)
-    left, top, right, bottom = view.pixels(picture.height, picture.width)
-    box = (round(left), round(top), max(round(left), round(right) - 1), max(round(top), round(bottom) - 1))
-    ImageDraw.Draw(picture).rectangle(box, outline=(255, 60, 60), width=width)
+    times = max(1, LEAST_SIDE // max(image.size))
+    picture = image.convert("RGB").resize((image.width * times, image.height * times), 0)
+    width = max(1, max(picture.size) // 150)
+    left, top, right, bottom = (round(edge) for edge in view.pixels(picture.height, picture.width))
+    box = (left, top, max(left, right - 1), max(top, bottom - 1))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(box, outline="white", width=3 * width)
+    if min(box[2] - box[0], box[3] - box[1]) > 2 * width:
+        draw.rectangle((box[0] + width, box[1] + width, box[2] - width, box[3] - width), outline=RED, width=width)
     return picture

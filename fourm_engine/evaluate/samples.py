@@ -14,6 +14,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_plugins.counting import counted
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,7 @@ def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: i
                 continue
             values[name][sample] = value
     if not any(values.values()):
-        raise ValueError(f"{data.root}: none of the {len(names)} samples drawn can be used; see the warnings above")
+        raise ValueError(
+            f"{data.root}: none of the {counted(len(names), 'sample')} drawn can be used; see the warnings above"
+        )
     return Samples(names, values, arrays, data.errors)

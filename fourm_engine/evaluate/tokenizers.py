@@ -25,6 +25,7 @@ from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage_of
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -103,7 +104,7 @@ def evaluate_tokenizers(
         measured.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
-        log.info("%s: %d samples encoded and decoded", name, len(values))
+        log.info("%s: %s encoded and decoded", name, counted(len(values), "sample"))
     files = [_write(out, measured, notes)]
     # Samples that have the most modalities show the most.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
@@ -155,7 +156,7 @@ def _scores(
     scores = []
     for metric in metrics:
         if len(values) < metric.min_samples:
-            notes.append(f"{name}: {metric.name} needs {metric.min_samples} samples, there are {len(values)}")
+            notes.append(f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')}, not {len(values)}")
             continue
         beside = {what: measure(metric, [value] * len(values)) for what, value in constants.items()}
         scores.append(

@@ -6,15 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-
-class LoraConfig(BaseModel):
-    """Low-rank adapters of every attention and MLP matrix (LoRA, arXiv 2106.09685)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    rank: int = Field(default=8, ge=1, le=4096)
-    #: The output of an adapter is scaled by alpha / rank.
-    alpha: float = Field(default=16.0, gt=0)
+from fourm_engine.nn.config import LoraConfig
 
 
 class ExtendConfig(BaseModel):

@@ -7,7 +7,6 @@ modality shares them, and fitted ones for what is new.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,14 +131,6 @@ class Extension:
         loaded = load_tokenizers(self.folder / exported.TOKENIZERS, known, self.manager, modalities=self.modalities)
         loaded |= load_tokenizers(self.fitted, self._new_spaces, self.manager, modalities=self.modalities)
         return loaded | {name: self.source.tokenizers[name] for name in self._without_tokenizer}
-
-    def weights_digest(self) -> str:
-        """Of the file with the model's weights."""
-        digest = hashlib.sha256()
-        with open(self.folder / exported.WEIGHTS, "rb") as file:
-            while part := file.read(1 << 22):
-                digest.update(part)
-        return digest.hexdigest()[:16]
 
     @property
     def _without_tokenizer(self) -> list[str]:

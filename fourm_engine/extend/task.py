@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fourm_engine import exported
 from fourm_engine.batch import Batch
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
@@ -25,6 +26,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
+from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -61,7 +63,7 @@ class ExtendTask(FourMTask):
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
         self.after: Measured | None = None
-        self._digest = extension.weights_digest()
+        self._digest = digest_of(extension.folder / exported.WEIGHTS)
 
     def model(self) -> nn.Module:
         network = Transformer(self.config, self.vocabulary)
@@ -73,12 +75,16 @@ class ExtendTask(FourMTask):
     def watched(self) -> MaskedSamples:
         return self.cases["known"]
 
+    def planned(self, seed: int) -> None:
+        """The source is whole in every process anyway."""
+        return None
+
     def _adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
         if settings.train != "all":
             freeze_known(network, self.extension.source.vocabulary)
         if settings.train == "lora":
-            add_lora(network, rank=settings.lora.rank, alpha=settings.lora.alpha)
+            add_lora(network, **settings.lora.model_dump(), setting="extend.lora.matrices")
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token in every case, the same samples and masks each time; `before` holds the values for the

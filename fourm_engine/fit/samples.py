@@ -15,6 +15,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -48,7 +49,7 @@ class ArrayData:
             array = self._at((index + offset) % self._count)
             if array is not None:
                 return array
-        raise ValueError(f"none of the {self._count} samples can be used")
+        raise ValueError(f"none of the {counted(self._count, 'sample')} can be used")
 
     def __iter__(self) -> Iterator[Any]:
         """All arrays that can be used, in order."""

@@ -74,10 +74,6 @@ class TokenizerTask(Task):
         assert isinstance(model, TokenizerNetwork)
         model.after_step(step, self.steps)
 
-    def discard(self, model: nn.Module) -> None:
-        assert isinstance(model, TokenizerNetwork)
-        model.discard()
-
     def averages(self, buffer: str) -> bool:
         return buffer.removeprefix("quantiser.") not in self.tokenizer.network.quantiser.momentary
 

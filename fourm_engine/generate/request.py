@@ -14,6 +14,7 @@ from typing import Any
 from fourm_engine.generate.guidance import unknown_condition
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
 
@@ -66,7 +67,7 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
     except TypeError:
         raise ValueError(f"a seed is an integer; given: {seed if seeds is None else seeds!r:.80}") from None
     if len(result) != samples:
-        raise ValueError(f"{samples} samples, but {len(result)} seeds; give one a sample")
+        raise ValueError(f"{counted(samples, 'sample')}, but {counted(len(result), 'seed')}; give one a sample")
     if wrong := [s for s in result if not 0 <= s < 1 << 64]:
         raise ValueError(f"seed {wrong[0]} is not in [0, 2^64)")
     return result
@@ -110,7 +111,8 @@ def check_variety(plan: Sequence[Stage], count: int) -> None:
     """Several samples of one input need something that is drawn."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
-            f"{count} samples of one input with a plan that draws nothing (temperature 0, top_k 1) are all the same; "
+            f"{counted(count, 'sample')} of one input with a plan that draws nothing (temperature 0, top_k 1) "
+            f"are all the same; "
             f"ask for one, or raise temperature"
         )
 

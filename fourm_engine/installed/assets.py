@@ -33,15 +33,15 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         yield Check("modalities", "bad", str(error).splitlines()[0], "see the plugins above, or change the config")
         return
     yield Check("modalities", "ok", f"{', '.join(modalities)} take part")
-    folders = {one.key: one.config.folder for one in data_sets(config.data, modalities)} | {"data.val": config.data.val}
-    for what, folder in folders.items():
+    sets = [(one.key, one.config.folder, one.modalities) for one in data_sets(config.data, modalities)]
+    for what, folder, readers in [*sets, ("data.val", config.data.val, modalities)]:
         if folder is None:
             continue
         if str(folder).startswith(PIPE):
             yield Check(what, "ok", f"{folder}: run when its data is needed")
             continue
         try:
-            sources = _sources(open_root(folder, config.data, manager), modalities.values())
+            sources = _sources(open_root(folder, config.data, manager), readers.values())
         except ValueError as error:
             yield Check(what, "bad", str(error).splitlines()[0], f"correct this, or set {what}")
             continue

@@ -1,19 +1,24 @@
-"""Which weights of a network learn: rows that were appended to its tables, low-rank adapters beside them, or all.
+"""Which weights of a network learn: rows that were appended to its tables, what is not frozen, low-rank adapters.
 
-In: a `Transformer` whose vocabulary begins with that of a trained one. Out: the same network, which computes the same
-numbers bit for bit until it is trained. What is frozen is so by construction (`torch.nn.utils.parametrize`): known rows
-are a buffer, new ones a parameter of their own, so that neither weight decay nor the optimiser's state can move the
-former. `plain_state` gives the weights of an ordinary `Transformer` that computes the same.
+In: a `Transformer` whose vocabulary begins with that of a trained one, perhaps with other grids. Out: the same network,
+which computes the same numbers bit for bit until it is trained. Rows and matrices are frozen by construction
+(`torch.nn.utils.parametrize`): known rows are a buffer, new ones a parameter of their own, so that neither weight decay
+nor the optimiser's state can move the former. `plain_state` gives the weights of an ordinary `Transformer` with the
+same outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
+
+from fourm_plugins.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from fourm_engine.nn.transformer import Transformer
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 #: Parameters that hold something of every modality, in rows: ids, and for the last a modality each.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
+_POSITIONS = "embedding.learned_positions."
 #: Those whose new rows are drawn at the size of the rows that are there. Output rows start small, at ln V.
 _SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
@@ -59,11 +65,16 @@ class LowRank(nn.Module):
 @torch.no_grad()
 def take_over(network: Transformer, source: Transformer) -> None:
     """Copy the weights of `source`, whose vocabulary `network`'s begins with. What is new stays as it was drawn, but
-    for embeddings, which get the root mean square of the rows that are there."""
+    for embeddings, which get the root mean square of the rows that are there. Learned positions of another length are
+    interpolated."""
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
         if name not in known:
-            continue  # a projection or learned positions of a new modality
+            continue  # a projection or learned positions of a new modality, registers
+        if name.startswith(_POSITIONS) and len(tensor) != len(known[name]):
+            wide = F.interpolate(known[name].T[None], len(tensor), mode="linear", align_corners=False)
+            tensor.copy_(wide[0].T)
+            continue
         count = len(known[name])
         if name in _SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
@@ -90,14 +101,42 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
             _original(module, attribute).requires_grad_(True)
 
 
-def add_lora(network: Transformer, *, rank: int, alpha: float) -> None:
-    """Adapters beside every matrix of attention and MLP in every block. The outputs are the same until they learn."""
-    for blocks in (network.encoder, network.decoder):
-        for module in list(blocks.modules()):
-            if isinstance(module, nn.Linear):
-                adapter = LowRank(module.weight.detach(), rank=rank, alpha=alpha)
-                parametrize.register_parametrization(module, "weight", adapter)
-                _original(module, "weight").requires_grad_(False)
+def freeze(network: Transformer, patterns: Iterable[str], *, setting: str) -> None:
+    """Freeze the parameters that one of `patterns` names; see `chosen`."""
+    names = dict(network.named_parameters())
+    for name in chosen(names, patterns, setting=setting, what="parameter"):
+        names[name].requires_grad_(False)
+
+
+def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what: str) -> list[str]:
+    """Those of dotted `names` that a pattern names, or of which it names the beginning: "encoder", "encoder.0",
+    "*.mlp". Raises ValueError, with the name of the `setting`, for a pattern of none."""
+    names, found = list(names), set()
+    for pattern in patterns:
+        matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+        if not matching:
+            parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
+            known = parts if "." in pattern else {name.partition(".")[0] for name in parts}
+            raise ValueError(f"{setting}: no {what} is called {pattern!r}; {did_you_mean(pattern, known)}")
+        found.update(matching)
+    return [name for name in names if name in found]
+
+
+def add_lora(
+    network: Transformer,
+    *,
+    rank: int,
+    alpha: float,
+    matrices: Sequence[str] = ("encoder", "decoder"),
+    setting: str = "lora.matrices",
+) -> None:
+    """Adapters beside the linear layers that `matrices` names (see `chosen`), whose weights are frozen. The outputs are
+    the same until they learn."""
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    for name in chosen(layers, matrices, setting=setting, what="linear layer"):
+        adapter = LowRank(layers[name].weight.detach(), rank=rank, alpha=alpha)
+        parametrize.register_parametrization(layers[name], "weight", adapter)
+        _original(layers[name], "weight").requires_grad_(False)
 
 
 @torch.no_grad()

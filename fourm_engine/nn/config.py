@@ -33,6 +33,7 @@ class ModelConfig(BaseModel):
     mlp: Literal["gelu", "swiglu"] = "swiglu"
     bias: bool = Field(False, description="biases in attention, MLP and norms")
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
+    registers: int = Field(0, ge=0, le=4096, description="learned tokens that the encoder has beside those of a sample")
     decoder_causal: bool = Field(False, description="grid targets, too, attend only to earlier positions")
     compile: bool = Field(False, description="compile every block with torch.compile")
 
@@ -48,6 +49,19 @@ class ModelConfig(BaseModel):
         if self.width % 4:
             raise ValueError(f"width={self.width} is not a multiple of 4, which 2-D positions need; choose one that is")
         return self
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters beside weight matrices (LoRA, arXiv 2106.09685)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    rank: int = Field(default=8, ge=1, le=4096)
+    #: The output of an adapter is scaled by alpha / rank.
+    alpha: float = Field(default=16.0, gt=0)
+    #: Which linear layers have one: their names or beginnings of these, with `*` for any part, such as
+    #: `encoder.*.attn.qkv`. By default those of attention and MLP in every block.
+    matrices: list[str] = Field(default=["encoder", "decoder"], min_length=1)
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourm_engine.nn.initial import Initial
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -31,19 +33,26 @@ MODALITY_STD = 0.2
 MASK_TOKEN_STD = 0.02
 
 
-def sine_cosine_1d(length: int, width: int) -> Float[Tensor, "length width"]:
-    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1."""
+def sine_cosine_1d(length: int, width: int, *, over: int | None = None) -> Float[Tensor, "length width"]:
+    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1. `over`: positions
+    that the `length` are spread over, by the centres of cells, as a picture is resized; by default they are counted."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
-    angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * frequency
+    position = torch.arange(length, dtype=torch.float64, device="cpu")
+    if over is not None:
+        position = (position + 0.5) * (over / length) - 0.5
+    angle = position[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1).float()
 
 
-def sine_cosine_2d(height: int, width_tokens: int, width: int) -> Float[Tensor, "height*width_tokens width"]:
-    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b."""
-    n = torch.arange(height * width_tokens, device="cpu")
-    row = sine_cosine_1d(height, width // 2)[n // width_tokens]
-    column = sine_cosine_1d(width_tokens, width // 2)[n % width_tokens]
+def sine_cosine_2d(
+    height: int, width_tokens: int, width: int, *, over: tuple[int, int] | None = None
+) -> Float[Tensor, "height*width_tokens width"]:
+    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b. `over`: rows and columns of the grid whose
+    positions these are spread over."""
+    n, (rows, columns) = torch.arange(height * width_tokens, device="cpu"), over or (None, None)
+    row = sine_cosine_1d(height, width // 2, over=rows)[n // width_tokens]
+    column = sine_cosine_1d(width_tokens, width // 2, over=columns)[n % width_tokens]
     return torch.cat([row, column], dim=1)
 
 
@@ -75,22 +84,22 @@ class Embedding(nn.Module):
                 if e.layout.kind == "vector"
             }
         )
-        self._layouts = [(e.name, e.layout) for e in entries]
+        self._layouts = [(e.name, e.layout, e.position_grid) for e in entries]
         self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
-        self.register_buffer("fixed_positions", torch.empty(self._tabulate()[1].shape), persistent=False)
+        self.register_buffer("fixed_positions", torch.empty(self._tables()[1].shape), persistent=False)
 
-    def _tabulate(self) -> tuple[Tensor, Tensor]:
+    def _tables(self) -> tuple[Tensor, Tensor]:
         """Offsets (n_mod,) int64 and the fixed positions (rows, D), on the CPU."""
         offsets, tables, rows = [], [torch.empty(0, self.width, device="cpu")], 0
-        fixed = [layout for _, layout in self._layouts if layout.kind != "vector"]
+        fixed = [layout for _, layout, _ in self._layouts if layout.kind != "vector"]
         learned_rows = sum(2 * f.max_tokens if f.kind == "sequence" else f.num_tokens for f in fixed)
-        for _, layout in self._layouts:
+        for _, layout, over in self._layouts:
             if layout.kind == "vector":
                 offsets.append(learned_rows)
                 learned_rows += layout.num_tokens
                 continue
             if layout.kind == "grid":
-                table = sine_cosine_2d(layout.height, layout.width, self.width)
+                table = sine_cosine_2d(layout.height, layout.width, self.width, over=over)
             else:
                 table = sine_cosine_1d(2 * layout.max_tokens, self.width)
             offsets.append(rows)
@@ -98,20 +107,22 @@ class Embedding(nn.Module):
             rows += len(table)
         return torch.tensor(offsets, dtype=torch.int64, device="cpu"), torch.cat(tables)
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Draw all parameters and fill the tables of positions."""
-        for table in (self.encoder_table, self.decoder_table):
-            nn.init.normal_(table, std=CONTENT_STD)
-        nn.init.normal_(self.modality, std=MODALITY_STD)
-        nn.init.normal_(self.mask_token, std=MASK_TOKEN_STD)
-        for projection in self.projections.values():
+    def initial(self) -> dict[str, Initial]:
+        """Parameter -> the numbers that it begins with."""
+        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
+        found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
+        for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
-            nn.init.normal_(projection.weight, std=CONTENT_STD * projection.in_features**-0.5)
-        for positions in self.learned_positions.values():
-            nn.init.normal_(positions, std=0.5**0.5)  # the RMS of a sine
-        offset, fixed = self._tabulate()
+            found[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
+        for name in self.learned_positions:
+            found[f"learned_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
+        return found
+
+    @torch.no_grad()
+    def tabulate(self) -> None:
+        """Fill the tables of positions."""
+        offset, fixed = self._tables()
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 
@@ -120,7 +131,7 @@ class Embedding(nn.Module):
         table = self.fixed_positions
         if self.learned_positions:
             # In the vocabulary's order, which `offset` counts in; a ParameterDict sorts by name.
-            learned = [self.learned_positions[name] for name, layout in self._layouts if layout.kind == "vector"]
+            learned = [self.learned_positions[name] for name, layout, _ in self._layouts if layout.kind == "vector"]
             table = torch.cat([table.to(self.modality.dtype), *learned])
         valid, mod = mod_BN >= 0, mod_BN.clamp(min=0)
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)

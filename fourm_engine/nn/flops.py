@@ -32,11 +32,11 @@ def forward_flops(
     Args:
         targets: modality -> predicted tokens of the whole batch.
         patches: modality -> patches of continuous inputs of the whole batch."""
+    patches, N = patches or {}, N + config.registers
     D, n, m = config.width, B * N, B * M
     encoder = n * _block(config) + 4 * B * N * N * D
     # Queries and outputs of the cross-attention are of M tokens, its keys and values of N.
     decoder = m * (_block(config) + 4 * D * D) + n * 4 * D * D + 4 * B * M * (M + N) * D
-    patches = patches or {}
     return {
         "patches": float(sum(2 * patches.get(e.name, 0) * e.patch_dim * D for e in vocabulary if e.patch_dim)),
         "encoder": float(config.encoder_blocks * encoder),

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fourm_engine.nn.initial import Initial
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -43,9 +45,9 @@ class Heads(nn.Module):
         self._rows = [entry.stop - entry.start for entry in entries]
         assert sum(self._rows) == vocabulary.size, "the entries' slices must tile the vocabulary"
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        nn.init.normal_(self.weight, std=HEAD_SCALE * self.weight.shape[1] ** -0.5)
+    def initial(self) -> Initial:
+        """The numbers that the matrix begins with."""
+        return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:
         """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fourm_engine.nn.blocks import hidden_width
+from fourm_engine.nn.computing import Checkpointing
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.heads import MAX_LOGITS
 
@@ -18,10 +19,20 @@ if TYPE_CHECKING:
 
 
 def activation_bytes(
-    config: ModelConfig, vocabulary: Vocabulary, *, B: int, N: int, M: int, targets: Mapping[str, float], bf16: bool
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    *,
+    B: int,
+    N: int,
+    M: int,
+    targets: Mapping[str, float],
+    bf16: bool,
+    checkpointing: Checkpointing = "none",
 ) -> dict[str, float]:
     """Part -> bytes, for B samples of N encoder and M decoder slots in one micro-batch. `targets`: modality ->
-    predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the residual stream in fp32."""
+    predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the residual stream in fp32.
+    With `checkpointing` the activations of one block, which are there while it is computed again, come on top."""
+    N += config.registers
     D, size = config.width, 2 if bf16 else 4
     mlp = hidden_width(config.mlp, config.mlp_ratio, D) * (2 if config.mlp == "gelu" else 4)
     # The stream before a norm; its output, under autocast once more as bf16.
@@ -30,8 +41,17 @@ def activation_bytes(
     block = 2 * norm + attention + mlp * size
     logits = sum(min(targets.get(e.name, 0) * e.size, MAX_LOGITS) for e in vocabulary) * (4 + (2 if bf16 else 0))
     decoder = B * M * (block + norm + 3 * D * size) + B * N * (norm + 2 * D * size)  # keys and values of the context
-    return {
-        "encoder": float(config.encoder_blocks * B * N * block),
+    encoder, again = B * N * block, 0.0
+    if checkpointing != "none":
+        again = float(max(encoder, decoder))
+        encoder, decoder = 4 * B * N * D, 4 * B * M * D  # the stream before each block
+    if checkpointing == "selective":
+        products = (6 * D + hidden_width(config.mlp, config.mlp_ratio, D) * (1 if config.mlp == "gelu" else 2)) * size
+        encoder += B * N * products
+        decoder += B * M * (products + 3 * D * size) + B * N * 2 * D * size
+    parts = {
+        "encoder": float(config.encoder_blocks * encoder),
         "decoder": float(config.decoder_blocks * decoder),
         "heads": float(logits),
     }
+    return parts if checkpointing == "none" else {**parts, "one block again": again}

@@ -17,15 +17,19 @@ from torch import Tensor, nn
 
 from fourm_engine.nn.attention import guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
+from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
+from fourm_engine.nn.initial import Initial
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from fourm_engine.batch import Batch, Patches, Tokens
     from fourm_engine.vocabulary import Vocabulary
+
+REGISTER_STD = 0.02
 
 __all__ = ["SIZES", "DecoderCache", "ModelConfig", "Transformer"]
 
@@ -53,6 +57,8 @@ class Transformer(nn.Module):
         self.config = config
         width = config.width
         self.embedding = Embedding(width, vocabulary)
+        # Before the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
+        self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))
         self.encoder_norm = layer_norm(width, bias=config.bias)
         self.context_proj = nn.Linear(width, width)  # has a bias in every variant
@@ -64,32 +70,44 @@ class Transformer(nn.Module):
         if config.compile:
             self.compile_blocks()
 
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """Draw every parameter and fill every buffer: call it after `to_empty` of a model built on the meta device."""
-        for name, module in self.named_modules():
+    def initialise(self, seed: int | None = None) -> None:
+        """Draw every parameter, by `seed` or a draw from torch's generator, and fill the tables of positions."""
+        seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
+        initial = self.initial()
+        for name, parameter in self.named_parameters():
+            initial[name].fill(parameter.detach(), name, seed=seed)
+        self.tabulate()
+
+    def initial(self) -> dict[str, Initial]:
+        """Parameter -> the numbers that it begins with."""
+        found = {}
+        for path, module in self.named_modules():
             if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+                found[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
                 # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
-                bound = (6 / (module.in_features + module.out_features / stacked(name))) ** 0.5
-                nn.init.uniform_(module.weight, -bound, bound)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        self.embedding.initialise()
-        self.heads.initialise()
+                bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
+                found[f"{path}.weight"] = Initial("uniform", bound)
+            found[f"{path}.bias"] = Initial("constant", 0.0)
+        found |= {f"embedding.{name}": initial for name, initial in self.embedding.initial().items()}
+        return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
+
+    def tabulate(self) -> None:
+        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        self.embedding.tabulate()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """The encoder's output after its final norm, and which slots hold a token."""
+        """The encoder's output after its final norm, without registers, and which slots hold a token."""
         x_BND, _, valid_BN = self._encode(tokens, continuous)
-        return x_BND, valid_BN
+        return x_BND[:, self.config.registers :], valid_BN[:, self.config.registers :]
 
     def encode(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid.
+        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid. Registers
+        come first: N is `config.registers` more than `tokens` has.
 
         `order` of the tokens is not used; `continuous` may be empty. A row without any valid token is allowed:
         cross-attention then returns its output projection's bias."""
@@ -99,6 +117,11 @@ class Transformer(nn.Module):
     def _encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor, Tensor]:
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         valid_BN = tokens.mod >= 0
+        if self.registers is not None:
+            registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
+            content_BND = torch.cat([registers_BRD, content_BND], dim=1)
+            place_BND = torch.cat([torch.zeros_like(registers_BRD), place_BND], dim=1)
+            valid_BN = torch.cat([valid_BN.new_ones(registers_BRD.shape[:2]), valid_BN], dim=1)
         mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
         x_BND = content_BND + place_BND
         for block in self.encoder:
@@ -160,8 +183,7 @@ class Transformer(nn.Module):
     def compile_blocks(self) -> None:
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
         their mix of modalities; names of parameters stay as they are."""
-        for block in (*self.encoder, *self.decoder):
-            block.compile(fullgraph=True, dynamic=False)
+        compile_blocks((*self.encoder, *self.decoder))
 
     def _decoder_blocks(self) -> Iterator[DecoderBlock]:
         for block in self.decoder:

@@ -27,7 +27,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.task import Loss, Task
+from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -50,6 +50,7 @@ class FourMTask(Task):
     """
 
     name = "fourm"
+    replays = True
 
     def __init__(
         self,
@@ -74,8 +75,20 @@ class FourMTask(Task):
     def model(self) -> nn.Module:
         return Transformer(self.config, self.vocabulary)
 
+    def planned(self, seed: int) -> Planned | None:
+        return planned_network(self.config, self.vocabulary, seed)
+
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         return batches(self.data, share, start_step=start_step, workers=self.workers)
+
+    def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
+        return [self.data.name(position) for position in share.positions(step, micro)]
+
+    def tensors_of(self, batch: Batch) -> dict[str, Tensor]:
+        return batch.named()
+
+    def batch_of(self, tensors: Mapping[str, Tensor]) -> Batch:
+        return Batch.from_named(tensors, self.vocabulary)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {name: float(count) for name, count in batch.target_counts.items()}
@@ -209,8 +222,20 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors and learned positions are embeddings; projections of patches are not.
-        return not name.startswith("embedding.") or name.startswith("embedding.projections.")
+        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
+
+
+def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:
+    """The network without memory, and its initial weights."""
+    with torch.device("meta"):
+        network = Transformer(config, vocabulary)
+    initial = network.initial()
+
+    def fill(name: str, part: Tensor, first: int, total: int) -> None:
+        initial[name].fill(part, name, seed=seed, first=first, total=total)
+
+    return Planned(network, fill, network.tabulate)
 
 
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
@@ -218,6 +243,6 @@ def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str
     with torch.device("meta"):
         network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
     network.to_empty(device="cpu")
-    network.initialise()  # for the tables of positions, which are not among the weights
+    network.tabulate()
     network.load_state_dict(weights)
     return network.eval()

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
@@ -23,6 +24,7 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.files import write_atomically
+from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.fit.config import TokenizersConfig
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalities
@@ -63,6 +65,14 @@ class RunConfig(BaseModel):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     #: Set in a run that extends a trained model.
     extend: ExtendConfig | None = None
+    #: Set in a run that starts from a trained model.
+    finetune: FinetuneConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RunConfig:
+        if self.extend is not None and self.finetune is not None:
+            raise ValueError("extend and finetune both name a model to start from; extend first, then fine-tune that")
+        return self
 
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
@@ -74,16 +84,23 @@ class RunConfig(BaseModel):
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
         """The modalities that take part: those selected, or with `select: installed` those installed that have data.
+        Settings that documents beside the data give, and the config does not, become part of it.
 
         Raises ValueError for a plugin that cannot be used, and where nothing is left."""
         modalities = load_modalities(self.modalities, manager)
-        roots = []
+        roots, given = [], self.modalities.settings
+        sets = [one.config for one in data_sets(self.data, modalities)]
+        folders = [*(one.folder for one in sets), self.data.val]
+        folders += [one.tokens / "train" for one in sets if isinstance(one.tokens, Path)]
+        if found := documented(modalities, given, [f for f in folders if isinstance(f, Path) and f.is_dir()]):
+            given.update({name: {**given.get(name, {}), **settings} for name, settings in found.items()})
+            modalities = load_modalities(self.modalities, manager)
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
-            roots += [open_root(folder, one.config, manager)] if folder is not None else []
-            roots += [DataRoot(one.config.at(tokens / "train"), [])] if tokens is not None else []
+            roots += [(open_root(folder, one.config, manager), one.modalities)] if folder is not None else []
+            roots += [(DataRoot(one.config.at(tokens / "train"), []), one.modalities)] if tokens is not None else []
         if roots:
-            modalities = with_data(modalities, roots)
+            modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)
         return modalities
 
@@ -119,6 +136,10 @@ def load_config(
     for override in overrides:
         apply_override(raw, override)
     leave_out_missing(raw, path, missing, overrides, needed)
+    if raw.get("finetune") is not None and not started.is_stored(path):
+        from fourm_engine.recipes.finetune import fill_in  # lazy: it imports torch
+
+        fill_in(raw, path)
     return parse_config(raw, str(path))
 
 

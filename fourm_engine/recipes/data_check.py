@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.present import with_data
@@ -34,6 +35,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     wanted, tokens = [], []
-    for key, one, training in _sets(data, modalities):
+    for key, one, training, readers in _sets(data, modalities):
         name = key.removeprefix("data.")
         split = Split.from_config(one, training=training, host=manager)
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
@@ -64,7 +66,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         if split.root is not None and (isinstance(split.root, Elsewhere) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # None: all samples, reported below
             choose = None if split.share is None else split.select
-            wanted.append(Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose))
+            part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
+            wanted.append(replace(part, modalities=modalities | dict(readers)))
         elif split.root is not None:
             log.warning("%s: %s is not there", key, split.root)
         if one.tokens is not None:
@@ -92,7 +95,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         check.findings.append(Finding("settings", "problem", str(error)))
     if any(
         training and Split.from_config(one, training=True, host=manager).held_out is None
-        for _, one, training in _sets(data, modalities)
+        for _, one, training, _ in _sets(data, modalities)
     ):
         check.findings.append(
             Finding(
@@ -106,9 +109,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     return check
 
 
-def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool]]:
-    """(setting that names it, config of it alone, whether it is trained on) of each part."""
-    return [*((one.key, one.config, True) for one in data_sets(data, modalities)), ("data.val", data, False)]
+def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool, Mapping[str, Modality]]]:
+    """(setting that names it, config of it alone, whether it is trained on, what reads it) of each part."""
+    train = ((one.key, one.config, True, one.modalities) for one in data_sets(data, modalities))
+    return [*train, ("data.val", data, False, modalities)]
 
 
 def check_folder(
@@ -176,6 +180,10 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, f
                 )
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
+    if isinstance(root, Path) and (found := documented(modalities, chosen.settings, [root])):
+        given = {name: {**chosen.settings.get(name, {}), **more} for name, more in found.items()}
+        chosen = chosen.model_copy(update={"settings": {**chosen.settings, **given}})
+        modalities = load_modalities(chosen, manager)
     if settings.select != "installed":
         return modalities
     try:

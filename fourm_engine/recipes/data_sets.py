@@ -18,6 +18,7 @@ from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalit
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.tell import Progress, Tell, say, warn
 from fourm_engine.storage.url import parse, refuse_remote, scheme_of
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 
@@ -57,7 +58,8 @@ def pack(
     done = pack_shards(there, out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
-            f"{len(done.dotted)} names hold a dot, such as {shown(done.dotted[0])}: other readers of WebDataset take "
+            f"{counted(len(done.dotted), 'name holds', 'names hold')} a dot, such as {shown(done.dotted[0])}: "
+            f"other readers of WebDataset take "
             f"what precedes the first dot for the sample"
         )
     return _told(done, there, out, tell)
@@ -75,7 +77,10 @@ def unpack(
 def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
     for bad in done.bad:
         warn(f"left out {bad}")
-    tell(f"{out}: {done.samples} samples written, {done.kept} were there, {len(done.bad)} files left out")
+    tell(
+        f"{out}: {counted(done.samples, 'sample')} written, {done.kept} were there, "
+        f"{counted(len(done.bad), 'file')} left out"
+    )
     return done
 
 
@@ -112,4 +117,6 @@ def _found(folder: Path | str, manager: PluginManager) -> DataRoot:
 
 def _has(there: Catalogue) -> str:
     counts = {source: int(there.present[source, extensions].sum()) for source, extensions in there.sources}
-    return f"{len(there.names)} samples; " + ", ".join(f"{source} {n}" for source, n in sorted(counts.items()))
+    return f"{counted(len(there.names), 'sample')}; " + ", ".join(
+        f"{source} {n}" for source, n in sorted(counts.items())
+    )

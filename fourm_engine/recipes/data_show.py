@@ -24,7 +24,7 @@ from fourm_engine.data.store import Store
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.pictures import png
-from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample, with_crop
+from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.files import write_atomically
 from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.masking.pack import build_maskers
@@ -32,10 +32,12 @@ from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest_few
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+from fourm_plugins.view import View
 
 
 def show(
@@ -64,7 +66,7 @@ def show(
             known.update(store.names)
             continue
         if view is not None and not 0 <= view < store.views:
-            raise ValueError(f"view {view}: {part} has {store.views} views of a sample, from 0 on")
+            raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} of a sample, from 0 on")
         drawing = Drawing(config, modalities, tokenizers, manager, store)
         packed, position = drawing.draw(sample, epoch, view)
         return _shown(config, modalities, tokenizers, drawing, store, part, sample, packed, position)
@@ -180,7 +182,7 @@ def _shown(
     rows = []
     for name in sorted(has):
         spec, remark = modalities[name].spec, ""
-        file, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
+        file, crop, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
         remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
         content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
         if content is None and not remark and name in store.has(drawing.store.row):
@@ -205,6 +207,7 @@ def _shown(
                 taken=counts(packed, vocabulary, name),
                 states=states_of,
                 file=file,
+                crop=crop,
                 seen=seen,
                 decoded=decoded,
                 masked=masked,
@@ -243,21 +246,19 @@ def _load(store: DataStore, row: int, name: str, view: int) -> np.ndarray | None
 
 def _pictures(
     data: AlignedData | None, sample: str, name: str, crops: SampleViews, number: int
-) -> tuple[Any, Any, str]:
-    """(the value as it was read, with its crop; as the model sees it; why there is neither)."""
+) -> tuple[Any, View | None, Any, str]:
+    """(the value as it was read; the crop of a picture; as the model sees it; why there is neither)."""
     if data is None or name not in data.has(sample):
-        return None, None, ""
+        return None, None, None, ""
     modality = data.modalities[name]
     view = view_of(modality.spec, crops, number)
     try:
         value = data.value(sample, name)
-        file = modality.render(value)
-        if modality.spec.alignment is not None and modality.aspect(value) is not None:
-            file = with_crop(file, view)
+        crop = view if modality.spec.alignment is not None and modality.aspect(value) is not None else None
         array = data.normalise(sample, name, data.augment(sample, name, value, view))
     except BadFile as bad:
-        return None, None, f"cannot be used: {bad.where}: {bad.reason}"
-    return file, modality.render(modality.denormalise(array)), ""
+        return None, None, None, f"cannot be used: {bad.where}: {bad.reason}"
+    return modality.render(value), crop, modality.render(modality.denormalise(array)), ""
 
 
 def _tokenizers(
@@ -291,18 +292,18 @@ def _unmasked(
         drawer = ViewDrawer.from_config(modalities, config.data, training=training, seed=config.seed)
         seen = DrawnViews(drawer, data, config.data.views if training else 1)
         if not 0 <= view < seen.views:
-            raise ValueError(f"view {view}: {part} has {seen.views} views of a sample, from 0 on")
+            raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} of a sample, from 0 on")
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):
-            file, picture, reason = _pictures(data, sample, modality, crops, view)
+            file, crop, picture, reason = _pictures(data, sample, modality, crops, view)
             decoded = None
             if modality in tokenizers and not reason:
                 one = modalities[modality]
                 array = data.array(sample, modality, view_of(one.spec, crops, view))
                 ids = tokenizers[modality].encode([array])
                 decoded = one.render(one.denormalise(tokenizers[modality].decode(ids)[0]))
-            rows.append(ShownModality(modality, file=file, seen=picture, decoded=decoded, remark=reason))
+            rows.append(ShownModality(modality, file=file, crop=crop, seen=picture, decoded=decoded, remark=reason))
         crops = {group: one for group, one in crops.items() if _used(modalities, has, group)}
         notes = [f"no mask: {reason}" for reason in lacking]
         if absent := sorted(modalities.keys() - has):
@@ -317,8 +318,8 @@ def _parts(config: RunConfig) -> list[tuple[str, bool]]:
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:
-    near = nearest(name, known)
-    some = f"did you mean {near!r}?" if near else f"such as {min(known)!r}" if known else "which have none"
+    near = [repr(shown(one)) for one in nearest_few(name, known) or sorted(known)[:1]]
+    some = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else "which have none"
     return ValueError(f"no sample {shown(name)!r} in data.train or data.val; {some}")
 
 

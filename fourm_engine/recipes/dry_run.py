@@ -19,6 +19,8 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.device import rank_and_world
+from fourm_engine.finetune.learning import adapt
+from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import forward_flops, training_flops
@@ -27,10 +29,13 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.train.console import packed, si
 from fourm_engine.train.metrics import duration
+from fourm_engine.train.parallel import copies
 from fourm_engine.train.utilisation import Peak, named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
+MACHINE = 8  # devices in a machine, as far as nothing says otherwise
 DRAWS = 500  # of the mixture, for the mean number of targets
 NONE_HERE = "data found: none here"
 
@@ -41,6 +46,7 @@ class DryRun:
 
     vocabulary: Vocabulary
     parameters: dict[str, int]  # by part
+    learning: int  # of these, without frozen ones
     found: list[str]  # lines on the data
     tokens: tuple[float, float]  # mean inputs and targets of a sample, without padding
     targets: dict[str, float]  # mean predicted tokens of the batch
@@ -63,13 +69,14 @@ class DryRun:
         rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
         shares = {name: count / total for name, count in self.parameters.items()}
         parts = [f"{name} {si(count).strip()} ({shares[name]:.0%})" for name, count in self.parameters.items()]
-        lines = packed([f"vocabulary: {self.vocabulary.size} rows", *rows])
-        lines += packed([f"parameters: {si(total).strip()}", *parts])
+        lines = packed([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
+        learning = [f"learning: {si(self.learning).strip()}"] if self.learning != total else []
+        lines += packed([f"parameters: {si(total).strip()}", *parts, *learning])
         lines += [line for found in self.found for line in packed(found.split("  "))]
         shown, asked = self.tokens
         lines += packed(
             [
-                f"a step: {self.batch_size} samples",
+                f"a step: {counted(self.batch_size, 'sample')}",
                 f"{si((shown + asked) * self.batch_size).strip()} tokens",
                 f"(of a sample {shown:.0f} inputs, {asked:.0f} targets)",
                 f"{si(self.step_flops)}FLOP",
@@ -84,7 +91,7 @@ class DryRun:
         hours = self.steps * self.step_seconds / 3600
         lines += packed(
             [
-                f"{self.steps} steps at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
+                f"{counted(self.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
                 f"({duration(self.steps * self.step_seconds)})",
                 f"{self.batch_size / self.step_seconds:.3g} samples/s",
             ]
@@ -113,9 +120,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         raise ValueError("--dry-run is for `fourm train` of a new model; this config extends a trained one")
     manager = load_manager(config.modalities)
     modalities, here = _modalities(config, manager)
-    vocabulary = modalities.vocabulary()
-    with torch.device("meta"):
-        network = Transformer(config.model.model_copy(update={"compile": False}), vocabulary)
+    network, vocabulary = _network(config, modalities, manager)
     found, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
     inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
@@ -132,6 +137,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     return DryRun(
         vocabulary,
         _parameters(network),
+        sum(p.numel() for p in network.parameters() if p.requires_grad),
         found,
         (sum(inputs.values()), sum(targets.values())),
         of_batch,
@@ -144,6 +150,23 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         mfu,
         known,
     )
+
+
+def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
+    """What would be trained, without memory."""
+    model = config.model.model_copy(update={"compile": False})
+    if (settings := config.finetune) is None:
+        vocabulary = modalities.vocabulary()
+        with torch.device("meta"):
+            return Transformer(model, vocabulary), vocabulary
+    described = describe(settings.source, manager)
+    check_known(settings.source, described.settings, modalities)
+    check_shape(settings.source, described.model, model)
+    vocabulary = described.vocabulary.resized(modalities.specs)
+    with torch.device("meta"):
+        network = Transformer(model, vocabulary)
+        adapt(network, settings, described.model)
+    return network, vocabulary
 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
@@ -183,7 +206,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
                 counts = Counter[str]()
                 for names, number in have.items():
                     counts.update(dict.fromkeys(names, number))
-                lines.append(_counted(f"data found: {len(index)} samples as tokens in {tokens}", counts))
+                lines.append(_counted(f"data found: {counted(len(index), 'sample')} as tokens in {tokens}", counts))
             else:
                 lines.append(f"data found: {one.key}: none here ({folder if folder is not None else tokens})")
     return lines, kinds
@@ -218,6 +241,7 @@ def _parameters(network: Transformer) -> dict[str, int]:
         "decoder": count(network.decoder, network.decoder_norm, network.context_proj),
         "embeddings": count(network.embedding),
         "output rows": count(network.heads),
+        **({} if network.registers is None else {"registers": network.registers.numel()}),
     }
 
 
@@ -232,17 +256,21 @@ def _memory(
 ) -> dict[str, float]:
     """Bytes on each device; fp32 but for activations under autocast. Sharded weights are split over the devices."""
     train = config.train
-    split = world if train.parallel == "shard" else 1
+    split = world // copies(train, world, machine=MACHINE)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
+    learning = sum(4.0 * p.numel() for p in network.parameters() if p.requires_grad) / split
     B = train.batch_size // (world * train.accumulate)
     N, M = config.masking.encoder_tokens, config.masking.decoder_tokens
     of_batch = {name: B * count for name, count in targets.items()}
-    activations = activation_bytes(config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16)
-    parts = {"parameters": weights, "gradients": weights}
+    how = train.activation_checkpointing
+    activations = activation_bytes(
+        config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
+    )
+    parts = {"parameters": weights, "gradients": learning}
     if train.optimiser == "adamw":  # what another one keeps is not known before it is made
-        parts["optimiser (2 moments)"] = 2 * weights
+        parts["optimiser (2 moments)"] = 2 * learning
     if train.ema is not None:
-        parts["averages"] = weights
+        parts["averages"] = learning
     return {**parts, "activations": sum(activations.values())}
 
 

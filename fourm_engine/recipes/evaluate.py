@@ -34,6 +34,7 @@ from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def evaluate(
         for task in tasks:
             result, pictures[task.name] = predictor.run(task)
             results.append(result)
-            log.info("%s: %d samples in %.1f s", task.name, result.samples, result.seconds)
+            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
         measured = None
         if matrix:
             measured = measure_matrix(model, held_out, predictor.ids, settings)
@@ -156,7 +157,7 @@ def _load_data(
     folders = [one.config.folder for one in sets if one.config.folder is not None]
     known = [
         AlignedData.from_config(
-            model.modalities.only(targets.keys() & one.modalities.keys()), one.config, training=True
+            {name: m for name, m in one.modalities.items() if name in targets}, one.config, training=True
         )
         for one in sets
         if _there(one.config.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,20 @@ def open_extension(config: RunConfig, manager: PluginManager | None = None) -> E
     return Extension.open(config.extend, config.modalities, config.model, config.tokenizers.folder, manager)
 
 
-def train_extension(config: RunConfig, extension: Extension, *, tell: Tell = say) -> dict[str, float]:
+def train_extension(
+    config: RunConfig, extension: Extension, *, tell: Tell = say, replay: Path | None = None
+) -> dict[str, float]:
     """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
 
     Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
     config.activate(extension.manager, config.train)
-    with at_work(config.run), processes(config.train, width=config.model.width):
+    with at_work(config.run) if replay is None else nullcontext(), processes(config.train, width=config.model.width):
         extension.check_same()
-        return _train(config, extension, tell)
+        trainer = _trainer(config, extension, tell)
+        return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
-def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, float]:
+def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
     settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
     cases = {"known": known(config.masking, new)}
@@ -143,8 +147,7 @@ def _train(config: RunConfig, extension: Extension, tell: Tell) -> dict[str, flo
         workers=config.data.workers,
         picture=pictures_of(config.train, extension.training, config.data, config.evaluate),
     )
-    trainer = Trainer(task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store)
-    return trainer.run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store)
 
 
 def _data(
@@ -159,6 +162,7 @@ def _data(
         extension.vocabulary,
         seed=config.seed,
         training=training,
+        batch_size=config.train.batch_size,
         masker_class=extension.manager.masker_class,
     )
     for spec in extension.new:

@@ -26,6 +26,7 @@ from fourm_engine.modalities import Modalities, activate_kinds, identity, load_m
 from fourm_engine.recipes.config import CONFIG, RunConfig
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class FitReport:
         took = f"fitted in {self.seconds:.0f} s" if self.fresh else "up to date"
         lines = [f"for tokenizer {self.space}, {part}" for part in self.data]
         for name, count in sorted(self.left_out.items()):
-            lines.append(f"tokenizer {self.space}: {count} files of {name} left out, see above")
+            lines.append(f"tokenizer {self.space}: {counted(count, 'file')} of {name} left out, see above")
         for name, scores in self.scores.items():
             shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
             lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out samples'} ({took})")
@@ -65,7 +66,13 @@ def fit(
             returned.
         refit: whether tokenizers that were fitted under other settings of their modalities are replaced.
 
-    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings."""
+    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings; a
+    config that fine-tunes a model, whose ids are those of its tokenizers."""
+    if config.finetune is not None:
+        raise ValueError(
+            f"finetune: {config.finetune.source} knows the ids of its tokenizers alone, and others are not fitted for "
+            f"it; name the folder where they are: tokenizers.folder"
+        )
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)

@@ -11,7 +11,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.source import open_source
-from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey
+from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey, unpack_tables
 from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_of, split_names
 from fourm_engine.device import Machine
 from fourm_engine.files import write_atomically
@@ -19,6 +19,7 @@ from fourm_engine.recipes.config import RunConfig, parse_config
 from fourm_engine.recipes.proposal import Chosen, Sizes, config_text, described
 from fourm_engine.storage.url import scheme_of
 from fourm_engine.yaml_config import read_value
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 #: Share of the samples that is held out, and the most that are.
@@ -34,12 +35,20 @@ class InitReport:
     lines: list[str]
 
 
-def init(folder: Path, *, out: Path | None = None, force: bool = False, machine: Machine | None = None) -> InitReport:
+def init(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    unpack: bool = False,
+    machine: Machine | None = None,
+) -> InitReport:
     """Look at `folder` and write a config for it.
 
     Args:
         out: the file; by default the folder's name with .yaml, in the working directory.
         force: whether an existing file is replaced.
+        unpack: write the texts of tables (JSON lines, JSON, CSV, TSV) to folders of their own first.
         machine: what the config is to fit; by default this one.
 
     Raises ValueError where the folder holds nothing usable, or the file exists."""
@@ -49,6 +58,7 @@ def init(folder: Path, *, out: Path | None = None, force: bool = False, machine:
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
         raise ValueError(f"{folder}: no folder to look at; name it in a config that you have, as data.train: {folder}")
     manager = PluginManager()
+    unpacked = unpack_tables(Path(folder), manager) if unpack else []
     found = survey(Path(folder), manager)
     chosen = choose_split(found)
     machine = machine or Machine.here()
@@ -63,7 +73,7 @@ def init(folder: Path, *, out: Path | None = None, force: bool = False, machine:
     if config.data.val is not None:
         AlignedData.from_config(modalities, config.data, training=False)
     write_atomically(out, text)
-    return InitReport(out, config, [*_told(found, chosen), *_next(out, config, machine)])
+    return InitReport(out, config, [*unpacked, *_told(found, chosen), *_next(out, config, machine)])
 
 
 def choose_split(found: Survey) -> Chosen:
@@ -76,19 +86,19 @@ def choose_split(found: Survey) -> Chosen:
         number = len(frozenset().union(*(source.names for source in opened if source is not None)))
         keys = train | {"val": (str(found.val), "folder of the held-out samples, which are never trained on")}
         if number:
-            return Chosen(keys, len(names), number, f"{number} samples in {shown(found.val)} are held out")
+            return Chosen(keys, len(names), number, f"{counted(number, 'sample')} in {shown(found.val)} held out")
     if (listed := found.train / SPLITS).is_file():
         return _by_lists(train, listed, names)
     parts = {name.partition("/")[0] for name in names if "/" in name}
     if any(map(TRAIN.fullmatch, parts)) and (val := sorted(filter(VAL.fullmatch, parts))):
         number = sum(name.partition("/")[0] in val for name in names)
-        said = f"the {number} samples below {', '.join(map(shown, val))} are held out"
+        said = f"{counted(number, 'sample')} below {', '.join(map(shown, val))} held out"
         return Chosen(train | {"held_out": (val, f"{said}: never trained on")}, len(names) - number, number, said)
     if len(names) < 2:
         return Chosen(train, len(names), 0, "nothing is held out: there is one sample")
     share = held_out_share(names)
     number = sum(drawn(name) < share for name in names)
-    said = f"there is no {SPLITS}: {number} of {len(names)} samples, drawn by their names, are held out"
+    said = f"there is no {SPLITS}: {number} of {counted(len(names), 'sample')}, drawn by name, held out"
     why = f"share of the samples that is never trained on, drawn by name: {number} of {len(names)}"
     if len({name.rstrip("0123456789") for name in names}) == 1:
         said += "; frames of one video are alike: list others in splits.json if these are"
@@ -129,7 +139,10 @@ def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[st
     keys["val_split"] = val, f"list of {SPLITS} that is held out: never trained on"
     data = DataConfig.model_validate({key: value for key, (value, _) in keys.items()})
     number = len(Split.from_config(data, training=True, host=PluginManager()).select(names, quiet=True))
-    said = f"{shown(path)}: trained on list {shown(training)}, list {shown(val)} of {members[val]} samples is held out"
+    said = (
+        f"{shown(path)}: trained on list {shown(training)}, list {shown(val)} of "
+        f"{counted(members[val], 'sample')} is held out"
+    )
     return Chosen(keys, number, members[val], said)
 
 
@@ -139,9 +152,11 @@ def _told(found: Survey, chosen: Chosen) -> list[str]:
         where = shown(found.train if one.source == "." else found.train / one.source)
         looked = f" ({one.looked} looked at)" if one.looked < len(one.samples) else ""
         rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
-        lines.append(f"{one.name}: {len(one.samples)} samples in {where}{looked}: {described(one)}{rivals}")
+        lines.append(f"{one.name}: {counted(len(one.samples), 'sample')} in {where}{looked}: {described(one)}{rivals}")
     if len({one.modality.spec.files for one in found.found}) > 1:
-        lines.append(f"{len(found.samples)} samples in all, {found.paired} of them with more than one modality")
+        lines.append(
+            f"{counted(len(found.samples), 'sample')} in all, {found.paired} of them with more than one modality"
+        )
     return [*lines, chosen.said, *(f"note: {note}" for note in found.notes)]
 
 

@@ -18,6 +18,8 @@ from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
 from fourm_engine.storage.url import refuse_remote
+from fourm_plugins.counting import counted
+from fourm_plugins.modality import Modality
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Labelled:
         done, step = self.report, self.step
         lacking = f"{done.lacking} have no {step.source}, " if done.lacking else ""
         return (
-            f"{self.root}: {done.labelled} samples of {step.target} made from {step.source}, {done.kept} were there, "
+            f"{self.root}: {counted(done.labelled, 'sample')} of {step.target} made from {step.source}, "
+            f"{done.kept} were there, "
             f"{lacking}{len(done.bad)} skipped"
         )
 
@@ -63,9 +66,10 @@ def label(
     steps = plan(modalities, source, targets, models)
     choose_threads()
     rank, world = rank_and_world()
-    given = {one.key: one.config.folder for one in data_sets(config.data, modalities)} | {"data.val": config.data.val}
-    roots: dict[Path, None] = {}
-    for key, root in given.items():
+    sets = data_sets(config.data, modalities)
+    given = [(one.key, one.config.folder, one.modalities) for one in sets] + [("data.val", config.data.val, modalities)]
+    roots: dict[Path, Mapping[str, Modality]] = {}
+    for key, root, readers in given:
         if root is not None:
             refuse_remote(root, key, "label a local copy, then upload the labels")
             # All that lies in a folder is labelled, whichever of its tars are trained on.
@@ -75,7 +79,7 @@ def label(
                     f"{key}: labels are files beside those of {source}, and {root} is no folder; make one of it first: "
                     f"`fourm data unpack {root} FOLDER`"
                 )
-            roots[folder] = None
+            roots.setdefault(folder, modalities | dict(readers))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     done = []
@@ -84,8 +88,9 @@ def label(
         # One network at a time is in memory; a step of this process goes on from what its earlier ones made.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
-        for root in roots:
-            if (root / modalities[source].spec.source).is_dir() or (root.is_dir() and root_shards(root)):
+        for root, readers in roots.items():
+            made_from, target = readers[step.source], readers[step.target]
+            if (root / readers[source].spec.source).is_dir() or (root.is_dir() and root_shards(root)):
                 # otherwise `label_folder` says what is missing
                 record_labels(root / target.spec.source, made_from, target, **made)
             report = label_folder(
@@ -93,10 +98,11 @@ def label(
                 made_from,
                 target,
                 labeller,
-                shares=modalities[source],
-                among=modalities.values(),
+                shares=readers[source],
+                among=readers.values(),
                 on_error=config.data.on_error,
                 max_bytes=config.data.max_file_mb << 20,
+                workers=config.data.workers,
                 rank=rank,
                 world=world,
                 progress=Progress(f"{root}: {step.target}", first_only(tell)),

@@ -16,6 +16,7 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.recognition import Found
 from fourm_engine.data.raw.survey import Survey
 from fourm_engine.device import Machine
+from fourm_plugins.counting import counted
 from fourm_plugins.spec import Sequence as SequenceLayout
 
 _WIDTH, _COLUMN = 120, 44
@@ -103,7 +104,7 @@ def config_text(
     """`folders`: where `run`, `tokens` and `tokenizers` lie."""
     lines = list(_lines(survey, chosen, sizes, folders))
     head = [
-        f"# Written by `{command}` for {len(survey.samples)} samples",
+        f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
         f"# on {machine}. Change what you like; docs/data.md tells more.",
         "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
     ]
@@ -138,7 +139,11 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     for key, (value, why) in chosen.keys.items():
         yield 1, _pair(key, value), why
     yield 1, _pair("tokens", folders["tokens"]), "where `fourm tokenize` writes, and `fourm train` reads"
-    crops = f"{sizes.views} crops of each sample, since {n} are few" if sizes.views > 1 else f"{n} samples are enough"
+    crops = (
+        f"{sizes.views} crops of each sample, since {n} are few"
+        if sizes.views > 1
+        else f"{counted(n, 'sample is', 'samples are')} enough"
+    )
     yield 1, _pair("views", sizes.views), f"crops of a training sample that are tokenized: {crops}"
     yield 1, _pair("augment", sizes.views > 1), "whether crops are random, half of them mirrored, or the centre"
     yield 1, _pair("on_error", "skip"), "a file that cannot be used is named and left out; raise stops there"
@@ -193,7 +198,7 @@ def _about(found: Found) -> str:
         f", {found.recognised.size[1]}x{found.recognised.size[0]} pixels in the median" if found.recognised.size else ""
     )
     rivals = f"; may also be {', '.join(found.rivals)}" if found.rivals else ""
-    return f"{len(found.samples)} samples in {where}: {described(found, size)}{rivals}"
+    return f"{counted(len(found.samples), 'sample')} in {where}: {described(found, size)}{rivals}"
 
 
 def described(found: Found, size: str = "") -> str:
@@ -203,7 +208,11 @@ def described(found: Found, size: str = "") -> str:
 
 def _passes(steps: int, batch: int, samples: int) -> str:
     passes = steps * batch / samples
-    return f"{passes:.0f} passes over {samples} samples" if passes >= 2 else f"{passes:.1f} of {samples} samples"
+    return (
+        f"{passes:.0f} passes over {counted(samples, 'sample')}"
+        if passes >= 2
+        else f"{passes:.1f} of {counted(samples, 'sample')}"
+    )
 
 
 def _pair(key: str, value: Any) -> str:

@@ -22,8 +22,13 @@ from fourm_engine.storage.url import Url, parse, scheme_of
 log = logging.getLogger(__name__)
 NAME = "started.json"
 #: Keys of a config that are paths, except `run`.
-PATHS = ("data.train", "data.val", "data.tokens", "tokenizers.folder", "extend.source")
+PATHS = ("data.train", "data.val", "data.tokens", "tokenizers.folder", "extend.source", "finetune.source")
 MAX_BYTES = 1 << 16
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a run stored this config, with all that it left open."""
+    return (path.parent / NAME).is_file()
 
 
 def record(run: Path) -> None:

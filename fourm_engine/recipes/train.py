@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.evaluate.watching import pictures_of
+from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
+from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
 
 
-def train(config: RunConfig, *, tell: Tell = say) -> dict[str, float]:
+def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
     """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
-    config with an `extend` section continues what `fourm extend` began.
+    config with a `finetune` section starts from a model's weights, one with an `extend` section continues what
+    `fourm extend` began.
+
+    With `replay`, a file of `<run>/not-finite/`, nothing is trained: that step is computed again and told of; the run
+    may be at work meanwhile.
 
     Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data,
     and Busy where another process trains in that folder."""
+    if replay is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"compile": False})})
     if config.extend is not None:
-        return train_extension(config, open_extension(config), tell=tell)
-    with at_work(config.run):
+        return train_extension(config, open_extension(config), tell=tell, replay=replay)
+    with at_work(config.run) if replay is None else nullcontext():
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
-            return _train(config, modalities, manager, tell)
+            check_tokens_there(config, modalities)
+            source = None
+            if config.finetune is not None:
+                source = Source.open(config.finetune, modalities, config.model, manager)
+            trainer = _trainer(config, modalities, manager, source, tell)
+            return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
 def open_samples(
@@ -42,8 +61,9 @@ def open_samples(
     modalities: Modalities,
     tokenizers: Mapping[str, Tokenizer],
     manager: PluginManager,
+    vocabulary: Vocabulary,
     *,
-    training: bool = True,
+    training: bool,
 ) -> MaskedSamples:
     """The training samples of a run, or its held-out ones. Raises ValueError for data that cannot be used."""
     return MaskedSamples.from_config(
@@ -51,33 +71,42 @@ def open_samples(
         config.masking,
         modalities,
         tokenizers,
-        modalities.vocabulary(),
+        vocabulary,
         seed=config.seed,
         training=training,
+        batch_size=config.train.batch_size,
         masker_class=manager.masker_class,
     )
 
 
-def _train(config: RunConfig, modalities: Modalities, manager: PluginManager, tell: Tell) -> dict[str, float]:
-    tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
+def _trainer(
+    config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, tell: Tell
+) -> Trainer:
+    folder = config.tokenizers.folder
+    if source is None:
+        tokenizers = load_tokenizers(folder, modalities.token_spaces, manager, modalities=modalities)
+    else:
+        tokenizers = source.tokenizers(folder)
     manager.freeze()
-    held_out = (
-        open_samples(config, modalities, tokenizers, manager, training=False) if config.data.val is not None else None
-    )
-    training = open_samples(config, modalities, tokenizers, manager)
+    vocabulary = modalities.vocabulary() if source is None else source.vocabulary
+
+    data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)
+    held_out = data(training=False) if config.data.val is not None else None
+    training = data(training=True)
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
-    task = FourMTask(
-        modalities,
-        tokenizers,
-        config.model,
-        training,
-        held_out,
-        loss=config.loss,
-        workers=config.data.workers,
-        picture=pictures_of(config.train, modalities, config.data, config.evaluate),
-    )
+    parts = training, held_out
+    seen = modalities if source is None else source.training
+    options: Any = {
+        "loss": config.loss,
+        "workers": config.data.workers,
+        "picture": pictures_of(config.train, seen, config.data, config.evaluate),
+    }
+    if source is None:
+        task = FourMTask(modalities, tokenizers, config.model, *parts, **options)
+    else:
+        task = FinetuneTask(source, tokenizers, *parts, **options)
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
-    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store).run()
+    return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

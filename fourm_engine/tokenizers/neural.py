@@ -72,10 +72,6 @@ class TokenizerNetwork(nn.Module):
         """After the optimiser's `step` (from 0) of `steps`, in every process."""
         self.quantiser.after_step(step, steps)
 
-    def discard(self) -> None:
-        """In place of `after_step` where the step was skipped."""
-        self.quantiser.discard()
-
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
         """Recompute, in place, what follows from other averages."""
         self.quantiser.after_average(under("quantiser.", averages))
@@ -212,7 +208,8 @@ class NeuralTokenizer(Tokenizer):
 
     @torch.inference_mode()
     def _run(self, method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> list[np.ndarray]:
-        self.network.eval()
+        if self.network.training:
+            self.network.eval()
         x = x.to(self.device)
         with full_precision(x):  # ids and arrays are the same within a training run's autocast
             return list(method(x, *arguments).cpu().numpy())

@@ -1,5 +1,5 @@
-"""Averages, an exponential moving average of a model, which is evaluated and exported; and ForwardBuffers, what a
-forward pass changes of a model, such as running statistics of a batch norm.
+"""Averages, an exponential moving average of a model, which is evaluated and exported; and Buffers, what a step changes
+of a model beside its parameters, such as running statistics of a batch norm.
 
 In: a model after each step. Out: averaged tensors by name, for checkpoints, and the model with them swapped in; buffers
 as before a skipped step.
@@ -28,10 +28,10 @@ class Averages:
 
     The first update takes the weights as they are, and update n after it decays by min(decay, (1 + n) / (10 + n)), as
     TensorFlow's `ExponentialMovingAverage` does: nothing of the initial weights is ever in the average, and a short run
-    averages over a share of its steps. `number`: updates so far."""
+    averages over a share of its steps."""
 
     def __init__(self, model: nn.Module, task: Task, decay: float) -> None:
-        self.model, self.task, self.decay, self.number = model, task, decay, 0
+        self.model, self.task, self.decay = model, task, decay
         kept = model.state_dict().keys()
         self._buffers = {
             name: buffer
@@ -39,6 +39,17 @@ class Averages:
             if name in kept and buffer.is_floating_point() and task.averages(name)
         }
         self.tensors = {name: tensor.clone() for name, tensor in self._learning().items()}
+        device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
+        self._number = torch.zeros((), dtype=torch.float64, device=device)
+
+    @property
+    def number(self) -> int:
+        """Updates so far; waits for the device."""
+        return int(self._number)
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self._number.fill_(number)
 
     def _learning(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad} | self._buffers
@@ -50,13 +61,15 @@ class Averages:
             self.tensors[name].copy_(tensor)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Update after a step that was not skipped."""
-        current = self._learning()
-        decay = min(self.decay, (1 + self.number) / (10 + self.number)) if self.number else 0.0
+    def update(self, taken: Tensor) -> None:
+        """Update after a step, unless it was not `taken`, a bool on the device."""
+        current, n = self._learning(), self._number
+        decay = ((1 + n) / (10 + n)).clamp(max=self.decay)
+        weight = torch.where(taken, torch.where(n > 0, 1 - decay, 1.0), 0.0)
         averages = [local(tensor) for tensor in self.tensors.values()]
-        torch._foreach_lerp_(averages, [local(current[name]) for name in self.tensors], 1 - decay)
-        self.number += 1
+        weights = [weight.to(average.dtype) for average in averages]
+        torch._foreach_lerp_(averages, [local(current[name]) for name in self.tensors], weights)
+        self._number += taken
         self.task.after_average(self.model, self.tensors)
 
     @contextmanager
@@ -85,44 +98,47 @@ class Averages:
         return {name: self.tensors.get(names.get(id(tensor), name), tensor).detach() for name, tensor in full.items()}
 
 
-class ForwardBuffers:
-    """A skipped step must leave no trace, but its forward passes have already run: buffers are copied before each step
-    and restored if it is skipped. Otherwise they become the mean over processes, since each saw other samples. The
-    first step shows which change; in most models none do, and later steps copy nothing."""
+class Buffers:
+    """A skipped step must leave no trace, and whether it is skipped only the device knows: buffers are copied before
+    each step and restored there. Those that forward passes change become the mean over processes, since each saw other
+    samples. The first step shows which these are; in most models none, and later steps copy nothing, unless the task
+    changes buffers after each step (`learn`)."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._candidates = dict(model.named_buffers())
-        self._known = False
+    def __init__(self, model: nn.Module, *, learn: bool) -> None:
+        self._buffers = dict(model.named_buffers())
+        self._learn = learn
+        self._forward: list[str] | None = None
         self._copies: dict[str, Tensor] = {}
 
     def before(self) -> None:
         """Before the forward passes of a step."""
-        self._copies = {name: buffer.clone() for name, buffer in self._candidates.items()}
+        names = self._buffers if self._learn or self._forward is None else self._forward
+        self._copies = {name: self._buffers[name].clone() for name in names}
 
     def after(self) -> None:
         """After the forward passes of a step, in every process."""
-        if self._known:
+        if self._forward is not None:
             return
         # Values, since batch norms change theirs without a new `_version`.
-        changed = [name for name, buffer in self._candidates.items() if not torch.equal(buffer, self._copies[name])]
+        changed = [name for name, buffer in self._buffers.items() if not torch.equal(buffer, self._copies[name])]
         everywhere = {name for names in gather_json(changed) for name in names}
-        self._candidates = {name: buffer for name, buffer in self._candidates.items() if name in everywhere}
-        self._copies = {name: self._copies[name] for name in self._candidates}
-        self._known = True
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Restore the buffers of a skipped step."""
-        for name, buffer in self._candidates.items():
-            buffer.copy_(self._copies[name])
+        self._forward = [name for name in self._buffers if name in everywhere]
+        if not self._learn:
+            self._copies = {name: self._copies[name] for name in self._forward}
 
     @torch.no_grad()
     def average(self) -> None:
-        """After a step that was taken: floats become the mean over processes; counts of passes, the first process's."""
+        """After the forward passes: floats become the mean over processes; counts of passes, the first process's."""
         if world_size() == 1:
             return
-        for buffer in self._candidates.values():
-            if buffer.is_floating_point():
+        for name in self._forward or ():
+            if (buffer := self._buffers[name]).is_floating_point():
                 sum_over_processes(buffer).div_(world_size())
             else:
                 dist.broadcast(buffer, src=0)
+
+    @torch.no_grad()
+    def undo_unless(self, taken: Tensor) -> None:
+        """Restore what a step changed that was not `taken`, a bool on the device."""
+        for name, copy in self._copies.items():
+            self._buffers[name].copy_(torch.where(taken, self._buffers[name], copy))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fourm_engine.nn.computing import Checkpointing
 from fourm_engine.train.schedule import Plan
 
 #: The batch size at which `base_lr` is the rate.
@@ -66,9 +67,19 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     #: "auto": GPUs if there are any, otherwise the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    #: TF32 products on a GPU where fp32 is computed: quicker, with 10 bits of mantissa.
+    tf32: bool = False
     #: Over several processes: "replicate" keeps the whole model in each; "shard" splits weights, gradients and the
-    #: optimiser's state over them (FSDP2), for models that fill a GPU.
-    parallel: Literal["replicate", "shard"] = "replicate"
+    #: optimiser's state over all of them (FSDP2), for models that fill a GPU; "hybrid" over `shard_over` of them, so
+    #: that the model is there several times, and what is gathered travels no further.
+    parallel: Literal["replicate", "shard", "hybrid"] = "replicate"
+    #: Processes, one after the other, that hold a copy of the model together under "hybrid"; null: those of a machine.
+    shard_over: int | None = Field(default=None, ge=1)
+    #: What the backward pass finds of each block: "none" keeps everything; "selective" the results of matrix products
+    #: and of attention, "full" the block's inputs alone, and the rest is computed again.
+    activation_checkpointing: Checkpointing = "none"
+    #: Compile each block with torch.compile; the first step then takes longer.
+    compile: bool = False
     #: CPU threads of each process; null: as OMP_NUM_THREADS says (one under torchrun), or else as many as are quickest
     #: now, measured when the process starts.
     threads: int | None = Field(default=None, ge=1)
@@ -82,8 +93,13 @@ class TrainConfig(BaseModel):
 
     #: Steps between checkpoints; one is always written at the end and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Number of newest checkpoints to keep.
+    #: Number of newest checkpoints to keep; beside them stay those of every `keep_every` steps, a multiple of
+    #: `checkpoint_every`.
     keep: int = Field(default=2, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+    #: Seconds without any move (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
+    #: the process that is behind; null: never.
+    watchdog_s: float | None = Field(default=600.0, ge=1)
     #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
     #: Steps between lines of progress (and of metrics.jsonl).
@@ -156,6 +172,13 @@ class TrainConfig(BaseModel):
                 f"profile={list(self.profile)}: expected the first and the last of at most {MAX_PROFILED} steps, "
                 f"such as [11, 15]"
             )
+        if self.keep_every and self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} and checkpoint_every={self.checkpoint_every}: make the first a multiple "
+                f"of the second, so that there are checkpoints to keep"
+            )
+        if self.shard_over is not None and self.parallel != "hybrid":
+            raise ValueError(f"shard_over={self.shard_over} is for parallel='hybrid', which is {self.parallel!r}")
         if self.export in ("ema", "both") and self.ema is None:
             raise ValueError(f"export={self.export!r}, and the run keeps no averages; set ema, such as 0.999")
         if not all(0 <= beta < 1 for beta in self.betas):

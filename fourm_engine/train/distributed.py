@@ -1,22 +1,17 @@
-"""Processes and devices: joining those started by torchrun, small reductions on the host, reducing gradients.
-
-On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, which costs a small model on two
-processes a fraction of what DDP or FSDP2 do (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
-collectives with the backward pass.
-"""
+"""Processes and devices: joining those started by torchrun, and small reductions on the host."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import local_rank, rank_and_world, settle_threads
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fourm_engine.train.config import TrainConfig
-    from fourm_engine.train.task import Task
 
 
 T = TypeVar("T")
@@ -57,6 +51,7 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
     device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     said = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
     if said and rank_and_world()[0] == 0:
         print(said, file=sys.stderr, flush=True)
@@ -150,90 +145,18 @@ def check_same(identity: Mapping[str, Any]) -> None:
             )
 
 
-class Gradients:
-    """The gradients of one model over all processes: accumulation, reduction to the mean, norm."""
-
-    def __init__(self, model: nn.Module, task: Task, config: TrainConfig, device: torch.device) -> None:
-        blocks = task.blocks(model)
-        self.sharded = config.parallel == "shard" or (device.type == "cuda" and bool(blocks))
-        self.sharded = self.sharded and world_size() > 1
-        self.model = model
-        if world_size() > 1:
-            # All processes start from the first one's weights. FSDP2 takes the weights as
-            # they are in each process, on a (world, 1) mesh without ever comparing them.
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.detach(), src=0)
-        if self.sharded:
-            _shard(model, blocks, device, replicas=1 if config.parallel == "shard" else world_size())
-        else:
-            self._flat = _flatten(model)
-
-    def zero(self) -> None:
-        if not self.sharded:
-            self._flat.zero_()
-            return
-        for parameter in self.model.parameters():
-            parameter.grad = None
-
-    def micro_batch(self, last: bool) -> Any:
-        """Context of one forward and backward pass; only the last of a step communicates."""
-        if self.sharded:
-            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        return nullcontext()
-
-    def reduce(self) -> None:
-        """After the last backward pass: the mean over processes. An unused parameter gets a zero gradient
-        rather than None, so that the optimiser treats it the same whether the model is replicated or sharded."""
-        if self.sharded:
-            for parameter in self.model.parameters():
-                if parameter.requires_grad and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        elif world_size() > 1:
-            dist.all_reduce(self._flat)
-            self._flat.div_(world_size())
-
-    def norm(self) -> Tensor:
-        """L2 norm of all gradients together, a scalar."""
-        if not self.sharded:
-            return self._flat.norm()
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(grads)
-        return total.full_tensor() if isinstance(total, DTensor) else total
-
-    def scale(self, factor: float) -> None:
-        if not self.sharded:
-            self._flat.mul_(factor)
-            return
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                local(parameter.grad).mul_(factor)
-
-
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, sharing its memory; other tensors as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _flatten(model: nn.Module) -> Tensor:
-    """One zeroed buffer whose parts are the parameters' gradients: reduction, norm and clipping are one call each."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        return torch.zeros(0)
-    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device, dtype=parameters[0].dtype)
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
-    return flat
-
-
-def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, replicas: int) -> None:
-    """FSDP2 over a (replicas, shards) mesh, in place; on (world, 1) it equals DDP bit for bit."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(device.type, (replicas, world_size() // replicas), mesh_dim_names=("replicate", "shard"))
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+def first_row(tensor: Tensor) -> int:
+    """The number of this process's first row. FSDP2 shards the first dimension as torch.chunk does, over the last
+    dimension of a (copies, shards) mesh."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    chunk = -(-len(tensor) // tensor.device_mesh.size(1))
+    return min(len(tensor), chunk * tensor.device_mesh.get_local_rank(1))
 
 
 def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,17 +13,19 @@ import json
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourm_engine.data.order import Share
+from fourm_engine.device import rank_and_world
 from fourm_engine.files import write_atomically
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Checkpoints, check_same_run, load
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load, nearest
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     check_same,
@@ -35,17 +37,24 @@ from fourm_engine.train.distributed import (
     together,
     world_size,
 )
+from fourm_engine.train.exchange import Measure, exchanged, measured
 from fourm_engine.train.feed import Feed
+from fourm_engine.train.garbage import collected_at_steps
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
+from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.record import recorded
-from fourm_engine.train.step import MAX_SKIPPED, Diverged, Learner, Outcome
-from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
-from fourm_engine.train.task import Task, means
+from fourm_engine.train.replay import NotFinite, examine, read_step
+from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.step import Learner
+from fourm_engine.train.stopping import Stopped, stop_requests
+from fourm_engine.train.task import Task
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
+from fourm_engine.train.watchdog import Watch
 from fourm_engine.train.watching import draw, due
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -86,6 +95,7 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
+        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)
 
     def run(self) -> dict[str, float]:
         """Train, evaluate, export; returns the last evaluation.
@@ -95,22 +105,24 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM or SIGINT, after a checkpoint."""
-        with processes(self.config) as device, stop_requests() as stop:
+            Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
+
+        Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
+        with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:
                 self._evaluate()
-            checkpoints = Checkpoints(
-                self.folder / "checkpoints", keep=self.config.keep, background=device.type == "cuda", report=_tell
-            )
+            self.watch.moves("resuming", bounded=False)
+            keep, keep_every = self.config.keep, self.config.keep_every
+            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_tell)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (finished := self._finished()) is not None:
-                _tell(f"{self.folder}: {self.task.name} is trained ({self.plan.steps} steps); nothing to do")
+                _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return finished
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
@@ -131,6 +143,23 @@ class Trainer:
                 checkpoints.wait()
                 self.profile.close()
                 metrics.close()
+
+    def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
+        """Compute a step again that the run has kept (`replay`), in one process, with the weights of its nearest
+        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError where there is none."""
+        if rank_and_world()[1] > 1:
+            raise ValueError("--replay computes one step in one process; start it without torchrun")
+        kept = read_step(path, self.task)
+        with processes(self.config) as device:
+            self._check()
+            self._build(device)
+            checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
+            check_same_run(checkpoint.folder, checkpoint.state, self.identity, self.versions, self.task.defaults())
+            load(checkpoint, {name: tensor for name, tensor in self._tensors().items() if name.startswith("model/")})
+            tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
+            for line in examine(self.learner, kept):
+                tell(line)
+        return {}
 
     def _facts(self) -> Run:
         return Run(
@@ -169,9 +198,11 @@ class Trainer:
         check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
         self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
         self.model = self.learner.model
+        self.model.register_forward_pre_hook(lambda *_: self.watch.moves())
+        self.learner.moved = self.watch.moves
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint holds, by name; reading one writes into these."""
@@ -202,104 +233,106 @@ class Trainer:
 
     def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
+        self.not_finite = NotFinite(self.task, self.share, self.folder)
         feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
-        while progress.step < self.plan.steps:
-            self.profile.begins(progress.step + 1)
-            micro_batches = feed.step()
-            counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
-            if signals:
-                self._stop(signals, checkpoints)
-            if work[1] and not metrics.peak:
-                metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
-            ahead = feed.ahead if progress.step + 1 < self.plan.steps else None
-            outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts, ahead=ahead)
-            self._note(outcome)
-            progress.step += 1
-            self.profile.ended(progress.step)
-            if outcome.taken:
-                metrics.add(
-                    outcome.loss,
-                    outcome.sums,
-                    counts,
-                    lr=outcome.lr,
-                    norm=outcome.norm,
-                    samples=config.batch_size,
-                    work=work,
-                )
-            done = progress.step == self.plan.steps
-            if done or progress.step % config.log_every == 0:
-                most = memory(self.device)
-                line = metrics.line(progress.step, skipped=progress.skipped, waited=feed.waited, memory=most)
-                if line:
-                    self.observers("fourm_step", step=progress.step, metrics=line)
-            else:
-                metrics.begun(progress.step)
-            if not done and config.eval_every and progress.step % config.eval_every == 0:
-                self._report(metrics, self._evaluate())
-            if due(config.pairs_every, progress.step, self.plan.steps):
-                self._pairs(metrics)
-            if due(config.pictures_every, progress.step, self.plan.steps):
-                weights = gathered(self.learner.state(averaged=config.exports[-1] == "ema"))
-                draw(self.task, weights, self.folder, progress.step, self.device, metrics.note)
-            if done or progress.step % config.checkpoint_every == 0:
-                self._save(checkpoints)
-            self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+        pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
+
+        def settle(ahead: int = 0) -> None:
+            """Report the steps that are done, all but the last `ahead`."""
+            while len(pending) > ahead:
+                self._settle(*pending.popleft(), metrics)
+
+        with collected_at_steps() as collect:
+            while progress.step < self.plan.steps:
+                self.watch.moves("waiting for data")
+                self.profile.begins(progress.step + 1)
+                micro_batches = feed.step()
+                self.watch.moves("exchanging counts")
+                counts, work, signals = exchanged(self.task, [batch for batch, _ in micro_batches], stop)
+                if signals:
+                    settle()
+                    self._stop(signals, checkpoints)
+                if work[1] and not metrics.peak:
+                    metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
+                self.not_finite.step(progress.step, [batch for batch, _ in micro_batches], counts)
+                self.watch.moves("computing")
+                outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
+                pending.append((outcome, counts, work))
+                progress.step += 1
+                done = progress.step == self.plan.steps
+                evaluates = not done and config.eval_every and progress.step % config.eval_every == 0
+                saves = done or progress.step % config.checkpoint_every == 0
+                if not done:
+                    feed.ahead()
+                settle(0 if evaluates or saves else self.ahead)
+                self.profile.ended(progress.step)
+                if evaluates:
+                    self._report(metrics, self._evaluate())
+                self._show(metrics)
+                if saves or self.progress.in_a_row == 1:  # the weights with which a skipped step may be looked at
+                    self._save(checkpoints)
+                self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
+                collect(progress.step)
         checkpoints.finish()
         self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         if checkpoints.saved != self.plan.steps:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
-    def _exchange(
-        self, micro_batches: list[Any], stop: dict[str, int]
-    ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
-        """Of the step over all processes, in one small reduction: counts, (tokens, FLOPs), signals received by any."""
-        counts = dict.fromkeys(self.task.count_names, 0.0)
-        for batch in micro_batches:
-            for name, count in self.task.counts(batch).items():
-                counts[name] += count
-        tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
-        flops = sum(self.task.flops(batch) for batch in micro_batches)
-        flags = [float(stop["signal"] == number) for number in SIGNALS]
-        *numbers, tokens, flops, term, interrupt = sum_numbers([*counts.values(), tokens, flops, *flags])
-        signals = [int(number) for number, flag in zip(SIGNALS, (term, interrupt), strict=True) if flag]
-        return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
+    def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
+        """Report a step when the device has computed it; on a GPU the host is some steps further by then."""
+        outcome, step = pending.read(), pending.step + 1
+        self._note(outcome, metrics)
+        if outcome.taken:
+            samples = self.config.batch_size
+            metrics.add(
+                outcome.loss, outcome.sums, counts, lr=outcome.lr, norm=outcome.norm, samples=samples, work=work
+            )
+        if step == self.plan.steps or step % self.config.log_every == 0:
+            most = memory(self.device)
+            line = metrics.line(step, skipped=self.progress.skipped, waited=self.feed.waited, memory=most)
+            if line:
+                self.observers("fourm_step", step=step, metrics=line)
+        else:
+            metrics.begun(step)
 
-    def _note(self, outcome: Outcome) -> None:
-        """Count skipped steps; too many in a row end the run."""
+    def _note(self, outcome: Outcome, metrics: Metrics) -> None:
+        """Count and record skipped steps; too many in a row end the run."""
         if outcome.taken:
             self.progress.in_a_row = 0
             return
         self.progress.skipped += 1
         self.progress.in_a_row += 1
+        facts, words = self.not_finite.skipped(outcome)
+        metrics.skipped(outcome.step + 1, facts)
         if self.progress.in_a_row == MAX_SKIPPED:
             raise Diverged(
                 f"{outcome}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data "
                 f"of what is not finite. The checkpoints of earlier steps are intact"
             )
-        _tell(f"{outcome}; skipped")
+        _tell(f"{outcome}; skipped{words}")
 
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
+        self.watch.moves("evaluating")
         scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
 
-    def _pairs(self, metrics: Metrics) -> None:
-        began = time.monotonic()
-        scores = self._measured(self.task.pairs, averaged=self.config.exports[-1] == "ema")
-        metrics.pairs(self.progress.step, scores, time.monotonic() - began)
+    def _measured(self, what: Measure[K], *, averaged: bool) -> dict[K, float]:
+        return measured(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
 
-    def _measured(
-        self, measure: Callable[[nn.Module, Share], dict[K, tuple[float, float]]], *, averaged: bool
-    ) -> dict[K, float]:
-        """Means over all processes of what a task measures of the weights, or of their averages."""
-        self.model.eval()
-        torch.manual_seed(seed_of(self.seed, 0, -1))
-        with torch.no_grad(), self.learner.weights(averaged=averaged), self.learner.autocast():
-            measures = measure(self.model, self.share)
-        self.model.train()
-        numbers = sum_numbers([number for pair in measures.values() for number in pair])
-        return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))
+    def _show(self, metrics: Metrics) -> None:
+        """Losses by input and target, and pictures, where they are due."""
+        config, step, averaged = self.config, self.progress.step, self.config.exports[-1] == "ema"
+        if due(config.pairs_every, step, self.plan.steps):
+            self.watch.moves("evaluating")
+            began = time.monotonic()
+            scores = self._measured(self.task.pairs, averaged=averaged)
+            metrics.pairs(step, scores, time.monotonic() - began)
+        if due(config.pictures_every, step, self.plan.steps):
+            self.watch.moves("drawing pictures", bounded=False)
+            weights = gathered(self.learner.state(averaged=averaged))
+            draw(self.task, weights, self.folder, step, self.device, metrics.note)
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self.progress.averaged = self.learner.averages.number if self.learner.averages else 0
@@ -311,6 +344,7 @@ class Trainer:
             "progress": progress,
             "ema": self.learner.averages is not None,
         }
+        self.watch.moves("saving a checkpoint")
         checkpoints.save(self.progress.step, self._tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
@@ -334,6 +368,7 @@ class Trainer:
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
+        self.watch.moves("exporting", bounded=False)
         *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:

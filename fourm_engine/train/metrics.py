@@ -165,6 +165,11 @@ class Metrics:
             self._bar.clear()
             tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
 
+    def skipped(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Write what is known of a step that was not finite."""
+        if self.active:
+            self._write({"step": step, "not_finite": dict(facts)})
+
     def close(self) -> None:
         if self.active:
             self._bar.clear()

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from fourm_engine.train.distributed import rank, world_size
+from fourm_engine.train.distributed import local, rank, world_size
 
 #: Quintic Newton-Schulz: singular values in (0, 1] go to about 1 (0.7 to 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -59,6 +59,8 @@ class Muon(torch.optim.Optimizer):
         if adjust_lr_fn not in ADJUSTMENTS:
             raise ValueError(f"adjust_lr_fn={adjust_lr_fn!r} must be {' or '.join(map(repr, ADJUSTMENTS))}")
         super().__init__(groups, {"lr": lr})
+        self._step_supports_amp_scaling = True  # a step with `found_inf` = 1 changes nothing
+        self.found_inf: Tensor | None = None
         self.factor = 1.0 if muon_lr is None else muon_lr / lr  # of the rate, which the trainer sets
         self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
         self.adjust = ADJUSTMENTS[adjust_lr_fn]
@@ -73,6 +75,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update with the gradients that are there."""
         if self.adamw is not None:
+            self.adamw.grad_scale, self.adamw.found_inf = None, self.found_inf  # type: ignore[attr-defined]
             self.adamw.step()
         work = [(group, p) for group in self.hidden for p in group["params"] if p.grad is not None]
         directions = [self._direction(p) for _, p in work]
@@ -80,8 +83,9 @@ class Muon(torch.optim.Optimizer):
         for (group, p), update in zip(work, orthogonalised(directions, stacked, self.ns_steps), strict=True):
             rate = group["lr"] * self.factor
             rows, columns = p.shape[0] // group["matrices"], p.shape[1]
-            p.mul_(1 - rate * group["weight_decay"])
-            p.add_(update, alpha=-rate * self.adjust(rows, columns))
+            after = local(p) * (1 - rate * group["weight_decay"])
+            after.add_(local(update), alpha=-rate * self.adjust(rows, columns))
+            self._write(local(p), after)
 
     def _direction(self, parameter: Tensor) -> Tensor:
         """The momentum, and with Nesterov's a look ahead."""
@@ -90,8 +94,12 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer = state["momentum_buffer"].lerp_(gradient, 1 - self.momentum)
-        return gradient.lerp(buffer, self.momentum) if self.nesterov else buffer
+        after = state["momentum_buffer"].lerp(gradient, 1 - self.momentum)
+        self._write(local(state["momentum_buffer"]), local(after))
+        return gradient.lerp(after, self.momentum) if self.nesterov else after
+
+    def _write(self, tensor: Tensor, after: Tensor) -> None:
+        tensor.copy_(after if self.found_inf is None else torch.where(self.found_inf == 0, after, tensor))
 
 
 def orthogonalised(directions: list[Tensor], stacked: list[int], steps: int) -> list[Tensor]:

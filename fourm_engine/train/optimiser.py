@@ -53,10 +53,17 @@ class Optimiser:
         self.names = {parameter: name for name, parameter in model.named_parameters()}
         self._settings, self._checked = self._of_groups(), False
 
-    def step(self, lr: float) -> None:
-        """One update with the gradients that are there."""
+    def step(self, lr: float, taken: Tensor) -> None:
+        """One update with the gradients that are there, unless the step was not `taken`, a bool on the device.
+
+        An optimiser that follows torch's protocol for skipping there (`found_inf`, which GradScaler uses) is told so;
+        for another one the host waits for the device and decides."""
         for group in self.torch.param_groups:
             group["lr"] = lr * group["lr_scale"]
+        if getattr(self.torch, "_step_supports_amp_scaling", False):
+            self.torch.grad_scale, self.torch.found_inf = None, (~taken).float()
+        elif not taken:
+            return
         with blame(self.plugin):
             self.torch.step()
         if not self._checked:  # rather after the first step than at the first checkpoint, hours later
@@ -89,6 +96,8 @@ class Optimiser:
             group["lr"] = 0.0
             for parameter in group["params"]:
                 parameter.grad = torch.zeros_like(parameter)
+        if getattr(self.torch, "_step_supports_amp_scaling", False):
+            self.torch.grad_scale = self.torch.found_inf = None
         with blame(self.plugin):
             self.torch.step()
         for parameter, gradient in gradients.items():

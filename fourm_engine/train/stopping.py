@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while a run learns: the first one is a request, which the loop meets between two steps."""
+"""Signals that stop a run while it learns: the first one is a request, which the loop meets between two steps."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: SIGTERM comes from Slurm, Kubernetes and torchrun, SIGINT from Ctrl-C, SIGHUP from a terminal that closes, SIGUSR1
+#: from `sbatch --signal=USR1@300`, some time before the job's end.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stopped(SystemExit):
-    """SIGTERM or SIGINT ended the run after a checkpoint; the exit code is 128 + signal."""
+    """One of `SIGNALS` ended the run after a checkpoint; the exit code is 128 + signal."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first SIGTERM or SIGINT into a request; a second one acts at once."""
+    """Turn the first of these signals into a request; a second one acts at once. What is ignored (`nohup`) stays so."""
     request = {"signal": 0}
     previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         request["signal"] = number
         for each, handler in previous.items():
             signal.signal(each, handler)
 
-    for number in SIGNALS:
+    for number in previous:
         signal.signal(number, note)
     try:
         yield request

@@ -9,13 +9,13 @@ compute the same loss and the same gradients, however the batch is split.
 State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
 hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
 forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
-skipped, and otherwise averaged over processes (`averages`).
+skipped, and otherwise averaged over processes (`averages`). In a step nothing waits for the device.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +42,17 @@ class Loss:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """`model`, on the meta device. `fill(name, part, first, total)` writes rows [first, first + len(part)) of the
+    `total` rows of a parameter into `part`; `tabulate()` fills all buffers, once the model has memory. No number
+    depends on the processes."""
+
+    model: nn.Module
+    fill: Callable[[str, Tensor, int, int], None]
+    tabulate: Callable[[], None]
+
+
 class Task(ABC):
     """What is trained. `count_names` are the keys of `counts`, the same in every process: every term and every log."""
 
@@ -57,7 +68,13 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """The network with its initial weights, on the CPU. Torch is seeded with the run's seed before the call."""
+        """The whole network with its initial weights, on the CPU. Torch is seeded with the run's seed before the
+        call."""
+
+    def planned(self, seed: int) -> Planned | None:
+        """The same network before it has memory, for models that no process should hold whole. None: `model` makes it
+        whole in every process, and it is sharded afterwards."""
+        return None
 
     @abstractmethod
     def batches(self, start_step: int, share: Share) -> Iterator[Any]:
@@ -90,13 +107,11 @@ class Task(ABC):
         mixed precision is already on. Torch's global generator was seeded with (seed, step, rank)."""
 
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027 (most tasks have nothing to do here)
-        """After the optimiser's update of `step` (not after a skipped step), without gradients, in every process:
-        codebooks by EMA, restarts. Torch's global generator was seeded alike in all of them; what differs between them
-        must be reduced, with `fourm_engine.train.distributed.sum_over_processes`."""
-
-    def discard(self, model: nn.Module) -> None:  # noqa: B027
-        """In place of `after_step` where a step was skipped: forget what its forward passes noted outside buffers.
-        Parameters, the optimiser, buffers and metrics are as before the step already."""
+        """After the optimiser's update of `step`, without gradients, in every process: codebooks by EMA, restarts.
+        Torch's global generator was seeded alike in all of them; what differs between them must be reduced, with
+        `fourm_engine.train.distributed.sum_over_processes`. It changes buffers alone, and reads nothing on the host,
+        which would wait for the device: only that knows whether the step is skipped, in which case all buffers are
+        then restored. What forward passes noted elsewhere it forgets."""
 
     def averages(self, buffer: str) -> bool:
         """Whether a floating-point buffer of the model's state is averaged where the run keeps an EMA."""
@@ -136,6 +151,22 @@ class Task(ABC):
         """Write the averages beside the artefact, where `train.export` is "both". Raises ValueError for a task that
         exports one state alone."""
         raise ValueError(f"{self.name}: one state is exported; set train.export to 'ema' or 'weights'")
+
+    def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
+        """Names of the samples of a micro-batch, in its order, for messages; none where they have none."""
+        return []
+
+    #: Whether a step may be computed again from `tensors_of` its batches.
+    replays = False
+
+    def tensors_of(self, batch: Any) -> dict[str, Tensor]:
+        """A micro-batch of `batches` as named tensors, on the CPU."""
+        assert isinstance(batch, Tensor)
+        return {"batch": batch}
+
+    def batch_of(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The micro-batch of these tensors. Raises KeyError or ValueError for others."""
+        return tensors["batch"]
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a pixel has no class.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
@@ -43,7 +45,10 @@ class ClassSettings(images.TokenSettings):
             data = dict(data)
             given = data.setdefault("num_classes", len(classes))
             if given != len(classes):
-                raise ValueError(f"num_classes is {given} but {len(classes)} classes are named; give one of the two")
+                raise ValueError(
+                    f"num_classes is {given} but {counted(len(classes), 'class is', 'classes are')} named; give "
+                    f"one of the two"
+                )
         return data
 
     @model_validator(mode="after")
@@ -58,6 +63,7 @@ class ClassGrid(GridModality):
 
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
+    documents = ("classes.json",)
     wanted = "class ids, integers (H, W)"
     loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
     expected_decoding = False
@@ -84,6 +90,25 @@ class ClassGrid(GridModality):
             return None
         score = 0.9 if flat >= 0.9 and not seen[0].mode.startswith("I") else 0.6
         return Recognised(score, f"maps of {len(ids)} class ids", settings, median_size(size for _, size in maps))
+
+    @classmethod
+    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+        """Names of the classes: a list, {id: name} or {name: id}. An id of 255 or 65535 that is no class's neighbour
+        means no class."""
+        try:
+            names = _names_of(json.loads(content))
+        except (ValueError, RecursionError):
+            names = {}
+        if len(names) < 2 or min(names) < 0 or max(names) > 65535:
+            raise ValueError("no names of classes; write a list of them, or {id: name}")
+        top = max(names)
+        void = top in (255, 65535) and len(names) > 2 and sorted(names)[-2] < top - 1
+        last = sorted(names)[-2] if void else top
+        settings: dict[str, Any] = {"classes": [names.get(i, f"class {i}") for i in range(last + 1)]}
+        settings["num_classes"] = last + 1
+        if void or last >= 255:
+            settings["ignore"] = top if void else None
+        return settings
 
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
@@ -170,6 +195,17 @@ class ClassGrid(GridModality):
         return samples
 
 
+def _names_of(document: Any) -> dict[int, str]:
+    """Id -> name; {} for what says neither. Keys that are no ids, such as remarks, are left out."""
+    if isinstance(document, list) and all(isinstance(name, str) for name in document):
+        return dict(enumerate(document))
+    if not isinstance(document, dict):
+        return {}
+    if document and all(isinstance(i, int) and not isinstance(i, bool) for i in document.values()):
+        return {i: str(name) for name, i in document.items()}
+    return {int(i): name for i, name in document.items() if i.isdecimal() and isinstance(name, str)}
+
+
 def _ids_of(array: np.ndarray) -> tuple[frozenset[int], tuple[int, int]]:
     """The ids of a map, and its (height, width)."""
     return frozenset(np.flatnonzero(np.bincount(array.ravel())).tolist()), array.shape
@@ -182,7 +218,7 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
     others = [i for i in ids if i != top]
     void = top in ids and len(others) > 1 and others[-1] < top - 1
     last = max(others[-1] if void else ids[-1], 1)
-    why = f"ids up to {last} in the {files} files looked at; files with a larger one are left out"
+    why = f"ids up to {last} in {counted(files, 'file')} looked at; files with a larger one are left out"
     settings: dict[str, tuple[Any, str]] = {"num_classes": (last + 1, why)}
     if void:
         settings["ignore"] = (top, "this id means: no class here")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric, Settings, Value
 from fourm_plugins.recognition import Recognised, contents, next_power, usable
@@ -86,10 +87,15 @@ class TextSequence(SequenceModality[Lines]):
             return None
         words = sorted(len(line.split()) for lines in texts for line in lines)
         tokens = next_power(1.4 * words[-1] + 2, least=32)
-        settings = {"max_tokens": (min(tokens, 1024), f"the longest text seen has {words[-1]} words; more is cut off")}
+        settings = {
+            "max_tokens": (
+                min(tokens, 1024),
+                f"the longest text seen has {counted(words[-1], 'word')}; more is cut off",
+            )
+        }
         most = max(map(len, texts))
         alternatives = f", up to {most} a sample" if most > 1 else ""
-        return Recognised(0.8, f"texts of {words[len(words) // 2]} words{alternatives}", settings)
+        return Recognised(0.8, f"texts of {counted(words[len(words) // 2], 'word')}{alternatives}", settings)
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)

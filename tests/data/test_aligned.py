@@ -96,7 +96,7 @@ def test_splits_choose_samples_by_name(root, caplog):
     for split, said in (("odd", "split 'odd', but 3; write a list of names"), ("ids", "entry 0 is 1, not a name")):
         with pytest.raises(ValueError, match=f"no list of samples for .*{said}"):
             AlignedData(root, MODALITIES, split)
-    with pytest.raises(ValueError, match="none of the 1 samples"):
+    with pytest.raises(ValueError, match="none of the 1 sample"):
         AlignedData(root, MODALITIES, "none")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourm_engine.data.raw.aspect import array_aspect, check_aspect, same_aspect
+from fourm_engine.data.raw.aspect import Vote, array_aspect, check_aspect, same_aspect
 from fourm_plugins import SampleError, View
 from tests.fakes import fake_modalities
 
@@ -28,3 +28,15 @@ def test_a_value_is_held_to_the_picture_that_its_view_was_drawn_for():
     check_aspect(modality, value, View.centre(source_aspect=aspect, target_aspect=target))
     with pytest.raises(SampleError, match=r"but 0\.500 in the picture that it belongs to"):
         check_aspect(modality, value, View.centre(source_aspect=1 / aspect, target_aspect=target))
+
+
+def test_most_files_say_the_shape_of_a_sample_then_those_of_more_modalities_then_the_first():
+    vote = Vote()
+    vote.add("a", 0.75, 1)
+    assert (vote.decided(0), vote.decided(1)) == (True, False)
+    vote.add("b", 1.33, 1)
+    assert [shape.files for shape in vote.ranked()] == [["a"], ["b"]]
+    vote.add("c", 1.34, 3)
+    assert [shape.files for shape in vote.ranked()] == [["b", "c"], ["a"]]
+    vote.add("d", 0.75, 1)
+    assert vote.ranked()[0].aspect == 1.33

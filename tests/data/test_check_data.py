@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import tracemalloc
 
 import numpy as np
@@ -111,6 +113,21 @@ def test_a_plugin_that_breaks_on_a_file_does_not_end_the_check(root, modalities,
     findings = found(check(root, modalities), "damaged")
     assert [finding.listed.count for finding in findings] == [8, 2]
     assert "the plugin failed with ZeroDivisionError: oops" in findings[0].message
+
+
+class Killed(Reader):
+    def read(self, names, present):
+        if names[0] != "0000":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(names, present)
+
+
+def test_a_worker_that_is_killed_is_one_line_with_the_samples_that_it_may_have_read():
+    reader = Killed({}, {}, {}, {})
+    names = [f"{k:04d}" for k in range(200)]
+    with pytest.raises(ValueError, match=r"ended .*set --workers to fewer.* samples 00") as error:
+        survey(reader, names, {}, workers=2)
+    assert "\n" not in str(error.value)
 
 
 def test_a_turned_map_is_misaligned(root, modalities):

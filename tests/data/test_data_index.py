@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.data.raw import catalogue
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.index import FILE, INDEX
+from fourm_engine.data.raw.index import FILE, FORMAT, INDEX
+from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
 from tests.fakes import write_tar
@@ -202,28 +206,26 @@ def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
     write_layout(tmp_path, DATA, "mixed")
     index(tmp_path)
     path = tmp_path / INDEX / FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | hostile))
+    path.write_text(sealed(unsealed(path.read_bytes(), FORMAT) | hostile))
     _, lines = index(tmp_path)
     assert "damaged" in lines[0]
     assert held(tmp_path) == expected(DATA)
 
 
-def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path, monkeypatch):
+def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path):
     write_layout(tmp_path / "data", {"xx/y": {"a": b"1"}, "z": {"a": b"2"}}, "loose")
     index(tmp_path / "data")
     (tmp_path / "y.npy").write_bytes(b"secret")
-    monkeypatch.setattr("fourm_engine.data.raw.index._checksum", lambda column: 0)  # as if it had been made to fit
     path = tmp_path / "data" / INDEX / FILE
-    path.write_text(json.dumps(document := json.loads(path.read_text())))
-    for view in document["views"]:
-        view["stored"]["columns"] = {k: [n, 0] for k, (n, _) in view["stored"]["columns"].items()}
-    document["members"]["columns"] = {k: [n, 0] for k, (n, _) in document["members"]["columns"].items()}
-    path.write_text(json.dumps(document))
     for column, before, after in (("names.blob", b"xx/y", b"../y"), ("loose.blob", b"a/xx/y.npy", b"../y.npy//")):
         file = next((tmp_path / "data" / INDEX).glob(f"view-*/{column}.npy"))
         content = file.read_bytes()
         assert before in content
         file.write_bytes(content.replace(before, after))
+        document = unsealed(path.read_bytes(), FORMAT)  # made to fit
+        for view in document["views"]:
+            view["stored"]["columns"][column][1] = zlib.crc32(file.read_bytes())
+        path.write_text(sealed(document))
         if column == "names.blob":
             assert held(tmp_path / "data") == expected({"xx/y": {"a": b"1"}, "z": {"a": b"2"}})  # made anew
         else:
@@ -252,6 +254,30 @@ def test_a_folder_that_cannot_be_written_to_is_scanned_at_each_start_and_said(tm
     monkeypatch.setattr(catalogue, "_save", refuse)
     assert held(tmp_path) == expected(DATA)
     assert "_index: not written (" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_data_that_cannot_be_written_to_are_read_and_indexing_them_says_so(tmp_path, monkeypatch, caplog, number):
+    write_layout(tmp_path, DATA, "mixed")
+    monkeypatch.setattr(catalogue, "MANY", 10)
+    real, mkdir = os.open, os.mkdir
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest, **options)
+
+    def refuse_folder(path, *rest, **options):
+        if INDEX in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return mkdir(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse_folder)
+    assert held(tmp_path) == expected(DATA)
+    assert caplog.text.count("the next start scans again") == 1
+    with pytest.raises(CannotWrite, match=rf"{INDEX}: cannot be written: {os.strerror(number)}"):
+        index(tmp_path)
 
 
 def test_only_the_first_process_writes_the_index(tmp_path, monkeypatch):

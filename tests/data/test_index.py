@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -173,6 +174,22 @@ def test_an_index_is_kept_in_memory_where_the_folder_cannot_be_written_to(root, 
     assert not (root / "tokens" / INDEX_FOLDER).exists()
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_an_index_is_kept_in_memory_where_writing_fails_whatever_the_permissions_say(root, monkeypatch, caplog, number):
+    shutil.rmtree(root / "tokens" / INDEX_FOLDER)
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert list(open_store(root).names) == NAMES["a"]
+    assert caplog.text.count("each process makes an index of its own in memory") == 1
+    assert not (root / "tokens" / INDEX_FOLDER).exists()
+
+
 def test_one_of_many_that_open_tokens_at_once_makes_the_index(root, monkeypatch):
     shutil.rmtree(root / "tokens" / INDEX_FOLDER)
     built, real = [], indexing.build
@@ -225,7 +242,7 @@ def test_a_sample_in_two_shards_is_an_error_that_names_both(root):
 def test_shards_without_views_are_reported(root, caplog):
     (root / "tokens/_views/shard-00002.safetensors").unlink()
     assert len(open_store(root)) == 8
-    assert "1 shards such as shard-00002.safetensors are not read" in caplog.text
+    assert "1 shard such as shard-00002.safetensors left out" in caplog.text
 
 
 def test_damaged_tokens_are_encoded_again_where_contents_are_verified(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -91,6 +92,52 @@ def test_an_unusable_picture_is_named_and_skipped_or_fatal(tmp_path):
     report = label(tmp_path, source, target, Threshold())
     assert report.labelled == 2
     assert [b.where for b in report.bad] == [str(bad)]
+
+
+def test_workers_change_no_byte_of_the_labels_and_name_the_same_files(data):
+    root, source, target = data
+    if not (plain := not list((root / "a").glob("*.tar"))):
+        write_tar(root / "a" / "more.tar", {"x.npy": b"no array", "y.npy": b"neither"})
+    else:
+        (root / "a" / "x.npy").write_bytes(b"no array")
+    folder, found = root / target.spec.source, []
+    for workers in (0, 2):
+        report = label(root, source, target, Threshold(), workers=workers)
+        files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        found.append((report.labelled, [str(bad) for bad in report.bad], files))
+        shutil.rmtree(folder)
+    assert found[0] == found[1]
+    assert (found[0][0], len(found[0][1])) == (10, 1 if plain else 2)
+
+
+def test_more_samples_than_a_batch_keep_their_own_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr("fourm_engine.data.raw.label.BATCH", 4)
+    monkeypatch.setattr("fourm_engine.data.raw.label.PART", 3)
+    modalities = fake_modalities(["a", "b"])
+    write_data(tmp_path, {"a": modalities["a"]}, sample_names(11), tar=True)
+    assert label(tmp_path, modalities["a"], modalities["b"], Threshold(), workers=2).labelled == 11
+    pictures = open_source(tmp_path, "a", modalities["a"].spec.extensions)
+    for name, value in labels(tmp_path, modalities["b"]).items():
+        assert (value == (modalities["a"].read(pictures.files(name))[..., 0] > 0.5)).all()
+
+
+def test_a_label_that_cannot_be_written_ends_the_run_without_a_shard_that_lacks_it(data, monkeypatch):
+    root, source, target = data
+    monkeypatch.setattr("fourm_engine.data.raw.label.BATCH", 2)
+    written = target.write
+
+    def once(value, count=[0]):  # noqa: B006
+        count[0] += 1
+        if count[0] == 3:
+            raise RuntimeError("no room")
+        return written(value)
+
+    monkeypatch.setattr(target, "write", once)
+    with pytest.raises(RuntimeError, match="no room"):
+        label(root, source, target, Threshold())
+    there = labels(root, target) if list((root / target.spec.source).rglob("*.*")) else {}
+    assert len(there) < 10
+    assert not list((root / target.spec.source).rglob("*.tar"))
 
 
 def test_a_source_that_is_not_there_is_an_error(tmp_path):

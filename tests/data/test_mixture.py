@@ -58,6 +58,35 @@ def test_a_data_set_of_a_tiny_share_comes_as_often_as_it_should():
     assert 3 <= sum(order.locate(position)[0] for position in range(20_000)) <= 5  # 4 = 20,000 x 0.0002
 
 
+class Stored(MemoryStore):
+    """A store of so many shards."""
+
+    def __init__(self, shards, remote):
+        super().__init__({str(number): {"a": np.zeros(1, np.int64)} for number in range(shards)})
+        self.reads_ahead, self._shards = remote, shards
+
+    @property
+    def shard_sizes(self):
+        return np.ones(self._shards, np.int64)
+
+
+def test_data_sets_that_are_read_in_lanes_have_equally_many_and_the_others_are_permuted():
+    stores = {"x": Stored(100, True), "y": Stored(900, True), "z": Stored(900, False), "few": Stored(9, True)}
+    entries = [TrainingSet(path=name) for name in stores]
+    order = Mixture(stores, entries).order(0, batch_size=64)
+    assert [one.lanes for one in order.orders] == [32, 32, 1, 1]
+    assert order.lanes == 32
+    assert order.identity() == {
+        "lanes": 32,
+        "train.0.lanes": 32,
+        "train.1.lanes": 32,
+        "train.2.lanes": 1,
+        "train.3.lanes": 1,
+        "window": 4,
+    }
+    assert {one.lanes for one in Mixture(stores, entries).order(0, lanes=8).orders} == {8}
+
+
 @settings(max_examples=8, deadline=None)
 @given(weights=st.lists(st.floats(0.1, 5), min_size=2, max_size=4), lanes=st.sampled_from([1, 4]))
 def test_no_position_of_a_data_set_is_left_out_or_comes_twice(weights, lanes):

@@ -59,6 +59,27 @@ def test_large_data_gets_lanes_and_no_array_as_long_as_the_data():
         assert max(map(len, kept)) <= 100_000
 
 
+@pytest.mark.parametrize(("shards", "lanes"), [(1, 1), (39, 1), (40, 2), (100, 4), (1000, 32), (1_000_000, 64)])
+def test_remote_data_is_read_a_quarter_of_its_shards_at_a_time(shards, lanes):
+    sizes = np.ones(shards, np.int64)
+    order = Order.choose(sizes, 0, remote=True)
+    assert order.lanes == lanes
+    assert Order.choose(sizes, 0).lanes == 1
+    if lanes > 1:
+        assert lanes * (order.window + 1) * 4 <= shards
+        rows = {order.row(position) for position in range(shards // 8)}
+        assert len(rows) == shards // 8
+    assert order.identity()["lanes"] == lanes
+
+
+@given(st.integers(1, 3000), st.integers(1, 12), st.integers(1, 6), st.integers(1, 40), st.booleans())
+def test_lanes_that_are_chosen_always_suit_processes_and_batch_size(shards, world, accumulate, micro, large):
+    batch_size = world * accumulate * micro
+    sizes = np.full(shards, 1 + FULL_ROWS // shards if large else 1)
+    order = Order.choose(sizes, 0, remote=True, batch_size=batch_size, world=world)
+    Share(0, world, batch_size, accumulate, order.lanes)  # raises where they do not
+
+
 def test_a_process_reads_few_shards_at_a_time():
     order = Order(SHARDS, 0, lanes=8, window=2)
     share = Share(1, 4, 64, lanes=8)  # two lanes

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
+from fourm_engine.data.raw.index import FORMAT
 from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.tokens.tokenize import tokenize_split
@@ -128,9 +130,8 @@ def test_remote_data_without_an_index_says_how_to_make_one(web, remote):
 
 
 def test_an_index_for_other_modalities_is_refused(web, remote):
-    index = json.loads(web.files["raw/_index/index.json"])
-    index["views"] = []
-    web.files["raw/_index/index.json"] = json.dumps(index).encode()
+    index = unsealed(web.files["raw/_index/index.json"], FORMAT) | {"views": []}
+    web.files["raw/_index/index.json"] = sealed(index).encode()
     with pytest.raises(ValueError, match="made for other modalities than a"):
         AlignedData.from_config(MODALITIES, remote, training=True)
 

@@ -263,7 +263,7 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     write_data(tmp_path / "raw", MODALITIES, sample_names(1, start=50))
     open_data(config)
     assert "lacks 1 of 21 samples, such as 0050" in caplog.text
-    assert "tokens/train/b lacks 1 shards" in caplog.text
+    assert "tokens/train/b lacks 1 shard of" in caplog.text
     open_data(config.model_copy(update={"tokens": tmp_path / "elsewhere"}))
     assert "no tokens in" in caplog.text
 
@@ -283,7 +283,7 @@ def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
     (tmp_path / "raw/b/0003.npy").unlink()
     with caplog.at_level("INFO"):
         data = open_data(config)
-    assert "b: the files of 1 samples, such as 0003, are no longer there; their tokens are used" in caplog.text
+    assert "b: the files of 1 sample, such as 0003, are no longer there; the tokens are used" in caplog.text
     assert one(data, "0003", "b").shape == (16,)
 
 

@@ -101,9 +101,12 @@ def test_what_is_not_read_is_named_with_the_remedy(tmp_path):
     (tmp_path / "images/clip.mp4").write_bytes(b"")
     write(tmp_path, "images", "caption", ["IMG_0000"])
     notes = "\n".join(look(tmp_path).notes)
-    assert "captions.jsonl is not read: one file of many samples; write a file for each, such as" in notes
+    assert (
+        "captions.jsonl: no column names the samples; call it file_name, filename, file, image or name (there: none)"
+        in notes
+    )
     assert "itself are not read: 1, such as lonely.png; move them into a folder" in notes
-    assert "points/ is not read: no installed plugin recognises its 1 samples" in notes
+    assert "points/ is not read: no installed plugin recognises its 1 sample" in notes
     assert "more/ is not read: it is rgb as images/, with other samples; move both into one folder" in notes
     assert "such as clip.mp4" in notes
 

@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.train import checkpoint
-from fourm_engine.train.checkpoint import Checkpoints
+from fourm_engine.train import saving
 from fourm_engine.train.distributed import gather_json, processes, rank
 from fourm_engine.train.feed import Feed
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.saving import Checkpoints
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
 ERRORS = {
@@ -86,35 +86,32 @@ def trainer_seed(process: int) -> int:
 
 def save(folder: Path) -> None:
     found = []
-    real = checkpoint.save_file, Checkpoints._commit
+    real = saving.save_file
     with processes(config()):
-        for background in (False, True):
-            for kind, make in ERRORS.items():
-                for bad in (0, 1):
-                    said: list[str] = []
-                    checkpoints = Checkpoints(
-                        folder / f"{kind}{bad}{background}", keep=2, background=background, report=said.append
-                    )
+        for kind, make in ERRORS.items():
+            for bad in (0, 1):
+                said: list[str] = []
+                checkpoints = Checkpoints(folder / f"{kind}{bad}", keep=2, report=said.append)
 
-                    def fail(*args, make=make, bad=bad, **kwargs):
-                        if rank() == bad:
-                            raise make()
-                        return real[0](*args, **kwargs)
+                def fail(*args, make=make, bad=bad, **kwargs):
+                    if rank() == bad:
+                        raise make()
+                    return real(*args, **kwargs)
 
-                    tensors = {"a": torch.ones(4)}
-                    checkpoints.save(1, tensors, {})
+                tensors = {"a": torch.ones(4)}
+                checkpoints.save(1, tensors, {})
+                checkpoints.finish()
+                saving.save_file = fail
+                try:
+                    checkpoints.save(2, tensors, {})
                     checkpoints.finish()
-                    checkpoint.save_file = fail
-                    try:
-                        checkpoints.save(2, tensors, {})
-                        checkpoints.finish()
-                        raised = None
-                    except BaseException as error:
-                        raised = [type(error).__name__, str(error)]
-                    checkpoint.save_file = real[0]
-                    left = sorted(path.name for path in checkpoints.folder.iterdir())
-                    found.append([kind, bad, background, gather_json([raised, said, checkpoints.saved, left])])
-                    dist.barrier()
+                    raised = None
+                except BaseException as error:
+                    raised = [type(error).__name__, str(error)]
+                saving.save_file = real
+                left = sorted(path.name for path in checkpoints.folder.iterdir())
+                found.append([kind, bad, gather_json([raised, said, checkpoints.saved, left])])
+                dist.barrier()
         if rank() == 0:
             print(json.dumps(found), file=sys.stderr)
 

@@ -25,8 +25,8 @@ def test_processes_that_draw_other_weights_start_from_those_of_the_first(paralle
 
 
 def test_whatever_befalls_a_writer_ends_or_goes_on_in_all_processes_alike(tmp_path):
-    for kind, bad, background, each in result("save", str(tmp_path)):
-        at = (kind, bad, background)
+    for kind, bad, each in result("save", str(tmp_path)):
+        at = (kind, bad)
         for rank, (raised, said, saved, left) in enumerate(each):
             assert saved == 1, at
             assert left == ["step-00000001"], at

@@ -1,11 +1,13 @@
 """A network that grew: what it knew keeps its bits, what is new learns, and what is exported is an ordinary network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from fourm_engine.batch import Patches
-from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
+from fourm_engine.nn.adapt import add_lora, freeze, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid, Sequence, Vector
@@ -151,3 +153,60 @@ def test_the_loss_by_token_adds_up_to_the_loss(model, batch, monkeypatch):
         nats, number = by_token[name]
         assert (len(nats), number) == (count, count)
         assert nats.sum() == pytest.approx(float(total), rel=1e-5)
+
+
+def test_a_resized_network_computes_from_the_same_weights_at_interpolated_positions(model, vocabulary):
+    """Grids by their centres, learned positions in between; back at the size of before, it is the network of before."""
+
+    def at(height, width, length, other):
+        sizes = {"grid": Grid(height=height, width=width), "vector": Vector(length=length)}
+        specs = [resized_spec(e, sizes.get(e.layout.kind, e.layout)) for e in other]
+        return other.resized(specs)
+
+    larger = at(6, 8, 6, vocabulary)
+    assert {e.position_grid for e in larger if e.layout.kind == "grid"} == {(3, 4)}
+    assert [e.start for e in larger] == [e.start for e in vocabulary]
+    network = Transformer(small_config(), larger)
+    take_over(network, model)
+    before, after = model.embedding, network.embedding
+    colour = after.fixed_positions[: 6 * 8].view(6, 8, -1).unflatten(-1, (4, -1))
+    rows, columns = colour[:, 0, 0, 0].asin(), colour[0, :, 2, 0]
+    torch.testing.assert_close(rows[:2], torch.tensor([-0.25, 0.25]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(columns[:2], torch.tensor([-0.25, 0.25]).sin(), atol=1e-6, rtol=0)
+    learned, known = after.learned_positions["pose"], before.learned_positions["pose"]
+    assert learned.shape == (6, 32)
+    torch.testing.assert_close(learned[0], known[0])
+    torch.testing.assert_close(learned[1], 0.75 * known[0] + 0.25 * known[1])
+
+    again = at(3, 4, 3, larger)
+    assert again.entries == vocabulary.entries
+
+
+def resized_spec(entry, layout):
+    """As far as `Vocabulary.resized` looks at it."""
+    space = SimpleNamespace(size=entry.size) if entry.size else None
+    return SimpleNamespace(name=entry.name, layout=layout, token_space=space, patch_dim=entry.patch_dim)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("encodr", "did you mean 'encoder'?"),
+        ("encoder.9", "did you mean 'encoder.1'?"),
+        ("decoder.0.mlp.fc9", "did you mean 'decoder.0.mlp.fc3'?"),
+        ("zzz", "known: context_proj, decoder"),
+    ],
+)
+def test_a_name_that_no_parameter_has_is_told_with_the_nearest(model, pattern, hint):
+    with pytest.raises(ValueError, match=rf"^x.y: no parameter is called '{pattern}'; ") as error:
+        freeze(model, [pattern], setting="x.y")
+    assert hint in str(error.value)
+
+
+def test_frozen_parts_are_named_by_their_beginning_or_a_pattern(model):
+    freeze(model, ["encoder.0", "*.mlp"], setting="x")
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert {name for name in frozen if ".mlp." not in name} == {
+        name for name, _ in model.named_parameters() if name.startswith("encoder.0.") and ".mlp." not in name
+    }
+    assert "decoder.1.mlp.fc1.weight" in frozen

@@ -22,6 +22,7 @@ def reckoned(config, vocabulary, batch):
         {"mlp": "swiglu"},
         {"mlp": "gelu", "bias": True, "mlp_ratio": 3.3},
         {"encoder_blocks": 1, "decoder_blocks": 3, "qk_norm": True},
+        {"registers": 3},
     ],
 )
 def test_the_flops_of_a_training_step_are_those_that_torch_counts(vocabulary, batch, variant):

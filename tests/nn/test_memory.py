@@ -7,7 +7,7 @@ from tests.nn.conftest import small_config
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("variant", [{"mlp": "swiglu"}, {"mlp": "gelu", "bias": True}])
+@pytest.mark.parametrize("variant", [{"mlp": "swiglu"}, {"mlp": "gelu", "bias": True}, {"registers": 5}])
 def test_the_estimate_of_activations_is_within_a_quarter_of_what_torch_keeps(vocabulary, batch, variant, bf16):
     config = small_config(width=128, encoder_blocks=4, decoder_blocks=4, **variant)
     model = Transformer(config, vocabulary)

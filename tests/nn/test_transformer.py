@@ -9,7 +9,7 @@ from fourm_engine.nn import heads
 from fourm_engine.nn.transformer import Transformer
 from tests.nn.conftest import lively, outputs, random_batch, small_config, tokens
 
-VARIANTS = [{"mlp": "gelu", "bias": True}, {}, {"qk_norm": True}, {"qk_norm": True, "bias": True}]
+VARIANTS = [{"mlp": "gelu", "bias": True}, {}, {"qk_norm": True}, {"qk_norm": True, "bias": True}, {"registers": 3}]
 
 
 def take(t: Tokens, index: torch.Tensor) -> Tokens:
@@ -56,6 +56,21 @@ def changed_by(model, batch, slot):
     )
     assert torch.equal(after[1], before[1])
     return ((after - before).abs().amax(-1)[0] > 1e-6).nonzero()[:, 0].tolist()
+
+
+def test_registers_are_seen_by_all_and_are_no_features_of_a_sample(vocabulary, batch):
+    torch.manual_seed(0)
+    model = lively(Transformer(small_config(registers=3), vocabulary))
+    features, valid = model.encode_features(batch.encoder, batch.continuous)
+    assert features.shape[:2] == valid.shape == batch.encoder.shape
+    before = outputs(model, batch)
+    with torch.no_grad():
+        model.registers[1].normal_()
+    after, changed = outputs(model, batch), model.encode_features(batch.encoder, batch.continuous)[0]
+    assert not torch.isclose(before, after)[batch.decoder.mod >= 0].all(-1).any()
+    assert not torch.isclose(features, changed)[valid].all(-1).any()
+    without = Transformer(small_config(), vocabulary).parameter_counts()["backbone"]
+    assert model.parameter_counts()["backbone"] == without + 3 * 32
 
 
 def test_grid_targets_see_each_other_and_sequences_only_what_came_before(model, batch):

@@ -129,7 +129,7 @@ def test_only_the_largest_boxes_are_kept():
 
 def test_a_label_that_may_not_occur_is_refused_and_no_box_is_fine():
     boxes = modality("boxes", labels=["cube"])
-    with pytest.raises(SampleError, match="'dog', which is none of the 1 labels"):
+    with pytest.raises(SampleError, match="'dog', which is none of the 1 label"):
         boxes.read({"json": b'[{"label": "dog", "bbox": [0, 0, 1, 1]}]'})
     assert boxes.read({"json": b"[]"}) == []
     assert boxes.normalise([]) == ""

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,3 +200,39 @@ def test_utilisation_of_a_step_is_that_of_its_batch(data, tmp_path):
     row = rows(tmp_path / "run")[0]
     assert row["flops_per_s"] / row["samples_per_s"] == pytest.approx(flops / 8)
     assert 0 < row["mfu"] < 1
+
+
+def test_a_step_that_is_not_finite_names_its_samples_and_is_replayed(data, tmp_path):
+    def faulty():
+        task = make_task(data)
+        learn = task.loss
+
+        def loss(model, batch, step):
+            fault = model.encoder[0].mlp.fc2.register_forward_hook(lambda m, i, out: out / 0 if step == 2 else out)
+            try:
+                return learn(model, batch, step)
+            finally:
+                fault.remove()
+
+        task.loss = loss
+        return task
+
+    run, task = tmp_path / "run", faulty()
+    Trainer(task, config(steps=4), run, seed=3).run()
+    (facts,) = [row["not_finite"] for row in rows(run) if "not_finite" in row]
+    order, names = task.data.order, task.data.store.names
+    assert facts["samples"] == [names[order.row(position)] for position in range(16, 24)]
+    said: list[str] = []
+    Trainer(faulty(), config(steps=4), run, seed=3).replay(Path(facts["files"][0]), said.append)
+    assert said[0] == "step 3 of rank 0, with the weights after step 3"
+    assert "forward: encoder.0.mlp.fc2 (Linear) gave the first numbers that are not finite" in said[1]
+
+
+def test_a_batch_is_made_again_from_its_named_tensors(data):
+    task = make_task(data)
+    batch = next(task.batches(0, Share(batch_size=8)))
+    again = task.batch_of(task.tensors_of(batch))
+    assert again.target_counts == batch.target_counts
+    first, second = batch.named(), again.named()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.recipes.config import load_config
 from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.manager import PluginManager
 
 MINIMAL = {
     "run": "runs/x",
@@ -107,3 +108,15 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").rglob("*.yaml"))
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_configs_are_valid(example):
     assert load_config(example).run
+
+
+def test_the_names_of_classes_beside_the_data_become_part_of_the_config_that_a_run_stores(path, tmp_path):
+    folder = tmp_path / "data/semseg"
+    folder.mkdir(parents=True)
+    (folder / "classes.json").write_text('["sky", "sea", "land"]')
+    config = load_config(path, [f"data.train={tmp_path / 'data'}", "modalities.select=[semseg]"])
+    modalities = config.load_modalities(PluginManager())
+    assert modalities["semseg"].class_names() == ("sky", "sea", "land")
+    config.save(tmp_path / "stored.yaml")
+    stored = load_config(tmp_path / "stored.yaml", ["data.train=elsewhere"])
+    assert stored.load_modalities(PluginManager()).specs == modalities.specs

@@ -40,7 +40,7 @@ def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_n
     lines = result.output.splitlines()
     assert max(map(len, lines)) < 80
     assert lines[0] == "vocabulary: 32 rows  depth 16  rgb 16"
-    assert "1000 steps at a utilisation (mfu) of 50%" in result.output
+    assert "1,000 steps at a utilisation (mfu) of 50%" in result.output
     assert "312 TFLOP/s of A100 (its data sheet)" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
@@ -52,6 +52,18 @@ def test_the_parameters_and_their_memory_are_those_of_the_model(path):
     assert sum(report.parameters.values()) == number
     memory = {name: size / (4 * number) for name, size in report.memory.items() if name != "activations"}
     assert memory == {"parameters": 1, "gradients": 1, "optimiser (2 moments)": 2, "averages": 1}
+
+
+def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
+    def memory(*overrides):
+        settings = ["train.batch_size=8", "train.accumulate=1", *overrides]
+        return dry_run(load_config(path, settings), gpu="H100", processes=8).memory
+
+    plain = memory()
+    assert memory("train.parallel=shard")["parameters"] == pytest.approx(plain["parameters"] / 8)
+    hybrid = memory("train.parallel=hybrid", "train.shard_over=4")
+    assert hybrid["parameters"] == pytest.approx(plain["parameters"] / 4)
+    assert memory("train.activation_checkpointing=full")["activations"] < plain["activations"]
 
 
 def test_the_hours_are_the_flops_over_what_the_devices_do(path):

@@ -8,8 +8,11 @@ import os
 import pytest
 import yaml
 
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.sets import data_sets
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.recipes.data_check import check_config
 from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize, tokenize_data
@@ -82,6 +85,53 @@ def test_tokenizers_are_fitted_to_all_of_them_and_each_is_tokenized_and_trained_
         train(again, tell=told.append)
     with pytest.raises(ValueError, match=r"data\.lanes was 1, is 4"):
         train(config.model_copy(update={"data": config.data.model_copy(update={"lanes": 4})}), tell=told.append)
+
+
+@pytest.fixture
+def renamed(path, tmp_path):
+    """The config of two data sets of which the second keeps its pictures in another folder."""
+    (tmp_path / "y/rgb").rename(tmp_path / "y/pictures")
+    raw = yaml.safe_load(path.read_text())
+    raw["modalities"]["select"] = "installed"
+    raw["data"]["train"][1]["sources"] = {"rgb": "pictures"}
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_each_data_set_may_have_sources_of_its_own(renamed, tmp_path):
+    config = load_config(renamed)
+    modalities = config.load_modalities(load_manager(config.modalities))
+    assert sorted(modalities) == ["depth", "rgb", "rgb@pixels"]
+    first, second = data_sets(config.data, modalities)
+    assert (first.modalities["rgb"].spec.source, second.modalities["rgb"].spec.source) == ("rgb", "pictures")
+    assert second.modalities["rgb@pixels"].spec.source == "pictures"  # which reads the same files
+    assert second.modalities["rgb"].identity() == modalities["rgb"].identity()
+    counts = [AlignedData.from_config(one.modalities, one.config, training=True).counts for one in (first, second)]
+    assert counts == [{"depth": 6, "rgb": 6, "rgb@pixels": 6}, {"depth": 0, "rgb": 4, "rgb@pixels": 4}]
+    check = check_config(config)
+    assert [(part.name, len(part.names)) for part in check.parts] == [("train.0", 6), ("train.1", 4), ("val", 3)]
+    assert not [finding for finding in check.problems if finding.kind == "missing" and "rgb" in finding.message]
+
+
+def test_a_source_of_a_modality_that_takes_no_part_or_has_no_sub_folder_is_named(renamed):
+    with pytest.raises(ConfigError, match=r"data\.train\.1\.sources\.rgb: .*pattern.*'\.\./pictures'"):
+        load_config(renamed, ["data.train.1.sources.rgb=../pictures"])
+    config = load_config(renamed, ["data.train.1.sources.depht=maps"])
+    with pytest.raises(ValueError, match=r"^data\.train\.1\.sources: 'depht' takes no part in this run; there are"):
+        config.load_modalities(load_manager(config.modalities))
+
+
+@pytest.mark.slow
+def test_data_sets_with_sources_of_their_own_are_tokenized_and_trained_on(renamed, tmp_path):
+    config = load_config(renamed)
+    fit(config, tell=list[str]().append)
+    reports = tokenize(config, tell=list[str]().append)
+    assert reports["train.1"].counts["rgb"] == 4
+    train(config, tell=list[str]().append)
+    changed = load_config(renamed, ["data.train.0.sources.rgb=other", "train.steps=3"])
+    (tmp_path / "x/rgb").rename(tmp_path / "x/other")
+    with pytest.raises(ValueError, match=r"data\.train\.0\.sources\.rgb was"):
+        train(changed, tell=list[str]().append)
 
 
 def test_lists_without_tokens_or_paths_are_errors_of_the_commands_that_need_them(path, tmp_path):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import fourm_engine
 from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
+from fourm_engine.train.averages import Buffers
 
 ROOT = Path(fourm_engine.__file__).parents[1]
 
@@ -133,7 +134,7 @@ def test_splitting_halves_the_most_used_codes():
     q.cluster_size.copy_(torch.tensor([10.0, 0.0, 30.0, 20.0, 0.01, 0.02]))
     q.cluster_sum.copy_(q.codes * q.cluster_size[:, None])
     means = q.codes.clone()
-    q._restart_unused(torch.zeros(4, 3))
+    q._restart_unused(torch.zeros(4, 3), torch.ones(4, dtype=torch.bool), step=0)
     assert q.cluster_size.tolist() == [5.0, 15.0, 15.0, 10.0, 10.0, 5.0]
     assert float(q.cluster_size.sum()) == 60
     q._recompute_codes()
@@ -147,12 +148,12 @@ def test_codes_of_which_a_half_would_be_unused_are_not_split():
     q = quantiser(size=4, restart="split", restart_below=0.5)
     before = torch.tensor([1.0, 1.0, 1.0, 0.0])  # half of one is above half the mean, but hardly
     q.cluster_size.copy_(before)
-    q._restart_unused(torch.zeros(4, 4))
+    q._restart_unused(torch.zeros(4, 4), torch.ones(4, dtype=torch.bool), step=0)
     assert sorted(q.cluster_size.tolist()) == [0.5, 0.5, 1.0, 1.0]
     q.cluster_size.copy_(torch.tensor([0.9, 0.9, 0.9, 0.45]))
     q.restart_below = 0.65
     kept = q.cluster_size.clone()
-    q._restart_unused(torch.zeros(4, 4))
+    q._restart_unused(torch.zeros(4, 4), torch.ones(4, dtype=torch.bool), step=0)
     assert torch.equal(q.cluster_size, kept)
 
 
@@ -231,8 +232,11 @@ def test_latents_of_a_skipped_step_teach_nothing_and_the_next_step_teaches_all(s
     for q in (skipped, plain):
         q.started.fill_(started)
         if q is skipped:
+            buffers = Buffers(q, learn=True)
+            buffers.before()
             q(torch.full((8, 4), seen))
-            q.discard()
+            q.update()
+            buffers.undo_unless(torch.tensor(False))
         q(z)
         assert q.update() == 40
     for name, tensor in plain.state_dict().items():

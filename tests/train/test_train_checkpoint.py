@@ -2,12 +2,16 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from fourm_engine.train.checkpoint import CheckpointError, Checkpoints, load, open_checkpoint
+from fourm_engine.train import saving
+from fourm_engine.train.checkpoint import CheckpointError, load, open_checkpoint
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.saving import Checkpoints
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -20,10 +24,10 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(params=[False, True], ids=["at once", "background"])
-def checkpoints(request, tmp_path):
+@pytest.fixture
+def checkpoints(tmp_path):
     said = []
-    found = Checkpoints(tmp_path, keep=2, background=request.param, report=said.append)
+    found = Checkpoints(tmp_path, keep=2, report=said.append)
     found.said = said
     return found
 
@@ -87,12 +91,14 @@ def test_a_save_beyond_what_the_disk_takes_is_reported_and_leaves_the_earlier_on
     program = f"""
 import resource, signal, torch
 from pathlib import Path
-from fourm_engine.train.checkpoint import Checkpoints
+from fourm_engine.train.saving import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, background=False, report=print)
+checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, report=print)
 checkpoints.save(1, {{"a": torch.ones(10)}}, {{}})
+checkpoints.finish()
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
 checkpoints.save(2, {{"a": torch.ones(100_000)}}, {{}})
+checkpoints.finish()
 assert checkpoints.saved == 1
 """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
@@ -101,3 +107,90 @@ assert checkpoints.saved == 1
     assert f"checkpoint not saved: {tmp_path}/step-00000002.part" in done.stdout
     assert "File too large; free space or choose another folder" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def saved(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        checkpoints.save(step, tensors(float(step)), {})
+    checkpoints.finish()
+
+
+def test_a_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(checkpoints, tmp_path):
+    saved(checkpoints, 1, 2)
+    part = tmp_path / "step-00000002/part-00000-of-00001.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-3] ^= 1
+    part.write_bytes(content)
+    assert checkpoints.newest().step == 1
+    assert checkpoints.said == [f"passed over: {part}: not the file that was saved, damaged or truncated"]
+    saved(checkpoints, 3)  # keeps two that are whole
+    assert open_checkpoint(tmp_path / "step-00000001").step == 1
+    saved(checkpoints, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_a_missing_part_is_noticed(checkpoints, tmp_path):
+    saved(checkpoints, 1)
+    path = tmp_path / "step-00000001/state.json"
+    document = json.loads(path.read_text())
+    (facts,) = document["files"].values()
+    document["files"] = {f"part-0000{i}-of-00003.safetensors": facts for i in (0, 2)}
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"state\.json: parts are missing"):
+        open_checkpoint(path.parent)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(checkpoints, tmp_path):
+    saved(checkpoints, 1, 2)
+    for path in tmp_path.glob("*/state.json"):
+        path.write_text("{")
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints is whole, see above"):
+        checkpoints.newest()
+    assert len(checkpoints.said) == 2
+
+
+def test_every_nth_checkpoint_stays_beside_the_newest(tmp_path):
+    saved(Checkpoints(tmp_path, keep=2, keep_every=30, report=print), *range(10, 100, 10))
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [30, 60, 80, 90]
+    with pytest.raises(ValueError, match="keep_every=25 and checkpoint_every=10: make the first a multiple"):
+        TrainConfig(batch_size=1, steps=1, lr=1, checkpoint_every=10, keep_every=25)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, monkeypatch):
+    may_write = threading.Event()
+    real = saving.save_file
+
+    def slow(*arguments, **options):
+        assert may_write.wait(60)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(saving, "save_file", slow)
+    checkpoints.save(1, tensors(1.0), {})
+    assert checkpoints.saved is None
+    may_write.set()
+    checkpoints.finish()
+    assert checkpoints.saved == 1
+
+
+def test_what_several_processes_hold_alike_is_shared_out_among_them(monkeypatch):
+    held = {f"t{i}": torch.zeros(size) for i, size in enumerate((8, 4, 4, 1, 1, 6))}
+    written = []
+    for process in range(2):
+        monkeypatch.setattr(saving, "rank", lambda process=process: process)
+        monkeypatch.setattr(saving, "world_size", lambda: 2)
+        written.append(set(saving._parts(held)))
+    assert written[0] | written[1] == held.keys()
+    assert not written[0] & written[1]
+    sizes = [sum(held[name].numel() for name in names) for names in written]
+    assert max(sizes) - min(sizes) <= 8
+
+
+@pytest.mark.gpu
+def test_a_save_from_a_gpu_holds_the_values_of_its_moment(checkpoints):
+    changing = {"model/a": torch.ones(1 << 24, device="cuda")}
+    checkpoints.save(1, changing, {})
+    changing["model/a"].fill_(9.0)
+    checkpoints.finish()
+    into = {"model/a": torch.zeros(1 << 24)}
+    load(checkpoints.newest(), into)
+    assert torch.equal(into["model/a"], torch.ones(1 << 24))

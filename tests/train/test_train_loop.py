@@ -13,11 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fourm_engine.train import checkpoint as checkpoint_module
-from fourm_engine.train import loop
+from fourm_engine.train import loop, saving
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
-from fourm_engine.train.step import Diverged
+from fourm_engine.train.outcome import Diverged
 from tests.train import toy_task
 from tests.train.toy_task import ToyTask, config, losses
 
@@ -150,7 +149,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, monkeypatch, capsys):
-    save = checkpoint_module.save_file
+    save = saving.save_file
 
     def full(tensors, path, metadata):
         if "step-00000005" not in str(path):
@@ -158,13 +157,13 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
             raise OSError(28, "No space left on device", str(path))
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(CheckpointError, match="could not be saved"):
         train(tmp_path, checkpoint_every=5)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
     said = capsys.readouterr().err
     assert f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: No space left on device" in said
-    monkeypatch.setattr(checkpoint_module, "save_file", save)
+    monkeypatch.setattr(saving, "save_file", save)
     assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
 
 

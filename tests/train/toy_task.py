@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fourm_engine.train import loop
-from fourm_engine.train.checkpoint import Checkpoints
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -41,12 +39,22 @@ class Network(nn.Module):
 DROPOUT = os.environ.get("TOY_DROPOUT") == "1"  # random numbers differ between processes
 
 
+def no_memory(self, batch):
+    raise RuntimeError("no memory")
+
+
+def stand_still():
+    time.sleep(1000)
+
+
 class ToyTask(Task):
     name = "toy"
+    replays = True
     count_names = ("far", "near")
 
-    def __init__(self, *, poison=(), kill_at=None, slow=0.0, identity=None, width=FEATURES):
+    def __init__(self, *, poison=(), kill_at=None, stop_at=None, slow=0.0, identity=None, width=FEATURES):
         self.poison, self.kill_at, self.slow, self.width = set(poison), kill_at, slow, width
+        self.stop_at = stop_at
         self.extra = identity or {}
 
     def model(self):
@@ -72,12 +80,17 @@ class ToyTask(Task):
     def loss(self, model, batch, step):
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.stop_at:
+            stand_still()
         time.sleep(self.slow)
         x, y, is_far = batch[:, :FEATURES], batch[:, -2], batch[:, -1]
         near, far = model(x)
         if step in self.poison:
             far = far * float("nan")
         return Loss({"far": (is_far * (far - 2 * y) ** 2).sum(), "near": ((1 - is_far) * (near - y) ** 2).sum()})
+
+    def sample_names(self, step, micro, share):
+        return [f"sample {position}" for position in share.positions(step, micro)]
 
     def after_step(self, model, step):
         model.seen += 1
@@ -111,15 +124,19 @@ def main() -> None:
     options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     if "differ" in options:
         options["identity"] = {options.pop("differ"): os.environ.get("RANK", "0")}
+    if options.pop("only_on_rank", None) not in (None, os.environ.get("RANK")):
+        options = {key: value for key, value in options.items() if key not in ("kill_at", "stop_at")}
+    if options.pop("first_start_only", False) and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "0":
+        options.pop("kill_at")
     if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
-        import fourm_engine.train.checkpoint as checkpoint
+        from fourm_engine.train import saving
 
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device", "/data/part")
 
-        checkpoint.save_file = full
-    if options.pop("background", False):  # as on a GPU
-        loop.Checkpoints = lambda *args, **kwargs: Checkpoints(*args, **{**kwargs, "background": True})
+        saving.save_file = full
+    if options.pop("raise_on_rank", "none") == os.environ.get("RANK"):
+        ToyTask.counts = no_memory
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 

@@ -26,7 +26,7 @@ from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
-from fourm_engine.train.checkpoint import FORMAT, CheckpointError, open_checkpoint
+from fourm_engine.train.checkpoint import FORMAT, CheckpointError, facts_of, open_checkpoint, part_name
 from fourm_engine.train.checkpoint import load as load_checkpoint
 from fourm_plugins import FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 from fourm_plugins.manager import PluginManager
@@ -225,8 +225,16 @@ STATES = {
     "nested without end": lambda folder: (folder / "state.json").write_text('{"a": ' * 100_000),
     "a part elsewhere": lambda folder: state(folder, files={"../../owned": 3}),
     "a part of another name": lambda folder: state(folder, files={"weights.pt": 3}),
-    "a step that is none": lambda folder: state(folder, step="1; touch owned"),
+    "a step that is none": lambda folder: state(folder, step="1; touch owned", files=empty_part(folder)),
+    "facts that are none": lambda folder: state(folder, files={name: [] for name in empty_part(folder)}),
+    "no part at all": lambda folder: state(folder),
 }
+
+
+def empty_part(folder: Path) -> dict:
+    path = folder / part_name(0, 1)
+    path.touch()
+    return {path.name: facts_of(path)}
 
 
 def state(folder: Path, **changes) -> None:
@@ -245,7 +253,7 @@ def test_a_hostile_checkpoint_of_a_run_is_refused(tmp_path, what):
 def test_a_pickled_part_of_a_checkpoint_is_refused(tmp_path):
     path = tmp_path / "part-00000-of-00001.safetensors"
     pickled(path)
-    state(tmp_path, files={path.name: path.stat().st_size})
+    state(tmp_path, files={path.name: facts_of(path)})
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(open_checkpoint(tmp_path), {"x": torch.zeros(3)})
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from fourm_engine.data.checks.equal_files import equal_files
 from fourm_engine.data.checks.files import Reader, Survey, survey
-from fourm_engine.data.checks.findings import Finding, Listed, counted
+from fourm_engine.data.checks.findings import Finding, Listed
 from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.statistics import Statistics
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.splits import samples_of
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -43,6 +44,8 @@ class Wanted:
     shards: tuple[str, ...] | None = None
     #: Chooses its samples by their names, where no list does.
     choose: Callable[[Collection[str]], Collection[str]] | None = None
+    #: Those that read it, where their sources are its own; None: as all.
+    modalities: Mapping[str, Modality] | None = None
 
 
 @dataclass
@@ -184,16 +187,17 @@ def check_data(
         progress: part -> what is told (done, in all).
 
     Raises ValueError where there is no data at all."""
-    check, roots = DataCheck([], modalities, seed=seed), dict[tuple[Path | Elsewhere, tuple[str, ...] | None], Opened]()
+    check, roots = DataCheck([], modalities, seed=seed), dict[tuple, Opened]()
     for one in wanted:
-        root = _resolved(one.root), one.shards
+        readers = one.modalities or modalities
+        root = _resolved(one.root), one.shards, frozenset((name, m.spec.source) for name, m in readers.items())
         if root not in roots:
-            roots[root] = open_data(one.root, modalities, shards=one.shards, max_bytes=max_bytes)
+            roots[root] = open_data(one.root, readers, shards=one.shards, max_bytes=max_bytes)
             check.findings += roots[root].findings
         part = _part(one, roots[root], check.findings)
         if samples is not None and samples < len(part.names):
             part.read = np.sort(np.random.default_rng(seed).choice(len(part.names), samples, replace=False))
-        reader = Reader(part.opened.sources, part.readers, modalities, tokenizers or {})
+        reader = Reader(part.opened.sources, part.readers, readers, tokenizers or {})
         present = {key: column[part.read] for key, column in part.present.items()}
         part.survey = survey(reader, part.names_read, present, workers=workers, progress=progress(one.name))
         check.parts.append(part)
@@ -377,7 +381,7 @@ def _of_statistics(part: Part, name: str, statistics: Statistics) -> Iterable[Fi
 
 def _of_classes(part: Part, name: str, statistics: Statistics) -> Iterable[Finding]:
     never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0).tolist()]
-    seen = f" in the {len(part.read):,} samples read" if len(part.read) < len(part.names) else ""
+    seen = f" in the {counted(len(part.read), 'sample')} read" if len(part.read) < len(part.names) else ""
     if never:
         yield Finding(
             "empty",

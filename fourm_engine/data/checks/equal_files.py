@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from fourm_engine.data.checks.files import MISALIGNED, USABLE
-from fourm_engine.data.checks.findings import Finding, Listed, counted
+from fourm_engine.data.checks.findings import Finding, Listed
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
+from fourm_plugins.counting import counted
 
 #: (part, its folder, the samples that were read, source -> (samples,) of `survey.COLUMNS`)
 Read = tuple[str, Path | Elsewhere, Sequence[str], Mapping[str, np.ndarray]]
@@ -30,7 +31,8 @@ def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Findin
                     Finding(
                         "duplicated",
                         "note",
-                        f"{part}: {sum(map(len, groups))} samples share {counted(len(groups), 'file')} of {key}, byte "
+                        f"{part}: {counted(sum(map(len, groups)), 'sample')} share "
+                        f"{counted(len(groups), 'file')} of {key}, byte "
                         f"for byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
                         "they count several times; keep one of each unless that is meant",
                         part=part,

@@ -8,10 +8,7 @@ result depends on neither the number of workers nor their speed.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +17,10 @@ import numpy as np
 
 from fourm_engine.data.checks.findings import Listed
 from fourm_engine.data.checks.statistics import Statistics
-from fourm_engine.data.raw.aspect import array_aspect, same_aspect
+from fourm_engine.data.raw.aspect import Vote, array_aspect
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.tokens.prepare import content_digest
-from fourm_engine.data.workers import end_with_parent
+from fourm_engine.data.workers import AHEAD, WorkerEnded, ahead
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -90,6 +87,9 @@ class Reader:
         names = [name for key in self.sources for name in self.readers[key]]
         statistics = {name: Statistics(self.modalities[name], self.tokenizers.get(name)) for name in names}
         return Survey({key: np.zeros(samples, COLUMNS) for key in self.sources}, statistics)
+
+    def __getitem__(self, task: tuple[Sequence[str], Mapping[str, np.ndarray]]) -> Survey:
+        return self.read(*task)
 
     def read(self, names: Sequence[str], present: Mapping[str, np.ndarray]) -> Survey:
         """present: source -> bool (names,), which of them it has."""
@@ -173,16 +173,11 @@ class Reader:
                     aspects.setdefault(group, {}).setdefault(key, aspect)
         shapes = {}
         for group, by_source in aspects.items():
-            votes: list[tuple[float, list[str]]] = []
+            vote = Vote()
             for key, aspect in by_source.items():
-                same = next((keys for shape, keys in votes if same_aspect(shape, aspect)), None)
-                if same is not None:
-                    same.append(key)
-                else:
-                    votes.append((aspect, [key]))
-            votes.sort(key=lambda vote: (-len(vote[1]), -sum(len(self.readers[key]) for key in vote[1])))
-            shape, agree = votes[0]
-            odd = {key for _, keys in votes[1:] for key in keys}
+                vote.add(key, aspect, len(self.readers[key]))
+            agreed, *others = vote.ranked()
+            shape, agree, odd = agreed.aspect, agreed.files, {key for other in others for key in other.files}
             shapes[group] = shape, odd
             for key in sorted(odd):
                 with_it = f"{shape:.3f} in {' and '.join(agree)}"
@@ -234,20 +229,6 @@ def _remarks(listed: Listed) -> Iterator[None]:
         log.propagate = propagate
 
 
-_reader: Reader | None = None
-
-
-def _start(reader: Reader) -> None:
-    global _reader
-    _reader = reader
-    end_with_parent()
-
-
-def _read(names: Sequence[str], present: Mapping[str, np.ndarray]) -> Survey:
-    assert _reader is not None
-    return _reader.read(names, present)
-
-
 def survey(
     reader: Reader,
     names: Sequence[str],
@@ -256,7 +237,7 @@ def survey(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Read `names`, in this process or in `workers` others, of which each holds one chunk.
+    """Read `names`, in this process or in `workers` others, of which each works on few chunks ahead.
 
     Raises ValueError where a worker dies, naming the samples that it may have been reading."""
     whole = reader.empty(len(names))
@@ -266,30 +247,13 @@ def survey(
         rows = slice(start, start + CHUNK)
         return names[rows], {key: column[rows] for key, column in present.items()}
 
-    def done(start: int, chunk: Survey) -> None:
+    chunks = ahead(reader, map(task, starts), workers=workers, setting="--workers")
+    for start in starts:
+        try:
+            chunk = next(chunks)
+        except WorkerEnded as error:
+            last = min(start + CHUNK * AHEAD * workers, len(names)) - 1
+            raise ValueError(f"{error}; it read one of the samples {names[start]} to {names[last]}") from None
         whole.merge(start, chunk)
         progress(min(start + CHUNK, len(names)), len(names))
-
-    if not workers:
-        for start in starts:
-            done(start, reader.read(*task(start)))
-        return whole
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(reader,)) as pool:
-        waiting = deque[tuple[int, Future[Survey]]]()
-        try:
-            for start in starts:
-                waiting.append((start, pool.submit(_read, *task(start))))
-                while len(waiting) >= 4 * workers:
-                    done(waiting[0][0], waiting[0][1].result())
-                    waiting.popleft()
-            while waiting:
-                done(waiting[0][0], waiting[0][1].result())
-                waiting.popleft()
-        except BrokenProcessPool:
-            first = waiting[0][0] if waiting else 0
-            last = min(first + CHUNK * 4 * workers, len(names)) - 1
-            raise ValueError(
-                f"a worker died while it read one of the samples {names[first]} to {names[last]} (out of memory?); run "
-                f"again with fewer --workers, or with --workers 0 to see where it ends"
-            ) from None
     return whole

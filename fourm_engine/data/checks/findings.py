@@ -13,11 +13,6 @@ Level = Literal["problem", "note"]
 MAX_ITEMS = 10_000
 
 
-def counted(number: int, what: str) -> str:
-    """Such as "1 file", "1,200 files"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 class Listed:
     """The first `MAX_ITEMS` of what is added, and how many there were."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.checks.findings import Finding, Level, Listed, counted
+from fourm_engine.data.checks.findings import Finding, Level, Listed
 from fourm_engine.data.checks.statistics import lengths
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.tokens.index import OUTDATED, Index
@@ -22,6 +22,7 @@ from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest
 from fourm_engine.data.tokens.token_shards import TokenShard
 from fourm_engine.data.tokens.view_shards import ViewShard
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 

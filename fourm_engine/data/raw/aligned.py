@@ -31,6 +31,7 @@ from fourm_engine.data.splits import Split, match_split
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins.arrays import check_array
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.manager import PluginError
 from fourm_plugins.modality import Modality
@@ -164,7 +165,7 @@ class AlignedData:
                 some = [shown(name) for name in self.names.minus(self.having(name))[:MAX_SHOWN_NAMES]]
                 part += f" (lacks {lacking}: {', '.join(some)}{', …' if lacking > len(some) else ''})"
             parts.append(part)
-        return f"{shown(self.root)}: {len(self.names)} samples; " + ", ".join(parts)
+        return f"{shown(self.root)}: {counted(len(self.names), 'sample')}; " + ", ".join(parts)
 
     def unpaired(self) -> list[str]:
         """Why names of two modalities are not the same, where it looks like a mistake, a line for each pair."""
@@ -288,7 +289,8 @@ class AlignedData:
             else:
                 if last is not None:
                     raise ValueError(
-                        f"{shown(self.root)}: none of the {self.counts[modality]} files of {modality} can be used, "
+                        f"{shown(self.root)}: none of the {counted(self.counts[modality], 'file')} of {modality} can "
+                        f"be used, "
                         f"such as {last.where}: {last.reason}; fix them, or leave {modality} out of modalities.select"
                     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from fourm_plugins.errors import SampleError
@@ -16,6 +17,40 @@ ASPECT_TOLERANCE = 0.03
 def same_aspect(first: float, second: float) -> bool:
     """Whether two pictures of these widths / heights may be one at two resolutions."""
     return abs(first - second) <= ASPECT_TOLERANCE * second
+
+
+@dataclass
+class Shape:
+    """A width / height, the files that have it, and how many modalities read these."""
+
+    aspect: float
+    files: list[str]
+    readers: int
+
+
+class Vote:
+    """Which width / height the files of a sample agree on, so that one that is turned is the odd one out. Ties go to
+    what more modalities read, then to what was added first."""
+
+    def __init__(self) -> None:
+        self.shapes: list[Shape] = []
+
+    def add(self, file: str, aspect: float, readers: int) -> None:
+        """A file, read by so many modalities."""
+        same = next((shape for shape in self.shapes if same_aspect(shape.aspect, aspect)), None)
+        if same is None:
+            self.shapes.append(same := Shape(aspect, [], 0))
+        same.files.append(file)
+        same.readers += readers
+
+    def ranked(self) -> list[Shape]:
+        """The one that is agreed on first."""
+        return sorted(self.shapes, key=lambda shape: (-len(shape.files), -shape.readers))
+
+    def decided(self, left: int) -> bool:
+        """Whether `left` further files cannot change what is agreed on."""
+        first, second = ([len(shape.files) for shape in self.ranked()] + [0, 0])[:2]
+        return first > second + left
 
 
 def array_aspect(spec: ModalitySpec) -> float | None:

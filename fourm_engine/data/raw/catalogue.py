@@ -42,6 +42,7 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.storage.errors import Missing
 from fourm_engine.storage.location import Location
+from fourm_plugins.counting import counted
 from fourm_plugins.spec import ModalitySpec
 
 #: Files and members from which on a data set is indexed without being told to: below, a scan takes less than a second.
@@ -306,15 +307,20 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _equal(a: Block, b: Block) -> bool:
-    arrays = all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("offsets", "paths", "starts", "sizes", "flags"))
+    names = ("offsets", "paths", "starts", "sizes", "flags", "headers")
+    arrays = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
     return arrays and json.dumps(a.odd, sort_keys=True) == json.dumps(b.odd, sort_keys=True)
 
 
 def _done(root: Path, before: int | None, scans: _Scans, files: int) -> str:
     some = f", such as {shown(scans.scanned[0])}" if scans.scanned else ""
     if before is None:
-        return f"{shown(root / INDEX)}: written, {files} files and members; it may be removed at any time"
+        return (
+            f"{shown(root / INDEX)}: written, {counted(files, 'file or member', 'files and members')}; it may "
+            f"be removed at any time"
+        )
     return (
-        f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {len(scans.blocks)} shards scanned again{some}, "
+        f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {counted(len(scans.blocks), 'shard')} "
+        f"scanned again{some}, "
         f"the others are as they were"
     )

@@ -2,7 +2,7 @@
 for them, and no process holds an object a sample.
 
     index.json                  what the columns are of, their sizes and checksums; replaced as a whole, last
-    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags
+    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags, checksum of the header
     view-<digest>/*.npy         the samples as some modalities read them; see `view_columns`
 
 Columns are read through memory maps. A folder of columns never changes: another index has others, and the old ones are
@@ -15,7 +15,6 @@ import hashlib
 import json
 import shutil
 import time
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.columns import checksum, open_column, save_column, sealed, unsealed
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.shard_scan import Block, Stamp
 from fourm_engine.data.raw.view_columns import Columns, smallest
@@ -32,7 +31,7 @@ from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Readable, content_of
 
 INDEX, FILE = "_index", "index.json"
-FORMAT = 1
+FORMAT = 2
 #: Of `index.json`: some hundred thousand shards.
 MAX_BYTES = 1 << 28
 #: Views that are kept; of more the oldest goes.
@@ -40,7 +39,7 @@ MAX_VIEWS = 8
 #: A file that changes again within the resolution of its file system's clock has the same time, so that a time so
 #: recent proves nothing (ns).
 RECENT = 2_000_000_000
-_MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u"}
+_MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u", "headers": "u"}
 _VIEW = {"starts": "u", "files": "iu", "extensions": "u", "offsets": "u", "blob": "u", "hashes": "u", "order": "u"}
 
 
@@ -72,7 +71,7 @@ class Stored:
     @classmethod
     def save(cls, at: Path, kind: str, columns: Columns) -> Stored:
         """Write `at/<kind>-<digest>/`, unless it is there."""
-        sums = {name: (len(column), _checksum(column)) for name, column in sorted(columns.items())}
+        sums = {name: (len(column), checksum(column)) for name, column in sorted(columns.items())}
         kinds = {name: str(column.dtype) for name, column in columns.items()}
         digest = hashlib.blake2b(json.dumps([sums, kinds], sort_keys=True).encode(), digest_size=8).hexdigest()
         stored = cls(f"{kind}-{digest}", sums)
@@ -89,7 +88,7 @@ class Stored:
         folder, columns = document["folder"], document["columns"]
         if not isinstance(folder, str) or not folder.startswith(f"{kind}-") or not folder[len(kind) + 1 :].isalnum():
             raise ValueError(f"{folder!r:.40} is no folder of columns")
-        return cls(folder, {str(name): (int(n), int(checksum)) for name, (n, checksum) in columns.items()})
+        return cls(folder, {str(name): (int(n), int(check)) for name, (n, check) in columns.items()})
 
     def document(self) -> dict[str, Any]:
         return {"folder": self.folder, "columns": self.columns}
@@ -99,20 +98,14 @@ class Stored:
         kinds = _MEMBERS | _VIEW
         try:
             columns = {}
-            for name, (entries, checksum) in self.columns.items():
+            for name, (entries, check) in self.columns.items():
                 kind = kinds[name.rpartition(".")[2]]
-                columns[name] = column = open_column(at / self.folder / f"{name}.npy", kind, entries)
-                if _checksum(column) != checksum:
-                    raise ValueError(f"{name}.npy: other content than was written")
+                columns[name] = open_column(at / self.folder / f"{name}.npy", kind, entries, check)
             return columns
         except StoreError:
             raise
         except (KeyError, ValueError) as error:
             raise Damaged(f"{self.folder}: {error}") from None
-
-
-def _checksum(column: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(column).view(np.uint8).data) if column.size else 0
 
 
 @dataclass(frozen=True)
@@ -170,9 +163,7 @@ class DataIndex:
         """None where there is none. Raises Damaged."""
         path = root / INDEX / FILE
         try:
-            document = json.loads(content_of(path, MAX_BYTES))
-            if document["format"] != FORMAT:
-                raise ValueError(f"of format {document['format']!r:.20}, not {FORMAT}")
+            document = unsealed(content_of(path, MAX_BYTES), FORMAT)
             shards = {
                 _inside(name): ShardRows((int(size), int(mtime)), bool(settled), int(first), int(rows))
                 for name, size, mtime, settled, first, rows in document["shards"]
@@ -196,7 +187,7 @@ class DataIndex:
             rows = sum(shard.rows for shard in self.shards.values())
             if set(columns) != set(_MEMBERS) or len(columns["offsets"]) != rows + 1:
                 raise Damaged("members: not those of its shards")
-            if any(len(columns[name]) != rows for name in ("starts", "sizes", "flags")):
+            if any(len(columns[name]) != rows for name in _MEMBERS.keys() - {"offsets", "paths"}):
                 raise Damaged("members: columns of different lengths")
             self._columns = columns
         return self._columns
@@ -213,6 +204,7 @@ class DataIndex:
             columns["starts"][rows].astype(np.int64),
             columns["sizes"][rows].astype(np.int64),
             columns["flags"][rows],
+            columns["headers"][rows],
             {row - first: what for row, what in self.odd.items() if first <= row < first + number},
         )
 
@@ -233,7 +225,7 @@ class DataIndex:
             "odd": {str(row): what for row, what in self.odd.items()},
             "views": [view.document() for view in self.views],
         }
-        write_atomically(at / FILE, json.dumps(document) + "\n")
+        write_atomically(at / FILE, sealed(document))
         used = {self.members.folder, *(view.stored.folder for view in self.views)}
         for path in at.iterdir():
             if path.is_dir() and path.name.startswith(("members-", "view-")) and path.name not in used:
@@ -255,6 +247,7 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     }
     columns = {name: smallest(column) for name, column in columns.items()}
     columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
+    columns["headers"] = np.concatenate([np.zeros(0, np.uint32), *(block.headers for block in blocks)])
     odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}
     return columns, odd
 

@@ -54,8 +54,8 @@ class Maps:
         shard, stamp = self.shards[number]
         begin, end = (int(at) for at in self.members["offsets"][row : row + 2])
         path = self.members["paths"][begin:end].tobytes().decode(*ENCODING)
-        starts, sizes = self.members["starts"], self.members["sizes"]
-        return shard, stamp, content(path, int(starts[row]), int(sizes[row]), row, self.odd.get(row))
+        start, size, header = (int(self.members[column][row]) for column in ("starts", "sizes", "headers"))
+        return shard, stamp, content(path, start, size, row, header, self.odd.get(row))
 
     def loose(self, number: int) -> str:
         """Path of a loose file below the root."""

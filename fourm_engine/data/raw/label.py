@@ -4,29 +4,31 @@ In: a root folder with the source modality, as files or shards. Out: `root/<targ
 for each shard of the source, those that hold all modalities included, or a file for each file. What exists is kept, so
 that a run that was stopped continues; every shard and file is written under a temporary name and renamed when it is
 whole.
+
+Worker processes read and decode ahead, and a thread encodes and writes, while the labeller computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
 from fourm_engine.data.raw.folder import Listing
+from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
 from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source
-from fourm_engine.data.raw.write_shards import write_shard
-from fourm_engine.files import remove_leftovers, write_atomically
+from fourm_engine.data.workers import ahead, default_workers
+from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Labeller, Modality
-from fourm_plugins.notes import reading
 
-BATCH = 64
+#: Samples that a labeller gets at a time, and of which a worker reads a part at a time.
+BATCH, PART = 64, 8
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def label(
     among: Iterable[Modality] = (),
     on_error: str = "skip",
     max_bytes: int = MAX_FILE_BYTES,
+    workers: int | None = None,
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -111,6 +114,7 @@ def label(
         shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
             several processes each takes every `world`-th, and needs in a later step only what it made itself.
         among: all modalities that take part, for shards whose members they share.
+        workers: processes that read and decode ahead; None: as many as the machine has cores, for many samples.
         progress: called with (samples done, samples in all) of this process, without those that exist.
 
     Raises ValueError where the source modality has no files there, or where the target's folder holds something that
@@ -146,16 +150,29 @@ def label(
                 raise ValueError(f"{where}: no such folder; {target.name} is made from {source.name}")
         there = frozenset(files.names)
         total, done = sum(len(names) for _, names in waiting), 0
-        for out, names in waiting:
-            have = [name for name in names if name in there]
-            report.lacking += len(names) - len(have)
-            labelled = list(_label(files, have, source, target, labeller, on_error, report))
-            _write_shard(out, folder, labelled) if out is not None else _write_files(folder, labelled)
-            report.labelled += len(labelled)
-            done += len(names)
-            if progress:
-                progress(done, total)
+        have = [[name for name in names if name in there] for _, names in waiting]
+        samples = sum(map(len, have))
+        report.lacking = total - samples
+        parts = (part for names in have for batch in _split(names, BATCH) for part in _split(batch, PART))
+        values = ahead(
+            ValueReader(files, source), parts, workers=default_workers(samples) if workers is None else workers
+        )
+        with LabelWriter(folder, target) as writer:
+            for (out, names), present in zip(waiting, have):
+                for batch in _split(present, BATCH):
+                    read = {name: value for _ in _split(batch, PART) for name, value in next(values).items()}
+                    writer.encode(list(_label(read, files, target, labeller, on_error, report)))
+                writer.write(out)
+                done += len(names)
+                if progress:
+                    progress(done, total)
+            writer.finish()
+        report.labelled = writer.written
         return report
+
+
+def _split(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
 
 
 def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
@@ -164,8 +181,7 @@ def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]
         if shard is not None:
             yield folder / shard, list(names)
         else:
-            for start in range(0, len(names), BATCH):
-                yield None, list(names[start : start + BATCH])
+            yield from ((None, list(batch)) for batch in _split(names, BATCH))
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
@@ -193,47 +209,30 @@ def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
 
 
 def _label(
+    read: Mapping[str, Any],
     files: Source,
-    names: list[str],
-    source: Modality,
     target: Modality,
     labeller: Labeller,
     on_error: str,
     report: LabelReport,
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    def skip(name: str, error: SampleError, modality: Modality) -> None:
-        bad = BadFile(files.where(name), modality.name, str(error))
+) -> Iterator[tuple[str, Any]]:
+    """(sample, value of the target) of a batch, without what cannot be used."""
+
+    def skip(bad: BadFile) -> None:
         if on_error == "raise":
-            raise bad from error
+            raise bad
         report.bad.append(bad)
 
-    for start in range(0, len(names), BATCH):
-        values: dict[str, Any] = {}
-        for name in names[start : start + BATCH]:
-            try:
-                with reading(partial(files.where, name)):
-                    values[name] = source.read(files.files(name))
-            except SampleError as error:
-                skip(name, error, source)
-        if not values:
-            continue
-        for name, value in zip(values, labeller.label(list(values.values())), strict=True):
-            if isinstance(value, SampleError):
-                skip(name, value, target)
-            else:
-                yield name, target.write(value)
+    for value in read.values():
+        if isinstance(value, BadFile):
+            skip(value)
+    usable = {name: value for name, value in read.items() if not isinstance(value, BadFile)}
+    for name, value in zip(usable, labeller.label(list(usable.values())) if usable else (), strict=True):
+        if isinstance(value, SampleError):
+            skip(BadFile(files.where(name), target.name, str(value)))
+        else:
+            yield name, value
 
 
 def _exists(folder: Path, name: str, target: Modality) -> bool:
     return any((folder / f"{name}.{extension}").exists() for extension in target.spec.extensions)
-
-
-def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
-    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
-
-
-def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    for name, files in samples:
-        for extension, content in files.items():
-            write_atomically(folder / f"{name}.{extension}", content)

@@ -24,7 +24,9 @@ _ARCHIVES = re.compile(
     r"\.(tgz|tbz2?|txz|tzst|(tar|tar\.\w+)\.(gz|bz2|xz|zst|lz4|z)|tar\.(gz|bz2|xz|zst|lz4|z)|zip|7z|rar)$",
     re.IGNORECASE,
 )
-_DOCUMENTS = re.compile(r"^(readme|licen[cs]e|changelog|citation)\b|\.(md|rst|cff)$", re.IGNORECASE)
+_DOCUMENTS = re.compile(
+    r"^(readme|licen[cs]e|changelog|citation)\b|\.(md|rst|cff)$|^(classes|meta|metadata|info)\.jsonl?$", re.IGNORECASE
+)
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",

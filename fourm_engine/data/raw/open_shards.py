@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
 from fourm_engine.data.raw.folder import too_large
-from fourm_engine.data.raw.tar_members import Content
+from fourm_engine.data.raw.tar_members import BLOCK, Content
 from fourm_engine.storage.location import Location, OpenFile, Readable
 from fourm_plugins.errors import SampleError
 
@@ -44,17 +45,27 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
     if content.size > max_bytes:
         raise SampleError(too_large(content.size, max_bytes))
     stored = content.size if content.parts is None else sum(number for _, number in content.parts)
+    front = BLOCK if content.header else 0  # its header, which tells it from a member of another shard of this size
     try:
         with _lock:  # or another thread may close it
             if isinstance(path, Location):
-                data = _remote_file(path, stamp).read(content.offset, stored)
+                data = _remote_file(path, stamp).read(content.offset - front, front + stored)
             else:
                 # pread has no file position that processes forked from this one could disturb.
-                data = os.pread(_descriptor(path, stamp), stored, content.offset)
+                data = os.pread(_descriptor(path, stamp), front + stored, content.offset - front)
     except OSError as error:
         raise SampleError(f"the shard cannot be read: {error.strerror}") from None
-    if len(data) != stored:
-        raise SampleError(f"only {len(data)} of {stored} bytes left; the shard has shrunk")
+    except OverflowError as error:
+        raise SampleError(f"lies outside of all files ({error}); remove the folder _index of the data") from None
+    if len(data) != front + stored:
+        raise SampleError(f"only {max(0, len(data) - front)} of {stored} bytes left; the shard has shrunk")
+    if front:
+        if zlib.crc32(data[:front]) != content.header:
+            raise SampleError(
+                "the shard holds something else than when it was read first, and has the same size and time; remove "
+                "the folder _index of the data, if there is one, and start again"
+            )
+        data = data[front:]
     if content.parts is None:
         return data
     whole, start = bytearray(content.size), 0

@@ -27,6 +27,7 @@ from fourm_engine.device import local_rank
 from fourm_engine.files import replacing_file
 from fourm_engine.lock import at_work
 from fourm_engine.storage.url import Folder, Url, scheme_of
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 #: Of what one command prints.
@@ -79,7 +80,10 @@ def copied(pipe: str, folder: Path, tell: Callable[[str], None] = say) -> Path:
                 members += _copy(command, path, tell)
                 size += path.stat().st_size
         if not local_rank():
-            tell(f"{shown(folder)}: copied {len(wanted)} tars, {size / 1e6:.1f} MB of {members} members, from {pipe}")
+            tell(
+                f"{shown(folder)}: copied {counted(len(wanted), 'tar')}, {size / 1e6:.1f} MB of "
+                f"{counted(members, 'member')}, from {pipe}"
+            )
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import open_catalogue
@@ -23,24 +23,28 @@ from fourm_plugins.spec import ModalitySpec
 log = logging.getLogger(__name__)
 
 
-def with_data(modalities: Modalities, roots: Iterable[DataRoot]) -> Modalities:
+def with_data(
+    modalities: Modalities, roots: Iterable[DataRoot], readers: Sequence[Mapping[str, Modality]] = ()
+) -> Modalities:
     """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
     its tars; each of the others is reported. What `select: installed` means for data that lacks some.
 
-    Raises ValueError where none has any."""
+    readers: of each root, the modalities that have another source there. Raises ValueError where none has any."""
     roots = list(roots)
+    reading = [modalities | dict(of) for of in readers or [modalities] * len(roots)]
     remote = [root.folder for root in roots if isinstance(root.folder, Location)]
-    local = [root.folder for root in roots if isinstance(root.folder, Path)]
-    inside = set[str]().union(*(in_shards(root, modalities.values()) for root in roots), *map(indexed, remote))
-    wanted = {name: " and ".join(_part(root, modality) for root in roots) for name, modality in modalities.items()}
+    local = [(root.folder, of) for root, of in zip(roots, reading) if isinstance(root.folder, Path)]
+    shards = (in_shards(root, of.values()) for root, of in zip(roots, reading))
+    inside = set[str]().union(*shards, *map(indexed, remote))
+    wanted = {name: " and ".join(_part(root, of[name]) for root, of in zip(roots, reading)) for name in modalities}
     kept = []
     for name, modality in modalities.items():
-        if name in inside or any((f / part).is_dir() for f in local for part in (modality.spec.source, name)):
+        if name in inside or any((f / part).is_dir() for f, of in local for part in (of[name].spec.source, name)):
             kept.append(modality)
         else:
             log.warning("modality %s is installed but has no data, left out: no %s", name, wanted[name])
     if not kept:
-        aside = (line for folder in local if folder.is_dir() for line in beside(folder, modalities.values()))
+        aside = (line for folder, of in local if folder.is_dir() for line in beside(folder, of.values()))
         raise ValueError(
             f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the "
             f"folders "

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from fourm_engine.data.raw.documents import read_documents
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
@@ -24,7 +25,7 @@ from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.errors import SampleError
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
-from fourm_plugins.recognition import Recognised
+from fourm_plugins.recognition import Recognised, contents
 
 #: Samples whose files every plugin is asked about, and those from which the chosen one says its settings.
 FEW, MANY = 16, 200
@@ -103,7 +104,7 @@ class Asked:
         samples, answers = self._some(source, FEW), []
         for name in self.classes:
             if (recognised := self._ask(name, source, samples)) is not None:
-                score = recognised.score * (1 if self._named(name, source) else UNNAMED)
+                score = recognised.score * (1 if self.named(name, source) else UNNAMED)
                 answers.append(Answer(score, name, recognised))
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
 
@@ -132,7 +133,7 @@ class Asked:
                 found[found.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
         return sorted(found, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
 
-    def _named(self, plugin: str, source: str) -> bool:
+    def named(self, plugin: str, source: str) -> bool:
         """Whether a folder is called as the data of a plugin."""
         where = self.root.resolve().name if source == "." else source
         return bool(_words(where) & _words(" ".join((plugin.partition("@")[0], *self.classes[plugin].folders))))
@@ -181,6 +182,7 @@ class Asked:
         recognised = self._ask(answer.plugin, source, samples)
         if recognised is None:
             return None
+        recognised = self._with_documents(answer.plugin, source, recognised, samples)
         settings = {key: value for key, (value, _) in recognised.settings.items()}
         if "source" in self.classes[answer.plugin].Settings.model_fields:
             settings["source"] = source
@@ -204,6 +206,28 @@ class Asked:
             return None
         looked = sum(any(extension in files for extension in modality.spec.extensions) for files in samples)
         return Found(called, plugin, source, recognised, modality, names, looked, answer.score)
+
+    def _with_documents(
+        self, name: str, source: str, recognised: Recognised, samples: list[dict[str, bytes]]
+    ) -> Recognised:
+        """With the settings of a document beside the files, where the files can be read with these."""
+        plugin = self.manager.find("modality", name)
+        given, where = read_documents(self.classes[name], plugin, [self.root / source, self.root])
+        settings = dict(recognised.settings) | {
+            key: (value, f"as {where.rpartition('/')[2]} says") for key, value in given.items()
+        }
+        if not given:
+            return recognised
+        try:
+            values = {key: value for key, (value, _) in settings.items()}
+            modality = self.manager.modality("probe", plugin=name, **values)
+            for files in samples:
+                if contents([files], modality.spec.extensions):
+                    modality.read(files)
+        except (SampleError, ValueError) as error:
+            self.notes.append(f"{where} is not used: it does not fit the files: {first_line(error)}")
+            return recognised
+        return replace(recognised, settings=settings)
 
 
 def _both(first: Found, second: Found) -> bool:

@@ -55,6 +55,7 @@ class Block(NamedTuple):
     starts: np.ndarray  # int64 (n,), where the contents begin in the shard
     sizes: np.ndarray  # int64 (n,)
     flags: np.ndarray  # uint8 (n,)
+    headers: np.ndarray  # uint32 (n,), see `Content`
     #: Row -> [reason, parts] of the few that have one.
     odd: dict[int, list[Any]]
 
@@ -74,6 +75,7 @@ class Block(NamedTuple):
             np.fromiter((content.offset for content in contents.values()), np.int64, len(encoded)),
             np.fromiter((content.size for content in contents.values()), np.int64, len(encoded)),
             flags,
+            np.fromiter((content.header for content in contents.values()), np.uint32, len(encoded)),
             {c.row: [c.reason, c.parts] for c in contents.values() if c.reason or c.parts is not None},
         )
 
@@ -82,17 +84,17 @@ class Block(NamedTuple):
         contents: dict[str, Content] = {}
         samples, linked = list[str](), set[str]()
         ends, blob = self.offsets.tolist(), self.paths.tobytes()
-        columns = zip(self.starts.tolist(), self.sizes.tolist(), self.flags.tolist())
-        for row, (start, size, flags) in enumerate(columns):
+        columns = zip(self.starts.tolist(), self.sizes.tolist(), self.flags.tolist(), self.headers.tolist())
+        for row, (start, size, flags, header) in enumerate(columns):
             clean = blob[ends[row] - ends[0] : ends[row + 1] - ends[0]].decode(*ENCODING)
-            contents[clean] = content(clean, start, size, row, self.odd.get(row))
+            contents[clean] = content(clean, start, size, row, header, self.odd.get(row))
             samples += [clean] * ((flags & _SAMPLE > 0) + (flags & _TWICE > 0))
             if flags & _LINKED:
                 linked.add(clean)
         return Scanned(self.stamp, contents, samples, linked)
 
 
-def content(member: str, start: int, size: int, row: int, odd: list[Any] | None) -> Content:
+def content(member: str, start: int, size: int, row: int, header: int, odd: list[Any] | None) -> Content:
     """A member from its columns."""
     reason, parts = odd if odd is not None else ("", None)
-    return Content(member, start, size, str(reason), parts and tuple((int(a), int(b)) for a, b in parts), row)
+    return Content(member, start, size, str(reason), parts and tuple((int(a), int(b)) for a, b in parts), row, header)

@@ -14,14 +14,15 @@ from pathlib import Path
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
+from fourm_engine.data.raw.source import open_source
+from fourm_engine.data.raw.unfold import Texts, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 #: What parts of a data set are called; a year or number may follow.
 TRAIN = re.compile(r"(train|training|trn)[-_]?\d*", re.IGNORECASE)
 VAL = re.compile(r"(val|valid|validation|dev|eval|test|testing)[-_]?\d*", re.IGNORECASE)
-#: Files that hold many samples, which are not read.
-_TABLES = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,16 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     data = [n for n in loose if split(n, asked.extensions) is not None or n.lower().endswith(tars)]
     if (data and not answers) or _parts_of_one(answers, asked):
         answers, data = ({".": some} if (some := asked.about(".")) else {}), []
+    texts, unread = _texts(root, train, asked)
+    if data and answers.keys() <= {some.folder.name for some in texts}:  # the files of the samples lie beside
+        plugins = {some.plugin for some in texts}
+        answers, data = answers | {".": [one for one in asked.about(".") if one.plugin not in plugins]}, []
     found, notes = disjoint(asked.settle(answers))
     if not found:
         raise ValueError(_nothing(train, folders, loose, asked))
-    notes = [*asked.notes, *notes, *_left_out(train, folders, loose, data, found, asked)]
+    tables = {table.path.parent.name for some in texts for table, _ in some.columns}
+    notes += _left_out(train, [name for name in folders if name not in tables], data, found, asked)
+    notes = [*asked.notes, *notes, *unread, *(some.unread for some in texts if not some.folder.exists())]
     result = Survey(train, val, found, list(dict.fromkeys(notes)))
     if len(result.kinds) > 1 and not result.paired:
         names = {one.source: one.samples for one in found}
@@ -79,6 +86,33 @@ def survey(root: Path, manager: PluginManager) -> Survey:
             f"of one sample have one name in each folder; to use one kind alone, leave out the others: --no-plugin NAME"
         )
     return result
+
+
+def unpack_tables(root: Path, manager: PluginManager) -> list[str]:
+    """Write the texts that tables hold of samples to folders that `survey` finds. Returns a line on each. Raises
+    ValueError, and CannotWrite."""
+    folders, _ = _entries(root)
+    lines = []
+    for part in filter(None, _parts(root, folders)):
+        asked = Asked(part, manager)
+        missing = [texts for texts in _texts(root, part, asked)[0] if not texts.folder.exists()]
+        if missing:
+            samples = _samples(part, _entries(part)[0], asked) or _samples(part, ["."], asked)
+            lines += [unfold(texts, samples) for texts in missing]
+    return lines
+
+
+def _samples(root: Path, folders: Sequence[str], asked: Asked) -> frozenset[str]:
+    sources = (open_source(root, name, asked.extensions) for name in folders)
+    return frozenset().union(*(source.names for source in sources if source is not None))
+
+
+def _texts(root: Path, part: Path, asked: Asked) -> tuple[list[Texts], list[str]]:
+    """Of the tables in a part of a data set and in its folders; where parts are apart, also of those beside them."""
+    beside = [part / name for name in _entries(part)[0]]
+    if part != root:
+        beside += [root, *(root / n for n in _entries(root)[0] if not TRAIN.fullmatch(n) and not VAL.fullmatch(n))]
+    return find_texts(part, beside, asked)
 
 
 def _entries(root: Path) -> tuple[list[str], list[str]]:
@@ -118,7 +152,7 @@ def _parts_of_one(answers: Mapping[str, list[Answer]], asked: Asked) -> bool:
 
 
 def _left_out(
-    train: Path, folders: Sequence[str], loose: Sequence[str], data: Sequence[str], found: Sequence[Found], asked: Asked
+    train: Path, folders: Sequence[str], data: Sequence[str], found: Sequence[Found], asked: Asked
 ) -> list[str]:
     """A line on each folder and each kind of file that nothing reads."""
     read = {one.source for one in found}
@@ -127,14 +161,9 @@ def _left_out(
         if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
             number = len(asked.sources[folder].names)
             lines.append(
-                f"{shown(folder)}/ is not read: no installed plugin recognises its {number} samples; to write one: "
+                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; "
+                f"to write one: "
                 f"fourm plugins new NAME"
-            )
-    for name in loose:
-        if name.lower().endswith(_TABLES):
-            lines.append(
-                f"{shown(name)} is not read: one file of many samples; write a file for each, such as "
-                f"{shown(train / Path(name).stem / '0001.txt')}"
             )
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
         lines.append(

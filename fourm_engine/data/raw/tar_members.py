@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from fourm_engine.data.raw.names import is_litter, shown
 MAX_HEADER_BYTES, MAX_NAME = 1 << 20, 1024
 #: Links from member to member before the file.
 MAX_LINKS = 40
-_BLOCK = tarfile.BLOCKSIZE
+BLOCK = tarfile.BLOCKSIZE
 #: Bytes behind the end of archive that are looked at: as many as tar pads with, and more.
 _REST = 1 << 20
 _EXTENDED = (
@@ -36,6 +37,8 @@ class Content(NamedTuple):
     parts: tuple[tuple[int, int], ...] | None = None
     #: Which member of the shard it is, from 0.
     row: int = 0
+    #: CRC-32 of the block in front of the bytes, which names the member; 0 where another stands there.
+    header: int = 0
 
 
 def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
@@ -67,7 +70,7 @@ def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
     with open(path, "rb") as file:
         file.seek(end)
         # Without its end marker a shard has lost members, however whole the last one looks.
-        if file.read(_BLOCK) != bytes(_BLOCK):
+        if file.read(BLOCK) != bytes(BLOCK):
             raise ValueError(f"{shown(path)}: truncated, no end of archive at byte {end}; copy or make it again")
         if file.read(_REST).strip(b"\0"):
             raise ValueError(
@@ -86,17 +89,21 @@ def _content(member: tarfile.TarInfo) -> Content:
         parts = tuple((int(offset), int(number)) for offset, number in stored if number)
         if any(offset < 0 or number < 0 or offset + number > member.size for offset, number in parts):
             return Content(member.name, reason="a sparse file whose parts lie outside of it; store it again")
-    return Content(member.name, member.offset_data, member.size, parts=parts)
+    header = member.header if isinstance(member, _Member) and parts is None else 0
+    return Content(member.name, member.offset_data, member.size, parts=parts, header=header)
 
 
 class _Member(tarfile.TarInfo):
     """A header that is checked before the content that it announces is read."""
+
+    header = 0
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0 or (member.type in _EXTENDED and member.size > MAX_HEADER_BYTES):
             raise tarfile.ReadError(f"a header announces {member.size} bytes")
+        member.header = zlib.crc32(buf)
         return member
 
 

@@ -1,4 +1,4 @@
-"""ShardEncoder: from the arrays of one modality and shard to token ids, in batches."""
+"""Encoder: from the arrays of samples of one modality to token ids, in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fourm_plugins.tokenizer import Tokenizer
 ENCODE_BATCH = 64
 
 
-class ShardEncoder:
+class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         #: Sample -> digest of its files' bytes.
@@ -26,6 +26,10 @@ class ShardEncoder:
         self._waiting += [(name, view, array) for view, array in enumerate(arrays) if array is not None]
         while len(self._waiting) >= ENCODE_BATCH:
             self._encode()
+
+    def take(self, name: str, ids: list[np.ndarray], content: int) -> None:
+        """ids: of each view, of a sample that another process has encoded."""
+        self.contents[name], self._rows[name] = content, [*ids]
 
     def _encode(self) -> None:
         batch, self._waiting = self._waiting[:ENCODE_BATCH], self._waiting[ENCODE_BATCH:]

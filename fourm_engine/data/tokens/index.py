@@ -8,12 +8,13 @@
     <folder>/_index/names.*.npy     see `NameTable`
 
 Row r is the same sample in every modality; the rows of a shard follow one another. The index is derived from the shards
-(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew.
+(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew. `index.json` has a checksum of itself
+and of each column; what the index says of a shard is compared when that is opened.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.columns import checksum, open_column, save_column, sealed, unsealed
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_name
 from fourm_engine.data.tokens.token_shards import Making
@@ -31,8 +32,9 @@ from fourm_engine.files import replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location, Readable, content_of
 
+log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
-_FORMAT = 1
+_FORMAT = 2
 #: Of a file: its size and time; a digest of what a model sees of it; how it was made, a position in `making` or
 #: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
 FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
@@ -80,6 +82,8 @@ class Index:
         if not (
             len(self.present) == len(self.names) == self.starts[-1]
             and self.files.shape == (len(self.shards), 1 + len(self.modalities), len(FIELDS))
+            and (np.diff(self.starts) >= 0).all()
+            and self.views > 0
             and self.present.dtype == mask_type(len(self.modalities))
             and self.making.keys() == set(self.modalities)
             and all((self.files[:, part, MAKING] < ways).all() for part, ways in enumerate(self._ways()))
@@ -150,13 +154,14 @@ class Index:
         """Write it, whole or not at all; returns it as `load` does. Raises CannotWrite."""
         assert isinstance(self.folder, Path)
         with replacing_folder(self.folder / INDEX_FOLDER) as folder:
-            save_column(folder / "shards.npy", self.shards.ravel())
-            save_column(folder / "files.npy", self.files.ravel())
-            save_column(folder / "present.npy", self.present)
-            save_column(folder / "dropped.npy", self.dropped)
-            self.names.save(folder)
+            columns = {"present": self.present, "dropped": self.dropped}
+            columns |= {"shards": self.shards.ravel(), "files": self.files.ravel()}
+            columns |= {f"names.{column}": array for column, array in self.names.arrays().items()}
+            for name, column in columns.items():
+                save_column(folder / f"{name}.npy", column)
             facts = {
                 "format": _FORMAT,
+                "columns": {name: checksum(column) for name, column in columns.items()},
                 "views": self.views,
                 "settings": self.settings,
                 "groups": self.shard_groups,
@@ -164,27 +169,30 @@ class Index:
                 "making": {name: list(map(asdict, made)) for name, made in self.making.items()},
                 "kinds": sorted(self.kinds.items()),
             }
-            write_atomically(folder / "index.json", json.dumps(facts, indent=1))
+            write_atomically(folder / "index.json", sealed(facts))
         loaded = Index.load(self.folder)
         assert loaded is not None
         return loaded
 
     @classmethod
-    def load(cls, folder: Readable) -> Index | None:
-        """The index that is stored in a folder of tokens; None where there is none, or none that can be used. That of
-        remote tokens must be there: raises ValueError otherwise."""
+    def load(cls, folder: Readable, *, verify: bool = True, quiet: bool = False) -> Index | None:
+        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged, which a
+        line says. That of remote tokens must be there: raises ValueError otherwise.
+
+        verify: whether to read all columns, and compare their checksums. quiet: without the line."""
         if isinstance(folder, Location):
             return cls._load_remote(folder)
         stored = Path(folder) / INDEX_FOLDER
         for _ in range(10):  # another process may replace it just now
+            before = _inode(stored)
             try:
-                before = os.stat(stored).st_ino
-                index = cls._load(Path(folder), stored)
-                if os.stat(stored).st_ino == before:
-                    return index
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                if not stored.exists():
-                    return None
+                index, damage = cls._load(Path(folder), stored, verify), None
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                index, damage = None, error
+            if _inode(stored) == before:
+                if damage is not None and before and not quiet:
+                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage)
+                return index
         return None
 
     @classmethod
@@ -202,10 +210,13 @@ class Index:
             ) from None
 
     @classmethod
-    def _load(cls, folder: Readable, stored: Readable) -> Index:
-        facts = json.loads(content_of(stored / "index.json", MAX_BYTES))
-        if facts["format"] != _FORMAT:
-            raise ValueError(f"{stored}: of format {facts['format']}")
+    def _load(cls, folder: Readable, stored: Readable, verify: bool = True) -> Index:
+        facts = unsealed(content_of(stored / "index.json", MAX_BYTES), _FORMAT)
+        checks = {str(name): int(check) for name, check in facts["columns"].items()} if verify else None
+
+        def column(name: str, kind: str) -> np.ndarray:
+            return open_column(stored / f"{name}.npy", kind, check=checks[name] if checks else None)
+
         modalities = [str(name) for name in facts["modalities"]]
         index = cls(
             folder,
@@ -214,11 +225,11 @@ class Index:
             [[str(group) for group in groups] for groups in facts["groups"]],
             modalities,
             {name: [Making(**made) for made in facts["making"][name]] for name in modalities},
-            open_column(stored / "shards.npy", "u").reshape(-1, 3),
-            open_column(stored / "files.npy", "u").reshape(-1, 1 + len(modalities), len(FIELDS)),
-            open_column(stored / "present.npy", "u"),
-            open_column(stored / "dropped.npy", "i"),
-            NameTable.open(stored),
+            column("shards", "u").reshape(-1, 3),
+            column("files", "u").reshape(-1, 1 + len(modalities), len(FIELDS)),
+            column("present", "u"),
+            column("dropped", "i"),
+            NameTable.open(stored, checks=checks),
             {int(mask): int(count) for mask, count in facts["kinds"]},
         )
         index._saved = True
@@ -233,10 +244,18 @@ class Index:
 
 
 def _again(folder: Readable, key: int) -> Index:
-    index = Index.load(folder)
+    index = Index.load(folder, verify=False)  # whoever sent it has done so
     if index is None or index.key != key:
         raise ValueError(f"{folder}: tokens were added or changed while they were in use; start again")
     return index
+
+
+def _inode(path: Path) -> int:
+    """Of a folder; 0 where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def count_masks(masks: np.ndarray) -> dict[int, int]:

@@ -32,6 +32,7 @@ from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import one_at_a_time
 from fourm_engine.storage.location import Location, Readable
+from fourm_plugins.counting import counted
 
 log = logging.getLogger(__name__)
 _LOCK = ".fourm-index"
@@ -65,7 +66,7 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
     try:
         with one_at_a_time(folder / _LOCK):
             remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
-            index, found = Index.load(folder), scan(folder)
+            index, found = Index.load(folder, quiet=True), scan(folder)
             if index is not None and same_files(index, found):
                 return index
             return build(folder, found, index).save()
@@ -84,10 +85,10 @@ def scan(folder: Path) -> Found:
     for part, shards in found.items():
         if lost := sorted(shards.keys() - found[VIEWS_FOLDER].keys()):
             log.warning(
-                "%s: %d shards such as %s are not read, for %s lacks what says whose tokens they are; remove them and "
+                "%s: %s such as %s left out, for %s lacks what says whose tokens these are; remove them and "
                 "run `fourm tokenize` again",
                 folder / part,
-                len(lost),
+                counted(len(lost), "shard"),
                 shard_path(Path(), lost[0]),
                 VIEWS_FOLDER,
             )
@@ -253,7 +254,8 @@ class _Builder:
             self.facts = settings, views
         if self.facts != (settings, views):
             raise ValueError(
-                f"{path}: {views} views drawn with {settings}, but those of other shards are {self.facts[1]} drawn "
+                f"{path}: {counted(views, 'view')} drawn with {settings}, but those of other shards are "
+                f"{self.facts[1]} drawn "
                 f"with {self.facts[0]}; remove {self.folder} and tokenize again"
             )
 

@@ -1,23 +1,30 @@
-"""Prepare samples to be tokenized: from their files, each read and decoded once, to arrays; in worker processes."""
+"""Prepare samples to be tokenized: from their files, each read and decoded once, to arrays or at once to ids.
+
+Worker processes do it ahead. Where tokenizers compute on the CPU they encode, too, so that all cores do; a GPU is fed
+by the one process that uses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
-from fourm_engine.data.workers import Told, end_with_parent, items
+from fourm_engine.data.workers import ahead
+from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
-Item = TypeVar("Item")
+#: Samples that a worker gets at a time, and twice of which it works on ahead: where it encodes, and where it hands over
+#: arrays, which take memory.
+ENCODED, HANDED_OVER = 32, 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,9 @@ class Prepared:
 
     task: Task
     views: list[SampleViews]
-    #: Modality -> its array of each view; None where that is the array of view 0.
+    #: Modality -> its array of each view; None where that is the array of view 0. Or ids of each view.
     arrays: dict[str, list[np.ndarray | str | None]] = field(default_factory=dict)
+    ids: dict[str, list[np.ndarray]] = field(default_factory=dict)
     #: Modality -> digest of the bytes of its files.
     contents: dict[str, int] = field(default_factory=dict)
     bad: list[BadFile] = field(default_factory=list)
@@ -47,13 +55,30 @@ def content_digest(files: Mapping[str, bytes]) -> int:
     return digest(*(part for extension, content in sorted(files.items()) for part in (extension, content)))
 
 
-class Preparer(Dataset[Prepared]):
-    """`preparer[task]` is the `Prepared` sample: a data set whose indices are tasks, for torch's `DataLoader`."""
+class Preparer:
+    """`preparer[tasks]` are the `Prepared` samples of some tasks; see `ahead`.
 
-    def __init__(self, data: AlignedData, drawer: ViewDrawer, views: int) -> None:
-        self.data, self.drawer, self.views = data, drawer, views
+    tokenizers: of the modalities to encode; without them, `Prepared` has arrays."""
 
-    def __getitem__(self, task: Task) -> Prepared:
+    def __init__(
+        self, data: AlignedData, drawer: ViewDrawer, views: int, tokenizers: Mapping[str, Tokenizer] | None = None
+    ) -> None:
+        self.data, self.drawer, self.views, self.tokenizers = data, drawer, views, dict(tokenizers or {})
+
+    def __getitem__(self, tasks: Sequence[Task]) -> list[Prepared]:
+        encoders = {modality: Encoder(tokenizer) for modality, tokenizer in self.tokenizers.items()}
+        samples = []
+        for task in tasks:
+            prepared = self._prepare(task)
+            for modality in list(prepared.arrays) if encoders else ():
+                encoders[modality].add(task.name, prepared.arrays.pop(modality), prepared.contents[modality])
+            samples.append(prepared)
+        rows = {modality: encoder.finish() for modality, encoder in encoders.items()}
+        for prepared in samples if encoders else ():
+            prepared.ids = {modality: rows[modality][prepared.task.name] for modality in prepared.contents}
+        return samples
+
+    def _prepare(self, task: Task) -> Prepared:
         sample = _Sample(self.data, task.name)
         views = task.views
         if views is None:
@@ -119,23 +144,14 @@ class _Sample:
 
 def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:
     """The samples of `tasks`, in order, prepared ahead in `workers` processes; without any, in this one."""
-    if not workers:
-        return map(preparer.__getitem__, tasks)
-    loader: DataLoader[Prepared] = DataLoader(
-        Told(preparer),
-        sampler=tasks,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=16,
-        collate_fn=_as_it_is,
-        worker_init_fn=end_with_parent,
-        generator=torch.Generator().manual_seed(0),
-    )
-    return items(loader)
+    size = ENCODED if preparer.tokenizers else HANDED_OVER
+    for samples in ahead(preparer, _batched(iter(tasks), size if workers else 1), workers=workers):
+        yield from samples
 
 
-def _as_it_is(item: Item) -> Item:
-    return item
+def _batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
+    while batch := list(islice(tasks, size)):
+        yield batch
 
 
 def _same(a: np.ndarray | str, b: np.ndarray | str | None) -> bool:

@@ -14,10 +14,11 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.aspect import check_aspect, same_aspect
-from fourm_engine.data.tokens.index import Index
+from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_path
 from fourm_engine.data.tokens.view_shards import ViewShard, write_views
 from fourm_engine.data.views import SampleViews, ViewDrawer
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.view import View
 
@@ -34,8 +35,10 @@ class ViewRecorder:
         self._without_tokens = [spec.name for spec in specs if spec.files not in tokenized]
         if index is not None and (index.settings, index.views) != (drawer.settings(), views):
             raise ValueError(
-                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {index.views} views, but the config says "
-                f"{drawer.settings()}, {views} views; restore data.augment, crop_scale, flip, views and seed, or "
+                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {counted(index.views, 'view')}, but "
+                f"the config says "
+                f"{drawer.settings()}, {counted(views, 'view')}; restore data.augment, crop_scale, flip, views "
+                f"and seed, or "
                 f"remove {self.out} and tokenize"
             )
         numbers = [] if index is None else index.shards[:, 0].tolist()
@@ -94,6 +97,11 @@ class ViewRecorder:
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
             return self.record(number, drawn, dropped)
         recorded = ViewShard(self.out, number)
+        if recorded.names != list(names):
+            raise ValueError(
+                f"{recorded.path}: holds other samples than {self.out / INDEX_FOLDER} says; remove that folder and run "
+                f"`fourm tokenize` again"
+            )
         before = dict(zip(names, recorded.stamps()))
         stamps = {name: self._stamp(name) or before[name] for name in names}
         doubtful |= {name for name in names if stamps[name] != before[name]}

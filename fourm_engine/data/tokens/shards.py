@@ -117,6 +117,12 @@ def names_digest(names: Sequence[str]) -> int:
     return digest(columns["name_offsets"].tobytes(), columns["names"].tobytes())
 
 
+def stored_names_digest(path: Readable, file: Any, samples: int) -> int:
+    """`names_digest` of the names in an open shard. Raises ValueError."""
+    offsets = column_of(path, file, "name_offsets", (samples + 1,), np.int64)
+    return digest(offsets.tobytes(), column_of(path, file, "names", (-1,), np.uint8).tobytes())
+
+
 def digest(*parts: bytes | str) -> int:
     """64 bits that tell one content from another; 0 for no content."""
     if not any(parts):

@@ -18,6 +18,7 @@ from fourm_engine.data.tokens.selection import Selection
 from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of
 from fourm_engine.storage.location import Readable
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -77,7 +78,8 @@ class TokenStore(Store):
             way.check(modality, path)
             if way.views != index.views:
                 raise ValueError(
-                    f"{path}: {way.views} views a sample, not the {index.views} of {VIEWS_FOLDER}; remove {folder} "
+                    f"{path}: {counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}; "
+                    f"remove {folder} "
                     f"and run `fourm tokenize` again"
                 )
         if len(fingerprints := sorted({way.fingerprint for way in made})) > 1:
@@ -90,11 +92,12 @@ class TokenStore(Store):
         part, _ = self.parts[name]
         if (outdated := index.files[:, part, OUTDATED]).any():
             raise ValueError(
-                f"{folder}: {int(outdated.sum())} samples, the first in {index.path(part, int(outdated.argmax())).name}"
-                f", were made through other views than those in {VIEWS_FOLDER}; run `fourm tokenize` again"
+                f"{folder}: {counted(int(outdated.sum()), 'sample')}, the first in "
+                f"{index.path(part, int(outdated.argmax())).name}"
+                f", made through other views than those in {VIEWS_FOLDER}; run `fourm tokenize` again"
             )
         if lacking := len(index.shards) - len(index.holding(name)):
-            log.warning("%s lacks %d shards of others there; run `fourm tokenize` again", folder, lacking)
+            log.warning("%s lacks %s of others there; run `fourm tokenize` again", folder, counted(lacking, "shard"))
 
     def selecting(self, rows: np.ndarray | None) -> TokenStore:
         """The same tokens of these rows of the index, ascending, alone; None: of all."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fourm_plugins.counting import counted
+
 
 @dataclass
 class Tally:
@@ -67,8 +69,8 @@ class TokenizeReport:
     def lines(self, what: str, *, pruned: bool = False) -> list[str]:
         """A line for all, and one a modality."""
         lines = [
-            f"{what}: {self.samples} samples; {self.written} of {self.shards} shards written, "
-            f"{self.samples_per_second:.0f} samples/s, {len(self.bad)} files left out"
+            f"{what}: {counted(self.samples, 'sample')}; {self.written} of {counted(self.shards, 'shard')} written, "
+            f"{self.samples_per_second:.0f} samples/s, {counted(len(self.bad), 'file')} left out"
         ]
         for name, tally in self.modalities.items():
             vanished = f"{tally.vanished} vanished"
@@ -76,6 +78,6 @@ class TokenizeReport:
                 vanished += " (dropped)" if pruned else " (their tokens are kept; --prune drops them)"
             lines.append(
                 f"{what}, {name}: {tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, "
-                f"{vanished}, {tally.left_out} left out; {tally.written} shards written"
+                f"{vanished}, {tally.left_out} left out; {counted(tally.written, 'shard')} written"
             )
         return lines

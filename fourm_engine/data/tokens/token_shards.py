@@ -30,6 +30,7 @@ from fourm_engine.data.tokens.shards import (
 from fourm_engine.identity import check_identity
 from fourm_engine.identity import digest as identity_digest
 from fourm_engine.storage.location import Readable
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 
 
@@ -153,7 +154,7 @@ class TokenShardWriter:
                     f"{fingerprint}; remove {self.folder} to tokenize again, or use the tokenizer it was made by"
                 )
             if made.views != views:
-                raise ValueError(f"{path}: {made.views} views a sample, not {views}; remove {self.folder}")
+                raise ValueError(f"{path}: {counted(made.views, 'view')} a sample, not {views}; remove {self.folder}")
 
     def exists(self, number: int) -> bool:
         return shard_path(self.folder, number).is_file()

@@ -10,19 +10,21 @@ there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.documents import copy_documents
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tokens.differences import Differences
-from fourm_engine.data.tokens.encoder import ShardEncoder
+from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.indexing import has_tokens, open_index
 from fourm_engine.data.tokens.prepare import Prepared, Preparer, Task, prepare
 from fourm_engine.data.tokens.recording import ViewRecorder
@@ -31,15 +33,11 @@ from fourm_engine.data.tokens.tally import Tally, TokenizeReport
 from fourm_engine.data.tokens.token_shards import Made, TokenShard, TokenShardWriter
 from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews, ViewDrawer
-from fourm_engine.device import local_world
+from fourm_engine.data.workers import default_workers
+from fourm_engine.device import local_device
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_engine.storage.location import Location, content_of
 from fourm_plugins.tokenizer import Tokenizer
-
-#: More would not keep up with what one process encodes and writes.
-MAX_WORKERS = 16
-#: Below these, starting workers takes longer than they save.
-MIN_SAMPLES = 500
 
 
 def tokenize_split(
@@ -93,14 +91,19 @@ def tokenize_split(
     remove_leftovers(out, ours.__contains__)
     if rank == 0:
         _copy_splits(data.root, out)
+        if isinstance(root := data.root, Path):
+            for name in writers:
+                copy_documents(modalities[name], root, out / name)
 
     report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
     job = _Job(data, tokenizers, recorder, writers, views, report, verify=verify, prune=prune)
     # How much of an existing shard is left to do shows when it is compared.
     absent = [(data.having(m), recorder.names(n)) for n in mine for m in writers if not writers[m].exists(n)]
     job.total = sum(name in having for having, names in absent for name in names)
-    workers = tokenizing_workers(job.total) if config.workers is None else config.workers
-    for prepared in prepare(Preparer(data, drawer, views), job.tasks(mine), workers=workers):
+    workers = default_workers(job.total) if config.workers is None else config.workers
+    encoding = local_device().type == "cpu" and workers >= torch.get_num_threads()
+    preparer = Preparer(data, drawer, views, tokenizers if workers and encoding else None)
+    for prepared in prepare(preparer, job.tasks(mine), workers=workers):
         job.take(prepared)
         if progress:
             progress(job.done, job.total)
@@ -121,7 +124,7 @@ class _Shard:
         self.number, self.names, self.differences = number, names, differences
         self.recorded: ViewShard | None = None
         self.drawn: dict[str, list[SampleViews]] = {}
-        self.encoders: dict[str, ShardEncoder] = {}
+        self.encoders: dict[str, Encoder] = {}
         self.dropped: frozenset[str] = frozenset()
 
 
@@ -168,7 +171,7 @@ class _Job:
             for m, writer in self.writers.items()
         }
         shard = _Shard(number, names, found)
-        shard.encoders = {m: ShardEncoder(self.tokenizers[m]) for m in found}
+        shard.encoders = {m: Encoder(self.tokenizers[m]) for m in found}
         shard.dropped = self.recorder.dropped(number) - there
         if self.prune:
             shard.dropped |= _vanished(names, self.data, self.recorder.out, number)
@@ -205,6 +208,8 @@ class _Job:
             self.report.bad.append(str(bad))
         for modality, arrays in prepared.arrays.items():
             shard.encoders[modality].add(name, arrays, prepared.contents[modality])
+        for modality, ids in prepared.ids.items():
+            shard.encoders[modality].take(name, ids, prepared.contents[modality])
         self.done += len(prepared.task.modalities)
 
     def finish(self) -> None:
@@ -228,14 +233,6 @@ class _Job:
                 writer.write(number, names, {name: (after[name], rows[name]) for name in names if name in after})
                 tally.written += 1
             differences.count(tally, encoded)
-
-
-def tokenizing_workers(samples: int) -> int:
-    """Processes that read and decode for this one, which encodes: its part of the machine's cores; none where a few
-    samples would not make up for starting them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = min(cores // local_world(), MAX_WORKERS)
-    return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -> frozenset[str]:

@@ -76,9 +76,7 @@ class ViewShard:
         return column_of(self.path, self._file, "stamp", (len(self.names),)).tolist()
 
     def content(self) -> int:
-        """Tells these views from others."""
-        groups = [part for group in self.groups for part in (group, self.digests(group).tobytes())]
-        return digest(self.kept.tobytes(), *groups)
+        return views_content(self.path, self._file, len(self.names))
 
 
 def views_in(path: Readable, file: Any, group: str, row: int, number: int) -> View:
@@ -89,7 +87,15 @@ def views_in(path: Readable, file: Any, group: str, row: int, number: int) -> Vi
     return View.from_row(table[number])
 
 
-def made_through(path: Path, metadata: Mapping[str, str]) -> tuple[dict, int, list[str]]:
+def views_content(path: Readable, file: Any, samples: int) -> int:
+    """Tells the views of an open shard from others. Raises ValueError."""
+    parts: list[bytes | str] = [(column_of(path, file, "kept", (samples,), np.uint8) != 0).tobytes()]
+    for group in made_through(path, file.metadata())[2]:
+        parts += [group, column_of(path, file, f"digest.{group}", (samples,)).tobytes()]
+    return digest(*parts)
+
+
+def made_through(path: Readable, metadata: Mapping[str, str]) -> tuple[dict, int, list[str]]:
     """(settings, number of views, groups) of a shard. Raises ValueError."""
     try:
         settings, views, groups = json.loads(metadata["settings"]), int(metadata["views"]), metadata["groups"]

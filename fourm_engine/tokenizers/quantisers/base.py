@@ -40,8 +40,8 @@ class Quantiser(nn.Module, ABC):
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
         self.register_buffer("cluster_size", torch.zeros(size))  # moving average of the latents of a step, a code
-        # What the forward passes of one optimiser step saw on this rank. Lists, not buffers: a step that is skipped
-        # must leave nothing behind (`discard`), and they are empty wherever a checkpoint is written.
+        # What the forward passes of one optimiser step saw on this rank. Lists, not buffers: they are empty after each
+        # step, and so wherever a checkpoint is written.
         self._seen_ids: list[Tensor] = []
 
     @property
@@ -74,12 +74,9 @@ class Quantiser(nn.Module, ABC):
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
         """After the optimiser's `step` (from 0) of `steps`, in every process: learn from what the forward passes saw
-        since the last call. Raises ValueError where a codebook cannot be started any more."""
+        since the last call. Changes buffers alone, by arithmetic on the device, where a skipped step is undone: nothing
+        is read on the host but when a codebook starts. Raises ValueError where one cannot be started any more."""
         self._average_use()
-
-    def discard(self) -> None:
-        """In place of `after_step` where the step was skipped: forget what its forward passes saw."""
-        self._seen_ids.clear()
 
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
         """Recompute, in place, what follows from other buffers in averages of them, by their names."""
@@ -94,10 +91,12 @@ class Quantiser(nn.Module, ABC):
     def _count(self, ids: Tensor) -> None:
         self._seen_ids.append(ids.reshape(-1))
 
-    def _average_use(self) -> None:
+    def _average_use(self, known: list[Tensor] | None = None) -> None:
+        """`known`: of each forward pass, which of its ids count; None: all."""
         count = torch.zeros_like(self.cluster_size)
-        for ids in self._seen_ids:
-            count.index_add_(0, ids, torch.ones_like(ids, dtype=count.dtype))
+        for i, ids in enumerate(self._seen_ids):
+            ones = torch.ones_like(ids) if known is None else known[i]
+            count.index_add_(0, ids, ones.to(count.dtype))
         self._seen_ids.clear()
         if dist.is_initialized():
             dist.all_reduce(count)

@@ -70,7 +70,7 @@ class LookupFreeQuantiser(Quantiser):
     def _mean(self, q: Tensor) -> Tensor:
         """(codes,), over all latents; in training over those of all processes."""
         q = q.reshape(-1, q.shape[-1])
-        summed = torch.cat([q.sum(0), q.new_tensor([len(q)])])
+        summed = torch.cat([q.sum(0), q.new_full((1,), len(q))])
         if self.training and dist.is_initialized():
             dist.all_reduce(summed)
         return summed[:-1] / summed[-1]

@@ -44,11 +44,6 @@ class _Heads(Quantiser):
             head.after_step(step, steps)
         super().after_step(step, steps)
 
-    def discard(self) -> None:
-        for head in self.each():
-            head.discard()
-        super().discard()
-
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
         for i, head in enumerate(self.each()):
             head.after_average(under(f"heads.{i}.", averages))

@@ -71,6 +71,7 @@ class VectorQuantiser(Quantiser):
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))  # latents in `recent`, later updates
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self._seen_latents: list[Tensor] = []  # (n, d), of every forward pass of one optimiser step on this rank
+        self._known: bool | None = None  # what `started` says, as far as the host remembers
 
     @property
     def training_state(self) -> frozenset[str]:
@@ -88,7 +89,7 @@ class VectorQuantiser(Quantiser):
             bias = torch.zeros_like(codes[:, 0]) if self.normalise else -0.5 * codes.square().sum(-1)
             z_nd = z.reshape(-1, self.dim).float()
             parts = z_nd.split(max(1, DISTANCES_AT_ONCE // self.size))
-            return torch.cat([torch.addmm(bias, part, codes.T).argmax(-1) for part in parts]).reshape(z.shape[:-1])
+            return torch.cat([_argmax(torch.addmm(bias, part, codes.T)) for part in parts]).reshape(z.shape[:-1])
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Codes (..., d) of ids (...)."""
@@ -102,7 +103,7 @@ class VectorQuantiser(Quantiser):
                 z = F.normalize(z, dim=-1)
             if self.training:
                 self._seen_latents.append(z.detach().reshape(-1, self.dim))
-            if not self.started:
+            if not self._quantises():
                 return Quantised(z, None, {COMMITMENT: torch.zeros_like(z[..., 0])})
             ids = self.nearest(z.detach())
             codes = self.lookup(ids)
@@ -111,39 +112,37 @@ class VectorQuantiser(Quantiser):
             return Quantised(z + (codes - z).detach(), ids, {COMMITMENT: (z - codes).square().sum(-1)})
 
     @torch.no_grad()
-    def update(self) -> int:
-        """Once after each optimiser step, on every rank: learn from what the forward passes saw since the last call.
+    def update(self, step: int = 0) -> Tensor:
+        """Once after each optimiser `step`, on every rank: learn from what the forward passes saw since the last call.
 
-        Returns the number of latents in the batch of all ranks. Latents that are not finite count nowhere."""
-        batches = self._seen_latents
+        Returns the number of latents in the batch of all ranks, on their device. Those that are not finite count
+        nowhere."""
+        batches, self._seen_latents = self._seen_latents, []
         latents = _gather(torch.cat(batches))
-        if not (finite := latents.isfinite().all(-1)).all():
-            latents = latents[finite]
-            known = [z.isfinite().all(-1) for z in batches]
-            batches = [z[rows] for z, rows in zip(batches, known, strict=True)]
-            self._seen_ids = [ids[rows] for ids, rows in zip(self._seen_ids, known, strict=bool(self.started))]
-        self._seen_latents = []
-        if not self.started:
-            slot = (self.counter + torch.arange(len(latents), device=latents.device)) % len(self.recent)
-            self.recent[slot] = latents
-            self.counter += len(latents)
-            return len(latents)
+        finite = latents.isfinite().all(-1)
+        latents, number = torch.where(finite[:, None], latents, 0.0), finite.sum()
+        if not self._quantises():
+            last = len(self.recent)  # a row beyond it takes what is not finite
+            slot = torch.where(finite, (self.counter + finite.cumsum(0) - 1) % last, last)
+            self.recent.copy_(torch.cat([self.recent, self.recent[:1]]).index_put((slot,), latents)[:-1])
+            self.counter += number
+            return number
+        known = [z.isfinite().all(-1) for z in batches]
         batch_sum = torch.zeros_like(self.cluster_sum)
-        for ids, z in zip(self._seen_ids, batches, strict=True):
-            batch_sum.index_add_(0, ids, z)
-        self._average_use()
+        for ids, z, rows in zip(self._seen_ids, batches, known, strict=True):
+            batch_sum.index_add_(0, ids, torch.where(rows[:, None], z, 0.0))
+        self._average_use(known)
         if dist.is_initialized():
             dist.all_reduce(batch_sum)
         self.cluster_sum.lerp_(batch_sum, 1 - self.decay)
-        self.counter += 1
-        self._restart_unused(latents)
+        self._restart_unused(latents, finite, step)
         self._recompute_codes()
-        return len(latents)
+        return number
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
-        batch = self.update()
-        if self.started:
+        batch = self.update(step)
+        if self._quantises():
             return
         if step + 1 >= self.warmup * steps and self.ready:
             self.start(batch)
@@ -153,18 +152,25 @@ class VectorQuantiser(Quantiser):
                 f"with larger batches or a smaller codebook"
             )
 
-    def discard(self) -> None:
-        super().discard()
-        self._seen_latents.clear()
-
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
         """The codes of averaged counts and sums. Codes themselves are not averaged: one that was restarted would lie
         between where it was and where it is, and unit vectors would shrink."""
-        if self.started:
+        if self._quantises():
             averages["codes"].copy_(self._means(averages["cluster_size"], averages["cluster_sum"]))
 
     def mark_fitted(self) -> None:
         self.started.fill_(True)
+        self._known = None
+
+    def _quantises(self) -> bool:
+        """What `started` says, asked of the device once."""
+        if self._known is None:
+            self._known = bool(self.started)
+        return self._known
+
+    def train(self, mode: bool = True) -> VectorQuantiser:
+        self._known = None  # a checkpoint may have been read
+        return super().train(mode)
 
     @property
     def ready(self) -> bool:
@@ -172,7 +178,7 @@ class VectorQuantiser(Quantiser):
         return int(self.counter) >= self.size
 
     @torch.no_grad()
-    def start(self, batch: int) -> None:
+    def start(self, batch: Tensor | int) -> None:
         """Place the codes and quantise from now on; `batch` latents an update.
 
         By k-means on the most recent latents; or at random, without looking at where they crowd: unit vectors of
@@ -195,6 +201,7 @@ class VectorQuantiser(Quantiser):
         self.cluster_sum *= batch / len(points)
         self.counter.zero_()
         self.started.fill_(True)
+        self._known = None  # the step may be skipped
 
     def _k_means(self, points: Tensor, generator: torch.Generator) -> None:
         self.codes.copy_(points[torch.randperm(len(points), generator=generator)[: self.size].to(points.device)])
@@ -220,35 +227,47 @@ class VectorQuantiser(Quantiser):
         smoothed = (size + SMOOTHING) / (total + self.size * SMOOTHING) * total
         return summed / smoothed[:, None]
 
-    def _restart_unused(self, latents: Tensor) -> None:
-        """Move codes that are hardly used to where latents are; the draw is the same on all ranks."""
-        threshold = self.restart_below * self.cluster_size.mean()
-        unused = (self.cluster_size < threshold).nonzero()[:, 0]
-        if not len(unused):
+    def _restart_unused(self, latents: Tensor, finite: Tensor, step: int) -> None:
+        """Move codes that are hardly used to where latents are; the draw is the same on all ranks. How many there are
+        only the device knows, so that all shapes are those of the codebook and of the batch."""
+        if not self.restart_below or not len(latents):
             return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.counter))
+        threshold = self.restart_below * self.cluster_size.mean()
+        unused = self.cluster_size < threshold
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if self.restart == "split":
             self._split(unused, threshold, generator)
             return
-        drawn = torch.randperm(len(latents), generator=generator)[: len(unused)].to(latents.device)
-        unused = unused[: len(drawn)]
+        order = torch.randperm(len(latents), generator=generator).to(latents.device)
+        drawn = order[(~finite[order]).byte().argsort(stable=True)]  # what is finite comes first
+        number = unused.cumsum(0) - 1  # of an unused code among them
+        moved = unused & (number < finite.sum())
         weight = 2 * threshold  # light, so that the code follows its new latents quickly
-        self.cluster_size[unused] = weight
-        self.cluster_sum[unused] = latents[drawn] * weight
+        at = latents[drawn[number.clamp(0, len(latents) - 1)]]
+        self.cluster_size.copy_(torch.where(moved, weight, self.cluster_size))
+        self.cluster_sum.copy_(torch.where(moved[:, None], at * weight, self.cluster_sum))
 
     def _split(self, unused: Tensor, threshold: Tensor, generator: torch.Generator) -> None:
         """Each unused code takes half of one of the most used codes, a little to one side; the other half moves to the
         other side. Codes of which a half would be unused are not split."""
         size, parents = self.cluster_size.sort(descending=True, stable=True)
-        parents = parents[: int((size >= 2 * threshold).sum())][: len(unused)]
-        unused = unused[: len(parents)]
-        half = self.cluster_size[parents] / 2
-        mean = self.cluster_sum[parents] / self.cluster_size[parents, None]
-        aside = torch.randn(len(parents), self.dim, generator=generator).to(mean.device)
+        children = (~unused).byte().argsort(stable=True)  # the unused ones first
+        number = torch.arange(self.size, device=unused.device)
+        splits = (number < unused.sum()) & (size >= 2 * threshold)
+        half, mean = size / 2, self.cluster_sum[parents] / size[:, None]
+        aside = torch.randn(self.size, self.dim, generator=generator).to(mean.device)
         aside = SPLIT * mean.norm(dim=-1, keepdim=True) * F.normalize(aside, dim=-1)
-        self.cluster_size[parents], self.cluster_size[unused] = half, half
-        self.cluster_sum[parents] = (mean - aside) * half[:, None]
-        self.cluster_sum[unused] = (mean + aside) * half[:, None]
+        for codes, moved in ((parents, mean - aside), (children, mean + aside)):
+            sizes, sums = self.cluster_size[codes], self.cluster_sum[codes]
+            self.cluster_size.index_copy_(0, codes, torch.where(splits, half, sizes))
+            self.cluster_sum.index_copy_(0, codes, torch.where(splits[:, None], moved * half[:, None], sums))
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """`scores.argmax(-1)`: the first of equals. On a CPU by NumPy, which takes a quarter of the time."""
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return scores.argmax(-1)
+    return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def _gather(x: Tensor) -> Tensor:

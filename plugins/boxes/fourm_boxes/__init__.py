@@ -21,6 +21,7 @@ from fourm_boxes.labeller import DetectionLabeller, DetectionOptions, RegionLabe
 from fourm_boxes.measures import average_precision, dropped, mean_average_precision
 from fourm_plugins import Labeller, Metric, Modality, SampleError, View, images
 from fourm_plugins.bases import SequenceModality, SequenceSettings
+from fourm_plugins.counting import counted
 from fourm_plugins.labelling import label_options
 from fourm_plugins.recognition import Recognised, next_power, usable
 
@@ -94,7 +95,7 @@ class Boxes(SequenceModality[list[Box]]):
         boxes, lost = parse_boxes(text, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
         if lost or not boxes:
             last = self.settings.text.coordinate_bins - 1
-            allowed = f", one of {len(self.settings.labels)} labels" if self.settings.labels else ""
+            allowed = f", one of {counted(len(self.settings.labels), 'label')}" if self.settings.labels else ""
             raise SampleError(
                 f"{text[:60]!r} is not all boxes; type `v0=x0 v1=y0 v2=x1 v3=y1 label ...` in whole numbers of 0 to "
                 f"{last} with x0 < x1 and y0 < y1{allowed}, or JSON"
@@ -121,7 +122,7 @@ class Boxes(SequenceModality[list[Box]]):
             raise SampleError(f"box {index} is labelled {label!r}; '=' is kept for coordinates")
         if self.settings.labels and label not in self.settings.labels:
             raise SampleError(
-                f"box {index} is labelled {label!r}, which is none of the {len(self.settings.labels)} labels"
+                f"box {index} is labelled {label!r}, which is none of the {counted(len(self.settings.labels), 'label')}"
             )
         if not (isinstance(corners, list) and len(corners) == 4 and all(_is_number(x) for x in corners)):
             raise SampleError(f"box {index} ({label}) needs bbox: four numbers x0, y0, x1, y1")
@@ -173,7 +174,7 @@ class Boxes(SequenceModality[list[Box]]):
 
     def remark(self, value: list[Box]) -> str:
         lost = value.dropped if isinstance(value, Boxed) else 0
-        pieces = "1 piece of the generated text was" if lost == 1 else f"{lost} pieces of the generated text were"
+        pieces = counted(lost, "piece of the generated text was", "pieces of the generated text were")
         return f"{pieces} no box, dropped" if lost else ""
 
     def render(self, value: list[Box]) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import PurePath
 import numpy as np
 
 from fourm_plugins import Metric
+from fourm_plugins.counting import counted
 from fourm_plugins.extras import optional
 from fourm_plugins.labelling import NetworkOptions, PictureNetwork
 
@@ -88,7 +89,9 @@ def frechet_distance(model: str) -> Metric:
     def distance(predictions: Pictures, truths: Pictures) -> float:
         fake, real = features(predictions), features(truths)
         if len(real) <= real.shape[1]:
-            raise ValueError(f"{len(real)} samples for {real.shape[1]} features; there must be more than features")
+            raise ValueError(
+                f"{counted(len(real), 'sample')} for {real.shape[1]} features; there must be more than features"
+            )
         metric = fid.FrechetInceptionDistance(feature=Features(real.shape[1]))
         metric.update(real, real=True)
         metric.update(fake, real=False)

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from fourm_plugins import Labeller, SampleError
+from fourm_plugins.counting import counted
 from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class SemSegLabeller(Labeller):
             self._ids = np.arange(number)
         else:
             raise ValueError(
-                f"{model} knows {len(names)} classes, the modality has {number} without names; name them in its "
+                f"{model} knows {counted(len(names), 'class', 'classes')}, the modality has {number} without "
+                f"names; name them in its "
                 f"settings (classes: [...])"
             )
         if unknown := [name for name, i in zip(names, self._ids) if i < 0]:
@@ -51,7 +53,9 @@ class SemSegLabeller(Labeller):
                 raise ValueError(
                     f"{model}: {unknown[0]!r} is none of the classes; map it, or let the modality ignore an id"
                 )
-            log.info("%s: %d classes are left without one: %s", model, len(unknown), ", ".join(unknown[:20]))
+            log.info(
+                "%s: %s left without one: %s", model, counted(len(unknown), "class", "classes"), ", ".join(unknown[:20])
+            )
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything that is worth measuring on one GPU, as tables: at most 9 minutes on an H100.
+#
+#     bash benchmarks/gpu.sh > gpu.md
+#
+# Steps of B, L and XL (eager, compiled, checkpointing) beside the obvious implementation, tokenizers, generation.
+# What fails (a GPU with less memory) is said, and the rest goes on. Needs a torch that sees the GPU.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+began=$SECONDS
+
+part() { # TITLE SECONDS MODULE ARGUMENTS…
+  printf '\n## %s\n\n' "$1"
+  timeout "$2" "$PYTHON" -m "benchmarks.$3" "${@:4}" || printf '\nnot measured: exit %s\n' "$?"
+}
+
+"$PYTHON" - <<'PY' || exit 1
+import sys
+import torch
+if not torch.cuda.is_available():
+    sys.exit("benchmarks/gpu.sh: torch sees no GPU; install a torch for CUDA")
+print("#", torch.cuda.get_device_name(), "· torch", torch.__version__, "· CUDA", torch.version.cuda)
+PY
+printf '%s, commit %s\n' "$(date -u +%F)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+
+part "A step of 4M-B, 256 samples" 110 train_step --size B --batch 256 --steps 10 \
+  --variant fast --variant compiled --variant obvious
+part "A step of 4M-L, 128 samples" 130 train_step --size L --batch 128 --steps 8 \
+  --variant fast --variant compiled --variant compiled-selective --variant obvious
+part "A step of 4M-XL, 64 samples" 130 train_step --size XL --batch 64 --steps 5 \
+  --variant full --variant compiled --variant compiled-selective
+part "Tokenizers" 70 tokenizer_speed --repeat 2
+part "Generation, 4M-B" 100 generation --size B --batch 16 --dtype bfloat16
+
+printf '\n%s s in all\n' "$((SECONDS - began))"

@@ -1,0 +1,78 @@
+"""Memory of each process while a model is started, sharded over all of them, as a multiple of its share of the weights.
+
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node=4 -m benchmarks.start_up --size L
+
+Prints seconds and, for the process that took most, the peak of its resident memory beyond what it held before; beside
+it the share: all parameters in float32 / processes. The vocabulary is that of the published 4M-7 models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import torch
+from torch import nn
+
+from benchmarks.published import Samples
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.pretrain.task import planned_network
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import gather_json, processes, rank, world_size
+from fourm_engine.train.parallel import started
+from fourm_engine.train.task import Planned
+from fourm_engine.vocabulary import Vocabulary
+
+
+class Planner:
+    """Of a task, what a start needs."""
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.vocabulary = config, vocabulary
+
+    def planned(self, seed: int) -> Planned:
+        return planned_network(self.config, self.vocabulary, seed)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return [*model.encoder, *model.decoder]  # type: ignore[misc]
+
+
+def resident() -> float:
+    """Bytes that this process holds now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak() -> float:
+    """The most bytes that it ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="L", choices=["Ti", "S", "B", "L", "XL"])
+    options = parser.parse_args()
+    config = TrainConfig(batch_size=world_size(), steps=1, lr=1e-4, device="cpu", parallel="shard")
+    with processes(config) as device:
+        task = Planner(ModelConfig(size=options.size), Samples(tokens=128).vocabulary)
+        # What a first collective, mesh and module cost is paid before.
+        started(Planner(ModelConfig(size="Ti"), task.vocabulary), config, device, seed=0, bf16=False)  # type: ignore
+        before, began = resident(), time.perf_counter()
+        model = started(task, config, device, seed=0, bf16=False)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - began
+        total = sum(parameter.numel() for parameter in model.parameters())
+        share = 4 * total / world_size()
+        most = max(gather_json([peak() - before, seconds]))
+        held = max(gather_json(resident() - before))
+        if rank() == 0:
+            print(
+                f"{options.size}: {total / 1e6:.0f} M parameters on {world_size()} processes in {most[1]:.0f} s; a "
+                f"process held {held / 2**20:.0f} MiB and at most {most[0] / 2**20:.0f} MiB, {most[0] / share:.2f} of "
+                f"its share of {share / 2**20:.0f} MiB"
+            )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

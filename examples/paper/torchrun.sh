@@ -1,0 +1,15 @@
+#!/bin/bash
+# Trains CONFIG on all GPUs of machines without Slurm. On each machine, with the same HOST (the first machine) and NODES:
+#
+#   HOST=10.0.0.1 NODES=8 examples/paper/torchrun.sh CONFIG [section.key=value …]
+#
+# On one machine HOST and NODES can be left out. A run that was stopped or killed goes on with the same command.
+set -eu
+GPUS=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+if [ "${NODES:-1}" -eq 1 ]; then
+    set -- --standalone --nproc-per-node="$GPUS" -m fourm_engine.train "$@"
+else
+    set -- --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$HOST:29500" \
+        -m fourm_engine.train "$@"
+fi
+exec torchrun "$@"

@@ -1,0 +1,104 @@
+"""Reading what is labelled, in worker processes, and writing labels, in a thread beside the labeller.
+
+In: samples of the source. Out: their values, and the shards or files of the labels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.raw.source import Source
+from fourm_engine.data.raw.write_shards import write_shard
+from fourm_engine.files import write_atomically
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
+from fourm_plugins.notes import reading
+
+#: Batches of labels that wait to be encoded and written.
+WRITTEN_LATER = 4
+
+
+class ValueReader:
+    """`reader[names]`: name -> value, or the BadFile that says why there is none."""
+
+    def __init__(self, files: Source, source: Modality) -> None:
+        self.files, self.source = files, source
+
+    def __getitem__(self, names: Sequence[str]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name in names:
+            try:
+                with reading(partial(self.files.where, name)):
+                    values[name] = self.source.read(self.files.files(name))
+            except SampleError as error:
+                values[name] = BadFile(self.files.where(name), self.source.name, str(error))
+        return values
+
+
+class LabelWriter:
+    """Encodes labels and writes them, in a thread, up to `WRITTEN_LATER` batches later. What went wrong there is raised
+    by a later call, and nothing is written after it."""
+
+    def __init__(self, folder: Path, target: Modality) -> None:
+        self.folder, self.target = folder, target
+        #: Samples.
+        self.written = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._encoded: list[tuple[str, dict[str, bytes]]] = []
+        self._failed = False
+
+    def __enter__(self) -> LabelWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def encode(self, labels: Sequence[tuple[str, Any]]) -> None:
+        """Add labels to the shard or files that are written next."""
+        self._later(self._encode, labels)
+
+    def write(self, out: Path | None) -> None:
+        """Write them to the shard `out`, or for None to a file each."""
+        self._later(self._write, out)
+
+    def finish(self) -> None:
+        """Wait for all of it."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _later(self, work: Callable[[Any], None], argument: Any) -> None:
+        self._waiting.append(self._thread.submit(self._do, work, argument))
+        while len(self._waiting) > WRITTEN_LATER:
+            self._waiting.popleft().result()
+
+    def _do(self, work: Callable[[Any], None], argument: Any) -> None:
+        if not self._failed:
+            self._failed = True
+            work(argument)
+            self._failed = False
+
+    def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
+        self._encoded += [(name, self.target.write(value)) for name, value in labels]
+
+    def _write(self, out: Path | None) -> None:
+        samples, self._encoded = self._encoded, []
+        _write_shard(out, self.folder, samples) if out is not None else _write_files(self.folder, samples)
+        self.written += len(samples)
+
+
+def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
+    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
+
+
+def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
+    for name, files in samples:
+        for extension, content in files.items():
+            write_atomically(folder / f"{name}.{extension}", content)

@@ -1,0 +1,216 @@
+"""Tables: one file that says something of many samples, as JSON lines, JSON, CSV or TSV, with a row a sample.
+
+In: a file beside the folders of a data set. Out: its columns, and of one column the texts of each sample, written as
+tars with a file a sample. Lines, files and names are bounded; nothing is written outside the folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from fourm_engine.data.raw.names import plain, shown
+from fourm_engine.data.raw.write_shards import write_shard
+from fourm_engine.files import replacing_folder
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+#: Bytes of a table; of one that is a single JSON document, which is held in memory; of one line.
+MAX_BYTES, MAX_JSON, MAX_LINE = 16 << 30, 1 << 30, 1 << 20
+#: Characters of a sample's name, and of a text; texts of a sample.
+MAX_NAME, MAX_TEXT, MAX_TEXTS = 512, 100_000, 1000
+#: What the column is called that names the samples, the surest first.
+NAME_COLUMNS = (
+    *("file_name", "filename", "file", "image", "img", "image_path", "filepath", "path", "name", "key", "sample"),
+    *("image_id", "id"),
+)
+SAMPLES_PER_SHARD = 10_000
+_LOOKED = 50  # rows that say which columns there are
+
+
+@dataclass
+class Texts:
+    """The texts of a column. `rows` were read; `unmatched` of them name no sample, such as `example`."""
+
+    samples: dict[str, list[str]] = field(default_factory=dict)
+    rows: int = 0
+    unmatched: int = 0
+    example: str = ""
+
+
+class Table:
+    """`name_column` names the samples; `columns` are those that hold texts, by how they are written in the file.
+
+    Raises ValueError, one line, for a file that is no table, or has no column of names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if (size := self.path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"{shown(path)}: of {size >> 20} MiB, at most {MAX_BYTES >> 20} are read; split it")
+        first = list(islice(self.rows(), _LOOKED))
+        written: dict[str, str] = {}
+        for row in first:
+            for key in row:
+                written.setdefault(_column(key), key)
+        name = next((written[key] for key in NAME_COLUMNS if key in written), None)
+        if name is None:
+            there = ", ".join(shown(key) for key in list(written.values())[:8]) or "none"
+            raise ValueError(
+                f"{shown(path)}: no column names the samples; call it {', '.join(NAME_COLUMNS[:4])} or name (there: "
+                f"{there})"
+            )
+        self.name_column = name
+        self.columns = [
+            key
+            for key in written.values()
+            if key != name and any(_texts(row.get(key)) for row in first) and not any(_other(row, key) for row in first)
+        ]
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """Raises ValueError naming the line that is wrong."""
+        try:
+            yield from _READERS[self.path.suffix.lower()](self.path)
+        except OSError as error:
+            raise ValueError(f"{shown(self.path)}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{shown(self.path)}: not UTF-8; save it as UTF-8 (iconv -t UTF-8)") from None
+
+    def texts(self, column: str, samples: Collection[str]) -> Texts:
+        """Of each of `samples` that a row names, all texts, those of several rows one after another. A row may name a
+        sample with an extension and the folders that its file lies in."""
+        found = Texts()
+        for row in self.rows():
+            texts = _texts(row.get(column))
+            if not texts or row.get(self.name_column) in (None, ""):
+                continue
+            found.rows += 1
+            called = plain(str(row[self.name_column]))[: MAX_NAME + 1]
+            name = next((name for name in _names(called) if name in samples), None)
+            if name is None:
+                found.unmatched += 1
+                found.example = found.example or called
+                continue
+            kept = found.samples.setdefault(name, [])
+            kept += [text for text in texts if text not in kept][: MAX_TEXTS - len(kept)]
+        return found
+
+
+def write_texts(folder: Path, texts: Mapping[str, list[str]]) -> None:
+    """A line a text, in `<sample>.txt` of tars in `folder`, which appears whole. Raises CannotWrite."""
+    names = sorted(texts)
+    with replacing_folder(folder) as temporary:
+        for number, start in enumerate(range(0, len(names), SAMPLES_PER_SHARD)):
+            some = names[start : start + SAMPLES_PER_SHARD]
+            lines = ((name, {"txt": ("\n".join(texts[name]) + "\n").encode()}) for name in some)
+            write_shard(temporary / f"shard-{number:05d}.tar", lines)
+
+
+def _names(called: str) -> Iterator[str]:
+    """What a sample may be called that a row calls so: with less and less of the folders, without the extension."""
+    if not called or len(called) > MAX_NAME or called.startswith("/") or ".." in called.split("/"):
+        return
+    parts = [part for part in called.split("/") if part != "."]
+    for start in range(len(parts)):
+        name = "/".join(parts[start:])
+        stem, dot, extension = name.rpartition(".")
+        if dot and stem and "/" not in extension:
+            yield stem
+        yield name
+    if called.isdecimal():  # a number of COCO, whose files have twelve digits
+        yield called.zfill(12)
+
+
+def _column(key: str) -> str:
+    return key.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _texts(value: Any) -> list[str]:
+    """Texts as lines; empty for what holds none."""
+    values = value if isinstance(value, list) else [value]
+    lines = (" ".join(one[:MAX_TEXT].split()) for one in values[:MAX_TEXTS] if isinstance(one, str))
+    return [line for line in lines if line]
+
+
+def _other(row: Mapping[str, Any], key: str) -> bool:
+    """Whether a row holds something else than texts there."""
+    value = row.get(key)
+    values = value if isinstance(value, list) else [value]
+    return any(one is not None and not isinstance(one, str) for one in values)
+
+
+def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{shown(path)}: line {number} is longer than {MAX_LINE >> 20} MiB; shorten it")
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError:
+                raise
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{shown(path)}: line {number} is no JSON: {error!s:.100}; correct it") from None
+            if not isinstance(row, dict):
+                raise ValueError(f'{shown(path)}: line {number} is no JSON object, such as {{"name": …}}; correct it')
+            yield row
+
+
+def _json(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A list of rows; `{"images": …, "annotations": …}` of COCO; or texts by the name of a sample."""
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise ValueError(f"{shown(path)}: of {size >> 20} MiB, at most {MAX_JSON >> 20}; write JSON lines instead")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{shown(path)}: no JSON: {error!s:.100}; correct it") from None
+    if isinstance(document, dict) and _rows_in(document.get("images")) and _rows_in(document.get("annotations")):
+        files = {image.get("id"): image.get("file_name") for image in document["images"] if _plain(image.get("id"))}
+        for row in document["annotations"]:
+            image = row.get("image_id")
+            yield {"file_name": files.get(image) if _plain(image) else None} | {
+                key: value for key, value in row.items() if key not in ("id", "image_id", "file_name")
+            }
+    elif _rows_in(document):
+        yield from document
+    elif isinstance(document, dict) and document and all(map(_texts, document.values())):
+        yield from ({"name": name, path.stem: texts} for name, texts in document.items())
+    else:
+        raise ValueError(f'{shown(path)}: no list of rows, such as [{{"name": …}}], and no COCO document')
+
+
+def _rows_in(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _plain(key: Any) -> bool:
+    return isinstance(key, (str, int))
+
+
+def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        head = file.readline(MAX_LINE)
+        file.seek(0)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;|\t", key=head.count)
+        reader = csv.DictReader(_bounded(file, path), delimiter=delimiter)
+        try:
+            for row in reader:
+                yield {key: value for key, value in row.items() if isinstance(key, str)}
+        except csv.Error as error:
+            raise ValueError(f"{shown(path)}: line {reader.line_num}: {error}; correct it") from None
+
+
+def _bounded(file: TextIO, path: Path) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{shown(path)}: line {number} is longer than {MAX_LINE >> 20} MiB; shorten it")
+        yield line
+
+
+_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _separated, ".tsv": _separated}

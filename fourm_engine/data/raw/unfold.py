@@ -1,0 +1,108 @@
+"""Texts in tables beside the folders of a data set, made into folders that can be read.
+
+In: a folder, and what the plugins say of it. Out: which column of which table a plugin reads, and on request a folder
+of each, named as the column, with the samples of the other folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourm_engine.data.raw.names import is_litter, shown
+from fourm_engine.data.raw.recognition import Asked
+from fourm_engine.data.raw.tables import SUFFIXES, Table, write_texts
+from fourm_engine.data.splits import SPLITS
+
+#: A folder with more such files holds a file a sample, not tables.
+MOST_TABLES = 20
+#: Tables of other programs, which are not read.
+_OTHERS = (".parquet", ".xlsx")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What `plugin` reads once it lies in `folder`: a column of each of some tables."""
+
+    plugin: str
+    folder: Path
+    columns: list[tuple[Table, str]]
+
+    @property
+    def unread(self) -> str:
+        """A line on tables that are not unfolded."""
+        tables = ", ".join(f"{shown(table.path)} (column {shown(column)})" for table, column in self.columns)
+        return (
+            f"not read: {tables}: one file of many samples; to write their texts to {shown(self.folder)}, for "
+            f"{self.plugin}, run this again with --unpack"
+        )
+
+
+def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[Texts], list[str]]:
+    """The texts in tables that lie in `root` or in a folder of `beside`, one a plugin, and a line on each table that
+    has none."""
+    found, notes = dict[str, Texts](), list[str]()
+    for path in (path for folder in (root, *beside) for path in _tables(folder)):
+        if path.suffix.lower() in _OTHERS:
+            notes.append(f"{shown(path)} is not read: export it as CSV or JSON lines, a row a sample")
+            continue
+        try:
+            table = Table(path)
+        except ValueError as error:
+            if path.suffix.lower() != ".json":  # which may be anything
+                notes.append(f"not read: {error}")
+            continue
+        named = [(column, plugin) for column in table.columns if (plugin := _reader(column, asked)) is not None]
+        for column, plugin in named:
+            folder = root / re.sub(r"\W+", "_", column.strip().lower())
+            texts = found.setdefault(plugin, Texts(plugin, folder, []))
+            if all(other is not table for other, _ in texts.columns):
+                texts.columns.append((table, column))
+        if table.columns and not named and path.suffix.lower() != ".json":
+            called = ", ".join(sorted(name for name, cls in asked.classes.items() if _reads_text(cls)))
+            there = ", ".join(map(shown, table.columns[:8]))
+            notes.append(
+                f"{shown(path)} is not read: no column is called as a modality of texts ({called}), only {there}"
+            )
+    return list(found.values()), notes
+
+
+def unfold(texts: Texts, samples: frozenset[str]) -> str:
+    """Write the folder, with the texts of `samples`. Returns a line on it. Raises ValueError where no row names one of
+    these, and CannotWrite."""
+    merged, rows, unmatched, example = dict[str, list[str]](), 0, 0, ""
+    for table, column in texts.columns:
+        some = table.texts(column, samples)
+        rows, unmatched, example = rows + some.rows, unmatched + some.unmatched, example or some.example
+        for name, lines in some.samples.items():
+            merged.setdefault(name, []).extend(lines)
+    tables = ", ".join(shown(table.path) for table, _ in texts.columns)
+    if not merged:
+        among = f"the samples are such as {shown(min(samples))!r}" if samples else "there are no files of samples"
+        raise ValueError(f"{tables}: no row names a sample: they name such as {shown(example)!r}, and {among}")
+    write_texts(texts.folder, merged)
+    line = f"{tables}: texts of {len(merged)} samples written to {shown(texts.folder)}"
+    return f"{line}; {unmatched} of {rows} rows name no sample, such as {shown(example)!r}" if unmatched else line
+
+
+def _tables(folder: Path) -> list[Path]:
+    found = list[Path]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith((*SUFFIXES, *_OTHERS)) and entry.is_file() and entry.name != SPLITS:
+                found.append(folder / entry.name)
+            if len(found) > MOST_TABLES:
+                return []
+    return sorted(path for path in found if not is_litter(path.name))
+
+
+def _reader(column: str, asked: Asked) -> str | None:
+    """The plugin of texts that a column is called as."""
+    return next((name for name, cls in asked.classes.items() if _reads_text(cls) and asked.named(name, column)), None)
+
+
+def _reads_text(cls: type) -> bool:
+    return "txt" in getattr(cls, "extensions", ())

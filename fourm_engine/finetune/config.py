@@ -1,0 +1,23 @@
+"""The `finetune` section of a config: training that starts from a model's weights."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fourm_engine.nn.config import LoraConfig
+
+
+class FinetuneConfig(BaseModel):
+    """Starts from a trained model. Its shape, the settings of its modalities and its tokenizers are those of the run
+    where the config says nothing else. A modality at another size keeps its rows; its positions are interpolated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    #: Folder of a run or of an exported model, a published model (file or folder), or a Hub id.
+    source: str
+    #: Parameters that keep every bit: their names or beginnings of these, with `*` for any part, such as `encoder` or
+    #: `embedding.*_table`. null: none, or with `lora` all that the model has.
+    freeze: list[str] | None = Field(default=None, min_length=1)
+    #: Low-rank adapters, merged into the weights of the model that is exported. The matrices beside which they are keep
+    #: every bit.
+    lora: LoraConfig | None = None

@@ -1,0 +1,25 @@
+"""Which weights of a fine-tuned network learn.
+
+In: the network, the `finetune` section. Out: the same network with frozen parameters and adapters.
+"""
+
+from __future__ import annotations
+
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.nn.adapt import add_lora, freeze
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
+
+REGISTERS = "registers"
+
+
+def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) -> None:
+    """Freeze parameters and add adapters; `trained`: the shape of the model that the weights are of. Raises ValueError,
+    naming the setting, for a name that no parameter has."""
+    patterns = settings.freeze
+    if patterns is None and settings.lora is not None:
+        new = {REGISTERS} if trained.registers != network.config.registers else set()
+        patterns = [name for name, _ in network.named_parameters() if name not in new]
+    freeze(network, patterns or (), setting="finetune.freeze")
+    if settings.lora is not None:
+        add_lora(network, **settings.lora.model_dump(), setting="finetune.lora.matrices")

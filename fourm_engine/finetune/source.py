@@ -1,0 +1,234 @@
+"""The model that a fine-tuning starts from, checked against the run before anything is computed.
+
+In: the `finetune` section, the modalities that take part, the shape of the model. Out: the vocabulary with their
+layouts, all modalities and tokenizers that the exported model will have, and the network with its weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourm_engine import exported
+from fourm_engine.convert import published
+from fourm_engine.convert.absent import AbsentTokenizer
+from fourm_engine.convert.domains import match, restrict
+from fourm_engine.exported import ExportedConfig
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.finetune.learning import adapt
+from fourm_engine.identity import check_identity
+from fourm_engine.loading import Parts, load_parts
+from fourm_engine.modalities import Modalities, host_of
+from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.config import SIZES, ModelConfig
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizers
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.suggest import did_you_mean
+from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+#: Settings of a modality that a fine-tuning may change: of pictures and texts, how many tokens they have.
+SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model says of itself, without its weights."""
+
+    weights: Path
+    model: ModelConfig
+    vocabulary: Vocabulary
+    #: Modality -> settings of its plugin, and as `plugin` the entry point.
+    settings: dict[str, dict[str, Any]]
+    tokenizers: Path | None  # folder with those that the model has
+
+
+def locate(source: str) -> tuple[Path, bool]:
+    """File of a model's weights, fetched where `source` is a Hub id; whether it is in the published format."""
+    path = published.find(source)
+    folder = exported.locate(source) if path is None else path.parent
+    path = path or published.find(folder)
+    return path or folder / exported.WEIGHTS, path is not None
+
+
+def describe(source: str, manager: PluginManager) -> Description:
+    """Raises ValueError where there is no such model, or it is damaged."""
+    path, is_published = locate(source)
+    if is_published:
+        checkpoint = published.open_checkpoint(path)
+        matched, _ = match(checkpoint.domains, manager, {})
+        kept = [domain for domain in checkpoint.domains if domain.name in matched]
+        names = {domain: modality.name for domain, (modality, _) in matched.items()}
+        settings = {m.name: {"plugin": plugin, **m.settings.model_dump(mode="json")} for m, plugin in matched.values()}
+        return Description(path, checkpoint.config, published.vocabulary_of(kept, names), settings, None)
+    saved = exported.read_config(path.parent)
+    settings = {name: {"plugin": m.plugin, **m.settings} for name, m in saved.modalities.items()}
+    return Description(path, saved.model, saved.build_vocabulary(), settings, path.parent / exported.TOKENIZERS)
+
+
+def filled(
+    model: Mapping[str, Any], settings: Mapping[str, Any], description: Description, names: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `model` and `modalities.settings` of a config, with what a model says where they say nothing.
+    `names`: the modalities that take part."""
+    shape = description.model.model_dump(exclude={"size", "compile"})
+    if "size" in model:
+        shape = {key: value for key, value in shape.items() if key not in SIZES["B"]}
+    known = {name: description.settings[name] for name in names if name in description.settings}
+    return {**shape, **model}, _merged(known, settings)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, key by key at every depth."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = _merged(below[key], above[key])
+    return merged
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and the run that starts from it.
+
+    `training`: the modalities that take part; `modalities`: all that the exported model will have."""
+
+    settings: FinetuneConfig
+    weights: Path
+    trained_config: ModelConfig
+    model_config: ModelConfig  # of the network that is trained
+    training: Modalities
+    modalities: Modalities
+    vocabulary: Vocabulary
+    trained_tokenizers: Mapping[str, Tokenizer]  # `AbsentTokenizer` where the model has none
+    missing: dict[str, str]
+    origin: tuple[Path, ExportedConfig] | None
+    _network: list[Transformer] = field(repr=False)  # until it is taken
+    _load: Callable[[], Parts] = field(repr=False)
+
+    @classmethod
+    def open(cls, settings: FinetuneConfig, training: Modalities, model: ModelConfig, manager: PluginManager) -> Source:
+        """Raises ValueError: no such model; one of another shape; a modality that it does not have, or with settings
+        that change what ids or pixels mean; a name in the section that no parameter has."""
+        weights, is_published = locate(settings.source)
+        given = None
+        if is_published:  # its file does not say how its data was made; the config may
+            check_known(settings.source, describe(settings.source, manager).settings, training)
+            given = {
+                name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
+            }
+        parts = _load(settings.source, manager, given)
+        for name in training.keys() & parts.missing.keys():
+            raise ValueError(f"modalities.select: {parts.missing[name]}")
+        check_known(settings.source, parts.modalities, training)
+        for name, modality in training.items():
+            trained = parts.modalities[name]
+            where, remedy = f"{settings.source}: {name!r} of the model", "leave the setting out to keep the model's"
+            check_identity(trained.identity(), modality, where=where, remedy=remedy, ignore=SIZE_SETTINGS)
+            restrict(modality, trained.spec.input, trained.spec.target)
+        check_shape(settings.source, parts.network.config, model)
+        vocabulary = parts.vocabulary.resized(training.specs)
+        with torch.device("meta"):  # names that no parameter has are better known now
+            adapt(Transformer(model.model_copy(update={"compile": False}), vocabulary), settings, parts.network.config)
+        return cls(
+            settings,
+            weights,
+            parts.network.config,
+            model,
+            training,
+            Modalities((parts.modalities | training).values(), parts.modalities.plugins | training.plugins, manager),
+            vocabulary,
+            parts.tokenizers,
+            parts.missing,
+            parts.origin,
+            [parts.network],
+            lambda: _load(settings.source, manager, given),
+        )
+
+    def tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """Modality -> tokenizer, for all that take part and have tokens. Raises ValueError where one is missing, or is
+        not the one whose ids the model knows."""
+        spaces, manager = self.training.token_spaces, host_of(self.training)
+        for space, specs in spaces.items():
+            if not (folder / space / DOCUMENT).is_file():
+                name = specs[0].name
+                raise ValueError(
+                    f"{folder / space}: no tokenizer of {name!r}, whose ids the model knows; "
+                    f"{self._remedy(name, folder)}"
+                )
+        loaded = load_tokenizers(folder, spaces, manager, modalities=self.training)
+        for name, tokenizer in loaded.items():
+            trained = self.trained_tokenizers[name]
+            if not isinstance(trained, AbsentTokenizer) and trained.fingerprint != tokenizer.fingerprint:
+                raise ValueError(
+                    f"{folder}: the tokenizer of {name!r} is not the one that {self.settings.source} was trained with, "
+                    f"and its ids mean something else; {self._remedy(name, folder)}"
+                )
+        return loaded
+
+    def _remedy(self, name: str, folder: Path) -> str:
+        if not isinstance(self.trained_tokenizers[name], AbsentTokenizer):
+            return f"set tokenizers.folder: {self.weights.parent / exported.TOKENIZERS}"
+        space = self.training[name].spec.token_space
+        assert space is not None
+        return f"convert the published one: fourm convert SOURCE {folder / space.name} --to native --modality {name}"
+
+    def take_over(self, network: Transformer) -> None:
+        """Copy the model's weights into `network`."""
+        take_over(network, self._network.pop() if self._network else self._load().network)
+
+    def exported(self, network: Transformer, tokenizers: Mapping[str, Tokenizer]) -> FourM:
+        """The model with a network that was trained; `tokenizers`: of those that took part."""
+        return FourM(
+            network,
+            self.modalities,
+            {**self.trained_tokenizers, **tokenizers},
+            self.vocabulary,
+            missing=self.missing,
+            origin=self.origin,
+        )
+
+
+def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
+    """Raises ValueError where the run's model is of another shape than the one that it starts from."""
+    was, now = trained.model_dump(), model.model_dump()
+    for key in was:  # in the order of the settings
+        if key not in ("size", "compile", "registers") and was[key] != now[key]:
+            raise ValueError(
+                f"model.{key} is {now[key]!r}, but {was[key]!r} in {source}; fine-tuning keeps the model's shape: "
+                f"leave it out of `model`"
+            )
+    if now["registers"] < was["registers"]:
+        raise ValueError(f"model.registers is {now['registers']}, but {source} has {was['registers']}; keep them")
+
+
+def _load(source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None) -> Parts:
+    return load_parts(
+        source,
+        device="cpu",
+        domains=None,
+        disable=(),
+        providers=None,
+        manager=manager,
+        revision=None,
+        tokenizers=None,
+        settings=settings,
+    )
+
+
+def check_known(source: str, known: Collection[str], training: Collection[str]) -> None:
+    """Raises ValueError for a modality that takes part and that the model does not know."""
+    for name in training:
+        if name not in known:
+            hint = did_you_mean(name, known, otherwise="it knows")
+            raise ValueError(
+                f"modalities.select: {source} does not know {name!r}; {hint} (fourm extend adds modalities to a model)"
+            )

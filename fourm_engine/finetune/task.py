@@ -1,0 +1,83 @@
+"""FinetuneTask: the 4M objective from the weights of a trained model, all or some of which learn.
+
+In: the opened source, tokenizers, packed samples. Out: the exported model, `<run>/model/`, an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.batch import Batch
+from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.finetune.learning import adapt
+from fourm_engine.finetune.source import Source
+from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import plain_state
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.task import FourMTask, network_of
+from fourm_engine.weights import digest_of
+from fourm_plugins.tokenizer import Tokenizer
+
+
+class FinetuneTask(FourMTask):
+    """Args: see `FourMTask`; the modalities are `source.training`, the vocabulary of the samples is `source`'s."""
+
+    name = "finetuning"
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizers: Mapping[str, Tokenizer],
+        data: MaskedSamples,
+        held_out: MaskedSamples | None = None,
+        *,
+        loss: LossConfig | None = None,
+        workers: int | None = 0,
+        picture: Callable[[FourM, Path], None] | None = None,
+    ) -> None:
+        options: Any = {"loss": loss, "workers": workers, "picture": picture}
+        super().__init__(source.training, tokenizers, source.model_config, data, held_out, **options)
+        self.source = source
+        self._digest = digest_of(source.weights)
+
+    def model(self) -> nn.Module:
+        network = Transformer(self.config, self.vocabulary)
+        self.source.take_over(network)
+        adapt(network, self.source.settings, self.source.trained_config)
+        return network
+
+    def planned(self, seed: int) -> None:
+        """The source is whole in every process anyway."""
+
+    def trained(self, weights: dict[str, Tensor]) -> FourM:
+        with torch.device("meta"):
+            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+            adapt(network, self.source.settings, self.source.trained_config)
+        network.to_empty(device="cpu").load_state_dict(weights)
+        plain = network_of(self.config, self.vocabulary, plain_state(network))
+        return self.source.exported(plain, self.tokenizers)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """As in pretraining, but that nothing wears off which only modalities without a part in this run need."""
+        prefix, _, rest = name.rpartition("projections.")
+        if prefix:
+            return rest.removesuffix(".weight") in self.modalities
+        everything = set(self.vocabulary.names) == set(self.modalities)
+        return super().decays(name, parameter) and (everything or name != "heads.weight")
+
+    def flops(self, batch: Batch) -> float:
+        """Unknown where a part of the network is frozen: it has fewer gradients."""
+        settings = self.source.settings
+        return super().flops(batch) if settings.freeze is None and settings.lora is None else 0.0
+
+    def identity(self) -> dict[str, Any]:
+        settings = self.source.settings
+        lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
+        facts = {"finetune.source": self._digest, "finetune.freeze": settings.freeze, "finetune.lora": lora}
+        return super().identity() | facts

@@ -1,0 +1,66 @@
+"""How blocks are computed: with less memory for activations, or compiled.
+
+In: the blocks of a model, in training or not. Out: the same blocks, changed in place; what they compute, their
+parameters and the names of these stay as they were. Only `forward` is replaced, not the call of the module, so that
+hooks (FSDP2 gathers weights in them) run as they are, outside of what is compiled and not again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+Checkpointing = Literal["none", "selective", "full"]
+
+_ATEN = torch.ops.aten
+#: What "selective" keeps: results of matrix products and of attention, which take nearly all of the time.
+_KEPT = frozenset(
+    getattr(_ATEN, name).default
+    for name in (
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "convolution",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+    )
+    if hasattr(_ATEN, name)
+)
+
+
+def checkpoint_blocks(blocks: Iterable[nn.Module], how: Checkpointing) -> None:
+    """Keep for the backward pass only the inputs of each block ("full"), or also the results of its matrix products
+    and attention ("selective"), and compute the rest again; "none" changes nothing. Call it before `compile_blocks`."""
+    if how == "none":
+        return
+    context = {} if how == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
+    for block in blocks:
+        _replace(block, partial(_checkpointed, block.forward, context))
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile each block; blocks of one class and shape share a graph."""
+    for block in blocks:
+        if not getattr(block, "is_compiled", False):
+            _replace(block, torch.compile(block.forward, fullgraph=True, dynamic=False))
+            block.is_compiled = True  # type: ignore[assignment]
+
+
+def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any) -> Any:
+    return checkpoint(forward, *inputs, use_reentrant=False, **context)
+
+
+def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _replace(block: nn.Module, forward: Callable[..., Any]) -> None:
+    block.forward = forward

@@ -1,0 +1,52 @@
+"""The numbers that parameters begin with: a pure function of the seed and a parameter's name.
+
+In: how a parameter begins, and rows of it, wherever they are. Out: these rows, filled. They are drawn on the CPU in
+blocks with a generator each, so that a process draws little beside the rows that it holds, and any number of processes
+draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: Numbers that are drawn at once.
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Gaussian numbers of standard deviation `scale`, uniform ones within ±`scale`, or `scale` itself."""
+
+    kind: Literal["gaussian", "uniform", "constant"]
+    scale: float
+
+    @torch.no_grad()
+    def fill(self, part: Tensor, name: str, *, seed: int, first: int = 0, total: int | None = None) -> None:
+        """Fill `part`, rows [first, first + len(part)) of the `total` rows of the parameter `name`; None: all of it."""
+        if self.kind == "constant" or not part.numel():
+            part.fill_(self.scale)
+            return
+        part = part if part.ndim else part[None]
+        total = len(part) if total is None else total
+        rows = min(total, max(1, BLOCK // part[0].numel()))  # of a block
+        end = first + len(part)
+        for block in range(first // rows, -(-end // rows)):
+            generator = torch.Generator().manual_seed(_seed(seed, name, block))
+            drawn = torch.empty(rows, *part.shape[1:], device="cpu")
+            if self.kind == "gaussian":
+                drawn.normal_(std=self.scale, generator=generator)
+            else:
+                drawn.uniform_(-self.scale, self.scale, generator=generator)
+            begin = block * rows
+            low, high = max(first, begin), min(end, begin + rows)
+            part[low - first : high - first].copy_(drawn[low - begin : high - begin])
+
+
+def _seed(seed: int, name: str, block: int) -> int:
+    digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,56 @@
+"""A config with a `finetune` section says what differs from the model that it starts from; this adds the rest.
+
+In: the raw config. Out: the same with the model's shape, the settings of its modalities and the folder of its
+tokenizers, where the config does not say them.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.finetune.source import describe, filled
+from fourm_engine.modalities import ModalitiesConfig, load_manager
+from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.explain import explain
+
+log = logging.getLogger(__name__)
+
+
+def fill_in(raw: dict[str, Any], path: Path) -> None:
+    """Change `raw`, the content of the config `path`. Raises ConfigError; ValueError where the model is not there."""
+    checked: dict[str, Any] = {}
+    for section, config in (("finetune", FinetuneConfig), ("modalities", ModalitiesConfig)):
+        try:
+            checked[section] = config.model_validate(raw.get(section) or {})
+        except ValidationError as error:
+            raise ConfigError("\n".join(f"{path}: {section}.{line}" for line in explain(error, config))) from None
+    modalities: ModalitiesConfig = checked["modalities"]
+    manager = load_manager(modalities)
+    try:
+        description = describe(checked["finetune"].source, manager)
+    except ValueError as error:
+        raise ConfigError(f"{path}: finetune.source: {error}") from None
+    if modalities.select == "installed":
+        usable = {p.name for p in manager.plugins if p.kind == "modality" and p.state == "ok"}
+        names = [name for name, s in description.settings.items() if s["plugin"] in usable]
+        if left_out := sorted(description.settings.keys() - set(names)):
+            log.warning("%s: %s takes no part, its plugin is not installed", path, ", ".join(left_out))
+    else:
+        names = list(modalities.select)
+    model = raw.get("model") or {}
+    if isinstance(model, dict):  # otherwise the whole config says what is wrong
+        raw["model"], settings = filled(model, modalities.settings, description, names)
+        raw["modalities"] = {**(raw.get("modalities") or {}), "select": names, "settings": settings}
+    tokenizers = raw.get("tokenizers") or {}
+    if isinstance(tokenizers, dict) and "folder" not in tokenizers:
+        if description.tokenizers is None:
+            raise ConfigError(
+                f"{path}: tokenizers.folder: not set, and a published model has no tokenizers; name the folder of "
+                f"converted ones (fourm convert TOKENIZER FOLDER/SPACE --to native --modality NAME)"
+            )
+        raw["tokenizers"] = {**tokenizers, "folder": str(description.tokenizers)}

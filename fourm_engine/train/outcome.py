@@ -1,0 +1,67 @@
+"""What a step came to, read when the device has computed it: the host goes on with the next steps meanwhile.
+
+In: numbers on the device. Out: an `Outcome` on the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourm_engine.train.task import means
+
+#: So many steps the host may be ahead of a GPU before it reads what an earlier one came to.
+AHEAD = 2
+#: Steps without a finite loss or gradient are skipped; this many in a row end the run.
+MAX_SKIPPED = 10
+
+
+class Diverged(ValueError):
+    """Losses or gradients remained infinite or NaN."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The loss, the sum and the mean of every term over all processes, the gradients' L2 norm, the rate. `taken`: all
+    of it was finite, or else the step was skipped. `here`: the loss of this process's samples was finite."""
+
+    step: int
+    taken: bool
+    loss: float
+    sums: dict[str, float]
+    means: dict[str, float]
+    norm: float
+    lr: float
+    here: bool = True
+
+    def __str__(self) -> str:
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in self.means.items())
+        return f"step {self.step + 1}: not finite ({losses}; gradient norm {self.norm:.4g})"
+
+
+class Pending:
+    """The outcome of a step that may still be computed. `numbers`, on the device: the sums of the terms in the order of
+    `counts`, the norm, whether the step was taken, whether the loss was finite here."""
+
+    def __init__(
+        self, step: int, numbers: Tensor, *, counts: dict[str, float], weights: dict[str, float], lr: float
+    ) -> None:
+        self.step, self._counts, self._weights, self._lr = step, counts, weights, lr
+        self._numbers, self._copied = numbers, None
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def read(self) -> Outcome:
+        """Wait for the device, if need be."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        *values, norm, taken, here = self._numbers.tolist()
+        sums = dict(zip(self._counts, values, strict=True))
+        mean = means(sums, self._counts)
+        loss = sum(weight * mean[name] for name, weight in self._weights.items() if weight and name in mean)
+        return Outcome(self.step, bool(taken), loss, sums, mean, norm, self._lr, bool(here))

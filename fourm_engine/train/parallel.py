@@ -1,0 +1,164 @@
+"""How a model lies over the processes of a run, from its first number on; its gradients over all of them.
+
+On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, which costs a small model on two
+processes a fraction of what DDP or FSDP2 do (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
+collectives with the backward pass.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from fourm_engine.device import local_world
+from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
+from fourm_engine.train.distributed import first_row, local, together, world_size
+
+if TYPE_CHECKING:
+    from fourm_engine.train.config import TrainConfig
+    from fourm_engine.train.task import Planned, Task
+
+#: Devices whose autocast computes norms in fp32 also where their weights are gathered in bf16.
+HALF_ON = ("cuda",)
+
+
+def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
+    """The model with its initial weights, in training mode, sharded where `train.parallel` says so. A task that plans
+    its model (`Task.planned`) has nowhere more of it than a process keeps.
+
+    Raises ValueError where the processes do not divide into copies of the model."""
+    torch.manual_seed(seed)
+    planned = together(lambda: task.planned(seed))
+    model = together(lambda: task.model().to(device)) if planned is None else planned.model
+    model.train()
+    blocks = task.blocks(model)
+    checkpoint_blocks(blocks, config.activation_checkpointing)
+    if config.compile:
+        compile_blocks(blocks)
+    if planned is None:
+        _agree(model)
+    if is_sharded(config, device, blocks):
+        _shard(model, blocks, device, copies=copies(config, world_size()), bf16=bf16)
+    if planned is not None:
+        model.to_empty(device=device)
+        together(lambda: _fill(planned))
+        _agree(model)
+    return model
+
+
+def is_sharded(config: TrainConfig, device: torch.device, blocks: list[nn.Module]) -> bool:
+    return world_size() > 1 and (config.parallel != "replicate" or (device.type == "cuda" and bool(blocks)))
+
+
+def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> int:
+    """How many copies of the model `world` processes hold together. `machine`: processes of one; None: as on this one.
+    Raises ValueError where they do not divide."""
+    if config.parallel == "replicate":
+        return world
+    over = world if config.parallel == "shard" else min(world, config.shard_over or machine or local_world())
+    if world % over:
+        raise ValueError(
+            f"train.parallel=hybrid: {world} processes do not divide into copies over {over} each; set "
+            f"train.shard_over to a divisor of {world}"
+        )
+    return world // over
+
+
+def _fill(planned: Planned) -> None:
+    for name, parameter in planned.model.named_parameters():
+        planned.fill(name, local(parameter.detach()), first_row(parameter), len(parameter) if parameter.ndim else 1)
+    planned.tabulate()
+
+
+def _agree(model: nn.Module) -> None:
+    """All copies start from the first one's numbers, on whatever machine each was drawn. FSDP2 takes the weights as
+    they are in each process and never compares them."""
+    if world_size() == 1:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not isinstance(tensor, DTensor):
+            dist.broadcast(tensor.detach(), src=0)
+        elif tensor.device_mesh.size(0) > 1:
+            dist.broadcast(local(tensor.detach()), group=tensor.device_mesh.get_group(0), group_src=0)
+
+
+def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, copies: int, bf16: bool) -> None:
+    """FSDP2 over a (copies, shards) mesh, in place; on (world, 1) it equals DDP bit for bit. Under bf16 the blocks'
+    weights are gathered in bf16, and all gradients reduced in fp32; the residual stream, embeddings and heads stay as
+    autocast has them."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (copies, world_size() // copies), mesh_dim_names=("copies", "shards"))
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=half if bf16 and device.type in HALF_ON else MixedPrecisionPolicy())
+    fully_shard(model, mesh=mesh)
+
+
+class Gradients:
+    """The gradients of one model over all processes: accumulation, reduction to the mean, norm."""
+
+    def __init__(self, model: nn.Module, *, sharded: bool) -> None:
+        self.model, self.sharded = model, sharded
+        if not sharded:
+            self._flat = _flatten(model)
+
+    def zero(self) -> None:
+        if not self.sharded:
+            self._flat.zero_()
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def micro_batch(self, last: bool) -> Any:
+        """Context of one forward and backward pass; only the last of a step communicates."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        return nullcontext()
+
+    def reduce(self) -> None:
+        """After the last backward pass: the mean over processes. An unused parameter gets a zero gradient
+        rather than None, so that the optimiser treats it the same whether the model is replicated or sharded."""
+        if self.sharded:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        elif world_size() > 1:
+            dist.all_reduce(self._flat)
+            self._flat.div_(world_size())
+
+    def norm(self) -> Tensor:
+        """L2 norm of all gradients together, a scalar on the device."""
+        if not self.sharded:
+            return self._flat.norm()
+        total = torch.nn.utils.get_total_norm(self._parts())
+        return total.full_tensor() if isinstance(total, DTensor) else total
+
+    @torch.no_grad()
+    def clip(self, norm: Tensor, most: float) -> None:
+        """Scale them to an L2 norm of `most` where theirs, `norm`, is larger; decided on the device."""
+        factor = torch.where(norm > most, most / norm, 1.0)
+        if not self.sharded:
+            self._flat.mul_(factor)
+        elif parts := [local(part) for part in self._parts()]:
+            torch._foreach_mul_(parts, factor)
+
+    def _parts(self) -> list[Tensor]:
+        return [p.grad for p in self.model.parameters() if p.grad is not None]
+
+
+def _flatten(model: nn.Module) -> Tensor:
+    """One zeroed buffer whose parts are the parameters' gradients: reduction, norm and clipping are one call each."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return torch.zeros(0)
+    flat = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device, dtype=parameters[0].dtype)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat

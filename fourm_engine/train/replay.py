@@ -1,0 +1,258 @@
+"""Steps that are not finite: their samples' names and batches are kept, and one can be computed again.
+
+In: the batches of each step, as they were. Out: of a step that is skipped, a line in `metrics.jsonl` with the names of
+its samples and, in `<run>/not-finite/`, a safetensors file for each process whose loss was not finite (each process, if
+only gradients were not); from such a file, which module first gives numbers that are not finite.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fourm_engine.data.order import Share
+from fourm_engine.files import replacing_file
+from fourm_engine.train.distributed import attempt, describe, gather_json, rank, seed_of
+from fourm_engine.train.outcome import AHEAD, Outcome
+from fourm_engine.train.step import Learner
+from fourm_engine.train.task import Task
+
+FOLDER, FORMAT = "not-finite", 1
+#: Steps whose batches are kept, in a folder; later ones are named only.
+KEPT = 5
+_FACTS = "fourm.step"  # key of the header
+_MAX_HEADER = 1 << 26
+
+
+class NotFinite:
+    """What is to be known of the steps of a run that were skipped, below its folder `run`."""
+
+    def __init__(self, task: Task, share: Share, run: Path) -> None:
+        self.task, self.share, self.folder = task, share, run / FOLDER
+        # The outcome of a step may be known some steps later.
+        self._recent: deque[tuple[int, list[Any], dict[str, float]]] = deque(maxlen=AHEAD + 1)
+
+    def step(self, step: int, batches: list[Any], counts: dict[str, float]) -> None:
+        """Call before each step with its micro-batches, on the CPU, and its global counts."""
+        self._recent.append((step, batches, counts))
+
+    def skipped(self, outcome: Outcome) -> tuple[dict[str, Any], str]:
+        """(facts for the metrics, words for the user) of a step that was skipped. Every process calls it. A disk that
+        takes no file is no error."""
+        here = gather_json(outcome.here)
+        concerned = not outcome.here or all(here)
+        batches, counts = next((batches, counts) for step, batches, counts in self._recent if step == outcome.step)
+        names = [self.task.sample_names(outcome.step, micro, self.share) for micro in range(len(batches))]
+        facts = {"step": outcome.step, "rank": rank(), "counts": counts, "samples": names, "format": FORMAT}
+        path, caught = attempt(lambda: self._keep(facts, batches) if concerned else None)
+        told = gather_json([[name for each in names for name in each] if concerned else [], path, str(caught or "")])
+        samples = [name for each, _, _ in told for name in each]
+        files = [path for _, path, _ in told if path]
+        words = f"; its {len(samples)} samples are named in metrics.jsonl" if samples else ""
+        if files:
+            words += f"; add --replay {files[0]} to the command to see where it begins"
+        if errors := [error for _, _, error in told if error]:
+            words += f"; not kept: {errors[0]}"
+        return {"samples": samples, "files": files}, words
+
+    def _keep(self, facts: dict[str, Any], batches: list[Any]) -> str | None:
+        if not self.task.replays:
+            return None
+        path = self.folder / f"step-{facts['step'] + 1:08d}-rank-{rank():05d}.safetensors"
+        steps = {name.name[:13] for name in self.folder.glob("step-*.safetensors")}
+        if len(steps | {path.name[:13]}) > KEPT:
+            return None
+        tensors = {
+            f"{micro}/{name}": tensor.clone()
+            for micro, batch in enumerate(batches)
+            for name, tensor in self.task.tensors_of(batch).items()
+        }
+        with replacing_file(path) as temporary:
+            save_file(tensors, temporary, metadata={_FACTS: json.dumps(facts)})
+        return str(path)
+
+
+@dataclass(frozen=True)
+class KeptStep:
+    """A step of one process: its micro-batches, and the names of their samples."""
+
+    step: int
+    rank: int
+    counts: dict[str, float]
+    samples: list[list[str]]
+    batches: list[Any]
+
+
+def read_step(path: Path, task: Task) -> KeptStep:
+    """What a process has kept. Raises ValueError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_FACTS])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
+        batches = []
+        for micro in range(len(facts["samples"])):
+            start = f"{micro}/"
+            batches.append(task.batch_of({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}))
+        counts = {name: float(count) for name, count in facts["counts"].items()}
+        return KeptStep(int(facts["step"]), int(facts["rank"]), counts, facts["samples"], batches)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; runs keep theirs in {FOLDER}/") from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a step that a run of this task has kept: {describe(error)}") from None
+
+
+def examine(learner: Learner, kept: KeptStep) -> list[str]:
+    """Compute the step again with the learner's weights, one micro-batch after the other until something is not finite;
+    what there is to say of it, in lines."""
+    weights = learner.task.weights(kept.counts, kept.step)
+    scale = {n: weights.get(n, 0.0) / count for n, count in kept.counts.items() if count > 0}
+    torch.manual_seed(seed_of(learner.seed, kept.step, kept.rank))
+    total_of_all = 0.0
+    for number, (batch, names) in enumerate(zip(kept.batches, kept.samples, strict=True)):
+        state, batch = torch.get_rng_state(), batch.to(learner.device)
+        where = f"micro-batch {number + 1} of {len(kept.batches)}"
+        seen = _Seen()
+        with seen.forward(learner.model), learner.autocast():
+            sums = learner.task.loss(learner.model, batch, kept.step).sums
+        total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
+        assert isinstance(total, Tensor)
+        total_of_all += float(total.detach())
+        if seen.first is not None or not total.isfinite():
+            terms = [name for name, value in sums.items() if not value.isfinite().all()]
+            first = f"{where}, forward: " + (seen.first or "every module's output is finite, the loss is not")
+            at = [names[row] for row in seen.rows if row < len(names)] if seen.size == len(names) else []
+            return [
+                first,
+                *([f"terms that are not finite: {', '.join(terms)}"] if terms else []),
+                *_samples(at or names, "" if at else "one of the "),
+            ]
+        torch.set_rng_state(state)
+        with seen.backward(learner.model), learner.autocast(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of anomaly detection, which says the same in many lines
+            found = _backward(learner, batch, kept.step, scale)
+        if found is not None:
+            return [
+                f"{where}, backward: {seen.culprit() or 'outside of all modules'} gave the first gradient that is not "
+                f"finite ({found})",
+                *_samples(names, "one of the "),
+            ]
+    norm = learner.gradients.norm()
+    return [f"with these weights everything is finite: loss {total_of_all:.4g}, gradient norm {float(norm):.4g}"]
+
+
+def _samples(names: list[str], which: str) -> list[str]:
+    return [f"{which}samples: {', '.join(names)}"] if names else []
+
+
+def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) -> str | None:
+    """What torch's anomaly detection says, if it stops."""
+    try:
+        with torch.autograd.detect_anomaly(check_nan=True):
+            sums = learner.task.loss(learner.model, batch, step).sums
+            total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
+            assert isinstance(total, Tensor)
+            total.backward()
+    except RuntimeError as error:
+        if "returned nan values" not in str(error):
+            raise
+        return " ".join(str(error).split())
+    bad = [n for n, p in learner.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    return f"infinite at {', '.join(bad[:3])}" if bad else None
+
+
+@dataclass
+class _Seen:
+    """What hooks on all modules have seen: the first output that is not finite; the modules that backward is in."""
+
+    first: str | None = None
+    rows: list[int] = field(default_factory=list)
+    size: int = 0
+    inside: list[str] = field(default_factory=list)
+    gradient: str = ""
+
+    @contextmanager
+    def forward(self, model: nn.Module) -> Iterator[None]:
+        def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                if self.first is not None or tensor.isfinite().all():
+                    continue
+                bad = ~tensor.detach().isfinite()
+                given = [t.detach() for t in _tensors(inputs)]
+                largest = max((float(t.abs().max()) for t in given if t.numel()), default=0.0)
+                self.first = (
+                    f"{_named(name, module)} gave the first numbers that are not finite: {int(bad.sum())} of "
+                    f"{bad.numel()}, {int(tensor.isnan().sum())} of them nan; its inputs reach {largest:.4g}"
+                )
+                self.size = len(bad) if bad.ndim else 0
+                self.rows = bad.reshape(len(bad), -1).any(1).nonzero()[:, 0].tolist() if bad.ndim else []
+
+        with _hooked(
+            module.register_forward_hook(lambda m, i, o, name=name: look(name, m, i, o))
+            for name, module in model.named_modules()
+        ):
+            yield
+
+    @contextmanager
+    def backward(self, model: nn.Module) -> Iterator[None]:
+        def enter(name: str, module: nn.Module, grads: Any) -> None:
+            self.inside.append(_named(name, module))
+
+        def leave(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+            if (named := _named(name, module)) in self.inside:
+                self.inside.remove(named)
+            finite = [all(bool(t.isfinite().all()) for t in _tensors(grads)) for grads in (inputs, outputs)]
+            if not self.gradient and finite == [False, True]:
+                self.gradient = named
+
+        with _hooked(
+            hook
+            for name, module in model.named_modules()
+            for hook in (
+                module.register_full_backward_pre_hook(lambda m, g, name=name: enter(name, m, g)),
+                module.register_full_backward_hook(lambda m, i, o, name=name: leave(name, m, i, o)),
+            )
+        ):
+            yield
+
+    def culprit(self) -> str:
+        """The module whose gradients were finite when backward entered it, and not when it left it."""
+        return self.gradient or (self.inside[-1] if self.inside else "")
+
+
+@contextmanager
+def _hooked(handles: Iterator[Any]) -> Iterator[None]:
+    made = list(handles)
+    try:
+        yield
+    finally:
+        for handle in made:
+            handle.remove()
+
+
+def _named(name: str, module: nn.Module) -> str:
+    return f"{name or 'the model'} ({type(module).__name__})"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Floating-point tensors in a value, in containers too."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

@@ -1,0 +1,272 @@
+"""Checkpoints: saves a run's tensors while it goes on, removes older saves, and says from which one a run resumes.
+
+In: named tensors, whole or sharded by rows, in every process. Out: folders as `checkpoint` reads them, which all
+processes see. Each process copies its part to the host (page-locked where it comes from a GPU) and a thread writes it.
+A save is written to `step-….part` and renamed when every process has finished, so a folder without that suffix is
+complete; a save that fails or is killed leaves the earlier ones as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from fourm_engine.files import settle, sync_folder, writing
+from fourm_engine.train.checkpoint import (
+    FORMAT,
+    ROWS,
+    Checkpoint,
+    CheckpointError,
+    OtherFormat,
+    facts_of,
+    open_checkpoint,
+    part_name,
+    step_folder,
+    steps_in,
+)
+from fourm_engine.train.distributed import attempt, describe, first_row, gather_json, rank, together, world_size
+
+
+class Checkpoints:
+    """Saves below `folder`: the newest `keep` of them, and those of every multiple of `keep_every` steps. `report` gets
+    a line for the user about each damaged checkpoint and each save that failed."""
+
+    def __init__(
+        self, folder: Path, *, keep: int, report: Callable[[str], None], keep_every: int | None = None
+    ) -> None:
+        self.folder, self.keep, self.keep_every, self.report = folder, keep, keep_every, report
+        self._copies = _Copies()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None  # of a save, in all processes; raised by `finish`
+        self.saved: int | None = None  # step of the newest complete checkpoint
+        self._damaged: set[int] = set()
+        # Its own group: the thread's messages must not meet those of the running steps.
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        if rank() == 0:
+            for stale in [*folder.glob("step-*.part"), *folder.glob("step-*.old")]:
+                shutil.rmtree(stale, ignore_errors=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, the same in every process. They check the digests of its parts together; damaged
+        ones are reported and passed over. Raises CheckpointError if all are damaged."""
+        steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
+        steps = gather_json(steps, self._group)[0]
+        for step in reversed(steps):
+            opened = partial(open_checkpoint, step_folder(self.folder, step), share=(rank(), world_size()))
+            checkpoint, caught = attempt(opened)
+            damaged = isinstance(caught, CheckpointError) and not isinstance(caught, OtherFormat)
+            told = gather_json(None if caught is None else [damaged, describe(caught)], self._group)
+            errors = [error for error in told if error is not None]
+            if not errors:
+                self.saved = step
+                return checkpoint
+            if caught is not None and not damaged:
+                raise caught
+            if fatal := [words for damaged, words in errors if not damaged]:
+                raise CheckpointError(fatal[0])
+            self._damaged.add(step)
+            self.report(f"passed over: {errors[0][1]}")
+        if steps:
+            raise CheckpointError(
+                f"{self.folder}: none of {len(steps)} checkpoints is whole, see above; put a copy in place, or move "
+                f"the folder away to train anew"
+            )
+        return None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+        """Save `tensors` as they are now and `state` (JSON) as the checkpoint after `step` steps. Every process must
+        call it. It returns when the copies are under way, and waits only for an earlier save that is not written yet.
+
+        All processes learn of a failure in any of them, and a failed save leaves nothing. An error of the disk is
+        reported, `saved` stays unchanged, and the run may go on and try again. Anything else (no memory, a bug,
+        Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes, by the
+        next call of `save` or `finish`."""
+        self.finish()
+        part = step_folder(self.folder, step).with_suffix(".part")
+        _, caught = attempt(lambda: self._copies.take(tensors))
+
+        def write() -> None:
+            try:
+                self._write(part, step, state, caught)
+            except BaseException as error:
+                self._failure = error
+
+        # A daemon: a process that ends with an error does not wait for a disk or for other processes.
+        self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the save in flight; raises its error, unless it is one of the disk."""
+        self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def wait(self) -> None:
+        """Wait for the save in flight."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, part: Path, step: int, state: dict[str, Any], caught: BaseException | None) -> None:
+        """Three rounds; every process takes part in each, even after a failure."""
+        first = rank() == 0
+
+        def begin() -> None:
+            if caught is not None:
+                raise caught
+            if first:
+                _fresh(part)
+
+        if self._agree(begin, part) is None or (files := self._agree(lambda: self._copies.write(part), part)) is None:
+            return
+        if self._agree(lambda: self._commit(part, step, files, state) if first else None, part) is not None:
+            self.saved = step
+
+    def _agree(self, action: Callable[[], Any], part: Path) -> list[Any] | None:
+        """Do this process's share. Returns the results of all processes; reports and returns None if one had an error
+        of the disk; raises in all processes if one failed otherwise."""
+        result, caught = attempt(action)
+        report = None
+        if caught is not None:
+            words = describe(caught)
+            where = "" if str(part) in words or getattr(caught, "filename", None) else f"{part}: "
+            report = [isinstance(caught, (OSError, SafetensorError)), where + words]
+        told = gather_json([report, result], self._group)
+        errors = [error for error, _ in told if error is not None]
+        if not errors:
+            return [result for _, result in told]
+        if rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        gather_json(None, self._group)  # no process goes on before nothing is left
+        if caught is not None and not isinstance(caught, Exception):
+            raise caught  # Ctrl-C or a request to exit; the others have been told
+        of_disk = all(disk for disk, _ in errors)
+        words = next(words for disk, words in errors if disk == of_disk)
+        if of_disk:
+            self.report(f"checkpoint not saved: {words}; free space or choose another folder. Earlier ones are intact")
+            return None
+        raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
+
+    def _commit(self, part: Path, step: int, files: list[dict[str, Any]], state: dict[str, Any]) -> None:
+        final = part.with_suffix("")
+        named = {part_name(number, len(files)): facts for number, facts in enumerate(files)}
+        document = {"format": FORMAT, "step": step, "files": named, "state": state}
+        with writing(part / "state.json"):
+            (part / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+            settle(part / "state.json")
+        if final.exists():  # the same step again, after an earlier one was resumed
+            _remove(final)
+        os.rename(part, final)
+        sync_folder(self.folder)
+        self._damaged.discard(step)
+        self._rotate(step)
+
+    def _rotate(self, step: int) -> None:
+        """Remove what is older than the `keep` newest whole checkpoints up to `step`."""
+        steps = [one for one in steps_in(self.folder) if one <= step]
+        oldest = [one for one in steps if one not in self._damaged][-self.keep :][0]
+        for one in steps:
+            if one < oldest and not (self.keep_every and one % self.keep_every == 0):
+                _remove(step_folder(self.folder, one))
+
+
+class _Rows(NamedTuple):
+    """What this process writes of a tensor: `total` is the number of rows of the whole."""
+
+    rows: Tensor
+    first: int
+    total: int
+
+
+class _Copies:
+    """Host copies of this process's part, in buffers that are used again by the next save."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        self._event: torch.cuda.Event | None = None
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the tensors as they are now. From a GPU this does not wait: a stream makes the copies after what the GPU
+        has still to do, and what it does next waits for them."""
+        parts = _parts(tensors)
+        self._places = {name: (part.first, part.total) for name, part in parts.items()}
+        self._buffers = {name: self._buffer(name, part.rows) for name, part in parts.items()}
+        on_gpu = [part.rows.device for part in parts.values() if part.rows.device.type == "cuda"]
+        if not on_gpu:
+            self._copy(parts)
+            return
+        stream, current = torch.cuda.Stream(on_gpu[0]), torch.cuda.current_stream(on_gpu[0])
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self._copy(parts)
+        current.wait_stream(stream)
+        self._event = stream.record_event()
+
+    def _buffer(self, name: str, rows: Tensor) -> Tensor:
+        """The one of the last save, if it fits. Each has memory of its own, so tied weights share none in a file."""
+        last = self._buffers.get(name)
+        if last is not None and last.shape == rows.shape and last.dtype == rows.dtype:
+            return last
+        return torch.empty(rows.shape, dtype=rows.dtype, pin_memory=rows.device.type == "cuda")
+
+    def _copy(self, parts: Mapping[str, _Rows]) -> None:
+        for name, part in parts.items():
+            self._buffers[name].copy_(part.rows, non_blocking=True)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write what was taken to this process's file in `folder`, and return its size and digest."""
+        if self._event is not None:
+            self._event.synchronize()
+        path = folder / part_name(rank(), world_size())
+        with writing(path):
+            save_file(self._buffers, path, metadata={ROWS: json.dumps(self._places)})
+            settle(path)
+            return facts_of(path)
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Rows]:
+    """What this process writes. What several hold alike, whole tensors or replicas of shards, is shared out among them
+    by size; every process computes the same shares."""
+    parts = dict[str, _Rows]()
+    load: dict[int, list[int]] = {}  # number of holders -> bytes that each of them writes so far
+    for name, tensor in tensors.items():
+        mesh = tensor.device_mesh if isinstance(tensor, DTensor) else None
+        holders, ours = (mesh.size(0), mesh.get_local_rank(0)) if mesh is not None else (world_size(), rank())
+        sizes = load.setdefault(holders, [0] * holders)
+        writer = sizes.index(min(sizes))
+        sizes[writer] += tensor.numel() * tensor.element_size()
+        if writer != ours:
+            continue
+        if not isinstance(tensor, DTensor):
+            parts[name] = _Rows(tensor.detach(), 0, len(tensor) if tensor.ndim else 1)
+        elif (rows := tensor.to_local().detach()).numel() or not tensor.numel():
+            parts[name] = _Rows(rows, first_row(tensor), len(tensor))
+    return parts
+
+
+def _fresh(part: Path) -> None:
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+
+def _remove(folder: Path) -> None:
+    """Rename first, so that an interrupted removal leaves nothing that looks complete."""
+    old = folder.with_suffix(".old")
+    os.rename(folder, old)
+    shutil.rmtree(old)

@@ -1,0 +1,222 @@
+"""Watch: ends this process in bounded time when another one is lost or when nothing moves, and says which one it was.
+
+In: a call for each thing that a process does. Out, in `<run>/processes/`: while the run lasts, how far each of several
+processes is (`rank-00000.json`, renewed every few seconds by a thread), from which the others tell who is behind; after
+a hang the Python stacks of each process (`rank-00000.stack`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fourm_engine.lock import process_lives, this_process
+from fourm_engine.train.distributed import describe, rank, together, world_size
+from fourm_engine.train.stopping import Stopped
+
+FOLDER = "processes"
+#: Exit code after a hang or a lost process: the same command goes on from the last checkpoint (EX_TEMPFAIL).
+AGAIN = 75
+#: Seconds between two signs of life, at most.
+INTERVAL = 5.0
+#: Seconds in which the others notice why a process ended.
+GRACE = 3.0
+#: Seconds without a sign of life after which a broken connection is explained by it.
+SILENT = 20.0
+_CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
+_AGAIN = "the last checkpoint is intact; run the same command again to continue"
+
+
+class Watch:
+    """Watches the processes of a run. `seconds`: without any move for so long, all end; None: they wait without end for
+    one that stands still, though not for one that is gone. `step()`: finished steps of this process."""
+
+    def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
+        self.folder, self.seconds, self._step = run / FOLDER, seconds, step
+        self._interval = min(INTERVAL, seconds / 10) if seconds else INTERVAL
+        self._moves, self._doing, self._bounded = 0, "starts", False
+        self._over = threading.Event()
+        self._ending = threading.Lock()  # one thread ends the process
+
+    def moves(self, doing: str = "", *, bounded: bool = True) -> None:
+        """Call where all processes come by equally often. `bounded`: the watchdog may end what follows."""
+        self._moves, self._doing, self._bounded = self._moves + 1, doing or self._doing, bounded
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch during the block. Where it fails since another process is lost, one process says so in a line and all
+        exit with `AGAIN`."""
+        if world_size() == 1 and self.seconds is None:
+            yield
+            return
+        together(lambda: self._clear() if rank() == 0 else None)
+        together(self._begin)
+        thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        thread.start()
+        end = ""
+        try:
+            yield
+        except BaseException as error:
+            end = "" if isinstance(error, Stopped) else describe(error)
+            if isinstance(error, RuntimeError) and world_size() > 1:
+                self._ends(error)
+            raise
+        finally:
+            self._over.set()
+            thread.join()
+            faulthandler.cancel_dump_traceback_later()
+            self._stacks.close()
+            self._note(end)
+            self._clean()
+
+    def _clear(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.json"):
+            path.unlink()
+
+    def _begin(self) -> None:
+        self._stacks = open(self.folder / f"rank-{rank():05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        self._note(None)
+
+    def _note(self, end: str | None, because: str = "") -> None:
+        """Renew the facts of this process. `end`: why it ended; `because`: of what other process."""
+        if world_size() == 1:
+            return
+        facts = this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
+        path = self._path(rank())
+        with suppress(OSError):  # a full disk must not end a run that needs none of it
+            path.with_suffix(".part").write_text(json.dumps(facts | {"end": end, "because": because}))
+            os.replace(path.with_suffix(".part"), path)
+
+    def _clean(self) -> None:
+        """The last process to end, except by a hang, leaves nothing but stacks."""
+        with suppress(OSError):
+            if all(facts["end"] is not None or _gone(facts) for _, facts, _ in self._others()):
+                for path in self.folder.iterdir():
+                    if path.suffix != ".stack" or not path.stat().st_size:
+                        path.unlink(missing_ok=True)
+                self.folder.rmdir()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"rank-{number:05d}.json"
+
+    def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
+        """(rank, facts, seconds by which its last sign of life is older than the last one here)."""
+        for number in range(world_size()):
+            with suppress(OSError, ValueError):
+                if number != rank():
+                    path = self._path(number)
+                    facts, age = json.loads(path.read_text()), self._path(rank()).stat().st_mtime - path.stat().st_mtime
+                    yield number, facts, age
+
+    def _lost(self, silent: float = float("inf")) -> dict[int, str]:
+        """Rank -> words, of those that ended for reasons of their own or gave no sign of life for `silent` seconds."""
+        lost = dict[int, str]()
+        for number, facts, age in self._others():
+            who = f"rank {number} (process {facts['pid']} on {facts['host']})"
+            if facts["end"] is not None:
+                if facts["end"] and not facts["because"]:
+                    lost[number] = f"rank {number} ended: {facts['end']}"
+            elif _gone(facts):
+                lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
+            elif age > silent:
+                lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
+        return lost
+
+    def _ends(self, error: RuntimeError) -> None:
+        """Ends this process if `error` came of the loss of another one."""
+        self._bounded = False
+        broken = _CONNECTION.search(str(error)) is not None
+        last = time.monotonic() + GRACE + (SILENT + INTERVAL if broken else 0)
+        while time.monotonic() < last:
+            if lost := self._lost(SILENT if broken else float("inf")):
+                self._exit(lost)
+            if broken and (why := [facts["because"] for _, facts, _ in self._others() if facts["because"]]):
+                self._exit({}, because=why[0])
+            time.sleep(0.05)
+
+    def _exit(self, lost: dict[int, str], *, because: str = "") -> NoReturn:
+        """End this process, which waits for what never comes. The lowest rank that is left tells."""
+        with self._ending:
+            words = because or "; ".join(lost.values())
+            self._note(f"lost: {words}", words)
+            if not because and rank() == min(set(range(world_size())) - lost.keys()):
+                print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
+            time.sleep(GRACE)
+            self._clean()
+            _leave()
+
+    def _run(self) -> None:
+        """The thread."""
+        seen, quiet, gone = -1, 0.0, 0.0
+        while not self._over.wait(self._interval):
+            # Ticks, not the clock: a process that was stopped itself has not been quiet for long.
+            still, seen = seen == self._moves, self._moves
+            quiet = quiet + self._interval if still and self._bounded else 0.0
+            self._note(None)
+            gone = gone + self._interval if still and self._lost() else 0.0
+            if gone > GRACE and (lost := self._lost()):  # and the main thread has not noticed
+                self._exit(lost)
+            if self.seconds:
+                if quiet >= self.seconds:
+                    self._hangs(quiet)
+                # Needs no lock of Python's, which what hangs may hold.
+                faulthandler.dump_traceback_later(self.seconds + 2 * self._interval, file=self._stacks)
+
+    def _hangs(self, quiet: float) -> NoReturn:
+        with self._ending:
+            faulthandler.cancel_dump_traceback_later()
+            facts = this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._stacks.write(f"{now} rank {rank()}, {_where(facts)}: no move for {quiet:.0f} s\n")
+            self._stacks.flush()
+            faulthandler.dump_traceback(self._stacks)
+            everyone, silent = {rank(): facts}, set()
+            for number, other, age in self._others():
+                everyone[number] = other
+                if age > 0.75 * quiet or _gone(other):
+                    silent.add(number)
+            least = min(other["moves"] for other in everyone.values())
+            behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
+            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.folder}"
+            self._note(f"hang: {words}", words)
+            if rank() == min(everyone.keys() - silent):
+                print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
+            time.sleep(4 * self._interval)  # the others write their stacks
+            _leave()
+
+
+def _told(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
+    where = _where(everyone[behind[0]])
+    if len(behind) == len(everyone):
+        return where if len(everyone) == 1 else f"all ranks are equally far, at {where}"
+    ranks = f"rank {behind[0]} is" if len(behind) == 1 else f"ranks {', '.join(map(str, behind))} are"
+    return f"{ranks} behind, at {where}{', without a sign of life' if silent else ''}"
+
+
+def _where(facts: dict[str, Any]) -> str:
+    return f"step {facts['step'] + 1}, {facts['doing']} (process {facts['pid']} on {facts['host']})"
+
+
+def _leave() -> NoReturn:
+    """End without unwinding: a thread or a library may wait for what never comes."""
+    sys.stdout.flush()
+    os._exit(AGAIN)
+
+
+def _gone(facts: dict[str, Any]) -> bool:
+    """Whether a process of this machine has ended, be it that its parent does not know yet."""
+    if process_lives(facts) is not True:
+        return process_lives(facts) is False
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{facts['pid']}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    return False

@@ -1,0 +1,142 @@
+"""What is kept of a step that is not finite, and what computing it again says."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fourm_engine.data.order import Share
+from fourm_engine.train.loop import Trainer
+from fourm_engine.train.replay import KEPT, read_step
+from tests.train import toy_task
+from tests.train.toy_task import FEATURES, Network, ToyTask, config
+
+
+class Logarithm(nn.Module):
+    def forward(self, x):
+        return x.log() * 0 + x  # of a negative number: nan
+
+
+class Root(nn.Module):
+    def forward(self, x):
+        return (x * 0).sqrt() + x  # finite, but its gradient is not
+
+
+class Faulty(Network):
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, x):
+        return super().forward(self.fault(x))
+
+
+class FaultyTask(ToyTask):
+    """In step 5 a module makes no finite numbers of some samples."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault = fault
+
+    def model(self):
+        return Faulty(self.fault)
+
+    def loss(self, model, batch, step):
+        if step != 4:
+            batch = batch.clone()
+            batch[:, :FEATURES] = batch[:, :FEATURES].abs() + 0.1
+        return super().loss(model, batch, step)
+
+
+@pytest.fixture(autouse=True)
+def dropout(monkeypatch):
+    monkeypatch.setattr(toy_task, "DROPOUT", False)
+
+
+def trainer(run, task, **changes):
+    return Trainer(task, config(**{"steps": 8, "checkpoint_every": 8, **changes}), run, seed=1)
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_skipped_step_is_named_with_its_samples_and_kept_with_the_weights_of_then(tmp_path, capsys):
+    trainer(tmp_path, ToyTask(poison=[4]), accumulate=2).run()
+    (row,) = [row for row in rows(tmp_path) if "not_finite" in row]
+    assert row["step"] == 5
+    assert row["not_finite"]["samples"] == [f"sample {n}" for n in range(64, 80)]
+    (path,) = (tmp_path / "not-finite").iterdir()
+    assert row["not_finite"]["files"] == [str(path)]
+    assert f"its 16 samples are named in metrics.jsonl; add --replay {path} to the command" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints/step-00000005").is_dir()
+    kept = read_step(path, ToyTask())
+    batches = ToyTask().batches(4, Share(0, 1, 16, 2))
+    assert all(torch.equal(batch, next(batches)) for batch in kept.batches)
+
+
+def test_a_replay_names_the_module_and_the_samples_that_are_not_finite_first(tmp_path):
+    trainer(tmp_path, FaultyTask(Logarithm())).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    said: list[str] = []
+    trainer(tmp_path, FaultyTask(Logarithm())).replay(path, said.append)
+    batch = read_step(path, ToyTask()).batches[0]
+    bad = [f"sample {64 + row}" for row in (batch[:, :FEATURES] < 0).any(1).nonzero()[:, 0].tolist()]
+    assert said[0] == "step 5 of rank 0, with the weights after step 5"
+    assert said[1].startswith(
+        "micro-batch 1 of 1, forward: fault (Logarithm) gave the first numbers that are not finite"
+    )
+    assert f"samples: {', '.join(bad)}" in said
+    assert [p.name for p in (tmp_path / "not-finite").iterdir()] == [path.name]  # nothing was trained
+
+
+def test_a_replay_finds_a_gradient_that_is_not_finite(tmp_path):
+    task = FaultyGradient()
+    trainer(tmp_path, task).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    said: list[str] = []
+    trainer(tmp_path, FaultyGradient()).replay(path, said.append)
+    assert "backward: body.3 (Root) gave the first gradient that is not finite (Function" in said[1]
+
+
+class FaultyGradient(ToyTask):
+    """In step 5 a square root of 0 is multiplied by 0."""
+
+    def model(self):
+        network = Network()
+        network.body.append(Root())
+        return network
+
+    def loss(self, model, batch, step):
+        model.body[3].forward = Root().forward if step == 4 else nn.Identity().forward
+        return super().loss(model, batch, step)
+
+
+def test_a_replay_of_a_step_that_is_finite_says_so(tmp_path):
+    trainer(tmp_path, ToyTask(poison=[4])).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    said: list[str] = []
+    trainer(tmp_path, ToyTask()).replay(path, said.append)
+    assert said[1].startswith("with these weights everything is finite: loss ")
+
+
+def test_batches_of_a_few_steps_are_kept_and_no_more(tmp_path):
+    trainer(tmp_path, ToyTask(poison=range(1, 16, 2)), steps=20).run()
+    assert len(list((tmp_path / "not-finite").iterdir())) == KEPT
+    assert len([row for row in rows(tmp_path) if "not_finite" in row]) == 8
+
+
+def test_what_no_run_has_kept_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors: no such file; runs keep theirs in not-finite/"):
+        read_step(tmp_path / "nothing.safetensors", ToyTask())
+    trainer(tmp_path, ToyTask(poison=[4])).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(path), other)
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a step that a run of this task has kept"):
+        read_step(other, ToyTask())
+    other.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
+        read_step(other, ToyTask())
