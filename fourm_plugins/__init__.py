@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
     from fourm_plugins.modality import Labeller, Metric, Modality, Settings
+    from fourm_plugins.order import DecodingOrder, Predicted
     from fourm_plugins.source import SampleSource
     from fourm_plugins.spec import (
         ClassMap,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MASK",
     "ClassMap",
+    "DecodingOrder",
     "FeatureMap",
     "FeatureVector",
     "Grid",
@@ -42,6 +44,7 @@ __all__ = [
     "Metric",
     "Modality",
     "ModalitySpec",
+    "Predicted",
     "Run",
     "SampleError",
     "SampleSource",
@@ -64,6 +67,7 @@ _HOMES = {
     "masker": "MASK Masked Masker Specials",
     "errors": "SampleError",
     "modality": "Labeller Metric Modality Settings",
+    "order": "DecodingOrder Predicted",
     "source": "SampleSource",
     "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",
     "tokenizer": "TextTokenizer Tokenizer",

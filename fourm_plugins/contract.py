@@ -17,6 +17,7 @@ from fourm_plugins import hookspecs
 from fourm_plugins.discovery import Kind, Plugin
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
+from fourm_plugins.order import DecodingOrder
 from fourm_plugins.source import SampleSource
 from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
@@ -43,7 +44,11 @@ def check(plugin: Plugin, provided: Any) -> Any:
     elif plugin.kind in _CALLS:
         if plugin.kind == "source":
             _check_source(plugin, provided)
-        _check_call(plugin, provided)
+        if inspect.isclass(provided) and issubclass(provided, DecodingOrder):
+            for name in ("beforehand", "score", "count", "forget"):
+                _check_method(plugin, provided, DecodingOrder, name)
+        else:
+            _check_call(plugin, provided)
     elif not callable(provided):
         raise TypeError(f"{plugin.value} is a {type(provided).__name__}, neither a function nor a Typer app")
     return provided

@@ -13,7 +13,7 @@ Hooks that *provide* something by name return it, or None for other names:
 | `fourm_masker` | `fourm.maskers.v1` | a subclass of `Masker` |
 | `fourm_optimiser` | `fourm.optimisers.v1` | a function that makes a torch optimiser |
 | `fourm_schedule` | `fourm.schedules.v1` | a function from step to learning rate |
-| `fourm_order` | `fourm.orders.v1` | a function that picks which tokens of a grid are decoded next |
+| `fourm_order` | `fourm.orders.v1` | a function that scores the tokens of a grid, or a subclass of `DecodingOrder` |
 | `fourm_command` | `fourm.commands.v1` | a function, or a Typer app, that becomes `fourm <name>` |
 | `fourm_source` | `fourm.sources.v1` | a subclass of `SampleSource`, or a function that opens one |
 
@@ -92,7 +92,8 @@ def fourm_schedule(name: str) -> Any:
 @hookspec(firstresult=True)
 def fourm_order(name: str) -> Any:
     """`score(confidence_N, unknown_N, step, steps, uniform_N) -> float32 (N,)` for `Stage(scheme=name)`: of the unknown
-    tokens of a grid, row by row, those with the highest scores stay in this step.
+    tokens of a grid, row by row, those with the highest scores stay in this step. Or a subclass of `DecodingOrder`,
+    which may also say how many stay, and which are forgotten again.
 
     Torch tensors: `confidence_N` is the log-probability of the token that was drawn, -inf where one is known;
     `unknown_N` is bool; `uniform_N` is drawn anew in each step, in [0, 1), from the sample's seed."""

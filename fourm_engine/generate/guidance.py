@@ -1,7 +1,7 @@
 """Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598).
 
-In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how their logits combine,
-u + Σ wᵢ (cᵢ − u).
+In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how what they predict combines,
+u + Σ wᵢ (cᵢ − u), each weight a number or a course over the steps. A branch of which nothing is taken is not computed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +22,15 @@ from fourm_plugins.suggest import did_you_mean
 if TYPE_CHECKING:
     from fourm_engine.generate.shown import SequenceIds
 
+Weight = float | list[float]
+
 
 @dataclass(frozen=True)
 class Branches:
     """K branches over B samples. The first is u (or, alone, the plain model); `weights` are those of the others."""
 
     hidden: tuple[frozenset[str], ...]  # K sets of conditions that a branch does not see
-    weights: Tensor | None  # (K - 1, B) float32; None where K = 1
+    weights: list[list[Weight]]  # (K - 1) lists of B
     placeholders: dict[str, Shown]  # what a hidden sequence is replaced by
     target: str
 
@@ -51,15 +54,39 @@ class Branches:
                 rows.append(row)
         return rows
 
-    def combine(self, logits: Tensor) -> Tensor:
-        """(K · B, …, V) -> (B, …, V)."""
-        if self.weights is None:
-            return logits
-        u, *conditioned = logits.chunk(len(self))
-        result = u
-        for weight_B, c in zip(self.weights.to(logits.device), conditioned, strict=True):
-            result = result + weight_B.view(-1, *[1] * (u.ndim - 1)) * (c - u)
-        return result
+    def shares(self, samples: int, progress: float = 0.0) -> np.ndarray:
+        """(K, B) float64: how much of each branch is taken, 1 in all; `progress` is 0 at the first step and 1 at the
+        last."""
+        weights = np.array([[_weight(w, progress) for w in row] for row in self.weights]).reshape(-1, samples)
+        return np.concatenate([1 - weights.sum(0, keepdims=True), weights])
+
+    def combine(self, predicted: Tensor, progress: float = 0.0) -> Tensor:
+        """(K · B, …) -> (B, …), of logits, or of what they are linear in."""
+        shares = self.shares(len(predicted) // len(self), progress)
+        return mix(predicted, np.arange(shares.size), shares)
+
+
+def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
+    """(R, …) -> (B, …): the sum over branches, each times its share (K, B). `rows`, (K · B), are those of (branch,
+    sample), branch by branch; a row whose share is 0 is not looked at."""
+    taken, rows = shares != 0, rows.reshape(shares.shape)
+    if (taken.sum(0) == 1).all():  # one branch a sample, whose share is 1
+        only = rows[taken.argmax(0), np.arange(shares.shape[1])]
+        same = len(only) == len(predicted_R) and (only == np.arange(len(only))).all()
+        return predicted_R if same else predicted_R[torch.from_numpy(only).to(predicted_R.device)]
+    total = predicted_R.new_zeros((shares.shape[1], *predicted_R.shape[1:]), dtype=torch.float32)
+    for share_B, row_B, taken_B in zip(shares, rows, taken, strict=True):
+        at = torch.from_numpy(np.flatnonzero(taken_B)).to(total.device)
+        part = predicted_R[torch.from_numpy(row_B[taken_B]).to(total.device)]
+        weight = torch.from_numpy(share_B[taken_B]).float().to(total.device)
+        total.index_add_(0, at, part.float() * weight.view(-1, *[1] * (part.ndim - 1)))
+    return total.to(predicted_R.dtype)
+
+
+def _weight(weight: Weight, progress: float) -> float:
+    if not isinstance(weight, list):
+        return float(weight)
+    return float(np.interp(progress, np.linspace(0, 1, len(weight)), weight))
 
 
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
@@ -81,15 +108,17 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
         # A sample without a weight for a condition has weight 1.
-        weights = [[common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names]
+        weights: list[list[Weight]] = [
+            [common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names
+        ]
         # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
-        return Branches(tuple(hidden), torch.tensor(weights), own_sentinel, stage.target)
-    weight = 1.0 if stage.guidance is None else float(stage.guidance)
+        return Branches(tuple(hidden), weights, own_sentinel, stage.target)
+    weight: Weight = 1.0 if stage.guidance is None else stage.guidance
     if weight == 1.0 or not conditions:
-        return Branches((frozenset(),), None, placeholders, stage.target)
+        return Branches((frozenset(),), [], placeholders, stage.target)
     hidden = [frozenset(conditions), frozenset()]
-    return Branches(tuple(hidden), torch.full((1, len(samples)), weight), placeholders, stage.target)
+    return Branches(tuple(hidden), [[weight] * len(samples)], placeholders, stage.target)
 
 
 def unknown_condition(name: str, target: str, conditions: Iterable[str]) -> ValueError:

@@ -1,49 +1,104 @@
-"""Decoding orders of packages: which tokens of a grid stay after a step. Built in are `parallel` (the most confident)
-and `random_order` (chosen before they are decoded).
+"""Decoding orders of packages and of the engine itself, which registers its own as packages do. Built in are
+`parallel` (the most confident stay), `random_order` (chosen before they are decoded) and `autoregressive`.
 
-In: an order's name, the plugin host. Out: a score for each unknown token.
+In: an order's name, its settings, the layout, the plugin host. Out: `Order`, which checks what a plugin answers.
 """
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fourm_plugins.activation import blame
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.order import DecodingOrder, Predicted
+from fourm_plugins.spec import Layout
 
 BUILT_IN = ("parallel", "random_order", "autoregressive")
+T = TypeVar("T")
 
 
 class Order:
-    """The order called `name`. Raises PluginError where it cannot be used."""
+    """The order called `name`. Raises PluginError where it cannot be used, ValueError for settings that it does not
+    take."""
 
-    def __init__(self, name: str, host: PluginManager) -> None:
+    def __init__(self, name: str, host: PluginManager, layout: Layout, settings: Mapping[str, Any]) -> None:
         try:
-            self._score, self._plugin = host.order(name), host.find("order", name)
+            provided, self._plugin = host.order(name), host.find("order", name)
         except PluginError as error:
             raise PluginError(f"scheme {name!r}: {error} (built in: {', '.join(BUILT_IN)})") from error
+        if isinstance(provided, type) and issubclass(provided, DecodingOrder):
+            takes = list(inspect.signature(provided).parameters)[1:]
+            if wrong := [setting for setting in settings if setting not in takes]:
+                listed = ", ".join(takes) or "none"
+                raise ValueError(f"order {name!r} has no setting {wrong[0]!r}; it has: {listed}")
+            self._order = provided(layout, **settings)
+        elif settings:
+            raise ValueError(f"order {name!r} has no settings; leave order={dict(settings)} out")
+        else:
+            self._order = _Scoring(layout, provided)  # type: ignore[arg-type]
+        self.layout, self.adaptive = layout, self._order.adaptive
 
-    def __call__(
-        self, confidence_BM: Tensor, index_BM: Tensor, slot_BM: Tensor, uniform_Bn: Tensor, *, step: int, steps: int
-    ) -> Tensor:
-        """Scores (B, M) of the tokens at `index_BM`, where `slot_BM` holds; see `hookspecs.fourm_order`. Each sample is
-        scored alone. Raises PluginError for anything but n numbers."""
-        scores = torch.zeros_like(confidence_BM)
-        for b, uniform_N in enumerate(uniform_Bn):
-            index = index_BM[b, slot_BM[b]]
-            unknown_N = torch.zeros_like(uniform_N, dtype=torch.bool)
-            unknown_N[index] = True
-            confidence_N = torch.full_like(uniform_N, -torch.inf)
-            confidence_N[index] = confidence_BM[b, slot_BM[b]]
-            with blame(self._plugin):
-                score_N = self._score(confidence_N, unknown_N, step, steps, uniform_N.clone())
-            given = tuple(score_N.shape) if isinstance(score_N, Tensor) else type(score_N).__name__
-            if given != tuple(uniform_N.shape) or bool(score_N[index].isnan().any()):
-                what = "NaN" if given == tuple(uniform_N.shape) else given
-                raise PluginError(
-                    f"order {self._plugin.name!r} of {self._plugin.distribution} {self._plugin.version} scores with "
-                    f"{what}, not with a tensor of {len(uniform_N)} numbers"
-                )
-            scores[b, slot_BM[b]] = score_N[index].to(scores)
-        return scores
+    def beforehand(self) -> Tensor | None:
+        """float32 (n,), or None where `keep` decides."""
+        scores = self._call(self._order.beforehand)
+        return None if scores is None else self._scores(scores, torch.ones(self.layout.num_tokens, dtype=torch.bool))
+
+    def keep(self, predicted: Predicted) -> Tensor:
+        """bool (n,): which unknown tokens stay."""
+        unknown_N = predicted.unknown
+        scores_N = self._scores(self._call(self._order.score, predicted), unknown_N)
+        count, left = predicted.count, int(unknown_N.sum())
+        if self.adaptive:
+            count = min(left, max(count, int(self._call(self._order.count, predicted))))
+        scores_N = scores_N.to(predicted.confidence).masked_fill(~unknown_N, -torch.inf)
+        kept_N = torch.zeros_like(unknown_N)
+        kept_N[scores_N.argsort(descending=True, stable=True)[:count]] = True
+        return kept_N & unknown_N
+
+    def forget(self, predicted: Predicted) -> Tensor | None:
+        """bool (n,), or None for none: which known tokens are unknown again."""
+        forgotten_N = self._call(self._order.forget, predicted)
+        if forgotten_N is None:
+            return None
+        self._check_shape(forgotten_N, "forgets")
+        if bool((forgotten_N & (predicted.unknown | predicted.given)).any()):
+            raise PluginError(f"{self._who} forgets tokens that are given, or not known yet")
+        return forgotten_N
+
+    @property
+    def _who(self) -> str:
+        return f"order {self._plugin.name!r} of {self._plugin.distribution} {self._plugin.version}"
+
+    def _call(self, method: Callable[..., T], *arguments: Any) -> T:
+        with blame(self._plugin):
+            return method(*arguments)
+
+    def _check_shape(self, given: Any, verb: str) -> None:
+        n = self.layout.num_tokens
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        if shape != (n,):
+            raise PluginError(f"{self._who} {verb} with {shape}, not with a tensor of {n} numbers")
+
+    def _scores(self, scores_N: Any, where_N: Tensor) -> Tensor:
+        self._check_shape(scores_N, "scores")
+        if bool(scores_N[where_N.to(scores_N.device)].isnan().any()):
+            raise PluginError(f"{self._who} scores with NaN, not with a tensor of {len(scores_N)} numbers")
+        return scores_N
+
+
+class _Scoring(DecodingOrder):
+    """A package's function; see `hookspecs.fourm_order`."""
+
+    def __init__(self, layout: Layout, function: Callable[..., Tensor]) -> None:
+        super().__init__(layout)
+        self._function = function
+
+    def score(self, predicted: Predicted) -> Tensor:
+        confidence = predicted.confidence.masked_fill(~predicted.unknown, -torch.inf)
+        at = predicted
+        return self._function(confidence, at.unknown.clone(), at.step, at.steps, at.uniform.clone())

@@ -79,15 +79,26 @@ FREE_STEPS = 8
 
 def _weights(value: Any) -> Any:
     weights = list(value.values()) if isinstance(value, Mapping) else [value]
-    if not all(isinstance(w, Real) and math.isfinite(w) for w in weights):
-        raise ValueError("a finite number, or one for each of some inputs, {name: weight}")
+    courses = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
+    if not all(isinstance(w, Real) and math.isfinite(w) for course in courses for w in course):
+        raise ValueError(
+            "a finite number, or one for each of some inputs, {name: weight}; a list of numbers is a course"
+        )
     if not weights:
         raise ValueError("it names no condition; leave it out")
+    if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):
+        raise ValueError("a course over the steps has at least two numbers, for the first and the last step")
     return dict(value) if isinstance(value, Mapping) else value
 
 
-#: One weight, or a weight for each named input.
-Guidance = Annotated[float | dict[str, float], BeforeValidator(_weights)]
+#: One weight, or a weight for each named input. A weight is a number, or numbers from the first step to the last, in
+#: equal parts, with straight lines between them.
+Guidance = Annotated[float | list[float] | dict[str, float | list[float]], BeforeValidator(_weights)]
+
+
+def courses(guidance: Guidance | None) -> bool:
+    """Whether a weight changes over the steps."""
+    return any(isinstance(w, list) for w in (guidance.values() if isinstance(guidance, dict) else [guidance]))
 
 
 class Options(BaseModel):
@@ -121,7 +132,9 @@ class Stage(BaseModel):
 
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
     given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
-    condition, and u and every cᵢ see what is not named. 1 is plain, and so is None where no `Condition` has a weight.
+    condition, and u and every cᵢ see what is not named. 1 is plain, and so is None where no `Condition` has a weight; 0
+    is unconditional, and below it the result is led away from a condition. [0, 3] grows from 0 at the first step to 3
+    at the last.
 
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
@@ -129,9 +142,11 @@ class Stage(BaseModel):
 
     target: str
     #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at
-    #: random, as training does. autoregressive: sequences, left to right. Other names are those of orders that packages
-    #: add (entry points `fourm.orders.v1`): each step keeps the tokens with the highest scores.
+    #: random, as training does. autoregressive: sequences, left to right. halton, remask, entropy, and those that
+    #: packages add (entry points `fourm.orders.v1`): see docs/generation.md.
     scheme: str
+    #: Settings of such an order, {"share": 0.1}.
+    order: dict[str, float] = {}
     steps: int = Field(1, ge=1, le=8192)
     schedule: Schedule = "cosine"
     #: 0 takes the likeliest token.
@@ -166,6 +181,7 @@ class Stage(BaseModel):
         }
         if self.scheme == "autoregressive":
             only_parallel = (
+                "order",
                 "steps",
                 "schedule",
                 "temperature_schedule",
@@ -175,6 +191,8 @@ class Stage(BaseModel):
             )
             if idle := [name for name in only_parallel if name in changed]:
                 raise ValueError(f"{idle[0]} does not apply to autoregressive decoding; leave it out")
+        elif self.order and self.scheme in ("parallel", "random_order"):
+            raise ValueError(f"scheme {self.scheme!r} has no settings; leave order={self.order} out")
         elif self.max_tokens is not None:
             raise ValueError("max_tokens applies to autoregressive decoding alone; leave it out")
         _check_drawing(self.temperature, self.top_p, self.top_k)
@@ -182,6 +200,8 @@ class Stage(BaseModel):
             raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")
         if self.temperature_schedule != "onex" and (idle := sorted(changed & {"temperature_min", "temperature_power"})):
             raise ValueError(f"{idle[0]} is for temperature_schedule='onex' alone; leave it out")
+        if self.scheme != "autoregressive" and self.steps == 1 and courses(self.guidance):
+            raise ValueError("a course of guidance has no effect on one step; raise steps, or give one number")
         if self.steps == 1 and self.schedule != "cosine":
             raise ValueError("schedule has no effect on one step; raise steps, or leave it out")
         if self.steps == 1 and self.temperature_schedule == "linear":

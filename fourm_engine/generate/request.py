@@ -172,7 +172,7 @@ def guided(
             weights = None
             if chosen:
                 raise ValueError(f"guidance has no effect on {stage.target!r}: nothing else is given; leave it out")
-        hides = isinstance(weights, float) and weights != 1 and bool(conditions & set(sequences))
+        hides = isinstance(weights, (float, list)) and weights != 1 and bool(conditions & set(sequences))
         sentinel = hides or stage.target in sequences
         effects["prompt_sentinel"] |= sentinel
         if chosen and stage.prompt_sentinel and not sentinel:
@@ -183,7 +183,7 @@ def guided(
     if unused := sorted(named - used):
         everything = {given.get(name, name) for name in seen}
         raise unknown_condition(unused[0], ", ".join(stage.target for stage in plan), everything)
-    if any(isinstance(stage.guidance, float) for stage in plan) and not effects["guidance"]:
+    if any(isinstance(stage.guidance, (float, list)) for stage in plan) and not effects["guidance"]:
         targets = ", ".join(repr(stage.target) for stage in plan)
         raise ValueError(f"guidance has no effect on {targets}: nothing else is given; leave it out")
     if any(stage.prompt_sentinel for stage in plan) and not effects["prompt_sentinel"]:

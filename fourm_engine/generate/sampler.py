@@ -3,37 +3,35 @@
 In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, with
 probabilities where the stage requests them. Branches of guidance are stacked on the batch axis.
 
-Grids and vectors are decoded in parallel: each step encodes again what is known so far and predicts the rest from mask
-tokens. Sequences are decoded left to right with cached keys and values from one encoding.
+Grids and vectors are decoded in parallel (`generate/parallel.py`). Sequences are decoded left to right with cached keys
+and values from one encoding, each distinct row encoded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.batch import Tokens
-from fourm_engine.generate.guidance import Branches, branches
+from fourm_engine.generate.guidance import Branches, branches, mix
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.plan import Stage, temperatures, tokens_per_step
-from fourm_engine.generate.sampling import draw, generators, log_probability, most_confident, uniforms
+from fourm_engine.generate.parallel import Filled, Parallel
+from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.rows import Packing, distinct, length, together
+from fourm_engine.generate.sampling import draw, generators, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
-from fourm_engine.masking.pack import Shown, pack_inputs
+from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.manager import PluginManager
 
+__all__ = ["Filled", "Sampler"]
 
-@dataclass(frozen=True)
-class Filled:
-    """One generated modality of one sample."""
-
-    ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
-    probabilities: np.ndarray | None = None  # (n, V) float32
+#: On a GPU; each look waits for it.
+TOKENS_BETWEEN_LOOKS = 16
 
 
 class Sampler:
@@ -53,8 +51,11 @@ class Sampler:
         self.vocabulary = vocabulary
         self.sequences = dict(sequences)
         self.inputs = set(inputs)
-        self.host = host
-        self._orders: dict[str, Order] = {}
+        self._host = host
+
+    @cached_property
+    def _manager(self) -> PluginManager:
+        return self._host or PluginManager()
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +74,12 @@ class Sampler:
         try:
             for stage in plan:
                 sequence = self._check(stage).layout.kind == "sequence"
-                filled = (self._left_to_right if sequence else self._in_parallel)(samples, stage, rngs)
+                if sequence:
+                    filled = self._left_to_right(samples, stage, rngs)
+                else:
+                    ways = branches(stage, samples, self.sequences)
+                    order = self.order(stage)
+                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run()
                 for sample, result, part in zip(samples, results, filled, strict=True):
                     result[stage.target] = part
                     if stage.target in self.inputs:
@@ -85,13 +91,11 @@ class Sampler:
         return results
 
     def order(self, stage: Stage) -> Order | None:
-        """The order of a package that decides this stage, None where a built-in scheme does. Raises PluginError."""
-        name = stage.scheme
-        if name in BUILT_IN:
+        """The order of a package that decides this stage, None where a built-in scheme does. Raises PluginError, and
+        ValueError for settings that it does not take."""
+        if stage.scheme in BUILT_IN:
             return None
-        if name not in self._orders:
-            self._orders[name] = Order(name, self.host or PluginManager())
-        return self._orders[name]
+        return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
     def _beginnings(self, sample: Sample) -> dict[str, Shown]:
         """What is known of targets, as stages before see it: behind the beginning of a sequence a sentinel, as in
@@ -110,93 +114,6 @@ class Sampler:
             fitting = "autoregressive" if entry.layout.kind == "sequence" else "parallel, random_order or an order"
             raise ValueError(f"{stage.target} is a {entry.layout.kind}: its scheme is {fitting}, not {stage.scheme}")
         return entry
-
-    # Parallel decoding
-
-    def _in_parallel(self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator]) -> list[Filled]:
-        entry, device = self.vocabulary[stage.target], self.device
-        n, batch = entry.layout.num_tokens, len(samples)
-        ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
-        known_Bn = torch.zeros(batch, n, dtype=torch.bool)
-        for b, sample in enumerate(samples):
-            if part := sample.known.get(stage.target):
-                ids_Bn[b, part.pos], known_Bn[b, part.pos] = torch.from_numpy(part.ids), True
-        left = [n - int(count) for count in known_Bn.sum(1)]
-        ids_Bn, known_Bn = ids_Bn.to(device), known_Bn.to(device)
-
-        # Everything random is drawn before the first step, in amounts that the other samples do not change.
-        uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
-        priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
-        order = self.order(stage)
-        luck_SBn = None if order is None else uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
-        counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
-        counts = [row + [0] * (stage.steps - len(row)) for row in counts]  # linear takes fewer steps for few tokens
-        heats = [
-            temperatures(
-                stage.temperature_schedule,
-                row,
-                temperature=stage.temperature,
-                minimum=stage.temperature_min,
-                power=stage.temperature_power,
-            )
-            for row in counts
-        ]
-        plan = branches(stage, samples, self.sequences)
-        rows = plan.rows(samples)
-        shown = max(sum(map(len, row.values())) for row in rows)
-        # With compiled blocks every step of the stage has one shape; else no step is larger than it must be.
-        fixed = self.network.config.compile
-        most_known, most_left = max(n - row[-1] for row in counts), max(left)
-        probabilities = torch.zeros(batch, n, entry.size, device=device) if stage.readout == "expected" else None
-        if probabilities is not None:
-            probabilities.scatter_(2, ids_Bn[..., None], known_Bn[..., None].float())
-        base, continuous = pack_inputs(rows, self.vocabulary, shown, device)
-
-        for step in range(stage.steps):
-            count = [row[step] for row in counts]
-            if not any(count):
-                continue
-            count_B = torch.tensor(count, device=device)
-            predicted_Bn = ~known_Bn
-            if priority_Bn is not None:  # only what this step reveals is predicted
-                predicted_Bn = most_confident(priority_Bn, predicted_Bn, count_B)
-            width = most_left if fixed else max(count if priority_Bn is not None else left)
-            seen = most_known if fixed else max(n - k for k in left)
-            encoder = _append(base, ids_Bn, known_Bn, entry, seen, len(plan))
-            context, valid = self.network.encode(encoder, continuous)
-
-            index_BM, slot_BM = _compact(predicted_Bn, width)
-            mod_BM = torch.where(slot_BM, entry.index, -1)
-            masked = Tokens(torch.full_like(index_BM, -1), index_BM, mod_BM, torch.zeros_like(index_BM))
-            y = self.network.decode(Tokens(*(x.repeat(len(plan), 1) for x in vars(masked).values())), context, valid)
-            logits_BMV = plan.combine(self.network.logits(y, stage.target).float())
-
-            heat_B1 = torch.tensor([row[step] for row in heats], device=device)[:, None]
-            new_BM = draw(
-                logits_BMV,
-                uniform_SBn[step].gather(1, index_BM),
-                temperature=heat_B1 if stage.temperature > 0 else None,
-                top_k=stage.top_k,
-                top_p=stage.top_p,
-            )
-            kept_BM = slot_BM
-            if priority_Bn is None:
-                score_BM = log_probability(logits_BMV, new_BM)
-                if order is not None and luck_SBn is not None:
-                    score_BM = order(score_BM, index_BM, slot_BM, luck_SBn[step], step=step, steps=stage.steps)
-                kept_BM = most_confident(score_BM, slot_BM, count_B)
-            row, slot = kept_BM.nonzero(as_tuple=True)
-            position = index_BM[row, slot]
-            ids_Bn[row, position] = new_BM[row, slot]
-            known_Bn[row, position] = True
-            if probabilities is not None:
-                probabilities[row, position] = logits_BMV[row, slot].softmax(-1)
-            left = [tokens - k for tokens, k in zip(left, count, strict=True)]
-        assert not any(left)
-        return [
-            Filled(ids, None if probabilities is None else probabilities[b].cpu().numpy())
-            for b, ids in enumerate(ids_Bn.cpu().numpy())
-        ]
 
     # Left to right
 
@@ -244,39 +161,36 @@ class Sampler:
     ) -> Tensor:
         """Local ids, int64 (B, ≤ limit), until every row holds a `stop` id; what follows it in a row means nothing."""
         entry, device = self.vocabulary[target], self.device
-        base, continuous = pack_inputs(rows, self.vocabulary, max(sum(map(len, r.values())) for r in rows), device)
-        context, valid = self.network.encode(base, continuous)
-        cache = self.network.start_cache(context, valid, limit)
         batch = len(rows) // len(plan)
+        used = sum(plan.shares(batch, step / max(1, limit - 1)) != 0 for step in range(limit)) > 0  # (K, B)
+        which, first = distinct(rows)
+        packing = Packing([rows[i] for i in first], self.vocabulary, device)
+        users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
+        contexts, order = [], []  # `order`: which of the K · B rows each decoded one is
+        for count in sorted({len(u) for u in users if len(u)}):
+            alike = [i for i, u in enumerate(users) if len(u) == count]
+            for group in together([length(packing.rows[i]) for i in alike]):
+                members = tuple(alike[i] for i in group)
+                contexts.append((*self.network.encode(*packing.packed(members)), count))
+                order += [row for i in members for row in users[i].tolist()]
+        cache = self.network.start_cache(contexts, limit)
+        at = np.zeros(used.size, np.int64)
+        at[order] = np.arange(len(order))
+        sample_R = torch.tensor([row % batch for row in order], device=device)
         heat_B = torch.full((batch,), temperature, device=device) if temperature > 0 else None
         stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
-        mod = torch.full((len(rows),), entry.index, device=device)
+        mod = torch.full((len(order),), entry.index, device=device)
         ids_B = torch.full((batch,), self.sequences[target].start, device=device)
         done_B, ids = torch.zeros(batch, dtype=torch.bool, device=device), []
+        # To look whether all are done is to wait for the device; what is decoded beyond the end means nothing.
+        look = 1 if device.type == "cpu" else TOKENS_BETWEEN_LOOKS
         for step in range(limit):
-            rank = torch.full_like(mod, step)
-            y = self.network.decode_step((ids_B + entry.start).repeat(len(plan)), rank, mod, cache)
-            logits_BV = plan.combine(self.network.logits(y, target).float())
+            y = self.network.decode_step((ids_B + entry.start)[sample_R], torch.full_like(mod, step), mod, cache)
+            y = mix(y, at, plan.shares(batch, step / max(1, limit - 1)))
+            logits_BV = self.network.logits(y, target).float()
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
             done_B |= torch.isin(ids_B, stops)
-            if bool(done_B.all()):
+            if (step + 1) % look == 0 and bool(done_B.all()):
                 break
         return torch.stack(ids, dim=1)
-
-
-def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions of the True entries of each row (at most `width`), ascending, in (B, width) slots; which slots hold
-    one."""
-    index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
-    return index_BM, mask_Bn.gather(1, index_BM)
-
-
-def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width: int, repeat: int) -> Tokens:
-    """The encoder's tokens, and after them `width` slots for the target's known tokens, in every branch."""
-    if width == 0:
-        return base
-    index, slot = (x.repeat(repeat, 1) for x in _compact(known_Bn, width))
-    rows = torch.where(slot, ids_Bn.repeat(repeat, 1).gather(1, index) + entry.start, -1)
-    known = Tokens(rows, index, torch.where(slot, entry.index, -1), torch.zeros_like(index))
-    return Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))

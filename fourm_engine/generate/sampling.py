@@ -2,15 +2,22 @@
 
 In: logits (..., V) and uniform numbers drawn beforehand, one a token. Out: ids and their log-probabilities. Every
 sample of a batch has a generator of its own, so that its result depends neither on its place in the batch nor on its
-company.
+company. Nothing here sorts a vocabulary on a CPU: a threshold is enough to know what may be drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+#: On a CPU so many numbers are worked on at a time: about what its caches hold.
+_CHUNK = 2**18
+#: Probabilities are added up in blocks of so many.
+_BLOCK = 128
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -23,27 +30,14 @@ def uniforms(rngs: Sequence[torch.Generator], *shape: int, device: torch.device 
     return torch.stack([torch.rand(shape, generator=rng) for rng in rngs]).to(device)
 
 
-def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Logits (..., V) with −inf for what may not be drawn.
-
-    `top_k` keeps the k likeliest (and what ties with the k-th). `top_p` then keeps the fewest tokens that together hold
-    at least the probability `top_p` (nucleus sampling, arXiv 1904.09751); the likeliest always stays."""
-    if top_k is not None and top_k < logits.shape[-1]:
-        threshold = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    if top_p is not None and top_p < 1:
-        ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-        p = ordered.softmax(-1)
-        drop = (p.cumsum(-1) - p) >= top_p
-        drop[..., 0] = False  # rounding must not drop all
-        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
-    return logits
-
-
 def draw(
     logits: Tensor, uniform: Tensor, *, temperature: Tensor | None, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """One id a row of logits, by inverting the cumulative distribution at `uniform`.
+    """One id a row of logits, by inverting the cumulative distribution at `uniform`, in float64.
+
+    `top_k` keeps the k likeliest (and what ties with the k-th). `top_p` then keeps the fewest tokens that together hold
+    at least the probability `top_p` (nucleus sampling, arXiv 1904.09751), of equals the first; the likeliest always
+    stays.
 
     Args:
         logits: (..., V) float.
@@ -54,15 +48,93 @@ def draw(
         ids: (...) int64."""
     if temperature is None:
         return logits.argmax(-1)
+    rows_RV, heat_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
+    chunk = max(1, _CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(rows_RV))
+    parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), heat_R.split(chunk), strict=True)
+    ids = [_invert(kept(_relative(x, heat), top_k=top_k, top_p=top_p), u) for x, u, heat in parts]
+    return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
+
+
+def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
+    """Probabilities over that of the likeliest, float32."""
+    x = logits_RV.float()
     # The maximum goes first, so that a tiny temperature makes -inf of the others and never inf - inf.
-    logits = logits.float() - logits.float().amax(-1, keepdim=True)
-    logits = logits / temperature[..., None]
-    p = filter_logits(logits, top_k=top_k, top_p=top_p).softmax(-1)
-    cumulative = p.cumsum(-1)
-    total = cumulative[..., -1:]
-    # Strictly below the total: then the first entry above it is one of positive probability.
-    level = torch.minimum(uniform[..., None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, level, right=True)[..., 0]
+    x = (x - x.amax(-1, keepdim=True)) / heat_R[:, None]
+    return F.threshold(x, -87.0, -torch.inf).exp_()  # nothing denormal, which takes a CPU ten times as long
+
+
+def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Probabilities up to a factor, (R, V) float32, with 0 for what may not be drawn; see `draw`."""
+    vocabulary = p_RV.shape[-1]
+    if top_k is not None and top_k < vocabulary:
+        p_RV = torch.where(p_RV >= _kth_largest(p_RV, top_k)[:, None], p_RV, 0.0)
+    if top_p is None or top_p >= 1:
+        return p_RV
+    if p_RV.device.type != "cpu":
+        return _above(p_RV, *_threshold(p_RV.sort(dim=-1, descending=True).values, top_p))
+    # The largest sixteenth holds the nucleus of most rows; only rows where it does not are looked at as a whole.
+    few, values = vocabulary // 16, p_RV.numpy()
+    level_R = top_p * values.sum(-1, dtype=np.float64)
+    largest = np.partition(values, vocabulary - few, axis=-1)[:, vocabulary - few :] if few else values[:, :0]
+    enough = largest.sum(-1, dtype=np.float64) > level_R
+    threshold, equals = np.empty((len(values), 1), np.float32), np.empty((len(values), 1), np.int64)
+    for rows, part in ((enough, largest), (~enough, values)):
+        if rows.any():
+            threshold[rows], equals[rows] = _smallest_kept(np.sort(part[rows], axis=-1), level_R[rows])
+    threshold_R1, equals_R1 = torch.from_numpy(threshold), torch.from_numpy(equals)
+    out = p_RV.masked_fill(p_RV < threshold_R1, 0.0)
+    if (tied := equals_R1[:, 0] > 0).any():
+        out[tied] = _above(p_RV[tied], threshold_R1[tied], equals_R1[tied])
+    return out
+
+
+def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
+    if p_RV.device.type != "cpu":
+        return p_RV.topk(k, dim=-1).values[:, -1]
+    at = p_RV.shape[-1] - k
+    return torch.from_numpy(np.partition(p_RV.numpy(), at, axis=-1)[:, at].copy())
+
+
+def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest (R, 1) of the fewest largest whose sum reaches the level; and how many equals of it are among them,
+    where others may be beyond them, else 0. `rising_RK` are the K largest, in rising order."""
+    ends_RK = torch.from_numpy(rising_RK).cumsum(-1, dtype=torch.float64).numpy()  # several times as fast as NumPy
+    first = (ends_RK[:, -1:] - ends_RK >= level_R[:, None]).sum(-1, keepdims=True)
+    threshold = np.take_along_axis(rising_RK, first, -1)
+    tied = np.take_along_axis(rising_RK, np.maximum(first - 1, 0), -1) == threshold
+    equals = np.zeros_like(first)
+    for r in np.flatnonzero(tied):
+        equals[r] = np.searchsorted(rising_RK[r], threshold[r, 0], side="right") - first[r]
+    return threshold, equals
+
+
+def _threshold(falling_RV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """As `_smallest_kept`, from all probabilities in falling order, without waiting for the device."""
+    ends_RV = falling_RV.cumsum(-1, dtype=torch.float64)
+    count_R1 = (ends_RV < top_p * ends_RV[:, -1:]).sum(-1, keepdim=True) + 1
+    threshold_R1 = falling_RV.gather(1, count_R1.clamp(max=falling_RV.shape[1]) - 1)
+    return threshold_R1, count_R1 - (falling_RV > threshold_R1).sum(-1, keepdim=True)
+
+
+def _above(p_RV: Tensor, threshold_R1: Tensor, equals_R1: Tensor) -> Tensor:
+    """`p_RV` where it is above the threshold, and the first `equals_R1` entries that equal it."""
+    spare = (p_RV == threshold_R1) & ((p_RV == threshold_R1).cumsum(-1) > equals_R1)
+    return torch.where((p_RV >= threshold_R1) & ~spare, p_RV, 0.0)
+
+
+def _invert(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """The first id whose cumulative probability exceeds the share `uniform_R` of the total."""
+    blocks = F.pad(p_RV, (0, -p_RV.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    level = uniform_R.double()[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, level, right=True).clamp_(max=ends.shape[-1] - 1)
+    inside = blocks.take_along_dim(block[..., None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
+    rest = level - torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    # Strictly below the block's total: then the first entry above it is one of positive probability.
+    total = inside[:, -1:]
+    rest = torch.minimum(rest, total.nextafter(torch.zeros_like(total)))
+    ids = block * _BLOCK + torch.searchsorted(inside, rest, right=True)
+    return ids[:, 0].clamp_(max=p_RV.shape[-1] - 1)
 
 
 def log_probability(logits: Tensor, ids: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ heads within each; the rows of `kv` likewise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,6 +79,21 @@ class SelfAttention(nn.Module):
         return self.proj(attend(q, k_BHLd[:, :, : index + 1], v_BHLd[:, :, : index + 1], None, None))
 
 
+@dataclass(frozen=True)
+class Contexts:
+    """U contexts of about one length, each of `rows` rows that are decoded: the rows first, first + 1, … of all."""
+
+    first: int
+    count: int  # U
+    rows: int
+    mask: Tensor | None  # (U, 1, 1, N) and (U, 1, 1, 1), as from `guard_mask`; None where every token is seen
+    seen: Tensor | None
+
+    def of(self, x_R1D: Tensor) -> Tensor:
+        """(R, 1, …) -> (U, rows, …): the rows of these contexts."""
+        return x_R1D[self.first : self.first + self.count * self.rows].unflatten(0, (self.count, self.rows)).squeeze(2)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention from decoder tokens to the encoder's context."""
 
@@ -94,15 +111,23 @@ class CrossAttention(nn.Module):
         k, v = self.kv(context_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.k_norm(k).to(v.dtype), v
 
-    def query(self, x_BMD: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-        """Attend from (B, M, D) to keys and values of `keys_values`; `mask` and `seen` as from `guard_mask`."""
-        q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))
-        return self.proj(attend(q_BHMd.to(v_BHNd.dtype), k_BHNd, v_BHNd, mask, seen))
+    def step(
+        self, x_R1D: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], contexts: Sequence[Contexts]
+    ) -> Float[Tensor, "R 1 D"]:
+        """Attend from one token a row to the keys and values of its context; they are read once for all its rows."""
+        q_R1Hd = self.q_norm(self.q(x_R1D).unflatten(-1, (self.heads, -1)))
+        parts = [
+            attend(group.of(q_R1Hd).transpose(1, 2).to(v.dtype), k, v, group.mask, group.seen).flatten(0, 1)
+            for group, (k, v) in zip(contexts, keys_values, strict=True)
+        ]
+        return self.proj((parts[0] if len(parts) == 1 else torch.cat(parts))[:, None])
 
     def forward(
         self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor
     ) -> Float[Tensor, "B M D"]:
-        return self.query(x_BMD, *self.keys_values(context_BND), mask, seen)
+        k_BHNd, v_BHNd = self.keys_values(context_BND)
+        q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        return self.proj(attend(q_BHMd.to(v_BHNd.dtype), k_BHNd, v_BHNd, mask, seen))
 
 
 def _head_norm(head_width: int, *, bias: bool, qk_norm: bool) -> nn.Module:

@@ -6,12 +6,13 @@ have norms without one, too (published files store it as a zero buffer).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.nn.attention import NORM_EPS, CrossAttention, SelfAttention
+from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAttention
 
 
 def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
@@ -71,12 +72,12 @@ class EncoderBlock(nn.Module):
 
 @dataclass
 class BlockCache:
-    """What one decoder block keeps between steps: H heads of width d, capacity L, N context tokens."""
+    """What one decoder block keeps between steps: of R rows with H heads of width d and room for L tokens; and the keys
+    and values, (U, H, N, d), of each group of contexts."""
 
-    self_k_BHLd: Tensor
-    self_v_BHLd: Tensor
-    cross_k_BHNd: Tensor
-    cross_v_BHNd: Tensor
+    self_k_RHLd: Tensor
+    self_v_RHLd: Tensor
+    cross: list[tuple[Tensor, Tensor]]
 
 
 class DecoderBlock(nn.Module):
@@ -100,16 +101,15 @@ class DecoderBlock(nn.Module):
         x_BMD = x_BMD + self.cross_attn(self.query_norm(x_BMD), self.context_norm(context_BND), cross_mask, cross_seen)
         return x_BMD + self.mlp(self.norm2(x_BMD))
 
-    def start_cache(self, context_BND: Tensor, max_len: int) -> BlockCache:
-        """Room for `max_len` tokens, and the context's keys and values."""
-        cross_k, cross_v = self.cross_attn.keys_values(self.context_norm(context_BND))
-        batch, heads, _, head_width = cross_k.shape
-        self_k = cross_k.new_zeros(batch, heads, max_len, head_width)
-        return BlockCache(self_k, self_k.clone(), cross_k, cross_v)
+    def start_cache(self, contexts_UND: Sequence[Tensor], rows: int, max_len: int) -> BlockCache:
+        """Room for `max_len` tokens in each row, and the keys and values of the contexts."""
+        cross = [self.cross_attn.keys_values(self.context_norm(context)) for context in contexts_UND]
+        _, heads, _, head_width = cross[0][0].shape
+        self_k = cross[0][0].new_zeros(rows, heads, max_len, head_width)
+        return BlockCache(self_k, self_k.clone(), cross)
 
-    def step(self, x_B1D: Tensor, cache: BlockCache, index: int, cross_mask: Tensor, cross_seen: Tensor) -> Tensor:
-        """`forward` for the token at `index` of a causal sequence whose earlier tokens are in `cache`."""
-        x_B1D = x_B1D + self.self_attn.step(self.norm1(x_B1D), cache.self_k_BHLd, cache.self_v_BHLd, index)
-        query = self.query_norm(x_B1D)
-        x_B1D = x_B1D + self.cross_attn.query(query, cache.cross_k_BHNd, cache.cross_v_BHNd, cross_mask, cross_seen)
-        return x_B1D + self.mlp(self.norm2(x_B1D))
+    def step(self, x_R1D: Tensor, cache: BlockCache, index: int, contexts: Sequence[Contexts]) -> Tensor:
+        """`forward` for the token at `index` of causal sequences whose earlier tokens are in `cache`."""
+        x_R1D = x_R1D + self.self_attn.step(self.norm1(x_R1D), cache.self_k_RHLd, cache.self_v_RHLd, index)
+        x_R1D = x_R1D + self.cross_attn.step(self.query_norm(x_R1D), cache.cross, contexts)
+        return x_R1D + self.mlp(self.norm2(x_R1D))

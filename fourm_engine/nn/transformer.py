@@ -8,14 +8,14 @@ Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.nn.attention import guard_mask, stacked
+from fourm_engine.nn.attention import Contexts, guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
@@ -39,8 +39,7 @@ class DecoderCache:
     """State of cached decoding: filled by `Transformer.start_cache`, advanced in place by `decode_step`."""
 
     blocks: list[BlockCache]
-    cross_mask: Bool[Tensor, "B 1 1 N"]  # which context tokens are seen
-    cross_seen: Bool[Tensor, "B 1 1 1"]  # whether any is
+    contexts: list[Contexts]
     max_len: int
     length: int = 0  # tokens decoded so far
 
@@ -153,24 +152,32 @@ class Transformer(nn.Module):
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
         return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
 
-    def start_cache(self, context_BND: Tensor, valid_BN: Tensor, max_len: int) -> DecoderCache:
-        """Begin decoding one sequence a row of the batch, of at most `max_len` tokens, from the context of `encode`."""
-        cross_mask, cross_seen = guard_mask(valid_BN[:, None, None, :])
-        blocks = [block.start_cache(context_BND, max_len) for block in self._decoder_blocks()]
-        return DecoderCache(blocks, cross_mask, cross_seen, max_len)
+    def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
+        """Begin decoding R sequences of at most `max_len` tokens.
+
+        `contexts`: (context (U, N, D), valid (U, N), rows) of `encode`; each of the U contexts is that of `rows` of the
+        R rows, which come in this order. What is the same for several rows is so computed once."""
+        groups, first = list[Contexts](), 0
+        for context_UND, valid_UN, rows in contexts:
+            mask, seen = (None, None) if bool(valid_UN.all()) else guard_mask(valid_UN[:, None, None, :])
+            groups.append(Contexts(first, len(context_UND), rows, mask, seen))
+            first += len(context_UND) * rows
+        parts = [context for context, _, _ in contexts]
+        blocks = [block.start_cache(parts, first, max_len) for block in self._decoder_blocks()]
+        return DecoderCache(blocks, groups, max_len)
 
     def decode_step(
-        self, ids_B: Int[Tensor, " B"], pos_B: Int[Tensor, " B"], mod_B: Int[Tensor, " B"], cache: DecoderCache
-    ) -> Float[Tensor, "B D"]:
+        self, ids_R: Int[Tensor, " R"], pos_R: Int[Tensor, " R"], mod_R: Int[Tensor, " R"], cache: DecoderCache
+    ) -> Float[Tensor, "R D"]:
         """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if it is
         full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
-        y_B1D = self.embedding.decoder(ids_B[:, None], pos_B[:, None], mod_B[:, None])
+        y_R1D = self.embedding.decoder(ids_R[:, None], pos_R[:, None], mod_R[:, None])
         for block, state in zip(self._decoder_blocks(), cache.blocks, strict=True):
-            y_B1D = block.step(y_B1D, state, cache.length, cache.cross_mask, cache.cross_seen)
+            y_R1D = block.step(y_R1D, state, cache.length, cache.contexts)
         cache.length += 1
-        return self.decoder_norm(y_B1D)[:, 0]
+        return self.decoder_norm(y_R1D)[:, 0]
 
     def parameter_counts(self) -> dict[str, int]:
         """{"backbone": …, "embeddings": …}: the latter are the token tables, modality vectors, projections, learned

@@ -32,8 +32,8 @@ NAMES = ("rows", "confident", "shuffled", "short", "empty", "broken")
 def orders(install, sampler):  # noqa: F811
     entries = "".join(f"{name} = acme_orders:{name}\n" for name in NAMES)
     install("acme-orders", f"[fourm.orders.v1]\n{entries}", source=ORDERS)
-    yield sampler
-    sampler._orders.clear()
+    sampler.__dict__.pop("_manager", None)
+    return sampler
 
 
 def generate(sampler, scheme, **changes):  # noqa: F811

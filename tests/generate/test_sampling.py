@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.generate.sampling import (
     draw,
-    filter_logits,
     generators,
+    kept,
     log_probability,
     most_confident,
     uniforms,
@@ -37,8 +38,39 @@ def slow_filter(logits: np.ndarray, top_k: int | None, top_p: float | None) -> s
 @given(st.integers(0, 10_000), st.none() | st.integers(1, 12), st.none() | st.floats(0.05, 1.0))
 def test_filters_keep_what_a_token_by_token_version_keeps(seed, top_k, top_p):
     logits = np.random.default_rng(seed).normal(size=9).astype(np.float32)
-    kept = filter_logits(torch.from_numpy(logits)[None], top_k=top_k, top_p=top_p)[0]
-    assert set(torch.isfinite(kept).nonzero()[:, 0].tolist()) == slow_filter(logits, top_k, top_p)
+    p = torch.from_numpy(logits).softmax(-1)[None]
+    left = kept(p, top_k=top_k, top_p=top_p)[0]
+    assert set(left.nonzero()[:, 0].tolist()) == slow_filter(logits, top_k, top_p)
+
+
+def drawn_by_sorting(logits, uniform, heat, top_k, top_p):
+    """Everything in full: the whole vocabulary sorted, the whole of it summed."""
+    x = logits.double().float()
+    p = ((x - x.amax(-1, keepdim=True)) / heat[..., None]).exp()
+    if top_k is not None:
+        p = torch.where(p >= p.sort(dim=-1, descending=True).values[..., top_k - 1 : top_k], p, 0.0)
+    if top_p is not None:
+        falling, index = p.sort(dim=-1, descending=True, stable=True)
+        before = falling.cumsum(-1, dtype=torch.float64) - falling
+        dropped = before >= top_p * falling.sum(-1, keepdim=True, dtype=torch.float64)
+        dropped[..., 0] = False
+        p = p.masked_fill(torch.zeros_like(dropped).scatter(-1, index, dropped), 0.0)
+    cumulative = p.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cumulative, uniform.double()[..., None] * cumulative[..., -1:], right=True)[..., 0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0, 4.0])
+@pytest.mark.parametrize("size", [1, 9, 130, 5000])
+@pytest.mark.parametrize("filters", [(None, None), (None, 0.9), (40, None), (40, 0.5), (None, 0.01), (None, 0.9999)])
+def test_draws_are_those_of_a_full_sort_for_the_same_uniform_numbers(spread, size, filters):
+    generator = torch.Generator().manual_seed(size)
+    logits = spread * torch.randn(7, 11, size, generator=generator)
+    logits[3:] = (logits[3:] * 3).round() / 3  # many equals
+    uniform, heat = torch.rand(7, 11, generator=generator), torch.rand(7, 1, generator=generator) + 0.5
+    top_k, top_p = filters
+    top_k = None if top_k is None else min(top_k, size)
+    expected = drawn_by_sorting(logits, uniform, heat.expand(7, 11), top_k, top_p)
+    assert draw(logits, uniform, temperature=heat, top_k=top_k, top_p=top_p).equal(expected)
 
 
 def test_draws_follow_the_distribution():

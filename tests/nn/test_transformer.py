@@ -174,7 +174,7 @@ def test_cached_decoding_equals_the_full_causal_decoder(vocabulary, batch, varia
         pos = torch.arange(8).expand(2, 8)
         mod = torch.full((2, 8), 3)
         full = model.decode(Tokens(ids, pos, mod, pos), context, valid)
-        cache = model.start_cache(context, valid, 8)
+        cache = model.start_cache([(context, valid, 1)], 8)
         steps = [model.decode_step(ids[:, i], pos[:, i], mod[:, i], cache) for i in range(8)]
     torch.testing.assert_close(torch.stack(steps, dim=1), full, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="max_len=8"):
@@ -186,7 +186,7 @@ def test_bfloat16_autocast_stays_close_and_caches(model, batch):
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         rough = model(batch)
         context, valid = model.encode(batch.encoder, batch.continuous)
-        cache = model.start_cache(context, valid, 2)
+        cache = model.start_cache([(context, valid, 1)], 2)
         one = torch.ones(2, dtype=torch.int64)
         assert model.decode_step(20 * one, 0 * one, 3 * one, cache).isfinite().all()
     for name in exact:

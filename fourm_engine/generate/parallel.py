@@ -1,0 +1,255 @@
+"""Parallel decoding: each step encodes again what is known so far and predicts the rest of a grid or vector from mask
+tokens.
+
+In: samples, a stage, the branches of guidance. Out: the tokens of each sample. A step computes what it needs: rows that
+are equal once, no branch of which nothing is taken, no sample that is done, no token that will not be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fourm_engine.batch import Tokens
+from fourm_engine.generate.guidance import Branches, mix
+from fourm_engine.generate.orders import Order
+from fourm_engine.generate.plan import Stage, temperatures, tokens_per_step
+from fourm_engine.generate.rows import Packing, distinct, together
+from fourm_engine.generate.sampling import draw, log_probability, most_confident, uniforms
+from fourm_engine.generate.shown import Sample
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Entry, Vocabulary
+from fourm_plugins.order import Predicted
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One generated modality of one sample."""
+
+    ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
+    probabilities: np.ndarray | None = None  # (n, V) float32
+
+
+class Parallel:
+    """One stage of a batch. `run` does it."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        vocabulary: Vocabulary,
+        samples: Sequence[Sample],
+        stage: Stage,
+        plan: Branches,
+        order: Order | None,
+        rngs: Sequence[torch.Generator],
+    ) -> None:
+        self.network, self.stage, self.plan, self.order = network, stage, plan, order
+        self.entry = vocabulary[stage.target]
+        device, n, batch = next(network.parameters()).device, self.entry.layout.num_tokens, len(samples)
+        self.device = device
+        ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
+        known_Bn = torch.zeros(batch, n, dtype=torch.bool)
+        for b, sample in enumerate(samples):
+            if part := sample.known.get(stage.target):
+                ids_Bn[b, part.pos], known_Bn[b, part.pos] = torch.from_numpy(part.ids), True
+        self.tokens = [n - int(count) for count in known_Bn.sum(1)]  # to generate, of each sample
+        self.left = list(self.tokens)
+        self.ids_Bn, self.known_Bn = ids_Bn.to(device), known_Bn.to(device)
+        self.given_Bn, self.confidence_Bn = self.known_Bn.clone(), torch.zeros(batch, n, device=device)
+
+        # Everything random is drawn before the first step, in amounts that the other samples do not change.
+        self.uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
+        self.priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
+        if order is not None:
+            self.luck_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
+            if (priority_n := order.beforehand()) is not None:
+                self.priority_Bn = priority_n.to(device).float().expand(batch, n)
+        # Linear takes fewer steps for few tokens.
+        counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in self.tokens]
+        self.counts = [row + [0] * (stage.steps - len(row)) for row in counts]
+        self.heats = [
+            temperatures(
+                stage.temperature_schedule,
+                row,
+                temperature=stage.temperature,
+                minimum=stage.temperature_min,
+                power=stage.temperature_power,
+            )
+            for row in self.counts
+        ]
+        self.probabilities = None
+        if stage.readout == "expected":
+            self.probabilities = torch.zeros(batch, n, self.entry.size, device=device)
+            self.probabilities.scatter_(2, self.ids_Bn[..., None], self.known_Bn[..., None].float())
+
+        rows = plan.rows(samples)
+        which, first = distinct(rows)
+        self.which = np.array(which).reshape(len(plan), batch)
+        self.packing = Packing([rows[i] for i in first], vocabulary, device)
+        # Samples of which the same is known share their rows until they have tokens of their own.
+        self.state, _ = distinct(
+            [{stage.target: sample.known[stage.target]} if stage.target in sample.known else {} for sample in samples]
+        )
+        if stage.scheme == "random_order":
+            self.state = [-1 - b for b in range(batch)]
+        # With compiled blocks every step of the stage has one shape; else no step is larger than it must be.
+        self.fixed = network.config.compile
+
+    def run(self) -> list[Filled]:
+        steps = self.stage.steps
+        for step in range(steps):
+            revealed = [tokens - sum(row[: step + 1]) for tokens, row in zip(self.tokens, self.counts, strict=True)]
+            count = [left - after for left, after in zip(self.left, revealed, strict=True)]
+            adaptive = self.order is not None and self.order.adaptive
+            active = [b for b, left in enumerate(self.left) if left and (count[b] > 0 or adaptive)]
+            if self.fixed and active:
+                active = list(range(len(self.left)))
+            if active:
+                self._step(step, active, [max(0, count[b]) for b in active])
+            if not any(self.left):
+                break
+        assert not any(self.left)
+        return [
+            Filled(ids, None if self.probabilities is None else self.probabilities[b].cpu().numpy())
+            for b, ids in enumerate(self.ids_Bn.cpu().numpy())
+        ]
+
+    def _step(self, step: int, active: list[int], count: list[int]) -> None:
+        stage, left = self.stage, [self.left[b] for b in active]
+        at_A = torch.tensor(active, device=self.device)
+        predicted_An, count_A = ~self.known_Bn[at_A], torch.tensor(count, device=self.device)
+        if self.priority_Bn is not None:  # only what this step reveals is predicted
+            predicted_An = most_confident(self.priority_Bn[at_A], predicted_An, count_A)
+        chosen = count if self.priority_Bn is not None else left
+        if self.fixed:
+            width = max(map(max, self.counts)) if self.priority_Bn is not None else max(self.tokens)
+        else:
+            width = max(chosen)
+        index_AM, slot_AM = _compact(predicted_An, width)
+        y_AMD = self._predict(step, active, index_AM, slot_AM, [width] * len(active) if self.fixed else chosen)
+        row_T, slot_T = slot_AM.nonzero(as_tuple=True)
+        logits_TV = self.network.logits(y_AMD[row_T, slot_T], stage.target).float()
+
+        sample_T, position_T = at_A[row_T], index_AM[row_T, slot_T]
+        heat_A = torch.tensor([self.heats[b][step] for b in active], device=self.device)
+        new_T = draw(
+            logits_TV,
+            self.uniform_SBn[step][sample_T, position_T],
+            temperature=heat_A[row_T] if stage.temperature > 0 else None,
+            top_k=stage.top_k,
+            top_p=stage.top_p,
+        )
+        forgotten: dict[int, Tensor] = {}
+        if self.priority_Bn is not None:
+            kept_T, confidence_T = torch.ones_like(new_T, dtype=torch.bool), logits_TV.new_zeros(len(new_T))
+        else:
+            confidence_T = log_probability(logits_TV, new_T)
+            if self.order is None:
+                confidence_AM = torch.zeros(slot_AM.shape, device=self.device)
+                confidence_AM[row_T, slot_T] = confidence_T
+                kept_T = most_confident(confidence_AM, slot_AM, count_A)[row_T, slot_T]
+            else:
+                parts = []
+                for b, tokens, of_b in zip(active, count, _runs(left), strict=True):
+                    told = self._told(step, b, tokens, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
+                    parts.append(self.order.keep(told)[position_T[of_b]])
+                    if step + 1 < stage.steps and (forgotten_n := self.order.forget(told)) is not None:
+                        forgotten[b] = forgotten_n
+                kept_T = torch.cat(parts)
+        sample_K, position_K = sample_T[kept_T], position_T[kept_T]
+        self.ids_Bn[sample_K, position_K] = new_T[kept_T]
+        self.known_Bn[sample_K, position_K] = True
+        self.confidence_Bn[sample_K, position_K] = confidence_T[kept_T]
+        if self.probabilities is not None:
+            self.probabilities[sample_K, position_K] = logits_TV[kept_T].softmax(-1)
+        if self.order is not None and self.order.adaptive:
+            count = torch.bincount(sample_K, minlength=len(self.left))[at_A].tolist()
+        for b, stayed in zip(active, count, strict=True):
+            self.left[b] -= stayed
+            if stayed:
+                self.state[b] = -1 - b
+        for b, forgotten_n in forgotten.items():
+            self.known_Bn[b] &= ~forgotten_n
+            self.left[b] += int(forgotten_n.sum())
+
+    def _told(
+        self, step: int, b: int, count: int, position_U: Tensor, confidence_U: Tensor, logits_UV: Tensor
+    ) -> Predicted:
+        confidence_n, unknown_n = self.confidence_Bn[b].clone(), ~self.known_Bn[b]
+        confidence_n[position_U] = confidence_U
+        given_n, luck_n = self.given_Bn[b].clone(), self.luck_SBn[step, b]
+        return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, luck_n)
+
+    def _predict(self, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]) -> Tensor:
+        """The decoder's output (A, M, D), branches combined: logits are linear in it."""
+        shares = self.plan.shares(len(self.left), step / max(1, self.stage.steps - 1))[:, active]
+        rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
+        content, of = list[int](), list[int]()
+        for k, a in np.argwhere((shares != 0) | self.fixed).tolist():
+            which, b = int(self.which[k, active[a]]), active[a]
+            key = (k, -1 - b) if self.fixed else (which, self.state[b])
+            if key not in numbers:
+                numbers[key] = len(content)
+                content.append(which)
+                of.append(a)
+            rows[k, a] = numbers[key]
+        known = [len(self.known_Bn[0]) - self.left[active[a]] for a in of]
+        if self.fixed:
+            adaptive = self.order is not None and self.order.adaptive
+            known = [len(self.known_Bn[0]) - (1 if adaptive else min(row[-1] for row in self.counts))] * len(of)
+        lengths = [sum(map(len, self.packing.rows[i].values())) + more for i, more in zip(content, known, strict=True)]
+        y_RMD = None
+        for group in together([max(1, n) for n in lengths]):
+            base, continuous = self.packing.packed(tuple(content[i] for i in group))
+            at = torch.tensor([of[i] for i in group], device=self.device)
+            sample = torch.tensor([active[of[i]] for i in group], device=self.device)
+            most = max(known[i] for i in group)
+            tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], self.entry, most)
+            if not self.fixed:
+                tokens = _narrow(tokens, max(1, *(lengths[i] for i in group)))
+            context, valid = self.network.encode(tokens, continuous)
+            width = max(widths[of[i]] for i in group)
+            index, slot = index_AM[at, :width], slot_AM[at, :width]
+            mod = torch.where(slot, self.entry.index, -1)
+            masked = Tokens(torch.full_like(index, -1), index, mod, torch.zeros_like(index))
+            y = self.network.decode(masked, context, valid)
+            if y_RMD is None:
+                y_RMD = y.new_zeros(len(content), index_AM.shape[1], y.shape[-1])
+            y_RMD[torch.tensor(group, device=self.device), :width] = y
+        assert y_RMD is not None
+        return mix(y_RMD, rows.flatten(), shares)
+
+
+def _runs(lengths: Sequence[int]) -> list[slice]:
+    """Consecutive slices of these lengths."""
+    ends = np.cumsum(lengths).tolist()
+    return [slice(end - n, end) for n, end in zip(lengths, ends, strict=True)]
+
+
+def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Positions of the True entries of each row (at most `width`), ascending, in (B, width) slots; which slots hold
+    one."""
+    index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
+    return index_BM, mask_Bn.gather(1, index_BM)
+
+
+def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width: int) -> Tokens:
+    """The encoder's tokens, and after them `width` slots for the target's known tokens."""
+    if width == 0:
+        return base
+    index, slot = _compact(known_Bn, width)
+    rows = torch.where(slot, ids_Bn.gather(1, index) + entry.start, -1)
+    known = Tokens(rows, index, torch.where(slot, entry.index, -1), torch.zeros_like(index))
+    return Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))
+
+
+def _narrow(tokens: Tokens, width: int) -> Tokens:
+    """The same without padding between the tokens; those at the front, which patches are counted by, stay."""
+    if tokens.shape[1] == width:
+        return tokens
+    index, _ = _compact(tokens.mod >= 0, width)
+    return Tokens(*(x.gather(1, index) for x in vars(tokens).values()))

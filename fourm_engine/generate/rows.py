@@ -1,0 +1,73 @@
+"""Which rows run through the encoder: equal ones once, those of about one length together.
+
+In: what each (branch, sample) shows. Out: `Context`s, each of rows of about one length, with little padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+
+from fourm_engine.batch import Patches, Tokens
+from fourm_engine.masking.pack import Shown, pack_inputs
+from fourm_engine.vocabulary import Vocabulary
+
+Row = Mapping[str, Shown]
+#: So much of what runs together may be padding.
+PADDING = 0.1
+
+
+def length(row: Row) -> int:
+    """Slots that a row takes: one at least, which may be empty."""
+    return max(1, sum(map(len, row.values())))
+
+
+def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """The index among the distinct rows of each row, and of each distinct row the first that is like it."""
+    numbers: dict[tuple[object, ...], int] = {}
+    which, first = [], list[int]()
+    for i, row in enumerate(rows):
+        key = tuple(
+            (name, x.pos.tobytes(), x.ids.tobytes(), b"" if x.features is None else x.features.tobytes())
+            for name, x in row.items()
+        )
+        if key not in numbers:
+            numbers[key] = len(first)
+            first.append(i)
+        which.append(numbers[key])
+    return which, first
+
+
+def together(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of rows that run together, in as few groups as leave at most `PADDING` of all slots empty."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    most = sum(lengths) / (1 - PADDING)
+    # cost[i]: the fewest slots of the first i rows, in the groups so far; cut[g][i]: where the last of them begins.
+    cost, cuts = [lengths[order[0]] * i for i in range(len(order) + 1)] if order else [0], [[0] * (len(order) + 1)]
+    while cost[-1] > most:
+        options = [
+            min(((cost[j] + lengths[order[j]] * (i - j), j) for j in range(i)), default=(0, 0))
+            for i in range(len(order) + 1)
+        ]
+        cost, cut = [best for best, _ in options], [j for _, j in options]
+        cuts.append(cut)
+    groups, end = [], len(order)
+    for cut in reversed(cuts):
+        if end:
+            groups.append(order[cut[end] : end])
+            end = cut[end]
+    return groups[::-1]
+
+
+class Packing:
+    """The tokens of rows, packed once for each group of them that runs together."""
+
+    def __init__(self, rows: Sequence[Row], vocabulary: Vocabulary, device: torch.device) -> None:
+        self.rows, self.vocabulary, self.device = rows, vocabulary, device
+        self.packed = lru_cache(maxsize=64)(self._pack)
+
+    def _pack(self, members: tuple[int, ...]) -> tuple[Tokens, dict[str, Patches]]:
+        rows = [self.rows[i] for i in members]
+        return pack_inputs(rows, self.vocabulary, max(map(length, rows)), self.device)
