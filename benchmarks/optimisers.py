@@ -20,10 +20,10 @@ from unittest import mock
 
 import torch
 
-from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.modalities import activate_kinds, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig, load_config
+from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.step import Learner
@@ -61,19 +61,12 @@ def score(config: RunConfig, optimiser: str, lr: float, seed: int, seconds: floa
     activate_kinds(modalities, manager, maskers=True)
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
 
-    def data(*, training: bool) -> MaskedSamples:
-        return MaskedSamples.from_config(
-            config.data,
-            config.masking,
-            modalities,
-            tokenizers,
-            modalities.vocabulary(),
-            seed=seed,
-            training=training,
-            masker_class=manager.masker_class,
-        )
-
-    task = Timed(modalities, tokenizers, config.model, data(training=True), data(training=False), loss=config.loss)
+    config = config.model_copy(update={"seed": seed})
+    samples = [
+        open_samples(config, modalities, tokenizers, manager, modalities.vocabulary(), training=training)
+        for training in (True, False)
+    ]
+    task = Timed(modalities, tokenizers, config.model, *samples, loss=config.loss)
     changes = dict.fromkeys(("samples", "tokens", "base_lr", "warmup_tokens", "cooldown_tokens", "ema", "export"))
     changes |= {"steps": 10**9, "lr": lr, "warmup": 20, "cooldown": 0, "schedule": "constant", "min_lr": 0.0}
     changes |= {"optimiser": optimiser, "threads": 1, "device": "cpu", "log_every": 10**9, "checkpoint_every": 10**9}
@@ -95,10 +88,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config(options.config)
-    for optimiser in ("adamw", "muon"):
-        results = [score(config, optimiser, options.lr, seed, options.seconds) for seed in range(options.seeds)]
-        values = [value for _, value in results]
-        print(f"{optimiser:6} steps {[steps for steps, _ in results]}  nats {[round(value, 4) for value in values]}  "
+    results: dict[str, list[tuple[int, float]]] = {"adamw": [], "muon": []}
+    for seed in range(options.seeds):  # in turns, so that what else the machine does is shared alike
+        for optimiser, found in results.items():
+            found.append(score(config, optimiser, options.lr, seed, options.seconds))
+            print(f"{optimiser:6} seed {seed}  {found[-1][0]} steps  {found[-1][1]:.4f} nats", flush=True)
+    for optimiser, found in results.items():
+        values = [value for _, value in found]
+        print(f"{optimiser:6} steps {[steps for steps, _ in found]}  nats {[round(value, 4) for value in values]}  "
               f"mean {statistics.mean(values):.4f}")  # fmt: skip
 
 

@@ -125,6 +125,9 @@ def test_every_command_of_the_pages_exists_with_its_options(page, words):
     command = typer.main.get_command(app)
     rest = words[1:]
     while hasattr(command, "commands"):
+        default = getattr(command, "default", None)  # `fourm runs FOLDER` is `fourm runs list FOLDER`
+        if default and (not rest or rest[0] not in command.commands):
+            rest = [default, *rest]
         command = command.commands.get(rest[0]) if rest else None
         assert command is not None, f"{page}: no command {' '.join(words)}"
         rest = rest[1:]

@@ -23,6 +23,7 @@ from fourm_engine.cli import (
     init,
     label,
     plugins,
+    runs,
     tokenize,
     tokenizer,
     train,
@@ -42,6 +43,7 @@ plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
 app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)

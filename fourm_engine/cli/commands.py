@@ -26,6 +26,7 @@ BUILT_IN = (
     "init",
     "label",
     "plugins",
+    "runs",
     "tokenize",
     "tokenizer",
     "train",

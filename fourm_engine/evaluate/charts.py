@@ -6,13 +6,13 @@ In: `metrics.jsonl` of a run. Out: SVG text in which every word is escaped.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_plugins.extras import optional
 
 #: Readable on a light page and on a dark one.
@@ -34,37 +34,23 @@ def read_curves(path: Path) -> list[Curve]:
     """The loss, then the loss of each modality, from the lines of a run; [] if there are none. Skips unreadable
     lines (the last one of a killed run)."""
     curves = {"loss": Curve("loss")}
-    for row in _rows(path):
-        step = row["step"]
-        for name, value in [("loss", row.get("loss")), *row.get("losses", {}).items()]:
-            if value is not None:
-                curves.setdefault(name, Curve(name)).train.append((step, value))
-        for name, value in row.get("eval", {}).items():
-            if value is not None:
-                curves.setdefault(name, Curve(name)).held_out.append((step, value))
+    for line in read_lines(path):
+        train = {"loss": line.numbers["loss"]} if "loss" in line.numbers else {}
+        for name, value in (train | line.losses).items():
+            curves.setdefault(name, Curve(name)).train.append((line.step, value))
+        for name, value in line.held_out.items():
+            curves.setdefault(name, Curve(name)).held_out.append((line.step, value))
     return [curve for curve in curves.values() if curve.train or curve.held_out]
 
 
 def training_seconds(path: Path, batch_size: int) -> float | None:
     """Seconds spent on training steps, over all parts of an interrupted run, from the recorded throughput."""
     total, before = 0.0, 0
-    for row in _rows(path):
-        if rate := row.get("samples_per_s"):
-            total += max(0, row["step"] - before) * batch_size / rate
-            before = row["step"]
+    for line in read_lines(path):
+        if rate := line.numbers.get("samples_per_s"):
+            total += max(0, line.step - before) * batch_size / rate
+            before = line.step
     return total or None
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
 
 
 def thin(points: Sequence[tuple[float, float]], number: int = POINTS) -> list[tuple[float, float]]:

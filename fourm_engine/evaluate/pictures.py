@@ -110,6 +110,22 @@ def contact_sheet(
     return sheet
 
 
+def stacked(sheets: Sequence[tuple[str, Image]], *, margin: int = 6) -> Image:
+    """Sheets below one another, each under its title."""
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    letters, line = font(13), 20
+    width = max(*(image.width for _, image in sheets), *(round(letters.getlength(t)) + 2 * margin for t, _ in sheets))
+    whole = pil.new("RGB", (width, sum(image.height + line + margin for _, image in sheets)), "white")
+    pen, y = ImageDraw.Draw(whole), 0
+    for title, image in sheets:
+        pen.text((margin, y + margin), title, fill=(20, 20, 20), font=letters)
+        whole.paste(image, (0, y + line + margin))
+        y += image.height + line + margin
+    return whole
+
+
 def fit(image: Image, cell: int) -> Image:
     """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
     from PIL import Image as pil

@@ -85,6 +85,12 @@ class Predictor:
             task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds
         ), pictures
 
+    def pictures(self, task: Task) -> list[SamplePictures]:
+        """Predictions of the first samples that have the inputs of a task, as pictures, without scoring them."""
+        names = self.held_out.having(task.inputs.values())[: self.config.pictures]
+        predictions = self._predict(task, names)
+        return [self._pictures(task, name, predictions[name]) for name in names]
+
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
         (exp of the entropy of the codes), both means over the positions where each has codes of its own, tokens a

@@ -6,7 +6,7 @@ exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.j
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class ExtendTask(FourMTask):
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
-        workers: processes that prepare training batches; None chooses."""
+        workers, picture: as of `FourMTask`."""
 
     name = "extension"
     evaluates_first = True
@@ -53,9 +53,12 @@ class ExtendTask(FourMTask):
         steps: int,
         loss: LossConfig | None = None,
         workers: int | None = 0,
+        picture: Callable[[FourM, Path], None] | None = None,
     ) -> None:
         used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(extension.training, used, extension.model_config, data, loss=loss, workers=workers)
+        super().__init__(
+            extension.training, used, extension.model_config, data, loss=loss, workers=workers, picture=picture
+        )
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
@@ -67,6 +70,10 @@ class ExtendTask(FourMTask):
         take_over(network, self.extension.source.network)
         self._adapt(network)
         return network
+
+    @property
+    def watched(self) -> MaskedSamples:
+        return self.cases["known"]
 
     def planned(self, seed: int) -> None:
         """The source is whole in every process anyway."""

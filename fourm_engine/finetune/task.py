@@ -5,7 +5,8 @@ In: the opened source, tokenizers, packed samples. Out: the exported model, `<ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +39,10 @@ class FinetuneTask(FourMTask):
         *,
         loss: LossConfig | None = None,
         workers: int | None = 0,
+        picture: Callable[[FourM, Path], None] | None = None,
     ) -> None:
-        super().__init__(source.training, tokenizers, source.model_config, data, held_out, loss=loss, workers=workers)
+        options: Any = {"loss": loss, "workers": workers, "picture": picture}
+        super().__init__(source.training, tokenizers, source.model_config, data, held_out, **options)
         self.source = source
         self._digest = digest_of(source.weights)
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.train.config import LENGTHS, RATES, TrainConfig
+from fourm_engine.train.config import LENGTHS, RATES, WATCHING, TrainConfig
 
 
 class AdaptConfig(BaseModel):
@@ -52,6 +52,8 @@ class FitConfig(TrainConfig):
         self.plan()  # arrays have no fixed number of tokens: it refuses lengths in tokens
         if self.layer_decay is not None:
             raise ValueError("layer_decay is for fine-tuning a model; a tokenizer has no such layers; remove it")
+        if given := [name for name in WATCHING if getattr(self, name) != type(self).model_fields[name].default]:
+            raise ValueError(f"{given[0]} is for models; the run of a tokenizer is removed at its end; leave it out")
         if self.export == "both":
             raise ValueError("export='both': a token space has one tokenizer; choose 'ema' or 'weights'")
         return self

@@ -29,7 +29,7 @@ from fourm_engine.tokenizers.quantisers.base import usage_of
 from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
-from fourm_engine.train.config import LENGTHS, RATES
+from fourm_engine.train.config import LENGTHS, RATES, WATCHING
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
@@ -298,7 +298,7 @@ def _request(
 ) -> dict[str, Any]:
     """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out, and
     so is what a network only serves: it is fitted on its first modality."""
-    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device"}
+    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device", *WATCHING}
     quiet |= {"adapt"} if config is not None and config.adapt is None else set()
     members = modalities if config is None else modalities[:1]
     request: dict[str, Any] = {

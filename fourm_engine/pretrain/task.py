@@ -5,7 +5,7 @@ In: modalities, tokenizers, packed training and held-out samples. Out: the expor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.pairs import paired
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
@@ -44,6 +46,7 @@ class FourMTask(Task):
         tokenizers: modality name -> fitted tokenizer.
         data, held_out: training samples, and the fixed held-out ones, or None to evaluate nothing.
         workers: processes that prepare training batches; None chooses.
+        picture: writes a picture of what a model predicts to a path, for `train.pictures_every`.
     """
 
     name = "fourm"
@@ -59,10 +62,12 @@ class FourMTask(Task):
         *,
         loss: LossConfig | None = None,
         workers: int | None = 0,
+        picture: Callable[[FourM, Path], None] | None = None,
     ) -> None:
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
         self.average_over = (loss or LossConfig()).average_over
+        self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
@@ -118,17 +123,51 @@ class FourMTask(Task):
                 found[name] = (found[name][0] + float(loss), found[name][1] + count)
         return found
 
-    def held_out_batches(self, data: MaskedSamples, share: Share, device: torch.device) -> Iterator[tuple[int, Batch]]:
-        """This process's part of the first `EVALUATION_SAMPLES`: (position of the first sample, batch on `device`).
-        Every process gets equally many batches; what lies beyond the end has no targets."""
+    @property
+    def watched(self) -> MaskedSamples | None:
+        """The held-out samples that `pairs` looks at."""
+        return self.held_out
+
+    def check(self, config: TrainConfig) -> None:
+        if config.pictures_every is not None and self.picture is None:
+            raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
+        if config.pairs_every is not None:
+            if self.watched is None:
+                raise ValueError("train.pairs_every needs held-out samples; set data.val, or leave it out")
+            specs = {name: modality.spec for name, modality in self.modalities.items()}
+            self._paired = paired(self.watched, specs, config.pairs_inputs)
+            self._pair_samples = config.pairs_samples
+
+    def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
+        """Nats per target token given one input, the same samples and masks each time; see `paired`."""
+        found = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
+        device = next(model.parameters()).device
+        for given, data in self._paired.items():
+            for _, batch in self.held_out_batches(data, share, device, most=self._pair_samples):
+                for name, (loss, count) in model(batch).items():
+                    total, number = found[given, name]
+                    found[given, name] = total + float(loss), number + count
+        return found
+
+    def held_out_batches(
+        self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
+    ) -> Iterator[tuple[int, Batch]]:
+        """This process's part of the first `most` samples: (position of the first sample, batch on `device`). Every
+        process gets equally many batches; what lies beyond the end has no targets."""
         masking, size = data.masking, share.micro_batch_size
-        total = min(len(data), EVALUATION_SAMPLES)
+        total = min(len(data), most)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
             with torch.autocast(device.type, enabled=False):  # tokenizers that run here make the ids of always
                 samples = data.__getitems__(range(start, min(start + size, total)))
             samples += [NO_SAMPLE] * (size - len(samples))
             batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
             yield start, batch.to(device)
+
+    def show(self, weights: dict[str, Tensor], path: Path, device: torch.device) -> None:
+        assert self.picture is not None
+        model = self.trained(weights)
+        model.network.to(device)
+        self.picture(model, path)
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         self.trained(weights).save_pretrained(folder / EXPORT)

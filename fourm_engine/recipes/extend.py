@@ -10,6 +10,7 @@ from typing import Any
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets
+from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
@@ -144,6 +145,7 @@ def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
         steps=config.train.plan(training.masking.sample_tokens).steps,
         loss=config.loss,
         workers=config.data.workers,
+        picture=pictures_of(config.train, extension.training, config.data, config.evaluate),
     )
     return Trainer(task, config.train, config.run, seed=config.seed, host=extension.manager, accepted=config.store)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.lock import at_work
@@ -18,7 +22,9 @@ from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
+from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
 
 
 def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
@@ -50,6 +56,29 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
             return trainer.run() if replay is None else trainer.replay(replay, tell)
 
 
+def open_samples(
+    config: RunConfig,
+    modalities: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    manager: PluginManager,
+    vocabulary: Vocabulary,
+    *,
+    training: bool,
+) -> MaskedSamples:
+    """The training samples of a run, or its held-out ones. Raises ValueError for data that cannot be used."""
+    return MaskedSamples.from_config(
+        config.data,
+        config.masking,
+        modalities,
+        tokenizers,
+        vocabulary,
+        seed=config.seed,
+        training=training,
+        batch_size=config.train.batch_size,
+        masker_class=manager.masker_class,
+    )
+
+
 def _trainer(
     config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, tell: Tell
 ) -> Trainer:
@@ -61,29 +90,23 @@ def _trainer(
     manager.freeze()
     vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
-    def data(*, training: bool) -> MaskedSamples:
-        return MaskedSamples.from_config(
-            config.data,
-            config.masking,
-            modalities,
-            tokenizers,
-            vocabulary,
-            seed=config.seed,
-            training=training,
-            batch_size=config.train.batch_size,
-            masker_class=manager.masker_class,
-        )
-
+    data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
         held_out[0]  # samples that no component of the mixture suits are better known now than after training
-    parts, workers = (training, held_out), config.data.workers
+    parts = training, held_out
+    seen = modalities if source is None else source.training
+    options: Any = {
+        "loss": config.loss,
+        "workers": config.data.workers,
+        "picture": pictures_of(config.train, seen, config.data, config.evaluate),
+    }
     if source is None:
-        task = FourMTask(modalities, tokenizers, config.model, *parts, loss=config.loss, workers=workers)
+        task = FourMTask(modalities, tokenizers, config.model, *parts, **options)
     else:
-        task = FinetuneTask(source, tokenizers, *parts, loss=config.loss, workers=workers)
+        task = FinetuneTask(source, tokenizers, *parts, **options)
     # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

@@ -11,6 +11,10 @@ from fourm_engine.train.schedule import Plan
 
 #: The batch size at which `base_lr` is the rate.
 BASE_BATCH = 256
+#: Steps of the longest trace: what is larger no viewer opens.
+MAX_PROFILED = 100
+#: Settings that show more of a run, and change nothing of it.
+WATCHING = ("pairs_every", "pairs_samples", "pairs_inputs", "pictures_every", "pictures", "profile")
 #: Settings of which exactly one is set.
 LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 
@@ -101,6 +105,18 @@ class TrainConfig(BaseModel):
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
 
+    # What a run shows of itself; none of it changes what is learned.
+    #: Steps between matrices of held-out losses, of every input to every target, on `pairs_samples` samples a set of
+    #: inputs; one more at the end. `pairs_inputs`: the sets of inputs; null: nothing, and each modality alone.
+    pairs_every: int | None = Field(default=None, ge=1)
+    pairs_samples: int = Field(default=32, ge=1)
+    pairs_inputs: tuple[tuple[str, ...], ...] | None = None
+    #: Steps between sheets of predictions on `pictures` fixed held-out samples; one more at the end. null: none.
+    pictures_every: int | None = Field(default=None, ge=1)
+    pictures: int = Field(default=2, ge=1, le=16)
+    #: The first and the last step of a trace of torch.profiler; null: none.
+    profile: tuple[int, int] | None = None
+
     @property
     def exports(self) -> tuple[str, ...]:
         """Of "ema" and "weights", what is evaluated and exported, in that order."""
@@ -151,6 +167,11 @@ class TrainConfig(BaseModel):
             raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
         if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
             self.plan()
+        if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1] < self.profile[0] + MAX_PROFILED:
+            raise ValueError(
+                f"profile={list(self.profile)}: expected the first and the last of at most {MAX_PROFILED} steps, "
+                f"such as [11, 15]"
+            )
         if self.keep_every and self.keep_every % self.checkpoint_every:
             raise ValueError(
                 f"keep_every={self.keep_every} and checkpoint_every={self.checkpoint_every}: make the first a multiple "

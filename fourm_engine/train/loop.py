@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,19 +37,23 @@ from fourm_engine.train.distributed import (
     together,
     world_size,
 )
+from fourm_engine.train.exchange import Measure, exchanged, measured
 from fourm_engine.train.feed import Feed
 from fourm_engine.train.garbage import collected_at_steps
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.profile import Profile
+from fourm_engine.train.record import recorded
 from fourm_engine.train.replay import NotFinite, examine, read_step
 from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.step import Learner
-from fourm_engine.train.stopping import SIGNALS, Stopped, stop_requests
-from fourm_engine.train.task import Task, means
+from fourm_engine.train.stopping import Stopped, stop_requests
+from fourm_engine.train.task import Task
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
 from fourm_engine.train.watchdog import Watch
+from fourm_engine.train.watching import draw, due
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
@@ -63,6 +68,9 @@ class Progress:
     skipped: int = 0  # of these, left out
     in_a_row: int = 0  # left out just now
     averaged: int = 0  # of the steps that were taken, those in the moving average
+
+
+K = TypeVar("K")
 
 
 class Trainer:
@@ -119,14 +127,21 @@ class Trainer:
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
-            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), describe_devices(device))
+            devices, facts = describe_devices(device), self._facts()
+            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+            trace = self.folder / "profile"
+            self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
-                self.observers = Observers(self.host, self._facts(), active=rank() == 0)
-                with self.observers.told(lambda: self.progress.step):
+                self.observers = Observers(self.host, facts, active=first)
+                with (
+                    recorded(facts, devices, lambda: self.progress.step, active=first),
+                    self.observers.told(lambda: self.progress.step),
+                ):
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:
                 checkpoints.wait()
+                self.profile.close()
                 metrics.close()
 
     def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
@@ -167,6 +182,7 @@ class Trainer:
                 f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
+        together(lambda: self.task.check(self.config))
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
         self.identity = {
             "task": self.task.name,
@@ -229,9 +245,10 @@ class Trainer:
         with collected_at_steps() as collect:
             while progress.step < self.plan.steps:
                 self.watch.moves("waiting for data")
+                self.profile.begins(progress.step + 1)
                 micro_batches = feed.step()
                 self.watch.moves("exchanging counts")
-                counts, work, signals = self._exchange([batch for batch, _ in micro_batches], stop)
+                counts, work, signals = exchanged(self.task, [batch for batch, _ in micro_batches], stop)
                 if signals:
                     settle()
                     self._stop(signals, checkpoints)
@@ -248,8 +265,10 @@ class Trainer:
                 if not done:
                     feed.ahead()
                 settle(0 if evaluates or saves else self.ahead)
+                self.profile.ended(progress.step)
                 if evaluates:
                     self._report(metrics, self._evaluate())
+                self._show(metrics)
                 if saves or self.progress.in_a_row == 1:  # the weights with which a skipped step may be looked at
                     self._save(checkpoints)
                 self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
@@ -276,22 +295,6 @@ class Trainer:
         else:
             metrics.begun(step)
 
-    def _exchange(
-        self, micro_batches: list[Any], stop: dict[str, int]
-    ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
-        """Of the step over all processes, in one small reduction: counts, (tokens, FLOPs), signals received by any."""
-        counts = dict.fromkeys(self.task.count_names, 0.0)
-        for batch in micro_batches:
-            for name, count in self.task.counts(batch).items():
-                counts[name] += count
-        tokens = float(sum(self.task.tokens(batch) for batch in micro_batches))
-        flops = sum(self.task.flops(batch) for batch in micro_batches)
-        flags = [float(stop["signal"] == number) for number in SIGNALS]
-        tokens, flops, *numbers = sum_numbers([tokens, flops, *flags, *counts.values()])
-        signals = [int(number) for number, flag in zip(SIGNALS, numbers, strict=False) if flag]
-        numbers = numbers[len(SIGNALS) :]
-        return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
-
     def _note(self, outcome: Outcome, metrics: Metrics) -> None:
         """Count and record skipped steps; too many in a row end the run."""
         if outcome.taken:
@@ -311,18 +314,25 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
         self.watch.moves("evaluating")
-        scores = {what: self._evaluate_one(averaged=what == "ema") for what in self.config.exports}
+        scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
 
-    def _evaluate_one(self, *, averaged: bool) -> dict[str, float]:
-        self.model.eval()
-        torch.manual_seed(seed_of(self.seed, 0, -1))
-        with torch.no_grad(), self.learner.weights(averaged=averaged), self.learner.autocast():
-            measures = self.task.evaluate(self.model, self.share)
-        self.model.train()
-        numbers = sum_numbers([number for pair in measures.values() for number in pair])
-        return means(dict(zip(measures, numbers[0::2], strict=True)), dict(zip(measures, numbers[1::2], strict=True)))
+    def _measured(self, what: Measure[K], *, averaged: bool) -> dict[K, float]:
+        return measured(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
+
+    def _show(self, metrics: Metrics) -> None:
+        """Losses by input and target, and pictures, where they are due."""
+        config, step, averaged = self.config, self.progress.step, self.config.exports[-1] == "ema"
+        if due(config.pairs_every, step, self.plan.steps):
+            self.watch.moves("evaluating")
+            began = time.monotonic()
+            scores = self._measured(self.task.pairs, averaged=averaged)
+            metrics.pairs(step, scores, time.monotonic() - began)
+        if due(config.pictures_every, step, self.plan.steps):
+            self.watch.moves("drawing pictures", bounded=False)
+            weights = gathered(self.learner.state(averaged=averaged))
+            draw(self.task, weights, self.folder, step, self.device, metrics.note)
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self.progress.averaged = self.learner.averages.number if self.learner.averages else 0

@@ -32,12 +32,13 @@ class Metrics:
         self._step, self._window = step, _Window(step)
         self._bar = Bar()
         self._begun = False
+        self._start, self._before = time.monotonic(), 0.0  # seconds of what this run did earlier
         if not active:
             return
         self._path = run / "metrics.jsonl"
         with writing(self._path):
             run.mkdir(parents=True, exist_ok=True)
-            _truncate(self._path, step, last=step == steps)
+            self._before = _truncate(self._path, step, last=step == steps)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
 
     def starts(self, parameters: int, devices: str) -> None:
@@ -88,9 +89,11 @@ class Metrics:
             row["mfu"] = round(row["flops_per_s"] / self.peak, 4)
         if memory:
             row["memory_gib"] = round(memory, 3)
+        row["seconds_left"] = round((self.steps - step) * window.seconds() / (step - window.step), 1)
+        row["samples"] = step * window.samples // window.number
+        row["seconds"] = round(self._before + time.monotonic() - self._start, 2)
         self._write(row)
-        seconds = (self.steps - step) * window.seconds() / (step - window.step)
-        self._print(step, row, f"{duration(seconds)} left")
+        self._print(step, row, f"{duration(row['seconds_left'])} left")
         return row
 
     def begun(self, step: int) -> None:
@@ -111,13 +114,16 @@ class Metrics:
         width = len(str(self.steps))
         parts = [f"{self.name or 'step'} {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
         if "lr" in row:
-            parts += [f"lr {row['lr']:.2g}", f"{row['samples_per_s']:.3g} samples/s"]
+            parts += [f"lr {row['lr']:.2g}", f"gradient {row['gradient_norm']:.2g}"]
+            parts.append(f"{row['samples_per_s']:.3g} samples/s")
         if "tokens_per_s" in row:
             parts.append(f"{_thousands(row['tokens_per_s'])} tokens/s")
         if "mfu" in row:
             parts.append(f"mfu {row['mfu']:.0%}")
         if row.get("data_wait", 0.0) >= TOLD_WAIT:
             parts.append(f"data wait {row['data_wait']:.0%}")
+        if "memory_gib" in row:
+            parts.append(f"{row['memory_gib']:.2g} GiB")
         if row.get("skipped"):
             parts.append(f"{row['skipped']} skipped")
         parts.append(last)
@@ -134,6 +140,30 @@ class Metrics:
             said = f"{self.name} held out, step {step}".strip()
             tell(packed([said, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
+
+    def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
+        """Write a matrix of held-out losses, (input, target) -> nats a token, that took `seconds`, and print of each
+        target the input that tells most of it."""
+        if not self.active:
+            return
+        matrix: dict[str, dict[str, float | None]] = {}
+        for (given, target), score in scores.items():
+            matrix.setdefault(given, {})[target] = _finite(score)
+        self._write({"step": step, "pairs": matrix, "pairs_seconds": round(seconds, 2)})
+        best: dict[str, tuple[float, str]] = {}
+        for (given, target), score in scores.items():
+            if not math.isfinite(score):
+                continue
+            best[target] = min(best.get(target, (math.inf, given)), (score, given))
+        self._bar.clear()
+        said = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
+        tell(packed([said, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
+
+    def note(self, text: str, *more: str) -> None:
+        """Print one thing that happened, and more of it below. Paths are not cut, however long they are."""
+        if self.active:
+            self._bar.clear()
+            tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
 
     def skipped(self, step: int, facts: Mapping[str, Any]) -> None:
         """Write what is known of a step that was not finite."""
@@ -201,19 +231,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _truncate(path: Path, step: int, *, last: bool) -> None:
-    """Keep the lines of steps up to `step`, but for the last evaluation, which is made again, and a line cut short."""
+def _truncate(path: Path, step: int, *, last: bool) -> float:
+    """Keep the lines of steps up to `step`, but for the last evaluation, which is made again, and a line cut short.
+    Returns the seconds that they cover."""
     if not path.exists():
-        return
-    kept = []
+        return 0.0
+    kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
             if row["step"] < step or (row["step"] == step and not (last and "eval" in row)):
                 kept.append(line + "\n")
+                seconds = float(row.get("seconds", seconds))
         except (ValueError, KeyError, TypeError):
             continue
     write_atomically(path, "".join(kept))
+    return seconds
 
 
 def _finite(value: float) -> float | None:

@@ -18,11 +18,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fourm_engine.data.order import Share
+
+if TYPE_CHECKING:
+    from fourm_engine.train.config import TrainConfig
+
+K = TypeVar("K")
 
 
 @dataclass
@@ -120,6 +126,22 @@ class Task(ABC):
         """Held-out measures, name -> (sum, count) of this process, which the trainer adds up and divides. Every process
         calls `model(…)` equally often and returns the same names. Evaluation mode, no gradients."""
 
+    def check(self, config: TrainConfig) -> None:
+        """Called in every process before anything is trained. Raises ValueError for settings that this task cannot
+        follow; one that has `pairs` or `show` prepares them here."""
+        for setting in ("pairs_every", "pictures_every"):
+            if getattr(config, setting) is not None:
+                raise ValueError(f"{self.name}: {setting} is for models of several modalities; leave it out")
+
+    def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
+        """Held-out losses by what is shown and what is predicted, (input, target) -> (sum, count); as `evaluate`."""
+        raise AssertionError  # see `check`
+
+    def show(self, weights: dict[str, Tensor], path: Path, device: torch.device) -> None:
+        """Write a picture of predictions on held-out samples, computed on `device` by the model with these weights, as
+        in `export`. Called in the first process only; the caller keeps torch's random numbers as they were."""
+        raise AssertionError  # see `check`
+
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         """Write the finished artefact from the model's full state (CPU tensors; averages or weights, as `train.export`
@@ -172,6 +194,6 @@ class Task(ABC):
         return True
 
 
-def means(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+def means(sums: Mapping[K, float], counts: Mapping[K, float]) -> dict[K, float]:
     """sum / count for every name that counted something."""
     return {name: total / counts[name] for name, total in sums.items() if counts.get(name, 0) > 0}

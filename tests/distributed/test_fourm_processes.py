@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 from tests.distributed.launching import launch
 from tests.fakes import fake_modalities, sample_names, write_data
 
+#: What the runs show of themselves.
+WATCHED = {"pairs_every": 20, "pictures_every": 10, "profile": [2, 3]}
+
 
 def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -26,15 +29,22 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def single(data, tmp_path_factory):
     run = tmp_path_factory.mktemp("single")
-    launch("pretrain/fourm_run.py", str(data), str(run), "{}", world=1)
+    launch("pretrain/fourm_run.py", str(data), str(run), json.dumps(WATCHED), world=1)
     return run
 
 
 @pytest.mark.parametrize("changes", [{}, {"parallel": "shard", "accumulate": 2}], ids=["replicate", "shard"])
-def test_two_processes_follow_the_losses_of_one(data, single, tmp_path, changes):
-    launch("pretrain/fourm_run.py", str(data), str(tmp_path), json.dumps(changes), world=2)
+def test_two_processes_follow_the_losses_of_one_and_show_the_same(data, single, tmp_path, changes):
+    launch("pretrain/fourm_run.py", str(data), str(tmp_path), json.dumps(WATCHED | changes), world=2)
     two, one = rows(tmp_path), rows(single)
-    assert len(one) == 21
+    assert len(one) == 22
+    matrices = [next(row["pairs"] for row in run if "pairs" in row) for run in (two, one)]
+    assert matrices[0].keys() == matrices[1].keys()
+    for given, row in matrices[1].items():
+        assert matrices[0][given] == pytest.approx(row, abs=1e-3)
+    assert sorted(path.name for path in (tmp_path / "profile").glob("*.gz")) == ["rank-0.json.gz", "rank-1.json.gz"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["step-10.png", "step-20.png"]
+    two, one = ([row for row in run if "pairs" not in row] for run in (two, one))
     for ours, theirs in zip(two[:20], one[:20], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
         assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-4)

@@ -233,3 +233,13 @@ class OtherWords(Words):
     def make_spec(self):
         spec = super().make_spec()
         return spec.model_copy(update={"tokenizer": spec.tokenizer.model_copy(update={"settings": {"x": 1}})})
+
+
+def test_a_run_that_grows_shows_losses_by_input_and_target_and_pictures_of_what_is_new_too(folder, tmp_path):
+    watched = {"pairs_every": 3, "pictures_every": 3, "pictures": 1}
+    extend(run_config(folder, tmp_path / "run", extend={"add": ["b"], "train": "lora"}, steps=3, **watched))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    (pairs,) = (line["pairs"] for line in lines if "pairs" in line)
+    assert pairs.keys() == {"nothing", "a", "a@pixels", "b", "words"}
+    assert pairs["a"].keys() == {"b", "words"}
+    assert (tmp_path / "run/pictures/step-3.png").read_bytes().startswith(b"\x89PNG")

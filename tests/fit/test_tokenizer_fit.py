@@ -78,7 +78,7 @@ def test_fitting_stores_a_tokenizer_and_reports_in_the_modalitys_own_metric(tmp_
 
 
 def test_the_same_request_is_not_fitted_again(tmp_path):
-    first, again = fit(tmp_path), fit(tmp_path, config=FIT.model_copy(update={"log_every": 7}))
+    first, again = fit(tmp_path), fit(tmp_path, config=FIT.model_copy(update={"log_every": 7, "pictures": 9}))
     assert not again.fresh
     assert again.tokenizer.fingerprint == first.tokenizer.fingerprint
     assert again.report == first.report
@@ -351,3 +351,9 @@ def test_a_fit_may_be_as_long_as_its_samples_and_as_fast_as_its_batch():
                               ({"ema": 0.9, "export": "both"}, "one tokenizer")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             FitConfig(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"profile": [1, 2]}, {"pairs_every": 5}, {"pictures_every": 5}])
+def test_what_only_models_show_is_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} is for models"):
+        FitConfig(**settings)

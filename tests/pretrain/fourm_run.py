@@ -13,6 +13,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.modalities import Modalities
+from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import FourMTask
@@ -69,11 +70,20 @@ def config(**changes) -> TrainConfig:
     return TrainConfig(**{**default, **changes})
 
 
+def picture(model: FourM, path: Path) -> None:
+    """What is generated, in place of a picture of it."""
+    generated = model.generate({"words": "a red ball"}, targets=["a"], seed=0)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(generated["a"].tokens.tobytes())
+
+
 def main() -> None:
     torch.set_num_threads(1)
     store.PluginManager = Host
     data, run, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    Trainer(make_task(data, **changes.pop("data", {})), config(**changes), run, seed=3).run()
+    task = make_task(data, **changes.pop("data", {}))
+    task.picture = picture
+    Trainer(task, config(**changes), run, seed=3).run()
 
 
 if __name__ == "__main__":

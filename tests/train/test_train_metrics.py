@@ -30,10 +30,10 @@ def test_losses_of_a_line_are_means_over_all_items_since_the_last(tmp_path, caps
     assert row["loss"] == 2.0
     assert row["tokens_per_s"] / row["samples_per_s"] == pytest.approx(10)
     printed = capsys.readouterr().out
-    first, second = printed.splitlines()
-    assert first.startswith("step   2/100  loss 2  lr 0.1  ")
-    assert first.endswith("left")
-    assert second == "    a 2  b 1"
+    first, *rest, last = printed.splitlines()
+    assert first.startswith("step   2/100  loss 2  lr 0.1  gradient 1  ")
+    assert " ".join([first, *rest]).endswith("left")
+    assert last == "    a 2  b 1"
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
@@ -118,3 +118,27 @@ def test_utilisation_is_the_share_of_the_devices_flops(tmp_path):
     assert row["flops_per_s"] / row["samples_per_s"] == pytest.approx(3e9 / 2)
     assert row["mfu"] == pytest.approx(row["flops_per_s"] / 1e12, rel=1e-2, abs=1e-4)
     assert row["memory_gib"] == 2.0
+
+
+def test_lines_say_how_many_samples_and_seconds_they_cover_over_all_parts_of_a_run(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for first, steps in ((0, 2), (2, 4)):
+        metrics = Metrics(tmp_path, step=first, steps=4)
+        for step in range(first + 1, steps + 1):
+            now[0] += 10
+            metrics.add(1.0, {}, {}, lr=0.1, norm=1.0, samples=8, work=(0, 0))
+            metrics.line(step, skipped=0)
+        metrics.close()
+        now[0] += 1000  # stopped meanwhile
+    seen = [(row["step"], row["samples"], row["seconds"], row["seconds_left"]) for row in rows(tmp_path)]
+    assert seen == [(1, 8, 10, 30), (2, 16, 20, 20), (3, 24, 30, 10), (4, 32, 40, 0)]
+
+
+def test_a_matrix_is_written_whole_and_told_by_the_best_input_of_each_target(tmp_path, capsys):
+    metrics = Metrics(tmp_path, step=0, steps=9, name="fourm")
+    metrics.pairs(5, {("nothing", "b"): 3.0, ("a", "b"): 2.0, ("a", "c"): float("nan")}, 75.0)
+    assert rows(tmp_path) == [
+        {"step": 5, "pairs": {"nothing": {"b": 3.0}, "a": {"b": 2.0, "c": None}}, "pairs_seconds": 75.0}
+    ]
+    assert capsys.readouterr().out == "fourm pairs, step 5, 1:15  a to b 2\n"

@@ -1,0 +1,126 @@
+"""`fourm runs`: the runs below some folders; some of them compared; their curves; losses by input and target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from fourm_engine.cli.tables import new_table, show
+
+
+class _Runs(TyperGroup):
+    """Without the name of a sub-command, the default one."""
+
+    default = "list"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Runs, help="List runs; compare them, plot their curves (fourm runs [FOLDERS] lists).")
+
+Run = Annotated[Path, typer.Argument(help="A run's folder.")]
+Several = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON in place of a table.")]
+
+
+@app.command("list")
+def list_runs(
+    folders: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(help="Runs, or folders that hold runs, four levels deep; runs, if there are none given."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """What each run is, how far it is, its losses, speed, time and versions."""
+    from fourm_engine.recipes import runs
+
+    folders = folders or [Path("runs")]
+    found = [run.row() for run in runs.find_runs(folders)]
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if not found:
+        typer.echo(f"no run in {', '.join(map(str, folders))}")
+        return
+    columns = ("run", "what", "state", "step", "loss", "best held out", "samples/s", "time", "device", "version")
+    table = new_table(*columns)
+    for row in found:
+        table.add_row(*_cells(row))
+    show([table], [f"{row['run']}: {row['error']}" for row in found if row["error"]])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    from fourm_engine.train.metrics import duration
+
+    steps = f"/{row['steps']}" if row["steps"] is not None else ""
+    best = "" if row["best_held_out"] is None else f"{row['best_held_out']:.4g} ({row['best_step']})"
+    version = " ".join(str(part) for part in (row["engine"], row["commit"]) if part)
+    speed = "" if row["samples_per_s"] is None else f"{row['samples_per_s']:.3g}"
+    seconds = "" if row["seconds"] is None else duration(row["seconds"])
+    loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
+    what, device = (str(row[name] or "") for name in ("what", "device"))
+    return [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
+
+
+@app.command()
+def compare(runs: Several, *, as_json: Json = False) -> None:
+    """The settings in which runs differ, and their losses after equal steps, samples and seconds."""
+    from fourm_engine.recipes.compare_runs import compare_runs
+
+    found = compare_runs(runs)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    settings = new_table("setting", *found.runs, title="settings that differ")
+    for name, values in found.settings.items():
+        settings.add_row(name, *("" if value is None else json.dumps(value, ensure_ascii=False) for value in values))
+    tables = [settings] if found.settings else []
+    for axis, (where, losses) in found.at.items():
+        table = new_table("loss", *found.runs, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
+        for name, numbers in losses.items():
+            table.add_row(name, *("" if number is None else f"{number:.4g}" for number in numbers))
+        tables.append(table)
+    show(tables, [] if found.settings else ["the settings are the same"])
+
+
+@app.command()
+def plot(
+    runs: Several,
+    *,
+    out: Annotated[Path, typer.Option(help="The file to write: .png, .svg, .pdf or .html.")],
+    by: Annotated[str, typer.Option(help="Along the axis: step, samples or seconds.")] = "step",
+) -> None:
+    """The loss curves of runs, a panel a modality; dots are held-out losses."""
+    from fourm_engine.recipes.compare_runs import plot_runs
+
+    for note in plot_runs(runs, out, axis=by):
+        typer.echo(note, err=True)
+    typer.echo(str(out))
+
+
+@app.command()
+def pairs(
+    run: Run, *, step: Annotated[int | None, typer.Option(help="Of this step; the last.")] = None, as_json: Json = False
+) -> None:
+    """The matrix of held-out losses by input and target, of a run with train.pairs_every."""
+    from fourm_engine.recipes.runs import matrix_of
+
+    at, matrix = matrix_of(run, step)
+    if as_json:
+        typer.echo(json.dumps({"step": at, "pairs": matrix}, indent=1))
+        return
+    targets = sorted({target for row in matrix.values() for target in row})
+    table = new_table("given", *targets, title=f"nats per target token, held out, step {at}; * lowest of its column")
+    lowest = {target: min(row[target] for row in matrix.values() if target in row) for target in targets}
+    for given, row in matrix.items():
+        cells = [f"{row[t]:.3g}{'*' if row[t] == lowest[t] else ''}" if t in row else "·" for t in targets]
+        table.add_row(given, *cells)
+    show([table])

@@ -1,0 +1,62 @@
+"""The numbers that a run wrote: `metrics.jsonl`, read whatever state it is in.
+
+In: a file that a run may be writing at, that a killed run cut short, or that another program wrote. Out: its lines as
+finite numbers; what is none is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAME = "metrics.jsonl"
+#: Bytes of a line; a longer one is none of ours.
+MAX_LINE = 1 << 20
+#: Of a number that a run writes.
+LARGEST = 1e300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: of training (`numbers` has "loss"), of an evaluation (`held_out`), or of a matrix of `pairs`.
+
+    `numbers`: "loss", "lr", "samples_per_s", ..., as in docs/training.md. `losses`, `held_out`: term -> loss. `pairs`:
+    input -> target -> loss."""
+
+    step: int
+    numbers: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    held_out: dict[str, float] = field(default_factory=dict)
+    pairs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a file in its order; [] where there is none. Raises OSError for a file that cannot be read."""
+    if not path.is_file():
+        return []
+    lines = []
+    with open(path, "rb") as file:
+        while text := file.readline(MAX_LINE):
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError):  # also UnicodeDecodeError
+                continue
+            if isinstance(row, dict) and isinstance(step := row.get("step"), int) and not isinstance(step, bool):
+                pairs = row.get("pairs")
+                matrix = {name: numbers(cells) for name, cells in pairs.items()} if isinstance(pairs, dict) else {}
+                lines.append(Line(step, numbers(row), numbers(row.get("losses")), numbers(row.get("eval")), matrix))
+    return lines
+
+
+def numbers(values: Any) -> dict[str, float]:
+    """The finite numbers among the values of a mapping; {} of anything else."""
+    if not isinstance(values, Mapping):
+        return {}
+    return {name: float(value) for name, value in values.items() if _finite(value)}
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -1,0 +1,119 @@
+"""Two runs or more side by side: which settings differ, and their losses after equal steps, samples and seconds.
+
+In: runs. Out: `Comparison`, JSON-ready.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.evaluate.charts import Curve
+from fourm_engine.evaluate.run_curves import draw_runs
+from fourm_engine.recipes.runs import KnownRun, covered, flat, open_run
+
+AXES = ("step", "samples", "seconds")
+#: Settings that differ between any two runs.
+NAMES_OF_RUNS = frozenset({"run"})
+HELD_OUT = "held out "
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`settings`: dotted name -> the value in each run, None where it has none. `at`: axis -> (where, {loss: its value
+    in each run}); an axis that is unknown for one of the runs is missing."""
+
+    runs: list[str]
+    settings: dict[str, list[Any]]
+    at: dict[str, tuple[float, dict[str, list[float | None]]]]
+
+    def to_json(self) -> dict[str, Any]:
+        at = {axis: {"at": where, "losses": losses} for axis, (where, losses) in self.at.items()}
+        return {"runs": self.runs, "settings": self.settings, "at": at}
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Raises ValueError for fewer than two, and for a folder that is no run's."""
+    if len(folders) < 2:
+        raise ValueError("comparing takes two runs or more: fourm runs compare RUN RUN")
+    runs = [open_run(folder) for folder in folders]
+    return Comparison([str(run.folder) for run in runs], differing(runs), equal_points(runs))
+
+
+def differing(runs: Sequence[KnownRun]) -> dict[str, list[Any]]:
+    """Settings of `config.yaml` that are not the same in all runs, and facts of the machine; a run without a config has
+    the settings of training that its record names."""
+    each = []
+    for run in runs:
+        settings = flat(run.config) or flat({"train": run.facts.get("train") or {}})
+        facts = {name: run.facts.get(name) for name in ("device", "processes", "engine", "commit", "torch")}
+        each.append(settings | {f"({name})": value for name, value in facts.items() if value is not None})
+    names = sorted({name for settings in each for name in settings} - NAMES_OF_RUNS)
+    values = {name: [settings.get(name) for settings in each] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, list[float | None]]]]:
+    """Axis -> (the last point that all runs have reached, {loss: of each run there}). A training loss is that of the
+    last line up to the point, a held-out one that of the last evaluation up to it."""
+    at = {}
+    axes = [covered(run) for run in runs]
+    for axis in AXES:
+        if not all(covered_by[axis] for covered_by in axes):
+            continue
+        where = min(covered_by[axis][-1] for covered_by in axes)
+        columns = [losses_at(run, covered_by[axis], where) for run, covered_by in zip(runs, axes, strict=True)]
+        names = list(dict.fromkeys(name for column in columns for name in column))
+        at[axis] = where, {name: [column.get(name) for column in columns] for name in names}
+    return at
+
+
+def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, float]:
+    """ "loss", that of each term, and "held out ..." of a run where `axis`, a value for each line of training, is
+    `where` at most. {} before the first line."""
+    trained = [line for line in run.lines if "loss" in line.numbers]
+    number = bisect_right(axis, where)
+    if not number:
+        return {}
+    line = trained[number - 1]
+    evaluated = [other for other in run.lines if other.held_out and other.step <= line.step]
+    held_out = evaluated[-1].held_out if evaluated else {}
+    return {"loss": line.numbers["loss"], **line.losses, **{HELD_OUT + name: value for name, value in held_out.items()}}
+
+
+def plot_runs(folders: Sequence[Path], out: Path, *, axis: str = "step") -> list[str]:
+    """Draw the curves of runs to `out`, over steps, samples or seconds. Returns notes on what was left out.
+
+    Raises ValueError for no run, a kind of file that is not drawn, and where matplotlib is not installed."""
+    if axis not in AXES:
+        raise ValueError(f"no axis {axis!r}; there are {', '.join(AXES)}")
+    if not folders:
+        raise ValueError("name a run to plot")
+    curves, notes = {}, []
+    for run in (open_run(folder) for folder in folders):
+        found = curves_over(run, axis)
+        if not found:
+            notes.append(f"{run.folder}: no line with {axis}, left out")
+            continue
+        curves[str(run.folder)] = found
+    return notes + draw_runs(out, curves, axis=axis)
+
+
+def curves_over(run: KnownRun, axis: str) -> list[Curve]:
+    """The curves of a run; an evaluation stands where the last line of training up to its step does."""
+    trained, values = [line for line in run.lines if "loss" in line.numbers], covered(run)[axis]
+    if not values:
+        return []
+    curves: dict[str, Curve] = {}
+    for line, x in zip(trained, values, strict=True):
+        for name, value in {"loss": line.numbers["loss"], **line.losses}.items():
+            curves.setdefault(name, Curve(name)).train.append((x, value))
+    steps = [line.step for line in trained]
+    for line in run.lines:
+        if line.held_out and (number := bisect_right(steps, line.step)):
+            for name, value in line.held_out.items():
+                curves.setdefault(name, Curve(name)).held_out.append((values[number - 1], value))
+    return list(curves.values())

@@ -1,0 +1,183 @@
+"""The runs below some folders and what is known of each: what `fourm runs` lists. Only reads, and imports no torch.
+
+A run is known by what training leaves: `run.json` (what, where, how it ended), `metrics.jsonl` (its numbers) and
+`config.yaml`. Each may be absent, half-written or something else; then less is known of that run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fourm_engine.evaluate.metrics_file import NAME as METRICS
+from fourm_engine.evaluate.metrics_file import Line, read_lines
+from fourm_engine.lock import process_lives
+from fourm_engine.train import record
+from fourm_engine.yaml_config import ConfigError, read_yaml
+
+#: As `fourm_engine.recipes.config.CONFIG`, and what a finished run has.
+CONFIG, FINISHED = "config.yaml", "finished.json"
+#: How deep below a given folder runs are looked for, and in how many folders.
+DEPTH, MOST = 4, 20_000
+#: In a run's folder, without runs.
+WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile", "pictures", "tensorboard"})
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run's folder, and what its files say: `facts` of `run.json`, `config` of `config.yaml`."""
+
+    folder: Path
+    facts: dict[str, Any] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    lines: list[Line] = field(repr=False)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples of a step."""
+        return self._setting("batch_size")
+
+    @property
+    def steps(self) -> int | None:
+        """Of the whole run."""
+        steps = self.facts.get("steps")
+        return steps if isinstance(steps, int) else self._setting("steps")
+
+    def _setting(self, name: str) -> int | None:
+        train = self.facts.get("train") or self.config.get("train")
+        value = train.get(name) if isinstance(train, dict) else None
+        return value if isinstance(value, int) else None
+
+    @property
+    def step(self) -> int:
+        """Finished steps, as far as lines tell."""
+        ended = self.facts.get("step")
+        return max([line.step for line in self.lines] + ([ended] if isinstance(ended, int) else []), default=0)
+
+    @property
+    def state(self) -> str:
+        """ "running", "ended", "stopped" (by a signal), "failed", "killed" (without a word), or "unknown"."""
+        state = self.facts.get("state")
+        if state == record.RUNNING:
+            return "killed" if process_lives(self.facts) is False else state
+        if state in (record.ENDED, record.FAILED, record.STOPPED):
+            return str(state)
+        return record.ENDED if (self.folder / FINISHED).is_file() else "unknown"
+
+    def best(self) -> tuple[float, int] | None:
+        """(lowest mean of the held-out losses, its step). Measures that are no losses of training do not count."""
+        terms = {name for line in self.lines for name in line.losses}
+        scores = [
+            (mean(shared), line.step)
+            for line in self.lines
+            if (shared := [value for name, value in line.held_out.items() if name in terms])
+        ]
+        return min(scores, default=None)
+
+    def row(self) -> dict[str, Any]:
+        """What `fourm runs` shows of it, JSON-ready; None is unknown."""
+        trained = [line for line in self.lines if "loss" in line.numbers]
+        last, best = (trained[-1] if trained else None), self.best()
+        numbers = last.numbers if last else {}
+        known = ("parameters", "processes", "device", "engine", "torch", "commit", "started", "ended", "error")
+        at = covered(self)
+        return {
+            "run": str(self.folder),
+            "what": self.facts.get("what"),
+            "state": self.state,
+            "step": self.step,
+            "steps": self.steps,
+            "loss": numbers.get("loss"),
+            "losses": last.losses if last else {},
+            "held_out": next((line.held_out for line in reversed(self.lines) if line.held_out), {}),
+            "best_held_out": best[0] if best else None,
+            "best_step": best[1] if best else None,
+            "samples_per_s": numbers.get("samples_per_s"),
+            "seconds": at["seconds"][-1] if at["seconds"] else None,
+            "samples": at["samples"][-1] if at["samples"] else None,
+            **{key: self.facts.get(key) for key in known},
+        }
+
+
+def covered(run: KnownRun) -> dict[str, list[float]]:
+    """ "step", "samples" and "seconds" of training up to each line of training; [] where they cannot be told. Lines
+    without seconds or samples get them from the speed and the size of a batch."""
+    lines = [line for line in run.lines if "loss" in line.numbers]
+    size, samples, seconds, before = run.batch_size, list[float](), list[float](), 0
+    for line in lines:
+        if "samples" in line.numbers or size:
+            samples.append(line.numbers.get("samples", line.step * (size or 0)))
+        if "seconds" in line.numbers:
+            seconds.append(line.numbers["seconds"])
+        elif size and (rate := line.numbers.get("samples_per_s")):
+            seconds.append((seconds[-1] if seconds else 0.0) + (line.step - before) * size / rate)
+        before = line.step
+    axes = {"step": [float(line.step) for line in lines], "samples": samples, "seconds": seconds}
+    return {name: values if len(values) == len(lines) else [] for name, values in axes.items()}
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / record.NAME).is_file() or (folder / METRICS).is_file()
+
+
+def open_run(folder: Path) -> KnownRun:
+    """Raises ValueError for a folder that is no run's."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if not is_run(folder):
+        raise ValueError(f"{folder} holds no run: neither {record.NAME} nor {METRICS}")
+    config: dict[str, Any] = {}
+    if (folder / CONFIG).is_file():
+        try:
+            config = read_yaml(folder / CONFIG)
+        except (ConfigError, OSError):
+            config = {}
+    return KnownRun(folder, record.read(folder), config, read_lines(folder / METRICS))
+
+
+def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
+    """The runs in `folders` and below, by path. Raises ValueError for a folder that is not there."""
+    found: dict[Path, KnownRun] = {}
+    looked = 0
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; name the folder that holds the runs")
+        for parent, below, _ in os.walk(folder):
+            here, looked = Path(parent), looked + 1
+            if looked > MOST:
+                raise ValueError(f"{folder}: more than {MOST} folders; name those that hold runs")
+            deep = len(here.relative_to(folder).parts)
+            hides = WITHIN if is_run(here) else frozenset[str]()
+            below[:] = [] if deep >= DEPTH else sorted(b for b in below if not b.startswith(".") and b not in hides)
+            if is_run(here) and here.resolve() not in found:
+                found[here.resolve()] = open_run(here)
+    return list(found.values())
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names. Lists are values, but for those of sections, which are called by their `name` or
+    number."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{above}{key}"
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(entry.get("name", number)): entry for number, entry in enumerate(value)}
+        settings |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return settings
+
+
+def matrix_of(folder: Path, step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
+    """(step, input -> target -> held-out loss) of the last matrix that a run wrote, or that of `step`.
+
+    Raises ValueError where there is none."""
+    found = {line.step: line.pairs for line in open_run(folder).lines if line.pairs}
+    if not found:
+        raise ValueError(f"{folder}: no matrix of inputs and targets; train with train.pairs_every=500")
+    if step is not None and step not in found:
+        raise ValueError(f"{folder}: no matrix at step {step}; there are those of {', '.join(map(str, found))}")
+    at = max(found) if step is None else step
+    return at, found[at]

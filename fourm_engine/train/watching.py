@@ -1,0 +1,42 @@
+"""What a run shows of itself every so often, without changing a number of it: when that is due, and pictures.
+
+In: the settings `*_every`, a task, weights. Out: files below the run's folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fourm_engine.train.distributed import describe, rank, sum_numbers
+from fourm_engine.train.metrics import duration
+from fourm_engine.train.task import Task
+
+FOLDER = "pictures"
+
+
+def due(every: int | None, step: int, steps: int) -> bool:
+    """Whether something done `every` so many steps, and at the end, is done after `step` of `steps`."""
+    return every is not None and (step % every == 0 or step == steps)
+
+
+def draw(
+    task: Task, weights: Mapping[str, Tensor], run: Path, step: int, device: torch.device, tell: Callable[..., None]
+) -> None:
+    """Write `<run>/pictures/step-N.png` in the first process, which alone has `weights`, while the others wait. What
+    goes wrong is told: pictures are no reason to end a run. Every process must call it."""
+    if rank() == 0:
+        path = run / FOLDER / f"step-{step}.png"
+        began = time.monotonic()
+        devices = [device] if device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices), torch.no_grad():
+                task.show(dict(weights), path, device)
+            tell(f"pictures, step {step}, {duration(time.monotonic() - began)}", str(path))
+        except Exception as error:  # of a plugin's code, too; a GPU that is full
+            tell(f"pictures, step {step}: the run goes on without", describe(error))
+    sum_numbers([0.0])

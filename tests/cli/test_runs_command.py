@@ -1,0 +1,62 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from tests.recipes.test_runs import write
+
+
+def run(*words):
+    done = CliRunner().invoke(app, ["runs", *map(str, words)])
+    if isinstance(done.exception, ValueError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_runs_are_listed_without_naming_a_sub_command(tmp_path, monkeypatch):
+    write(tmp_path / "runs" / "one", record={"state": "failed", "error": "the disk is full"})
+    out = run(tmp_path / "runs")
+    assert all(word in out for word in ("one", "fourm", "failed", "100/100", "CPU, 1 thread", "the disk is full"))
+    assert json.loads(run("list", tmp_path, "--json"))[0]["state"] == "failed"
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(run("--json"))[0]["run"] == "runs/one"
+    (tmp_path / "none").mkdir()
+    assert run("none") == "no run in none\n"
+
+
+def test_two_are_compared_and_drawn(tmp_path):
+    one, two = write(tmp_path / "one"), write(tmp_path / "two", lr=0.2)
+    out = run("compare", one, two)
+    assert "train.lr" in out
+    assert "after 100 steps" in out
+    assert json.loads(run("compare", one, two, "--json"))["settings"] == {"train.lr": [0.1, 0.2]}
+    assert run("plot", one, two, "--out", tmp_path / "c.png", "--by", "samples").strip() == str(tmp_path / "c.png")
+
+
+def test_the_matrix_is_a_table(tmp_path):
+    folder = write(tmp_path / "one")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 100, "pairs": {"nothing": {"b": 2.0}, "a": {"b": 1.5}}}) + "\n")
+    assert "1.5*" in run("pairs", folder)
+    assert json.loads(run("pairs", folder, "--json")) == {
+        "step": 100,
+        "pairs": {"nothing": {"b": 2.0}, "a": {"b": 1.5}},
+    }
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        run(tmp_path / "absent")
+
+
+def test_listing_imports_no_torch(tmp_path):
+    write(tmp_path / "one", record={"state": "ended"})
+    program = (
+        "import sys; from fourm_engine.cli import app; app(['runs', sys.argv[1]], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
