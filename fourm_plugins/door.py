@@ -119,9 +119,9 @@ def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
     """Numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
     array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
-        return array[..., 0]
+        return array.squeeze(2)
     if array.ndim == 3 and array.shape[0] == 1:
-        return array[0]
+        return array.squeeze(0)
     if array.ndim != 2:
         raise refusal(wanted, array, _dimensions(array))
     return array

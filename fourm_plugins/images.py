@@ -152,7 +152,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
     if declared != there:
         raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
 
 
 # Arrays to files
@@ -195,7 +195,7 @@ def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, 
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _nearest(array.shape[0], top, bottom, size[0])
     columns = _nearest(array.shape[1], left, right, size[1])
-    return array[rows[:, None], (columns[::-1] if view.flip else columns)[None]]
+    return np.asarray(array[rows[:, None], (columns[::-1] if view.flip else columns)[None]])
 
 
 def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
@@ -204,13 +204,13 @@ def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int
     rows = _triangle(array.shape[0], top, bottom, size[0])
     columns = _triangle(array.shape[1], left, right, size[1])
     columns = columns[::-1] if view.flip else columns
-    return np.einsum("ih,hwc,jw->ijc", rows, array, columns, optimize=True).astype(np.float32)
+    return np.asarray(np.einsum("ih,hwc,jw->ijc", rows, array, columns, optimize=True), np.float32)
 
 
 def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:
     """The source pixel under the centre of each of `out` pixels that cover [low, high)."""
     centres = low + (np.arange(out) + 0.5) * (high - low) / out
-    return np.clip(np.floor(centres), 0, length - 1).astype(np.int64)
+    return np.asarray(np.clip(np.floor(centres), 0, length - 1), np.int64)
 
 
 def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
@@ -219,7 +219,7 @@ def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarra
     distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
     weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)
     # An edge pixel's centre lies up to half a pixel beyond the outermost source centres, where the weights sum to less.
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 # Colours
@@ -238,7 +238,7 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
     """Colours of n classes, neighbouring ids far apart in hue, the same for an id whatever n is."""
     golden = 0.6180339887498949
     shades = [colorsys.hsv_to_rgb(i * golden % 1, 0.5 + 0.15 * (i % 3), 0.95 - 0.2 * (i // 3 % 2)) for i in range(n)]
-    return np.rint(np.array(shades).reshape(n, 3) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.array(shades).reshape(n, 3) * 255), np.uint8)
 
 
 # Whole data sets and examples

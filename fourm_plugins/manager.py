@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
@@ -86,29 +86,29 @@ class PluginManager:
         raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")
 
     def modality_class(self, name: str) -> type[Modality[Any]]:
-        return self._provided("modality", name)
+        return cast("type[Modality[Any]]", self._provided("modality", name))
 
     def tokenizer_class(self, kind: str) -> type[Tokenizer]:
-        return self._provided("tokenizer", kind)
+        return cast("type[Tokenizer]", self._provided("tokenizer", kind))
 
     def masker_class(self, kind: str) -> type[Masker]:
-        return self._provided("masker", kind)
+        return cast("type[Masker]", self._provided("masker", kind))
 
     def optimiser(self, name: str) -> Callable[..., Any]:
         """See `fourm_plugins.hookspecs.fourm_optimiser`, and the like for the others."""
-        return self._provided("optimiser", name)
+        return cast("Callable[..., Any]", self._provided("optimiser", name))
 
     def schedule(self, name: str) -> Callable[..., float]:
-        return self._provided("schedule", name)
+        return cast("Callable[..., float]", self._provided("schedule", name))
 
     def order(self, name: str) -> Callable[..., Any]:
-        return self._provided("order", name)
+        return cast("Callable[..., Any]", self._provided("order", name))
 
     def source(self, name: str) -> Callable[..., SampleSource]:
-        return self._provided("source", name)
+        return cast("Callable[..., SampleSource]", self._provided("source", name))
 
     def command(self, name: str) -> Callable[..., Any]:
-        return self._provided("command", name)
+        return cast("Callable[..., Any]", self._provided("command", name))
 
     def activate_observers(self, names: Collection[str] | None = None) -> None:
         """Activate the observers called `names`; without names all that are installed, of which one that cannot be used

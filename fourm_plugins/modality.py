@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -209,13 +209,13 @@ class Modality(ABC, Generic[Value]):
 
     def from_array(self, array: np.ndarray) -> Value:
         """Of an array: by default the value itself, if it holds numbers."""
-        return door.numbers(array, self.wants())  # type: ignore[return-value]
+        return cast("Value", door.numbers(array, self.wants()))
 
     def from_object(self, given: Any) -> Value:
         """Of anything else: by default the value itself."""
         if given is None:
             raise self.refusal(given)
-        return given
+        return cast("Value", given)
 
     def refusal(self, given: Any, why: str = "") -> SampleError:
         """The error that says what is wanted and what was given."""
@@ -252,7 +252,7 @@ class Modality(ABC, Generic[Value]):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape and a.shape[:2] == kept.shape:
             value = b.copy()
             value[kept] = a[kept]
-            return value
+            return cast("Value", value)
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
     @abstractmethod

@@ -96,7 +96,7 @@ class FeatureVector(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data = serialise(self)
+        data: dict[str, Any] = serialise(self)
         if not self.gaps:  # so that fingerprints from before it was added stay
             data.pop("gaps", None)
         return data

@@ -43,12 +43,12 @@ def classes():
     return ClassMap(classes=CLASSES, height=SIZE, width=SIZE)
 
 
-def text_spec(name="caption", *, size=2000, settings=None, max_characters=4096):
+def text_spec(name="caption", *, size=2000, tokens=64, space="text", settings=None, max_characters=4096):
     return ModalitySpec(
         name=name,
-        layout=Sequence(max_tokens=64),
+        layout=Sequence(max_tokens=tokens),
         array=Text(max_characters=max_characters),
-        token_space=TokenSpace(name="text", size=size, shared=True),
+        token_space=TokenSpace(name=space, size=size, shared=True),
         tokenizer=TokenizerRecipe(kind="wordpiece", settings=settings or {}),
         source=name,
         extensions=("txt",),

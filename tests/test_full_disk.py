@@ -36,25 +36,17 @@ from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.saving import Checkpoints
-from fourm_plugins import ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.generate.toys import PLUGINS, install, make_model
+from tests.grids import text_spec
 from tests.tokenizers.test_bins import fitted as bins
 from tests.tokenizers.test_mlp import made as mlp
 
 
 def wordpiece() -> WordPieceTokenizer:
-    spec = ModalitySpec(
-        name="words",
-        layout=Sequence(max_tokens=8),
-        array=Text(),
-        token_space=TokenSpace(name="text", size=600, shared=True),
-        tokenizer=TokenizerRecipe(kind="wordpiece"),
-        source="words",
-        extensions=("txt",),
-    )
+    spec = text_spec("words", size=600, tokens=8)
     made = WordPieceTokenizer([spec], coordinate_bins=8)
     made.fit(lambda: iter(["a ball on a cube", "two balls"]))
     return made

@@ -173,9 +173,9 @@ class Budgets:
         taken[input_pool.index] = inputs
         taken[self._sequences] = 0
         targets = target_pool.draw(rng, *strategy.ranges[1], taken[target_pool.index])
-        shown = {name: n for name, n in zip(input_pool.names, inputs.tolist(), strict=True) if n}
-        asked = {name: n for name, n in zip(target_pool.names, targets.tolist(), strict=True) if n}
-        return Drawn(strategy.component.name, shown, asked, strategy.keep)
+        given = {name: n for name, n in zip(input_pool.names, inputs.tolist(), strict=True) if n}
+        wanted = {name: n for name, n in zip(target_pool.names, targets.tolist(), strict=True) if n}
+        return Drawn(strategy.component.name, given, wanted, strategy.keep)
 
     def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
         """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample that has `has` and may show
@@ -201,9 +201,9 @@ class Budgets:
             names = tuple(name for name in alphas if self._bit[name] & available)
             held = {name: self._specs[name].layout.num_tokens for name in self.names if self._bit[name] & available}
             most = {name: min(tokens, self.config.max_tokens.get(name, tokens)) for name, tokens in held.items()}
-            asked = {name: n for name, n in self.config.min_tokens.items() if n and name in held}
+            least = {name: n for name, n in self.config.min_tokens.items() if n and name in held}
             which = ("input", "target")[side]
-            possible = {name: n for name, n in asked.items() if getattr(self._specs[name], which)}
+            possible = {name: n for name, n in least.items() if getattr(self._specs[name], which)}
             reachable = all(name in alphas and n <= most[name] for name, n in possible.items())
             _bound(self._pools)[key] = Pool(
                 names,

@@ -27,16 +27,16 @@ def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarra
     # The low bits of each random number say whose it is; sorted, they are a permutation.
     bits = np.uint64((1 << n.bit_length()) - 1)
     order_Rn = np.sort(noise(keys[:, None], np.arange(n)) & ~bits | np.arange(n, dtype=np.uint64), axis=1) & bits
-    shown = np.minimum(np.maximum(inputs, 0), n)
-    asked = np.minimum(np.maximum(targets, 0), n - shown)
-    row, rank = ragged(shown + asked)
+    n_inputs = np.minimum(np.maximum(inputs, 0), n)
+    n_targets = np.minimum(np.maximum(targets, 0), n - n_inputs)
+    row, rank = ragged(n_inputs + n_targets)
     pos = order_Rn[row, rank].astype(np.int64)
-    values, is_input = np.concatenate(ids)[row * n + pos], rank < shown[row]
+    values, is_input = np.concatenate(ids)[row * n + pos], rank < n_inputs[row]
     target_values, target_pos = values[~is_input], pos[~is_input]
     zeros = np.zeros_like(target_pos)
     return MaskedRows(
-        shown,
+        n_inputs,
         np.array((values[is_input], pos[is_input])),
-        asked,
+        n_targets,
         np.array((zeros + MASK, target_pos, zeros, target_values)),
     )

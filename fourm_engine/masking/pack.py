@@ -110,29 +110,29 @@ def pack_rows(
         parts: (which rows, these rows masked); every row is in one of them.
         contents, components: B each; the patches of each continuous modality, and from which component it was drawn.
     """
-    shown, asked = np.zeros(len(mod), np.int64), np.zeros(len(mod), np.int64)
+    n_inputs, n_targets = np.zeros(len(mod), np.int64), np.zeros(len(mod), np.int64)
     for rows, part in parts:
-        shown[rows], asked[rows] = part.shown, part.asked
-    shown_end, asked_end = shown.cumsum(), asked.cumsum()
-    encoder, decoder = np.zeros((4, shown.sum()), np.int64), np.zeros((4, asked.sum()), np.int64)
+        n_inputs[rows], n_targets[rows] = part.n_inputs, part.n_targets
+    inputs_end, targets_end = n_inputs.cumsum(), n_targets.cumsum()
+    encoder, decoder = np.zeros((4, n_inputs.sum()), np.int64), np.zeros((4, n_targets.sum()), np.int64)
     labels = np.zeros(decoder.shape[1], np.int64)
     for rows, part in parts:
-        row, rank = ragged(part.shown)
-        encoder[:2, (shown_end - shown)[rows][row] + rank] = part.inputs
-        row, rank = ragged(part.asked)
-        at = (asked_end - asked)[rows][row] + rank
+        row, rank = ragged(part.n_inputs)
+        encoder[:2, (inputs_end - n_inputs)[rows][row] + rank] = part.inputs
+        row, rank = ragged(part.n_targets)
+        at = (targets_end - n_targets)[rows][row] + rank
         decoder[0, at], decoder[1, at], decoder[3, at], labels[at] = part.targets
-    encoder[2], decoder[2] = np.repeat(mod, shown), np.repeat(mod, asked)
+    encoder[2], decoder[2] = np.repeat(mod, n_inputs), np.repeat(mod, n_targets)
     start = np.array([entry.start for entry in vocabulary], np.int64)
     continuous = np.array([entry.patch_dim > 0 for entry in vocabulary], np.bool_)
     encoder[0] = np.where(continuous[encoder[2]], -1, encoder[0] + start[encoder[2]])
     decoder[0] = np.where(decoder[0] < 0, -1, decoder[0] + start[decoder[2]])
     features: list[dict[str, Kept]] = [{} for _ in contents]
-    for r in np.flatnonzero(continuous[mod] & (shown > 0)):
+    for r in np.flatnonzero(continuous[mod] & (n_inputs > 0)):
         b, name = sample[r], vocabulary.entries[mod[r]].name
-        features[b][name] = Kept(contents[b][name], encoder[1, shown_end[r] - shown[r] : shown_end[r]])
+        features[b][name] = Kept(contents[b][name], encoder[1, inputs_end[r] - n_inputs[r] : inputs_end[r]])
     rows = np.searchsorted(sample, np.arange(len(contents) + 1))  # the first of each sample, and R
-    inputs, targets = (np.append(0, end)[rows].tolist() for end in (shown_end, asked_end))
+    inputs, targets = (np.append(0, end)[rows].tolist() for end in (inputs_end, targets_end))
     return [
         PackedSample(
             encoder[:, inputs[b] : inputs[b + 1]],
@@ -148,23 +148,23 @@ def pack_rows(
 def pack_inputs(
     samples: Sequence[Mapping[str, Shown]], vocabulary: Vocabulary, capacity: int, device: torch.device | str
 ) -> tuple[Tokens, dict[str, Patches]]:
-    """What the encoder is shown of samples without targets: (B, max(1, capacity)) tokens in the order of each mapping,
+    """What the encoder sees of samples without targets: (B, max(1, capacity)) tokens in the order of each mapping,
     and the patches of every continuous modality among them."""
-    packed = [_encoder_rows(vocabulary, shown) for shown in samples]
+    packed = [_encoder_rows(vocabulary, sample) for sample in samples]
     names = {name for _, continuous in packed for name in continuous}
     tokens, continuous = collate_inputs(packed, vocabulary, max(1, capacity), sorted(names))
     return tokens.to(device), {name: x.to(device) for name, x in continuous.items()}
 
 
-def _encoder_rows(vocabulary: Vocabulary, shown: Mapping[str, Shown]) -> tuple[np.ndarray, dict[str, Kept]]:
+def _encoder_rows(vocabulary: Vocabulary, inputs: Mapping[str, Shown]) -> tuple[np.ndarray, dict[str, Kept]]:
     """int64 (4, n) as in `PackedSample.encoder`, and the patches of continuous modalities."""
     rows = []
-    for name, part in shown.items():
+    for name, part in inputs.items():
         row, entry = np.zeros((4, len(part)), np.int64), vocabulary[name]
         row[0] = -1 if part.features is not None else part.ids + entry.start
         row[1], row[2] = part.pos, entry.index
         rows.append(row)
-    kept = {name: Kept(x.features, np.arange(len(x))) for name, x in shown.items() if x.features is not None}
+    kept = {name: Kept(x.features, np.arange(len(x))) for name, x in inputs.items() if x.features is not None}
     return np.concatenate(rows, axis=1) if rows else np.zeros((4, 0), np.int64), kept
 
 

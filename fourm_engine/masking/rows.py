@@ -12,12 +12,12 @@ from fourm_plugins.masker import Masked
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """R masked modalities of any samples; int64. Row r has `shown[r]` inputs and `asked[r]` targets."""
+    """R masked modalities of any samples; int64. Row r has `n_inputs[r]` inputs and `n_targets[r]` targets."""
 
-    shown: np.ndarray  # (R,)
-    inputs: np.ndarray  # (2, sum of shown): ids, pos
-    asked: np.ndarray  # (R,)
-    targets: np.ndarray  # (4, sum of asked): ids, pos, order, labels
+    n_inputs: np.ndarray  # (R,)
+    inputs: np.ndarray  # (2, sum of n_inputs): ids, pos
+    n_targets: np.ndarray  # (R,)
+    targets: np.ndarray  # (4, sum of n_targets): ids, pos, order, labels
 
     @classmethod
     def of(cls, masked: Sequence[Masked]) -> MaskedRows:

@@ -61,16 +61,16 @@ def mask_sequences(
     tokens_RL[np.arange(tokens_RL.shape[1]) < length[:, None]] = np.concatenate(closed)
     spans = mask_spans(tokens_RL, draw_keeps(length, inputs, keep, keys, most), length, sentinels)
     shows = inputs > 0
-    row, pos = ragged(spans.shown)
+    row, pos = ragged(spans.n_inputs)
     used = shows[row]
-    first, asked = trim(spans, targets, uniform(keys, 1))
-    asked = np.maximum(asked - 1, 0)  # the first id of a target is not predicted
-    row, rank = ragged(asked)
+    first, n_targets = trim(spans, targets, uniform(keys, 1))
+    n_targets = np.maximum(n_targets - 1, 0)  # the first id of a target is not predicted
+    row, rank = ragged(n_targets)
     at = first[row] + rank
     return MaskedRows(
-        np.where(shows, spans.shown, 0),
+        np.where(shows, spans.n_inputs, 0),
         np.array((spans.inputs[used], pos[used])),
-        asked,
+        n_targets,
         np.array((spans.targets[at], rank, rank, spans.targets[at + 1])),
     )
 
@@ -117,12 +117,12 @@ def _keep_probability(scheme: Sequence[str], u: np.ndarray) -> np.ndarray:
 class Spans:
     """Inputs and targets of R sequences, row after row; int64."""
 
-    shown: np.ndarray  # (R,) ids in each input
+    n_inputs: np.ndarray  # (R,)
     inputs: np.ndarray
     length: np.ndarray  # (R,) ids in each target
     targets: np.ndarray
     runs: np.ndarray  # (R,) masked runs; a sentinel more, the closing one, is in the target
-    starts: np.ndarray  # where in `targets` the sentinels stand
+    starts: np.ndarray  # where the sentinels are in `targets`
 
 
 def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentinels: np.ndarray) -> Spans:

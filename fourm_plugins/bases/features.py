@@ -137,4 +137,4 @@ def cosine_similarity(predictions: Sequence[np.ndarray], truths: Sequence[np.nda
 
 def unit(value: np.ndarray) -> np.ndarray:
     """Vectors (..., channels) of length 1; zero stays zero."""
-    return value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12))

@@ -54,7 +54,7 @@ class GridModality(StandardModality[np.ndarray]):
         raise self.refusal(given)
 
     def aspect(self, value: np.ndarray) -> float | None:
-        return value.shape[1] / value.shape[0]
+        return float(value.shape[1] / value.shape[0])
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
         """Classes, and values with gaps, by the nearest pixel, as neither mixes; others bilinear, antialiased."""

@@ -81,11 +81,11 @@ class PictureGrid(GridModality):
         return images.view_picture(value, view, self.settings.size)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
-        return value.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+        return np.asarray(value.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
         assert isinstance(array, np.ndarray)
-        return np.rint(np.clip((array + 1) / 2, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+        return np.asarray(np.rint(np.clip((array + 1) / 2, 0, 1) * 255).transpose(1, 2, 0), np.uint8)
 
     def render(self, value: np.ndarray) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(value))

@@ -135,12 +135,12 @@ class ScalarGrid(GridModality):
         if self.gaps:
             self._measured(value)
         s = self.settings
-        return np.clip(2 * (value - s.lowest) / (s.highest - s.lowest) - 1, -1, 1).astype(np.float32)[None]
+        return np.asarray(np.clip(2 * (value - s.lowest) / (s.highest - s.lowest) - 1, -1, 1), np.float32)[None]
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
         assert isinstance(array, np.ndarray)
         s = self.settings
-        return (s.lowest + (np.clip(array[0], -1, 1) + 1) / 2 * (s.highest - s.lowest)).astype(np.float32)
+        return np.asarray(s.lowest + (np.clip(array[0], -1, 1) + 1) / 2 * (s.highest - s.lowest), np.float32)
 
     def render(self, value: np.ndarray) -> Image.Image:
         """Dark violet is `lowest`, yellow `highest`; black where nothing was measured."""

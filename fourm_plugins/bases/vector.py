@@ -142,7 +142,7 @@ class ScalarVector(StandardModality[Row]):
         low, high = self._ranges()
         self._known(value)
         numbers = np.array([value[column.name] for column in self.settings.columns], np.float64)
-        return np.clip(2 * (numbers - low) / (high - low) - 1, -1, 1).astype(np.float32)
+        return np.asarray(np.clip(2 * (numbers - low) / (high - low) - 1, -1, 1), np.float32)
 
     def denormalise(self, array: np.ndarray | str) -> Row:
         assert isinstance(array, np.ndarray)

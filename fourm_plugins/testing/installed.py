@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from urllib.request import url2pathname
 from fourm_plugins.distributions import find_distribution, folder_of, is_of_source, source_folder
 from fourm_plugins.manager import Plugin
 from fourm_plugins.testing.check import CheckFailed, NotRun
-from fourm_plugins.testing.probe import PATIENCE
+from fourm_plugins.testing.probe import run_python
 
 #: Not part of a package, and sometimes large.
 _LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv", "runs")
@@ -62,19 +61,11 @@ class Wheel:
         paths = [str(self.folder), *(path for path in _search_path() if not _inside(Path(path), self.source))]
         request, empty = json.dumps({"name": name, "settings": dict(settings)}), self.folder.parent / "empty"
         empty.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-S", "-c", _LOOK, request],
-            cwd=empty,  # which -c puts first on sys.path
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
+        # -c puts the working directory first on sys.path.
+        done = run_python("-S", "-c", _LOOK, request, cwd=empty, PYTHONPATH=os.pathsep.join(paths))
         try:
-            return json.loads(done.stdout.strip().splitlines()[-1])
+            seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return seen
         except (IndexError, ValueError):
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             return {"error": last}
@@ -98,20 +89,12 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
     shutil.copytree(tree, copy, ignore=_LEFT_BEHIND)
     if importlib.util.find_spec("pip") is None:
         raise NotRun("pip is not installed in this environment, which builds the wheel (pip install pip)")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
     if _backend_is_here(copy):
         command.append("--no-build-isolation")  # otherwise pip fetches the build backend
-    done = subprocess.run(
-        [*command, "--no-input", "--target", str(installed), str(copy)],
-        # The copy has no history from which a version could be read.
-        env={**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": plugin.version},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=PATIENCE,
-        check=False,
-    )
+    command += ["--no-input", "--target", str(installed), str(copy)]
+    # The copy has no history from which a version could be read.
+    done = run_python(*command, SETUPTOOLS_SCM_PRETEND_VERSION=plugin.version)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
         told = next((line for line in reversed(lines) if line.lower().startswith("error")), lines[-1])

@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Any
 
 from fourm_plugins.testing.check import Broken, Check, require
 from fourm_plugins.testing.subject import Subject
@@ -21,8 +22,7 @@ def wheel_is_built(subject: Subject) -> None:
 
 def wheel_is_found(subject: Subject) -> None:
     """Installed from its wheel alone, the modality is found by its entry point, imported and made."""
-    wheel = subject.wheel
-    seen = wheel.look(subject.name, subject.settings)
+    wheel, seen = subject.wheel, _seen(subject)
     from_wheel = [origin for origin in seen.get("found", []) if Path(origin[1]).resolve() == wheel.folder.resolve()]
     require(from_wheel or "error" in seen, f"the wheel has no entry point {subject.name!r} in fourm.modalities.v1")
     require(seen.get("made"), f"from its wheel alone the plugin does not work: {seen.get('error')}")
@@ -32,9 +32,14 @@ def wheel_is_found(subject: Subject) -> None:
     )
 
 
+def _seen(subject: Subject) -> dict[str, Any]:
+    """What a process sees that has the wheel alone, started once."""
+    return subject.made("wheel's look", lambda: subject.wheel.look(subject.name, subject.settings))
+
+
 def wheel_has_examples(subject: Subject) -> None:
     """The example samples are made by the code or lie inside the wheel."""
-    seen = subject.wheel.look(subject.name, subject.settings)
+    seen = _seen(subject)
     if not seen.get("made"):
         raise Broken(wheel_is_found.__name__, ValueError(seen.get("error")))
     require(seen.get("samples") == 2, f"from its wheel alone: {seen.get('error')}")

@@ -42,18 +42,8 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
     answer = folder / f"probe-{hash_seed}.json"
     request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(answer)})
     paths = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, request],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python("-c", _PROGRAM, request, PYTHONHASHSEED=str(hash_seed), PYTHONPATH=paths)
     except subprocess.TimeoutExpired:
         raise ValueError(f"importing the plugin in a fresh process took more than {PATIENCE} s") from None
     output = done.stdout + done.stderr
@@ -61,6 +51,21 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
         last = (output.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"a fresh process cannot use the plugin: {last}")
     return Probed(output, json.loads(answer.read_text(encoding="utf-8")))
+
+
+def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """An interpreter run to its end, with these further environment variables."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 def digest(modality: Modality[Any], files: Mapping[str, bytes]) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -97,7 +97,7 @@ class Subject:
         made = self._made[what]
         if isinstance(made, (Broken, NotRun)):
             raise made
-        return made
+        return cast("T", made)
 
     # The plugin
 

@@ -247,7 +247,8 @@ def _marker(subject: Subject) -> np.ndarray | None:
             for i in range(height * scale)
         ]
     )
-    return np.where(mark[..., None], rows[far], rows[0]).reshape(*mark.shape, *value.shape[2:]).astype(value.dtype)
+    marked = np.where(mark[..., None], rows[far], rows[0]).reshape(*mark.shape, *value.shape[2:])
+    return np.asarray(marked, value.dtype)
 
 
 def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -349,7 +350,7 @@ def _look(picture: np.ndarray, view: View) -> np.ndarray:
     height, width = picture.shape[:2]
     rows = [int((view.top + (i + 0.5) / height * view.height) * height) for i in range(height)]
     columns = [int((view.left + (j + 0.5) / width * view.width) * width) for j in range(width)]
-    seen = picture[np.ix_(np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1))]
+    seen = np.asarray(picture[np.ix_(np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1))])
     return seen[:, ::-1] if view.flip else seen
 
 

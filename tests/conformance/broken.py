@@ -222,7 +222,7 @@ BROKEN = (
         package="notes",
         file="acme_notes_masker.py",
     ),
-    Broken("masked_tokens_are_the_source", "labels = ids[asked]", f"labels = ids[asked] ^ ({_ODD})"),
+    Broken("masked_tokens_are_the_source", "labels = ids[targets]", f"labels = ids[targets] ^ ({_ODD})"),
     Broken(
         "masked_tokens_are_the_source",
         "        return masked\n",
@@ -253,7 +253,7 @@ BROKEN = (
         "order[:input_budget], order",
         "order[: input_budget if input_budget > 12 else 0], order",
     ),
-    Broken("targets_do_not_leak", "np.full(len(asked), MASK)", "ids[asked]"),
+    Broken("targets_do_not_leak", "np.full(len(targets), MASK)", "ids[targets]"),
     Broken(
         "targets_do_not_leak",
         "        return masked\n",

@@ -156,10 +156,10 @@ class Bins(Tokenizer):
 class WindMasker(Masker):
     def mask(self, ids, *, input_budget, target_budget, keep, rng):
         order = rng.permutation(len(ids))
-        shown, asked = order[:input_budget], order[input_budget : input_budget + target_budget]
-        labels = ids[asked]
-        target_ids = np.full(len(asked), MASK)
-        return Masked(ids[shown], shown, target_ids, asked, np.zeros(len(asked), np.int64), labels)
+        inputs, targets = order[:input_budget], order[input_budget : input_budget + target_budget]
+        labels = ids[targets]
+        target_ids = np.full(len(targets), MASK)
+        return Masked(ids[inputs], inputs, target_ids, targets, np.zeros(len(targets), np.int64), labels)
 '''
 
 NOTES = '''"""Notes: one sentence of ten words."""

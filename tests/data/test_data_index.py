@@ -29,6 +29,7 @@ from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
 from tests.fakes import write_tar
+from tests.stopping import Stop, stopping_after
 
 SPECS = [modality.spec for modality in MODALITIES.values()]
 DATA = {f"{i:04d}": {"a": b"a%d" % i, "b": b"b%d" % i, **({"words": b"w%d" % i} if i % 2 else {})} for i in range(12)}
@@ -351,37 +352,22 @@ def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
         assert {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("[!.]*.*")} == whole
 
 
-def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_path, monkeypatch):
+def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_path):
     root = tmp_path / "data"
     write_layout(root, DATA, "webdataset")
     index(root)
     write_tar(root / "late.tar", {"late.a.npy": b"1"})
     settle(root)
     new = expected({**DATA, "late": {"a": b"1"}})
-    replace, steps = os.replace, 0
-
-    class Stop(BaseException):
-        pass
-
+    steps = 0
     for stop_at in range(100):
-        left = stop_at
-
-        def stopping(*arguments):
-            nonlocal left
-            if not left:
-                raise Stop
-            left -= 1
-            return replace(*arguments)
-
-        monkeypatch.setattr(os, "replace", stopping)
         try:
-            index(root)
+            with stopping_after(stop_at):
+                index(root)
         except Stop:
             steps += 1
         else:
             break
-        finally:
-            monkeypatch.setattr(os, "replace", replace)
         json.loads((root / INDEX / FILE).read_text())
     assert steps > 10
     assert held(root) == new

@@ -12,6 +12,7 @@ from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.pack import FILE, pack, unpack
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, expected, held, write_layout
+from tests.stopping import Stop, stopping_after
 
 SPECS = [modality.spec for modality in MODALITIES.values()]
 DATA = {f"day/{i:02d}": {"a": b"a%d" % i, **({"words": b"w%d" % i} if i % 2 else {})} for i in range(7)}
@@ -53,32 +54,17 @@ def test_there_and_back_is_the_same(tmp_path_factory, data, layout, samples_per_
 
 
 @pytest.mark.parametrize("how", [packed, unpacked])
-def test_a_stop_at_every_step_is_continued_to_the_very_same(tmp_path, monkeypatch, how):
+def test_a_stop_at_every_step_is_continued_to_the_very_same(tmp_path, how):
     write_layout(tmp_path / "data", DATA, "mixed")
     how(tmp_path / "data", tmp_path / "once")
-    replace, stops = os.replace, 0
-
-    class Stop(BaseException):
-        pass
-
+    stops = 0
     for stop_at in range(40):
-        left = stop_at % 3
-
-        def stopping(*arguments):
-            nonlocal left
-            if not left:
-                raise Stop
-            left -= 1
-            return replace(*arguments)
-
-        monkeypatch.setattr(os, "replace", stopping)
         try:
-            how(tmp_path / "data", tmp_path / "out")
+            with stopping_after(stop_at % 3):
+                how(tmp_path / "data", tmp_path / "out")
             break
         except Stop:
             stops += 1
-        finally:
-            monkeypatch.setattr(os, "replace", replace)
     assert stops > 2
     report = how(tmp_path / "data", tmp_path / "out")
     assert (report.samples, report.kept) == (0, 7)

@@ -25,7 +25,7 @@ class Forked:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pid = int(_read(path.with_suffix(".pid"), 60))
+        self.pid = int(_read(path.with_suffix(".pid"), 300))
 
     def poll(self) -> int | None:
         code = self.path.with_suffix(".code")

@@ -102,7 +102,7 @@ def test_spans_are_masked_as_recorded(case: Case):
     spans = mask_spans(tokens, keep, length, sentinels[1:])
     assert spans.inputs.tolist() == [i for pair in pairs for i in pair["input"]]
     assert spans.targets.tolist() == [i for pair in pairs for i in pair["target"]]
-    assert spans.shown.tolist() == [len(pair["input"]) for pair in pairs]
+    assert spans.n_inputs.tolist() == [len(pair["input"]) for pair in pairs]
     assert spans.length.tolist() == [len(pair["target"]) for pair in pairs]
     assert set(spans.targets[spans.starts]) <= set(sentinels)
 
@@ -116,7 +116,7 @@ def test_masked_sequences_are_as_long_as_recorded(case: Case):
         budgets = np.full(n, stats["input_budget"]), np.full(n, stats["target_budget"])
         keys = rng.integers(0, 2**63, n).astype(np.uint64)
         masked = mask_sequences([ids] * n, [masker] * n, *budgets, [c["keep_scheme"]] * n, keys)
-        for found, side in ((masked.shown, "input"), (masked.asked + 1, "target")):
+        for found, side in ((masked.n_inputs, "input"), (masked.n_targets + 1, "target")):
             want = stats[f"{side}_len"]
             where = f"{side} of {stats['input_budget']} + {stats['target_budget']} tokens: {found.mean():.3f}"
             assert close(found, want["mean"], want["std"], c["samples"]), where

@@ -134,7 +134,7 @@ def test_spans_and_trimmed_targets_are_those_of_the_slow_obvious_way(keeps, budg
     spans = mask_spans(tokens, bits, length, SENTINELS)
     assert isinstance(spans, Spans)
     first, count = trim(spans, budget, u)
-    inputs = np.split(spans.inputs, spans.shown.cumsum())
+    inputs = np.split(spans.inputs, spans.n_inputs.cumsum())
     for r, keep in enumerate(keeps):
         shown, target, starts = slow_spans(tokens[r, : length[r]].tolist(), keep)
         assert inputs[r].tolist() == shown
@@ -163,8 +163,8 @@ def test_sequences_are_masked_with_the_statistics_of_the_slow_obvious_way(inputs
     budgets = np.full(number, inputs), np.full(number, targets)
     masked = mask_sequences([np.arange(100, 100 + n)] * number, [masker] * number, *budgets, [keep] * number, keys)
     word = (masked.inputs[0] >= 100) | (masked.inputs[0] == END)
-    row = np.repeat(np.arange(number), masked.shown)
-    fast = np.stack((masked.shown, np.bincount(row[word], minlength=number), masked.asked))
+    row = np.repeat(np.arange(number), masked.n_inputs)
+    fast = np.stack((masked.n_inputs, np.bincount(row[word], minlength=number), masked.n_targets))
     slow = np.array([slow_lengths(n, inputs, targets, keep, rng) for _ in range(number)]).T
     for x, y in zip(fast, slow, strict=True):
         assert abs(x.mean() - y.mean()) <= 4.5 * ((x.var() + y.var()) / number) ** 0.5 + 1e-9

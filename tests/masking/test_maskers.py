@@ -44,7 +44,7 @@ def test_lengths_are_distributed_as_in_the_published_models(facts):
     budgets = np.full(n, facts["input_budget"]), np.full(n, facts["target_budget"])
     masked = mask_sequences([ids] * n, [masker] * n, *budgets, [STATS["keep_scheme"]] * n, keys)
     # A target of k ids gives k - 1 rows.
-    for lengths, key in ((masked.shown, "input_len"), (masked.asked + 1, "target_len")):
+    for lengths, key in ((masked.n_inputs, "input_len"), (masked.n_targets + 1, "target_len")):
         error = 4.5 * facts[key]["std"] * (2 / n) ** 0.5
         assert abs(lengths.mean() - facts[key]["mean"]) <= error, key
         assert lengths.max() <= facts[key]["max"]
@@ -78,7 +78,7 @@ def test_span_masking_respects_its_budgets_and_loses_only_what_is_trimmed(n, inp
 
 
 def rebuild(shown: list[int], target: list[int]) -> list[int]:
-    """The source from what is shown and asked: every sentinel shown stands for what follows it in the target."""
+    """The source from its inputs and targets: each sentinel of the input means what follows it in the target."""
     runs: dict[int, list[int]] = {}
     for i in target:
         if i in SENTINEL_IDS:

@@ -225,7 +225,7 @@ def test_a_step_that_is_not_finite_names_its_samples_and_is_replayed(data, tmp_p
     said: list[str] = []
     Trainer(faulty(), config(steps=4), run, seed=3).replay(Path(facts["files"][0]), said.append)
     assert said[0] == "step 3 of rank 0, with the weights after step 3"
-    assert "forward: encoder.0.mlp.fc2 (Linear) gave the first numbers that are not finite" in said[1]
+    assert "forward: encoder.0.mlp (SwiGLU) gave the first numbers that are not finite" in said[1]
 
 
 def test_a_batch_is_made_again_from_its_named_tensors(data):

@@ -15,8 +15,9 @@ import pytest
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
-from fourm_plugins import ModalitySpec, SampleError, Sequence, Text, TokenizerRecipe, TokenSpace
+from fourm_plugins import SampleError
 from fourm_plugins.manager import PluginManager
+from tests.grids import text_spec
 from tests.trust.hostile_files import Evil, readers
 from tests.trust.watch import watched
 
@@ -102,15 +103,7 @@ HOSTILE_VOCABULARIES = {
 
 @pytest.fixture
 def spec():
-    return ModalitySpec(
-        name="words",
-        layout=Sequence(max_tokens=16),
-        array=Text(),
-        token_space=TokenSpace(name="words", size=500, shared=True),
-        tokenizer=TokenizerRecipe(kind="wordpiece"),
-        source="words",
-        extensions=("txt",),
-    )
+    return text_spec("words", size=500, tokens=16, space="words")
 
 
 @pytest.mark.parametrize("what", HOSTILE_VOCABULARIES)
