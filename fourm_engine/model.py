@@ -226,6 +226,7 @@ class FourM:
             plan = request.plan_of(plan, targets, self.modalities, shown)
             stages = [stage.target for stage in plan]
             for step in plan:
+                self._find(step.target)
                 self.sampler.order(step)  # one that is not there is better known before anything is read
         else:
             default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
