@@ -51,7 +51,8 @@ def test_a_sharded_checkpoint_is_continued_by_one_process_and_back(tmp_path, sin
     launch(tmp_path, 2, parallel="shard", ema=0.9, checkpoint_every=4, fail=True, options=options)
     launch(tmp_path, 1, ema=0.9, checkpoint_every=7, fail=True, options={"kill_at": 15})
     said = launch(tmp_path, 2, ema=0.9)
-    assert "continuing after step 14" in said
+    # The checkpoint after step 14 may have been on its way when the process was killed.
+    assert "continuing after step 14" in said or "continuing after step 8" in said
     assert losses(tmp_path) == pytest.approx(losses(single), abs=1e-4)
     assert_close(tmp_path, single)
 
