@@ -40,12 +40,12 @@ def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool 
 def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarray:
     """bool (n,) of a grid: the known `tokens` that are more than `halo` rows or columns away from every other."""
     assert isinstance(spec.layout, Grid)
-    known = tokens.reshape(spec.layout.height, spec.layout.width)
+    known: np.ndarray = tokens.reshape(spec.layout.height, spec.layout.width)
     for axis, size in enumerate(known.shape):
         reach = min(halo, size)
         edges = [(reach, reach) if a == axis else (0, 0) for a in range(2)]
         padded = np.pad(known, edges, constant_values=True)
-        known = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis).all(-1)
+        known = np.all(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis), axis=-1)
     return known.reshape(-1)
 
 

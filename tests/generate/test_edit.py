@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fourm_engine.cli.edit import edit as command
 from fourm_engine.generate import Condition
 from fourm_engine.generate.shown import without_halo
 from tests.generate.toys import PLUGINS, heights, install, make_model, picture
@@ -131,3 +132,19 @@ def test_an_edit_that_cannot_be_is_told_in_one_line(model, sample, edit, said):
     with pytest.raises(ValueError, match=said) as error:
         model.edit(sample, **edit)
     assert "\n" not in str(error.value)
+
+
+def test_the_command_writes_what_it_edits_and_leaves_the_rest_of_the_picture(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    Image.fromarray(corner()).save(tmp_path / "mask.png")
+    common = {"given": [f"colour={tmp_path / 'photo.png'}"], "device": "cpu", "change": ["words=abc"], "seed": 4}
+    command(str(tmp_path / "model"), mask=tmp_path / "mask.png", out=tmp_path / "out", **common)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["colour.png", "colour.view.png"]
+    value = np.asarray(Image.open(tmp_path / "out/colour.png"))
+    wanted = model.edit({"colour": picture()}, mask=corner(), change={"words": "abc"}, seed=4)["colour"].value
+    assert (value == wanted).all()
+    assert (value[~corner()] == picture()[~corner()]).all()
+    with pytest.raises(ValueError, match="keep: the sample has no 'height'"):
+        command(str(tmp_path / "model"), keep=["height"], out=tmp_path / "none", **common)
+    assert not list((tmp_path / "none").glob("*"))
