@@ -76,7 +76,6 @@ def test_its_source_reads_a_database_in_every_process(tmp_path, monkeypatch):
 def test_its_order_decodes_a_grid(manager, sampler):  # noqa: F811
     stage = Stage(target="height", scheme="noisy", steps=4, temperature=1.0)
     assert len(sampler.run([sample()], [stage], [0])[0]["height"].ids) == 16
-    sampler._orders.clear()
 
 
 def test_the_page_names_every_group_and_every_hook_of_observers():

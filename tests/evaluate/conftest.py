@@ -17,7 +17,7 @@ from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_da
 
 @pytest.fixture
 def model() -> FourM:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     modalities = Modalities(fake_modalities().values(), {})
     vocabulary = modalities.vocabulary()
     config = ModelConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2)

@@ -111,7 +111,7 @@ def test_a_metric_that_needs_more_samples_or_cannot_be_computed_is_a_note_and_no
         "broken": None
     }
     assert found.notes == [
-        "a: distance needs 13 samples, there are 12",
+        "a: distance needs 13 samples and has 12",
         "a: broken cannot be computed: too small",
     ]
 

@@ -126,7 +126,7 @@ def test_a_dry_run_of_the_paper_needs_no_data(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["train", str(PAPER / "4m-b.yaml"), *options])
     assert done.exit_code == 0, done.output
     assert "parameters: 441 M" in done.output
-    assert "238419 steps" in done.output
+    assert "238,419 steps" in done.output
     assert not list(tmp_path.iterdir())
 
 

@@ -37,10 +37,6 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    return sorted(Path(folder).glob("shard-*.safetensors"))
-
-
 def open_shard(path: Readable, size: int | None = None) -> Any:
     """The open file. `size`: that of a remote one, as its index says. Raises ValueError for a file that is no shard of
     this format."""
