@@ -17,6 +17,7 @@ from fourm_engine.cli import (
     check,
     convert,
     data,
+    edit,
     evaluate,
     extend,
     generate,
@@ -50,6 +51,7 @@ app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
+app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there
