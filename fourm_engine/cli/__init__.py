@@ -17,6 +17,7 @@ from fourm_engine.cli import (
     check,
     convert,
     data,
+    embed,
     evaluate,
     extend,
     generate,
@@ -50,6 +51,8 @@ app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
+app.command("embed")(embed.embed)
+app.command("search")(embed.search)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there

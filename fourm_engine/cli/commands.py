@@ -20,6 +20,7 @@ from fourm_plugins.distributions import find_distribution
 BUILT_IN = (
     "convert",
     "data",
+    "embed",
     "evaluate",
     "extend",
     "generate",
@@ -27,6 +28,7 @@ BUILT_IN = (
     "label",
     "plugins",
     "runs",
+    "search",
     "tokenize",
     "tokenizer",
     "train",

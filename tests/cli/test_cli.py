@@ -10,7 +10,7 @@ import pytest
 
 from fourm_engine import cli
 
-COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend", "generate", "evaluate")
+COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend", "generate", "embed", "search", "evaluate")
 
 
 def fourm(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
