@@ -23,6 +23,7 @@ from fourm_engine.convert.model import save_published
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import request
+from fourm_engine.generate.edit import edited
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.result import Generated, Results
@@ -256,6 +257,30 @@ class FourM:
                     for i, generated in zip(part, decoded, strict=True):
                         results[i][target] = generated
         return results
+
+    def edit(
+        self,
+        sample: Mapping[str, Any],
+        *,
+        mask: Any = None,
+        change: Mapping[str, Any] | None = None,
+        keep: Iterable[str] | str = (),
+        halo: int | None = None,
+        seed: int = 0,
+        plan: Sequence[Stage] | None = None,
+        **options: Any,
+    ) -> Results:
+        """Generate anew a part of `sample` (name -> what you have of it), in its order; returns what is new.
+
+        With a `mask`, the grids of the sample are edited under it: bool (H, W) of their pixels or tokens, True where
+        something else is to be, or a picture or its file, white there. Tokens more than `halo` (1) away are known.
+        Values are at the model's size, where pixels that the mask does not touch are bit for bit those of the input.
+        `change`, {name: new value}, replaces or adds modalities; without a mask, all that is neither changed nor among
+        `keep` follows from those. What is in `keep` stays as it is. `seed`, `plan`, `options`: as of `generate`.
+
+        Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to make."""
+        inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
+        return self.generate(inputs, targets, seed=seed, plan=plan, **options)
 
     def _decode(self, target: str, filled: Sequence[Filled], samples: Sequence[Sample]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]

@@ -17,6 +17,7 @@ from fourm_engine.cli import (
     check,
     convert,
     data,
+    edit,
     embed,
     evaluate,
     extend,
@@ -51,6 +52,7 @@ app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
+app.command("edit")(edit.edit)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("evaluate")(evaluate.evaluate)

@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.generate import TEXT
-from fourm_engine.cli.options import pairs
-
-Run = Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+from fourm_engine.cli.options import Device, Run, values
 
 
 def embed(
@@ -39,10 +35,8 @@ def search(
     device: Device = None,
 ) -> None:
     """Print the samples of an index nearest to a query, each with its cosine, the nearest first."""
-    parts = pairs("--query", query, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
+    sample = values("--query", query)
 
-    from fourm_engine.generate import Typed
     from fourm_engine.recipes import embed as recipe
 
-    values = {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
-    recipe.search(index, run, values, k=k, device=device)
+    recipe.search(index, run, sample, k=k, device=device)

@@ -14,6 +14,42 @@ OtherConfig = Annotated[Path | None, typer.Option(help="Config in place of RUN/c
 Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, where two provide a plugin; repeat it.")]
 Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone; repeat it.")]
 
+# Of commands that generate.
+Run = Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like "
+        "a path is one and must exist; NAME=text:words is never one. Repeat it.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")]
+Samples = Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
+]
+TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance weight; 1 is plain.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+Tokenizers = Annotated[
+    list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")
+]
+#: Before what is text, whatever it looks like.
+TEXT = "text:"
+
+
+def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
+    """{name: path, words, JSON, or `Typed` words} of NAME=…"""
+    parts = pairs(option, texts, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
+
+    from fourm_engine.generate import Typed
+
+    return {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
+
 
 def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]:
     """{name: value} of an option. Raises ValueError that shows the `form` expected, or names what is given twice."""

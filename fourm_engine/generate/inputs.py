@@ -20,7 +20,7 @@ import numpy as np
 
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels
+from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
 from fourm_plugins.door import as_array, describe, looks_like_path
@@ -63,11 +63,14 @@ class Condition:
 
     `keep`: bool, True where the value is known: (h, w) of the token grid, (n,) tokens, or (H, W) of the value's pixels;
     then a token counts as known when all its pixels are. Where the modality is a target, too, what is known stays and
-    the rest is generated; elsewhere only the known tokens are shown. `weight`: wᵢ in u + Σ wᵢ (cᵢ − u)."""
+    the rest is generated; elsewhere only the known tokens are shown. `weight`: wᵢ in u + Σ wᵢ (cᵢ − u). `halo`, of an
+    edit: so many tokens around what is unknown are generated anew, too, though pixels that are known stay; then it may
+    be that no token is known."""
 
     value: Any
     keep: np.ndarray | None = None
     weight: float | None = None
+    halo: int | None = None
 
     def __post_init__(self) -> None:
         if self.weight is not None and not (isinstance(self.weight, Real) and math.isfinite(self.weight)):
@@ -81,6 +84,7 @@ class _Given:
     value: Any  # raw value, or None
     ids: np.ndarray | None
     keep: np.ndarray | None
+    halo: int | None
 
 
 class InputReader:
@@ -114,11 +118,16 @@ class InputReader:
             shown = self._show(part, view)
             if part.keep is not None:
                 tokens = _kept_tokens(part, view)
-                check_kept(part.name, tokens, part.modality.spec)
+                check_kept(part.name, tokens, part.modality.spec, edit=part.halo is not None)
+                tokens = without_halo(tokens, part.modality.spec, part.halo or 0)
                 shown = shown.at(tokens)
                 if name in targets and part.ids is None:
-                    value = part.modality.augment(part.value, view)
-                    sample.kept[name] = Kept(value, kept_pixels(part.keep, part.modality.spec, view))
+                    pixels = kept_pixels(part.keep, part.modality.spec, view)
+                    if pixels.any():
+                        sample.kept[name] = Kept(part.modality.augment(part.value, view), pixels)
+                if not tokens.any():  # an edit of all of it: as if it were not given
+                    del shown_as[part.name]
+                    continue
             elif name in targets and not sequence:
                 raise ValueError(
                     f"{part.name!r} is given in full and a target, too; leave it out of one, or say with "
@@ -151,7 +160,8 @@ class InputReader:
         if condition.keep is not None and not isinstance(spec.layout, Grid):
             raise ValueError(f"{name!r} is a {spec.layout.kind}; keep masks are for grids. Leave keep out")
         value = None if ids is not None else _value(name, modality, condition.value)
-        return _Given(name, modality, value, ids, None if condition.keep is None else np.asarray(condition.keep))
+        keep = None if condition.keep is None else np.asarray(condition.keep)
+        return _Given(name, modality, value, ids, keep, condition.halo)
 
     def instance(self, name: str, *, raw: bool) -> Modality:
         """What is shown of `name`, of a value (`raw`) or of ids. Raises ValueError for a name without a modality."""
@@ -272,7 +282,10 @@ def _kept_tokens(part: _Given, view: View) -> np.ndarray:
         return keep.reshape(-1)
     pixels = None if part.value is None else np.asarray(part.value).shape[:2]
     if keep.shape != pixels:
-        raise ValueError(f"{part.name!r}: keep has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}")
+        what = "keep" if part.halo is None else "the mask"
+        raise ValueError(
+            f"{part.name!r}: {what} has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}"
+        )
     left, top, right, bottom = view.pixels(*keep.shape)
     unknown = ~keep[:, ::-1] if view.flip else ~keep
     rows, columns = np.linspace(top, bottom, h + 1), np.linspace(left, right, w + 1)

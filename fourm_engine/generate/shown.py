@@ -20,8 +20,13 @@ class Kept:
     pixels: np.ndarray | None
 
 
-def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec) -> None:
-    """Raise ValueError, in the `name` that a user gave, where a mask, bool (n,), keeps all tokens or none."""
+def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool = False) -> None:
+    """Raise ValueError, in the `name` that a user gave, where a mask, bool (n,), keeps all tokens or, unless it is of
+    an `edit`, none."""
+    if edit and tokens.all():
+        raise ValueError(f"{name!r}: the mask marks nothing of what the model sees, the picture's centre; mark more")
+    if edit:
+        return
     if tokens.all():
         raise ValueError(f"{name!r}: keep leaves out no token of what the model sees; leave keep out")
     if not tokens.any():
@@ -30,6 +35,18 @@ def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec) -> None:
             f"{name!r}: keep holds no whole token, {rows}x{columns} pixels of what the model sees; keep more, or "
             f"leave the input out"
         )
+
+
+def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarray:
+    """bool (n,) of a grid: the known `tokens` that are more than `halo` rows or columns away from every other."""
+    assert isinstance(spec.layout, Grid)
+    known: np.ndarray = tokens.reshape(spec.layout.height, spec.layout.width)
+    for axis, size in enumerate(known.shape):
+        reach = min(halo, size)
+        edges = [(reach, reach) if a == axis else (0, 0) for a in range(2)]
+        padded = np.pad(known, edges, constant_values=True)
+        known = np.all(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis), axis=-1)
+    return known.reshape(-1)
 
 
 def continued(given: str, beginning: str, generated: str) -> str:

@@ -1,4 +1,4 @@
-"""Generate with a trained model, into files: what `fourm generate` does."""
+"""Generate and edit with a trained model, into files: what `fourm generate` and `fourm edit` do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fourm_engine.evaluate.pictures import png
 from fourm_engine.files import write_atomically
+from fourm_engine.generate.edit import edited
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
@@ -22,6 +23,7 @@ def generate(
     targets: Sequence[str],
     out: Path,
     *,
+    edit: Mapping[str, Any] | None = None,
     seed: int = 0,
     samples: int = 1,
     device: str | None = None,
@@ -36,6 +38,7 @@ def generate(
     Args:
         run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> what is given, as `FourM.generate` takes it; `Typed` text is never a path.
+        edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
         samples: how many answers, with seeds from `seed` on.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins count; by default what the run chose.
@@ -47,6 +50,8 @@ def generate(
     with at_work(out):
         choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        if edit is not None:
+            inputs, targets = edited(inputs, model.reader.find, **edit)
         results = model.generate_batch([inputs] * samples, targets, seed=seed, **options)
         for number, result in enumerate(results):
             suffix = f"-{number}" if samples > 1 else ""

@@ -44,6 +44,7 @@ class Watch:
         self.folder, self.seconds, self._step = run / FOLDER, seconds, step
         self._interval = min(INTERVAL, seconds / 10) if seconds else INTERVAL
         self._moves, self._doing, self._bounded = 0, "starts", False
+        self._made_run = False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
 
@@ -79,6 +80,7 @@ class Watch:
             self._clean()
 
     def _clear(self) -> None:
+        self._made_run = not self.folder.parent.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.json"):
             path.unlink()
@@ -105,6 +107,8 @@ class Watch:
                     if path.suffix != ".stack" or not path.stat().st_size:
                         path.unlink(missing_ok=True)
                 self.folder.rmdir()
+                if self._made_run:  # nothing else came into it
+                    self.folder.parent.rmdir()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"rank-{number:05d}.json"

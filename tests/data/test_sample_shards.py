@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+from threading import Thread
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -164,6 +166,21 @@ def test_all_sources_of_a_process_share_few_open_shards(tmp_path, monkeypatch):
         write_layout(tmp_path / layout, data, layout, shards=6)
         assert held(tmp_path / layout) == expected(data)
         assert len(open_shards._open) <= 3
+
+
+def test_a_source_that_is_given_up_in_the_midst_of_a_read_does_not_wait_for_it(tmp_path):
+    """Garbage is collected at any moment, also in the thread that reads and holds the lock."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"x")
+    descriptor = open_shards._descriptor(path, open_shards.stamp_of(path))
+    with open_shards._lock:
+        thread = Thread(target=open_shards.close_below, args=(tmp_path,), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert os.fstat(descriptor)
+    open_shards.close_below(tmp_path / "other")
+    assert path not in open_shards._open
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "mixed"])

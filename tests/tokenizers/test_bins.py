@@ -104,7 +104,7 @@ def test_a_missing_scalar_has_an_id_of_its_own_and_stays_missing():
     assert np.isnan(decoded[1])
     with pytest.raises(ValueError, match=r"weather: .*nothing but NaN"):
         tokenizer.encode([np.full(2, np.nan, np.float32)])
-    with pytest.raises(ValueError, match="weather: 1 values are NaN"):
+    with pytest.raises(ValueError, match="weather: 1 value is NaN"):
         fitted([[0, 1], [1, 2]])[0].encode([np.array([1, np.nan], np.float32)])
 
 

@@ -58,7 +58,8 @@ def test_a_skipped_step_leaves_weights_optimiser_averages_and_buffers_as_they_we
 
 def test_a_line_of_progress_shows_rate_and_norm_of_the_last_step_that_was_taken(tmp_path):
     Trainer(ToyTask(poison=[3]), config(steps=5, log_every=4), tmp_path, seed=1).run()
-    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if "loss" in row)
     assert (row["step"], row["skipped"]) == (4, 1)
     assert row["gradient_norm"] > 0
     assert row["lr"] == pytest.approx(0.05 * 3 / 5)

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Operators whose result the host needs to go on: a number, or the shape of what follows.
 READS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero", "_unique2", "unique_dim")
-METHODS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+#: Not `numpy`, which torch itself refuses where a tensor is not on the CPU.
+METHODS = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
 
 
 class Waits(AssertionError):

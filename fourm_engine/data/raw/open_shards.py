@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 
 from fourm_engine.data.raw.folder import too_large
@@ -20,6 +20,8 @@ _open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the last used
 MAX_OPEN_REMOTE = 16
 _open_remote: OrderedDict[str, OpenFile] = OrderedDict()
 _lock = threading.Lock()
+#: Folders whose shards are to be closed as soon as the lock is free.
+_given_up: deque[Readable] = deque()
 
 
 def _unlock() -> None:
@@ -48,6 +50,7 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
     front = BLOCK if content.header else 0  # its header, which tells it from a member of another shard of this size
     try:
         with _lock:  # or another thread may close it
+            _close_given_up()
             if isinstance(path, Location):
                 data = _remote_file(path, stamp).read(content.offset - front, front + stored)
             else:
@@ -77,8 +80,21 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
 
 def close_below(folder: Readable) -> None:
     """Close the shards of a folder, of which a source was given up, so that its disk can be taken away. One that is
-    still read is opened again."""
-    with _lock:
+    still read is opened again.
+
+    Never waits: garbage is collected at any moment, also in a thread that is just reading, and has the lock."""
+    _given_up.append(folder)
+    lock = _lock
+    if lock.acquire(blocking=False):
+        try:
+            _close_given_up()
+        finally:
+            lock.release()
+
+
+def _close_given_up() -> None:
+    while _given_up:
+        folder = _given_up.popleft()
         for path in [path for path in _open if isinstance(folder, Path) and path.is_relative_to(folder)]:
             os.close(_open.pop(path))
 

@@ -267,7 +267,7 @@ def _argmax(scores: Tensor) -> Tensor:
     """`scores.argmax(-1)`: the first of equals. On a CPU by NumPy, which takes a quarter of the time."""
     if scores.device.type != "cpu" or torch.compiler.is_compiling():
         return scores.argmax(-1)
-    return torch.from_numpy(scores.numpy().argmax(-1))
+    return torch.from_numpy(scores.detach().numpy().argmax(-1))
 
 
 def _gather(x: Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""Edits: what stays, what changes, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fourm_engine.cli.edit import edit as command
+from fourm_engine.generate import Condition
+from fourm_engine.generate.shown import without_halo
+from tests.generate.toys import PLUGINS, heights, install, make_model, picture
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    install(tmp_path / "site", list(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return make_model()
+
+
+def corner(rows: int = 3, columns: int = 3, size: int = 8) -> np.ndarray:
+    mask = np.zeros((size, size), np.bool_)
+    mask[:rows, :columns] = True
+    return mask
+
+
+def test_pixels_outside_a_mask_are_those_of_the_input_and_all_grids_are_edited(model):
+    sample, mask = {"colour": picture(), "height": heights(), "words": "abc"}, corner()
+    out = model.edit(sample, mask=mask, halo=0)
+    assert list(out) == ["colour", "height"]
+    for name, generated in out.items():
+        assert (generated.value[~mask] == sample[name][~mask]).all()
+        assert (generated.value[mask] != sample[name][mask]).any()
+        assert (generated.given == ~mask).all()
+
+
+def test_a_larger_picture_is_edited_at_the_models_size(model):
+    given, mask = picture(1, 16, 16), corner(5, 4, 16)
+    out = model.edit({"colour": given}, mask=mask)["colour"]
+    small = np.asarray(Image.fromarray(given).resize((8, 8), Image.Resampling.BOX))
+    known = ~corner(3, 2)  # the fifth row touches the third of the small picture
+    assert (out.given == known).all()
+    assert (out.value[known] == small[known]).all()
+
+
+def test_the_halo_is_generated_anew_and_its_pixels_stay(model):
+    value = picture(2)
+    known = {
+        halo: model.reader.read({"colour": Condition(value, keep=~corner(2, 2), halo=halo)}, ["colour"])[0]
+        for halo in (0, 1, 2, 3)
+    }
+    assert [len(sample.known.get("colour", ())) for sample in known.values()] == [15, 12, 7, 0]
+    assert all((sample.kept["colour"].pixels == ~corner(2, 2)).all() for sample in known.values())
+    out = model.edit({"colour": value}, mask=corner(2, 2), halo=100)["colour"]
+    assert (out.value[~corner(2, 2)] == value[~corner(2, 2)]).all()
+
+
+def test_a_halo_has_the_shape_of_a_square(model):
+    tokens = np.ones((4, 4), np.bool_)
+    tokens[0, 0] = False
+    spread = without_halo(tokens.reshape(-1), model.modalities["colour"].spec, 1).reshape(4, 4)
+    assert (spread == ~corner(2, 2, 4)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "guidance": 2.0}])
+def test_a_mask_of_everything_is_plain_generation(model, options):
+    out = model.edit({"colour": picture(), "words": "abc"}, mask=np.ones((8, 8), bool), seed=3, **options)["colour"]
+    plain = model.generate({"words": "abc"}, ["colour"], seed=3, **options)["colour"]
+    assert (out.value == plain.value).all()
+    assert (out.tokens == plain.tokens).all()
+    assert out.given is None
+
+
+def test_what_is_not_changed_or_kept_follows_the_change(model):
+    sample = {"height": heights(), "colour": picture(), "words": "abc"}
+    one, again, other = (model.edit(sample, change={"words": text}, seed=1) for text in ("xyz", "xyz", "qrs"))
+    assert list(one) == ["height", "colour"]
+    assert (one["colour"].value == again["colour"].value).all()
+    assert (one["colour"].value != other["colour"].value).any()
+    kept = model.edit(sample, change={"words": "xyz"}, keep="height", seed=1)
+    plain = model.generate({"height": sample["height"], "words": "xyz"}, ["colour"], seed=1)
+    assert list(kept) == ["colour"]
+    assert (kept["colour"].value == plain["colour"].value).all()
+
+
+def test_a_change_tells_what_comes_under_the_mask(model):
+    sample, mask = {"colour": picture(), "height": heights()}, corner(5, 5)
+    one, again, other = (
+        model.edit(sample, mask=mask, change={"words": text}, keep=["height"], seed=2) for text in ("a", "a", "zzzzz")
+    )
+    assert list(one) == ["colour"]
+    assert (one["colour"].value == again["colour"].value).all()
+    assert (one["colour"].value != other["colour"].value).any()
+    assert (one["colour"].value[~mask] == other["colour"].value[~mask]).all()
+
+
+def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
+    mask, sample = corner(), {"colour": picture()}
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    grey.save(tmp_path / "mask.png")
+    wanted = model.edit(sample, mask=mask)["colour"].value
+    for given in (grey, tmp_path / "mask.png", str(tmp_path / "mask.png"), mask.astype(np.uint8), mask * 255):
+        assert (model.edit(sample, mask=given)["colour"].value == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "edit", "said"),
+    [
+        ({"colour": picture()}, {}, "give a mask, or something to change"),
+        ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing to edit"),
+        ({"colour": picture()}, {"mask": np.ones((5, 8), bool)}, r"'colour': the mask has shape \(5, 8\)"),
+        ({"colour": picture()}, {"mask": np.ones((8, 8, 3), bool)}, r"a bool array \(H, W\).*given: bool \(8, 8, 3\)"),
+        ({"colour": picture()}, {"mask": np.arange(64).reshape(8, 8)}, "given: int64"),
+        ({"colour": picture()}, {"mask": [[True]]}, "given: a list"),
+        ({"colour": picture()}, {"mask": "absent.png"}, "mask: no such file: absent.png"),
+        ({"colour": picture(0, 8, 16)}, {"mask": np.pad(corner(), ((0, 0), (0, 8)))}, "the picture's centre"),
+        ({"words": "abc"}, {"mask": corner()}, "mask: the sample has words: no grid"),
+        ({"colour": picture()}, {"mask": corner(), "keep": "colour"}, "nothing that is not kept or changed"),
+        ({"colour": Condition(picture())}, {"mask": corner()}, "'colour': give its value"),
+        ({"colour": picture()}, {"mask": corner(), "halo": -1}, "halo is a number of tokens"),
+        ({"colour": picture()}, {"change": {"words": "a"}, "halo": 1}, "halo has no effect without a mask"),
+        ({"colour": picture()}, {"change": {"colour": picture()}}, "nothing of the sample is left"),
+        ({"colour": picture()}, {"change": {"words": "a"}, "keep": ["height"]}, "keep: the sample has no 'height'"),
+        ({"colour": picture()}, {"change": {"colour": picture()}, "keep": ["colour"]}, "to be changed and kept"),
+        ({"colour@pixels": picture()}, {"change": {"words": "a"}}, "'colour@pixels' is input only"),
+        ({"colour": picture()}, {"change": {"word": "a"}}, "no modality 'word'"),
+        ({"colour": picture()}, {"change": "a"}, "change: {name: value} is due"),
+    ],
+)
+def test_an_edit_that_cannot_be_is_told_in_one_line(model, sample, edit, said):
+    with pytest.raises(ValueError, match=said) as error:
+        model.edit(sample, **edit)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_writes_what_it_edits_and_leaves_the_rest_of_the_picture(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    Image.fromarray(corner()).save(tmp_path / "mask.png")
+    common = {"given": [f"colour={tmp_path / 'photo.png'}"], "device": "cpu", "change": ["words=abc"], "seed": 4}
+    command(str(tmp_path / "model"), mask=tmp_path / "mask.png", out=tmp_path / "out", **common)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["colour.png", "colour.view.png"]
+    value = np.asarray(Image.open(tmp_path / "out/colour.png"))
+    wanted = model.edit({"colour": picture()}, mask=corner(), change={"words": "abc"}, seed=4)["colour"].value
+    assert (value == wanted).all()
+    assert (value[~corner()] == picture()[~corner()]).all()
+    with pytest.raises(ValueError, match="keep: the sample has no 'height'"):
+        command(str(tmp_path / "model"), keep=["height"], out=tmp_path / "none", **common)
+    assert not list((tmp_path / "none").glob("*"))
