@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
+    from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.inputs import Condition, Ids, Typed
     from fourm_engine.model import FourM
 
-__all__ = ["Condition", "FourM", "Ids", "Typed", "load_tokenizer"]
+__all__ = ["Condition", "FourM", "Ids", "Typed", "encoder", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +30,8 @@ def __getattr__(name: str) -> Any:
     try:
         if name == "load_tokenizer":
             return import_module("fourm_engine.convert.tokenizers").open_tokenizer
+        if name == "encoder":
+            return import_module("fourm_engine.features.encoder").encoder
         return getattr(import_module(f"fourm_engine.{'model' if name == 'FourM' else 'generate.inputs'}"), name)
     finally:
         if collects:

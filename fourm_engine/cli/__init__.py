@@ -18,6 +18,7 @@ from fourm_engine.cli import (
     convert,
     data,
     edit,
+    embed,
     evaluate,
     extend,
     generate,
@@ -52,6 +53,8 @@ app.command("train")(train.train)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("embed")(embed.embed)
+app.command("search")(embed.search)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there

@@ -151,19 +151,20 @@ class InputReader:
 
     def _resolve(self, name: str, condition: Condition, targets: Collection[str]) -> _Given:
         ids = condition.value.ids if isinstance(condition.value, Ids) else None
-        modality = self._instance(name, raw=ids is None and not (condition.keep is not None and name in targets))
+        modality = self.instance(name, raw=ids is None and not (condition.keep is not None and name in targets))
         spec = modality.spec
         if ids is not None:
             _check_ids(name, ids, spec)
         if not spec.input and spec.name not in targets:
-            raise ValueError(f"{name!r} is a target only and cannot be given; use {self._input_names()}")
+            raise ValueError(f"{name!r} is a target only and cannot be given; use {', '.join(self.input_names)}")
         if condition.keep is not None and not isinstance(spec.layout, Grid):
             raise ValueError(f"{name!r} is a {spec.layout.kind}; keep masks are for grids. Leave keep out")
         value = None if ids is not None else _value(name, modality, condition.value)
         keep = None if condition.keep is None else np.asarray(condition.keep)
         return _Given(name, modality, value, ids, keep, condition.halo)
 
-    def _instance(self, name: str, *, raw: bool) -> Modality:
+    def instance(self, name: str, *, raw: bool) -> Modality:
+        """What is shown of `name`, of a value (`raw`) or of ids. Raises ValueError for a name without a modality."""
         readers = [m for m in self.modalities.values() if m.spec.source == name and m.spec.input]
         if name not in self.modalities and readers:
             return next((m for m in readers if m.spec.continuous), readers[0])
@@ -191,8 +192,9 @@ class InputReader:
             ids = ids[:-1]
         return Shown.tokens(ids)
 
-    def _input_names(self) -> str:
-        return ", ".join(name for name, m in self.modalities.items() if m.spec.input)
+    @property
+    def input_names(self) -> list[str]:
+        return [name for name, m in self.modalities.items() if m.spec.input]
 
 
 def _value(name: str, modality: Modality, given: Any) -> Any:

@@ -10,7 +10,8 @@ import pytest
 
 from fourm_engine import cli
 
-COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend", "generate", "edit", "evaluate")
+COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend")
+COMMANDS += ("generate", "edit", "embed", "search", "evaluate")
 
 
 def fourm(*arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -62,7 +62,10 @@ class Colour(Modality):
     def read(self, files):
         import io
 
-        return np.asarray(Image.open(io.BytesIO(files["png"])).convert("RGB"))
+        try:
+            return np.asarray(Image.open(io.BytesIO(files["png"])).convert("RGB"))
+        except OSError as error:
+            raise SampleError(f"no picture: {error}") from None
 
     def write(self, value):
         import io

@@ -1,0 +1,166 @@
+"""`encoder`: the encoder of a trained model as an `nn.Module`; any of its input modalities in, features out.
+
+    encoder = fm.encoder("runs/demo", inputs=[given, another])
+    pooled = encoder([{given: "photo.png"}, {given: array, another: "words"}, {}])  # (3, encoder.num_features)
+    features = encoder.forward_features([{given: "photo.png"}])                      # a feature a token
+    features.grid(given)                                                             # (1, D, h, w)
+
+What a value may be is what `FourM.generate` takes. Gradients flow, so that it may be trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.generate.request import inputs_of, names_of
+from fourm_engine.masking.pack import Shown, ordered, pack_inputs
+from fourm_engine.model import FourM
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.spec import Grid
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadSample:
+    """The tokens of one sample, and {name as given: modality that it is shown as}."""
+
+    shown: dict[str, Shown]
+    shown_as: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of B samples of at most N tokens; padding last.
+
+    `values` after the encoder's final norm; of padding they mean nothing. `modality`: index in `vocabulary`, -1 for
+    padding. `position`: index in the grid or vector, rank in the sequence."""
+
+    values: Float[Tensor, "B N D"]
+    valid: Bool[Tensor, "B N"]
+    modality: Int[Tensor, "B N"]
+    position: Int[Tensor, "B N"]
+    vocabulary: Vocabulary
+    shown_as: list[dict[str, str]]
+
+    def pooled(self) -> Float[Tensor, "B D"]:
+        """The mean over the tokens of each sample; 0 for a sample without any."""
+        valid = self.valid[..., None]
+        return torch.where(valid, self.values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+
+    def grid(self, name: str) -> Float[Tensor, "B D h w"]:
+        """What was given as `name`, a modality of a grid, as a map; 0 where a sample does not have it, or not that
+        token of it. Raises ValueError where it is no grid, or where the samples have it in grids of several sizes."""
+        shown = [names.get(name, name) for names in self.shown_as]
+        entries = [self.vocabulary[one] for one in shown]
+        layouts = {entry.layout for entry in entries}
+        layout = layouts.pop()
+        if not isinstance(layout, Grid):
+            raise ValueError(f"{name!r} is a {layout.kind}, not a grid; its features are those of forward_features")
+        if layouts:
+            raise ValueError(f"{name!r}: the batch has it in grids of several sizes; give all of it in one form")
+        index_B1 = torch.tensor([[entry.index] for entry in entries], device=self.modality.device)
+        row, slot = (self.modality == index_B1).nonzero(as_tuple=True)
+        map_BLD = self.values.new_zeros(len(self.values), layout.num_tokens, self.values.shape[2])
+        map_BLD = map_BLD.index_put((row, self.position[row, slot]), self.values[row, slot])
+        return map_BLD.unflatten(1, (layout.height, layout.width)).permute(0, 3, 1, 2)
+
+
+class Encoder(nn.Module):
+    """The encoder of `model`, whose weights it shares, in evaluation mode.
+
+    `inputs`: names of modalities that samples may have; by default all that the model takes. Raises ValueError for one
+    that it does not."""
+
+    def __init__(self, model: FourM, inputs: Iterable[str] | str | None = None) -> None:
+        super().__init__()
+        self.reader, self.vocabulary = model.reader, model.vocabulary
+        names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
+        #: Name -> modality that its values are shown as.
+        self.inputs = {name: self.reader.instance(name, raw=True).name for name in names}
+        for name, shown in self.inputs.items():
+            if shown not in self.reader.input_names:
+                raise ValueError(f"inputs: {name!r} is a target only; use {', '.join(self.reader.input_names)}")
+        self.network = _without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
+        self.network.embedding = _without(model.network.embedding, {"decoder_table", "mask_token"})
+        self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
+        self.eval()
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.network.config.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.encoder_norm.weight.device
+
+    def read(self, inputs: Mapping[str, Any]) -> ReadSample:
+        """The tokens of one sample, as workers of a loader may prepare them. What is None counts as missing.
+
+        Raises ValueError, one line, for what is not among `inputs`, and for a value that does not fit."""
+        given = {name: value for name, value in inputs_of([inputs])[0].items() if value is not None}
+        for name in given:
+            if name not in self.inputs and name not in self.inputs.values():
+                self.reader.instance(name, raw=True)  # says so where the model has no such modality
+                raise ValueError(f"{name!r} is not among the inputs of this encoder: {', '.join(self.inputs)}")
+        sample, shown_as = self.reader.read(given, ())
+        if sample.weights:
+            raise ValueError(f"{next(iter(sample.weights))!r}: a weight is for generation; leave it out")
+        return ReadSample({name: sample.shown[name] for name in ordered(self.vocabulary, sample.shown)}, shown_as)
+
+    def forward_features(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Features:
+        """Features of every token. `inputs`: a mapping a sample, {name: value}, or what `read` made of it; any may be
+        missing, or all. A sample's features do not depend on the others of its batch.
+
+        Raises ValueError as `read` does, and for no sample at all."""
+        if isinstance(inputs, (Mapping, ReadSample)):
+            raise ValueError("inputs: one sample, where a list of them is due")
+        samples = [sample if isinstance(sample, ReadSample) else self.read(sample) for sample in inputs]
+        if not samples:
+            raise ValueError("inputs: no sample is given; give at least one")
+        capacity = max(sum(map(len, sample.shown.values())) for sample in samples)
+        tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)
+        values, valid = self.network.encode_features(tokens, continuous)
+        names = [self.inputs | sample.shown_as for sample in samples]
+        return Features(values, valid, tokens.mod, tokens.pos, self.vocabulary, names)
+
+    def forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Float[Tensor, "B D"]:
+        """The mean of `forward_features` over the tokens of each sample; 0 for a sample without any."""
+        return self.forward_features(inputs).pooled()
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the weights and tokenizers: features of equal encoders may be compared."""
+        digest = hashlib.sha256(repr(self._tokenizers).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+
+def encoder(path_or_id: str | Path, inputs: Iterable[str] | str | None = None, **options: Any) -> Encoder:
+    """The encoder of a trained model: of a run's folder, a model's folder, a published file or a Hub id. `inputs` as
+    of `Encoder`, `options` as of `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers stay on the
+    `device` that they were loaded to.
+
+    Raises ValueError, one line, where there is no such model, and for inputs that it does not take."""
+    return Encoder(FourM.from_pretrained(path_or_id, **options), inputs)
+
+
+def _without(module: M, names: Collection[str]) -> M:
+    """`module` without some of its parts; the others are the same objects."""
+    other = copy.copy(module)
+    for kind in ("_modules", "_parameters"):
+        other.__dict__[kind] = {name: part for name, part in module.__dict__[kind].items() if name not in names}
+    return other

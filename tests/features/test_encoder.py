@@ -1,0 +1,117 @@
+"""The encoder at work: features of any inputs, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fourm_engine as fm
+from fourm_engine.features.encoder import Encoder
+from fourm_engine.generate import Condition, Ids
+from tests.generate.toys import PLUGINS, heights, install, make_model, picture
+
+SAMPLES = [
+    {"colour": picture(1), "words": "abc"},
+    {"words": "a"},
+    {},
+    {"colour": None, "height": heights(2)},
+    {"height": heights(3), "colour": picture(4), "words": "a longer text"},
+]
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    install(tmp_path / "site", list(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return make_model()
+
+
+@pytest.fixture
+def encoder(model):
+    return Encoder(model)
+
+
+@pytest.mark.parametrize(("dtype", "of_tokens", "of_samples"), [("float64", 1e-12, 1e-12), ("float32", 1e-5, 1e-6)])
+def test_features_of_a_sample_do_not_depend_on_its_batch(encoder, dtype, of_tokens, of_samples):
+    encoder.to(getattr(torch, dtype))
+    together = encoder.forward_features(SAMPLES)
+    pooled = encoder(SAMPLES)
+    assert pooled.shape == (5, encoder.num_features)
+    for i, sample in enumerate(SAMPLES):
+        alone = encoder.forward_features([sample])
+        assert int(together.valid[i].sum()) == int(alone.valid.sum())
+        near = {"atol": of_tokens, "rtol": 0}
+        torch.testing.assert_close(together.values[i, together.valid[i]], alone.values[0, alone.valid[0]], **near)
+        torch.testing.assert_close(pooled[i], alone.pooled()[0], atol=of_samples, rtol=0)
+
+
+def test_pooled_is_the_mean_over_the_tokens_that_are_there_and_0_without_any(encoder):
+    features = encoder.forward_features(SAMPLES)
+    assert features.valid.sum(1).tolist() == [20, 2, 0, 16, 32 + 10]
+    torch.testing.assert_close(features.pooled()[0], features.values[0, :20].mean(0))
+    assert not encoder(SAMPLES)[2].any()
+
+
+def test_every_token_has_its_modality_and_position(encoder):
+    features = encoder.forward_features(SAMPLES[:2])
+    names = [encoder.vocabulary.entries[index].name for index in features.modality[0].tolist()]
+    assert names == ["colour@pixels"] * 16 + ["words"] * 4
+    assert features.position[0].tolist() == [*range(16), *range(4)]
+    assert features.modality[1, 2:].tolist() == [-1] * 18
+
+
+def test_a_grid_comes_as_a_map_with_zeros_where_it_is_missing(encoder):
+    keep = np.arange(16).reshape(4, 4) % 2 == 0
+    features = encoder.forward_features([SAMPLES[0], {}, {"colour": Condition(picture(1), keep=keep)}])
+    map_ = features.grid("colour")
+    assert map_.shape == (3, encoder.num_features, 4, 4)
+    torch.testing.assert_close(map_[0, :, 1, 2], features.values[0, 6])
+    assert not map_[1].any()
+    assert map_[2].any(0).numpy().tolist() == keep.tolist()
+    with pytest.raises(ValueError, match="'words' is a sequence, not a grid"):
+        features.grid("words")
+
+
+def test_values_and_token_ids_of_a_modality_are_one_map(encoder):
+    features = encoder.forward_features([{"colour": picture(1)}, {"colour": Ids([3] * 16)}])
+    assert features.grid("colour").any(1).all()
+
+
+def test_gradients_reach_all_weights_and_nothing_of_the_decoder_is_among_them(model, encoder):
+    names = {name for name, _ in encoder.named_parameters()}
+    assert not [name for name in names if "decoder" in name or "head" in name]
+    encoder([{**SAMPLES[4], "pose": Ids([1] * 3)}]).square().sum().backward()
+    assert {name for name, p in encoder.named_parameters() if p.grad is None} == set()
+    assert model.generate({"words": "a"}, "height")["height"].value.shape == (8, 8)  # the model goes on
+
+
+def test_inputs_limit_what_a_sample_may_have(model):
+    encoder = Encoder(model, ["colour"])
+    assert encoder([{"colour": picture()}, {"colour@pixels": picture()}]).shape[0] == 2
+    for sample, message in (
+        ({"words": "a"}, "'words' is not among the inputs of this encoder: colour"),
+        ({"wrods": "a"}, "no modality 'wrods'"),
+        ({"colour": np.zeros(3)}, "input 'colour'"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            encoder([sample])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no modality 'wrods'"):
+        Encoder(model, ["wrods"])
+    for wrong in ({"colour": picture()}, []):
+        with pytest.raises(ValueError, match=r"^inputs: "):
+            encoder(wrong)
+
+
+def test_a_stored_model_gives_the_features_it_gave_before(model, encoder, tmp_path):
+    model.save_pretrained(tmp_path / "run/model")
+    loaded = fm.encoder(tmp_path / "run", inputs=["colour", "words"])
+    assert not loaded.training
+    assert loaded.fingerprint() == encoder.fingerprint()
+    torch.testing.assert_close(loaded(SAMPLES[:3]), encoder(SAMPLES[:3]))
+    with torch.no_grad():
+        next(loaded.parameters()).add_(1)
+    assert loaded.fingerprint() != encoder.fingerprint()
+    with pytest.raises(ValueError, match="no such folder"):
+        fm.encoder(tmp_path / "nowhere")
