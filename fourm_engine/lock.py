@@ -155,7 +155,7 @@ def _enter(entry: Path, made: int) -> int:
         **this_process(),
         "user": _user(),
         "command": _command(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "since": now(),
         "job": _job(),
         "made": made,
     }
@@ -185,6 +185,11 @@ def _in_use(path: Path, facts: dict[str, Any]) -> bool:
     finally:
         os.close(handle)
     return bool(facts) if (lives := process_lives(facts)) is None else lives
+
+
+def now() -> str:
+    """Local time, such as "2026-01-31 23:59:59"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def this_process() -> dict[str, Any]:

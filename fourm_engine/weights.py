@@ -37,8 +37,13 @@ def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: 
 
 def digest_of(path: Path) -> str:
     """16 hex digits of a file's SHA-256."""
+    return sha256_of(path)[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, 64 hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(1 << 22):
             digest.update(part)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

@@ -45,10 +45,7 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
         inside = low >= -1 and high < wanted.classes
         return "" if inside else f"class ids {low} to {high}, outside -1 to {wanted.classes - 1}"
     if wanted.gaps:
-        bad = np.isinf(array).any() or np.isnan(array).all()
-        return "holds infinite values, or nothing but NaN" if bad else ""
-    return (
-        ""
-        if np.isfinite(array).all()
-        else f"{counted(int((~np.isfinite(array)).sum()), 'value is', 'values are')} NaN or infinite"
-    )
+        unusable = np.isinf(array).any() or np.isnan(array).all()
+        return "holds infinite values, or nothing but NaN" if unusable else ""
+    bad = int((~np.isfinite(array)).sum())
+    return f"{counted(bad, 'value is', 'values are')} NaN or infinite" if bad else ""

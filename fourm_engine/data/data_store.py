@@ -47,9 +47,8 @@ class DataStore(Store):
             tokens = tokens.selecting(_rows(split, tokens.index.names, quiet=raw is not None))
             if not len(tokens):
                 raise ValueError(
-                    f"{tokens.folder}: none of its {counted(len(tokens.index), 'sample')} is in split "
-                    f"{split.name!r} of "
-                    f"data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
+                    f"{tokens.folder}: none of its {counted(len(tokens.index), 'sample')} is in split {split.name!r} "
+                    f"of data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
                 )
         store = tokens or raw
         assert store is not None

@@ -77,7 +77,7 @@ class Store(ABC):
 
     def describe(self) -> str:
         """How many samples of which data are used, in one line."""
-        return f"{counted(len(self), 'sample')}"
+        return counted(len(self), "sample")
 
     def report(self) -> str:
         """How many samples have each modality, in one line."""

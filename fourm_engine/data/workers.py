@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -62,11 +63,18 @@ def ahead(
     return items(loader, setting)
 
 
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """`items`, so many at a time."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
 def _as_it_is(item: Item) -> Item:
     return item
 
 
-def default_workers(samples: int) -> int:
+def preparing_workers(samples: int) -> int:
     """Processes that read and decode for this one: its part of the machine's cores; none where a few samples would not
     make up for starting them."""
     share = min(usable_cores() // local_world(), MAX_WORKERS)

@@ -6,13 +6,13 @@ In: `metrics.jsonl` of a run. Out: SVG text in which every word is escaped.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.evaluate.metrics_file import read_lines
+from fourm_engine.evaluate.metrics_file import Line, read_lines
 from fourm_plugins.extras import optional
 
 #: Readable on a light page and on a dark one.
@@ -33,13 +33,20 @@ class Curve:
 def read_curves(path: Path) -> list[Curve]:
     """The loss, then the loss of each modality, from the lines of a run; [] if there are none. Skips unreadable
     lines (the last one of a killed run)."""
+    return curves_of(read_lines(path), lambda line: line.step)
+
+
+def curves_of(lines: Iterable[Line], at: Callable[[Line], float | None]) -> list[Curve]:
+    """The same of `lines`; each stands `at` a place on the axis, or nowhere."""
     curves = {"loss": Curve("loss")}
-    for line in read_lines(path):
+    for line in lines:
+        if (x := at(line)) is None:
+            continue
         train = {"loss": line.numbers["loss"]} if "loss" in line.numbers else {}
         for name, value in (train | line.losses).items():
-            curves.setdefault(name, Curve(name)).train.append((line.step, value))
+            curves.setdefault(name, Curve(name)).train.append((x, value))
         for name, value in line.held_out.items():
-            curves.setdefault(name, Curve(name)).held_out.append((line.step, value))
+            curves.setdefault(name, Curve(name)).held_out.append((x, value))
     return [curve for curve in curves.values() if curve.train or curve.held_out]
 
 

@@ -6,7 +6,7 @@ exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.weights import digest_of
@@ -38,7 +37,7 @@ class ExtendTask(FourMTask):
         data: training samples, of `extension.training`.
         cases: case -> held-out samples under its masks; see `Report`.
         steps: of the run, for the report.
-        workers, picture: as of `FourMTask`."""
+        options: as of `FourMTask`."""
 
     name = "extension"
     evaluates_first = True
@@ -51,14 +50,10 @@ class ExtendTask(FourMTask):
         cases: Mapping[str, MaskedSamples],
         *,
         steps: int,
-        loss: LossConfig | None = None,
-        workers: int | None = 0,
-        picture: Callable[[FourM, Path], None] | None = None,
+        **options: Any,
     ) -> None:
         used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(
-            extension.training, used, extension.model_config, data, loss=loss, workers=workers, picture=picture
-        )
+        super().__init__(extension.training, used, extension.model_config, data, **options)
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None

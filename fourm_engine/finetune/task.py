@@ -5,8 +5,7 @@ In: the opened source, tokenizers, packed samples. Out: the exported model, `<ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.task import FourMTask, network_of
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
@@ -36,12 +34,8 @@ class FinetuneTask(FourMTask):
         tokenizers: Mapping[str, Tokenizer],
         data: MaskedSamples,
         held_out: MaskedSamples | None = None,
-        *,
-        loss: LossConfig | None = None,
-        workers: int | None = 0,
-        picture: Callable[[FourM, Path], None] | None = None,
+        **options: Any,
     ) -> None:
-        options: Any = {"loss": loss, "workers": workers, "picture": picture}
         super().__init__(source.training, tokenizers, source.model_config, data, held_out, **options)
         self.source = source
         self._digest = digest_of(source.weights)

@@ -1,7 +1,7 @@
 """Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598).
 
 In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how what they predict combines,
-u + Σ wᵢ (cᵢ − u), each weight a number or a course over the steps. A branch of which nothing is taken is not computed.
+u + Σ wᵢ (cᵢ − u), each weight a number or a schedule over the steps. A branch of which nothing is taken is skipped.
 """
 
 from __future__ import annotations

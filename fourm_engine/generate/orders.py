@@ -99,6 +99,6 @@ class _Scoring(DecodingOrder):
         self._function = function
 
     def score(self, predicted: Predicted) -> Tensor:
-        confidence = predicted.confidence.masked_fill(~predicted.unknown, -torch.inf)
-        at = predicted
-        return self._function(confidence, at.unknown.clone(), at.step, at.steps, at.uniform.clone())
+        unknown, uniform = predicted.unknown.clone(), predicted.uniform.clone()
+        confidence = predicted.confidence.masked_fill(~unknown, -torch.inf)
+        return self._function(confidence, unknown, predicted.step, predicted.steps, uniform)

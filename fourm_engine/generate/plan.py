@@ -79,15 +79,15 @@ FREE_STEPS = 8
 
 def _weights(value: Any) -> Any:
     weights = list(value.values()) if isinstance(value, Mapping) else [value]
-    courses = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
-    if not all(isinstance(w, Real) and math.isfinite(w) for course in courses for w in course):
+    schedules = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
+    if not all(isinstance(w, Real) and math.isfinite(w) for schedule in schedules for w in schedule):
         raise ValueError(
-            "a finite number, or one for each of some inputs, {name: weight}; a list of numbers is a course"
+            "a finite number, or one for each of some inputs, {name: weight}; a list of numbers is a schedule"
         )
     if not weights:
         raise ValueError("it names no condition; leave it out")
     if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):
-        raise ValueError("a course over the steps has at least two numbers, for the first and the last step")
+        raise ValueError("a schedule of guidance has at least two numbers, for the first and the last step")
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -96,7 +96,7 @@ def _weights(value: Any) -> Any:
 Guidance = Annotated[float | list[float] | dict[str, float | list[float]], BeforeValidator(_weights)]
 
 
-def courses(guidance: Guidance | None) -> bool:
+def scheduled(guidance: Guidance | None) -> bool:
     """Whether a weight changes over the steps."""
     return any(isinstance(w, list) for w in (guidance.values() if isinstance(guidance, dict) else [guidance]))
 
@@ -200,8 +200,8 @@ class Stage(BaseModel):
             raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")
         if self.temperature_schedule != "onex" and (idle := sorted(changed & {"temperature_min", "temperature_power"})):
             raise ValueError(f"{idle[0]} is for temperature_schedule='onex' alone; leave it out")
-        if self.scheme != "autoregressive" and self.steps == 1 and courses(self.guidance):
-            raise ValueError("a course of guidance has no effect on one step; raise steps, or give one number")
+        if self.scheme != "autoregressive" and self.steps == 1 and scheduled(self.guidance):
+            raise ValueError("a schedule of guidance has no effect on one step; raise steps, or give one number")
         if self.steps == 1 and self.schedule != "cosine":
             raise ValueError("schedule has no effect on one step; raise steps, or leave it out")
         if self.steps == 1 and self.temperature_schedule == "linear":

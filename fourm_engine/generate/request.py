@@ -111,9 +111,8 @@ def check_variety(plan: Sequence[Stage], count: int) -> None:
     """Several samples of one input need something that is drawn."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
-            f"{counted(count, 'sample')} of one input with a plan that draws nothing (temperature 0, top_k 1) "
-            f"are all the same; "
-            f"ask for one, or raise temperature"
+            f"{counted(count, 'sample')} of one input with a plan that draws nothing (temperature 0, top_k 1) are all "
+            "the same; ask for one, or raise temperature"
         )
 
 

@@ -23,9 +23,11 @@ class Kept:
 def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool = False) -> None:
     """Raise ValueError, in the `name` that a user gave, where a mask, bool (n,), keeps all tokens or, unless it is of
     an `edit`, none."""
-    if edit and tokens.all():
-        raise ValueError(f"{name!r}: the mask marks nothing of what the model sees, the picture's centre; mark more")
     if edit:
+        if tokens.all():
+            raise ValueError(
+                f"{name!r}: the mask marks nothing of what the model sees, the picture's centre; mark more"
+            )
         return
     if tokens.all():
         raise ValueError(f"{name!r}: keep leaves out no token of what the model sees; leave keep out")

@@ -108,7 +108,7 @@ class Embedding(nn.Module):
         return torch.tensor(offsets, dtype=torch.int64, device="cpu"), torch.cat(tables)
 
     def initial(self) -> dict[str, Initial]:
-        """Parameter -> the numbers that it begins with."""
+        """Parameter -> its initial values."""
         found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
         found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():

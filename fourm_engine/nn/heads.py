@@ -46,7 +46,7 @@ class Heads(nn.Module):
         assert sum(self._rows) == vocabulary.size, "the entries' slices must tile the vocabulary"
 
     def initial(self) -> Initial:
-        """The numbers that the matrix begins with."""
+        """The initial values of the matrix."""
         return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""The numbers that parameters begin with: a pure function of the seed and a parameter's name.
+"""Initial values of parameters: a pure function of the seed and a parameter's name.
 
-In: how a parameter begins, and rows of it, wherever they are. Out: these rows, filled. They are drawn on the CPU in
+In: the distribution, and rows of a parameter, wherever they are. Out: these rows, filled. They are drawn on the CPU in
 blocks with a generator each, so that a process draws little beside the rows that it holds, and any number of processes
 draws the same.
 """

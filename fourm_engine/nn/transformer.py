@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         self.tabulate()
 
     def initial(self) -> dict[str, Initial]:
-        """Parameter -> the numbers that it begins with."""
+        """Parameter -> its initial values."""
         found = {}
         for path, module in self.named_modules():
             if isinstance(module, nn.LayerNorm):
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
         """Begin decoding R sequences of at most `max_len` tokens.
 
         `contexts`: (context (U, N, D), valid (U, N), rows) of `encode`; each of the U contexts is that of `rows` of the
-        R rows, which come in this order. What is the same for several rows is so computed once."""
+        R rows, which come in this order. Rows of one context share its keys and values."""
         groups, first = list[Contexts](), 0
         for context_UND, valid_UN, rows in contexts:
             mask, seen = (None, None) if bool(valid_UN.all()) else guard_mask(valid_UN[:, None, None, :])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.evaluate.charts import Curve
+from fourm_engine.evaluate.charts import Curve, curves_of
+from fourm_engine.evaluate.metrics_file import Line
 from fourm_engine.evaluate.run_curves import draw_runs
 from fourm_engine.recipes.runs import KnownRun, covered, flat, open_run
 
@@ -74,11 +75,10 @@ def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, l
 def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, float]:
     """ "loss", that of each term, and "held out ..." of a run where `axis`, a value for each line of training, is
     `where` at most. {} before the first line."""
-    trained = [line for line in run.lines if "loss" in line.numbers]
     number = bisect_right(axis, where)
     if not number:
         return {}
-    line = trained[number - 1]
+    line = run.trained[number - 1]
     evaluated = [other for other in run.lines if other.held_out and other.step <= line.step]
     held_out = evaluated[-1].held_out if evaluated else {}
     return {"loss": line.numbers["loss"], **line.losses, **{HELD_OUT + name: value for name, value in held_out.items()}}
@@ -104,16 +104,10 @@ def plot_runs(folders: Sequence[Path], out: Path, *, axis: str = "step") -> list
 
 def curves_over(run: KnownRun, axis: str) -> list[Curve]:
     """The curves of a run; an evaluation stands where the last line of training up to its step does."""
-    trained, values = [line for line in run.lines if "loss" in line.numbers], covered(run)[axis]
-    if not values:
-        return []
-    curves: dict[str, Curve] = {}
-    for line, x in zip(trained, values, strict=True):
-        for name, value in {"loss": line.numbers["loss"], **line.losses}.items():
-            curves.setdefault(name, Curve(name)).train.append((x, value))
-    steps = [line.step for line in trained]
-    for line in run.lines:
-        if line.held_out and (number := bisect_right(steps, line.step)):
-            for name, value in line.held_out.items():
-                curves.setdefault(name, Curve(name)).held_out.append((values[number - 1], value))
-    return list(curves.values())
+    steps, values = [line.step for line in run.trained], covered(run)[axis]
+
+    def at(line: Line) -> float | None:
+        number = bisect_right(steps, line.step)
+        return values[number - 1] if number else None
+
+    return curves_of(run.lines, at) if values else []

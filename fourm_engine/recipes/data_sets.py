@@ -58,9 +58,8 @@ def pack(
     done = pack_shards(there, out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
-            f"{counted(len(done.dotted), 'name holds', 'names hold')} a dot, such as {shown(done.dotted[0])}: "
-            f"other readers of WebDataset take "
-            f"what precedes the first dot for the sample"
+            f"{counted(len(done.dotted), 'name holds', 'names hold')} a dot, such as {shown(done.dotted[0])}: other "
+            "readers of WebDataset take what precedes the first dot for the sample"
         )
     return _told(done, there, out, tell)
 

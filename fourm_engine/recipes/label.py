@@ -34,9 +34,8 @@ class Labelled:
         done, step = self.report, self.step
         lacking = f"{done.lacking} have no {step.source}, " if done.lacking else ""
         return (
-            f"{self.root}: {counted(done.labelled, 'sample')} of {step.target} made from {step.source}, "
-            f"{done.kept} were there, "
-            f"{lacking}{len(done.bad)} skipped"
+            f"{self.root}: {counted(done.labelled, 'sample')} of {step.target} made from {step.source}, {done.kept} "
+            f"were there, {lacking}{len(done.bad)} skipped"
         )
 
 

@@ -37,6 +37,11 @@ class KnownRun:
     lines: list[Line] = field(repr=False)
 
     @property
+    def trained(self) -> list[Line]:
+        """The lines of training."""
+        return [line for line in self.lines if "loss" in line.numbers]
+
+    @property
     def batch_size(self) -> int | None:
         """Samples of a step."""
         return self._setting("batch_size")
@@ -80,8 +85,7 @@ class KnownRun:
 
     def row(self) -> dict[str, Any]:
         """What `fourm runs` shows of it, JSON-ready; None is unknown."""
-        trained = [line for line in self.lines if "loss" in line.numbers]
-        last, best = (trained[-1] if trained else None), self.best()
+        last, best = next(reversed(self.trained), None), self.best()
         numbers = last.numbers if last else {}
         known = ("parameters", "processes", "device", "engine", "torch", "commit", "started", "ended", "error")
         at = covered(self)
@@ -106,7 +110,7 @@ class KnownRun:
 def covered(run: KnownRun) -> dict[str, list[float]]:
     """ "step", "samples" and "seconds" of training up to each line of training; [] where they cannot be told. Lines
     without seconds or samples get them from the speed and the size of a batch."""
-    lines = [line for line in run.lines if "loss" in line.numbers]
+    lines = run.trained
     size, samples, seconds, before = run.batch_size, list[float](), list[float](), 0
     for line in lines:
         if "samples" in line.numbers or size:

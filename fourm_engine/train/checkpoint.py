@@ -10,7 +10,6 @@ reads what any other number wrote (`saving`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -27,11 +26,11 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.distributed import first_row, local
+from fourm_engine.weights import sha256_of
 from fourm_plugins.modality import flat
 
 FORMAT = 4
 MAX_STATE_BYTES = 1 << 26
-_BLOCK = 1 << 20  # bytes read at once
 #: Of what a task is made from: how many samples.
 SAMPLES = "data.samples"
 NAME = re.compile(r"step-(\d{8,})")
@@ -113,11 +112,7 @@ def steps_in(folder: Path) -> list[int]:
 
 def facts_of(path: Path) -> dict[str, Any]:
     """Size and digest of a part."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def load(

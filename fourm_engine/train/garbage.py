@@ -13,15 +13,16 @@ EVERY = 100
 @contextmanager
 def collected_at_steps() -> Iterator[Callable[[int], None]]:
     """Switches the collector off, and yields what is to be called with the number of each step in its place."""
+
+    def collect(step: int) -> None:
+        if step % EVERY == 0:
+            gc.collect(1)
+
     was = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        yield lambda step: None if step % EVERY else _collect()
+        yield collect
     finally:
         if was:
             gc.enable()
-
-
-def _collect() -> None:
-    gc.collect(1)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
@@ -155,7 +154,10 @@ class Trainer:
             self._build(device)
             checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
             check_same_run(checkpoint.folder, checkpoint.state, self.identity, self.versions, self.task.defaults())
-            load(checkpoint, {name: tensor for name, tensor in self._tensors().items() if name.startswith("model/")})
+            load(
+                checkpoint,
+                {name: tensor for name, tensor in self.learner.tensors().items() if name.startswith("model/")},
+            )
             tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
             for line in examine(self.learner, kept):
                 tell(line)
@@ -204,10 +206,6 @@ class Trainer:
         self.model.register_forward_pre_hook(lambda *_: self.watch.moves())
         self.learner.moved = self.watch.moves
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds, by name; reading one writes into these."""
-        return self.learner.tensors()
-
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
@@ -218,7 +216,7 @@ class Trainer:
             )
         self.learner.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
-        unread = together(lambda: load(checkpoint, self._tensors(), optional=optional, whole=(OPTIMISER,)))
+        unread = together(lambda: load(checkpoint, self.learner.tensors(), optional=optional, whole=(OPTIMISER,)))
         self.learner.optimiser.forget(unread)
         self.progress = Progress(checkpoint.step, **saved["progress"])
         if (averages := self.learner.averages) and saved["ema"]:
@@ -345,7 +343,7 @@ class Trainer:
             "ema": self.learner.averages is not None,
         }
         self.watch.moves("saving a checkpoint")
-        checkpoints.save(self.progress.step, self._tensors(), state)
+        checkpoints.save(self.progress.step, self.learner.tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
         self.observers("fourm_evaluated", step=self.progress.step, scores=metrics.scores(self.progress.step, scores))

@@ -7,8 +7,7 @@ collectives with the backward pass.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -116,11 +115,10 @@ class Gradients:
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def micro_batch(self, last: bool) -> Any:
-        """Context of one forward and backward pass; only the last of a step communicates."""
+    def communicate(self, last: bool) -> None:
+        """Before each forward pass: the backward pass reduces gradients in the `last` micro-batch of a step alone."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        return nullcontext()
 
     def reduce(self) -> None:
         """After the last backward pass: the mean over processes. An unused parameter gets a zero gradient

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.files import write_atomically
-from fourm_engine.lock import this_process
+from fourm_engine.lock import now, this_process
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.hookspecs import Run
@@ -70,10 +69,6 @@ def read(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else {}
-
-
-def now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def versions() -> dict[str, str]:

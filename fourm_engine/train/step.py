@@ -72,12 +72,12 @@ class Learner:
         self.buffers.before()
         torch.manual_seed(seed_of(self.seed, step, rank()))
         for number, batch in enumerate(micro_batches):
-            with self.gradients.micro_batch(last=number == len(micro_batches) - 1):
-                with self.autocast():
-                    loss = self.task.loss(self.model, batch, step)
-                total = sum(scale[name] * value.float() for name, value in loss.sums.items())
-                assert isinstance(total, Tensor), f"{self.task.name}: a loss without any term"
-                total.backward()
+            self.gradients.communicate(last=number == len(micro_batches) - 1)
+            with self.autocast():
+                loss = self.task.loss(self.model, batch, step)
+            total = sum(scale[name] * value.float() for name, value in loss.sums.items())
+            assert isinstance(total, Tensor), f"{self.task.name}: a loss without any term"
+            total.backward()
             for name, value in {**loss.sums, **loss.logs}.items():
                 sums[order[name]] += value.detach().float()
             sums[-1] += total.detach()

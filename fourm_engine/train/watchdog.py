@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fourm_engine.lock import process_lives, this_process
+from fourm_engine.lock import now, process_lives, this_process
 from fourm_engine.train.distributed import describe, rank, together, world_size
 from fourm_engine.train.stopping import Stopped
 
@@ -93,11 +93,13 @@ class Watch:
         """Renew the facts of this process. `end`: why it ended; `because`: of what other process."""
         if world_size() == 1:
             return
-        facts = this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
-        path = self._path(rank())
+        path, facts = self._path(rank()), self._facts()
         with suppress(OSError):  # a full disk must not end a run that needs none of it
             path.with_suffix(".part").write_text(json.dumps(facts | {"end": end, "because": because}))
             os.replace(path.with_suffix(".part"), path)
+
+    def _facts(self) -> dict[str, Any]:
+        return this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
 
     def _clean(self) -> None:
         """The last process to end, except by a hang, leaves nothing but stacks."""
@@ -179,9 +181,8 @@ class Watch:
     def _hangs(self, quiet: float) -> NoReturn:
         with self._ending:
             faulthandler.cancel_dump_traceback_later()
-            facts = this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._stacks.write(f"{now} rank {rank()}, {_where(facts)}: no move for {quiet:.0f} s\n")
+            facts = self._facts()
+            self._stacks.write(f"{now()} rank {rank()}, {_where(facts)}: no move for {quiet:.0f} s\n")
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
             everyone, silent = {rank(): facts}, set()
@@ -219,8 +220,8 @@ def _leave() -> NoReturn:
 
 def _gone(facts: dict[str, Any]) -> bool:
     """Whether a process of this machine has ended, be it that its parent does not know yet."""
-    if process_lives(facts) is not True:
-        return process_lives(facts) is False
+    if (lives := process_lives(facts)) is not True:
+        return lives is False
     with suppress(OSError, IndexError):
         return Path(f"/proc/{facts['pid']}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     return False

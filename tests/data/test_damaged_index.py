@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fourm_engine.data.columns import checksum, sealed, unsealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.index import INDEX
+from fourm_engine.data.raw.index import FILE, FORMAT, INDEX
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
@@ -291,3 +292,47 @@ def test_a_checksum_is_that_of_the_file_whatever_the_column(tmp_path):
     for column in (np.arange(5, dtype=np.uint16), np.zeros(0, np.int64), np.arange(10)[::2], np.full(3, 7, ">u4")):
         save_column(tmp_path / "column.npy", column)
         assert checksum(column) == crc32((tmp_path / "column.npy").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"shards": [["/etc/passwd", 1, 1, True, 0, 0]]},
+        {"odd": 3},
+        {"views": [{}]},
+        {"format": 99},
+        {"members": {"folder": "../x", "columns": {}}},
+        {"shards": None},
+    ],
+)
+def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
+    write_layout(tmp_path, DATA, "mixed")
+    open_catalogue(tmp_path, SPECS, index=True)
+    path = tmp_path / INDEX / FILE
+    path.write_text(sealed(unsealed(path.read_bytes(), FORMAT) | hostile))
+    lines: list[str] = []
+    open_catalogue(tmp_path, SPECS, index=True, tell=lines.append)
+    assert "damaged" in lines[0]
+    assert held(tmp_path) == expected(DATA)
+
+
+def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path):
+    write_layout(tmp_path / "data", {"xx/y": {"a": b"1"}, "z": {"a": b"2"}}, "loose")
+    open_catalogue(tmp_path / "data", SPECS, index=True)
+    (tmp_path / "y.npy").write_bytes(b"secret")
+    path = tmp_path / "data" / INDEX / FILE
+    for column, before, after in (("names.blob", b"xx/y", b"../y"), ("loose.blob", b"a/xx/y.npy", b"../y.npy//")):
+        file = next((tmp_path / "data" / INDEX).glob(f"view-*/{column}.npy"))
+        content = file.read_bytes()
+        assert before in content
+        file.write_bytes(content.replace(before, after))
+        document = unsealed(path.read_bytes(), FORMAT)  # made to fit
+        for view in document["views"]:
+            view["stored"]["columns"][column][1] = zlib.crc32(file.read_bytes())
+        path.write_text(sealed(document))
+        if column == "names.blob":
+            assert held(tmp_path / "data") == expected({"xx/y": {"a": b"1"}, "z": {"a": b"2"}})  # made anew
+        else:
+            data = AlignedData(tmp_path / "data", RAW)
+            with pytest.raises(ValueError, match="_index is damaged"):
+                data.files("xx/y", "a")

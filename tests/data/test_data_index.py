@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.data.raw import catalogue
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.index import FILE, FORMAT, INDEX
+from fourm_engine.data.raw.index import FILE, INDEX
 from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
@@ -190,49 +188,6 @@ def test_any_damage_is_said_and_mended(tmp_path, how, caplog):
         assert how == "gone" or "damaged" in lines[0], name
         assert {n: (tmp_path / n).read_bytes() for n in whole} == whole
         assert held(tmp_path) == expected(DATA)
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        {"shards": [["/etc/passwd", 1, 1, True, 0, 0]]},
-        {"odd": 3},
-        {"views": [{}]},
-        {"format": 99},
-        {"members": {"folder": "../x", "columns": {}}},
-        {"shards": None},
-    ],
-)
-def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
-    write_layout(tmp_path, DATA, "mixed")
-    index(tmp_path)
-    path = tmp_path / INDEX / FILE
-    path.write_text(sealed(unsealed(path.read_bytes(), FORMAT) | hostile))
-    _, lines = index(tmp_path)
-    assert "damaged" in lines[0]
-    assert held(tmp_path) == expected(DATA)
-
-
-def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path):
-    write_layout(tmp_path / "data", {"xx/y": {"a": b"1"}, "z": {"a": b"2"}}, "loose")
-    index(tmp_path / "data")
-    (tmp_path / "y.npy").write_bytes(b"secret")
-    path = tmp_path / "data" / INDEX / FILE
-    for column, before, after in (("names.blob", b"xx/y", b"../y"), ("loose.blob", b"a/xx/y.npy", b"../y.npy//")):
-        file = next((tmp_path / "data" / INDEX).glob(f"view-*/{column}.npy"))
-        content = file.read_bytes()
-        assert before in content
-        file.write_bytes(content.replace(before, after))
-        document = unsealed(path.read_bytes(), FORMAT)  # made to fit
-        for view in document["views"]:
-            view["stored"]["columns"][column][1] = zlib.crc32(file.read_bytes())
-        path.write_text(sealed(document))
-        if column == "names.blob":
-            assert held(tmp_path / "data") == expected({"xx/y": {"a": b"1"}, "z": {"a": b"2"}})  # made anew
-        else:
-            data = AlignedData(tmp_path / "data", MODALITIES)
-            with pytest.raises(ValueError, match="_index is damaged"):
-                data.files("xx/y", "a")
 
 
 def test_a_small_data_set_is_left_alone_and_a_large_one_is_indexed_on_the_way(tmp_path, monkeypatch, caplog):

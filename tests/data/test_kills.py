@@ -18,6 +18,7 @@ from fourm_engine.data.tokens.indexing import build, has_tokens, open_index, sca
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
+from tests.killing import ends
 
 MODALITIES = fake_modalities(["a", "b", "words"])
 TOKENIZERS = fake_tokenizers(MODALITIES)
@@ -59,26 +60,6 @@ def work(raw, tokens, tokenizers=SLOW):
     open_index(tokens)
 
 
-def ends(seconds, *args):
-    """Whether a process works to its end within some seconds; then it is killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work(*args)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    ending = time.monotonic() + seconds
-    while time.monotonic() < ending:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            assert status == 0
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def holds(folder):
     """All tensors of all shards, what the index says of them, and the files that are there."""
     index = Index.load(folder)
@@ -100,7 +81,7 @@ def check(raw, tmp_path, kills, seed):
     for attempt in range(20 * kills):
         if killed >= kills:
             break
-        if ends(rng.uniform(0, seconds), raw, tmp_path / "killed"):
+        if ends(rng.uniform(0, seconds), work, raw, tmp_path / "killed"):
             for state in (0, 1, 2):  # all over again, from a random state on
                 if state >= attempt % 3:
                     (tmp_path / f"killed-{state}").unlink()
@@ -111,7 +92,7 @@ def check(raw, tmp_path, kills, seed):
         if has_tokens(tmp_path / "killed"):
             open_index(tmp_path / "killed", write=False)  # whatever stands there is whole
     assert killed == kills
-    assert ends(60, raw, tmp_path / "killed")
+    assert ends(60, work, raw, tmp_path / "killed")
     assert holds(tmp_path / "killed") == holds(tmp_path / "whole")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.data.loader import MicroBatches, default_workers
-from fourm_engine.data.order import FULL_ROWS, LANES, Order, Share, epoch_order
+from fourm_engine.data.order import FULL_ROWS, LANES, Order, Share, epoch_order, sample_rng
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum)
 SHARDS = np.full(200, 100)
@@ -164,3 +164,18 @@ def test_workers_are_chosen_for_the_machine(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert default_workers(on_gpu=True) == 8
     assert default_workers(on_gpu=False) == 0
+
+
+@given(n=st.integers(1, 200), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**32))
+def test_every_epoch_is_a_permutation_that_follows_from_its_number(n, seed, epoch):
+    order = epoch_order(n, seed, epoch)
+    assert sorted(order.tolist()) == list(range(n))
+    assert (order == epoch_order(n, seed, epoch)).all()
+    if n > 50:
+        assert (order != epoch_order(n, seed, epoch + 1)).any()
+        assert (order != epoch_order(n, seed + 1, epoch)).any()
+
+
+def test_samples_have_generators_of_their_own():
+    draws = {sample_rng(s, e, p).random() for s in range(3) for e in range(3) for p in range(30)}
+    assert len(draws) == 270

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fourm_engine.batch import Batch, Patches, Tokens
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.loader import MicroBatches, batches
-from fourm_engine.data.order import Share, epoch_order, sample_rng
+from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.cache import ArrayCache
 from fourm_engine.data.samples import MaskedSamples
@@ -79,21 +79,6 @@ def assert_same(x, y):
     assert x.keys() == y.keys()
     for name, tensor in x.items():
         assert torch.equal(tensor, y[name]), name
-
-
-@given(n=st.integers(1, 200), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**32))
-def test_every_epoch_is_a_permutation_that_follows_from_its_number(n, seed, epoch):
-    order = epoch_order(n, seed, epoch)
-    assert sorted(order.tolist()) == list(range(n))
-    assert (order == epoch_order(n, seed, epoch)).all()
-    if n > 50:
-        assert (order != epoch_order(n, seed, epoch + 1)).any()
-        assert (order != epoch_order(n, seed + 1, epoch)).any()
-
-
-def test_samples_have_generators_of_their_own():
-    draws = {sample_rng(s, e, p).random() for s in range(3) for e in range(3) for p in range(30)}
-    assert len(draws) == 270
 
 
 def one(data, name, modality, view=0):

@@ -291,16 +291,16 @@ def test_default_plan_takes_one_expected_step_where_the_layout_is_seen_and_sever
 def test_a_course_of_guidance_gives_each_step_its_weight(sampler):
     s = sample(names=("colour",))
     two = GRID.model_copy(update={"steps": 2, "temperature": 0.0, "top_p": None})
-    course = sampler.run([s], [two.model_copy(update={"guidance": [3.0, -1.0]})], [0])[0]["height"].ids
+    scheduled = sampler.run([s], [two.model_copy(update={"guidance": [3.0, -1.0]})], [0])[0]["height"].ids
     first = sampler.run([s], [two.model_copy(update={"guidance": 3.0})], [0])[0]["height"].ids
     u, c = grid_logits(sampler, {}), grid_logits(sampler, s.shown)
     guided = u + 3 * (c - u)
     kept = guided.log_softmax(-1).amax(-1).topk(tokens_per_step("cosine", 2, 16)[0]).indices.sort().values
-    assert course[kept].tolist() == first[kept].tolist() == guided.argmax(-1)[kept].tolist()
-    known = Shown.tokens(course[kept.numpy()], kept.numpy())
+    assert scheduled[kept].tolist() == first[kept].tolist() == guided.argmax(-1)[kept].tolist()
+    known = Shown.tokens(scheduled[kept.numpy()], kept.numpy())
     u, c = grid_logits(sampler, {}, known), grid_logits(sampler, s.shown, known)
     left = [p for p in range(16) if p not in known.pos]
-    assert course[left].tolist() == (u - (c - u)).argmax(-1).tolist()
+    assert scheduled[left].tolist() == (u - (c - u)).argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("stage", [GRID, TEXT])
@@ -317,7 +317,7 @@ def test_a_constant_course_is_the_number_and_courses_differ(sampler, stage):
 
 
 def test_a_course_needs_steps_and_two_numbers():
-    with pytest.raises(ValueError, match="a course of guidance has no effect on one step"):
+    with pytest.raises(ValueError, match="a schedule of guidance has no effect on one step"):
         Stage(target="height", scheme="parallel", guidance=[0.0, 2.0])
     with pytest.raises(ValueError, match="at least two numbers"):
         Stage(target="height", scheme="parallel", steps=4, guidance=[2.0])

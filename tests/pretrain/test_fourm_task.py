@@ -8,16 +8,10 @@ from torch import nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.model import FourM
-from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.optimiser import decay_groups
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import Host, config, make_task
-
-
-@pytest.fixture(autouse=True)
-def host(monkeypatch):
-    monkeypatch.setattr(store, "PluginManager", Host)
+from tests.pretrain.fourm_run import Host, config, make_task, rows
 
 
 @pytest.fixture
@@ -27,10 +21,6 @@ def data(tmp_path):
     write_data(tmp_path / "train", fake_modalities(), {"a": names, "b": names[4:], "words": names})
     write_data(tmp_path / "val", fake_modalities(), sample_names(10, start=100))
     return tmp_path
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_learns_and_leaves_a_model_that_loads(data, tmp_path):

@@ -1,22 +1,14 @@
 """Held-out losses by input and target, and pictures, of a run over the fake modalities."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fourm_engine.data.order import Share
 from fourm_engine.pretrain.pairs import NOTHING, paired
-from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from tests.fakes import fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import Host, config, make_task
-
-
-@pytest.fixture(autouse=True)
-def host(monkeypatch):
-    monkeypatch.setattr(store, "PluginManager", Host)
+from tests.pretrain.fourm_run import config, make_task, rows
 
 
 @pytest.fixture
@@ -30,10 +22,6 @@ def data(tmp_path):
 
 def specs(task):
     return {name: modality.spec for name, modality in task.modalities.items()}
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_matrix_has_a_row_for_every_input_and_nothing_and_shows_that_input_alone(data):

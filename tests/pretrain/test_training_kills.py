@@ -4,9 +4,7 @@ same weights."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import time
 
 import numpy as np
@@ -19,10 +17,10 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
-from tests.pretrain.fourm_run import Host, config, make_task
+from tests.killing import ends
+from tests.pretrain.fourm_run import config, make_task
 
 STEPS = 12
 
@@ -45,27 +43,6 @@ def trained(data, run, workers=0):
     Trainer(task, config(steps=STEPS, checkpoint_every=3, warmup=0), run, seed=3).run()
 
 
-def ends(seconds, *args):
-    """Whether a run comes to its end within some seconds; then it is killed, as are its workers."""
-    child = os.fork()
-    if child == 0:
-        os.setpgrp()
-        try:
-            trained(*args)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    ending = time.monotonic() + seconds
-    while time.monotonic() < ending:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            assert status == 0
-            return True
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def result(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["losses"]) for line in lines if "losses" in line]
@@ -73,24 +50,20 @@ def result(run):
 
 
 def check(data, kills, seed):
-    store.PluginManager, real = Host, store.PluginManager
-    try:
-        began = time.monotonic()
-        trained(data, data / "whole")
-        whole, rng, killed = time.monotonic() - began, np.random.default_rng(seed), 0
-        for attempt in range(20 * kills):
-            if killed >= kills:
-                break
-            if attempt % 4 == 3:  # an index that has to be made anew
-                shutil.rmtree(data / "tokens/train" / INDEX_FOLDER, ignore_errors=True)
-            if ends(rng.uniform(0, whole), data, data / "killed", attempt % 3):
-                shutil.rmtree(data / "killed")
-            else:
-                killed += 1
-        assert killed == kills
-        assert ends(600, data, data / "killed")
-    finally:
-        store.PluginManager = real
+    began = time.monotonic()
+    trained(data, data / "whole")
+    whole, rng, killed = time.monotonic() - began, np.random.default_rng(seed), 0
+    for attempt in range(20 * kills):
+        if killed >= kills:
+            break
+        if attempt % 4 == 3:  # an index that has to be made anew
+            shutil.rmtree(data / "tokens/train" / INDEX_FOLDER, ignore_errors=True)
+        if ends(rng.uniform(0, whole), trained, data, data / "killed", attempt % 3):
+            shutil.rmtree(data / "killed")
+        else:
+            killed += 1
+    assert killed == kills
+    assert ends(600, trained, data, data / "killed")
     (losses, weights), (others, same) = result(data / "killed"), result(data / "whole")
     assert losses == others  # and no step twice
     assert weights.keys() == same.keys()

@@ -31,9 +31,8 @@ def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Findin
                     Finding(
                         "duplicated",
                         "note",
-                        f"{part}: {counted(sum(map(len, groups)), 'sample')} share "
-                        f"{counted(len(groups), 'file')} of {key}, byte "
-                        f"for byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
+                        f"{part}: {counted(sum(map(len, groups)), 'sample')} share {counted(len(groups), 'file')} of "
+                        f"{key}, byte for byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
                         "they count several times; keep one of each unless that is meant",
                         part=part,
                         source=key,

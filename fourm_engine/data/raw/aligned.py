@@ -290,8 +290,8 @@ class AlignedData:
                 if last is not None:
                     raise ValueError(
                         f"{shown(self.root)}: none of the {counted(self.counts[modality], 'file')} of {modality} can "
-                        f"be used, "
-                        f"such as {last.where}: {last.reason}; fix them, or leave {modality} out of modalities.select"
+                        f"be used, such as {last.where}: {last.reason}; fix them, or leave {modality} out of "
+                        "modalities.select"
                     )
 
     @contextmanager

@@ -320,7 +320,6 @@ def _done(root: Path, before: int | None, scans: _Scans, files: int) -> str:
             f"be removed at any time"
         )
     return (
-        f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {counted(len(scans.blocks), 'shard')} "
-        f"scanned again{some}, "
-        f"the others are as they were"
+        f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {counted(len(scans.blocks), 'shard')} scanned "
+        f"again{some}, the others are as they were"
     )

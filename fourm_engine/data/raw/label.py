@@ -20,7 +20,7 @@ from fourm_engine.data.raw.catalogue import open_one
 from fourm_engine.data.raw.folder import Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
 from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source
-from fourm_engine.data.workers import ahead, default_workers
+from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
@@ -153,14 +153,14 @@ def label(
         have = [[name for name in names if name in there] for _, names in waiting]
         samples = sum(map(len, have))
         report.lacking = total - samples
-        parts = (part for names in have for batch in _split(names, BATCH) for part in _split(batch, PART))
+        parts = (part for names in have for batch in batched(names, BATCH) for part in batched(batch, PART))
         values = ahead(
-            ValueReader(files, source), parts, workers=default_workers(samples) if workers is None else workers
+            ValueReader(files, source), parts, workers=preparing_workers(samples) if workers is None else workers
         )
         with LabelWriter(folder, target) as writer:
             for (out, names), present in zip(waiting, have):
-                for batch in _split(present, BATCH):
-                    read = {name: value for _ in _split(batch, PART) for name, value in next(values).items()}
+                for batch in batched(present, BATCH):
+                    read = {name: value for _ in batched(batch, PART) for name, value in next(values).items()}
                     writer.encode(list(_label(read, files, target, labeller, on_error, report)))
                 writer.write(out)
                 done += len(names)
@@ -171,17 +171,13 @@ def label(
         return report
 
 
-def _split(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (names[start : start + size] for start in range(0, len(names), size))
-
-
 def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]]]:
     """(shard to write, its samples), or (None, a batch of samples) for plain files."""
     for shard, names in files.by_shard().items():
         if shard is not None:
             yield folder / shard, list(names)
         else:
-            yield from ((None, list(batch)) for batch in _split(names, BATCH))
+            yield from ((None, batch) for batch in batched(names, BATCH))
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:

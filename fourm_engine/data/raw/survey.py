@@ -15,7 +15,7 @@ from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
 from fourm_engine.data.raw.source import open_source
-from fourm_engine.data.raw.unfold import Texts, find_texts, unfold
+from fourm_engine.data.raw.unfold import TextFolder, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -107,7 +107,7 @@ def _samples(root: Path, folders: Sequence[str], asked: Asked) -> frozenset[str]
     return frozenset().union(*(source.names for source in sources if source is not None))
 
 
-def _texts(root: Path, part: Path, asked: Asked) -> tuple[list[Texts], list[str]]:
+def _texts(root: Path, part: Path, asked: Asked) -> tuple[list[TextFolder], list[str]]:
     """Of the tables in a part of a data set and in its folders; where parts are apart, also of those beside them."""
     beside = [part / name for name in _entries(part)[0]]
     if part != root:
@@ -161,9 +161,8 @@ def _left_out(
         if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
             number = len(asked.sources[folder].names)
             lines.append(
-                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; "
-                f"to write one: "
-                f"fourm plugins new NAME"
+                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; to "
+                "write one: fourm plugins new NAME"
             )
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
         lines.append(

@@ -16,6 +16,7 @@ from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.recognition import Asked
 from fourm_engine.data.raw.tables import SUFFIXES, Table, write_texts
 from fourm_engine.data.splits import SPLITS
+from fourm_plugins.counting import counted
 
 #: A folder with more such files holds a file a sample, not tables.
 MOST_TABLES = 20
@@ -24,7 +25,7 @@ _OTHERS = (".parquet", ".xlsx")
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextFolder:
     """What `plugin` reads once it lies in `folder`: a column of each of some tables."""
 
     plugin: str
@@ -41,10 +42,10 @@ class Texts:
         )
 
 
-def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[Texts], list[str]]:
+def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[TextFolder], list[str]]:
     """The texts in tables that lie in `root` or in a folder of `beside`, one a plugin, and a line on each table that
     has none."""
-    found, notes = dict[str, Texts](), list[str]()
+    found, notes = dict[str, TextFolder](), list[str]()
     for path in (path for folder in (root, *beside) for path in _tables(folder)):
         if path.suffix.lower() in _OTHERS:
             notes.append(f"{shown(path)} is not read: export it as CSV or JSON lines, a row a sample")
@@ -58,7 +59,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
         named = [(column, plugin) for column in table.columns if (plugin := _reader(column, asked)) is not None]
         for column, plugin in named:
             folder = root / re.sub(r"\W+", "_", column.strip().lower())
-            texts = found.setdefault(plugin, Texts(plugin, folder, []))
+            texts = found.setdefault(plugin, TextFolder(plugin, folder, []))
             if all(other is not table for other, _ in texts.columns):
                 texts.columns.append((table, column))
         if table.columns and not named and path.suffix.lower() != ".json":
@@ -70,7 +71,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
     return list(found.values()), notes
 
 
-def unfold(texts: Texts, samples: frozenset[str]) -> str:
+def unfold(texts: TextFolder, samples: frozenset[str]) -> str:
     """Write the folder, with the texts of `samples`. Returns a line on it. Raises ValueError where no row names one of
     these, and CannotWrite."""
     merged, rows, unmatched, example = dict[str, list[str]](), 0, 0, ""
@@ -84,7 +85,7 @@ def unfold(texts: Texts, samples: frozenset[str]) -> str:
         among = f"the samples are such as {shown(min(samples))!r}" if samples else "there are no files of samples"
         raise ValueError(f"{tables}: no row names a sample: they name such as {shown(example)!r}, and {among}")
     write_texts(texts.folder, merged)
-    line = f"{tables}: texts of {len(merged)} samples written to {shown(texts.folder)}"
+    line = f"{tables}: texts of {counted(len(merged), 'sample')} written to {shown(texts.folder)}"
     return f"{line}; {unmatched} of {rows} rows name no sample, such as {shown(example)!r}" if unmatched else line
 
 

@@ -255,8 +255,7 @@ class _Builder:
         if self.facts != (settings, views):
             raise ValueError(
                 f"{path}: {counted(views, 'view')} drawn with {settings}, but those of other shards are "
-                f"{self.facts[1]} drawn "
-                f"with {self.facts[0]}; remove {self.folder} and tokenize again"
+                f"{self.facts[1]} drawn with {self.facts[0]}; remove {self.folder} and tokenize again"
             )
 
     def _keep_tokens(self, shard: int, part: int, modality: str, before: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
-from fourm_engine.data.workers import ahead
+from fourm_engine.data.workers import ahead, batched
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
@@ -145,13 +144,8 @@ class _Sample:
 def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:
     """The samples of `tasks`, in order, prepared ahead in `workers` processes; without any, in this one."""
     size = ENCODED if preparer.tokenizers else HANDED_OVER
-    for samples in ahead(preparer, _batched(iter(tasks), size if workers else 1), workers=workers):
+    for samples in ahead(preparer, batched(tasks, size if workers else 1), workers=workers):
         yield from samples
-
-
-def _batched(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
-    while batch := list(islice(tasks, size)):
-        yield batch
 
 
 def _same(a: np.ndarray | str, b: np.ndarray | str | None) -> bool:

@@ -35,11 +35,9 @@ class ViewRecorder:
         self._without_tokens = [spec.name for spec in specs if spec.files not in tokenized]
         if index is not None and (index.settings, index.views) != (drawer.settings(), views):
             raise ValueError(
-                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {counted(index.views, 'view')}, but "
-                f"the config says "
-                f"{drawer.settings()}, {counted(views, 'view')}; restore data.augment, crop_scale, flip, views "
-                f"and seed, or "
-                f"remove {self.out} and tokenize"
+                f"{self.out / VIEWS_FOLDER}: recorded with {index.settings}, {counted(index.views, 'view')}, but the "
+                f"config says {drawer.settings()}, {counted(views, 'view')}; restore data.augment, crop_scale, flip, "
+                f"views and seed, or remove {self.out} and tokenize"
             )
         numbers = [] if index is None else index.shards[:, 0].tolist()
         self._at = {number: shard for shard, number in enumerate(numbers)}

@@ -78,9 +78,8 @@ class TokenStore(Store):
             way.check(modality, path)
             if way.views != index.views:
                 raise ValueError(
-                    f"{path}: {counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}; "
-                    f"remove {folder} "
-                    f"and run `fourm tokenize` again"
+                    f"{path}: {counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}; remove "
+                    f"{folder} and run `fourm tokenize` again"
                 )
         if len(fingerprints := sorted({way.fingerprint for way in made})) > 1:
             raise ValueError(f"{folder}: shards of several tokenizers, {', '.join(fingerprints)}; tokenize again")

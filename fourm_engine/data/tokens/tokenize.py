@@ -33,7 +33,7 @@ from fourm_engine.data.tokens.tally import Tally, TokenizeReport
 from fourm_engine.data.tokens.token_shards import Made, TokenShard, TokenShardWriter
 from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews, ViewDrawer
-from fourm_engine.data.workers import default_workers
+from fourm_engine.data.workers import preparing_workers
 from fourm_engine.device import local_device
 from fourm_engine.files import remove_leftovers, write_atomically
 from fourm_engine.storage.location import Location, content_of
@@ -100,7 +100,7 @@ def tokenize_split(
     # How much of an existing shard is left to do shows when it is compared.
     absent = [(data.having(m), recorder.names(n)) for n in mine for m in writers if not writers[m].exists(n)]
     job.total = sum(name in having for having, names in absent for name in names)
-    workers = default_workers(job.total) if config.workers is None else config.workers
+    workers = preparing_workers(job.total) if config.workers is None else config.workers
     encoding = local_device().type == "cpu" and workers >= torch.get_num_threads()
     preparer = Preparer(data, drawer, views, tokenizers if workers and encoding else None)
     for prepared in prepare(preparer, job.tasks(mine), workers=workers):
