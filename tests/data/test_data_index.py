@@ -331,7 +331,7 @@ def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_pat
 def _hold(root: Path, ready: object, stop: object) -> None:
     with at_work(root / INDEX):
         ready.set()
-        stop.wait(30)
+        stop.wait(300)
 
 
 def test_a_second_command_says_who_is_at_work_and_a_run_goes_on_without(tmp_path, monkeypatch, caplog):
@@ -341,7 +341,7 @@ def test_a_second_command_says_who_is_at_work_and_a_run_goes_on_without(tmp_path
     other = context.Process(target=_hold, args=(tmp_path, ready, stop))
     other.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(300)
         with pytest.raises(Busy, match="is at work here"):
             index(tmp_path)
         monkeypatch.setattr(catalogue, "MANY", 1)

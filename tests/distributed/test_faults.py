@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fourm_engine.train.watchdog import AGAIN, FOLDER
 from tests.distributed.forking import Forked, Starter
 
-STEPS, SECONDS = 40, 120
+STEPS, SECONDS = 40, 300
 
 
 @pytest.fixture(scope="module")

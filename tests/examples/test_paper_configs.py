@@ -137,9 +137,9 @@ exec "$@"
 """
 PYTHON = """#!/bin/bash
 echo "$@ rank $RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE at $MASTER_ADDR" >> $OUT/said
-echo $$ > $OUT/pid
 trap 'echo saved >> $OUT/said; exit 143' TERM
-for _ in $(seq 100); do [ -e $OUT/done ] && exit 0; sleep 0.05; done
+echo $$ > $OUT/pid
+for _ in $(seq 2000); do [ -e $OUT/done ] && exit 0; sleep 0.05; done
 exit 1
 """
 OTHERS = {
@@ -157,15 +157,14 @@ def test_a_slurm_job_that_is_stopped_saves_and_goes_back_into_the_queue(tmp_path
     environment |= {"SLURM_JOB_NODELIST": "any", "SLURM_JOB_ID": "77"}
     job = subprocess.Popen(["bash", str(PAPER / "slurm.sh"), "a.yaml", "train.lr=1"], env=environment)
     try:
-        deadline = time.time() + 20
+        deadline = time.time() + 120
         while not (tmp_path / "pid").exists() and time.time() < deadline:
             time.sleep(0.02)
-        time.sleep(0.1)  # the trap is set after the number is written
         if how == "finishes":
             (tmp_path / "done").touch()
         else:
             job.send_signal(getattr(signal, f"SIG{how}"))
-        status = job.wait(timeout=20)
+        status = job.wait(timeout=120)
     finally:
         job.kill()
     said = (tmp_path / "said").read_text().splitlines()

@@ -66,11 +66,11 @@ def test_a_plugin_that_kills_the_process_is_named_on_stderr(tmp_path, code):
 def test_a_plugin_that_hangs_is_named_and_then_ended(install, monkeypatch, capfd):
     monkeypatch.setattr(guard, "NOTICE", 0.05)
     monkeypatch.setattr(guard, "LIMIT", 0.2)
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="import time\ntime.sleep(60)\n")
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="import time\ntime.sleep(600)\n")
     began = time.monotonic()
     with pytest.raises(PluginError, match=r"EndsProcess: it hangs: not done after 0\.2 s"):
         PluginManager().modality("thermal")
-    assert time.monotonic() - began < 30  # woken, not waited for
+    assert time.monotonic() - began < 300  # woken, not waited for
     assert "of acme-thermal 1.2 (acme_thermal:Thermal) still runs after 0.05 s" in capfd.readouterr().err
 
 

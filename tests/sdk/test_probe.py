@@ -40,12 +40,12 @@ def test_what_each_plugin_does_is_told_and_nothing_is_imported_here(install):
     assert not {name for name in sys.modules.keys() - before if name.startswith("acme_")}
 
 
-@pytest.mark.parametrize("source", ["import time; time.sleep(60)", "while True: print('x' * 1000)"])
+@pytest.mark.parametrize("source", ["import time; time.sleep(600)", "while True: print('x' * 1000)"])
 def test_one_that_hangs_is_ended_with_all_that_it_started(install, source):
-    started = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    started = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source=started + source)
     began = time.monotonic()
     found = probe(PluginManager().find("modality", "thermal"), timeout=3)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300
     assert (found.plugin.state, found.plugin.reason) == ("broken", "hangs: not activated after 3 s")
     assert len(found.printed) <= 4000

@@ -92,8 +92,9 @@ def handler(web):
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if body:
-                    self.wfile.write(content if send is None else send)
+                    # Counted first: whoever has the last byte may look at the count at once.
                     web.sent[self.path.lstrip("/")] += len(content)
+                    self.wfile.write(content if send is None else send)
             except OSError:
                 pass
 
@@ -124,4 +125,4 @@ def fast(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path, fast):
-    return RemoteConfig(cache=tmp_path / "cache", cache_gb=1, timeout_s=0.4, give_up_s=5, ahead=2)
+    return RemoteConfig(cache=tmp_path / "cache", cache_gb=1, timeout_s=30, give_up_s=60, ahead=2)

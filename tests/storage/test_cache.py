@@ -188,13 +188,13 @@ def _download(url, config, results):
 def test_processes_that_need_the_same_shard_download_it_once(web, config):
     web.files["a.tar"] = content = os.urandom(300_000)
     web.faults["a.tar"] = ["slow"]  # long enough for all of them to come
-    config = config.model_copy(update={"timeout_s": 5})
+    config = config.model_copy(update={"timeout_s": 60})
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     processes = [context.Process(target=_download, args=(web.url, config, results)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert [results.get(timeout=20) for _ in processes] == [content] * 3
+    assert [results.get(timeout=120) for _ in processes] == [content] * 3
     for process in processes:
         process.join()
     assert web.requests["GET a.tar"] == 1
@@ -219,7 +219,7 @@ def test_a_forked_worker_reads_on_and_holds_no_copy_of_its_parent(web, config):
     read, write = os.pipe()
     if not (child := os.fork()):
         os.write(write, shard.read(0, 3))
-        time.sleep(30)
+        time.sleep(600)
         os._exit(0)
     try:
         assert os.read(read, 3) == b"aaa"
@@ -236,11 +236,13 @@ def test_an_idle_forked_worker_holds_nothing(web, config):
     web.files |= {"a.tar": b"a" * SIZE, "b.tar": b"b" * SIZE}
     folder = open_location(web.url, config.model_copy(update={"cache_gb": 1.5 * SIZE / 2**30}))
     shard = (folder / "a.tar").open()
+    read, write = os.pipe()
     if not (child := os.fork()):
-        time.sleep(30)
+        os.write(write, b"x")
+        time.sleep(600)
         os._exit(0)
     try:
-        time.sleep(0.1)
+        assert os.read(read, 1) == b"x"
         shard.close()
         assert (folder / "b.tar").local() is not None
     finally:

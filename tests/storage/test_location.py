@@ -37,7 +37,10 @@ def test_a_shard_is_downloaded_once_and_read_from_its_copy(web, folder, digest):
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "slow", "reset", "truncated"])
-def test_faults_that_pass_are_overcome(web, folder, fault):
+def test_faults_that_pass_are_overcome(web, config, fault):
+    web.files["data/a.tar"] = CONTENT
+    patience = {"timeout_s": 0.4} if fault == "slow" else {}
+    folder = open_location(f"{web.url}/data", config.model_copy(update=patience))
     web.faults["data/a.tar"] = [fault, fault]
     with (folder / "a.tar").open(len(CONTENT), SHA) as shard:
         assert shard.read(0, len(CONTENT)) == CONTENT
@@ -77,7 +80,7 @@ def test_a_store_that_stays_away_is_one_line_after_the_stated_time(web, folder, 
     line = r"^http://127.*/data/a\.tar: the store stayed away for \d+ s \(.*data.remote.give_up_s"
     with pytest.raises(Away, match=line) as caught:
         (folder / "a.tar").local(len(CONTENT), SHA)
-    assert 0.5 < time.monotonic() - start < 30
+    assert 0.5 < time.monotonic() - start < 300
     assert "\n" not in str(caught.value)
 
 
@@ -158,7 +161,7 @@ def test_shards_are_copied_ahead_of_their_use(web, folder, config):
     for name in "bcd":
         web.files[f"data/{name}.tar"] = CONTENT
     folder.ahead([Shard(f"{name}.tar", len(CONTENT), SHA) for name in "bcd"])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(list(config.cache.glob("*.copy"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     web.faults = {f"data/{name}.tar": ["gone"] for name in "bc"}  # not read again

@@ -161,7 +161,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, monkeypatch
     real = saving.save_file
 
     def slow(*arguments, **options):
-        assert may_write.wait(60)
+        assert may_write.wait(300)
         real(*arguments, **options)
 
     monkeypatch.setattr(saving, "save_file", slow)
