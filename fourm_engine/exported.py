@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -247,8 +248,8 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the network, the Hub and its cache raise many types
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason:.200}") from error
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason}") from error
 
 
 def spec_differences(saved: ModalitySpec, current: ModalitySpec) -> list[str]:

@@ -208,3 +208,16 @@ def test_a_hub_id_fetches_json_and_safetensors_alone(model, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     FourM.from_pretrained("someone/scenes", device="cpu", revision="v1")
     assert asked == {"repo_id": "someone/scenes", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+
+
+def test_the_reason_of_the_hub_ends_at_a_word_and_is_never_empty(monkeypatch):
+    reasons = iter(["ConnectError: " + "unreachable " * 40, ""])
+
+    def snapshot_download(repo_id, **options):
+        raise OSError(next(reasons))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ValueError, match=r"runs/none: no such folder, .*: ConnectError: (unreachable )+…$"):
+        FourM.from_pretrained("runs/none")
+    with pytest.raises(ValueError, match=r"could not provide it: OSError$"):
+        FourM.from_pretrained("runs/none")
