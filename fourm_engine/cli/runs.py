@@ -54,7 +54,7 @@ def list_runs(
     table = new_table(*columns)
     for row in found:
         table.add_row(*_cells(row))
-    show([table], [f"{row['run']}: {row['error']}" for row in found if row["error"]])
+    show([table], [_printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -67,7 +67,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     seconds = "" if row["seconds"] is None else duration(row["seconds"])
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
-    return [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
+    cells = [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
+    return [_printable(cell) for cell in cells]
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal obeys: others may have written the files of a run."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @app.command()

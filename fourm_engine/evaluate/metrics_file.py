@@ -44,7 +44,7 @@ def read_lines(path: Path) -> list[Line]:
                 row = json.loads(text)
             except (ValueError, RecursionError):  # also UnicodeDecodeError
                 continue
-            if isinstance(row, dict) and isinstance(step := row.get("step"), int) and not isinstance(step, bool):
+            if isinstance(row, dict) and type(step := row.get("step")) is int and 0 <= step < LARGEST:
                 pairs = row.get("pairs")
                 matrix = {name: numbers(cells) for name, cells in pairs.items()} if isinstance(pairs, dict) else {}
                 lines.append(Line(step, numbers(row), numbers(row.get("losses")), numbers(row.get("eval")), matrix))

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from fourm_engine.evaluate.metrics_file import LARGEST, Line, read_lines
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
-from fourm_engine.evaluate.metrics_file import Line, read_lines
 from fourm_engine.lock import process_lives
 from fourm_engine.train import record
 from fourm_engine.yaml_config import ConfigError, read_yaml
@@ -50,12 +50,12 @@ class KnownRun:
     def steps(self) -> int | None:
         """Of the whole run."""
         steps = self.facts.get("steps")
-        return steps if isinstance(steps, int) else self._setting("steps")
+        return steps if isinstance(steps, int) and abs(steps) < LARGEST else self._setting("steps")
 
     def _setting(self, name: str) -> int | None:
         train = self.facts.get("train") or self.config.get("train")
         value = train.get(name) if isinstance(train, dict) else None
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and abs(value) < LARGEST else None
 
     @property
     def step(self) -> int:

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ MAX_STATE_BYTES = 1 << 26
 #: Of what a task is made from: how many samples.
 SAMPLES = "data.samples"
 NAME = re.compile(r"step-(\d{8,})")
+#: What a trainer saves beside tensors, and the types of these.
+STATE = {"identity": dict, "versions": dict, "config": dict, "progress": dict, "ema": bool}
 ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
 
 
@@ -43,6 +45,16 @@ class CheckpointError(ValueError):
 
 class OtherFormat(CheckpointError):
     """A checkpoint was written by another version."""
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0  # finished steps
+    skipped: int = 0  # of these, left out
+    in_a_row: int = 0  # left out just now
+    averaged: int = 0  # of the steps that were taken, those in the moving average
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,10 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
                 facts = facts_of(folder / name)
             if any(files[name][key] != fact for key, fact in facts.items()):
                 raise CheckpointError(f"{folder / name}: not the file that was saved, damaged or truncated")
-        return Checkpoint(folder, int(document["step"]), names, dict(document["state"]))
+        step, named = document["step"], NAME.fullmatch(folder.name)
+        if type(step) is not int or step < 0 or (named and int(named[1]) != step):
+            raise CheckpointError(f"{path}: says step {step!r}; the folder was renamed, or the file was edited")
+        return Checkpoint(folder, step, names, dict(document["state"]))
     except CheckpointError:
         raise
     except OSError as error:
@@ -167,6 +182,23 @@ def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: st
         low, high = max(first, begin), min(first + shape[0], begin + len(destination))
         if low < high:
             destination[low - begin : high - begin].copy_(source[low - first : high - first])
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the trainer saved beside tensors. Raises CheckpointError where a part is missing or something else."""
+    saved, path = checkpoint.state, checkpoint.folder / "state.json"
+    remedy = "damaged or edited; move this checkpoint away to go on from the one before"
+    for name, kind in STATE.items():
+        if not isinstance(saved.get(name), kind):
+            raise CheckpointError(f"{path}: state: no {name!r}, or something else; {remedy}")
+    counts = {field.name for field in fields(Progress)} - {"step"}
+    for name, number in saved["progress"].items():
+        if name not in counts or type(number) is not int or number < 0:
+            raise CheckpointError(f"{path}: state: progress: {name} is {number!r}; {remedy}")
+    for name, version in saved["versions"].items():
+        if not isinstance(version, str):
+            raise CheckpointError(f"{path}: state: versions: {name} is {version!r}; {remedy}")
+    return saved
 
 
 def check_same_run(

@@ -15,16 +15,24 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
 from fourm_engine.files import write_atomically
-from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, check_same_run, load, nearest
+from fourm_engine.train.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Progress,
+    check_same_run,
+    load,
+    nearest,
+    state_of,
+)
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import (
     check_same,
@@ -57,17 +65,6 @@ from fourm_plugins.counting import counted
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
-
-
-@dataclass
-class Progress:
-    """What a checkpoint holds besides tensors."""
-
-    step: int = 0  # finished steps
-    skipped: int = 0  # of these, left out
-    in_a_row: int = 0  # left out just now
-    averaged: int = 0  # of the steps that were taken, those in the moving average
-
 
 K = TypeVar("K")
 
@@ -153,13 +150,13 @@ class Trainer:
             self._check()
             self._build(device)
             checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
-            check_same_run(checkpoint.folder, checkpoint.state, self.identity, self.versions, self.task.defaults())
+            check_same_run(checkpoint.folder, state_of(checkpoint), self.identity, self.versions, self.task.defaults())
             load(
                 checkpoint,
                 {name: tensor for name, tensor in self.learner.tensors().items() if name.startswith("model/")},
             )
             tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
-            for line in examine(self.learner, kept):
+            for line in examine(self.learner, kept, path):
                 tell(line)
         return {}
 
@@ -207,7 +204,7 @@ class Trainer:
         self.learner.moved = self.watch.moves
 
     def _resume(self, checkpoint: Checkpoint) -> None:
-        saved = checkpoint.state
+        saved = state_of(checkpoint)
         check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
         if checkpoint.step > self.plan.steps:
             length = next(f"{n}={getattr(self.config, n)}" for n in LENGTHS if getattr(self.config, n) is not None)
@@ -381,11 +378,15 @@ class Trainer:
 
     def _finished(self) -> dict[str, float] | None:
         """The last evaluation, if this run has already finished."""
-        path = self.folder / "finished.json"
-        document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": -1}
-        same = document.get("exports") == list(self.config.exports)
-        finished = sum_numbers([float(same and document["step"] == self.plan.steps == self.progress.step)])
-        return dict(document["scores"]) if finished[0] == world_size() else None
+        scores, same = dict[str, float](), False
+        try:
+            document = json.loads((self.folder / "finished.json").read_text())
+            scores = {name: float(score) for name, score in document["scores"].items()}
+            same = document["exports"] == list(self.config.exports)
+            same = same and document["step"] == self.plan.steps == self.progress.step
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            pass  # none, or damaged: the end of the run is done again
+        return scores if sum_numbers([float(same)])[0] == world_size() else None
 
 
 def _tell(text: str) -> None:

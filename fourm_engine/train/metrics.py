@@ -237,15 +237,15 @@ def _truncate(path: Path, step: int, *, last: bool) -> float:
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
             if row["step"] < step or (row["step"] == step and not (last and "eval" in row)):
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
                 seconds = float(row.get("seconds", seconds))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # none of ours
             continue
-    write_atomically(path, "".join(kept))
+    write_atomically(path, b"".join(kept))
     return seconds
 
 

@@ -8,6 +8,7 @@ only gradients were not); from such a file, which module first gives numbers tha
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -33,7 +34,6 @@ FOLDER, FORMAT = "not-finite", 1
 #: Steps whose batches are kept, in a folder; later ones are named only.
 KEPT = 5
 _FACTS = "fourm.step"  # key of the header
-_MAX_HEADER = 1 << 26
 
 
 class NotFinite:
@@ -108,16 +108,44 @@ def read_step(path: Path, task: Task) -> KeptStep:
             start = f"{micro}/"
             batches.append(task.batch_of({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}))
         counts = {name: float(count) for name, count in facts["counts"].items()}
-        return KeptStep(int(facts["step"]), int(facts["rank"]), counts, facts["samples"], batches)
+        if not batches or not all(math.isfinite(count) and count >= 0 for count in counts.values()):
+            raise ValueError("no samples, or counts that are none")
+        for number in (facts["step"], facts["rank"]):
+            if type(number) is not int or not 0 <= number < 1 << 62:
+                raise ValueError(f"step or rank {number!r}")
+        names = [[str(name) for name in micro] for micro in facts["samples"]]
+        return KeptStep(facts["step"], facts["rank"], counts, names, batches)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; runs keep theirs in {FOLDER}/") from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a step that a run of this task has kept: {describe(error)}") from None
+    # Others may have written it: no number, an id that is none, lists too deep.
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise ValueError(f"{path}: not a step that a run of this task has kept: {describe(e)}") from None
 
 
-def examine(learner: Learner, kept: KeptStep) -> list[str]:
-    """Compute the step again with the learner's weights, one micro-batch after the other until something is not finite;
-    what there is to say of it, in lines."""
+def examine(learner: Learner, kept: KeptStep, path: Path) -> list[str]:
+    """Compute the step, read from `path`, again with the learner's weights, one micro-batch after the other until
+    something is not finite; what there is to say of it, in lines. Raises ValueError where its ids or shapes are none
+    that the model has."""
+    try:
+        return _examine(learner, kept)
+    except torch.OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: does not fit this run's model; of another run, or damaged: {describe(error)}"
+        ) from None
+
+
+def _examine(learner: Learner, kept: KeptStep) -> list[str]:
     weights = learner.task.weights(kept.counts, kept.step)
     scale = {n: weights.get(n, 0.0) / count for n, count in kept.counts.items() if count > 0}
     torch.manual_seed(seed_of(learner.seed, kept.step, kept.rank))

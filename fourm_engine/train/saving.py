@@ -62,6 +62,8 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, the same in every process. They check the digests of its parts together; damaged
         ones are reported and passed over. Raises CheckpointError if all are damaged."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointError(f"{self.folder}: a file is there, where checkpoints are kept; move it away")
         steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
         steps = gather_json(steps, self._group)[0]
         for step in reversed(steps):

@@ -5,7 +5,9 @@ import os
 import subprocess
 
 import pytest
+from typer.testing import CliRunner
 
+from fourm_engine.cli.runs import app
 from fourm_engine.recipes.compare_runs import compare_runs, plot_runs
 from fourm_engine.recipes.config import CONFIG
 from fourm_engine.recipes.runs import CONFIG as SAME_CONFIG
@@ -173,3 +175,26 @@ def test_the_last_matrix_of_a_run_is_found_or_that_of_a_step(tmp_path):
     assert matrix_of(run, 50) == (50, {"a": {"b": 5.0}})
     with pytest.raises(ValueError, match="no matrix at step 7; there are those of 50, 100"):
         matrix_of(run, 7)
+
+
+def test_numbers_beyond_all_bounds_are_not_those_of_a_run(tmp_path):
+    huge = "1" + "0" * 400
+    facts = f'{{"format": 1, "state": "ended", "steps": {huge}, "train": {{"batch_size": {huge}}}}}'
+    (tmp_path / "run.json").write_text(facts)
+    lines = [
+        f'{{"step": {huge}, "loss": 1.0}}',
+        '{"step": -1, "loss": 1.0}',
+        '{"step": 2, "loss": 3.0, "samples_per_s": 1}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    row = open_run(tmp_path).row()
+    assert (row["step"], row["steps"], row["loss"], row["samples"]) == (2, None, 3.0, None)
+
+
+def test_what_others_wrote_of_a_run_commands_no_terminal(tmp_path):
+    facts = {"format": 1, "state": "failed", "what": "x\x1b[31m", "error": "bad\x1b[2J"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    said = CliRunner().invoke(app, ["list", str(tmp_path)]).output
+    assert "bad?[2J" in said
+    assert "x?[31m" in said
+    assert "\x1b" not in said

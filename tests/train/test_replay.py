@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -140,3 +141,33 @@ def test_what_no_run_has_kept_is_refused_by_name(tmp_path):
     other.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
         read_step(other, ToyTask())
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": -1}, {"step": 1e400}, {"step": "5"}, {"rank": -1}, {"samples": []}, {"counts": {"error": -1}}]
+)
+def test_a_kept_step_with_facts_that_cannot_be_is_refused_by_name(tmp_path, change):
+    trainer(tmp_path, ToyTask(poison=[4])).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["fourm.step"])
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(path), other, metadata={"fourm.step": json.dumps(facts | change)})
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
+        read_step(other, ToyTask())
+
+
+def test_a_kept_step_whose_header_nests_too_deep_is_refused_by_name(tmp_path):
+    save_file({"0/batch": torch.zeros(1)}, tmp_path / "deep.safetensors", metadata={"fourm.step": "[" * 100_000})
+    with pytest.raises(ValueError, match=r"deep\.safetensors: not a step"):
+        read_step(tmp_path / "deep.safetensors", ToyTask())
+
+
+def test_a_kept_step_of_other_shapes_than_the_models_is_refused_by_name(tmp_path):
+    trainer(tmp_path, ToyTask(poison=[4])).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata()
+    save_file({name: tensor[:, :1].clone() for name, tensor in load_file(path).items()}, path, metadata=facts)
+    with pytest.raises(ValueError, match="does not fit this run's model"):
+        trainer(tmp_path, ToyTask()).replay(path, print)

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from fourm_engine.train import saving
-from fourm_engine.train.checkpoint import CheckpointError, load, open_checkpoint
+from fourm_engine.train.checkpoint import CheckpointError, load, open_checkpoint, state_of
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.saving import Checkpoints
 
@@ -194,3 +194,40 @@ def test_a_save_from_a_gpu_holds_the_values_of_its_moment(checkpoints):
     into = {"model/a": torch.zeros(1 << 24)}
     load(checkpoints.newest(), into)
     assert torch.equal(into["model/a"], torch.ones(1 << 24))
+
+
+@pytest.mark.parametrize("step", [3, -1, 2.0, "2", True])
+def test_a_checkpoint_whose_step_is_not_its_folders_is_passed_over(checkpoints, tmp_path, step):
+    saved(checkpoints, 1, 2)
+    path = tmp_path / "step-00000002/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+    assert checkpoints.newest().step == 1
+    assert checkpoints.said == [
+        f"passed over: {path}: says step {step!r}; the folder was renamed, or the file was edited"
+    ]
+
+
+def test_a_file_in_place_of_the_folder_of_checkpoints_is_told_before_training(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="checkpoints: a file is there"):
+        Checkpoints(tmp_path / "checkpoints", keep=2, report=print).newest()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"identity": [1]}, "no 'identity'"),
+        ({"config": None}, "no 'config'"),
+        ({"ema": "no"}, "no 'ema'"),
+        ({"progress": {"step": 3}}, "progress: step is 3"),
+        ({"progress": {"skipped": "x"}}, "progress: skipped is 'x'"),
+        ({"progress": {"averaged": -1}}, "progress: averaged is -1"),
+        ({"versions": {"plugin x": 3}}, "versions: plugin x is 3"),
+    ],
+)
+def test_a_state_that_no_trainer_writes_is_refused_by_name(checkpoints, tmp_path, change, said):
+    state = {"identity": {}, "versions": {}, "config": {}, "progress": {"skipped": 1}, "ema": False}
+    checkpoints.save(1, tensors(1.0), state | change)
+    checkpoints.finish()
+    with pytest.raises(CheckpointError, match=rf"step-00000001/state\.json: state: {said}.*move this checkpoint away"):
+        state_of(open_checkpoint(tmp_path / "step-00000001"))

@@ -250,3 +250,12 @@ def test_a_length_in_tokens_needs_a_task_that_counts_them(tmp_path):
     task.sample_tokens = 6
     Trainer(task, config(steps=None, tokens=1000), tmp_path / "run", seed=1).run()
     assert len(losses(tmp_path / "run")) == 11
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"step": 8}', b"\xff", b"[" * 100_000, b'{"step": 8, "scores": 3}'])
+def test_a_damaged_note_of_a_finished_run_has_its_end_done_again(tmp_path, content):
+    train(tmp_path, steps=8)
+    first = (tmp_path / "finished.json").read_text()
+    (tmp_path / "finished.json").write_bytes(content)
+    train(tmp_path, steps=8)
+    assert json.loads((tmp_path / "finished.json").read_text()) == json.loads(first)

@@ -142,3 +142,11 @@ def test_a_matrix_is_written_whole_and_told_by_the_best_input_of_each_target(tmp
         {"step": 5, "pairs": {"nothing": {"b": 3.0}, "a": {"b": 2.0, "c": None}}, "pairs_seconds": 75.0}
     ]
     assert capsys.readouterr().out == "fourm pairs, step 5, 1:15  a to b 2\n"
+
+
+def test_a_run_goes_on_with_numbers_that_somebody_damaged(tmp_path):
+    line = b'{"step": 1, "seconds": 2}\n'
+    damaged = b"\xff\n" + b"[" * 100_000 + b'\n[]\n{"step": null}\n{"step": 9}\n{"step": 2'
+    (tmp_path / "metrics.jsonl").write_bytes(line + damaged)
+    Metrics(tmp_path, step=3, steps=9).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == line
