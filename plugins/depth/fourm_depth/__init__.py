@@ -3,10 +3,10 @@
 Files: 16-bit PNG in millimetres (0 = no measurement) or .npy in metres (0, NaN and infinity = no measurement).
 Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 (1, H, W), NaN in the same places:
 
-- "log": metric. log(depth) mapped linearly from [min_depth, max_depth] to [-1, 1]; depths outside are clipped. -
-"per_image": relative, after the paper. Each map minus the mean of the middle 80% of its depths, divided by their
-deviation. Scale and offset are lost (the inverse returns positive numbers, the nearest 1), so the metrics first fit
-both to the truth.
+- "log": metric. log(depth) mapped linearly from [min_depth, max_depth] to [-1, 1]; depths outside are clipped.
+- "per_image": relative, after the paper. Each map minus the mean of the middle 80% of its depths, divided by their
+  deviation. Scale and offset are lost (the inverse returns positive numbers, the nearest 1), so the metrics first fit
+  both to the truth.
 """
 
 from __future__ import annotations
