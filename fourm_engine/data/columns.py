@@ -1,5 +1,5 @@
-"""Columns: .npy files that are read through memory maps, so that many processes share them and none holds a copy; and
-the JSON that says which there are. Both tell whether they are what was written, so that no damage is ever read."""
+"""Columns: .npy files read through memory maps, so that many processes share them and none holds a copy; and the JSON
+that lists them. Both have checksums, so that damage is never read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 
-#: Of a remote column that is held in memory, for want of a cache.
+#: Largest remote column to hold in memory if there is no cache.
 MAX_BYTES = 1 << 34
 _PIECE = 1 << 20
 
@@ -27,7 +27,7 @@ def save_column(path: Path, column: np.ndarray) -> None:
 
 
 def checksum(column: np.ndarray) -> int:
-    """CRC-32 of the file that `save_column` writes, of a column of one dimension."""
+    """CRC-32 of the file that `save_column` writes for a one-dimensional column."""
     header = io.BytesIO()
     column = np.ascontiguousarray(column)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(column))
@@ -51,11 +51,11 @@ def open_column(path: Readable, kinds: str, length: int | None = None, check: in
         raise ValueError(f"{path.name}: no column of one dimension and the kinds {kinds!r}")
     if length is not None and len(column) != length:
         raise ValueError(f"{path.name}: {len(column)} entries instead of {length}")
-    return np.asarray(column).view(np.ndarray)  # the subclass is slow to index
+    return np.asarray(column).view(np.ndarray)  # the subclass `memmap` is slow to index
 
 
 def _checksum_of(stored: Path | io.BytesIO) -> int:
-    # Read, not through the map: pages of a map that were touched count as memory of the process.
+    # Read, not mapped: touched pages of a map count as memory of the process.
     if isinstance(stored, io.BytesIO):
         return zlib.crc32(stored.getbuffer())
     total = 0
@@ -71,7 +71,7 @@ def sealed(document: dict[str, Any]) -> str:
 
 
 def unsealed(content: bytes, format: int) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises ValueError for a document of another format, or that is not what was written."""
+    """Inverse of `sealed`. Raises ValueError for a document of another format, or one that was changed."""
     document = json.loads(content)
     if document["format"] != format:
         raise ValueError(f"of format {document['format']!r:.20}, not {format}")
