@@ -75,6 +75,7 @@ class OtherVersion(ValueError):
 
 def sealed(document: dict[str, Any], *, indent: int | None = None) -> str:
     """JSON with a checksum in it."""
+    document = json.loads(json.dumps(document))  # as it is read: keys that are numbers sort otherwise
     return json.dumps({**document, "checksum": _seal(document)}, indent=indent) + "\n"
 
 

@@ -134,10 +134,10 @@ class DataStore(Store):
             )
         if changed:
             log.warning(
-                "%s: size or time of %d of %s (%s), such as %s, is not that of when they were tokenized; `fourm tokenize` "
+                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm tokenize` "
                 "compares what is in them, and encodes those that have changed",
                 data.root,
-                len(changed),
+                f"{len(changed):,}",
                 counted(there, "file"),
                 ", ".join(sorted({name for _, name in changed})),
                 data.where(*changed[0]),
