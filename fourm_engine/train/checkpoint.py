@@ -108,7 +108,7 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
+        raise CheckpointError(f"{path}: not a checkpoint's state, damaged or edited: {error}") from None
 
 
 def nearest(folder: Path, step: int) -> Checkpoint:
