@@ -8,7 +8,6 @@ against the other before memory is allocated.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import check_shapes
+from fourm_plugins.hub import HUB_ID, check_there
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -241,7 +241,8 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
             return candidate
     if folder.exists():
         raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
-    if isinstance(path_or_id, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
+    check_there(path_or_id)
+    if not HUB_ID.fullmatch(str(path_or_id)):
         raise ValueError(f"{path_or_id}: no such folder, and no Hub id (owner/name)")
     from huggingface_hub import snapshot_download
 

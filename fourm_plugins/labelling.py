@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from fourm_plugins.explain import explain
 from fourm_plugins.extras import optional
+from fourm_plugins.hub import check_there
 from fourm_plugins.modality import Settings
 
 
@@ -52,6 +53,7 @@ def load_network(
     Raises ValueError, one line: what is not installed, or why the model cannot be used."""
     transformers = optional("transformers", what=f"labelling with {what} needs", install=install)
     torch = optional("torch", what=f"labelling with {what} needs", install=install)
+    check_there(model)
     network, info = None, None
     for kind in kinds:
         try:

@@ -109,31 +109,38 @@ class DataStore(Store):
                 f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}",
                 f", such as {absent[0]}" if absent else "",
             )
-        for name in tokens.parts if not isinstance(data.root, Location) else ():  # a store has other times
-            gone, both, changed = [], 0, []
+        if not isinstance(data.root, Location):  # a store has other times
+            self._compare_files(data, tokens)
+
+    def _compare_files(self, data: AlignedData, tokens: TokenStore) -> None:
+        gone, changed, there = list[tuple[str, str]](), list[tuple[str, str]](), 0  # (sample, modality)
+        for name in tokens.parts:
             for sample, stamp in tokens.stamps(name, _COMPARED):
                 if not data.exists(sample, name):
-                    gone.append(sample)
+                    gone.append((sample, name))
                 elif name in data.has(sample):
-                    both += 1
-                    changed += [sample] if digest(data.stamp(sample, name)) != stamp else []
-            if gone:
-                log.info(
-                    "%s: the files of %s, such as %s, are no longer there; the tokens are used "
-                    "(`fourm tokenize --prune` drops them)",
-                    name,
-                    counted(len(gone), "sample"),
-                    gone[0],
-                )
-            if changed:
-                log.warning(
-                    "%s: size or time of %d of %s, such as %s, is not that of when they were tokenized; if they "
-                    "have changed, run `fourm tokenize` again",
-                    name,
-                    len(changed),
-                    counted(both, "file"),
-                    data.where(changed[0], name),
-                )
+                    there += 1
+                    changed += [(sample, name)] if digest(data.stamp(sample, name)) != stamp else []
+        if gone:
+            log.info(
+                "%s: %s, such as that of %s of %s, %s no longer there; the tokens are used (`fourm tokenize --prune` "
+                "drops them)",
+                data.root,
+                counted(len(gone), "file"),
+                gone[0][1],
+                gone[0][0],
+                "are" if len(gone) > 1 else "is",
+            )
+        if changed:
+            log.warning(
+                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm tokenize` "
+                "compares what is in them, and encodes those that have changed",
+                data.root,
+                f"{len(changed):,}",
+                counted(there, "file"),
+                ", ".join(sorted({name for _, name in changed})),
+                data.where(*changed[0]),
+            )
 
     def _raw_row(self, row: int) -> int | None:
         if self.raw is None or self.tokens is None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fourm_plugins.discovery import ENGINE, Plugin
 from fourm_plugins.distributions import Leftover, canonical, find_distribution
+from fourm_plugins.hub import check_there
 from fourm_plugins.probe import probe_all
 
 if TYPE_CHECKING:
@@ -145,6 +146,11 @@ def check_model(model: str) -> Iterator[Check]:
     from huggingface_hub.errors import HFValidationError
 
     name, files = f"model {model}", ("config.json", "model.safetensors")
+    try:
+        check_there(model)
+    except ValueError as error:
+        yield Check(name, "bad", str(error), "correct the path; see `fourm label --help`")
+        return
     if Path(model).is_dir():
         missing = [file for file in files if not (Path(model) / file).is_file()]
         where = "the folder"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import full_precision
+from fourm_plugins.hub import check_there
 from fourm_plugins.modality import Settings
 
 PERCEPTUAL = "perceptual"
@@ -119,6 +120,7 @@ class _Timm(_Backbone):
 def _load(settings: PerceptualSettings) -> _Backbone:
     make = _from_timm if settings.library == "timm" else _from_transformers
     try:
+        check_there(settings.model)
         return make(settings)
     except ImportError as error:
         raise ValueError(f"the perceptual loss needs `pip install {settings.library}`: {error}") from error
