@@ -157,10 +157,12 @@ def by_block(monkeypatch):
 def check_by_block(folder, index, read, number):
     """Each damage within a column is mended or changes nothing; or one line says which folder to remove, which mends
     it. Returns how often."""
-    truth, lines = read(folder), 0
-    for path in random.Random(0).choices(sorted((folder / index).rglob("*.npy")), k=number):
+    truth, lines, drawn = read(folder), 0, random.Random(0)
+    for _ in range(number):
+        large = [path for path in sorted((folder / index).rglob("*.npy")) if path.stat().st_size > 300]
+        path = drawn.choice(large)
         content = path.read_bytes()
-        at = random.Random(lines).randrange(128, len(content))
+        at = drawn.randrange(128, len(content) - 128)  # neither in the first block nor in the last
         path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
         try:
             assert read(folder) == truth, (path, at)
@@ -174,7 +176,7 @@ def check_by_block(folder, index, read, number):
 
 @pytest.fixture
 def large_tokens(by_block, tmp_path):
-    names = {"a": sample_names(48), "b": sample_names(30, start=10), "words": sample_names(3)}
+    names = {"a": sample_names(80), "b": sample_names(20, start=10), "words": sample_names(3)}
     write_data(tmp_path / "large", MODALITIES, names)
     config = DataConfig(shard_size=30, views=2, augment=True)
     tokenize_split(AlignedData(tmp_path / "large", MODALITIES), tmp_path / "tokens", TOKENIZERS, config)
@@ -183,7 +185,7 @@ def large_tokens(by_block, tmp_path):
 
 @pytest.fixture
 def large_raw(by_block, tmp_path):
-    data = {f"{i:04d}": {"a": b"a%d" % i, **({"b": b"b%d" % i} if i % 2 else {})} for i in range(48)}
+    data = {f"{i:04d}": {"a": b"a%d" % i, **({"b": b"b%d" % i} if i % 2 else {})} for i in range(80)}
     write_layout(tmp_path / "raw", data, "mixed")
     settle(tmp_path / "raw")
     open_catalogue(tmp_path / "raw", SPECS, index=True)

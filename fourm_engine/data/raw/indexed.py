@@ -43,7 +43,7 @@ class Maps:
                     raise ValueError("columns of different lengths")
             _check_paths(self.names)
         except (KeyError, ValueError) as error:
-            raise Damaged(f"{view.stored.folder}: {error}") from None
+            raise Damaged(f"{view.stored.folder}: {str(error).partition('; ')[0]}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         index, view = self._made_from
