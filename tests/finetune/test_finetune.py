@@ -30,16 +30,9 @@ from fourm_engine.recipes.dry_run import dry_run
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
-from tests.finetune.based import CODEC, SETTINGS, config_of, prepare, silent
+from tests.finetune.based import CODEC, SETTINGS, config_of, silent
 
 LORA = {"rank": 2, "alpha": 4.0}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finetune")
-    prepare(folder)
-    return folder
 
 
 def finetuned(folder: Path, out: Path, *overrides: str, **sections) -> Path:
