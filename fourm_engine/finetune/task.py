@@ -7,6 +7,7 @@ In: the opened source, tokenizers, packed samples. Out: the exported model, `<ru
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fourm_engine.adapter import ADAPTER, AdapterConfig, save
-from fourm_engine.batch import Batch
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.exported import read_config
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned, plain_state
+from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.weights import digest_of
@@ -86,10 +87,10 @@ class FinetuneTask(FourMTask):
         everything = set(self.vocabulary.names) == set(self.modalities)
         return super().decays(name, parameter) and (everything or name != "heads.weight")
 
-    def flops(self, batch: Batch) -> float:
-        """Unknown where a part of the network is frozen: it has fewer gradients."""
+    @cached_property
+    def learning(self) -> Learning | None:
         settings = self.source.settings
-        return super().flops(batch) if settings.freeze is None and settings.lora is None else 0.0
+        return None if settings.freeze is None and settings.lora is None else Learning.of(self._blank())
 
     def identity(self) -> dict[str, Any]:
         settings = self.source.settings

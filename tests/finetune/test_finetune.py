@@ -118,6 +118,9 @@ def test_adapters_alone_learn_and_the_export_holds_them_merged(folder, tmp_path,
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"encoder.0.attn.qkv.weight", "encoder.0.attn.proj.weight", "decoder.0.mlp.fc1.weight"}
 
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["flops_per_s"] > 0
+
     source, network = started(folder, tmp_path, finetune={"lora": lora})
     network.load_state_dict(kept)
     merged = network_of(source.model_config, source.vocabulary, plain_state(network))
