@@ -12,7 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.columns import Entries, map_column, save_column
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 
@@ -40,9 +40,9 @@ class NameTable(Sequence[str]):
 
     Raises ValueError for arrays that do not belong together."""
 
-    def __init__(self, offsets: np.ndarray, blob: np.ndarray, hashes: np.ndarray, order: np.ndarray) -> None:
+    def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
-        self._saved: tuple[Readable, str] | None = None
+        self._saved: tuple[Readable, str, Mapping[str, list[int]] | None] | None = None
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -55,13 +55,13 @@ class NameTable(Sequence[str]):
         return cls(*joined(encoded), hashes[order], order)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NameTable:
+    def from_arrays(cls, arrays: Mapping[str, Entries]) -> NameTable:
         """Inverse of `arrays`. Raises ValueError."""
         if missing := sorted(_COLUMNS.keys() - arrays.keys()):
             raise ValueError(f"a table of names without {missing[0]}")
         return cls(**{column: arrays[column] for column in _COLUMNS})
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Entries]:
         """{column: array}."""
         return {column: getattr(self, column) for column in _COLUMNS}
 
@@ -71,17 +71,17 @@ class NameTable(Sequence[str]):
             save_column(folder / f"{stem}.{column}.npy", array)
 
     @classmethod
-    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, int] | None = None) -> NameTable:
-        """A saved table, by memory maps. checks: name of each column -> its checksum. Raises ValueError for damaged or
-        missing columns."""
+    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, list[int]] | None = None) -> NameTable:
+        """A saved table, by memory maps. checks: name of each column -> its checksums. Raises ValueError for damaged or
+        missing columns; see `map_column`."""
         names = {column: f"{stem}.{column}" for column in _COLUMNS}
         table = cls.from_arrays(
             {
-                column: open_column(folder / f"{name}.npy", _COLUMNS[column], check=checks[name] if checks else None)
+                column: map_column(folder / f"{name}.npy", _COLUMNS[column], checks=checks[name] if checks else None)
                 for column, name in names.items()
             }
         )
-        table._saved = folder, stem
+        table._saved = folder, stem, checks and {name: checks[name] for name in names.values()}
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,7 +129,7 @@ class NameTable(Sequence[str]):
         """The row of a name, the first of several; None if there is none."""
         encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
-        at, n = int(np.searchsorted(self.hashes, value)), len(self)
+        at, n = int(self.hashes.searchsorted(value)), len(self)
         while at < n and self.hashes[at] == value:
             row = int(self.order[at])
             if self._bytes(row) == encoded:
@@ -141,7 +141,7 @@ class NameTable(Sequence[str]):
         """int64 (len(names),): the row of each name; -1 if there is none."""
         encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
-        starts = np.searchsorted(self.hashes, hashes)
+        starts = self.hashes.searchsorted(hashes)
         rows = np.full(len(encoded), -1, np.int64)
         for number, (name, start) in enumerate(zip(encoded, starts.tolist())):
             while start < len(self) and self.hashes[start] == hashes[number]:
@@ -224,7 +224,7 @@ def lines_of(names: Sequence[str]) -> bytes:
     """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
     if not isinstance(names, Names) or not len(names):
         return "\n".join(names).encode(*ENCODING)
-    offsets, blob = names.table.offsets.astype(np.int64), names.table.blob
+    offsets, blob = np.asarray(names.table.offsets, np.int64), np.asarray(names.table.blob)
     if len(names) < len(names.table):
         used = np.zeros(len(names.table), bool)
         used[names.rows] = True

@@ -22,7 +22,7 @@ from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.flops import forward_flops, training_flops
+from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
@@ -99,10 +99,15 @@ class FourMTask(Task):
     def flops(self, batch: Batch) -> float:
         (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
         patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
-        targets = batch.target_counts
-        return training_flops(
-            forward_flops(self.config, self.vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
-        )
+        sizes: Any = {"B": B, "N": N, "M": M, "targets": batch.target_counts, "patches": patches}
+        if (learning := self.learning) is not None:
+            return training_flops_of(learning, self.config, self.vocabulary, **sizes)
+        return training_flops(forward_flops(self.config, self.vocabulary, **sizes))
+
+    @property
+    def learning(self) -> Learning | None:
+        """Which weights learn; None: all."""
+        return None
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":

@@ -19,7 +19,17 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        *("runs/dmeo", "models/any", "./runs", "../runs", "/nowhere", "~/model", "a/b/c", "a/", "org/model.safetensors"),
+        *(
+            "runs/dmeo",
+            "models/any",
+            "./runs",
+            "../runs",
+            "/nowhere",
+            "~/model",
+            "a/b/c",
+            "a/",
+            "org/model.safetensors",
+        ),
         *("tokens.d/x.json", Path("org/name"), "runs/demo", "runs"),
     ],
 )

@@ -97,6 +97,8 @@ def open_catalogue(
             if view is not None and (view := _fresh(known, view)) is not None:
                 return _from_index(known, view, claims, max_bytes)
             known.columns()
+            if known.members is not None:
+                known.members.check(root / INDEX)
         except Damaged as damage:
             warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
             known = None
