@@ -20,6 +20,7 @@ from fourm_engine.cli import (
     edit,
     embed,
     evaluate,
+    export,
     extend,
     generate,
     init,
@@ -55,6 +56,7 @@ app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
+app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there

@@ -23,6 +23,7 @@ BUILT_IN = (
     "edit",
     "embed",
     "evaluate",
+    "export",
     "extend",
     "generate",
     "init",

@@ -98,8 +98,8 @@ class Encoder(nn.Module):
         for name, shown in self.inputs.items():
             if shown not in self.reader.input_names:
                 raise ValueError(f"inputs: {name!r} is a target only; use {', '.join(self.reader.input_names)}")
-        self.network = _without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
-        self.network.embedding = _without(model.network.embedding, {"decoder_table", "mask_token"})
+        self.network = without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
+        self.network.embedding = without(model.network.embedding, {"decoder_table", "mask_token"})
         self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
         #: Blocks below each level of a pyramid: in even steps, the last all of them.
         blocks = len(self.network.encoder)
@@ -229,7 +229,7 @@ def _scaled(map_BDhw: Tensor, scale: float) -> Tensor:
     return map_BDhw if scale == 1 else F.adaptive_avg_pool2d(map_BDhw, (rows, columns))
 
 
-def _without(module: M, names: Collection[str]) -> M:
+def without(module: M, names: Collection[str]) -> M:
     """`module` without some of its parts; the others are the same objects."""
     other = copy.copy(module)
     for kind in ("_modules", "_parameters"):
