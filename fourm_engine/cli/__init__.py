@@ -26,6 +26,7 @@ from fourm_engine.cli import (
     init,
     label,
     plugins,
+    probe,
     runs,
     tokenize,
     tokenizer,
@@ -56,6 +57,7 @@ app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
+app.command("probe")(probe.probe)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)

@@ -29,6 +29,7 @@ BUILT_IN = (
     "init",
     "label",
     "plugins",
+    "probe",
     "runs",
     "search",
     "tokenize",

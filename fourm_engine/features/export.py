@@ -114,7 +114,7 @@ def _filled(encoder: Encoder, samples: Sequence[ReadSample], modality: str) -> n
         for row, part in zip(ids, shown, strict=True):
             row[part.pos] = part.ids
         return ids
-    patches = np.full((len(samples), n, spec.patch_dim), np.nan, np.float32)
+    patches: np.ndarray = np.full((len(samples), n, spec.patch_dim), np.nan, np.float32)
     for row, part in zip(patches, shown, strict=True):
         if part.features is not None:
             row[part.pos] = part.features
