@@ -20,11 +20,13 @@ from fourm_engine.cli import (
     edit,
     embed,
     evaluate,
+    export,
     extend,
     generate,
     init,
     label,
     plugins,
+    probe,
     runs,
     tokenize,
     tokenizer,
@@ -55,6 +57,8 @@ app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
+app.command("probe")(probe.probe)
+app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there
