@@ -26,6 +26,8 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import check_shapes
+from fourm_plugins.discovery import Plugin
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -125,12 +127,17 @@ def read_config(folder: Path) -> ExportedConfig:
         raise ValueError(f"{path}: {key}: {first['msg']}{more}; it is damaged, or of another version") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
+    check_size(config, path)
+    return config
+
+
+def check_size(config: ExportedConfig, path: Path) -> None:
+    """Raises ValueError for a model that is larger than any there is."""
     if config.model.width > MAX_WIDTH or max(config.model.encoder_blocks, config.model.decoder_blocks) > MAX_BLOCKS:
         raise ValueError(f"{path}: a model of width {config.model.width} is beyond what is loaded; the file is damaged")
     positions = sum((1 + (e.layout.kind == "sequence")) * e.layout.num_tokens for e in config.vocabulary)
     if positions * config.model.width > MAX_POSITIONS:
         raise ValueError(f"{path}: {positions} positions of width {config.model.width} are beyond what is loaded")
-    return config
 
 
 def load_network(folder: Path, config: ExportedConfig) -> Transformer:
@@ -170,6 +177,17 @@ def published_arguments(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def described(modality: Modality[Any], plugin: Plugin) -> SavedModality:
+    return SavedModality(
+        plugin=plugin.name,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
+        spec=modality.spec,
+        identity=modality.identity(),
+    )
+
+
 def save(
     folder: Path,
     network: Transformer,
@@ -190,15 +208,7 @@ def save(
     saved = {name: kept.modalities[name] for name in missing} if kept else {}
     fingerprints = dict(kept.tokenizers) if kept else {}
     for name, modality in modalities.items():
-        plugin = modalities.plugins[name]
-        saved[name] = SavedModality(
-            plugin=plugin.name,
-            distribution=plugin.distribution,
-            version=plugin.version,
-            settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
-            spec=modality.spec,
-            identity=modality.identity(),
-        )
+        saved[name] = described(modality, modalities.plugins[name])
     spaces = {}
     for name, tokenizer in tokenizers.items():
         space = modalities[name].spec.token_space

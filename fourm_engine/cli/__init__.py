@@ -21,10 +21,12 @@ from fourm_engine.cli import (
     embed,
     evaluate,
     extend,
+    finetune,
     generate,
     init,
     label,
     plugins,
+    predict,
     runs,
     tokenize,
     tokenizer,
@@ -51,8 +53,10 @@ app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("extend")(extend.extend)
+app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("evaluate")(evaluate.evaluate)

@@ -147,7 +147,10 @@ class Embedding(nn.Module):
         """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`:
         modality -> its patches; only here does a shape vary with the mix of modalities. Raises ValueError for one that
         the vocabulary does not have."""
-        content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        if len(self.encoder_table):
+            content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        else:  # an encoder of continuous inputs alone
+            content = self.encoder_table.new_zeros(*ids.shape, self.width)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
             raise ValueError(
