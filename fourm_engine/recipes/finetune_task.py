@@ -10,8 +10,6 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import rank_and_world
-from fourm_engine.finetune.config import FinetuneConfig
-from fourm_engine.finetune.source import Source, describe
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
 from fourm_engine.recipes.config import manager_of_run
@@ -21,7 +19,6 @@ from fourm_engine.recipes.tell import Tell, choose_threads, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.transfer.answers import Classes
-from fourm_engine.transfer.backbone import inputs_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders
@@ -30,6 +27,7 @@ from fourm_engine.transfer.model import load_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSamples
 from fourm_engine.transfer.saved import objective_of
+from fourm_engine.transfer.source import TaskSource, describe_source, open_source
 from fourm_engine.transfer.task import HeadTask
 from fourm_plugins.manager import PluginManager
 
@@ -49,10 +47,10 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
         manager.schedule(config.train.schedule)
         if rank_and_world()[0] == 0:
             manager.activate_observers(None if config.observers == "installed" else config.observers)
-        model = describe(config.finetune.source, manager).model
+        model = describe_source(config.finetune.source, manager).model
         with processes(config.train, width=model.width):
             check_same(identity(inputs, manager))
-            source = Source.open(FinetuneConfig(source=config.finetune.source), inputs, model, manager)
+            source = open_source(config.finetune.source, inputs, manager)
             task = task_of(config, source, target, manager, tell)
             trainer = Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)
             return trainer.run()
@@ -85,7 +83,7 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
 
 
 def task_of(
-    config: TaskRunConfig, source: Source, target: Modalities, manager: PluginManager, tell: Tell = say
+    config: TaskRunConfig, source: TaskSource, target: Modalities, manager: PluginManager, tell: Tell = say
 ) -> HeadTask:
     """The task of a config, with its data opened. Raises ValueError."""
     inputs, settings = source.training, config.task
@@ -94,11 +92,11 @@ def task_of(
     if inputs.token_spaces:
         if config.tokenizers.folder is None:
             raise ValueError("tokenizers.folder: not set, and a published model has no tokenizers; name the folder")
-        tokenizers = source.tokenizers(config.tokenizers.folder)
+        tokenizers = dict(source.tokenizers(config.tokenizers.folder))
     train = AlignedData.from_config(everything, config.data, training=True)
     val = None if config.data.val is None else AlignedData.from_config(everything, config.data, training=False)
     objectives = _objectives(config, target, train, val)
-    vocabulary = inputs_of(source.vocabulary, list(inputs))
+    vocabulary = source.inputs
     samples = []
     for data, objective, training in zip((train, val), objectives, (True, False)):
         if data is None:

@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fourm_engine.data.config import DataConfig
 from fourm_engine.files import write_atomically
 from fourm_engine.finetune.config import FinetuneConfig
-from fourm_engine.finetune.source import Description, check_known, describe, filled
+from fourm_engine.finetune.source import Description, check_known, filled
 from fourm_engine.modalities import ModalitiesConfig, load_manager
 from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, leave_out_missing
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.transfer.config import TaskConfig
+from fourm_engine.transfer.source import describe_source
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
 
@@ -121,7 +122,7 @@ def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRun
     if started.is_stored(path):
         return config
     try:
-        description = describe(config.finetune.source, load_manager(config.modalities))
+        description = describe_source(config.finetune.source, load_manager(config.modalities))
         check_known(config.finetune.source, description.settings, config.modalities.select)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None

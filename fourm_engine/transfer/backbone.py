@@ -1,6 +1,6 @@
 """The encoder of a trained model as the backbone of a task: its inputs' rows alone, frozen or adapted as configured.
 
-In: an opened `Source`, the names of the inputs. Out: the encoder with its weights, and a vocabulary of the inputs.
+In: the shape and the weights of an encoder, a vocabulary of its inputs. Out: the network that a head stands on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.learning import adapt
-from fourm_engine.finetune.source import Source
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
@@ -45,38 +44,25 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     return alone
 
 
-def filled(network: Transformer, weights: dict[str, Tensor]) -> Transformer:
-    """`network`, which is on the meta device, on the CPU with these weights."""
+def learning(
+    config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, weights: dict[str, Tensor]
+) -> Transformer:
+    """An encoder with these weights on the CPU; what `settings` freezes is frozen, its adapters are there. Raises
+    ValueError, naming the setting, for a name that no parameter of the encoder has."""
+    network = encoder_alone(config, inputs)
     network.to_empty(device="cpu")
     network.tabulate()
     network.load_state_dict(weights)
-    return network
-
-
-def open_backbone(source: Source, inputs: Vocabulary, settings: FinetuneConfig) -> Transformer:
-    """The encoder with the source's weights; what `settings` freezes is frozen, its adapters are there. Raises
-    ValueError, naming the setting, for a name that no parameter of the encoder has."""
-    with torch.device("meta"):
-        whole = Transformer(source.model_config.model_copy(update={"compile": False}), source.vocabulary)
-    whole.to_empty(device="cpu")
-    whole.tabulate()
-    source.take_over(whole)
-    network = encoder_alone(source.model_config, inputs)
-    state, known = whole.state_dict(), source.vocabulary
-    weights = {name: state[name] for name in network.state_dict()}
-    rows = [slice(known[e.name].start, known[e.name].stop) for e in inputs]
-    weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][one] for one in rows])
-    index = [known[e.name].index for e in inputs]
-    weights["embedding.modality"] = state["embedding.modality"][index]
-    filled(network, {name: tensor.clone() for name, tensor in weights.items()})
-    adapt(network, settings, source.model_config)
+    adapt(network, settings, config)
+    if not inputs.size:  # no input has tokens: a table without rows
+        network.embedding.encoder_table.requires_grad_(False)
     return network
 
 
 def plain_weights(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, state: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The state of an ordinary encoder from that of `open_backbone`'s, adapters merged."""
+    """The state of an ordinary encoder from that of one that is `learning`, adapters merged."""
     network = encoder_alone(config, inputs)
     adapt(network, settings, config)
     network.to_empty(device="cpu").load_state_dict(state)

@@ -37,6 +37,8 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 HEAD = "head"  # in the folder of a run
+FORMAT = "fourm-head"
+_HEADER = 64  # characters of a config that begin with its format
 _FILES = (exported.CONFIG, exported.WEIGHTS, exported.TOKENIZERS)
 
 
@@ -105,7 +107,7 @@ def save(
     plugin = host.find("head", task.head)
     spaces = {space: specs[0].name for space, specs in inputs.token_spaces.items()}
     document = SavedTask(
-        task=_without_files(task),
+        task=_without_folders(task),
         head=SavedHead(distribution=plugin.distribution, version=plugin.version),
         classes=list(objective.classes) if isinstance(objective, Classification) else None,
         target=next((SavedTarget(name=n, modality=described(m, target.plugins[n])) for n, m in target.items()), None),
@@ -140,6 +142,17 @@ def locate(path: Path) -> Path:
     raise ValueError(f"{path}: {what}; `fourm finetune` makes one, in <run>/{HEAD}")
 
 
+def is_task(path: str) -> bool:
+    """Whether a run, or a folder, is of a trained task rather than of a model."""
+    folder = Path(path)
+    if (folder / "model" / exported.CONFIG).is_file():
+        return False
+    try:
+        return FORMAT in (locate(folder) / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
+    except (OSError, ValueError):
+        return False
+
+
 def read_task(folder: Path) -> SavedTask:
     """Raises ValueError naming file, key and reason."""
     path = folder / exported.CONFIG
@@ -147,7 +160,7 @@ def read_task(folder: Path) -> SavedTask:
         raise ValueError(f"{path}: larger than {exported.MAX_CONFIG_BYTES} bytes; this is no task's config")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("format") != "fourm-head":
+        if isinstance(data, dict) and data.get("format") != FORMAT:
             raise ValueError("this is no trained task (`fourm finetune` makes one); models are for fourm generate")
         saved = SavedTask.model_validate_json(json.dumps(data))
         saved.encoder.build_vocabulary()
@@ -204,6 +217,9 @@ def load(
     return network.eval(), objective, inputs, tokenizers, vocabulary
 
 
-def _without_files(task: TaskConfig) -> TaskConfig:
-    """The section without names of files, which are another machine's."""
-    return task.model_copy(update={"labels": None, "val_labels": None}) if hasattr(task, "labels") else task
+def _without_folders(task: TaskConfig) -> TaskConfig:
+    """The section with the names of files alone: where they lie is another machine's."""
+    if not isinstance(task, ClassificationConfig):
+        return task
+    files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}
+    return task.model_copy(update=files)

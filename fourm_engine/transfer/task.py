@@ -20,17 +20,17 @@ from fourm_engine.data.loader import MicroBatches, default_workers
 from fourm_engine.data.order import Share
 from fourm_engine.data.workers import Told, ahead, end_with_parent, items
 from fourm_engine.finetune.config import FinetuneConfig
-from fourm_engine.finetune.source import Source
 from fourm_engine.modalities import Modalities
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.train.task import Loss, Task
-from fourm_engine.transfer.backbone import inputs_of, open_backbone, plain_weights
+from fourm_engine.transfer.backbone import learning, plain_weights
 from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig, SegmentationConfig
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork, check_output, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSample, TaskSamples
 from fourm_engine.transfer.saved import HEAD, save
+from fourm_engine.transfer.source import TaskSource
 from fourm_engine.weights import digest_of
 from fourm_plugins.head import HeadFeatures
 from fourm_plugins.manager import PluginManager
@@ -39,7 +39,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 class HeadTask(Task):
     """Args:
-    source: the model; `source.training` are the inputs.
+    source: what the encoder starts from, and the inputs.
     settings: what of the encoder is frozen or adapted.
     config: the section `task`, and the objective that is made of it.
     target: the modality that is learned, if it is one.
@@ -48,7 +48,7 @@ class HeadTask(Task):
 
     def __init__(
         self,
-        source: Source,
+        source: TaskSource,
         settings: FinetuneConfig,
         config: ClassificationConfig | SegmentationConfig | RegressionConfig,
         objective: Objective,
@@ -62,17 +62,17 @@ class HeadTask(Task):
     ) -> None:
         self.source, self.settings, self.config, self.objective = source, settings, config, objective
         self.tokenizers, self.data, self.held_out, self.workers = dict(tokenizers), data, held_out, workers
-        self.target, self.host, self.inputs = target, host, inputs_of(source.vocabulary, list(source.training))
-        self.spec = head_spec(source.model_config.width, self.inputs, objective.outputs, objective.size)
+        self.target, self.host, self.inputs = target, host, source.inputs
+        self.spec = head_spec(source.model.width, self.inputs, objective.outputs, objective.size)
         self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
         self.name, self.best = objective.kind, objective.best
-        self._digest = digest_of(source.weights)
+        self._digest = digest_of(source.file)
 
     def head(self) -> nn.Module:
         return make_head(self.config.head, self.config.head_options, self.spec, self.host)
 
     def model(self) -> nn.Module:
-        backbone = open_backbone(self.source, self.inputs, self.settings)
+        backbone = learning(self.source.model, self.inputs, self.settings, self.source.read())
         network = TaskNetwork(backbone, self.inputs, self.head())
         network.set_drop_path(self.config.drop_path)
         return network
@@ -142,7 +142,7 @@ class HeadTask(Task):
         for name, tensor in weights.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
-        config = self.source.model_config
+        config = self.source.model
         backbone = plain_weights(config, self.inputs, self.settings, parts["backbone"])
         save(
             folder / HEAD,
@@ -165,7 +165,7 @@ class HeadTask(Task):
 
     def above(self, name: str) -> int:
         """Layers, from the top: the head, the encoder's blocks, embeddings; the last norm belongs to the last block."""
-        blocks = self.source.model_config.encoder_blocks
+        blocks = self.source.model.encoder_blocks
         part, _, rest = name.partition(".")
         if part == "head":
             return 0
