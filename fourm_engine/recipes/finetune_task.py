@@ -21,7 +21,7 @@ from fourm_engine.train.loop import Trainer
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
-from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders
+from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders, only_known
 from fourm_engine.transfer.mixing import mixing_of
 from fourm_engine.transfer.model import load_head
 from fourm_engine.transfer.objective import Objective
@@ -148,6 +148,8 @@ def _objectives(
         names = data.names
         labels[part] = of_folders(names) if file is None else of_file(file, names, several=settings.several)
         classes = classes or classes_of(labels["train"])
+        if part == "val" and isinstance(config.data.held_out, float):  # by chance, all samples of a class
+            labels[part] = only_known(labels[part], classes)
         check_known(labels[part], classes, f"data.{part}" if file is None else str(file))
     return Classification(settings, classes, labels["train"]), Classification(settings, classes, labels.get("val"))
 

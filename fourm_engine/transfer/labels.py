@@ -9,13 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.splits import samples_of
 from fourm_plugins.counting import counted
 
+log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 30
 MAX_CLASSES = 1 << 20
 #: First rows of tables that are no sample.
@@ -114,6 +117,19 @@ def classes_of(labels: Labels) -> tuple[str, ...]:
         raise ValueError(f"the training samples have {counted(len(found), 'class', 'classes')}{named}; two are needed")
     numbers = all(label.isdecimal() for label in found)
     return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
+    """The samples whose labels are all among `classes`; a line says how many others there are."""
+    known = set(classes)
+    kept = {name: its for name, its in labels.items() if known.issuperset(its)}
+    if others := sorted(labels.keys() - kept.keys()):
+        log.warning(
+            "%s held out, such as %s, of classes that no training sample has; not measured",
+            counted(len(others), "sample is", "samples are"),
+            shown(others[0]),
+        )
+    return kept
 
 
 def check_known(labels: Labels, classes: Sequence[str], where: str) -> None:

@@ -50,12 +50,12 @@ def write(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-def folders(root: Path, each: int = 4) -> Path:
+def folders(root: Path, each: int = 4, extension: str = "png") -> Path:
     """Image folders: `train/red/0.png` and so on."""
     for part, first in (("train", 0), ("val", 100)):
         for name, colour in COLOURS.items():
             for i in range(each):
-                write(root / part / name / f"{i}.png", picture(colour, first + i))
+                write(root / part / name / f"{i}.{extension}", picture(colour, first + i))
     return root
 
 

@@ -15,7 +15,7 @@ import fourm_engine as fm
 from fourm_engine.cli import app
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
-from fourm_engine.transfer.labels import classes_of, of_file
+from fourm_engine.transfer.labels import check_known, classes_of, of_file, only_known
 from tests.transfer.heads import COLOURS, config, picture, run, scores, write
 
 CLASSES = {"kind": "classification"}
@@ -38,7 +38,7 @@ def test_a_class_for_each_folder_is_learned_and_told_with_its_probability(traine
     assert scores(trained)["top-1"] == 1
     picture = pictures / "val/red/1.png"
     told = fm.load_head(trained, device="cpu").predict({"rgb": picture})
-    assert list(told.probabilities)[0] == "red"
+    assert next(iter(told.probabilities)) == "red"
     assert set(told.probabilities) == set(COLOURS)
     assert sum(told.probabilities.values()) == pytest.approx(1)
     done = CliRunner().invoke(app, ["predict", str(trained), "--input", f"rgb={picture}", "-k", "2"])
@@ -206,3 +206,11 @@ def test_a_mistake_is_one_line_that_names_the_setting(source, pictures, tmp_path
     assert done.exit_code == 1
     assert message in " ".join(str(done.exception or done.output).split())
     assert not (tmp_path / "run/head").exists()
+
+
+def test_a_class_that_is_held_out_whole_by_chance_is_left_out_with_a_line(caplog):
+    labels = {"a/1": ("a",), "b/1": ("b",), "c/7": ("c",)}
+    assert only_known(labels, ["a", "b"]) == {"a/1": ("a",), "b/1": ("b",)}
+    assert "1 sample is held out, such as c/7, of classes that no training sample has" in caplog.text
+    with pytest.raises(ValueError, match=r"data\.val: sample 'c/7' is of class 'c', which no training sample has"):
+        check_known(labels, ["a", "b"], "data.val")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -110,31 +113,25 @@ def test_the_best_weights_are_kept_beside_the_last(source, pictures, tmp_path):
     assert told == ["blue", "green", "red"]
 
 
-HEADS = """
-import torch
-
-class Mean(torch.nn.Module):
-    def __init__(self, spec, *, gain=1.0):
-        super().__init__()
-        self.gain, self.wide = gain, torch.nn.Conv2d(spec.width, spec.outputs, 1)
-        self.size = spec.size
-    def forward(self, features):
-        (x,) = features.maps.values()
-        return torch.nn.functional.interpolate(self.gain * self.wide(x), self.size)
-
-class Flat(Mean):
+PAGE = (Path(__file__).parents[2] / "docs/hooks.md").read_text()
+HEADS = (
+    re.search(r"```python\n(.*?)```", PAGE[PAGE.index("## Heads") :], re.DOTALL)[1]
+    + """
+class Flat(Tiles):
     def forward(self, features):
         return features.pooled()
 
 def none(spec):
     return 3
 """
+)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("acme", {"gain": 2.0}, None),
+        ("tiles", {"hidden": 5}, None),
+        ("tiles", {"hiden": 5}, "task.head=tiles with {'hiden': 5}: got an unexpected keyword argument 'hiden'"),
         ("acme-flat", {}, r"task.head=acme-flat: it makes \(2, 32\), and the task needs \(2, 3, 32, 32\)"),
         ("acme-none", {}, "task.head=acme-none: acme_heads:none made a int, no torch.nn.Module"),
     ],
@@ -142,7 +139,7 @@ def none(spec):
 def test_a_head_of_an_installed_package_learns_and_one_that_does_not_fit_is_named(
     source, ade, tmp_path, install, name, options, message
 ):
-    points = {"acme": "Mean", "acme-flat": "Flat", "acme-none": "none"}
+    points = {"tiles": "Tiles", "acme-flat": "Flat", "acme-none": "none"}
     lines = [f"{point} = acme_heads:{value}" for point, value in points.items()]
     install("acme-heads", "[fourm.heads.v1]\n" + "\n".join(lines), source=HEADS)
     path = segmentation(tmp_path, source, ade, task={"head": name, "head_options": options})
@@ -152,5 +149,6 @@ def test_a_head_of_an_installed_package_learns_and_one_that_does_not_fit_is_name
         return
     folder = run(path, "train.steps=2")
     model = fm.load_head(folder, device="cpu")
-    assert type(model.network.head).__name__ == "Mean"
-    assert model.network.head.gain == 2.0
+    assert type(model.network.head).__name__ == "Tiles"
+    assert model.network.head.layers[0].out_channels == 5
+    assert model.predict({"rgb": next((ade / "images/validation").iterdir())}).value.shape == (32, 32)
