@@ -25,7 +25,9 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import check_shapes
+from fourm_plugins.discovery import Plugin
 from fourm_plugins.hub import HUB_ID, check_there
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -175,6 +177,17 @@ def published_arguments(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def described(modality: Modality[Any], plugin: Plugin) -> SavedModality:
+    return SavedModality(
+        plugin=plugin.name,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
+        spec=modality.spec,
+        identity=modality.identity(),
+    )
+
+
 def save(
     folder: Path,
     network: Transformer,
@@ -195,15 +208,7 @@ def save(
     saved = {name: kept.modalities[name] for name in missing} if kept else {}
     fingerprints = dict(kept.tokenizers) if kept else {}
     for name, modality in modalities.items():
-        plugin = modalities.plugins[name]
-        saved[name] = SavedModality(
-            plugin=plugin.name,
-            distribution=plugin.distribution,
-            version=plugin.version,
-            settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
-            spec=modality.spec,
-            identity=modality.identity(),
-        )
+        saved[name] = described(modality, modalities.plugins[name])
     spaces = {}
     for name, tokenizer in tokenizers.items():
         space = modalities[name].spec.token_space

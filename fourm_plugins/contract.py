@@ -29,6 +29,7 @@ _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "optimiser": (1, ("lr",)),
     "schedule": (1, ("steps", "lr", "min_lr", "warmup", "cooldown")),
     "order": (5, ()),
+    "head": (1, ()),
     "source": (2, ()),
 }
 #: What can stand before the colon of `NAME:LOCATION`; a single letter is a drive of Windows.

@@ -30,7 +30,9 @@ from fourm_plugins.suggest import did_you_mean
 
 API_VERSION = 1
 ENGINE = "fourm-engine"
-Kind = Literal["modality", "tokenizer", "masker", "observer", "optimiser", "schedule", "order", "command", "source"]
+Kind = Literal[
+    "modality", "tokenizer", "masker", "observer", "optimiser", "schedule", "order", "head", "command", "source"
+]
 State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 
 _GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")

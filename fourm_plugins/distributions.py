@@ -34,6 +34,7 @@ KINDS = {
     "optimisers": "optimiser",
     "schedules": "schedule",
     "orders": "order",
+    "heads": "head",
     "commands": "command",
     "sources": "source",
 }

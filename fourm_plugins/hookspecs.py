@@ -14,6 +14,7 @@ Hooks that *provide* something by name return it, or None for other names:
 | `fourm_optimiser` | `fourm.optimisers.v1` | a function that makes a torch optimiser |
 | `fourm_schedule` | `fourm.schedules.v1` | a function from step to learning rate |
 | `fourm_order` | `fourm.orders.v1` | a function that scores the tokens of a grid, or a subclass of `DecodingOrder` |
+| `fourm_head` | `fourm.heads.v1` | a function, or an `nn.Module` class, that makes a head of a task |
 | `fourm_command` | `fourm.commands.v1` | a function, or a Typer app, that becomes `fourm <name>` |
 | `fourm_source` | `fourm.sources.v1` | a subclass of `SampleSource`, or a function that opens one |
 
@@ -97,6 +98,13 @@ def fourm_order(name: str) -> Any:
 
     Torch tensors: `confidence_N` is the log-probability of the token that was drawn, -inf where one is known;
     `unknown_N` is bool; `uniform_N` is drawn anew in each step, in [0, 1), from the sample's seed."""
+
+
+@hookspec(firstresult=True)
+def fourm_head(name: str) -> Any:
+    """`make(spec, **options) -> torch.nn.Module` for `task.head: name`, whose `forward(features)` turns the encoder's
+    `HeadFeatures` into (B, outputs), or where `spec.size` is set into a map (B, outputs, H, W) of that size. `spec` is
+    a `HeadSpec`, `options` are `task.head_options`. Raises ValueError, one line, for what it cannot serve."""
 
 
 @hookspec(firstresult=True)

@@ -105,6 +105,9 @@ class PluginManager:
     def order(self, name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", self._provided("order", name))
 
+    def head(self, name: str) -> Callable[..., Any]:
+        return cast("Callable[..., Any]", self._provided("head", name))
+
     def source(self, name: str) -> Callable[..., SampleSource]:
         return cast("Callable[..., SampleSource]", self._provided("source", name))
 

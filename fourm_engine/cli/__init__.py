@@ -22,10 +22,12 @@ from fourm_engine.cli import (
     evaluate,
     export,
     extend,
+    finetune,
     generate,
     init,
     label,
     plugins,
+    predict,
     probe,
     runs,
     tokenize,
@@ -53,8 +55,10 @@ app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
 app.command("extend")(extend.extend)
+app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("probe")(probe.probe)

@@ -146,8 +146,11 @@ class Embedding(nn.Module):
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
         """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`:
         modality -> its patches; only here does a shape vary with the mix of modalities. Raises ValueError for one that
-        is not in the vocabulary."""
-        content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        the vocabulary does not have."""
+        if len(self.encoder_table):
+            content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        else:  # an encoder of continuous inputs alone
+            content = self.encoder_table.new_zeros(*ids.shape, self.width)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
             raise ValueError(

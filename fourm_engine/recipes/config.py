@@ -136,6 +136,8 @@ def load_config(
     for override in overrides:
         apply_override(raw, override)
     leave_out_missing(raw, path, missing, overrides, needed)
+    if "task" in raw:
+        raise ConfigError(f"{path}: its section `task` teaches an encoder a task; that is `fourm finetune {path}`")
     if raw.get("finetune") is not None and not started.is_stored(path):
         from fourm_engine.recipes.finetune import fill_in  # lazy: it imports torch
 
