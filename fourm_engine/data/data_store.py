@@ -205,7 +205,7 @@ class DataStore(Store):
 
 def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
     """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
-    if split.listed is None and split.held_out == frozenset() and split.share is None:
+    if split.listed is None and split.held_out == frozenset() and split.share is None and split.taken == 1:
         return None
     chosen = split.select(Names(table), quiet=quiet)
     return chosen.rows if isinstance(chosen, Names) else np.sort(table.rows(list(chosen)))
