@@ -26,6 +26,7 @@ from fourm_engine.cli import (
     label,
     plugins,
     runs,
+    sweep,
     tokenize,
     tokenizer,
     train,
@@ -50,6 +51,7 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)

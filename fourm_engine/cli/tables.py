@@ -43,6 +43,11 @@ def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
         out.print(note, markup=False)
 
 
+def printable(text: str) -> str:
+    """Without what a terminal obeys: others may have written the files that it comes from."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def metric_cell(score: Score) -> str:
     """The metric, which way is better, and its unit."""
     arrow = "↑" if score.higher_is_better else "↓"
