@@ -48,6 +48,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def literal(text: str) -> str:
+    """A text as a cell that shows it as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def metric_cell(score: Score) -> str:
     """The metric, which way is better, and its unit."""
     arrow = "↑" if score.higher_is_better else "↓"

@@ -1,9 +1,9 @@
 """The folder of a sweep: which trials are there, how they ended, who is at work on them.
 
-OUT/trials/NAME/trial.yaml     what it trains, or which command it runs
-               /outcome.json   how it ended
-               /log.txt        what it said
-               /…              what training leaves: config, checkpoints, metrics, model
+OUT/trials/NAME.yaml            what a trial trains, or which command it runs
+OUT/trials/NAME/outcome.json    how it ended
+OUT/trials/NAME/log.txt         what it said
+OUT/trials/NAME/…               what training leaves: config, checkpoints, metrics, model
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fourm_engine.sweep.trial import Trial
 from fourm_engine.yaml_config import ConfigError, read_yaml
 from fourm_plugins.counting import counted
 
-TRIAL, OUTCOME, LOG, DRAWS = "trial.yaml", "outcome.json", "log.txt", "draws.json"
+OUTCOME, LOG, DRAWS = "outcome.json", "log.txt", "draws.json"
 FORMAT = 1
 MAX_BYTES = 1 << 20
 DONE, FAILED, CUT = "done", "failed", "cut"
@@ -48,17 +48,16 @@ class SweepFolder:
     def __init__(self, out: Path, path: Path) -> None:
         self.out, self.path = out, path
 
+    def config(self, trial: Trial) -> Path:
+        """The file that says what a trial does."""
+        return self.out / f"{trial.folder}.yaml"
+
     def check(self, trials: Sequence[Trial], beside: Sequence[str]) -> list[str]:
         """Compare trials with what is there of them; returns notes. `beside`: folders of trials, below `out`.
 
         Raises ConfigError where a trial that is there was another one, or where none of those that are there is one of
         these."""
-        there = [
-            f"{parent}/{folder.name}"
-            for parent in beside
-            for folder in sorted((self.out / parent).glob("*"))
-            if (folder / TRIAL).is_file()
-        ]
+        there = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
         known = {trial.folder: trial for trial in trials}
         others = [folder for folder in there if folder not in known]
         if others and len(others) == len(there):
@@ -75,7 +74,7 @@ class SweepFolder:
         return []
 
     def _compare(self, trial: Trial) -> None:
-        before = read_yaml(self.out / trial.folder / TRIAL)
+        before = read_yaml(self.config(trial))
         was, now = ({k: v for k, v in flat(c).items() if k != "run"} for c in (before, trial.content))
         changed = [key for key in [*was, *now] if was.get(key) != now.get(key)]
         if changed:
@@ -115,7 +114,7 @@ class SweepFolder:
 
     def write(self, trial: Trial) -> Path:
         """What a trial does, as the config that it is started with."""
-        path = self.out / trial.folder / TRIAL
+        path = self.config(trial)
         write_atomically(path, yaml.safe_dump(trial.content, sort_keys=False, allow_unicode=True))
         return path
 

@@ -17,7 +17,8 @@ from fourm_engine.evaluate.metrics_file import LARGEST, numbers
 from fourm_engine.recipes.runs import KnownRun, covered, is_run, open_run
 from fourm_engine.sweep.config import Measure
 
-RESULT = "result.json"
+#: What a command leaves: a file that it writes, or its standard output.
+RESULT, OUTPUT = "result.json", "output.json"
 MAX_BYTES = 1 << 24
 #: What runs measure, for the axis of a scaling plot.
 MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
@@ -81,13 +82,16 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
 
 
 def _of_result(folder: Path, path: str) -> float | None:
-    """The number at a dotted path of `result.json`; a name with dots in it is taken as it is."""
-    try:
-        with open(folder / RESULT, "rb") as file:
-            value: Any = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return _at(value, path)
+    """The number at a dotted path of what a command left; a name with dots in it is taken as it is."""
+    for name in (RESULT, OUTPUT):
+        try:
+            with open(folder / name, "rb") as file:
+                found = _at(json.loads(file.read(MAX_BYTES)), path)
+        except (OSError, ValueError, RecursionError):
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def _at(value: Any, path: str) -> float | None:

@@ -85,9 +85,10 @@ def _label(group: Group, without: Collection[str] = ()) -> str:
 
 def _axes(panel: Any, x: str, report: Results, spread: bool) -> None:
     better = "lower" if report.measure.goal == "min" else "higher"
-    bars = "; ± one standard deviation over seeds" if spread else ""
     panel.set_xlabel(x, parse_math=False)
-    panel.set_ylabel(f"{report.measure.key} ({better} is better{bars})", parse_math=False)
+    panel.set_ylabel(f"{report.measure.key} ({better} is better)", parse_math=False)
+    if spread:
+        panel.set_title("mean ± one standard deviation over seeds", loc="left", fontsize="small")
 
 
 def _curves(panel: Any, *, report: Results) -> bool:
@@ -140,10 +141,11 @@ def _draw(panel: Any, report: Results, lines: dict[str, list[Point]], x: str, *,
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:
     """Ticks at the values, as people write them, where they are few."""
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
     if len(values) <= MAX_LINES:
-        axis.set_ticks(values, [f"{value:.4g}" for value in values], rotation=0)
+        large = EngFormatter(sep="")
+        axis.set_ticks(values, [large(value) if value >= 10_000 else f"{value:.4g}" for value in values])
         axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
@@ -191,7 +193,7 @@ def _names(panel: Any, *, report: Results, key: str) -> bool:
 
 def _scaling(panel: Any, *, report: Results, what: str) -> bool:
     """Both axes logarithmic; where a line has three points or more, its name has the power law that fits it best."""
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+    from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
     measures = what in MEASURED
     along = set(numeric_axes(report.groups)) if measures else {what}
@@ -203,9 +205,8 @@ def _scaling(panel: Any, *, report: Results, what: str) -> bool:
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(MaxNLocator(6))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
-    _ticks(panel.yaxis, range(MAX_LINES + 1))  # no minor ones
-    if len(lines) == 1 or not measures:
-        _ticks(panel.xaxis, values)
+    panel.yaxis.set_minor_locator(NullLocator())
+    _ticks(panel.xaxis, sorted({float(f"{value:.2g}") for value in values} if measures else values))
     named = {f"{name} {_law(points)}".strip(): points for name, points in lines.items()}
     _draw(panel, report, named, what, joined=True)
     return True

@@ -113,17 +113,24 @@ class Plan:
 def content_of(
     base: Mapping[str, Any], settings: Mapping[str, Any], seed: int, run: Path, origin: str
 ) -> dict[str, Any]:
-    """The config `base` with `settings`, {dotted key: value}, for a run in the folder `run`, validated.
+    """The config `base` with `settings`, {dotted key: value}, for a run in the folder `run`, validated. A config that
+    fine-tunes leaves open what it takes from its source.
 
     Raises ConfigError, which begins with `origin`."""
+    raw = with_settings(base, settings, origin)
+    raw |= {"run": str(run), "seed": seed}
+    resolve(copy.deepcopy(raw), Path(origin))
+    return raw
+
+
+def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A copy of `base` with settings; a length takes the place of another. Raises ConfigError."""
     raw = copy.deepcopy(dict(base))
     for key, value in settings.items():
         if key in LENGTHS:
             for other in LENGTHS:
                 set_key(raw, other, None, f"{origin}: {other}")
         set_key(raw, key, copy.deepcopy(value), f"{origin}: {key}")
-    raw |= {"run": str(run), "seed": seed}
-    resolve(raw, Path(origin))
     return raw
 
 

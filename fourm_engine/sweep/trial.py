@@ -47,7 +47,7 @@ def name_of(parts: Mapping[str, Any]) -> str:
     said, whole = [], True
     for key, value in parts.items():
         text = shown(value)
-        clean = _ODD.sub("-", text).strip("-.")
+        clean = slug(text)
         said.append(f"{_ODD.sub('-', key)}={clean}")
         whole &= clean == text.replace(" ", "-") and not isinstance(value, dict)
     name = ",".join(said)
@@ -55,6 +55,11 @@ def name_of(parts: Mapping[str, Any]) -> str:
         return name
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{name[: MAX_NAME - 9]}-{digest}"
+
+
+def slug(text: str) -> str:
+    """A text as the name of a folder."""
+    return _ODD.sub("-", text).strip("-.")[:MAX_NAME] or "-"
 
 
 def shown(value: Any) -> str:

@@ -22,6 +22,7 @@ from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
+from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.train import record
 from fourm_plugins.counting import counted
@@ -94,9 +95,9 @@ class Work:
         with _stops(), self._ending():
             while self.pending or self.running:
                 self._start()
-                self._poll()
                 if self.running:
                     time.sleep(LOOK)
+                    self._poll()
                 elif self.pending:
                     if not waits:
                         number = counted(len(self.pending), "trial")
@@ -153,7 +154,7 @@ class Work:
         if outcome is not None and outcome.state == CUT:  # stopped while it was evaluated
             words += [f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
-        lines = read_lines(path.parent / METRICS)
+        lines = read_lines(self.folder.out / trial.folder / METRICS)
         before = max((line.numbers.get("seconds", 0.0) for line in lines), default=0.0)
         self.running.append(_Running(trial, self._process(trial, words, gpu), held, gpu, before, cut=cut))
 
@@ -161,13 +162,15 @@ class Work:
         environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // self.jobs)), **os.environ}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with open(self.folder.out / trial.folder / LOG, "ab") as log:
+        out = self.folder.out / trial.folder
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / LOG, "ab") as log, open(out / OUTPUT if trial.is_command else os.devnull, "wb") as output:
             # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once. It
             # stops when the pipe closes, so when this process is killed.
             return subprocess.Popen(
                 [sys.executable, "-m", "fourm_engine.cli.child", *words],
                 stdin=subprocess.PIPE,
-                stdout=log,
+                stdout=output if trial.is_command else log,
                 stderr=log,
                 env=environment,
                 start_new_session=True,
