@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,7 +18,8 @@ from fourm_plugins.explain import explain
 #: Trials of one file; more is a mistake.
 MAX_TRIALS = 10_000
 #: Dotted names of settings.
-Key = Annotated[str, StringConstraints(pattern=r"^[^.=\s]+(\.[^.=\s]+)*$", max_length=200)]
+_KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
+Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
 #: What a value of an axis, a task or an encoder is called.
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=80)]
 Settings = dict[Key, Any]
@@ -121,7 +123,7 @@ class SweepConfig(Strict):
     #: What differs from the base in all trials.
     settings: Settings = Field(default_factory=dict)
     #: Key -> its values; or a name of your choice -> {value's name: {key: value}}, for values of several keys.
-    grid: dict[Key, list[Any] | dict[Label, Settings]] = Field(default_factory=dict)
+    grid: dict[Label, list[Any] | dict[Label, Settings]] = Field(default_factory=dict)
     #: Settings point by point, {key: value}. `name`, where an entry has it, is what the table calls it.
     points: tuple[dict[str, Any], ...] = ()
     #: Key -> where its values are drawn from.
@@ -140,6 +142,9 @@ class SweepConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
         axes = [*self.grid, *self.random]
+        for name, values in self.grid.items():
+            if isinstance(values, list) and not re.fullmatch(_KEY, name):
+                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key, such as train.lr")
         keys = Counter([*self.random, *(name for name, values in self.grid.items() if isinstance(values, list))])
         for values in self.grid.values():
             named = values.values() if isinstance(values, dict) else ()
