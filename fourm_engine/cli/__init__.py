@@ -30,6 +30,7 @@ from fourm_engine.cli import (
     predict,
     probe,
     runs,
+    sweep,
     tokenize,
     tokenizer,
     train,
@@ -54,6 +55,8 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)
 app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import new_table, printable, show
 
 
 class _Runs(TyperGroup):
@@ -54,7 +54,7 @@ def list_runs(
     table = new_table(*columns)
     for row in found:
         table.add_row(*_cells(row))
-    show([table], [_printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
+    show([table], [printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -68,12 +68,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
     cells = [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
-    return [_printable(cell) for cell in cells]
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal obeys: others may have written the files of a run."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return [printable(cell) for cell in cells]
 
 
 @app.command()

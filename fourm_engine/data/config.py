@@ -118,7 +118,10 @@ class DataConfig(BaseModel):
     #: each sample's name alone, so that samples added later do not move others; or the sub-folders that hold them, such
     #: as [val] for `<source>/val/…`.
     held_out: Annotated[float | tuple[SubFolder, ...] | None, BeforeValidator(_held_out)] = None
-    #: Crops of each training sample that `fourm tokenize` makes; validation only has the centre crop.
+    #: Share of the training samples that is trained on, drawn by each sample's name alone: a larger share holds a
+    #: smaller one. Of a list `train`, of each data set.
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
     views: int = Field(default=1, ge=1, le=1024)
     #: Random crops and flips; otherwise every view is the centre crop, and views differ only in alternatives
     #: (captions).

@@ -133,8 +133,8 @@ class DataStore(Store):
             )
         if changed:
             log.warning(
-                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm tokenize` "
-                "compares what is in them, and encodes those that have changed",
+                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm "
+                "tokenize` compares what is in them, and encodes those that have changed",
                 data.root,
                 f"{len(changed):,}",
                 counted(there, "file"),
@@ -210,8 +210,8 @@ class DataStore(Store):
 
 
 def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
-    """int64: the rows of a split's samples, ascending; None for all, which takes neither time nor memory."""
-    if split.listed is None and split.held_out == frozenset() and split.share is None:
+    """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
+    if split.listed is None and split.held_out == frozenset() and split.share is None and split.taken == 1:
         return None
     chosen = split.select(Names(table), quiet=quiet)
     return chosen.rows if isinstance(chosen, Names) else np.sort(table.rows(list(chosen)))

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Collection, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,13 +135,19 @@ class Split:
     held_out: frozenset[str] | None = frozenset()
     #: The share, or the sub-folders, of the samples that are `val` and not `train`.
     share: float | tuple[str, ...] | None = None
+    #: Share of the samples that then takes part.
+    taken: float = 1.0
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager | None = None) -> Split:
         """`host`: the plugin host, for data that a package opens; by default a fresh one.
 
         Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
-        host = host or PluginManager()
+        split = cls._whole(config, training, host or PluginManager())
+        return replace(split, taken=config.train_share) if training else split
+
+    @classmethod
+    def _whole(cls, config: DataConfig, training: bool, host: PluginManager) -> Split:
         root = _root(config, training, host)
         if config.held_out is not None:
             return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)
@@ -157,8 +163,21 @@ class Split:
         return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
-        """The names among `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps.
-        Raises ValueError if `held_out` leaves none."""
+        """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps.
+
+        Raises ValueError where `held_out` or `train_share` leaves none."""
+        chosen = self._select(names, quiet)
+        if self.taken == 1:
+            return chosen
+        # Another draw than that of `held_out`, whose samples would otherwise be the first to be taken.
+        taken = frozenset(name for name in chosen if drawn(f"share/{name}") < self.taken)
+        if not taken:
+            raise ValueError(
+                f"data.train_share: a share of {self.taken} of {counted(len(chosen), 'sample')} is none; raise it"
+            )
+        return taken
+
+    def _select(self, names: Collection[str], quiet: bool) -> Collection[str]:
         if self.share is not None:
             return self._shared(names)
         chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
@@ -213,6 +232,7 @@ class Split:
         named = "all samples" if self.name is None else f"split {self.name!r}"
         if self.share is not None:
             named = f"held out: {self._said()}" if self.part == "val" else f"but for {self._said()}"
+        named = named if self.taken == 1 else f"a share of {self.taken} of {named}"
         return f"{self.part}: {counted(samples, 'sample')} ({named} of {where})"
 
 

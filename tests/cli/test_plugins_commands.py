@@ -256,10 +256,7 @@ def test_info_shows_the_report_of_the_conformance_kit(fourm, install, tmp_path):
 def test_info_of_a_tokenizer_and_of_what_is_not_there(fourm):
     text = fourm("plugins", "info", "wordpiece")[1]
     assert text.startswith("tokenizer wordpiece: fourm-engine")
-    assert (
-        "coordinate_bins (int, default 1000)\n      Steps into which box coordinates divide the width and the height of a picture."
-        in text
-    )
+    assert "coordinate_bins (int, default 1000)\n      Steps into which box coordinates divide the width" in text
     with pytest.raises(ValueError, match=r"no installed plugin is called 'wordpeace'; did you mean 'wordpiece'\?"):
         fourm("plugins", "info", "wordpeace")
 

@@ -53,5 +53,5 @@ def test_a_path_that_is_absent_is_one_line_with_the_nearest_one_that_is_there(tm
 
 
 def test_a_path_beside_the_config_is_named_as_it_is_written_from_here():
-    with pytest.raises(ValueError, match="relative to where the command is typed: write runs/demo$"):
+    with pytest.raises(ValueError, match=r"relative to where the command is typed: write runs/demo$"):
         check_there("demo", beside=Path("runs"))
