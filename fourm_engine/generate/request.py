@@ -150,8 +150,9 @@ def guided(
     for stage in plan:
         conditions = seen - {stage.target}
         weights = stage.guidance
-        if sample.weights and weights is not None:
-            listed = ", ".join(sorted(given[name] for name in sample.weights))
+        if (sample.weights or sample.regions) and weights is not None:
+            carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
+            listed = ", ".join(sorted(given[name] for name in carriers))
             raise ValueError(f"guidance is given twice, with the conditions {listed} and with the plan; drop one")
         if isinstance(weights, dict):
             weights = {}
@@ -199,7 +200,8 @@ def _refuse_sentinel(target: str) -> None:
 
 def _digest(sample: Sample) -> bytes:
     """Equal for samples that are shown the same."""
-    digest = hashlib.sha256(repr(sorted(sample.weights.items())).encode())
+    regions = {key: (region.pos.tolist(), region.weight) for key, region in sample.regions.items()}
+    digest = hashlib.sha256(repr((sorted(sample.weights.items()), sorted(regions.items()))).encode())
     for kind, parts in (("shown", sample.shown), ("known", sample.known)):
         for name, part in sorted(parts.items()):
             digest.update(f"{kind} {name} {len(part)}".encode())
