@@ -109,7 +109,9 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
         # A sample without a weight for a condition has weight 1; a region that it lacks is nothing to weigh.
-        carried = [dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples]
+        carried = [
+            dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples
+        ]
         weights: list[list[Weight]] = [[common.get(name, own.get(name, 1.0)) for own in carried] for name in names]
         # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}

@@ -72,10 +72,13 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
         height, width = (spec.layout.height, spec.layout.width) if value is None else np.asarray(value).shape[:2]
         mask = np.zeros((height, width), np.bool_)
         # To a thousandth of a pixel, so that a third of a picture of 9 pixels is 3.
-        rows, columns = [math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)], [
-            math.floor(x0 * width + 1e-3),
-            math.ceil(x1 * width - 1e-3),
-        ]
+        rows, columns = (
+            [math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)],
+            [
+                math.floor(x0 * width + 1e-3),
+                math.ceil(x1 * width - 1e-3),
+            ],
+        )
         mask[rows[0] : max(rows[1], rows[0] + 1), columns[0] : max(columns[1], columns[0] + 1)] = True
     else:
         mask = read_mask(region, what=what, where="it is")

@@ -297,7 +297,8 @@ def default_plan(
     `scheme` is, grids and vectors are drawn in eight steps or as many as `steps` says.
 
     `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most a step a
-    token; the others, where given, apply to every stage. Raises ValueError, one line, for options that do not exist or have no effect."""
+    token; the others, where given, apply to every stage. Raises ValueError, one line, for options that do not exist
+    or have no effect."""
     try:
         chosen = Options(**options)
     except ValidationError as error:
