@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from fourm_engine.drawing import SIDE, png, show
 from fourm_plugins.modality import Modality
 
 
@@ -36,6 +36,10 @@ class Generated:
         """What to show a person: a `PIL.Image`, or a string."""
         return self.modality.render(self.value)
 
+    def show(self, *, side: int = SIDE) -> Any:
+        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels; or a string."""
+        return show(self.modality, self.value, side=side)
+
     def remark(self) -> str:
         """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
         return self.modality.remark(self.value)
@@ -48,7 +52,7 @@ class Generated:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, or the text, and the remark below it."""
-        rendered, remark = self.render(), self.remark()
+        rendered, remark = self.show(), self.remark()
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
         else:
@@ -69,6 +73,4 @@ class Results(dict[str, Generated]):
 
 
 def _picture(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<img src='data:image/png;base64,{base64.b64encode(png(picture)).decode()}'>"
