@@ -43,6 +43,7 @@ _PLACES = {
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
 }
 
+
 def __dir__() -> list[str]:
     return sorted([*__all__, "__doc__", "__version__"])
 

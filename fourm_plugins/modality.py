@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fourm_plugins import door, several
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Legend
 from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
 from fourm_plugins.spec import ClassMap, ModalitySpec, Text
@@ -275,6 +276,16 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def render(self, value: Value) -> Any:
         """What to show a person: a `PIL.Image` in RGB mode, or a string."""
+
+    def render_all(self, values: Sequence[Value]) -> list[Any]:
+        """`render` of values that are looked at side by side. Override it where colours mean something only within one
+        picture, so that they are chosen for all of `values` together."""
+        return [self.render(value) for value in values]
+
+    def legend(self, value: Value) -> Legend | None:
+        """What explains the colours of the picture that `render` makes of `value`: a `Scale` of a quantity, a `Key` of
+        classes that occur; None for a picture that explains itself, and for text."""
+        return None
 
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes of a class map's array, in the order of their ids; empty where they have none."""

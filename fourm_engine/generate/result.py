@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from fourm_engine.drawing import SIDE, Cell, explained, png, sheet, show
 from fourm_plugins import images
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Modality
 
 
@@ -42,15 +43,23 @@ class Generated:
         """What to show a person: a `PIL.Image`, or a string."""
         return self.modality.render(self.value)
 
-    def render_spread(self) -> Any:
-        """The spread of the samples: a `PIL.Image`, from dark (they agree) to light (they differ most), the largest
-        spread light; a line of text where the spread is no map. Raises ValueError of a result that has none."""
+    def show(self, *, side: int = SIDE) -> Any:
+        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels; or a string."""
+        return show(self.modality, self.value, side=side)
+
+    def show_spread(self, *, side: int = SIDE) -> Any:
+        """The spread of the samples: a picture with its scale, from dark (they agree) to light (they differ most); a
+        line of text where the spread is no map. Raises ValueError of a result that has none."""
         if self.spread is None:
             raise ValueError(f"{self.modality.name!r} has no spread; generate it with n_samples and reduce")
         if not isinstance(self.spread, np.ndarray) or self.spread.ndim != 2:
             return f"spread {reprlib.repr(self.spread)}"
-        most = float(np.nanmax(self.spread, initial=0.0))
-        return Image.fromarray(images.colour_map(self.spread / (most or 1.0)))
+        known = self.spread[np.isfinite(self.spread)]
+        most = float(known.max(initial=0.0)) or 1.0
+        legend, marks = self.modality.legend(self.value), [(x / most, f"{x:.3g}") for x in round_numbers(0.0, most)]
+        unit = legend.unit if isinstance(legend, Scale) else "share" if self.decoded_from == "vote" else ""
+        picture = Image.fromarray(images.colour_map(self.spread / most))
+        return explained(picture, Scale(images.colour_map(np.linspace(0, 1, 256)), tuple(marks), unit), side=side)
 
     def remark(self) -> str:
         """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
@@ -64,7 +73,7 @@ class Generated:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, or the text, and the remark below it."""
-        rendered, remark = self.render(), self.remark()
+        rendered, remark = self.show(), self.remark()
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
         else:
@@ -101,12 +110,29 @@ class Results(dict[str, Generated]):
         of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""
         return f"<Results{of}: {', '.join(map(repr, self.values())) or 'none'}>"
 
+    def grid(self, *, cell: int = 192) -> Image.Image:
+        """The contact sheet: a column a target; of several samples a row each below what was made of them, with its
+        spread. `cell`: pixels of a picture's longer side."""
+        several = len(self.samples) > 1
+        first, spreads, rest = [], [], [list[Cell]() for _ in self.samples]
+        for name, one in self.items():
+            rendered = one.modality.render_all([one.value, *(s[name].value for s in self.samples)])
+            first.append(Cell(explained(rendered[0], one.modality.legend(one.value)), name))
+            spreads.append(None if one.spread is None else Cell(one.show_spread(), f"{name}, spread"))
+            for cells, picture in zip(rest, rendered[1:], strict=True):
+                cells.append(Cell(picture))
+        ways = sorted({one.decoded_from for one in self.values() if one.spread is not None})
+        rows: list[tuple[str, list[Any]]] = [
+            (", ".join(ways) or ("best" if self.scores else "first" if several else ""), first)
+        ]
+        if any(spreads):
+            rows.append(("spread", spreads))
+        return sheet([*rows, *((f"sample {i}", cells) for i, cells in enumerate(rest) if several)], cell=cell)
+
     def _repr_html_(self) -> str:
         cells = (f"<div><b>{html.escape(name)}</b>{one._repr_html_()}</div>" for name, one in self.items())
         return f"<div style='display: flex; flex-wrap: wrap; gap: 1em'>{''.join(cells)}</div>"
 
 
 def _picture(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<img src='data:image/png;base64,{base64.b64encode(png(picture)).decode()}'>"

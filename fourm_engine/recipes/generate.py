@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.evaluate.pictures import png
+from fourm_engine.drawing import png
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.result import Generated, Results
@@ -74,7 +74,7 @@ def write(generated: Generated, out: Path, stem: str) -> list[Path]:
     for extension, content in generated.modality.write(generated.value).items():
         paths.append(out / f"{stem}.{extension}")
         write_atomically(paths[-1], content)
-    picture = generated.render()
+    picture = generated.show()
     if not isinstance(picture, str):
         paths.append(out / f"{stem}.view.png")
         write_atomically(paths[-1], png(picture))
