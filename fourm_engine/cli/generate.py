@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fourm_engine.cli.options import (
-    Device,
-    Disable,
-    Given,
-    Guidance,
-    Out,
-    Providers,
-    Run,
-    Samples,
-    Seed,
-    Steps,
-    Temperature,
-    Tokenizers,
-    TopK,
-    TopP,
-    pairs,
-    values,
-)
+from fourm_engine.cli.generating import generates
+from fourm_engine.cli.options import Given, Out, Run, values
 
 
+@generates
 def generate(
     run: Run,
-    target: Annotated[list[str], typer.Option(help="Modality to generate; repeat it, in the order wanted.")],
-    out: Out,
+    out: Out = None,
     given: Given = None,
-    seed: Seed = 0,
-    samples: Samples = 1,
-    steps: Steps = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    guidance: Guidance = None,
-    device: Device = None,
-    tokenizer: Tokenizers = None,
-    provider: Providers = None,
-    disable: Disable = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Modality to generate; repeat it, in the order wanted. By default all that is not given."),
+    ] = None,
+    options: Any = None,
 ) -> None:
     """Generate modalities from others with a trained model."""
     inputs = values("--input", given)
-    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
-    providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.recipes import generate as recipe
 
-    recipe.generate(
-        run,
-        inputs,
-        target,
-        out,
-        seed=seed,
-        samples=samples,
-        device=device,
-        tokenizers=tokenizers,
-        providers=providers,
-        disable=disable or (),
-        steps=steps,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        guidance=guidance,
-    )
+    recipe.generate(run, inputs, target or None, out, **options)

@@ -111,23 +111,19 @@ class Results(dict[str, Generated]):
         return f"<Results{of}: {', '.join(map(repr, self.values())) or 'none'}>"
 
     def grid(self, *, cell: int = 192) -> Image.Image:
-        """The contact sheet: a column a target; of several samples a row each below what was made of them, with its
-        spread. `cell`: pixels of a picture's longer side."""
-        several = len(self.samples) > 1
-        first, spreads, rest = [], [], [list[Cell]() for _ in self.samples]
+        """The contact sheet: the targets side by side; of several samples a row a target: what was made of them, its
+        spread, and each sample. `cell`: pixels of a picture's longer side."""
+        if len(self.samples) == 1:
+            return sheet([("", [Cell(one.show(), name) for name, one in self.items()])], cell=cell)
+        rows = []
         for name, one in self.items():
             rendered = one.modality.render_all([one.value, *(s[name].value for s in self.samples)])
-            first.append(Cell(explained(rendered[0], one.modality.legend(one.value)), name))
-            spreads.append(None if one.spread is None else Cell(one.show_spread(), f"{name}, spread"))
-            for cells, picture in zip(rest, rendered[1:], strict=True):
-                cells.append(Cell(picture))
-        ways = sorted({one.decoded_from for one in self.values() if one.spread is not None})
-        rows: list[tuple[str, list[Any]]] = [
-            (", ".join(ways) or ("best" if self.scores else "first" if several else ""), first)
-        ]
-        if any(spreads):
-            rows.append(("spread", spreads))
-        return sheet([*rows, *((f"sample {i}", cells) for i, cells in enumerate(rest) if several)], cell=cell)
+            what = one.decoded_from if one.spread is not None else "best" if self.scores else "first"
+            cells = [Cell(explained(rendered[0], one.modality.legend(one.value)), what)]
+            if one.spread is not None:
+                cells.append(Cell(one.show_spread(), "spread"))
+            rows.append((name, [*cells, *(Cell(each, f"sample {i}") for i, each in enumerate(rendered[1:]))]))
+        return sheet(rows, cell=cell)
 
     def _repr_html_(self) -> str:
         cells = (f"<div><b>{html.escape(name)}</b>{one._repr_html_()}</div>" for name, one in self.items())
