@@ -55,6 +55,14 @@ def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]
     return parsed
 
 
+def part_of(option: str, text: str) -> tuple[int, int]:
+    """(k, n) of K/N. Raises ValueError for anything else."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise ValueError(f"{option} {text!r}: expected K/N, such as 0/2 and 1/2 for two halves")
+    return int(part), int(parts)
+
+
 def by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, str]:
     """{target: value}; a value without a target's name is the only target's."""
     texts = list(texts or ())
