@@ -104,8 +104,9 @@ def choose_chain(
         left.remove(target)
         cost = _lowest(target, seen, nats) or 0.0
         for _ in range(MOST_STEPS):
+            least = _lowest(target, seen, nats) or 0.0
             gains = {
-                name: _known(name, seen, nats) * (cost - (_lowest(target, {*seen, name}, nats) or cost))
+                name: _known(name, seen, nats) * (least - (_lowest(target, {*seen, name}, nats) or least))
                 for name in sorted({*possible, *left} - seen - {target})
             }
             best = max(gains, key=gains.__getitem__, default=None)

@@ -91,8 +91,11 @@ def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
         for stage in plan:
             stages.append(_stage(stage, samples, sampler))
             if stage.target in sampler.inputs:  # what later stages see of it: as many tokens as it may have
-                made = Shown.tokens(np.zeros(sampler.vocabulary[stage.target].layout.num_tokens, np.int64))
-                samples = [replace(s, shown={**s.shown, stage.target: made}) for s in samples]
+                n = sampler.vocabulary[stage.target].layout.num_tokens
+                made = [Shown.tokens(np.full(n, 0 if stage.deterministic else b)) for b in range(len(samples))]
+                samples = [
+                    replace(s, shown={**s.shown, stage.target: part}) for s, part in zip(samples, made, strict=True)
+                ]
     return Explanation(tuple(inputs.values()), tuple(prepared.remarks), tuple(stages))
 
 

@@ -199,6 +199,8 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
+        if self.scheme is None:  # what is open decides, too
+            return self
         fields = type(self).model_fields
         changed = {
             name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
@@ -219,8 +221,6 @@ class Stage(BaseModel):
             raise ValueError(f"scheme {self.scheme!r} has no settings; leave order={self.order} out")
         elif self.max_tokens is not None:
             raise ValueError("max_tokens applies to autoregressive decoding alone; leave it out")
-        if self.scheme is None:  # what is open decides, too
-            return self
         _check_drawing(self.temperature, self.top_p, self.top_k)
         if self.temperature_schedule != "constant" and self.temperature == 0:
             raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")

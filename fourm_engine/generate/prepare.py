@@ -80,6 +80,8 @@ def prepare(
     elif plan is not None:
         steps: list[Any] = [plan] if isinstance(plan, Stage) else list(plan)
         if steps and all(isinstance(step, str) for step in steps):
+            for name in steps:
+                reader.find(name)
             names = request.chain_of(steps, targets, shown)
         else:
             if options:
