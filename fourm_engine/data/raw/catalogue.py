@@ -118,7 +118,9 @@ def open_catalogue(
             if index:
                 raise
             # Two at once are usual (`fourm tokenizer fit --jobs`), and either writes the same.
-            (note if isinstance(error, Busy) else warn)(f"{shown(root / INDEX)}: not written ({error}); the next start scans again")
+            (note if isinstance(error, Busy) else warn)(
+                f"{shown(root / INDEX)}: not written ({error}); the next start scans again"
+            )
     names = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     present = {}
     for key, source in opened.sources.items():
