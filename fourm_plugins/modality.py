@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fourm_plugins import door
+from fourm_plugins import door, several
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Legend
 from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
-from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.spec import ClassMap, ModalitySpec, Text
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
@@ -255,6 +255,23 @@ class Modality(ABC, Generic[Value]):
             value[kept] = a[kept]
             return cast("Value", value)
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
+
+    @property
+    def reductions(self) -> tuple[several.How, ...]:
+        """How several values may be made one: of quantities "mean" and "median", of classes and texts "vote"."""
+        return ("vote",) if isinstance(self.spec.array, (Text, ClassMap)) else ("mean", "median")
+
+    def reduce(self, values: Sequence[Value], how: several.How) -> Value:
+        """One value of several, at this modality's own size; `how` is one of `reductions`."""
+        return cast("Value", several.vote(values)[0] if how == "vote" else several.average(values, how))
+
+    def spread(self, values: Sequence[Value]) -> Any:
+        """How far several values lie apart: float (H, W) of values of rows and columns, {name: float} of named
+        numbers, else a float. Of quantities the standard deviation, of classes and texts the share that differs from
+        the commonest. Twice the spread of a value and the truth is its error."""
+        if "vote" in self.reductions:
+            return 1 - several.vote(values)[1]
+        return several.deviation(values)
 
     @abstractmethod
     def render(self, value: Value) -> Any:

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fourm_engine.cli.options import (
-    Device,
-    Disable,
-    Given,
-    Guidance,
-    Out,
-    Providers,
-    Run,
-    Samples,
-    Seed,
-    Steps,
-    Temperature,
-    Tokenizers,
-    TopK,
-    TopP,
-    pairs,
-    part_of,
-    values,
-)
+from fourm_engine.cli.generating import generates
+from fourm_engine.cli.options import Given, Out, Run, part_of, values
 
 
+@generates
 def generate(
     run: Run,
-    target: Annotated[list[str], typer.Option(help="Modality to generate; repeat it, in the order wanted.")],
-    out: Out,
+    out: Out = None,
     given: Given = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Modality to generate; repeat it, in the order wanted. By default all that is not given."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set, of which --input NAME, without a value, says what is given.")
     ] = None,
@@ -49,24 +35,12 @@ def generate(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Of many samples: processes that read and decode ahead.")
     ] = None,
-    seed: Seed = 0,
-    samples: Samples = 1,
-    steps: Steps = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    guidance: Guidance = None,
-    device: Device = None,
-    tokenizer: Tokenizers = None,
-    provider: Providers = None,
-    disable: Disable = None,
+    options: Any = None,
 ) -> None:
     """Generate modalities from others with a trained model. With a folder, --data or --lines for every sample, into a
     data set: the same command continues what was stopped, torchrun or --share divide it."""
     named = [text for text in given or () if "=" in text or data is None]
     inputs = values("--input", named) | dict.fromkeys(text for text in given or () if text not in named)
-    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
-    providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
     many: dict[str, Any] = {
         "data": data,
         "lines": lines,
@@ -82,26 +56,14 @@ def generate(
     from fourm_engine.recipes.generate_many import generate_many, is_folder
 
     if data is not None or lines is not None or any(map(is_folder, inputs.values())):
-        recipe: Any = partial(generate_many, **many)
+        for option in ("reduce", "explain"):
+            if options.pop(option):
+                raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
+        if out is None:
+            raise ValueError("--out is missing; name the folder for the results")
+        generate_many(run, inputs, target or (), out, samples=options.pop("n_samples"), **many, **options)
     elif many:
         option = next(iter(many)).replace("_", "-")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
     else:
-        recipe = one_sample
-    recipe(
-        run,
-        inputs,
-        target,
-        out,
-        seed=seed,
-        samples=samples,
-        device=device,
-        tokenizers=tokenizers,
-        providers=providers,
-        disable=disable or (),
-        steps=steps,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        guidance=guidance,
-    )
+        one_sample(run, inputs, target or None, out, **options)

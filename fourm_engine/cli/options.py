@@ -16,7 +16,7 @@ Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone
 
 # Of commands that generate.
 Run = Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")]
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results; --explain needs none.")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,15 +25,6 @@ Given = Annotated[
         "a path is one and must exist; NAME=text:words is never one. Repeat it.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")]
-Samples = Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")]
-Temperature = Annotated[
-    float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
-]
-TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance weight; 1 is plain.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 Tokenizers = Annotated[
     list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -79,7 +80,7 @@ class Sampler:
         assert len(samples) == len(seeds)
         if not samples:
             return []
-        samples = [Sample({**self._beginnings(s), **s.shown}, dict(s.known), weights=dict(s.weights)) for s in samples]
+        samples = [self.started(sample) for sample in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
         training = self.network.training
         self.network.eval()
@@ -107,16 +108,18 @@ class Sampler:
         ValueError for settings that it does not take."""
         if stage.scheme in BUILT_IN:
             return None
+        assert stage.scheme is not None  # as the request completed it
         return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
-    def _beginnings(self, sample: Sample) -> dict[str, Shown]:
-        """What is known of targets, as stages before see it: behind the beginning of a sequence a sentinel, as in
-        training."""
-        return {
+    def started(self, sample: Sample) -> Sample:
+        """A copy that shows what is known of targets, as stages before see it: behind the beginning of a sequence a
+        sentinel, as in training."""
+        beginnings = {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
             if name in self.inputs
         }
+        return replace(sample, shown={**beginnings, **sample.shown}, known=dict(sample.known))
 
     def _check(self, stage: Stage) -> Entry:
         entry = self.vocabulary[stage.target]

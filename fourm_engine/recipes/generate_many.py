@@ -89,7 +89,7 @@ def generate_many(
         device = device or (str(local_device()) if world > 1 else None)
         choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
-        default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None})
+        default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
         def find(name: str) -> Modality:
             modality = model.reader.instance(name, raw=True)

@@ -111,6 +111,10 @@ class ClassGrid(GridModality):
             settings["ignore"] = top if void else None
         return settings
 
+    def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """NaN where there are not two values with a class."""
+        return np.where((np.stack(values) >= 0).sum(0) > 1, super().spread(values), np.nan)
+
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
         return ClassMap(classes=self.settings.num_classes, height=height, width=width)
