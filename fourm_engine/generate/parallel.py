@@ -25,7 +25,6 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.order import Predicted
 
-
 #: Told after each step: the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
 Watch = Callable[[str, np.ndarray, np.ndarray], None]
 

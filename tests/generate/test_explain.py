@@ -92,5 +92,5 @@ def test_a_text_and_an_adaptive_order_are_told_as_the_most_that_may_run(toys):
 
 
 def test_what_cannot_be_is_said_when_it_is_explained(toys):
-    with pytest.raises(ValueError, match="no scheme|order 'fast'|scheme 'fast'"):
+    with pytest.raises(ValueError, match=r"no scheme|order 'fast'|scheme 'fast'"):
         toys.generate(COLOUR, "height", scheme="fast", explain=True)
