@@ -93,7 +93,10 @@ def compare(
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
     settings = new_table("setting", *found.names, title="settings that differ")
-    every = {n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()}
+    every = {
+        name: ["" if value is None else json.dumps(value, ensure_ascii=False) for value in row]
+        for name, row in found.settings.items()
+    }
     shown = every if everything else found.brief
     for name, values in shown.items():
         settings.add_row(*map(_printable, (name, *values)))

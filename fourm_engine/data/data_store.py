@@ -134,8 +134,8 @@ class DataStore(Store):
             )
         if changed:
             log.warning(
-                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm tokenize` "
-                "compares what is in them, and encodes those that have changed",
+                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm "
+                "tokenize` compares what is in them, and encodes those that have changed",
                 data.root,
                 f"{len(changed):,}",
                 counted(there, "file"),

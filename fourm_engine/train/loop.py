@@ -23,7 +23,6 @@ import torch
 
 from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
-from fourm_engine.files import write_atomically
 from fourm_engine.train.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -51,8 +50,9 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.places import check_places
 from fourm_engine.train.profile import Profile
-from fourm_engine.train.record import recorded
+from fourm_engine.train.record import finished, note_finished, recorded
 from fourm_engine.train.replay import NotFinite, examine, read_step
 from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.step import Learner
@@ -104,6 +104,7 @@ class Trainer:
             Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
 
         Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
+        check_places(self.folder)
         with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)
@@ -370,22 +371,15 @@ class Trainer:
             for weights in beside:
                 self.task.export_averages(weights, self.folder)
             self.task.export(exported, self.folder, scores)
-            facts = {"step": self.progress.step, "exports": list(self.config.exports), "scores": scores}
-            write_atomically(self.folder / "finished.json", json.dumps(facts))
+            note_finished(self.folder, self.progress.step, self.config.exports, scores)
 
         together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
         return scores
 
     def _finished(self) -> dict[str, float] | None:
         """The last evaluation, if this run has already finished."""
-        scores, same = dict[str, float](), False
-        try:
-            document = json.loads((self.folder / "finished.json").read_text())
-            scores = {name: float(score) for name, score in document["scores"].items()}
-            same = document["exports"] == list(self.config.exports)
-            same = same and document["step"] == self.plan.steps == self.progress.step
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            pass  # none, or damaged: the end of the run is done again
+        scores = finished(self.folder, self.plan.steps, self.config.exports)
+        same = scores is not None and self.progress.step == self.plan.steps
         return scores if sum_numbers([float(same)])[0] == world_size() else None
 
 

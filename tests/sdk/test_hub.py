@@ -19,8 +19,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        *("runs/dmeo", "models/any", "./runs", "../runs", "/nowhere", "~/model", "a/b/c", "a/", "org/model.safetensors"),
-        *("tokens.d/x.json", Path("org/name"), "runs/demo", "runs"),
+        *("runs/dmeo", "models/any", "./runs", "../runs", "/nowhere", "~/model", "a/b/c", "a/"),
+        *("org/model.safetensors", "tokens.d/x.json", Path("org/name"), "runs/demo", "runs"),
     ],
 )
 def test_what_looks_like_a_path_is_one(source):
@@ -43,5 +43,5 @@ def test_a_path_that_is_absent_is_one_line_with_the_nearest_one_that_is_there(tm
 
 
 def test_a_path_beside_the_config_is_named_as_it_is_written_from_here():
-    with pytest.raises(ValueError, match="relative to where the command is typed: write runs/demo$"):
+    with pytest.raises(ValueError, match=r"relative to where the command is typed: write runs/demo$"):
         check_there("demo", beside=Path("runs"))
