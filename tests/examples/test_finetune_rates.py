@@ -1,4 +1,4 @@
-"""The rates of the examples of fine-tuning are ones with which a model learns (docs/fine-tuning.md has the measurement)."""
+"""The rates of the examples of fine-tuning are ones with which a model learns; docs/fine-tuning.md says how much."""
 
 import re
 from pathlib import Path
