@@ -22,7 +22,7 @@ LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 class TrainConfig(BaseModel):
     """How a run learns. `plan` gives its lengths in optimiser steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
     batch_size: int = Field(ge=1)
