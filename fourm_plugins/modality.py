@@ -50,7 +50,7 @@ class Metric:
 class Settings(BaseModel):
     """What a user may set for a modality in a config. Misspelt keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
     small: ClassVar[Mapping[str, Any]] = {}
