@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fourm_engine.nn.adapt import POSITIONS, resized
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.initial import BLOCK, Initial
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.task import Planned
 
@@ -35,17 +35,24 @@ def planned(network: Transformer, weights: Path, known: Mapping[str, tuple[int, 
             name = f"{layer}.{attribute}" if parametrized else name
             rows = known[name][0] if name in known else 0
             if rows != total and name.startswith(POSITIONS):
-                part.copy_(resized(_read(weights, name, 0, rows), total)[first : first + len(part)])
+                whole = torch.empty(rows, *part.shape[1:])
+                _read(whole, weights, name, 0)
+                part.copy_(resized(whole, total)[first : first + len(part)])
                 return
             if rows < total:
                 initial[name].fill(part, name, seed=seed, first=first, total=total)
             if (end := min(first + len(part), rows)) > first:
-                part[: end - first].copy_(_read(weights, name, first, end))
+                _read(part[: end - first], weights, name, first)
 
     return Planned(network, fill, network.tabulate)
 
 
-def _read(weights: Path, name: str, first: int, end: int) -> Tensor:
-    """Rows of a tensor of a file, which is closed again: pages of it that were read count as memory."""
+def _read(part: Tensor, weights: Path, name: str, first: int) -> None:
+    """Fill `part` with rows of a tensor of a file, from `first` on, a few at a time. The file is closed again: pages of
+    it that were read count as memory."""
+    rows = max(1, BLOCK // max(1, part[:1].numel()))
     with safe_open(weights, framework="pt") as file:
-        return file.get_slice(name)[first:end].clone()
+        stored = file.get_slice(name)
+        for begin in range(0, len(part), rows):
+            end = min(begin + rows, len(part))
+            part[begin:end].copy_(stored[first + begin : first + end])
