@@ -144,6 +144,19 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     """The network with the file's weights, on the CPU.
 
     Raises ValueError naming tensors that are missing, unknown or misshapen."""
+    network = checked_network(folder, config)
+    network.to_empty(device="cpu")
+    network.tabulate()
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: a truncated file ({error}); fetch it again") from None
+    return network.eval()
+
+
+def checked_network(folder: Path, config: ExportedConfig) -> Transformer:
+    """The network without memory, whose weights the file has. Raises ValueError as `load_network`."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} holds no exported model: {WEIGHTS} is missing")
@@ -153,10 +166,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
-            network.to_empty(device="cpu")
-            network.tabulate()
-            network.load_state_dict({name: file.get_tensor(name) for name in expected})
+        check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
     return network.eval()
