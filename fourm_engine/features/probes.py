@@ -77,25 +77,30 @@ class Linear:
 
     def __init__(self, train: Labelled, classes: int, decay: float, start: Linear | None = None) -> None:
         x = train.pooled.double()
-        self.mean, self.scale = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
+        deviation = x.std(0, unbiased=False)
+        # What hardly varies among a few samples is not blown up.
+        least = 0.05 * deviation.square().mean().sqrt().clamp(min=1e-6)
+        self.mean, self.scale = x.mean(0), deviation.clamp(min=float(least))
         x = (x - self.mean) / self.scale
-        self.weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
-        self.bias = torch.zeros(classes, dtype=x.dtype) if start is None else start.bias.clone()
-        parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
+        weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
+        bias = torch.zeros(classes, dtype=x.dtype) if start is None else start.bias.clone()
         optimiser = torch.optim.LBFGS(
-            parameters, max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+            [weight.requires_grad_(), bias.requires_grad_()],
+            max_iter=200,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-9,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            loss = F.cross_entropy(x @ self.weight.T + self.bias, train.labels)
-            loss = loss + decay / 2 * self.weight.square().sum()
+            loss = F.cross_entropy(x @ weight.T + bias, train.labels) + decay / 2 * weight.square().sum()
             loss.backward()
             return loss
 
         with torch.enable_grad():
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
-        self.weight, self.bias = self.weight.detach(), self.bias.detach()
+            optimiser.step(closure)
+        self.weight, self.bias = weight.detach(), bias.detach()
 
     def scores(self, samples: Labelled) -> Float[Tensor, "n C"]:
         x = (samples.pooled.double() - self.mean) / self.scale
