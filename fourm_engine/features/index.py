@@ -113,7 +113,8 @@ class Index:
             raise ValueError(f"{self.graph}: damaged ({' '.join(str(error).split()):.200}); {_REMEDY}") from None
         if len(graph) != len(self.names) or graph.ndim != len(query):
             raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
-        rows = np.asarray(graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph))).keys, np.int64)
+        found: Any = graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph)))
+        rows = np.asarray(found.keys, np.int64)
         if ((rows < 0) | (rows >= len(self.names))).any():
             raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
         return rows
@@ -136,7 +137,7 @@ def _strings(facts: dict[str, Any], key: str) -> list[str] | None:
 
 def _are_sizes(given: Any) -> bool:
     """{name: [height, width]}."""
-    pairs = list(given.values()) if isinstance(given, dict) else [None]
+    pairs: list[Any] = list(given.values()) if isinstance(given, dict) else [None]
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         return False
     return all(type(edge) is int and 0 < edge < 1 << 16 for pair in pairs for edge in pair)

@@ -80,6 +80,8 @@ class Linear:
         deviation = x.std(0, unbiased=False)
         # What hardly varies among a few samples is not blown up.
         least = 0.05 * deviation.square().mean().sqrt().clamp(min=1e-6)
+        self.weight: Tensor
+        self.bias: Tensor
         self.mean, self.scale = x.mean(0), deviation.clamp(min=float(least))
         x = (x - self.mean) / self.scale
         weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
