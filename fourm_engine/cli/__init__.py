@@ -22,12 +22,15 @@ from fourm_engine.cli import (
     evaluate,
     export,
     extend,
+    finetune,
     generate,
     init,
     label,
     plugins,
+    predict,
     probe,
     runs,
+    sweep,
     tokenize,
     tokenizer,
     train,
@@ -52,9 +55,13 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)
+app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("probe")(probe.probe)

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self.config = config
         width = config.width
         self.embedding = Embedding(width, vocabulary)
-        # Before the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
+        # They precede the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))
         self.encoder_norm = layer_norm(width, bias=config.bias)
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
             self.compile_blocks()
 
     def initialise(self, seed: int | None = None) -> None:
-        """Draw every parameter, by `seed` or a draw from torch's generator, and fill the tables of positions."""
+        """Draw every parameter, by `seed` or by a seed from torch's generator, and fill the tables of positions."""
         seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
         initial = self.initial()
         for name, parameter in self.named_parameters():
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 found[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
-                # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
+                # Glorot-uniform, separately for each of the matrices stacked in qkv and kv.
                 bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
                 found[f"{path}.weight"] = Initial("uniform", bound)
             found[f"{path}.bias"] = Initial("constant", 0.0)
@@ -92,7 +92,8 @@ class Transformer(nn.Module):
         return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
-        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        """Fill the tables of positions, which are in no file: call it after `to_empty` of a model on the meta
+        device."""
         self.embedding.tabulate()
 
     def encode_features(
@@ -157,7 +158,7 @@ class Transformer(nn.Module):
         return self.decoder_norm(y_BMD)
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
-        """Of `decode`'s output, over the modality's ids. Raises ValueError for one without output rows."""
+        """Logits of `decode`'s output over the modality's ids. Raises ValueError for one without output rows."""
         return self.heads.logits(y, name)
 
     def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
