@@ -35,27 +35,23 @@ _BLOCK = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n samples with their classes in [0, C). `tokens` and `valid` are there where they are needed, perhaps mapped from
-    a file."""
+    """n samples with their classes in [0, C). `tokens` and `valid`, where they are needed, may be mapped from a file
+    and hold more samples; those of sample i are at `rows[i]`."""
 
     names: list[str]
     labels: Int[Tensor, " n"]
     pooled: Float[Tensor, "n D"]
-    tokens: Float[np.ndarray, "n N D"] | None = field(default=None, repr=False)
-    valid: Bool[np.ndarray, "n N"] | None = field(default=None, repr=False)
+    tokens: Float[np.ndarray, "m N D"] | None = field(default=None, repr=False)
+    valid: Bool[np.ndarray, "m N"] | None = field(default=None, repr=False)
+    rows: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, rows: Tensor) -> Labelled:
         index = rows.numpy()
-        return Labelled(
-            [self.names[i] for i in index],
-            self.labels[rows],
-            self.pooled[rows],
-            None if self.tokens is None else self.tokens[index],
-            None if self.valid is None else self.valid[index],
-        )
+        names, at = [self.names[i] for i in index], index if self.rows is None else self.rows[index]
+        return Labelled(names, self.labels[rows], self.pooled[rows], self.tokens, self.valid, at)
 
 
 def knn(
@@ -210,6 +206,7 @@ def _attentive_scores(probe: Attentive, samples: Labelled, batch_size: int, devi
 def _tokens(samples: Labelled, rows: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     assert samples.tokens is not None
     assert samples.valid is not None
+    rows = rows if samples.rows is None else samples.rows[rows]
     x = torch.from_numpy(samples.tokens[rows].astype(np.float32))
     return x.to(device), torch.from_numpy(samples.valid[rows].copy()).to(device)
 

@@ -219,12 +219,11 @@ def _labelled(samples: _Classed, known: Mapping[str, int]) -> Labelled:
     """Those of known classes, in the order of their names."""
     names, labels, arrays = samples
     rows = [i for i, label in enumerate(labels) if label in known]
-    whole = len(rows) == len(labels)
-    parts = {kind: array if whole else array[rows] for kind, array in arrays.items()}
     return Labelled(
         [names[i] for i in rows],
         torch.tensor([known[labels[i]] for i in rows], dtype=torch.int64),
-        torch.from_numpy(np.array(parts["pooled"])),
-        parts.get("tokens"),
-        parts.get("valid"),
+        torch.from_numpy(np.array(arrays["pooled"])[rows]),
+        arrays.get("tokens"),
+        arrays.get("valid"),
+        np.array(rows, np.int64),
     )
