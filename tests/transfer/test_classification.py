@@ -194,6 +194,7 @@ def test_measures_are_what_they_are_called():
         ({**CLASSES, "several": True}, {}, "several: a sample lies in one folder; name a file of labels"),
         ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
         (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows near, rgb@pixels"),
+        (CLASSES, {"modalities": {"settings": {}}}, "set modalities.settings.rgb@pixels.source: ."),
         (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: targets and inputs of a task are read from raw data"),
         (CLASSES, {"finetune": {"freeze": ["decoder"]}}, "finetune.freeze: no parameter is called 'decoder'"),
         ({**CLASSES, "drop_path": 0.1}, {"finetune": {"freeze": ["*"]}}, "drop_path is for an encoder that learns"),
