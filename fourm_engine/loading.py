@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fourm_engine import exported
+from fourm_engine.adapter import Adapter
 from fourm_engine.convert import published
-from fourm_engine.convert.absent import absent
+from fourm_engine.convert.absent import AbsentTokenizer, absent
 from fourm_engine.convert.domains import match, restrict
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
@@ -32,6 +33,8 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+#: Settings of a modality that a fine-tuning may change: of pictures and texts, how many tokens they have.
+SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def load_parts(
     revision: str | None,
     tokenizers: Mapping[str, str | Path] | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
+    adapter: str | Path | None = None,
 ) -> Parts:
     """The arguments, and what is raised, are those of `FourM.from_pretrained`."""
     device = choose_device(device)
@@ -67,19 +71,28 @@ def load_parts(
     host = manager or PluginManager(disabled=disable, providers=providers)
     source = published.find(path_or_id)
     folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
-    if source := source or published.find(folder):
+    source = source or published.find(folder)
+    if adapter is not None:
+        if settings:
+            raise ValueError(f"{adapter}: an adapter has its settings; leave settings out")
+        parts = _adapted(Adapter(adapter), source, folder, domains, tokenizers or {}, host, freeze=manager is None)
+    elif source:
         parts = _published(source, domains, tokenizers or {}, settings or {}, host)
     elif settings:
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
-        parts = _exported(folder, domains, tokenizers or {}, host, freeze=manager is None)
+        config = exported.read_config(folder)
+        parts = _exported(folder, config, domains, tokenizers or {}, host, freeze=manager is None)
+        parts = replace(parts, published=exported.published_arguments(folder))
     parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
         tokenizer.to(device)
     return parts
 
 
-def _exported(
+def _adapted(
+    adapter: Adapter,
+    source: Path | None,
     folder: Path,
     domains: Iterable[str] | None,
     tokenizers: Mapping[str, str | Path],
@@ -87,7 +100,42 @@ def _exported(
     *,
     freeze: bool,
 ) -> Parts:
-    config = exported.read_config(folder)
+    """What comes of the model in `folder`, if `source` the published one there, and an adapter of it."""
+    adapter.check_base(source or folder / exported.WEIGHTS)
+    config, known = adapter.config.model, dict[str, str]()
+    if source:
+        plain = {
+            name: {k: v for k, v in m.settings.items() if k not in SIZE_SETTINGS}
+            for name, m in config.modalities.items()
+        }
+        base = _published(source, list(config.modalities), {}, plain, manager).network
+    else:
+        saved = exported.read_config(folder)
+        base, known = exported.load_network(folder, saved), saved.tokenizers
+    # Those that the folder has; others are given, or absent.
+    here = config.model_copy(update={"tokenizers": {k: v for k, v in config.tokenizers.items() if k in known}})
+    parts = _exported(folder, here, domains, tokenizers, manager, freeze=freeze, network=adapter.merged(base))
+    for name, tokenizer in parts.tokenizers.items():
+        space = parts.modalities[name].spec.token_space
+        wanted = config.tokenizers.get(space.name) if space is not None else None
+        if not isinstance(tokenizer, AbsentTokenizer) and wanted not in (None, tokenizer.fingerprint):
+            raise ValueError(
+                f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with that which is given"
+            )
+    return parts
+
+
+def _exported(
+    folder: Path,
+    config: ExportedConfig,
+    domains: Iterable[str] | None,
+    tokenizers: Mapping[str, str | Path],
+    manager: PluginManager,
+    *,
+    freeze: bool,
+    network: Transformer | None = None,
+) -> Parts:
+    """`network`: in place of that in `folder`."""
     names = set(config.modalities if domains is None else names_of("domains", domains))
     if unknown := sorted(names - config.modalities.keys()):
         raise ValueError(f"domains: {no_such(unknown[0], config.modalities)}")
@@ -120,14 +168,14 @@ def _exported(
     loaded |= _given_tokenizers(unfitted, tokenizers, manager)
     if freeze:  # a caller's own host may serve further models
         manager.freeze()
-    network = exported.load_network(folder, config)
+    network = network or exported.load_network(folder, config)
     return Parts(
         network,
         modalities,
         loaded,
         config.build_vocabulary(),
         missing=missing,
-        published=exported.published_arguments(folder),
+        published=None,
         origin=(folder, config),
     )
 

@@ -43,13 +43,13 @@ hookimpl = pluggy.HookimplMarker("fourm")
 
 @dataclass(frozen=True)
 class Run:
-    """What observers know of a run."""
+    """What observers know about a run."""
 
     #: Folder of its checkpoints and metrics; one run at a time has it.
     folder: Path
-    #: What is trained: "fourm" for the model, "tokenizer" for a tokenizer, …
+    #: What is trained, such as "fourm" (the model) or "tokenizer".
     task: str
-    #: Finished steps when it started or went on; where it ends.
+    #: Finished steps when it started or resumed; the step at which it ends.
     first_step: int
     steps: int
     parameters: int
@@ -123,7 +123,7 @@ def fourm_source(name: str) -> Any:
 
 @hookspec
 def fourm_run_started(run: Run) -> None:
-    """A run starts, or goes on from a checkpoint; nothing has been learned yet."""
+    """A run starts, or resumes from a checkpoint; no step has been made yet."""
 
 
 @hookspec

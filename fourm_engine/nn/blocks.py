@@ -17,12 +17,13 @@ from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAt
 
 
 def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
-    """LayerNorm over the last axis, eps 1e-6; without a bias parameter where `bias` is False."""
+    """LayerNorm over the last axis, eps 1e-6; without a bias parameter if `bias` is False."""
     return nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
 
 
 def hidden_width(mlp: str, ratio: float, width: int) -> int:
-    """Of an MLP by its name in `MLPS`. SwiGLU has three matrices of two thirds: as many weights."""
+    """Hidden width of an MLP, by its name in `MLPS`. SwiGLU has three matrices of two thirds the width: as many
+    weights."""
     return int(ratio * width) if mlp == "gelu" else int(2 / 3 * (ratio * width))
 
 
@@ -86,8 +87,8 @@ class EncoderBlock(nn.Module):
 
 @dataclass
 class BlockCache:
-    """What one decoder block keeps between steps: of R rows with H heads of width d and room for L tokens; and the keys
-    and values, (U, H, N, d), of each group of contexts."""
+    """What one decoder block keeps between steps, for R rows with H heads of width d and room for L tokens; and the
+    keys and values, (U, H, N, d), of each group of contexts."""
 
     self_k_RHLd: Tensor
     self_v_RHLd: Tensor
