@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Device, Run, Sizes, sizes
+from fourm_engine.cli.options import Device, Run, Seed, Sizes, sizes
 from fourm_engine.cli.tables import new_table, show
 
 
@@ -37,7 +37,7 @@ def probe(
     epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,
     size: Sizes = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
+    seed: Seed = 0,
     device: Device = None,
 ) -> None:
     """Measure kNN, linear and attentive probes and few-shot curves on a model's features. The model stays as it is."""
