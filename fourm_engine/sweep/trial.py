@@ -49,7 +49,8 @@ def name_of(parts: Mapping[str, Any]) -> str:
         text = shown(value)
         clean = slug(text)
         said.append(f"{_ODD.sub('-', key)}={clean}")
-        whole &= clean == text.replace(" ", "-") and not isinstance(value, dict)
+        plain = not any(isinstance(v, dict | list) for v in (value if isinstance(value, list) else [value]))
+        whole &= plain and clean == text.replace(" ", "-")
     name = ",".join(said)
     if whole and len(name) <= MAX_NAME:
         return name
@@ -59,7 +60,7 @@ def name_of(parts: Mapping[str, Any]) -> str:
 
 def slug(text: str) -> str:
     """A text as the name of a folder."""
-    return _ODD.sub("-", text).strip("-.")[:MAX_NAME] or "-"
+    return _ODD.sub("-", text).strip(".")[:MAX_NAME] or "-"
 
 
 def shown(value: Any) -> str:

@@ -69,7 +69,7 @@ class Sweeps:
 
     def file(self, name: str = "sweep.yaml", **sections) -> Path:
         path = self.home / name
-        path.write_text(yaml.safe_dump({"base": "base.yaml", "out": "out", **sections}))
+        path.write_text(yaml.safe_dump({"base": "base.yaml", "out": "out", **sections}, sort_keys=False))
         return Path(name)
 
     def calls(self) -> list[str]:
