@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.inputs import Condition, Ids, Typed
     from fourm_engine.model import FourM
+    from fourm_engine.transfer.model import load_head
 
-__all__ = ["Condition", "FourM", "Ids", "Typed", "encoder", "load_tokenizer"]
+__all__ = ["Condition", "FourM", "Ids", "Typed", "encoder", "load_head", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +31,8 @@ def __getattr__(name: str) -> Any:
     try:
         if name == "load_tokenizer":
             return import_module("fourm_engine.convert.tokenizers").open_tokenizer
+        if name == "load_head":
+            return import_module("fourm_engine.transfer.model").load_head
         if name == "encoder":
             return import_module("fourm_engine.features.encoder").encoder
         return getattr(import_module(f"fourm_engine.{'model' if name == 'FourM' else 'generate.inputs'}"), name)

@@ -72,24 +72,41 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 @app.command()
-def compare(runs: Several, *, as_json: Json = False) -> None:
-    """The settings in which runs differ, and their losses after equal steps, samples and seconds."""
+def compare(
+    runs: Several,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Each setting and each loss, also those that only one of the runs has.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """In what runs differ: settings, and losses after equal steps; the loss after equal samples and seconds."""
     from fourm_engine.recipes.compare_runs import compare_runs
 
     found = compare_runs(runs)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
-    settings = new_table("setting", *found.runs, title="settings that differ")
-    for name, values in found.settings.items():
-        settings.add_row(name, *("" if value is None else json.dumps(value, ensure_ascii=False) for value in values))
-    tables = [settings] if found.settings else []
+    settings = new_table("setting", *found.names, title="settings that differ")
+    every = {
+        n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()
+    }
+    shown = every if everything else found.brief
+    for name, values in shown.items():
+        settings.add_row(*map(_printable, (name, *values)))
+    tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
     for axis, (where, losses) in found.at.items():
-        table = new_table("loss", *found.runs, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
+        table = new_table("loss", *found.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
-            table.add_row(name, *("" if number is None else f"{number:.4g}" for number in numbers))
-        tables.append(table)
-    show(tables, [] if found.settings else ["the settings are the same"])
+            differ = any(number != numbers[0] for number in numbers)
+            if everything or (differ and (axis == "step" or name == "loss")):
+                table.add_row(_printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
+            else:
+                left_out += 1
+        tables += [table] if table.row_count else []
+    notes = [] if found.settings else ["the settings are the same"]
+    notes += [f"{left_out} more rows: --all"] if left_out else []
+    show(tables, notes, width=80)
 
 
 @app.command()

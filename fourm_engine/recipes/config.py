@@ -142,6 +142,8 @@ def read_raw(path: Path, overrides: Sequence[str] = (), *, needed: Sequence[str]
     for override in overrides:
         apply_override(raw, override)
     leave_out_missing(raw, path, missing, overrides, needed)
+    if "task" in raw:
+        raise ConfigError(f"{path}: its section `task` teaches an encoder a task; that is `fourm finetune {path}`")
     return raw
 
 

@@ -14,6 +14,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.transfer.answers import Mapped
 from fourm_plugins.manager import PluginManager
 
 
@@ -68,7 +69,7 @@ def generate(
         return results
 
 
-def write(generated: Generated, out: Path, stem: str) -> list[Path]:
+def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
     """Write the modality's files, and a PNG to look at beside them as `stem.view.png`; returns their paths."""
     paths = []
     for extension, content in generated.modality.write(generated.value).items():
