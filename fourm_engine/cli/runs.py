@@ -93,14 +93,14 @@ def compare(
     }
     shown = every if everything else found.brief
     for name, values in shown.items():
-        settings.add_row(*map(_printable, (name, *values)))
+        settings.add_row(*map(printable, (name, *values)))
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
     for axis, (where, losses) in found.at.items():
         table = new_table("loss", *found.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
             differ = any(number != numbers[0] for number in numbers)
             if everything or (differ and (axis == "step" or name == "loss")):
-                table.add_row(_printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
+                table.add_row(printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
             else:
                 left_out += 1
         tables += [table] if table.row_count else []

@@ -17,6 +17,8 @@ from fourm_plugins.explain import explain
 
 #: Trials of one file; more is a mistake.
 MAX_TRIALS = 10_000
+#: What a command writes, unless a suite says otherwise.
+RESULT = "result.json"
 #: Dotted names of settings.
 _KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
 Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
@@ -167,13 +169,10 @@ class SweepConfig(Strict):
             raise ValueError("budget.trials counts the draws of `random`, and there is none; leave it out")
         if self.sampler == "optuna" and not self.random:
             raise ValueError("sampler: optuna draws the keys of `random`, and there are none; leave it out")
-        if lengths := [key for key in LENGTHS if self.budget.steps is not None and key in {*keys, *self.settings}]:
-            raise ValueError(f"budget.steps and {lengths[0]} both say how long trials are; keep one")
+        lengths = {"train.steps", "train.samples", "train.tokens"} & {*keys, *self.settings}
+        if lengths and self.budget.steps is not None:
+            raise ValueError(f"budget.steps and {min(lengths)} both say how long trials are; keep one")
         return self
-
-
-#: Settings that say how long a run is.
-LENGTHS = ("train.steps", "train.samples", "train.tokens")
 
 
 def read_file(path: Path, model: type[M]) -> M:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.config import SweepConfig, read_file
+from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import MEASURED, measured
 from fourm_engine.sweep.pictures import draw_all
@@ -94,7 +95,7 @@ class Sweep:
         if pictures:
             report.notes.append(f"pictures: {', '.join(map(str, pictures))} (and .svg)")
         if best is not None:
-            report.notes.append(f"best: fourm train {best}")
+            report.notes.append(f"best: fourm {command_of(self.plan.base)} {best}")
         return report
 
     def _said(self, trial: Trial) -> str:

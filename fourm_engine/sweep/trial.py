@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.config import RESULT, Measure
 
 #: Of a folder's name.
 MAX_NAME = 120
@@ -30,6 +30,8 @@ class Trial:
     measure: Measure = field(default_factory=Measure)
     #: The folder of a trial that must be done before.
     needs: str | None = None
+    #: File in which a command leaves its numbers.
+    result: str = RESULT
     #: Number of the draw, in a search that learns.
     draw: int | None = None
 

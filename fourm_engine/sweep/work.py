@@ -21,6 +21,7 @@ from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
 from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
@@ -149,10 +150,10 @@ class Work:
         trial = self.drawn(trial)
         path = self.folder.write(trial)
         outcome = self.folder.outcome(trial)
-        words = [str(word) for word in trial.content["command"]] if trial.is_command else ["train", str(path)]
+        words = trial.content["command"] if trial.is_command else [command_of(trial.content), str(path)]
         cut = outcome is not None and outcome.state == CUT
         if outcome is not None and outcome.state == CUT:  # stopped while it was evaluated
-            words += [f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
+            words = [*words, f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
         lines = read_lines(self.folder.out / trial.folder / METRICS)
         before = max((line.numbers.get("seconds", 0.0) for line in lines), default=0.0)

@@ -131,7 +131,7 @@ def test_a_stored_run_is_a_base_like_any_other(sweeps, tmp_path):
 def test_a_base_that_extends_a_model_is_refused(sweeps, tmp_path):
     config = yaml.safe_load((tmp_path / "base.yaml").read_text()) | {"extend": {"source": "runs/x"}}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ConfigError, match=r"base\.yaml extends a model"):
+    with pytest.raises(ConfigError, match=r"base\.yaml: extends a model"):
         trials(sweeps, grid=GRID)
 
 
