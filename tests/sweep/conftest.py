@@ -21,9 +21,10 @@ words = sys.argv[3:]
 home = Path({home!r})
 with open(home / "calls", "a") as calls:
     calls.write(json.dumps(words) + "\\n")
-if words[0] == "train":
+if words[0] in ("train", "finetune"):
     config = yaml.safe_load(Path(words[1]).read_text())
-    folder, seed, lr, width = Path(config["run"]), config["seed"], config["train"]["lr"], config["model"].get("width")
+    folder, seed, lr = Path(config["run"]), config["seed"], config["train"]["lr"]
+    width = config.get("model", {{}}).get("width")
 
 def leave(*rows, **record):
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,36 @@ def test_tasks_of_an_encoder_that_failed_say_so_and_the_others_run(suite, sweeps
     assert len(sweeps.calls()) == 3
 
 
+HEAD = {
+    "modalities": {"select": ["rgb@pixels"]},
+    "data": {"train": "data/train", "val": "data/val"},
+    "task": {"kind": "classification"},
+    "train": {"batch_size": 4, "steps": 8, "lr": 0.1},
+}
+
+
+def test_a_task_with_a_head_is_fine_tuned_from_every_encoder_that_is_a_model(suite, tmp_path):
+    (tmp_path / "head.yaml").write_text(yaml.safe_dump(HEAD))
+    task = {"train": "head.yaml", "settings": {"train.lr": 0.2}, "measure": {"key": "eval.accuracy", "goal": "max"}}
+    found = suite(encoders={"4m": {"train": "base.yaml"}, "scratch": {}}, tasks={"classes": task})
+    assert found.run().tasks["classes"].best.mean == 50
+    calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls[1] == ["finetune", "out/tasks/task=classes,encoder=4m,seed=0.yaml"]
+    assert len(calls) == 2
+    assert found.notes == ["tasks.classes: left out for scratch, which has no model to start from"]
+    with pytest.raises(ConfigError, match=r"tasks\.classes from 4m: .*mixupp: unknown key; did you mean .*mixup"):
+        suite(tasks={"classes": task | {"settings": {"task.mixupp": 1}}})
+
+
+def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tmp_path):
+    sweeps.program("Path(words[1]).joinpath('probe.json').write_text(json.dumps({'top1': 0.25}))")
+    command = {"command": ["probe", "{out}"], "result": "probe.json", "measure": {"key": "result.top1", "goal": "max"}}
+    report = suite(encoders={"4m": {}}, tasks={"probe": command}).run()
+    assert report.tasks["probe"].best.mean == 0.25
+    with pytest.raises(ConfigError, match=r"tasks\.probe\.result"):
+        suite(tasks={"probe": command | {"result": "../probe.json"}})
+
+
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
