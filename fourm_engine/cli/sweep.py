@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourm_engine.cli.options import Overrides
 from fourm_engine.cli.tables import literal, new_table, printable, show
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list
 
 def sweep(
     file: File,
+    overrides: Overrides = None,
     *,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
@@ -31,7 +33,7 @@ def sweep(
     """Train the trials of a sweep that are missing, and compare them. Start it again to go on; several may share it."""
     from fourm_engine.sweep.sweep import Sweep
 
-    found = Sweep(file, tell=lambda line: typer.echo(line, err=True))
+    found = Sweep(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
     if dry_run:
         list_trials(found)
         return
@@ -56,6 +58,7 @@ def show_results(report: Results) -> None:
 
 def suite(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A suite file; see docs/sweeps.md.")],
+    overrides: Overrides = None,
     *,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
@@ -65,7 +68,7 @@ def suite(
     from fourm_engine.sweep.results import spread
     from fourm_engine.sweep.suite import Suite
 
-    found = Suite(file, tell=lambda line: typer.echo(line, err=True))
+    found = Suite(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
     if dry_run:
         list_trials(found)
         return

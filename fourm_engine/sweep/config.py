@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from fourm_engine.data.splits import drawn
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
 
 #: Trials of one file; more is a mistake.
@@ -175,9 +176,14 @@ class SweepConfig(Strict):
         return self
 
 
-def read_file(path: Path, model: type[M]) -> M:
-    """A sweep or suite file. Raises ConfigError, a line for each fault."""
+def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
+    """A sweep or suite file, with `section.key=value` overrides. Raises ConfigError, a line for each fault."""
     raw = read_yaml(path)
+    for override in overrides:
+        apply_override(raw, override)
+    for kind, key in (("sweep", "base"), ("suite", "encoders")):
+        if key in raw and key not in model.model_fields:
+            raise ConfigError(f"{path}: is the file of a {kind}, as its {key} says; type fourm {kind} {path}")
     try:
         return model.model_validate(raw)
     except ValidationError as error:

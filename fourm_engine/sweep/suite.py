@@ -7,7 +7,7 @@ run or a command's result for each encoder, task and seed; `OUT/suite.json`, pic
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -117,9 +117,9 @@ class Suite:
     """The trials of a suite file, and what is there of them. Raises ConfigError, before anything is written, for a file
     or a config that cannot be used, and for trials of another file in its folder."""
 
-    def __init__(self, path: Path, *, tell: Tell = say) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell, self.notes = path, tell, list[str]()
-        self.config = read_file(path, SuiteConfig)
+        self.config = read_file(path, SuiteConfig, overrides)
         self.folder = SweepFolder(self.config.out, path)
         self.encoders = {
             label: self._pretraining(label, encoder)

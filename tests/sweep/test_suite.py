@@ -124,6 +124,7 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
         ({"encoders": {"4m": {"train": "base.yaml", "settings": {"model.widht": 1}}}}, r"did you mean model\.width"),
         ({"encoders": {"a b": {"train": "base.yaml"}, "a-b": {}}}, r"names that differ in signs alone"),
         ({"encoders": {}}, r"encoders: Dictionary should have at least 1 item"),
+        ({"base": "base.yaml"}, r"is the file of a sweep, as its base says; type fourm sweep suite\.yaml"),
         ({"task": {}}, r"task: unknown key; did you mean tasks\?"),
     ],
 )

@@ -38,6 +38,9 @@ GRID = {"train.lr": [0.1, 0.2]}
         ({"random": {"train.lr": {}}, "budget": {"trials": 1}}, r"random\.train\.lr: set one of uniform, log_uniform"),
         ({"grid": GRID, "measure": {"key": "accuracy"}}, r"measure\.key: String should match pattern"),
         ({"grid": GRID, "scaling": ["width"]}, r"scaling: width is neither varied nor one of parameters, steps"),
+        ({"grid": GRID, "out": "base.yaml"}, r"out: base\.yaml is a file; name a folder"),
+        ({"grid": GRID, "out": "a-run"}, r"out: a-run is the folder of a run"),
+        ({"grid": GRID, "encoders": {}}, r"is the file of a suite, as its encoders says; type fourm suite sweep\.yaml"),
         ({"grids": GRID}, r"grids: unknown key; did you mean grid\?"),
         ({"grid": GRID, "base": "absent.yaml"}, r"absent\.yaml: no such config file"),
         ({"grid": GRID, "base": "sweep.yaml"}, r"base names this file"),
@@ -48,6 +51,8 @@ GRID = {"train.lr": [0.1, 0.2]}
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(sweeps, tmp_path, sections, says):
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run/run.json").write_text("{}")
     with pytest.raises(ConfigError, match=says) as caught:
         Sweep(sweeps.file(**sections))
     assert "\n" not in str(caught.value)
