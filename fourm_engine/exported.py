@@ -257,7 +257,7 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the network, the Hub and its cache raise many types
         reason = textwrap.shorten(str(error), 200, placeholder=" …") if str(error).strip() else type(error).__name__
         raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason}") from error

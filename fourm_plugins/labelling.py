@@ -55,6 +55,7 @@ def load_network(
     torch = optional("torch", what=f"labelling with {what} needs", install=install)
     check_there(model)
     network, info = None, None
+    transformers.utils.logging.disable_progress_bar()  # a bar for each file of weights
     for kind in kinds:
         try:
             network, info = getattr(transformers, kind).from_pretrained(

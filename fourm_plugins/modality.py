@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fourm_plugins import door
+from fourm_plugins import door, several
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Legend
 from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
-from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.spec import ClassMap, ModalitySpec, Text
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
@@ -255,9 +256,36 @@ class Modality(ABC, Generic[Value]):
             return cast("Value", value)
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
+    @property
+    def reductions(self) -> tuple[several.How, ...]:
+        """How several values may be made one: of quantities "mean" and "median", of classes and texts "vote"."""
+        return ("vote",) if isinstance(self.spec.array, (Text, ClassMap)) else ("mean", "median")
+
+    def reduce(self, values: Sequence[Value], how: several.How) -> Value:
+        """One value of several, at this modality's own size; `how` is one of `reductions`."""
+        return cast("Value", several.vote(values)[0] if how == "vote" else several.average(values, how))
+
+    def spread(self, values: Sequence[Value]) -> Any:
+        """How far several values lie apart: float (H, W) of values of rows and columns, {name: float} of named
+        numbers, else a float. Of quantities the standard deviation, of classes and texts the share that differs from
+        the commonest. Twice the spread of a value and the truth is its error."""
+        if "vote" in self.reductions:
+            return 1 - several.vote(values)[1]
+        return several.deviation(values)
+
     @abstractmethod
     def render(self, value: Value) -> Any:
         """The value as a person would look at it: a `PIL.Image` in RGB mode, or a string."""
+
+    def render_all(self, values: Sequence[Value]) -> list[Any]:
+        """`render` of values that are looked at side by side. Override it where colours mean something only within one
+        picture, so that they are chosen for all of `values` together."""
+        return [self.render(value) for value in values]
+
+    def legend(self, value: Value) -> Legend | None:
+        """What explains the colours of the picture that `render` makes of `value`: a `Scale` of a quantity, a `Key` of
+        classes that occur; None for a picture that explains itself, and for text."""
+        return None
 
     def class_names(self) -> tuple[str, ...]:
         """Names of a class map's classes in the order of their ids; empty if they have none."""

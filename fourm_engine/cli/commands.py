@@ -34,6 +34,8 @@ BUILT_IN = (
     "probe",
     "runs",
     "search",
+    "suite",
+    "sweep",
     "tokenize",
     "tokenizer",
     "train",

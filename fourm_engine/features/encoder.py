@@ -143,8 +143,8 @@ class Encoder(nn.Module):
                 self.reader.instance(name, raw=True)  # says so where the model has no such modality
                 raise ValueError(f"{name!r} is not among the inputs of this encoder: {', '.join(self.inputs)}")
         sample, shown_as = self.reader.read(given, ())
-        if sample.weights:
-            raise ValueError(f"{next(iter(sample.weights))!r}: a weight is for generation; leave it out")
+        if weighted := [*sample.weights, *sample.regions]:
+            raise ValueError(f"{weighted[0]!r}: a weight is for generation; leave it out")
         return ReadSample({name: sample.shown[name] for name in ordered(self.vocabulary, sample.shown)}, shown_as)
 
     def forward_features(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Features:

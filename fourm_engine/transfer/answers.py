@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fourm_engine.drawing import SIDE, show
 from fourm_plugins.modality import Modality
 
 
@@ -30,6 +31,10 @@ class Mapped:
     def render(self) -> Any:
         """What to show a person: a `PIL.Image`."""
         return self.modality.render(self.value)
+
+    def show(self, *, side: int = SIDE) -> Any:
+        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels."""
+        return show(self.modality, self.value, side=side)
 
     def __repr__(self) -> str:
         return f"<Mapped {self.modality.name!r}: {self.value.dtype} {self.value.shape}>"

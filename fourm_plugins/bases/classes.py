@@ -18,6 +18,7 @@ from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Key
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
@@ -109,6 +110,10 @@ class ClassGrid(GridModality):
             settings["ignore"] = top if void else None
         return settings
 
+    def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """NaN where there are not two values with a class."""
+        return np.where((np.stack(values) >= 0).sum(0) > 1, super().spread(values), np.nan)
+
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
         return ClassMap(classes=self.settings.num_classes, height=height, width=width)
@@ -159,6 +164,14 @@ class ClassGrid(GridModality):
     def render(self, value: np.ndarray) -> Image.Image:
         colours = np.concatenate([images.palette(self.settings.num_classes), np.array([images.NOTHING], np.uint8)])
         return Image.fromarray(colours[value])  # -1 is the last row
+
+    def legend(self, value: np.ndarray) -> Key:
+        """The classes that occur, the largest first, and at last "no class"."""
+        ids, counts = np.unique(value, return_counts=True)
+        order = sorted(zip(counts.tolist(), ids.tolist()), key=lambda pair: (pair[1] < 0, -pair[0], pair[1]))
+        names, colours = self.settings.classes, images.palette(self.settings.num_classes).tolist()
+        named = {i: names[i] if i < len(names) else f"class {i}" for _, i in order if i >= 0}
+        return Key(tuple((tuple(colours[i]), named[i]) if i >= 0 else (images.NOTHING, "no class") for _, i in order))
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.settings.classes)

@@ -97,13 +97,14 @@ class FeatureGrid(GridModality):
         return unit(value) if self.settings.normalisation == "unit" else value
 
     def render(self, value: np.ndarray) -> Image.Image:
-        """Three fixed random projections of the features as red, green and blue, each centred on the map: similar
-        features get similar colours, and similar maps look alike."""
-        axes = np.random.default_rng(0).normal(size=(value.shape[2], 3))
-        shown = unit(value) @ axes
-        shown = (shown - shown.mean((0, 1))) / np.maximum(shown.std((0, 1)), 1e-6)
-        colours = np.rint(np.clip(shown / 4 + 0.5, 0, 1) * 255).astype(np.uint8)
-        return Image.fromarray(colours.repeat(_CELL, 0).repeat(_CELL, 1))
+        """The three principal components of the map's features as red, green and blue: like features, like colours."""
+        return self.render_all([value])[0]
+
+    def render_all(self, values: Sequence[np.ndarray]) -> list[Image.Image]:
+        """Components of all maps together, so that a colour means the same in each."""
+        shown = principal([unit(value) for value in values])
+        colours = [np.rint(np.clip(x / 5 + 0.5, 0, 1) * 255).astype(np.uint8) for x in shown]
+        return [Image.fromarray(c.repeat(_CELL, 0).repeat(_CELL, 1)) for c in colours]
 
     def metrics(self) -> tuple[Metric, ...]:
         return (Metric("cosine similarity", cosine_similarity, True),)
@@ -133,6 +134,25 @@ def cosine_similarity(predictions: Sequence[np.ndarray], truths: Sequence[np.nda
     """Mean cosine between predicted and true features, over all positions of all maps."""
     cosines = [(unit(p) * unit(t)).sum(-1).ravel() for p, t in zip(predictions, truths, strict=True)]
     return float(np.concatenate(cosines).mean())
+
+
+def principal(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(h, w, 3) of each map (h, w, channels): the features along the three directions in which those of all maps vary
+    most, each of mean 0 and deviation 1; 0 where they vary in fewer. Which end of a direction is positive follows from
+    its largest component."""
+    if not values:
+        return []
+    rows = np.concatenate([value.reshape(-1, value.shape[2]) for value in values]).astype(np.float64)
+    mean = rows.mean(0)
+    centred = rows - mean
+    wide = centred.shape[1] > len(centred)  # the smaller of two products has the same variances
+    variances, vectors = np.linalg.eigh((centred @ centred.T if wide else centred.T @ centred) / len(rows))
+    axes = np.zeros((rows.shape[1], 3))
+    for k, (variance, vector) in enumerate(zip(variances[::-1][:3], vectors.T[::-1])):
+        if variance > 1e-12:
+            axis = unit(centred.T @ vector) if wide else vector
+            axes[:, k] = axis * np.sign(axis[np.abs(axis).argmax()]) / variance**0.5
+    return [(value - mean) @ axes for value in values]
 
 
 def unit(value: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import Recognised, contents, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
@@ -147,6 +148,11 @@ class ScalarGrid(GridModality):
         s = self.settings
         level = np.clip((value - s.lowest) / (s.highest - s.lowest), 0, 1)
         return Image.fromarray(images.colour_map(level))
+
+    def legend(self, value: np.ndarray) -> Scale:
+        low, high = self.settings.lowest, self.settings.highest
+        marks = tuple(((number - low) / (high - low), f"{number:g}") for number in round_numbers(low, high))
+        return Scale(images.colour_map(np.linspace(0, 1, 256)), marks, self.unit)
 
     def metrics(self) -> tuple[Metric, ...]:
         def absolute(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:

@@ -23,6 +23,7 @@ from fourm_depth.measures import absolute_relative_error, aligned, constants, de
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
 _TRIM = 0.1  # share of the depths that "per_image" leaves out at either end
@@ -155,12 +156,35 @@ class Depth(GridModality):
         return super().compose(given, generated, kept)
 
     def render(self, value: np.ndarray) -> Image.Image:
-        """Near is yellow, far violet, on a logarithmic scale: from min_depth to max_depth for metric depths, so that
-        pictures are comparable; over the map's range for relative ones."""
-        near, far = self.settings.min_depth, self.settings.max_depth
-        if self.settings.normalisation == "per_image" and np.isfinite(value).any():
-            near, far = np.nanmin(value), max(np.nanmax(value), np.nanmin(value) * (1 + 1e-6))
-        return Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
+        """Near is yellow, far violet, on a logarithmic scale: from min_depth to max_depth where depths are metric, to
+        make pictures comparable; over the map's own range where they are relative."""
+        return self.render_all([value])[0]
+
+    def render_all(self, values: Sequence[np.ndarray]) -> list[Image.Image]:
+        """Relative depths over the range of all maps."""
+        near, far = self._range(values)
+        return [
+            Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
+            for value in values
+        ]
+
+    def legend(self, value: np.ndarray) -> Scale:
+        """Metres; of relative depths how many times as far as the nearest."""
+        near, far = self._range([value])
+        relative = self.settings.normalisation == "per_image"
+        low, high = (1.0, far / near) if relative else (near, far)
+        marks = tuple(
+            (float(np.log(d / low) / np.log(high / low)), f"{d:.3g}") for d in round_numbers(low, high, log=True)
+        )
+        return Scale(images.colour_map(np.linspace(1, 0, 256)), marks, "relative" if relative else "m")
+
+    def _range(self, values: Sequence[np.ndarray]) -> tuple[float, float]:
+        """What is drawn as the nearest and as the farthest: metres, or numbers of relative depths."""
+        known = [part for value in values if (part := value[np.isfinite(value)]).size]
+        if self.settings.normalisation == "log" or not known:
+            return self.settings.min_depth, self.settings.max_depth
+        near = float(min(part.min() for part in known))
+        return near, max(float(max(part.max() for part in known)), near * (1 + 1e-6))
 
     def metrics(self) -> tuple[Metric, ...]:
         relative = self.settings.normalisation == "per_image"

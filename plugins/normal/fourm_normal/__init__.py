@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_normal.labeller import NormalLabeller, NormalOptions
-from fourm_normal.measures import constants, mean_angle, median_angle, share_within
+from fourm_normal.measures import constants, geodesic_median, mean_angle, median_angle, share_within
 from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
@@ -104,6 +104,20 @@ class Normal(GridModality):
     def render(self, value: np.ndarray) -> Image.Image:
         known = np.isfinite(value).all(-1, keepdims=True)
         return Image.fromarray(np.where(known, np.rint((value + 1) * 127.5), images.NOTHING).astype(np.uint8))
+
+    def reduce(self, values: Sequence[np.ndarray], how: str) -> np.ndarray:
+        """The direction of the mean vector, or that of least mean angle."""
+        vectors = np.stack(values).astype(np.float32)
+        if how == "mean":
+            return self.denormalise(np.nansum(vectors, axis=0).transpose(2, 0, 1))
+        rows, height, width, _ = vectors.shape
+        return geodesic_median(vectors.reshape(rows, height * width, 3)).reshape(height, width, 3)
+
+    def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean angle to the mean direction, degrees (H, W)."""
+        centre = self.reduce(values, "mean").astype(np.float64)
+        chords = np.stack([np.linalg.norm(value - centre, axis=-1) for value in values])
+        return np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1))).mean(0)
 
     def metrics(self) -> tuple[Metric, ...]:
         return (
