@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from fourm_engine.device import usable_cores
+from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, visible_gpus
@@ -91,7 +91,11 @@ class Work:
         """Returns when every trial has ended, here or in another process. What stops this process (Ctrl-C, SIGTERM,
         SIGHUP) stops its trials, which save what they have.
 
-        Raises ValueError where the first trials fail for one reason."""
+        Raises ValueError where the first trials fail for one reason, and under torchrun."""
+        if rank_and_world()[1] > 1:
+            raise ValueError(
+                "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
+            )
         waits = False
         with _stops(), self._ending():
             while self.pending or self.running:

@@ -42,6 +42,8 @@ def test_json_is_all_of_the_standard_output_and_a_dry_run_writes_nothing(sweeps,
         run("sweep", path, "--dry-run").stdout == "trials/lr=0.2,seed=0: to be done\ntrials/lr=0.1,seed=0: to be done\n"
     )
     assert not (tmp_path / "out").exists()
+    assert "not trained yet" in run("sweep", path, "--report").stdout
+    assert not sweeps.calls()
     found = json.loads(run("sweep", path, "seeds=[0, 1]", "--json").stdout)
     assert found["best"]["point"] == {"train.lr": 0.1}
     assert [len(group["values"]) for group in found["groups"]] == [2, 2]

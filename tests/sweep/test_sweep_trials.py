@@ -155,6 +155,14 @@ def test_one_that_was_cut_when_all_ended_is_not_trained_on(sweeps, tmp_path):
     assert [json.loads(line)[2] for line in (tmp_path / "calls").read_text().splitlines()] == ["train.steps=4"]
 
 
+def test_torchrun_is_told_that_trials_have_processes(sweeps, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="type the command without torchrun"):
+        sweep(sweeps.file(grid={"train.lr": [0.1]}), tell=quiet)
+    assert not sweeps.calls()
+
+
 def test_a_trial_stops_when_the_sweep_is_gone():
     program = (
         "import signal; from fourm_engine.cli.child import stop_with_parent; stop_with_parent(); "
