@@ -20,6 +20,9 @@ def generate(
         list[str] | None,
         typer.Option(help="Modality to generate; repeat it, in the order wanted. By default all that is not given."),
     ] = None,
+    animate: Annotated[
+        Path | None, typer.Option(help="FILE.gif or FILE.png (APNG): the sample after each step of its generation.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set, of which --input NAME, without a value, says what is given.")
     ] = None,
@@ -59,6 +62,8 @@ def generate(
         for option in ("reduce", "explain"):
             if options.pop(option):
                 raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
+        if animate is not None:
+            raise ValueError("--animate is for one sample, not for a folder, --data or --lines; leave it out")
         if out is None:
             raise ValueError("--out is missing; name the folder for the results")
         generate_many(run, inputs, target or (), out, samples=options.pop("n_samples"), **many, **options)
@@ -66,4 +71,4 @@ def generate(
         option = next(iter(many)).replace("_", "-")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
     else:
-        one_sample(run, inputs, target or None, out, **options)
+        one_sample(run, inputs, target or None, out, animate=animate, **options)

@@ -25,6 +25,7 @@ Given = Annotated[
         "a path is one and must exist; NAME=text:words is never one. Repeat it.",
     ),
 ]
+Seed = Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 Tokenizers = Annotated[
     list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")

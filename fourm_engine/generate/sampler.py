@@ -9,7 +9,8 @@ and values from one encoding, each distinct row encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from fourm_engine.generate.guidance import Branches, branches, mix
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.parallel import Filled, Parallel
+from fourm_engine.generate.parallel import Filled, Parallel, Watch
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, length, together
 from fourm_engine.generate.sampling import draw, generators, uniforms
@@ -53,6 +54,17 @@ class Sampler:
         self.sequences = dict(sequences)
         self.inputs = set(inputs)
         self._host = host
+        self._watch: Watch | None = None
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """In the block `watch` is told what is known after each step of a grid or vector and each token of a
+        sequence."""
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
 
     @cached_property
     def _manager(self) -> PluginManager:
@@ -80,7 +92,7 @@ class Sampler:
                 else:
                     ways = branches(stage, samples, self.sequences)
                     order = self.order(stage)
-                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run()
+                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run(self._watch)
                 for sample, result, part in zip(samples, results, filled, strict=True):
                     result[stage.target] = part
                     if stage.target in self.inputs:
@@ -193,6 +205,10 @@ class Sampler:
             logits_BV = self.network.logits(y, target).float()
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
+            if self._watch is not None:
+                so_far_BL = torch.stack(ids, dim=1)
+                stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
+                self._watch(target, so_far_BL.cpu().numpy(), ~stopped_BL.cpu().numpy())
             done_B |= torch.isin(ids_B, stops)
             if (step + 1) % look == 0 and bool(done_B.all()):
                 break

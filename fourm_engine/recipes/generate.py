@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.drawing import png
+from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.result import Generated, Results
@@ -19,6 +20,7 @@ from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_engine.transfer.answers import Mapped
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 #: The contact sheet of several samples.
@@ -33,6 +35,7 @@ def generate(
     *,
     edit: Mapping[str, Any] | None = None,
     explain: bool = False,
+    animate: Path | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -49,11 +52,16 @@ def generate(
         out: where the files go; may be None where nothing runs.
         edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
         explain: tell what would run, and run nothing.
+        animate: a .gif or .png that shows the (first) sample after each step, written beside the results.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins count; by default what the run chose.
         options: seed, n_samples, reduce, plan and those of decoding, as `FourM.generate` takes them.
 
     Raises ValueError for what a user can fix."""
+    if animate is not None:
+        check_animation(animate)
+        if explain:
+            raise ValueError("--animate shows what --explain does not run; leave one of them out")
     if out is None and not explain:
         raise ValueError("--out is missing; name the folder for the results")
     settled = bool(providers or disable)
@@ -63,9 +71,15 @@ def generate(
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
-        results = model.generate(inputs, targets, explain=explain, **options)
+        steps = Steps(model)
+        with nullcontext() if animate is None else steps.recorded():
+            results = model.generate(inputs, targets, explain=explain, **options)
+        frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
             _write_results(results, out, tell)
+        if animate is not None:
+            write_atomically(animate, animated(frames, animate))
+            tell(f"{animate}: {counted(len(frames), 'frame')}")
         return results
 
 

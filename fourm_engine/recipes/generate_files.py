@@ -226,12 +226,12 @@ class Job:
         sources = self.sources()
         settings = {
             "model": digest_of_model(self.model),
-            "inputs": sorted(self.shown_as),
-            "targets": list(self.targets),
-            "seed": self.seed,
-            "samples": self.samples,
-            "with_inputs": self.copies,
-            "options": {key: value for key, value in sorted(self.options.items()) if value is not None},
+            "--input": sorted(self.shown_as),
+            "--target": list(self.targets),
+            "--seed": self.seed,
+            "--samples": self.samples,
+            "--with-inputs": self.copies,
+            **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
         }
         folders = [self.out / source for source in sources.values()]
         record = Record(self.out, settings, folders, part=self.part, parts=self.parts)

@@ -102,7 +102,8 @@ class DataInputs:
     """Some modalities of a data set (docs/data.md), of the samples that have all of them."""
 
     data: AlignedData
-    wanted: Sequence[str]
+    #: Name as given -> modality of `data`.
+    wanted: dict[str, str]
     common: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -110,11 +111,13 @@ class DataInputs:
         cls, root: str, split: str | None, wanted: Sequence[str], find: _Find, common: Mapping[str, Any]
     ) -> DataInputs:
         """Raises ValueError where there is no such data set, or no sample with all of `wanted`."""
-        return cls(AlignedData(root, {name: find(name) for name in wanted}, split), wanted, dict(common))
+        modalities = {name: find(name) for name in wanted}
+        data = AlignedData(root, {modality.name: modality for modality in modalities.values()}, split)
+        return cls(data, {name: modality.name for name, modality in modalities.items()}, dict(common))
 
     def __post_init__(self) -> None:
         names = self.data.names
-        for modality in self.wanted:
+        for modality in self.wanted.values():
             names = Names(names.table, np.intersect1d(names.rows, self.data.having(modality).rows))
         self.names: Sequence[str] = names
         self.lacking, self.notes = len(self.data.names) - len(names), list[str]()
@@ -122,13 +125,13 @@ class DataInputs:
             raise ValueError(f"{self.data.root}: no sample has {' and '.join(self.wanted)}")
 
     def given(self, name: str) -> Given:
-        return Given({m: self.data.files(name, m) for m in self.wanted} | self.common)
+        return Given({key: self.data.files(name, m) for key, m in self.wanted.items()} | self.common)
 
     def stamp(self, name: str) -> str:
-        return repr([self.data.stamp(name, m) for m in self.wanted] + sorted(map(repr, self.common.items())))
+        return repr([self.data.stamp(name, m) for m in self.wanted.values()] + sorted(map(repr, self.common.items())))
 
     def where(self, name: str) -> str:
-        return ", ".join(self.data.where(name, m) for m in self.wanted)
+        return ", ".join(self.data.where(name, m) for m in self.wanted.values())
 
 
 class LineInputs:
