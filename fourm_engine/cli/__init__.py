@@ -29,6 +29,7 @@ from fourm_engine.cli import (
     tokenize,
     tokenizer,
     train,
+    vary,
 )
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.no_plugin import add_no_plugin
@@ -53,6 +54,7 @@ app.command("train")(train.train)
 app.command("extend")(extend.extend)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("vary")(vary.vary)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
 app.command("evaluate")(evaluate.evaluate)

@@ -33,6 +33,7 @@ BUILT_IN = (
     "tokenize",
     "tokenizer",
     "train",
+    "vary",
 )
 
 

@@ -155,6 +155,15 @@ class ScalarVector(StandardModality[Row]):
         numbers = {name: "–" if math.isnan(number) else f"{number:.4g}" for name, number in value.items()}
         return "\n".join(f"{c.name} {numbers[c.name]} {c.unit}".rstrip() for c in self.settings.columns)
 
+    def parts(self, value: Row) -> Row:
+        """Its columns."""
+        return {name: number for name, number in value.items() if not math.isnan(number)}
+
+    def with_part(self, value: Row, part: str, number: float) -> Row:
+        if part not in value:
+            raise SampleError(f"no column {part!r}; it has {', '.join(value)}")
+        return value | {part: float(number)}
+
     def metrics(self) -> tuple[Metric, ...]:
         """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. What the
         truth lacks does not count; what a prediction lacks is wrong by the whole range. 0 where nothing is known."""
