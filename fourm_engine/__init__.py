@@ -11,6 +11,7 @@ Condition        an input of which a part is known, or that has a guidance weigh
 Ids, Typed       token ids, and text that is meant as text, as inputs
 calibration      whether the spread of samples predicts their error
 encoder          features of a model's encoder, for transfer
+load_head        an encoder with a head that `fourm finetune` trained
 load_tokenizer   a tokenizer by itself
 """
 
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     from fourm_engine.generate.inputs import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
     from fourm_engine.model import FourM
+    from fourm_engine.transfer.model import load_head
 
     __version__: str
 
-__all__ = ["Condition", "FourM", "Ids", "Stage", "Typed", "calibration", "encoder", "load_tokenizer"]
+__all__ = ["Condition", "FourM", "Ids", "Stage", "Typed", "calibration", "encoder", "load_head", "load_tokenizer"]
 
 _PLACES = {
     "Condition": ("generate.inputs", "Condition"),
@@ -40,6 +42,7 @@ _PLACES = {
     "Typed": ("generate.inputs", "Typed"),
     "calibration": ("generate.combine", "calibration"),
     "encoder": ("features.encoder", "encoder"),
+    "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
 }
 

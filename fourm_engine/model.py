@@ -112,6 +112,7 @@ class FourM:
         revision: str | None = None,
         tokenizers: Mapping[str, str | Path] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        adapter: str | Path | None = None,
     ) -> FourM:
         """Load an exported model: a folder, a run's folder, or a Hugging Face Hub id (at `revision`); or a published 4M
         model: its safetensors file, a folder with that file, or a Hub id.
@@ -126,6 +127,9 @@ class FourM:
         vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
         that fit the published data are chosen, and these go over them.
 
+        `adapter`: the folder of an adapter (or of the run with `finetune.lora` that wrote it) of this model, which is
+        merged into its weights; one of another model is an error.
+
         Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what it was trained with."""
         parts = load_parts(
             path_or_id,
@@ -137,6 +141,7 @@ class FourM:
             revision=revision,
             tokenizers=tokenizers,
             settings=settings,
+            adapter=adapter,
         )
         return cls(**vars(parts))
 

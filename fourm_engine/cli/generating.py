@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fourm_engine.cli.options import Device, Disable, Providers, Tokenizers, pairs
+from fourm_engine.cli.options import Device, Disable, Providers, Seed, Tokenizers, pairs
 
 
 def generates(command: Callable[..., None]) -> Callable[..., None]:
@@ -35,7 +35,7 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 
 def _options(
-    seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
+    seed: Seed = 0,
     samples: Annotated[
         int, typer.Option("--n-samples", "--samples", min=1, help="How many answers, drawn with seeds from --seed on.")
     ] = 1,

@@ -103,6 +103,8 @@ class InputReader:
         self.tokenizers = tokenizers
         self.find = find
         self.drawer = ViewDrawer(modalities)
+        #: Name -> modality that its values are shown as, where `instance` cannot tell by the specs.
+        self.aliases: dict[str, str] = {}
 
     def read(
         self, inputs: Mapping[str, Any], targets: Collection[str], *, dry: bool = False
@@ -191,6 +193,8 @@ class InputReader:
 
     def instance(self, name: str, *, raw: bool) -> Modality:
         """What is shown of `name`, of a value (`raw`) or of ids. Raises ValueError for a name without a modality."""
+        if raw and name in self.aliases:
+            return self.modalities[self.aliases[name]]
         readers = [m for m in self.modalities.values() if m.spec.source == name and m.spec.input]
         if name not in self.modalities and readers:
             return next((m for m in readers if m.spec.continuous), readers[0])

@@ -118,8 +118,8 @@ class Results(dict[str, Generated]):
         rows = []
         for name, one in self.items():
             rendered = one.modality.render_all([one.value, *(s[name].value for s in self.samples)])
-            what = one.decoded_from if one.spread is not None else "best" if self.scores else "first"
-            cells = [Cell(explained(rendered[0], one.modality.legend(one.value)), what)]
+            first = Cell(explained(rendered[0], one.modality.legend(one.value)), one.decoded_from)
+            cells = [first] if one.spread is not None else [Cell(first.content, "best")] if self.scores else []
             if one.spread is not None:
                 cells.append(Cell(one.show_spread(), "spread"))
             rows.append((name, [*cells, *(Cell(each, f"sample {i}") for i, each in enumerate(rendered[1:]))]))

@@ -20,6 +20,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.transfer.answers import Mapped
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
@@ -133,14 +134,14 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
         tell(str(out / SHEET))
 
 
-def write(generated: Generated, out: Path, stem: str) -> list[Path]:
+def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
     """Write the modality's files, and a PNG to look at beside them as `stem.view.png`; of a spread its numbers as
     `stem.spread.npy`, and `stem.spread.png`. Returns their paths."""
     files = {f"{stem}.{extension}": content for extension, content in generated.modality.write(generated.value).items()}
     picture = generated.show()
     if not isinstance(picture, str):
         files[f"{stem}.view.png"] = png(picture)
-    if isinstance(generated.spread, np.ndarray):
+    if isinstance(generated, Generated) and isinstance(generated.spread, np.ndarray):
         np.save(buffer := io.BytesIO(), generated.spread.astype(np.float32), allow_pickle=False)
         files[f"{stem}.spread.npy"] = buffer.getvalue()
         if not isinstance(spread := generated.show_spread(), str):

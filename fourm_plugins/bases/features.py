@@ -26,7 +26,7 @@ _CELL = 16  # pixels of a feature in pictures for people
 
 
 class FeatureSettings(images.TokenSettings):
-    """The token grid is image_size / patch_size, as of the picture that the features describe."""
+    """The token grid is image_size / patch_size of the picture that the features describe."""
 
     small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "channels": 16}
 
@@ -35,7 +35,7 @@ class FeatureSettings(images.TokenSettings):
 
 
 class FeatureGrid(GridModality):
-    """One feature a token."""
+    """One feature vector per token."""
 
     Settings: ClassVar[type[BaseModel]] = FeatureSettings
     extensions = ("npy",)
@@ -44,7 +44,7 @@ class FeatureGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Arrays of three dimensions with at least eight channels, as many in each."""
+        """Three-dimensional arrays with at least eight channels, the same number in each."""
         arrays = usable(contents(samples, cls.extensions), lambda content: images.decode_array(content, ndim=3).shape)
         # Maps of features are no larger than they have channels; these are last, or else first.
         for last in (True, False):
@@ -68,7 +68,7 @@ class FeatureGrid(GridModality):
         return self.from_array(images.decode_array(images.only_file(files, self.extensions)[1], ndim=3))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(h, w, channels); channels first where they cannot be last."""
+        """(h, w, channels); channels first if they cannot be last."""
         channels = self.settings.channels
         if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
             raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
@@ -82,7 +82,7 @@ class FeatureGrid(GridModality):
         return value
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        """In float16, or float32 where numbers are too large for it."""
+        """A float16 .npy file, or float32 if numbers are too large."""
         small = np.abs(value).max() < 6e4
         return {"npy": images.encode_array(value.astype(np.float16 if small else np.float32))}
 
@@ -91,7 +91,7 @@ class FeatureGrid(GridModality):
         return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
-        """Of unit length where "unit" took the length away."""
+        """Features of unit length if "unit" removed their length."""
         assert isinstance(array, np.ndarray)
         value = np.ascontiguousarray(array.transpose(1, 2, 0), np.float32)
         return unit(value) if self.settings.normalisation == "unit" else value
@@ -110,7 +110,7 @@ class FeatureGrid(GridModality):
         return (Metric("cosine similarity", cosine_similarity, True),)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The mean of the features' directions, one everywhere and one at each place: of highest mean cosine."""
+        """The features' mean direction, overall and at each position: they have the highest mean cosine."""
         total = np.zeros(images.stack(values[:1]).shape[1:])
         for value in values:
             if value.shape != total.shape:
@@ -131,7 +131,7 @@ class FeatureGrid(GridModality):
 
 
 def cosine_similarity(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
-    """Mean cosine between predicted and true features, over the places of all maps."""
+    """Mean cosine between predicted and true features, over all positions of all maps."""
     cosines = [(unit(p) * unit(t)).sum(-1).ravel() for p, t in zip(predictions, truths, strict=True)]
     return float(np.concatenate(cosines).mean())
 
@@ -156,5 +156,5 @@ def principal(values: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def unit(value: np.ndarray) -> np.ndarray:
-    """Vectors (..., channels) of length 1; zero stays zero."""
+    """Vectors (..., channels) scaled to length 1; zero stays zero."""
     return np.asarray(value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-12))

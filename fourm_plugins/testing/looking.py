@@ -17,7 +17,7 @@ _CLOSE_COLOURS = 4
 
 
 def values_are_shown(subject: Subject) -> None:
-    """`render` gives a PIL picture in RGB mode, or a string, of every value."""
+    """`render` gives a PIL picture in RGB mode, or a string, for every value."""
     for value in subject.values:
         for shown in (subject.modality.render(value), subject.modality.render(subject.modality.augment(value, View()))):
             picture = isinstance(shown, Image.Image)

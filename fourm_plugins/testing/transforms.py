@@ -1,6 +1,6 @@
-"""Geometry and values: the shared View, normalisation both ways, measures.
+"""Geometry and values: the shared View, normalisation both ways, metrics.
 
-The reference for geometry is written to be obvious and slow: for each pixel of the view, where it lies in the source.
+The reference for geometry is obvious and slow: for each pixel of the view, where it lies in the source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fourm_plugins.testing.compare import distance, global_seed, same, spread
 from fourm_plugins.testing.subject import Subject
 from fourm_plugins.view import View
 
-#: What an array may lose to the value and back, as a share of the examples' spread.
+#: How much an array may change on the way to the value and back, as a share of the examples' spread.
 VALUE_TOLERANCE = 0.05
 #: Share of the pixels that may lie on the wrong side of a marked region.
 STRAY_PIXELS = 0.02
@@ -29,7 +29,7 @@ _CELLS = 32  # a side, to which drawn pictures are reduced
 
 
 def every_view_fits(subject: Subject) -> None:
-    """Through any view the array is what the spec describes."""
+    """Through any view the array is as the spec describes."""
     for value in subject.values:
         for view in _views(8):
             wrong = misfit(subject.spec, subject.array(value, view))
@@ -37,7 +37,7 @@ def every_view_fits(subject: Subject) -> None:
 
 
 def augment_is_deterministic(subject: Subject) -> None:
-    """The same value through the same view gives the same array: every choice is the view's, none a generator's."""
+    """The same value through the same view gives the same array: all randomness is the view's."""
     for value, view in zip(subject.values, _views(8), strict=False):
         arrays = []
         for seed in (0, 1):
@@ -47,7 +47,7 @@ def augment_is_deterministic(subject: Subject) -> None:
 
 
 def variants_are_stated(subject: Subject) -> None:
-    """Views that differ in `variant` alone show the same, unless the class says `variants = True`."""
+    """Views that differ only in `variant` show the same, unless the class says `variants = True`."""
     if subject.modality.variants:
         return
     for value, view in zip(subject.values, _views(8), strict=False):
@@ -58,7 +58,7 @@ def variants_are_stated(subject: Subject) -> None:
 
 
 def view_moves_the_picture(subject: Subject) -> None:
-    """A view's crop and flip show the part of the picture that they name, as of every other modality."""
+    """A view shows the same part of the picture, cropped and flipped, as it does of every other modality."""
     marker = _marker(subject)
     if marker is None:
         _check_drawn(subject)
@@ -77,7 +77,7 @@ def view_moves_the_picture(subject: Subject) -> None:
 
 
 def flip_mirrors(subject: Subject) -> None:
-    """A flip mirrors the array left to right and changes nothing else but what is claimed to change."""
+    """A flip mirrors the array left to right and changes only what is claimed to change."""
     scale = spread(subject.arrays)
     for value in subject.values:
         plain, flipped = subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)
@@ -93,7 +93,7 @@ def flip_mirrors(subject: Subject) -> None:
 
 
 def directions_are_stated(subject: Subject) -> None:
-    """An aligned array of several numbers a place claims `directions` or `no_directions`, which nothing else tells."""
+    """An aligned array with several numbers per position claims `directions` or `no_directions`."""
     both = {"directions", "no_directions"} <= subject.claims
     require(not both, "it claims both `directions` and `no_directions`; claim the one that holds")
     if not _unstated(subject):
@@ -111,7 +111,7 @@ def directions_are_stated(subject: Subject) -> None:
 
 
 def directions_change_sign(subject: Subject) -> None:
-    """Under a flip the first component of every vector changes its sign."""
+    """A flip changes the sign of every vector's first component."""
     for value in subject.values:
         plain, flipped = subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)
         require(
@@ -122,7 +122,7 @@ def directions_change_sign(subject: Subject) -> None:
 
 
 def flip_twice_restores(subject: Subject) -> None:
-    """A value flipped twice is what it was, be it a picture, boxes or a sentence."""
+    """A value flipped twice is unchanged, be it a picture, boxes or a sentence."""
     scale = spread(subject.arrays)
     modality = subject.modality
     for value in subject.values:
@@ -147,7 +147,7 @@ def value_survives_its_array(subject: Subject) -> None:
 
 
 def measures_prefer_the_truth(subject: Subject) -> None:
-    """Of every metric the truth itself scores at least as well as the examples in another order."""
+    """By every metric, the truth scores at least as well as the examples in another order."""
     values = [_seen(subject, value) for value in subject.values]
     for metric in subject.modality.metrics():
         right, shuffled = (float(metric.compute(p, values)) for p in (values, [*values[1:], values[0]]))
@@ -182,7 +182,7 @@ def _views(n: int) -> Iterator[View]:
 
 
 def _unstated(subject: Subject) -> bool:
-    """Whether the array may hold vectors, and nothing says whether it does."""
+    """Whether the array may hold vectors without anything saying whether it does."""
     array = subject.spec.array
     several = isinstance(array, FeatureVector) or (isinstance(array, FeatureMap) and array.channels > 1)
     return several and not {"directions", "no_directions"} & subject.claims
@@ -209,12 +209,12 @@ def _marked_views() -> list[View]:
 
 
 def _in_mark(y: float, x: float) -> bool:
-    """An L off the middle, unlike itself when it is flipped, turned or shifted; y, x in [0, 1] of the picture."""
+    """An off-centre L, which looks different when flipped, turned or shifted; y, x in [0, 1] of the picture."""
     return (0.3 <= y < 0.8 and 0.2 <= x < 0.45) or (0.6 <= y < 0.8 and 0.2 <= x < 0.8)
 
 
 def _marker(subject: Subject) -> np.ndarray | None:
-    """A value, rows and columns first, in which the L holds another example's pixel; None where values are no
+    """A value with rows and columns first in which the L holds another example's pixel; None if values are not
     arrays."""
     if not isinstance(subject.spec.array, (FeatureMap, ClassMap)):
         return None
@@ -241,7 +241,7 @@ def _marker(subject: Subject) -> np.ndarray | None:
 
 
 def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarray]:
-    """bool (H, W) each: pixels that lie wholly in the L, and wholly outside, when seen through `view`."""
+    """Two bool (H, W): pixels wholly inside the L, and wholly outside, seen through `view`."""
     inside, outside = np.zeros(shape, bool), np.zeros(shape, bool)
     steps = (-_MARGIN, 0, _MARGIN)
     for i in range(shape[0]):
@@ -254,13 +254,13 @@ def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarr
 
 
 def _seen_mark(y: float, x: float, view: View) -> bool:
-    """Whether the L is at y, x in [0, 1] of the view."""
+    """Whether y, x in [0, 1] of the view lies in the L."""
     x = 1 - x if view.flip else x
     return _in_mark(view.top + y * view.height, view.left + x * view.width)
 
 
 def _stray(pixels: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
-    """Share of the pixels (C, H, W) whose value is nearer to the mean of the other side."""
+    """Share of the pixels (C, H, W) whose value is nearer to the other side's mean."""
     sides = (inside, outside)
     means = [np.nanmean(pixels[:, side], axis=1) for side in sides]
     if np.allclose(*means):
@@ -271,8 +271,8 @@ def _stray(pixels: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float
 
 
 def _check_coarse(pixels: np.ndarray, view: View) -> None:
-    """Where a pixel is as large as the L's arms: the array must follow the share of the L in each pixel, and more so
-    than through a wrong view."""
+    """If a pixel is as large as the L's arms, the array must follow the L's share of each pixel, and better than
+    through a wrong view."""
     right = _follows(pixels, view)
     for name, wrong in _wrong_views(view).items():
         other = _follows(pixels, wrong)
@@ -280,7 +280,7 @@ def _check_coarse(pixels: np.ndarray, view: View) -> None:
 
 
 def _follows(pixels: np.ndarray, view: View) -> float:
-    """Mean correlation of the channels with the share of the L in each pixel."""
+    """Mean correlation of the channels with the L's share of each pixel."""
     height, width = pixels.shape[1:]
     steps = [(k + 0.5) / 8 for k in range(8)]
     share = np.zeros((height, width))
@@ -294,7 +294,7 @@ def _follows(pixels: np.ndarray, view: View) -> float:
 
 
 def _wrong_views(view: View) -> dict[str, View]:
-    """What goes wrong -> the view that would then be seen; those that differ from `view`."""
+    """What goes wrong -> the view that would result, if it differs from `view`."""
     top, left, height, width = view.top, view.left, view.height, view.width
     views = {
         "does not flip": View(top, left, height, width, flip=not view.flip),
@@ -311,8 +311,8 @@ def _wrong_views(view: View) -> dict[str, View]:
 
 
 def _check_drawn(subject: Subject) -> None:
-    """Where values are not arrays, what `render` draws of them: through a view it must look like the view of the whole
-    drawing, and more so than like any wrong view of it."""
+    """If values are not arrays, check what `render` draws: through a view it must look like that view of the whole
+    drawing, and more so than like any wrong view."""
     view = View(0.1, 0.05, 0.8, 0.7, flip=True)
     wrong = _wrong_views(view)
     errors = dict.fromkeys(["", *wrong], 0.0)
@@ -335,7 +335,7 @@ def _drawing(subject: Subject, value: Any, view: View) -> np.ndarray:
 
 
 def _look(picture: np.ndarray, view: View) -> np.ndarray:
-    """The part of a drawing that a view shows, pixel by pixel, nearest."""
+    """The part of a drawing that a view shows, by nearest pixels."""
     height, width = picture.shape[:2]
     rows = [int((view.top + (i + 0.5) / height * view.height) * height) for i in range(height)]
     columns = [int((view.left + (j + 0.5) / width * view.width) * width) for j in range(width)]
