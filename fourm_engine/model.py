@@ -294,6 +294,9 @@ class FourM:
         )
         targets, samples = prepared.targets, prepared.samples
         ways = reductions_of(reduce, targets, self.modalities)
+        for tokenizer in (self.tokenizers[target] for target in ways):
+            if isinstance(tokenizer, AbsentTokenizer):
+                tokenizer.decode([])  # says which one is missing, before anything runs
         if explain:
             explanation = explained(prepared, self.sampler)
             print(explanation)
