@@ -287,6 +287,15 @@ class Modality(ABC, Generic[Value]):
         classes that occur; None for a picture that explains itself, and for text."""
         return None
 
+    def parts(self, value: Value) -> Mapping[str, float]:
+        """What of a value can be varied by a number, and its number now, such as {"0.x": 0.4} where a first box lies.
+        Empty where nothing can."""
+        return {}
+
+    def with_part(self, value: Value, part: str, number: float) -> Value:
+        """`value` with another number for one of its `parts`. Raises `SampleError` for a number that cannot be."""
+        raise SampleError(f"no part of it can be varied by a number; {part!r} is none")
+
     def class_names(self) -> tuple[str, ...]:
         """Names of a class map's classes in the order of their ids; empty if they have none."""
         return ()
