@@ -1,6 +1,6 @@
-"""`--no-plugin NAME`, which every command takes.
+"""What every command has: `--no-plugin NAME`, and help that flows to the terminal's width.
 
-It acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin host
+The option acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin host
 reads, here and in every process that is started.
 """
 
@@ -21,9 +21,12 @@ _OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME"
 
 
 def add_no_plugin(app: typer.Typer) -> None:
-    """Give the option to all commands of `app` and of the groups below it."""
+    """Give the option to all commands of `app` and of the groups below it; a docstring's line breaks are not the
+    help's."""
     for command in app.registered_commands:
         assert command.callback is not None
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = command.help or "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         command.callback = _with_option(command.callback)
     for group in app.registered_groups:
         assert group.typer_instance is not None

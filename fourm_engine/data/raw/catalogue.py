@@ -6,8 +6,10 @@ set of many files is indexed on the way, if it can be written to; `fourm data in
 
 from __future__ import annotations
 
+import logging
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -46,6 +48,7 @@ from fourm_engine.storage.location import Location
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ModalitySpec
 
+log = logging.getLogger(__name__)
 #: Files and members from which on a data set is indexed without being told to: below, a scan takes less than a second.
 MANY = 10_000
 
@@ -118,9 +121,8 @@ def open_catalogue(
             if index:
                 raise
             # Two at once are usual (`fourm tokenizer fit --jobs`), and either writes the same.
-            (note if isinstance(error, Busy) else warn)(
-                f"{shown(root / INDEX)}: not written ({error}); the next start scans again"
-            )
+            report = log.debug if isinstance(error, Busy) else warn
+            report(f"{shown(root / INDEX)}: not written ({error}); the next start scans again")
     names = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     present = {}
     for key, source in opened.sources.items():
