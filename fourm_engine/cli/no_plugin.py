@@ -1,7 +1,7 @@
 """What every command has: `--no-plugin NAME`, and help that flows to the terminal's width.
 
-The option acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin host
-reads, here and in every process that is started.
+The option acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin
+host reads, here and in every process that is started.
 """
 
 from __future__ import annotations

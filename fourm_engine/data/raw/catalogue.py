@@ -6,7 +6,6 @@ set of many files is indexed on the way, if it can be written to; `fourm data in
 
 from __future__ import annotations
 
-import logging
 import hashlib
 import json
 import logging
