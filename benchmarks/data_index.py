@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm_engine.data.columns import Column, Entries
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index, file_stamps
 from fourm_engine.data.tokens.indexing import open_index, scan
@@ -98,6 +99,15 @@ def memory(pid: int | str) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
+def columns_of(index: Index) -> list[Entries]:
+    return [index.shards, index.files, index.present, index.dropped, *index.names.arrays().values()]
+
+
+def checked_bytes(column: Entries) -> int:
+    """Bytes that were compared with their checksums."""
+    return column.checked if isinstance(column, Column) else column.nbytes
+
+
 def work(store: TokenStore, seed: int) -> None:
     for row in np.random.default_rng(seed).integers(0, len(store), 100_000).tolist():
         store.has(row)
@@ -124,6 +134,7 @@ def main() -> None:
     seconds, used = time.perf_counter() - began, time.process_time() - used
     assert len(store) == options.rows
     alone = memory("self") - before
+    compared = sum(checked_bytes(column) for column in columns_of(store.index))
     began = time.perf_counter()
     store.identity()
     identity = time.perf_counter() - began
@@ -147,7 +158,8 @@ def main() -> None:
     size = sum(path.stat().st_size for path in (options.folder / INDEX_FOLDER).iterdir())
     print(f"{options.rows} samples, {options.shards} shards, {options.modalities} modalities")
     print(f"index on disk: {size / options.rows:.1f} bytes a sample")
-    print(f"opened in {seconds:.2f} s ({used:.2f} s of processor time); identity of the run in {identity:.2f} s")
+    print(f"opened in {seconds:.2f} s ({used:.2f} s of processor time), {compared >> 10} KiB compared with checksums")
+    print(f"identity of the run in {identity:.2f} s")
     print(f"memory: {alone >> 20} MiB; with {options.workers} workers, all together {together >> 20} MiB")
 
 

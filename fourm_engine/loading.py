@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fourm_engine import exported
+from fourm_engine.adapter import Adapter
 from fourm_engine.convert import published
-from fourm_engine.convert.absent import absent
+from fourm_engine.convert.absent import AbsentTokenizer, absent
 from fourm_engine.convert.domains import match, restrict
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
@@ -27,10 +28,13 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+#: Settings of a modality that a fine-tuning may change: of pictures and texts, how many tokens they have.
+SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ def load_parts(
     revision: str | None,
     tokenizers: Mapping[str, str | Path] | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
+    adapter: str | Path | None = None,
+    weights: bool = True,
 ) -> Parts:
-    """The arguments, and what is raised, are those of `FourM.from_pretrained`."""
+    """The arguments, and what is raised, are those of `FourM.from_pretrained`. Without `weights` the network of an
+    exported model is checked, and has no memory."""
     device = choose_device(device)
     disable = names_of("disable", disable)
     if manager is not None and (disable or providers):
@@ -66,19 +73,30 @@ def load_parts(
     host = manager or PluginManager(disabled=disable, providers=providers)
     source = published.find(path_or_id)
     folder = exported.locate(path_or_id, revision=revision) if source is None else source.parent
-    if source := source or published.find(folder):
+    source = source or published.find(folder)
+    if adapter is not None:
+        if settings:
+            raise ValueError(f"{adapter}: an adapter has its settings; leave settings out")
+        parts = _adapted(Adapter(adapter), source, folder, domains, tokenizers or {}, host, freeze=manager is None)
+    elif source:
         parts = _published(source, domains, tokenizers or {}, settings or {}, host)
     elif settings:
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
-        parts = _exported(folder, domains, tokenizers or {}, host, freeze=manager is None)
-    parts.network.to(device)
+        config = exported.read_config(folder)
+        blank = None if weights else exported.checked_network(folder, config)
+        parts = _exported(folder, config, domains, tokenizers or {}, host, freeze=manager is None, network=blank)
+        parts = replace(parts, published=exported.published_arguments(folder))
+    if weights or source:
+        parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
         tokenizer.to(device)
     return parts
 
 
-def _exported(
+def _adapted(
+    adapter: Adapter,
+    source: Path | None,
     folder: Path,
     domains: Iterable[str] | None,
     tokenizers: Mapping[str, str | Path],
@@ -86,7 +104,42 @@ def _exported(
     *,
     freeze: bool,
 ) -> Parts:
-    config = exported.read_config(folder)
+    """What comes of the model in `folder`, if `source` the published one there, and an adapter of it."""
+    adapter.check_base(source or folder / exported.WEIGHTS)
+    config, known = adapter.config.model, dict[str, str]()
+    if source:
+        plain = {
+            name: {k: v for k, v in m.settings.items() if k not in SIZE_SETTINGS}
+            for name, m in config.modalities.items()
+        }
+        base = _published(source, list(config.modalities), {}, plain, manager).network
+    else:
+        saved = exported.read_config(folder)
+        base, known = exported.load_network(folder, saved), saved.tokenizers
+    # Those that the folder has; others are given, or absent.
+    here = config.model_copy(update={"tokenizers": {k: v for k, v in config.tokenizers.items() if k in known}})
+    parts = _exported(folder, here, domains, tokenizers, manager, freeze=freeze, network=adapter.merged(base))
+    for name, tokenizer in parts.tokenizers.items():
+        space = parts.modalities[name].spec.token_space
+        wanted = config.tokenizers.get(space.name) if space is not None else None
+        if not isinstance(tokenizer, AbsentTokenizer) and wanted not in (None, tokenizer.fingerprint):
+            raise ValueError(
+                f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with that which is given"
+            )
+    return parts
+
+
+def _exported(
+    folder: Path,
+    config: ExportedConfig,
+    domains: Iterable[str] | None,
+    tokenizers: Mapping[str, str | Path],
+    manager: PluginManager,
+    *,
+    freeze: bool,
+    network: Transformer | None = None,
+) -> Parts:
+    """`network`: in place of that in `folder`."""
     names = set(config.modalities if domains is None else names_of("domains", domains))
     if unknown := sorted(names - config.modalities.keys()):
         raise ValueError(f"domains: {no_such(unknown[0], config.modalities)}")
@@ -96,22 +149,12 @@ def _exported(
             missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
             continue
         try:
-            modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
+            modality = modality_of(name, saved, manager, folder)
             plugins[name] = manager.find("modality", saved.plugin)
         except PluginError as error:
             missing[name] = _why_missing(name, saved, manager, error)
             log.warning("%s: %s", folder, missing[name])
             continue
-        restrict(modality, saved.spec.input, saved.spec.target)
-        if differences := exported.spec_differences(saved.spec, modality.spec):
-            now = plugins[name]
-            raise ValueError(
-                f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
-                f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
-                f"{saved.distribution}=={saved.version}, or leave it out with domains="
-            )
-        where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
-        check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
         instances.append(modality)
     modalities = Modalities(instances, plugins, manager)
     spaces = modalities.token_spaces
@@ -129,14 +172,14 @@ def _exported(
     loaded |= _given_tokenizers(unfitted, tokenizers, manager)
     if freeze:  # a caller's own host may serve further models
         manager.freeze()
-    network = exported.load_network(folder, config)
+    network = network or exported.load_network(folder, config)
     return Parts(
         network,
         modalities,
         loaded,
         config.build_vocabulary(),
         missing=missing,
-        published=exported.published_arguments(folder),
+        published=None,
         origin=(folder, config),
     )
 
@@ -178,6 +221,25 @@ def _published(
     loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
     vocabulary = published.vocabulary_of(kept, names)
     return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
+
+
+def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder: Path) -> Modality[Any]:
+    """The modality that a model in `folder` was trained with. Raises PluginError where its plugin cannot be used, and
+    ValueError where it makes another one now."""
+    modality, now = (
+        manager.modality(name, plugin=saved.plugin, **saved.settings),
+        manager.find("modality", saved.plugin),
+    )
+    restrict(modality, saved.spec.input, saved.spec.target)
+    if differences := exported.spec_differences(saved.spec, modality.spec):
+        raise ValueError(
+            f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
+            f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
+            f"{saved.distribution}=={saved.version}, or leave it out with domains="
+        )
+    where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
+    check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
+    return modality
 
 
 def _given_tokenizers(

@@ -28,6 +28,9 @@ def convert(
     modality: Annotated[
         str | None, typer.Option(help="Of a published tokenizer: the installed modality that it is for.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Merge this adapter into the model: its folder, or that of the run.")
+    ] = None,
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:
@@ -46,5 +49,6 @@ def convert(
         modality=modality,
         providers=providers,
         disable=disable or (),
+        adapter=adapter,
     )
     print(written)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import new_table, printable, show
 
 
 class _Runs(TyperGroup):
@@ -54,7 +54,7 @@ def list_runs(
     table = new_table(*columns)
     for row in found:
         table.add_row(*_cells(row))
-    show([table], [_printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
+    show([table], [printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -68,12 +68,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
     cells = [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
-    return [_printable(cell) for cell in cells]
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal obeys: others may have written the files of a run."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return [printable(cell) for cell in cells]
 
 
 @app.command()
@@ -94,19 +89,18 @@ def compare(
         return
     settings = new_table("setting", *found.names, title="settings that differ")
     every = {
-        name: ["" if value is None else json.dumps(value, ensure_ascii=False) for value in row]
-        for name, row in found.settings.items()
+        n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()
     }
     shown = every if everything else found.brief
     for name, values in shown.items():
-        settings.add_row(*map(_printable, (name, *values)))
+        settings.add_row(*map(printable, (name, *values)))
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
     for axis, (where, losses) in found.at.items():
         table = new_table("loss", *found.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
             differ = any(number != numbers[0] for number in numbers)
             if everything or (differ and (axis == "step" or name == "loss")):
-                table.add_row(_printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
+                table.add_row(printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
             else:
                 left_out += 1
         tables += [table] if table.row_count else []

@@ -45,6 +45,18 @@ def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160
         out.print(note, markup=False)
 
 
+def printable(text: str) -> str:
+    """Without what a terminal obeys: others may have written the files that it comes from."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def literal(text: str) -> str:
+    """A text as a cell that shows it as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def metric_cell(score: Score) -> str:
     """The metric, which way is better, and its unit."""
     arrow = "↑" if score.higher_is_better else "↓"

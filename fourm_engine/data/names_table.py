@@ -1,7 +1,6 @@
-"""NameTable: very many names in a few arrays, with no Python object a name.
-
-In: names. Out: the name of a row, and the row of a name: its 64-bit hash is looked up by bisection and verified against
-the name. Saved as columns, a table is opened by memory maps in no time, and sent to another process as their path.
+"""NameTable: very many names in a few arrays, without a Python object per name. It gives the name of a row, and the row
+of a name, whose 64-bit hash is looked up by bisection and verified against the name. Saved as columns, a table is
+opened by memory maps at once, and is sent to another process as a path.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import Any, overload
 
 import numpy as np
 
-from fourm_engine.data.columns import open_column, save_column
+from fourm_engine.data.columns import Entries, map_column, save_column
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
-# A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
-# of `str`.
+# A name may hold lone surrogates (file names that are not UTF-8); ordered by these bytes, names are in `str` order.
 ENCODING = ("utf-8", "surrogatepass")
 
 
 def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 (n + 1,), where each begins and the last one ends; uint8, one after another)."""
+    """(int64 (n + 1,): where each name begins and the last one ends; uint8: the names' bytes, concatenated)."""
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return offsets, np.frombuffer(b"".join(encoded), np.uint8)
@@ -42,9 +40,9 @@ class NameTable(Sequence[str]):
 
     Raises ValueError for arrays that do not belong together."""
 
-    def __init__(self, offsets: np.ndarray, blob: np.ndarray, hashes: np.ndarray, order: np.ndarray) -> None:
+    def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
-        self._saved: tuple[Readable, str] | None = None
+        self._saved: tuple[Readable, str, Mapping[str, list[int]] | None] | None = None
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -57,13 +55,13 @@ class NameTable(Sequence[str]):
         return cls(*joined(encoded), hashes[order], order)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NameTable:
+    def from_arrays(cls, arrays: Mapping[str, Entries]) -> NameTable:
         """Inverse of `arrays`. Raises ValueError."""
         if missing := sorted(_COLUMNS.keys() - arrays.keys()):
             raise ValueError(f"a table of names without {missing[0]}")
         return cls(**{column: arrays[column] for column in _COLUMNS})
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Entries]:
         """{column: array}."""
         return {column: getattr(self, column) for column in _COLUMNS}
 
@@ -73,17 +71,17 @@ class NameTable(Sequence[str]):
             save_column(folder / f"{stem}.{column}.npy", array)
 
     @classmethod
-    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, int] | None = None) -> NameTable:
-        """A saved table, by memory maps. checks: name of each column -> its checksum. Raises ValueError for damaged or
-        missing columns."""
+    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, list[int]] | None = None) -> NameTable:
+        """A saved table, by memory maps. checks: name of each column -> its checksums. Raises ValueError for damaged or
+        missing columns; see `map_column`."""
         names = {column: f"{stem}.{column}" for column in _COLUMNS}
         table = cls.from_arrays(
             {
-                column: open_column(folder / f"{name}.npy", _COLUMNS[column], check=checks[name] if checks else None)
+                column: map_column(folder / f"{name}.npy", _COLUMNS[column], checks=checks[name] if checks else None)
                 for column, name in names.items()
             }
         )
-        table._saved = folder, stem
+        table._saved = folder, stem, checks and {name: checks[name] for name in names.values()}
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -128,10 +126,10 @@ class NameTable(Sequence[str]):
         return map(self.name, range(len(self)))
 
     def row(self, name: str) -> int | None:
-        """The row of a name, the first of several; None where there is none."""
+        """The row of a name, the first of several; None if there is none."""
         encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
-        at, n = int(np.searchsorted(self.hashes, value)), len(self)
+        at, n = int(self.hashes.searchsorted(value)), len(self)
         while at < n and self.hashes[at] == value:
             row = int(self.order[at])
             if self._bytes(row) == encoded:
@@ -140,10 +138,10 @@ class NameTable(Sequence[str]):
         return None
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
-        """int64 (len(names),), the row of each name; -1 where there is none."""
+        """int64 (len(names),): the row of each name; -1 if there is none."""
         encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
-        starts = np.searchsorted(self.hashes, hashes)
+        starts = self.hashes.searchsorted(hashes)
         rows = np.full(len(encoded), -1, np.int64)
         for number, (name, start) in enumerate(zip(encoded, starts.tolist())):
             while start < len(self) and self.hashes[start] == hashes[number]:
@@ -171,8 +169,8 @@ class NameTable(Sequence[str]):
 
 
 class Names(Sequence[str]):
-    """Some of the names of a table, in its order: a sequence, and as fast as a set to look up in. rows: int64, sorted
-    and unique; None: all."""
+    """Some of a table's names, in its order: a sequence with lookups as fast as a set's. rows: int64, sorted and
+    unique; None: all."""
 
     def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
         self.table = table
@@ -197,17 +195,17 @@ class Names(Sequence[str]):
         return isinstance(name, str) and self.at(name) is not None
 
     def at(self, name: str) -> int | None:
-        """The position of a name; None where there is none."""
+        """The position of a name; None if it is absent."""
         row = self.table.row(name)
         at = -1 if row is None else int(np.searchsorted(self.rows, row))
         return at if 0 <= at < len(self.rows) and int(self.rows[at]) == row else None
 
     def minus(self, other: Names) -> Names:
-        """Those that `other`, of the same table, lacks."""
+        """The names that `other`, of the same table, lacks."""
         return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
 
     def among(self, names: Collection[str]) -> Names:
-        """Those that are in `names`."""
+        """The names that are in `names`."""
         if isinstance(names, Names) and names.table is self.table:
             rows = names.rows
         else:
@@ -226,7 +224,7 @@ def lines_of(names: Sequence[str]) -> bytes:
     """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
     if not isinstance(names, Names) or not len(names):
         return "\n".join(names).encode(*ENCODING)
-    offsets, blob = names.table.offsets.astype(np.int64), names.table.blob
+    offsets, blob = np.asarray(names.table.offsets, np.int64), np.asarray(names.table.blob)
     if len(names) < len(names.table):
         used = np.zeros(len(names.table), bool)
         used[names.rows] = True

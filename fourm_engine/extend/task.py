@@ -7,6 +7,7 @@ exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.j
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fourm_engine import exported
-from fourm_engine.batch import Batch
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
+from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
@@ -119,10 +120,15 @@ class ExtendTask(FourMTask):
 
     def _with_parts(self, weights: dict[str, Tensor]) -> Transformer:
         """The network as it was trained: frozen parts, LoRA."""
+        network = self._blank()
+        network.to_empty(device="cpu").load_state_dict(weights)
+        return network
+
+    def _blank(self) -> Transformer:
+        """The same without memory."""
         with torch.device("meta"):
             network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
             self._adapt(network)
-        network.to_empty(device="cpu").load_state_dict(weights)
         return network
 
     def _plain(self, trained: Transformer) -> FourM:
@@ -148,9 +154,9 @@ class ExtendTask(FourMTask):
             not_measured=sorted(missing),
         ).save(folder / FILE)
 
-    def flops(self, batch: Batch) -> float:
-        """Unknown where a part of the network is frozen: it has fewer gradients."""
-        return super().flops(batch) if self.extension.settings.train == "all" else 0.0
+    @cached_property
+    def learning(self) -> Learning | None:
+        return None if self.extension.settings.train == "all" else Learning.of(self._blank())
 
     def averages(self, buffer: str) -> bool:
         return not buffer.endswith(".known")  # frozen rows

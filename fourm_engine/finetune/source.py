@@ -22,7 +22,7 @@ from fourm_engine.exported import ExportedConfig
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.identity import check_identity
-from fourm_engine.loading import Parts, load_parts
+from fourm_engine.loading import SIZE_SETTINGS, Parts, load_parts
 from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import take_over
@@ -35,8 +35,6 @@ from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Settings of a modality that a fine-tuning may change: of pictures and texts, how many tokens they have.
-SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class Source:
     trained_tokenizers: Mapping[str, Tokenizer]  # `AbsentTokenizer` where the model has none
     missing: dict[str, str]
     origin: tuple[Path, ExportedConfig] | None
+    shapes: Mapping[str, tuple[int, ...]]  # of the model's parameters
     _network: list[Transformer] = field(repr=False)  # until it is taken
     _load: Callable[[], Parts] = field(repr=False)
 
@@ -125,7 +124,7 @@ class Source:
             given = {
                 name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
             }
-        parts = _load(settings.source, manager, given)
+        parts = _load(settings.source, manager, given, weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
         check_known(settings.source, parts.modalities, training)
@@ -149,7 +148,8 @@ class Source:
             parts.tokenizers,
             parts.missing,
             parts.origin,
-            [parts.network],
+            {name: tuple(parameter.shape) for name, parameter in parts.network.named_parameters()},
+            [parts.network] if is_published else [],
             lambda: _load(settings.source, manager, given),
         )
 
@@ -210,7 +210,9 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
         raise ValueError(f"model.registers is {now['registers']}, but {source} has {was['registers']}; keep them")
 
 
-def _load(source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None) -> Parts:
+def _load(
+    source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None, *, weights: bool = True
+) -> Parts:
     return load_parts(
         source,
         device="cpu",
@@ -221,6 +223,7 @@ def _load(source: str, manager: PluginManager, settings: Mapping[str, dict[str, 
         revision=None,
         tokenizers=None,
         settings=settings,
+        weights=weights,
     )
 
 

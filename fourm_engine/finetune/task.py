@@ -1,24 +1,32 @@
 """FinetuneTask: the 4M objective from the weights of a trained model, all or some of which learn.
 
-In: the opened source, tokenizers, packed samples. Out: the exported model, `<run>/model/`, an ordinary one.
+In: the opened source, tokenizers, packed samples. Out: the exported model, `<run>/model/`, an ordinary one; with
+`finetune.lora` also `<run>/adapter/`, what was learned alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.batch import Batch
+from fourm_engine.adapter import ADAPTER, AdapterConfig, save
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.exported import read_config
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.starting import planned
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import plain_state
+from fourm_engine.nn.adapt import learned, plain_state
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.task import FourMTask, network_of
+from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
+from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -46,16 +54,36 @@ class FinetuneTask(FourMTask):
         adapt(network, self.source.settings, self.source.trained_config)
         return network
 
-    def planned(self, seed: int) -> None:
-        """The source is whole in every process anyway."""
+    def planned(self, seed: int) -> Planned | None:
+        """Of a published source, whose tensors are others, every process reads all."""
+        if self.source.origin is None:
+            return None
+        return planned(self._blank(self.config), self.source.weights, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
-        with torch.device("meta"):
-            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
-            adapt(network, self.source.settings, self.source.trained_config)
+        network = self._blank()
         network.to_empty(device="cpu").load_state_dict(weights)
         plain = network_of(self.config, self.vocabulary, plain_state(network))
         return self.source.exported(plain, self.tokenizers)
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        super().export(weights, folder, scores)
+        if (lora := self.source.settings.lora) is None:
+            return
+        config = AdapterConfig(
+            base=self.source.settings.source,
+            digest=self._digest,
+            scale=lora.alpha / lora.rank,
+            model=read_config(folder / EXPORT),
+        )
+        save(folder / ADAPTER, config, learned(self._blank(), weights, self.source.shapes))
+
+    def _blank(self, config: ModelConfig | None = None) -> Transformer:
+        """The adapted network without memory; by default not compiled."""
+        with torch.device("meta"):
+            network = Transformer(config or self.config.model_copy(update={"compile": False}), self.vocabulary)
+            adapt(network, self.source.settings, self.source.trained_config)
+        return network
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """As in pretraining, but that nothing wears off which only modalities without a part in this run need."""
@@ -65,10 +93,10 @@ class FinetuneTask(FourMTask):
         everything = set(self.vocabulary.names) == set(self.modalities)
         return super().decays(name, parameter) and (everything or name != "heads.weight")
 
-    def flops(self, batch: Batch) -> float:
-        """Unknown where a part of the network is frozen: it has fewer gradients."""
+    @cached_property
+    def learning(self) -> Learning | None:
         settings = self.source.settings
-        return super().flops(batch) if settings.freeze is None and settings.lora is None else 0.0
+        return None if settings.freeze is None and settings.lora is None else Learning.of(self._blank())
 
     def identity(self) -> dict[str, Any]:
         settings = self.source.settings

@@ -9,7 +9,7 @@ same outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Parameters that hold something of every modality, in rows: ids, and for the last a modality each.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
-_POSITIONS = "embedding.learned_positions."
+POSITIONS = "embedding.learned_positions."
 #: Those whose new rows are drawn at the size of the rows that are there. Output rows start small, at ln V.
 _SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
@@ -71,14 +71,18 @@ def take_over(network: Transformer, source: Transformer) -> None:
     for name, tensor in network.state_dict().items():
         if name not in known:
             continue  # a projection or learned positions of a new modality, registers
-        if name.startswith(_POSITIONS) and len(tensor) != len(known[name]):
-            wide = F.interpolate(known[name].T[None], len(tensor), mode="linear", align_corners=False)
-            tensor.copy_(wide[0].T)
+        if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
+            tensor.copy_(resized(known[name], len(tensor)))
             continue
         count = len(known[name])
         if name in _SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
         tensor[:count] = known[name]
+
+
+def resized(positions: Tensor, number: int) -> Tensor:
+    """Learned positions (n, D), interpolated to another number of them."""
+    return F.interpolate(positions.T[None], number, mode="linear", align_corners=False)[0].T
 
 
 def freeze_known(network: Transformer, known: Vocabulary) -> None:
@@ -145,6 +149,40 @@ def plain_state(network: Transformer) -> dict[str, Tensor]:
     state = {name: tensor for name, tensor in network.state_dict().items() if "parametrizations" not in name.split(".")}
     for path, module, attribute in _parametrized(network):
         state[f"{path}.{attribute}"] = getattr(module, attribute)
+    return state
+
+
+def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """What `merged` needs of `state`, the state of a network with adapters: `<matrix>.down` and `<matrix>.up`, the
+    parameters that learn beside them, and what is new or of another shape. `network` may be without memory. known: the
+    shapes of the model that it was made from."""
+    found = {}
+    for name, parameter in network.named_parameters():
+        if "parametrizations" not in name.split(".") and (
+            parameter.requires_grad or known.get(name) != tuple(parameter.shape)
+        ):
+            found[name] = state[name]
+    for path, _, attribute in _parametrized(network):
+        for factor in ("down", "up"):
+            found[f"{path}.{attribute}.{factor}"] = state[f"{path}.parametrizations.{attribute}.0.{factor}"]
+    return found
+
+
+@torch.no_grad()
+def merged(
+    base: Mapping[str, Tensor], learned: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, scale: float
+) -> dict[str, Tensor]:
+    """The state of an ordinary `Transformer` of these shapes: `base` with what was `learned`. Raises ValueError, naming
+    the first, where a tensor is missing or of another shape."""
+    state = {}
+    for name, shape in shapes.items():
+        tensor = learned.get(name, base.get(name))
+        if tensor is None or tensor.shape != shape:
+            raise ValueError(f"{name} is {'missing' if tensor is None else f'of shape {tuple(tensor.shape)}'}")
+        down, up = learned.get(f"{name}.down"), learned.get(f"{name}.up")
+        if (down is None) != (up is None) or (down is not None and up is not None and len(down) != up.shape[1]):
+            raise ValueError(f"{name}: down and up do not belong together")
+        state[name] = tensor if down is None or up is None else tensor + scale * (up @ down)
     return state
 
 

@@ -1,15 +1,19 @@
-"""FLOPs of the network's matrix products, a multiply-add counted as two; what `mfu` of a run is reckoned from.
+"""FLOPs of the network's matrix products, a multiply-add counted as two; the basis of a run's `mfu`.
 
-In: the model's shape, the vocabulary, the shape of a batch. Out: FLOPs by part of the network. Norms, softmax, gathers
-and what is computed twice to save memory are not counted, as is usual for "model FLOPs" (PaLM, arXiv 2204.02311,
-appendix B). Padded slots are: the products are made for them, too.
+In: the model's shape, the vocabulary, the shape of a batch, what learns. Out: FLOPs by part of the network. Norms,
+softmax, gathers and what is computed twice to save memory are not counted, as is usual for "model FLOPs" (PaLM, arXiv
+2204.02311, appendix B). Padded slots are: the products are made for them, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from fourm_engine.nn.adapt import LowRank
 from fourm_engine.nn.blocks import hidden_width
 from fourm_engine.nn.config import ModelConfig
 
@@ -50,6 +54,104 @@ def training_flops(forward: Mapping[str, float]) -> float:
     """Of forward and backward pass, where every weight learns. A product has two gradients of its cost each, but for
     patches, which are given and need none."""
     return 3 * sum(forward.values()) - forward["patches"]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Which weights of a network have a gradient: their names and all beginnings of these, "encoder.0.attn" as well as
+    "encoder.0.attn.qkv.weight". A matrix with an adapter has one, from which those of A and B follow."""
+
+    names: frozenset[str]
+    #: Of the products B A of a step, forward and backward.
+    adapter_flops: float
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Learning:
+        """`network` may be without memory."""
+        names = set[str]()
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                parts = name.split(".")
+                if "parametrizations" in parts:  # <layer>.parametrizations.<weight>.…
+                    at = parts.index("parametrizations")
+                    parts = [*parts[:at], parts[at + 1]]
+                names.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        adapters = (m for m in network.modules() if isinstance(m, LowRank))
+        return cls(frozenset(names), float(sum(6 * m.up.numel() * m.down.shape[1] for m in adapters)))
+
+
+class _Backward:
+    """Adds up the products of a backward pass, layer by layer, in the order of the forward pass: the gradient of a
+    weight is one if it learns, that of an input if anything below it does."""
+
+    def __init__(self, learning: Learning) -> None:
+        self.names, self.total = learning.names, 0.0
+
+    def linear(self, layer: str, flops: float, live: bool) -> bool:
+        """`live`: whether the input has a gradient; returns whether the output has."""
+        self.total += flops * (f"{layer}.weight" in self.names) + flops * live
+        return live or layer in self.names
+
+    def attention(self, layer: str, product: float, queries: bool, values: bool) -> bool:
+        """Two products, of queries and keys, and of their softmax and the values."""
+        keys = values or f"{layer}.k_norm" in self.names
+        queries = queries or f"{layer}.q_norm" in self.names
+        self.total += product * (queries + keys) + product * ((queries or keys) + values)
+        return queries or keys
+
+    def self_attention(self, layer: str, live: bool, token: float, product: float) -> bool:
+        norm = f"{layer.rpartition('.')[0]}.norm1"
+        inside = self.linear(f"{layer}.qkv", 3 * token, live or norm in self.names)
+        inside = self.attention(layer, product, inside, inside)
+        return self.linear(f"{layer}.proj", token, inside) or live
+
+    def mlp(self, block: str, live: bool, product: float, matrices: int) -> bool:
+        inside = live or f"{block}.norm2" in self.names
+        outs = [self.linear(f"{block}.mlp.{name}", product, inside) for name in ("fc1", "fc3")[: matrices - 1]]
+        return self.linear(f"{block}.mlp.fc2", product, any(outs)) or live
+
+
+def training_flops_of(
+    learning: Learning,
+    config: ModelConfig,
+    vocabulary: Vocabulary,
+    *,
+    B: int,
+    N: int,
+    M: int,
+    targets: Mapping[str, float],
+    patches: Mapping[str, float] | None = None,
+) -> float:
+    """As `training_flops`, where not every weight learns; the arguments are those of `forward_flops`."""
+    forward = forward_flops(config, vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
+    names, D, back = learning.names, config.width, _Backward(learning)
+    N += config.registers
+    matrices = 2 if config.mlp == "gelu" else 3
+    hidden = 2 * D * hidden_width(config.mlp, config.mlp_ratio, D)
+    token, wide, n, m = 2 * D * D, float(hidden), B * N, B * M
+    for entry in vocabulary:
+        if entry.patch_dim and f"embedding.projections.{entry.name}.weight" in names:
+            back.total += 2 * (patches or {}).get(entry.name, 0) * entry.patch_dim * D
+    placed = any(f"embedding.{part}" in names for part in ("modality", "learned_positions"))
+    live = placed or any(part in names for part in ("embedding.encoder_table", "embedding.projections", "registers"))
+    for number in range(config.encoder_blocks):
+        block = f"encoder.{number}"
+        live = back.self_attention(f"{block}.attn", live, n * token, 2.0 * B * N * N * D)
+        live = back.mlp(block, live, n * wide, matrices)
+    context = back.linear("context_proj", n * token, live or "encoder_norm" in names) or placed
+    live = placed or any(f"embedding.{part}" in names for part in ("decoder_table", "mask_token"))
+    for number in range(config.decoder_blocks):
+        block = f"decoder.{number}"
+        live = back.self_attention(f"{block}.self_attn", live, m * token, 2.0 * B * M * M * D)
+        cross = f"{block}.cross_attn"
+        queries = back.linear(f"{cross}.q", m * token, live or f"{block}.query_norm" in names)
+        keys = back.linear(f"{cross}.kv", n * 2 * token, context or f"{block}.context_norm" in names)
+        seen = back.attention(cross, 2.0 * B * M * N * D, queries, keys)
+        live = back.linear(f"{cross}.proj", m * token, seen) or live
+        live = back.mlp(block, live, m * wide, matrices)
+    live = live or "decoder_norm" in names
+    back.total += forward["heads"] * (("heads" in names) + live)
+    return sum(forward.values()) + back.total + learning.adapter_flops
 
 
 def _block(config: ModelConfig) -> int:

@@ -22,7 +22,7 @@ from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.flops import forward_flops, training_flops
+from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
@@ -33,7 +33,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 EXPORT = "model"
 AVERAGES = f"{EXPORT}-ema"  # beside it, with `train.export: both`
-#: At most this many held-out samples are looked at in one evaluation.
+#: At most this many held-out samples are used in one evaluation.
 EVALUATION_SAMPLES = 512
 _NO_ROWS = np.zeros((4, 0), np.int64)
 NO_SAMPLE = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
@@ -99,10 +99,15 @@ class FourMTask(Task):
     def flops(self, batch: Batch) -> float:
         (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
         patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
-        targets = batch.target_counts
-        return training_flops(
-            forward_flops(self.config, self.vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
-        )
+        sizes: Any = {"B": B, "N": N, "M": M, "targets": batch.target_counts, "patches": patches}
+        if (learning := self.learning) is not None:
+            return training_flops_of(learning, self.config, self.vocabulary, **sizes)
+        return training_flops(forward_flops(self.config, self.vocabulary, **sizes))
+
+    @property
+    def learning(self) -> Learning | None:
+        """Which weights learn; None: all."""
+        return None
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":
@@ -125,7 +130,7 @@ class FourMTask(Task):
 
     @property
     def watched(self) -> MaskedSamples | None:
-        """The held-out samples that `pairs` looks at."""
+        """The held-out samples that `pairs` uses."""
         return self.held_out
 
     def check(self, config: TrainConfig) -> None:
@@ -153,7 +158,7 @@ class FourMTask(Task):
         self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
     ) -> Iterator[tuple[int, Batch]]:
         """This process's part of the first `most` samples: (position of the first sample, batch on `device`). Every
-        process gets equally many batches; what lies beyond the end has no targets."""
+        process gets equally many batches; those beyond the end have no targets."""
         masking, size = data.masking, share.micro_batch_size
         total = min(len(data), most)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
@@ -228,7 +233,8 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are
+        # not.
         return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
 
 

@@ -26,6 +26,7 @@ def convert(
     modality: str | None = None,
     providers: Mapping[str, str] | None = None,
     disable: Sequence[str] = (),
+    adapter: Path | None = None,
 ) -> Path:
     """Convert `source`, a folder, file or Hub id of either format; returns the path that was written.
 
@@ -34,6 +35,7 @@ def convert(
         domains: of a model these modalities alone; all by default, none of which may be missing.
         tokenizers: modality -> its tokenizer, to be saved with a model (native).
         modality: of a published tokenizer, the installed modality that it is for.
+        adapter: an adapter of this model, which is merged into its weights.
         providers, disable: which plugins count.
 
     Raises ValueError for what does not fit together, and for a folder that holds something else."""
@@ -43,8 +45,8 @@ def convert(
     manager = PluginManager(disabled=disable, providers=providers)
     target = out if out.suffix == ".safetensors" or native else out / WEIGHTS
     of_tokenizer = is_tokenizer(source)
-    if of_tokenizer and (domains or tokenizers):
-        raise ValueError("--domain and --tokenizer are for models, and this is a tokenizer; leave them out")
+    if of_tokenizer and (domains or tokenizers or adapter):
+        raise ValueError("--domain, --tokenizer and --adapter are for models, this is a tokenizer; leave them out")
     if modality and not of_tokenizer:
         raise ValueError("--modality is for tokenizers, and this is a model; use --domain")
     with at_work(target if native else target.parent, replaced=native):
@@ -52,7 +54,12 @@ def convert(
             _convert_tokenizer(source, target, modality, manager, native=native)
         else:
             model = FourM.from_pretrained(
-                source, device="cpu", domains=domains or None, tokenizers=tokenizers, manager=manager
+                source,
+                device="cpu",
+                domains=domains or None,
+                tokenizers=tokenizers,
+                manager=manager,
+                adapter=adapter,
             )
             if model.missing and not domains:
                 raise ValueError("; ".join(model.missing.values()))

@@ -24,7 +24,7 @@ from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
-from fourm_engine.nn.flops import forward_flops, training_flops
+from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
@@ -131,7 +131,8 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
     patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}
     of_batch = {name: B * count for name, count in sorted(targets.items())}
-    flops = forward_flops(config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, patches=patches)
+    sizes: Any = {"B": B, "N": N, "M": M, "targets": of_batch, "patches": patches}
+    flops = forward_flops(config.model, vocabulary, **sizes)
     device = _device(config)
     if device.type == "cpu":  # as the run
         settle_threads(config.train.threads, width=config.model.width)
@@ -148,7 +149,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         (sum(inputs.values()), sum(targets.values())),
         of_batch,
         flops,
-        training_flops(flops),
+        training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
         _memory(config, network, vocabulary, targets, world=world, bf16=bf16),
         config.train.plan(config.masking.sample_tokens).steps,
         B,

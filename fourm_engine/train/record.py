@@ -1,7 +1,6 @@
 """What is known of a run without reading its numbers: `<run>/run.json`.
 
 In: the facts of a run that starts, and how it ends. Out: one JSON object, rewritten as a whole; `fourm runs` reads it.
-Of one that has ended, `finished.json` says with what.
 Imports torch only where a run is recorded.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from fourm_plugins.distributions import find_distribution
 from fourm_plugins.hookspecs import Run
 
 NAME, FORMAT = "run.json", 1
-FINISHED = "finished.json"
 MAX_BYTES = 1 << 20
 RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 
@@ -71,22 +69,6 @@ def read(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and facts.get("format") == FORMAT else {}
-
-
-def note_finished(run: Path, step: int, exports: Sequence[str], scores: Mapping[str, float]) -> None:
-    """Note that a run ended after `step` steps, what it exported, and its last evaluation."""
-    write_atomically(run / FINISHED, json.dumps({"step": step, "exports": list(exports), "scores": dict(scores)}))
-
-
-def finished(run: Path, step: int, exports: Sequence[str]) -> dict[str, float] | None:
-    """The last evaluation of a run that ended after `step` steps and exported just that. None where nothing says so, or
-    what says it is damaged: then the end of the run is done again."""
-    try:
-        document = json.loads((run / FINISHED).read_text())
-        scores = {str(name): float(score) for name, score in document["scores"].items()}
-        return scores if (document["step"], document["exports"]) == (step, list(exports)) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None
 
 
 def versions() -> dict[str, str]:

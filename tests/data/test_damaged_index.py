@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import random
+import re
 import shutil
 import zlib
 
 import numpy as np
 import pytest
 
+from fourm_engine.data import columns
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.columns import checksum, sealed, unsealed
+from fourm_engine.data.checks.tokens import TokenCheck
+from fourm_engine.data.columns import checksums, sealed, unsealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
@@ -143,6 +147,101 @@ def test_five_hundred_damages_of_an_index_of_raw_data_change_no_sample(raw, tmp_
     check_raw(raw, tmp_path, 500)
 
 
+@pytest.fixture
+def by_block(monkeypatch):
+    """All columns are treated as the large ones are: compared block by block, as they are read."""
+    monkeypatch.setattr(columns, "SMALL", 0)
+    monkeypatch.setattr(columns, "BLOCK", 128)
+
+
+def check_by_block(folder, index, read, number):
+    """Each damage within a column is mended or changes nothing; or one line says which folder to remove, which mends
+    it. Returns how often."""
+    truth, lines, drawn = read(folder), 0, random.Random(0)
+    for _ in range(number):
+        large = [path for path in sorted((folder / index).rglob("*.npy")) if path.stat().st_size > 300]
+        path = drawn.choice(large)
+        content = path.read_bytes()
+        at = drawn.randrange(128, len(content) - 128)  # neither in the first block nor in the last
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        try:
+            assert read(folder) == truth, (path, at)
+        except columns.DamagedColumn as damage:
+            said = re.fullmatch(rf"{path}: damaged \(.*\); remove the folder (\S+), and it is made anew", str(damage))
+            shutil.rmtree(said[1])
+            lines += 1
+            assert read(folder) == truth, (path, at)
+    return lines
+
+
+@pytest.fixture
+def large_tokens(by_block, tmp_path):
+    names = {"a": sample_names(80), "b": sample_names(20, start=10), "words": sample_names(3)}
+    write_data(tmp_path / "large", MODALITIES, names)
+    config = DataConfig(shard_size=30, views=2, augment=True)
+    tokenize_split(AlignedData(tmp_path / "large", MODALITIES), tmp_path / "tokens", TOKENIZERS, config)
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def large_raw(by_block, tmp_path):
+    data = {f"{i:04d}": {"a": b"a%d" % i, **({"b": b"b%d" % i} if i % 2 else {})} for i in range(80)}
+    write_layout(tmp_path / "raw", data, "mixed")
+    settle(tmp_path / "raw")
+    open_catalogue(tmp_path / "raw", SPECS, index=True)
+    return tmp_path / "raw"
+
+
+def test_a_damaged_block_of_a_large_index_is_found_before_it_gives_a_wrong_sample(large_tokens, large_raw):
+    assert check_by_block(large_tokens, INDEX_FOLDER, samples, 3)
+    assert check_by_block(large_raw, INDEX, held, 4)
+
+
+@pytest.mark.slow
+def test_five_hundred_damages_of_the_blocks_of_an_index_change_no_sample(large_tokens, large_raw):
+    assert check_by_block(large_tokens, INDEX_FOLDER, samples, 250)
+    assert check_by_block(large_raw, INDEX, held, 250)
+
+
+def test_a_damaged_block_is_found_wherever_the_index_is_read_from_again(large_tokens):
+    """By a process that was sent the store, and where an index is brought up to date."""
+    store = TokenStore(large_tokens, MODALITIES, TOKENIZERS)
+    truth, sent = samples(large_tokens), pickle.dumps((store.index, store.index.names))
+    path = large_tokens / INDEX_FOLDER / "names.blob.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    for table in (store.index.names, pickle.loads(sent)[0].names, pickle.loads(sent)[1]):
+        with pytest.raises(columns.DamagedColumn, match=r"names.blob.npy: damaged .* remove the folder"):
+            list(table)
+    (finding,) = TokenCheck(large_tokens, "train", MODALITIES, TOKENIZERS, {}).findings
+    assert "names.blob.npy: damaged" in str(finding)
+    os.utime(large_tokens / "a/shard-00000.safetensors", ns=(1, 1))
+    assert samples(large_tokens) == truth
+
+
+def test_opening_an_index_reads_no_more_of_a_large_column_than_its_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "SMALL", 1 << 16)
+    monkeypatch.setattr(columns, "BLOCK", 1 << 12)
+    column = np.arange(100_000)
+    columns.save_column(tmp_path / "column.npy", column)
+    read, known = [], checksums(column)
+    sums = columns._sum
+    monkeypatch.setattr(columns, "_sum", lambda stored, block: read.append(block) or sums(stored, block))
+    opened = columns.map_column(tmp_path / "column.npy", "i", checks=known)
+    assert sorted(read) == [0, len(known) - 1]
+    assert (opened[77], opened[5:5].tolist(), opened[-1], opened[200:203].tolist()) == (77, [], 99_999, [200, 201, 202])
+    assert opened.searchsorted(np.int64(60_000)) == 60_000
+    assert len(read) < 40
+    rows = np.array([3, 99_998, 50_000], np.uint32)
+    assert opened[rows].tolist() == rows.tolist()
+    assert np.array_equal(opened[column % 7 == 3], column[column % 7 == 3])
+    assert np.array_equal(np.asarray(opened), column)
+    assert opened.searchsorted(rows).tolist() == rows.tolist()
+    before = len(read)
+    assert opened[::2][-1] == 99_998
+    assert len(read) == before  # each block once
+
+
 def replaced(path, other):
     """Put the content of another shard in place, under the old size and time."""
     status, content = path.stat(), other.read_bytes()
@@ -258,8 +357,8 @@ def test_columns_of_an_index_that_lie_lead_to_no_memory_outside_of_them(web, fas
         values[len(values) // 2 :] = np.iinfo(values.dtype).max
     np.save(tmp_path / "column.npy", values)
     web.files[path] = (tmp_path / "column.npy").read_bytes()
-    facts = unsealed(web.files[f"{INDEX_FOLDER}/index.json"], 2)
-    facts["columns"][column] = checksum(values)
+    facts = unsealed(web.files[f"{INDEX_FOLDER}/index.json"], 3)
+    facts["columns"][column] = checksums(values)
     web.files[f"{INDEX_FOLDER}/index.json"] = sealed(facts).encode()
     remote = RemoteConfig(cache=tmp_path / "cache", timeout_s=5, give_up_s=1)
     with pytest.raises(ValueError, match=rf"{web.url}.*(damaged|holds something else than)") as caught:
@@ -285,13 +384,9 @@ def test_samples_that_are_appended_while_tokens_are_in_use_change_none_of_those_
 
 
 def test_a_checksum_is_that_of_the_file_whatever_the_column(tmp_path):
-    from zlib import crc32
-
-    from fourm_engine.data.columns import save_column
-
     for column in (np.arange(5, dtype=np.uint16), np.zeros(0, np.int64), np.arange(10)[::2], np.full(3, 7, ">u4")):
-        save_column(tmp_path / "column.npy", column)
-        assert checksum(column) == crc32((tmp_path / "column.npy").read_bytes())
+        columns.save_column(tmp_path / "column.npy", column)
+        assert checksums(column) == [zlib.crc32((tmp_path / "column.npy").read_bytes())]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +443,7 @@ def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path):
         file.write_bytes(content.replace(before, after))
         document = unsealed(path.read_bytes(), FORMAT)  # made to fit
         for view in document["views"]:
-            view["stored"]["columns"][column][1] = zlib.crc32(file.read_bytes())
+            view["stored"]["columns"][column][1] = [zlib.crc32(file.read_bytes())]
         path.write_text(sealed(document))
         if column == "names.blob":
             assert held(tmp_path / "data") == expected({"xx/y": {"a": b"1"}, "z": {"a": b"2"}})  # made anew

@@ -30,16 +30,9 @@ from fourm_engine.recipes.dry_run import dry_run
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
-from tests.finetune.based import CODEC, SETTINGS, config_of, prepare, silent
+from tests.finetune.based import CODEC, SETTINGS, config_of, silent
 
 LORA = {"rank": 2, "alpha": 4.0}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finetune")
-    prepare(folder)
-    return folder
 
 
 def finetuned(folder: Path, out: Path, *overrides: str, **sections) -> Path:
@@ -124,6 +117,9 @@ def test_adapters_alone_learn_and_the_export_holds_them_merged(folder, tmp_path,
     before, after = weights(folder / "base"), weights(run)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"encoder.0.attn.qkv.weight", "encoder.0.attn.proj.weight", "decoder.0.mlp.fc1.weight"}
+
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["flops_per_s"] > 0
 
     source, network = started(folder, tmp_path, finetune={"lora": lora})
     network.load_state_dict(kept)

@@ -5,15 +5,29 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourm_engine.nn.flops import forward_flops, training_flops
+from fourm_engine.nn.adapt import add_lora, freeze, freeze_known
+from fourm_engine.nn.computing import checkpoint_blocks
+from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Vocabulary
 from tests.nn.conftest import small_config
 
 
-def reckoned(config, vocabulary, batch):
+def sizes(batch):
     (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
     patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
-    return forward_flops(config, vocabulary, B=B, N=N, M=M, targets=batch.target_counts, patches=patches)
+    return {"B": B, "N": N, "M": M, "targets": batch.target_counts, "patches": patches}
+
+
+def reckoned(config, vocabulary, batch):
+    return forward_flops(config, vocabulary, **sizes(batch))
+
+
+def counted(model, batch):
+    """Of a step, by torch."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # kernels that torch's counter knows
+        sum(total for total, _ in model(batch).values()).backward()
+    return counter.get_total_flops()
 
 
 @pytest.mark.parametrize(
@@ -52,3 +66,52 @@ def test_each_part_has_its_flops(vocabulary, batch):
         assert flops[part] == sum(counted[name] for name in blocks)
     assert flops["context"] == counted["Transformer.context_proj"]
     assert flops["heads"] == counted["Transformer.heads"]
+
+
+ALL = ["embedding", "encoder", "encoder_norm", "context_proj", "decoder", "decoder_norm", "heads"]
+
+
+@pytest.mark.parametrize("variant", [{"mlp": "gelu", "bias": True, "qk_norm": True, "registers": 2}, {"mlp": "swiglu"}])
+@pytest.mark.parametrize(
+    ("frozen", "lora"),
+    [
+        ([], None),
+        (["encoder"], None),
+        (["embedding", "encoder", "encoder_norm"], None),  # nothing learns below the decoder's context
+        (["embedding", "encoder", "encoder_norm", "context_proj", "decoder.0"], None),
+        (["embedding.*_table", "embedding.modality", "decoder.*.mlp", "heads"], None),
+        (["encoder.*.attn", "decoder.*.cross_attn.kv", "context_proj"], None),
+        (ALL, ["encoder", "decoder"]),
+        (ALL, ["decoder.1.cross_attn.q"]),
+        (ALL, ["encoder.1.mlp.fc1", "decoder.0.self_attn.proj"]),
+        (["encoder"], ["encoder.1.attn.qkv"]),
+    ],
+)
+def test_where_a_part_is_frozen_the_flops_are_those_that_torch_counts(vocabulary, batch, variant, frozen, lora):
+    config = small_config(**variant)
+    model = Transformer(config, vocabulary)
+    freeze(model, [*frozen, *(["registers"] if frozen == ALL and config.registers else [])], setting="freeze")
+    if lora is not None:
+        add_lora(model, rank=3, alpha=1.0, matrices=lora)
+    found = training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch))
+    assert found == counted(model, batch)
+    assert (found == training_flops(reckoned(config, vocabulary, batch))) == (not frozen)
+
+
+def test_new_rows_alone_have_the_flops_that_torch_counts(vocabulary, batch):
+    config, known = small_config(), Vocabulary(vocabulary.entries[:-1])
+    model = Transformer(config, vocabulary)
+    freeze_known(model, known)
+    assert training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch)) == counted(model, batch)
+
+
+def test_what_is_computed_again_to_save_memory_is_not_counted(vocabulary, batch):
+    config = small_config()
+    found = {}
+    for how in ("none", "selective", "full"):
+        model = Transformer(config, vocabulary)
+        checkpoint_blocks((*model.encoder, *model.decoder), how)
+        found[how] = counted(model, batch)
+        assert training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch)) == found["none"]
+    flops = reckoned(config, vocabulary, batch)
+    assert found["selective"] == found["none"] < found["full"] <= found["none"] + flops["encoder"] + flops["decoder"]

@@ -71,6 +71,7 @@ class TokenCheck:
         self.findings: list[Finding] = []
         try:
             index = open_index(folder)
+            index.check()
         except ValueError as error:
             self._say("problem", "", str(error), "training ends there")
             return

@@ -97,6 +97,8 @@ def open_catalogue(
             if view is not None and (view := _fresh(known, view)) is not None:
                 return _from_index(known, view, claims, max_bytes)
             known.columns()
+            if known.members is not None:
+                known.members.check(root / INDEX)
         except Damaged as damage:
             warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
             known = None
@@ -115,7 +117,10 @@ def open_catalogue(
         except (Busy, OSError) as error:
             if index:
                 raise
-            warn(f"{shown(root / INDEX)}: not written ({error}); the next start scans again")
+            # Two at once are usual (`fourm tokenizer fit --jobs`), and either writes the same.
+            (note if isinstance(error, Busy) else warn)(
+                f"{shown(root / INDEX)}: not written ({error}); the next start scans again"
+            )
     names = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     present = {}
     for key, source in opened.sources.items():

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fourm_engine.data.columns import OtherVersion, checksum, open_column, save_column, sealed, unsealed
+from fourm_engine.data.columns import DamagedColumn, OtherVersion, checksums, map_column, save_column, sealed, unsealed
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.shard_scan import Block, Stamp
 from fourm_engine.data.raw.view_columns import Columns, smallest
@@ -31,7 +31,7 @@ from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Readable, content_of
 
 INDEX, FILE = "_index", "index.json"
-FORMAT = 2
+FORMAT = 3
 #: Of `index.json`: some hundred thousand shards.
 MAX_BYTES = 1 << 28
 #: Views that are kept; of more the oldest goes.
@@ -63,20 +63,20 @@ class ShardRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder of columns: {column: [entries, checksum]}."""
+    """A folder of columns: {column: [entries, checksums]}."""
 
     folder: str
-    columns: dict[str, tuple[int, int]]
+    columns: dict[str, tuple[int, list[int]]]
 
     @classmethod
     def save(cls, at: Path, kind: str, columns: Columns) -> Stored:
         """Write `at/<kind>-<digest>/`, unless it is there."""
-        sums = {name: (len(column), checksum(column)) for name, column in sorted(columns.items())}
+        sums = {name: (len(column), checksums(column)) for name, column in sorted(columns.items())}
         kinds = {name: str(column.dtype) for name, column in columns.items()}
         digest = hashlib.blake2b(json.dumps([sums, kinds], sort_keys=True).encode(), digest_size=8).hexdigest()
         stored = cls(f"{kind}-{digest}", sums)
         try:
-            stored.open(at)
+            stored.check(at)
         except Damaged:
             with replacing_folder(at / stored.folder) as folder:
                 for name, column in columns.items():
@@ -88,7 +88,7 @@ class Stored:
         folder, columns = document["folder"], document["columns"]
         if not isinstance(folder, str) or not folder.startswith(f"{kind}-") or not folder[len(kind) + 1 :].isalnum():
             raise ValueError(f"{folder!r:.40} is no folder of columns")
-        return cls(folder, {str(name): (int(n), int(check)) for name, (n, check) in columns.items()})
+        return cls(folder, {str(name): (int(n), list(map(int, sums))) for name, (n, sums) in columns.items()})
 
     def document(self) -> dict[str, Any]:
         return {"folder": self.folder, "columns": self.columns}
@@ -98,14 +98,22 @@ class Stored:
         kinds = _MEMBERS | _VIEW
         try:
             columns = {}
-            for name, (entries, check) in self.columns.items():
+            for name, (entries, checks) in self.columns.items():
                 kind = kinds[name.rpartition(".")[2]]
-                columns[name] = open_column(at / self.folder / f"{name}.npy", kind, entries, check)
+                columns[name] = map_column(at / self.folder / f"{name}.npy", kind, entries, checks)
             return columns
         except StoreError:
             raise
         except (KeyError, ValueError) as error:
             raise Damaged(f"{self.folder}: {error}") from None
+
+    def check(self, at: Readable) -> None:
+        """Compare all of it with the checksums. Raises Damaged."""
+        try:
+            for column in self.open(at).values():
+                np.asarray(column)
+        except DamagedColumn as damage:
+            raise Damaged(str(damage).partition("; ")[0]) from None
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,7 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     blocks = list(blocks)
     ends = np.cumsum([0, *(len(block.flags) for block in blocks)])
     shift = np.cumsum([0, *(len(block.paths) for block in blocks)])
-    columns = {
+    whole = {
         "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(
             np.int64
         ),
@@ -245,7 +253,7 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
         "starts": np.concatenate([np.zeros(0, np.int64), *(block.starts for block in blocks)]),
         "sizes": np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)]),
     }
-    columns = {name: smallest(column) for name, column in columns.items()}
+    columns: Columns = {name: smallest(column) for name, column in whole.items()}
     columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
     columns["headers"] = np.concatenate([np.zeros(0, np.uint32), *(block.headers for block in blocks)])
     odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}

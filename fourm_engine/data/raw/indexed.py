@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.columns import DamagedColumn
 from fourm_engine.data.names_table import ENCODING, Names, NameTable
 from fourm_engine.data.raw.folder import read_file
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
@@ -42,7 +43,7 @@ class Maps:
                     raise ValueError("columns of different lengths")
             _check_paths(self.names)
         except (KeyError, ValueError) as error:
-            raise Damaged(f"{view.stored.folder}: {error}") from None
+            raise Damaged(f"{view.stored.folder}: {str(error).partition('; ')[0]}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         index, view = self._made_from
@@ -123,6 +124,8 @@ class IndexedSource:
             try:
                 found = self.maps.member(file) if file >= 0 else self.maps.loose(-1 - file)
                 extension = self.extensions[self._extensions[at]]
+            except DamagedColumn:
+                raise
             except (IndexError, ValueError, TypeError) as error:
                 raise SampleError(f"{INDEX} is damaged ({error}); run `fourm data index` again") from None
             yield extension, found
@@ -165,10 +168,9 @@ class IndexedSource:
 
 def _check_paths(names: NameTable) -> None:
     """Raise ValueError for a name that is no path below a folder: files are written under these names."""
-    starts = names.offsets[:-1].astype(np.int64)[np.diff(names.offsets.astype(np.int64)) > 0]
-    if (names.blob[starts] == ord("/")).any() or (
-        b".." in names.blob.tobytes() and any(".." in name.split("/") for name in names)
-    ):
+    offsets, blob = np.asarray(names.offsets, np.int64), np.asarray(names.blob)
+    starts = offsets[:-1][np.diff(offsets) > 0]
+    if (blob[starts] == ord("/")).any() or (b".." in blob.tobytes() and any(".." in name.split("/") for name in names)):
         raise ValueError("a sample whose name leads elsewhere")
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm_engine.data.columns import Entries
 from fourm_engine.data.names_table import ENCODING, NameTable, joined
 from fourm_engine.data.raw.folder import FolderSource
 from fourm_engine.data.raw.sample_shards import Claim
 from fourm_engine.data.raw.source import MixedSource, Opened
 from fourm_engine.data.raw.tar import Shards
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Entries]
 
 
 def smallest(column: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def smallest(column: np.ndarray) -> np.ndarray:
 
 def table_columns(stem: str, table: NameTable) -> Columns:
     return {
-        f"{stem}.{column}": array if column in ("blob", "hashes") else smallest(array)
+        f"{stem}.{column}": array if column in ("blob", "hashes") else smallest(np.asarray(array))
         for column, array in table.arrays().items()
     }
 

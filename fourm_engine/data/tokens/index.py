@@ -9,7 +9,7 @@
 
 Row r is the same sample in every modality; the rows of a shard follow one another. The index is derived from the shards
 (see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew. `index.json` has a checksum of itself
-and of each column; what the index says of a shard is compared when that is opened.
+and of each block of each column (see `columns`); what the index says of a shard is compared when that is opened.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.columns import OtherVersion, checksum, open_column, save_column, sealed, unsealed
+from fourm_engine.data.columns import (
+    Entries,
+    OtherVersion,
+    checksums,
+    map_column,
+    open_column,
+    save_column,
+    sealed,
+    unsealed,
+)
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_name
 from fourm_engine.data.tokens.token_shards import Making
@@ -34,7 +43,7 @@ from fourm_engine.storage.location import Location, Readable, content_of
 
 log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
-_FORMAT = 2
+_FORMAT = 3
 #: Of a file: its size and time; a digest of what a model sees of it; how it was made, a position in `making` or
 #: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
 FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
@@ -67,7 +76,7 @@ class Index:
     #: uint64 (shards, 1 + modalities, FIELDS): of views, then of each modality.
     files: np.ndarray
     #: (samples,) bit masks.
-    present: np.ndarray
+    present: Entries
     #: int64, ascending.
     dropped: np.ndarray
     names: NameTable
@@ -150,18 +159,23 @@ class Index:
         """Tells this index from one of other files."""
         return digest(np.ascontiguousarray(self.shards).tobytes(), np.ascontiguousarray(self.files).tobytes())
 
+    def check(self) -> None:
+        """Compare all of it with the checksums. Raises DamagedColumn."""
+        for column in (self.present, *self.names.arrays().values()):
+            np.asarray(column)
+
     def save(self) -> Index:
         """Write it, whole or not at all; returns it as `load` does. Raises CannotWrite."""
         assert isinstance(self.folder, Path)
         with replacing_folder(self.folder / INDEX_FOLDER) as folder:
-            columns = {"present": self.present, "dropped": self.dropped}
+            columns: dict[str, Entries] = {"present": self.present, "dropped": self.dropped}
             columns |= {"shards": self.shards.ravel(), "files": self.files.ravel()}
             columns |= {f"names.{column}": array for column, array in self.names.arrays().items()}
             for name, column in columns.items():
                 save_column(folder / f"{name}.npy", column)
             facts = {
                 "format": _FORMAT,
-                "columns": {name: checksum(column) for name, column in columns.items()},
+                "columns": {name: checksums(column) for name, column in columns.items()},
                 "views": self.views,
                 "settings": self.settings,
                 "groups": self.shard_groups,
@@ -175,18 +189,18 @@ class Index:
         return loaded
 
     @classmethod
-    def load(cls, folder: Readable, *, verify: bool = True, quiet: bool = False) -> Index | None:
+    def load(cls, folder: Readable, *, quiet: bool = False) -> Index | None:
         """The index that is stored in a folder of tokens; None where there is none, or one that is damaged or of
         another version, which a line says. That of remote tokens must be there: raises ValueError otherwise.
 
-        verify: whether to read all columns, and compare their checksums. quiet: without the line."""
+        quiet: without the line."""
         if isinstance(folder, Location):
             return cls._load_remote(folder)
         stored = Path(folder) / INDEX_FOLDER
         for _ in range(10):  # another process may replace it just now
             before = _inode(stored)
             try:
-                index, damage = cls._load(Path(folder), stored, verify), None
+                index, damage = cls._load(Path(folder), stored), None
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 index, damage = None, error
             if _inode(stored) == before:
@@ -212,12 +226,12 @@ class Index:
             ) from None
 
     @classmethod
-    def _load(cls, folder: Readable, stored: Readable, verify: bool = True) -> Index:
+    def _load(cls, folder: Readable, stored: Readable) -> Index:
         facts = unsealed(content_of(stored / "index.json", MAX_BYTES), _FORMAT)
-        checks = {str(name): int(check) for name, check in facts["columns"].items()} if verify else None
+        checks = {str(name): list(map(int, sums)) for name, sums in facts["columns"].items()}
 
         def column(name: str, kind: str) -> np.ndarray:
-            return open_column(stored / f"{name}.npy", kind, check=checks[name] if checks else None)
+            return open_column(stored / f"{name}.npy", kind, checks=checks[name])
 
         modalities = [str(name) for name in facts["modalities"]]
         index = cls(
@@ -229,7 +243,7 @@ class Index:
             {name: [Making(**made) for made in facts["making"][name]] for name in modalities},
             column("shards", "u").reshape(-1, 3),
             column("files", "u").reshape(-1, 1 + len(modalities), len(FIELDS)),
-            column("present", "u"),
+            map_column(stored / "present.npy", "u", checks=checks["present"]),
             column("dropped", "i"),
             NameTable.open(stored, checks=checks),
             {int(mask): int(count) for mask, count in facts["kinds"]},
@@ -246,7 +260,7 @@ class Index:
 
 
 def _again(folder: Readable, key: int) -> Index:
-    index = Index.load(folder, verify=False)  # whoever sent it has done so
+    index = Index.load(folder)
     if index is None or index.key != key:
         raise ValueError(f"{folder}: tokens were added or changed while they were in use; start again")
     return index
@@ -260,7 +274,7 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def count_masks(masks: np.ndarray) -> dict[int, int]:
+def count_masks(masks: Entries) -> dict[int, int]:
     """Mask -> how often it occurs."""
     counts: Counter[int] = Counter()
     for start in range(0, len(masks), 1 << 22):  # sorts no more than that at a time

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm_engine.data.columns import DamagedColumn
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.index import (
     BYTES,
@@ -118,7 +119,11 @@ class _nothing:
 
 def build(folder: Path, found: Found, old: Index | None = None) -> Index:
     """The index of the files that were found. Raises ValueError; see `open_index`."""
-    return _Builder(folder, found, old).index()
+    try:
+        return _Builder(folder, found, old).index()
+    except DamagedColumn as damage:  # of the old one
+        log.warning("%s; made anew from the shards", str(damage).partition("; ")[0])
+        return _Builder(folder, found, None).index()
 
 
 def _small(column: np.ndarray) -> np.ndarray:
@@ -150,7 +155,7 @@ class _Builder:
             self.before = {int(number): shard for shard, number in enumerate(old.shards[:, 0])}
             # By row: the columns of a table are sorted by hash.
             self.old_hashes = np.empty(len(old), np.uint64)
-            self.old_hashes[old.names.order] = old.names.hashes
+            self.old_hashes[np.asarray(old.names.order)] = old.names.hashes
             self.old_part = {part: number for number, part in enumerate(old.parts)}
 
     def index(self) -> Index:
@@ -235,7 +240,7 @@ class _Builder:
         table = NameTable.build(views.names)
         hashes = np.empty(len(table), np.uint64)
         hashes[table.order] = table.hashes
-        self._add_names(table.offsets, table.blob, hashes)
+        self._add_names(np.asarray(table.offsets), np.asarray(table.blob), hashes)
         self.dropped.append(np.flatnonzero(~views.kept) + self.rows)
         self.shards[shard] = number, len(views.names), names_digest(views.names)
         self.files[shard, 0, CONTENT] = views.content()
