@@ -204,6 +204,12 @@ class FourMTask(Task):
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
         }
 
+    def held_out_identity(self) -> dict[str, Any]:
+        if self.held_out is None:
+            return {"data.val": None}
+        store = self.held_out.store
+        return {"data.val.samples": len(store), **{f"data.val.{key}": v for key, v in store.identity().items()}}
+
     def defaults(self) -> dict[str, Any]:
         return {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
 

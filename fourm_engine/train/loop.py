@@ -199,7 +199,8 @@ class Trainer:
         packages = {f"{p.kind} {p.name}": f"{p.distribution} {p.version}" for p in used if p.distribution != ENGINE}
         self.versions = self.task.versions() | packages
         settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
-        check_same({**self.identity, **settings, **self.versions, "torch": torch.__version__})
+        held_out = json.loads(json.dumps(self.task.held_out_identity()))
+        check_same({**self.identity, **held_out, **settings, **self.versions, "torch": torch.__version__})
 
     def _build(self, device: torch.device) -> None:
         self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0

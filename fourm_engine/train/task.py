@@ -180,6 +180,11 @@ class Task(ABC):
         """How keys of `identity` count that a checkpoint lacks, since it is older than they are."""
         return {}
 
+    def held_out_identity(self) -> dict[str, Any]:
+        """JSON: what held-out numbers depend on: the same in every process, which measure parts of it together, free to
+        change before a run is resumed."""
+        return {}
+
     def versions(self) -> dict[str, str]:
         """Of what takes part, such as plugins: the same in every process, free to change before a run is resumed."""
         return {}

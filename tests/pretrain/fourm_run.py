@@ -4,6 +4,7 @@ the `train` section and, as "data", settings of the `data` section."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def rows(run: Path) -> list[dict]:
 def main() -> None:
     torch.set_num_threads(1)
     store.PluginManager = Host
-    data, run, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    data = Path(sys.argv[1].replace("RANK", os.environ.get("RANK", "0")))  # of each process, where it says so
+    run, changes = Path(sys.argv[2]), json.loads(sys.argv[3])
     task = make_task(data, **changes.pop("data", {}))
     task.picture = picture
     Trainer(task, config(**changes), run, seed=3).run()
