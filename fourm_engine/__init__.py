@@ -3,7 +3,16 @@ predicts any modality from any others.
 
     import fourm_engine as fm
     model = fm.FourM.from_pretrained("runs/demo")
-    tokenizer = fm.load_tokenizer("runs/demo/model/tokenizers/some")
+    out = model.generate({given: "photo.jpg"}, target)
+
+FourM            a trained model: generate, edit, encode, save
+Stage            one step of a plan: a target and how it is generated
+Condition        an input of which a part is known, or that has a guidance weight
+Ids, Typed       token ids, and text that is meant as text, as inputs
+calibration      whether the spread of samples predicts their error
+encoder          features of a model's encoder, for transfer
+load_head        an encoder with a head that `fourm finetune` trained
+load_tokenizer   a tokenizer by itself
 """
 
 from __future__ import annotations
@@ -15,24 +24,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
     from fourm_engine.features.encoder import encoder
+    from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.inputs import Condition, Ids, Typed
+    from fourm_engine.generate.plan import Stage
     from fourm_engine.model import FourM
+    from fourm_engine.transfer.model import load_head
 
-__all__ = ["Condition", "FourM", "Ids", "Typed", "encoder", "load_tokenizer"]
+    __version__: str
+
+__all__ = ["Condition", "FourM", "Ids", "Stage", "Typed", "calibration", "encoder", "load_head", "load_tokenizer"]
+
+_PLACES = {
+    "Condition": ("generate.inputs", "Condition"),
+    "FourM": ("model", "FourM"),
+    "Ids": ("generate.inputs", "Ids"),
+    "Stage": ("generate.plan", "Stage"),
+    "Typed": ("generate.inputs", "Typed"),
+    "calibration": ("generate.combine", "calibration"),
+    "encoder": ("features.encoder", "encoder"),
+    "load_head": ("transfer.model", "load_head"),
+    "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
+}
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__doc__", "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `fourm plugins list` and the configs do not pay for importing torch.
-    if name not in __all__:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("fourm-engine")
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     collects = gc.isenabled()
     gc.disable()  # a full collection amid the imports would visit every object of torch, which takes 0.1 s
     try:
-        if name == "load_tokenizer":
-            return import_module("fourm_engine.convert.tokenizers").open_tokenizer
-        if name == "encoder":
-            return import_module("fourm_engine.features.encoder").encoder
-        return getattr(import_module(f"fourm_engine.{'model' if name == 'FourM' else 'generate.inputs'}"), name)
+        module, attribute = _PLACES[name]
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
     finally:
         if collects:
             gc.enable()

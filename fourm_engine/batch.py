@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Tensors:
+class TensorFields:
     """Tensors as the fields of a data class, by themselves, in another such class, or in a dict of these."""
 
     def _each(self, change: Callable[[Tensor], Tensor | None]) -> Self:
         def changed(value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: changed(one) for key, one in value.items()}
-            if isinstance(value, _Tensors):
+            if isinstance(value, TensorFields):
                 return value._each(change)
             return change(value) if isinstance(value, Tensor) else value
 
@@ -47,7 +47,7 @@ class _Tensors:
 
 
 @dataclass
-class Tokens(_Tensors):
+class Tokens(TensorFields):
     """Four int64 tensors of one shape (B, N)."""
 
     ids: Tensor  # row of the vocabulary; -1 for a mask token (decoder) or a continuous input (encoder)
@@ -61,7 +61,7 @@ class Tokens(_Tensors):
 
 
 @dataclass
-class Patches(_Tensors):
+class Patches(TensorFields):
     """The K kept patches of one continuous modality: packed, wherever in the batch they stand."""
 
     values: Tensor  # float32 (K, patch_dim)
@@ -70,7 +70,7 @@ class Patches(_Tensors):
 
 
 @dataclass
-class Batch(_Tensors):
+class Batch(TensorFields):
     """One training batch. The T targets are sorted by modality, in the vocabulary's order."""
 
     encoder: Tokens  # (B, N)

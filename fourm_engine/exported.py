@@ -8,7 +8,6 @@ against the other before memory is allocated.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,9 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import check_shapes
+from fourm_plugins.discovery import Plugin
+from fourm_plugins.hub import HUB_ID, check_there
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -185,6 +187,17 @@ def published_arguments(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def described(modality: Modality[Any], plugin: Plugin) -> SavedModality:
+    return SavedModality(
+        plugin=plugin.name,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
+        spec=modality.spec,
+        identity=modality.identity(),
+    )
+
+
 def save(
     folder: Path,
     network: Transformer,
@@ -205,15 +218,7 @@ def save(
     saved = {name: kept.modalities[name] for name in missing} if kept else {}
     fingerprints = dict(kept.tokenizers) if kept else {}
     for name, modality in modalities.items():
-        plugin = modalities.plugins[name]
-        saved[name] = SavedModality(
-            plugin=plugin.name,
-            distribution=plugin.distribution,
-            version=plugin.version,
-            settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
-            spec=modality.spec,
-            identity=modality.identity(),
-        )
+        saved[name] = described(modality, modalities.plugins[name])
     spaces = {}
     for name, tokenizer in tokenizers.items():
         space = modalities[name].spec.token_space
@@ -256,12 +261,13 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
             return candidate
     if folder.exists():
         raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
-    if isinstance(path_or_id, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path_or_id) or path_or_id.startswith("."):
+    check_there(path_or_id)
+    if not HUB_ID.fullmatch(str(path_or_id)):
         raise ValueError(f"{path_or_id}: no such folder, and no Hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(path_or_id), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the network, the Hub and its cache raise many types
         reason = textwrap.shorten(str(error), 200, placeholder=" …") if str(error).strip() else type(error).__name__
         raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason}") from error

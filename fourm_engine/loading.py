@@ -28,6 +28,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginError, PluginManager
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -148,22 +149,12 @@ def _exported(
             missing[name] = f"{name!r} was left out by domains={sorted(names)}; load the model with it"
             continue
         try:
-            modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
+            modality = modality_of(name, saved, manager, folder)
             plugins[name] = manager.find("modality", saved.plugin)
         except PluginError as error:
             missing[name] = _why_missing(name, saved, manager, error)
             log.warning("%s: %s", folder, missing[name])
             continue
-        restrict(modality, saved.spec.input, saved.spec.target)
-        if differences := exported.spec_differences(saved.spec, modality.spec):
-            now = plugins[name]
-            raise ValueError(
-                f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
-                f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
-                f"{saved.distribution}=={saved.version}, or leave it out with domains="
-            )
-        where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
-        check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
         instances.append(modality)
     modalities = Modalities(instances, plugins, manager)
     spaces = modalities.token_spaces
@@ -230,6 +221,25 @@ def _published(
     loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
     vocabulary = published.vocabulary_of(kept, names)
     return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
+
+
+def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder: Path) -> Modality[Any]:
+    """The modality that a model in `folder` was trained with. Raises PluginError where its plugin cannot be used, and
+    ValueError where it makes another one now."""
+    modality, now = (
+        manager.modality(name, plugin=saved.plugin, **saved.settings),
+        manager.find("modality", saved.plugin),
+    )
+    restrict(modality, saved.spec.input, saved.spec.target)
+    if differences := exported.spec_differences(saved.spec, modality.spec):
+        raise ValueError(
+            f"modality {name!r} is not what the model was trained with ({saved.distribution} {saved.version}, "
+            f"now {now.distribution} {now.version}): {'; '.join(differences)}. Install "
+            f"{saved.distribution}=={saved.version}, or leave it out with domains="
+        )
+    where = f"{folder}: {name!r} made by {saved.distribution} {saved.version}"
+    check_identity(saved.identity, modality, where=where, remedy="leave it out with domains=")
+    return modality
 
 
 def _given_tokenizers(

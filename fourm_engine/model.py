@@ -23,9 +23,13 @@ from fourm_engine.convert.model import save_published
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import request
+from fourm_engine.generate.chain import Nats, read_nats
+from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combined, reductions_of
 from fourm_engine.generate.edit import edited
+from fourm_engine.generate.explain import explained
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.generate.plan import Guidance, Stage
+from fourm_engine.generate.prepare import prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
 from fourm_engine.generate.shown import Sample, SequenceIds, continued
@@ -183,85 +187,125 @@ class FourM:
     def generate(
         self,
         inputs: Mapping[str, Any],
-        targets: Sequence[str] | str,
+        targets: Sequence[str] | str | None = None,
         *,
         seed: int = 0,
-        plan: Sequence[Stage] | None = None,
-        **options: Any,
+        n_samples: int = 1,
+        reduce: Reduce | None = None,
+        best: Scorer | None = None,
+        explain: bool = False,
+        plan: Sequence[Stage | str] | Stage | str | None = None,
+        batch_size: int = 16,
+        steps: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        guidance: Guidance | None = None,
+        scheme: str | None = None,
+        order: Mapping[str, float] | None = None,
+        prompt_sentinel: bool = False,
     ) -> Results:
         """Generate `targets` of one sample in their order; each sees those before it, and what is known of later ones.
 
-        `inputs`: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
-        token ids as `Ids`, or a `Condition`; may be empty. `targets`: names, or one name.
-        `options` are those of `default_plan` (steps, temperature, top_p, top_k, guidance, prompt_sentinel). Without a
-        temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes nothing of
-        it. `plan` replaces them, stage by stage; it may generate further modalities on the way.
+        Without a temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes
+        nothing of it.
+
+        Args:
+            inputs: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
+                token ids as `Ids`, or a `Condition`; may be empty.
+            targets: names, or one name; by default all that the inputs do not give.
+            seed: of what is drawn; sample i of several has seed + i.
+            n_samples: how many samples to draw, from one encoding of the inputs; see `Results.samples`.
+            reduce: "mean", "median" or "vote" of the samples, or {target: one of them}; the result has a `spread`.
+            best: a function that scores the `Results` of a sample; those of the highest score are returned.
+            explain: print what would run, and run nothing; see `Results.explanation`.
+            plan: names or `Stage`s to generate in turn, others than `targets` among them; or "auto", which picks them
+                from the any-to-any matrix of the run. Stages take the place of the options that follow.
+            batch_size: samples that run at a time.
+            steps: decoding steps of grids and vectors.
+            temperature: 0 takes the likeliest tokens; above it, they are drawn.
+            top_p, top_k: what may be drawn: the fewest tokens of this probability; the k likeliest.
+            guidance: a weight of all conditions, or {name: weight}; each a number, or a list, a schedule over steps.
+            scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
+            order: settings of the scheme, {"share": 0.1}.
+            prompt_sentinel: as the published models were sampled; see `Stage`.
 
         Raises ValueError, one line, for names the model does not know, values that do not fit, and requests that cannot
         have the effect that they name."""
-        return self.generate_batch([inputs], targets, seed=seed, plan=plan, **options)[0]
+        return self.generate_batch(
+            [inputs],
+            targets,
+            seed=seed,
+            n_samples=n_samples,
+            reduce=reduce,
+            best=best,
+            explain=explain,
+            plan=plan,
+            batch_size=batch_size,
+            steps=steps,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            guidance=guidance,
+            scheme=scheme,
+            order=order,
+            prompt_sentinel=prompt_sentinel,
+        )[0]
 
     def generate_batch(
         self,
         inputs: Sequence[Mapping[str, Any]],
-        targets: Sequence[str] | str,
+        targets: Sequence[str] | str | None = None,
         *,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
-        plan: Sequence[Stage] | None = None,
+        n_samples: int = 1,
+        reduce: Reduce | None = None,
+        best: Scorer | None = None,
+        explain: bool = False,
+        plan: Sequence[Stage | str] | Stage | str | None = None,
         batch_size: int = 16,
         **options: Any,
     ) -> list[Results]:
-        """`generate` of several samples, `batch_size` at a time. A sample's result follows from its own inputs and seed
-        (`seed` + its index, or its entry of `seeds`), whatever else is in the batch.
+        """`generate` of several samples, `batch_size` at a time, with its `options`. A sample's result follows from its
+        own inputs and seed (`seed` + its index, or its entry of `seeds`), whatever else is in the batch; with
+        `n_samples`, those of the first input come first.
 
         If every one of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
         everything is drawn, as with a temperature above 0."""
-        inputs, targets = request.inputs_of(inputs), request.targets_of(targets)
-        seeds = request.seeds_of(len(inputs), seed, seeds)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is at least 1; given: {batch_size!r:.80}")
-        for target in targets:
-            if self._find(target).spec.target is False:
-                possible = [name for name, m in self.modalities.items() if m.spec.target]
-                raise ValueError(f"{target!r} is input only and cannot be generated; targets: {', '.join(possible)}")
-        shown, stages, options = self.sampler.inputs, targets, {k: v for k, v in options.items() if v is not None}
-        if plan is not None:
-            if options:
-                raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
-            plan = request.plan_of(plan, targets, self.modalities, shown)
-            stages = [stage.target for stage in plan]
-            for step in plan:
-                self._find(step.target)
-                self.sampler.order(step)  # one that is not there is better known before anything is read
-        else:
-            default_plan(targets, self.modalities, **options)  # tells what is wrong before anything is read
-        for name in stages:
-            self._find(name)
-        results = [Results() for _ in inputs]
-        read = [self.reader.read(sample, {*stages}) for sample in inputs]
-        several = request.several([sample for sample, _ in read], seeds)
-        # Samples of different inputs may have different plans; those of one plan run together.
-        groups: dict[str, tuple[list[Stage], list[int]]] = {}
-        for i, (sample, shown_as) in enumerate(read):
-            sample_plan = plan or default_plan(targets, self.modalities, sample.shown, several=several, **options)
-            request.check_known(sample_plan, sample, self.modalities)
-            if several:
-                request.check_variety(sample_plan, len(inputs))
-            sequences = self.sampler.sequences
-            sample_plan = request.guided(
-                sample_plan, sample, shown_as, inputs=shown, sequences=sequences, chosen=plan is not None
-            )
-            groups.setdefault(repr(sample_plan), (sample_plan, []))[1].append(i)
-        for sample_plan, members in groups.values():
-            for start in range(0, len(members), batch_size):
-                part = members[start : start + batch_size]
-                filled = self.sampler.run([read[i][0] for i in part], sample_plan, [seeds[i] for i in part])
-                for target in targets:
-                    decoded = self._decode(target, [f[target] for f in filled], [read[i][0] for i in part])
-                    for i, generated in zip(part, decoded, strict=True):
-                        results[i][target] = generated
-        return results
+        check_combining(n_samples, reduce, best)
+        prepared = prepare(
+            inputs,
+            targets,
+            reader=self.reader,
+            sampler=self.sampler,
+            modalities=self.modalities,
+            nats=self._nats,
+            seed=seed,
+            seeds=seeds,
+            n_samples=n_samples,
+            plan=plan,
+            options=options,
+            dry=explain,
+        )
+        targets, samples = prepared.targets, prepared.samples
+        ways = reductions_of(reduce, targets, self.modalities)
+        if explain:
+            explanation = explained(prepared, self.sampler)
+            print(explanation)
+            return [Results(explanation=explanation) for _ in inputs]
+        results = [Results() for _ in samples]
+        for sample_plan, members in prepared.groups(batch_size):
+            filled = self.sampler.run([samples[i] for i in members], sample_plan, [prepared.seeds[i] for i in members])
+            for target in targets:
+                decoded = self._decode(target, [f[target] for f in filled], [samples[i] for i in members])
+                for i, generated in zip(members, decoded, strict=True):
+                    results[i][target] = generated
+        if n_samples == 1:
+            return results
+        return [combined(results[i : i + n_samples], ways, best) for i in range(0, len(results), n_samples)]
 
     def edit(
         self,
@@ -271,8 +315,6 @@ class FourM:
         change: Mapping[str, Any] | None = None,
         keep: Iterable[str] | str = (),
         halo: int | None = None,
-        seed: int = 0,
-        plan: Sequence[Stage] | None = None,
         **options: Any,
     ) -> Results:
         """Generate anew a part of `sample` (name -> what you have of it), in its order; returns what is new.
@@ -281,11 +323,17 @@ class FourM:
         something else is to be, or a picture or its file, white there. Tokens more than `halo` (1) away are known.
         Values are at the model's size, where pixels that the mask does not touch are bit for bit those of the input.
         `change`, {name: new value}, replaces or adds modalities; without a mask, all that is neither changed nor among
-        `keep` follows from those. What is in `keep` stays as it is. `seed`, `plan`, `options`: as of `generate`.
+        `keep` follows from those. What is in `keep` stays as it is. `options` are those of `generate` (seed, plan, …).
 
         Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to make."""
         inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
-        return self.generate(inputs, targets, seed=seed, plan=plan, **options)
+        return self.generate(inputs, targets, **options)
+
+    def _nats(self) -> Nats:
+        """The any-to-any matrix of the run that the model is of."""
+        if self._origin is None:
+            raise ValueError("plan='auto' reads the any-to-any matrix of a run, which this model was not loaded from")
+        return read_nats(self._origin[0])
 
     def _decode(self, target: str, filled: Sequence[Filled], samples: Sequence[Sample]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]

@@ -96,26 +96,28 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")
+    set_key(raw, key, read_value(value, f"override {override!r}"), f"override {override!r}")
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set `section.key`, dotted, in what `read_yaml` gave; sections that are not there are made. Raises ConfigError,
+    which begins with `origin`."""
     *parents, leaf = key.split(".")
     section: Any = raw
     for parent in parents:
-        section = (
-            section[_entry(section, parent, override)]
-            if isinstance(section, list)
-            else (section.setdefault(parent, {}))
-        )
+        if isinstance(section, list):
+            section = section[_entry(section, parent, origin)]
+        else:
+            section = section.setdefault(parent, {})
         if not isinstance(section, dict | list):
-            raise ConfigError(f"override {override!r}: {parent!r} is not a section")
-    index = _entry(section, leaf, override) if isinstance(section, list) else leaf
-    section[index] = read_value(value, f"override {override!r}")
+            raise ConfigError(f"{origin}: {parent!r} is not a section")
+    section[_entry(section, leaf, origin) if isinstance(section, list) else leaf] = value
 
 
-def _entry(entries: list[Any], number: str, override: str) -> int:
+def _entry(entries: list[Any], number: str, origin: str) -> int:
     """The index of an entry of a list. Raises ConfigError where it has no such entry."""
     if not number.isdecimal() or int(number) >= len(entries):
-        raise ConfigError(
-            f"override {override!r}: {number!r} is no entry of the list, which has 0 to {len(entries) - 1}"
-        )
+        raise ConfigError(f"{origin}: {number!r} is no entry of the list, which has 0 to {len(entries) - 1}")
     return int(number)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_plugins.errors import SampleError
+    from fourm_plugins.head import HeadFeatures, HeadSpec
     from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
     from fourm_plugins.modality import Labeller, Metric, Modality, Settings
@@ -38,6 +39,8 @@ __all__ = [
     "FeatureMap",
     "FeatureVector",
     "Grid",
+    "HeadFeatures",
+    "HeadSpec",
     "Labeller",
     "Masked",
     "Masker",
@@ -66,6 +69,7 @@ _HOMES = {
     "hookspecs": "Run hookimpl",
     "masker": "MASK Masked Masker Specials",
     "errors": "SampleError",
+    "head": "HeadFeatures HeadSpec",
     "modality": "Labeller Metric Modality Settings",
     "order": "DecodingOrder Predicted",
     "source": "SampleSource",

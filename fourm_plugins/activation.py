@@ -1,8 +1,8 @@
 """Activating one plugin: import, hooks, validation; all of it or nothing.
 
-In: a `Plugin`. Out: what it provides: a class, a function, or an observer. Whatever goes wrong (an import that fails,
-exits or hangs, a hook that does not exist, a class that is not what its group promises, see `contract`) ends in a
-PluginError with the original traceback and leaves no trace: the modules of the plugin's distribution are gone from
+Takes a `Plugin` and returns what it provides: a class, a function, or an observer. Whatever goes wrong (an import that
+fails, exits or hangs, a hook that does not exist, a class that is not what its group promises, see `contract`) ends in
+a PluginError with the original traceback and leaves no trace: the modules of the plugin's distribution are gone from
 `sys.modules`. What an import changes of the process is put back (`guard`).
 """
 
@@ -27,9 +27,8 @@ T = TypeVar("T")
 
 
 def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None = None) -> Any:
-    """What `plugin` provides. Raises PluginError, having undone everything.
-
-    `witness`: as of `guarded`. What the import changed of the process is added to `changed`, or logged."""
+    """Import `plugin` and return what it provides. Raises PluginError after undoing everything. `witness` is that of
+    `guarded`. What the import changed in the process is added to `changed`, or logged."""
     before = set(sys.modules)
 
     def load() -> Any:
@@ -46,8 +45,8 @@ def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None 
 def run(
     plugin: Plugin, what: str, code: Callable[[], T], *, witness: bool = True, changed: list[str] | None = None
 ) -> T:
-    """The result of code of `plugin`, which is about to be `what`. Raises PluginError for all that goes wrong in it but
-    Ctrl-C, and ValueError as it is where what goes wrong may be the user's settings."""
+    """Run code of `plugin`, which is to be `what`, and return its result. Raises PluginError for whatever goes wrong
+    except Ctrl-C; a ValueError passes unchanged where the user's settings may be the cause."""
     origin = f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version} ({plugin.value})"
     remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
     try:
@@ -70,8 +69,8 @@ def run(
 
 @contextmanager
 def blame(plugin: Plugin) -> Iterator[None]:
-    """Errors of the body but ValueError and OSError, which may be the user's, become a PluginError that names
-    `plugin`."""
+    """Turn errors of the body into a PluginError that names `plugin`, except ValueError and OSError, which the user may
+    have caused."""
     try:
         yield
     except (ValueError, OSError):
@@ -87,7 +86,7 @@ def blame(plugin: Plugin) -> Iterator[None]:
 
 
 def _provided(plugin: Plugin, module: Any) -> Any:
-    """What a module with hooks provides under the plugin's name: of observers, the module is one."""
+    """What a module with hooks provides under the plugin's name; a module of observers is itself the observer."""
     hooks = check_hooks(module)
     wanted = f"fourm_{plugin.kind}"
     if plugin.kind == "observer":
@@ -100,7 +99,7 @@ def _provided(plugin: Plugin, module: Any) -> Any:
 
 
 def _forget(plugin: Plugin, before: set[str]) -> None:
-    """Remove the modules of the plugin's distribution that were imported since `before`. What others brought stays: an
+    """Remove the plugin's own modules that were imported since `before`. Those of other distributions stay: an
     extension module such as NumPy's cannot be imported twice."""
     packages = {plugin.package}
     try:

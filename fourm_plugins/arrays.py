@@ -1,4 +1,5 @@
-"""Whether an array is what a spec says, checked wherever one enters: reading, tokenizing, generating, the kit."""
+"""Checks that an array is what its spec says, wherever one enters: reading, tokenizing, generating, the conformance
+kit."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
 
 
 def misfit(spec: ModalitySpec, array: Any) -> str:
-    """What is wrong with an array of `spec`; '' where nothing is."""
+    """What is wrong with an array of `spec`; '' if nothing is."""
     wanted = spec.array
     if isinstance(wanted, Text):
         if not isinstance(array, str):

@@ -1,6 +1,6 @@
 """What a plugin of each kind must be, checked when it is activated, so that a run does not find out hours later.
 
-In: what an entry point names. Out: the same, or of an observer's class an instance; TypeError says what is wrong with
+Returns what an entry point names, or an instance if that is an observer's class; a TypeError says what is wrong with
 it.
 """
 
@@ -24,11 +24,12 @@ from fourm_plugins.tokenizer import Tokenizer
 
 _BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
-#: Arguments that the engine gives to functions: how many by position, and by name.
+#: Arguments with which the engine calls functions: how many by position, and which by name.
 _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "optimiser": (1, ("lr",)),
     "schedule": (1, ("steps", "lr", "min_lr", "warmup", "cooldown")),
     "order": (5, ()),
+    "head": (1, ()),
     "source": (2, ()),
 }
 #: What can stand before the colon of `NAME:LOCATION`; a single letter is a drive of Windows.
@@ -78,7 +79,7 @@ def check_hooks(plugin: Any) -> set[str]:
 
 
 def hook_name(function: Any) -> str | None:
-    """The hook that a function marked with `hookimpl` implements; None of another."""
+    """The hook that a function marked with `hookimpl` implements; None for any other."""
     marked = getattr(function, "fourm_impl", None)
     return None if marked is None else marked.get("specname") or function.__name__
 
@@ -138,7 +139,7 @@ def _check_class(plugin: Plugin, cls: Any) -> None:
 
 
 def _check_methods(plugin: Plugin, cls: Any, base: type) -> None:
-    """A class must define what its base leaves open, as the engine calls it."""
+    """A class must define its base's abstract methods, with the arguments that the engine passes."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         added = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
         alike = {name: nearest(name, added, cutoff=0.7) for name in missing}
@@ -149,7 +150,7 @@ def _check_methods(plugin: Plugin, cls: Any, base: type) -> None:
 
 
 def _check_method(plugin: Plugin, cls: type, base: type, name: str) -> None:
-    """A method must take what the engine gives it; otherwise a run would find out hours later."""
+    """A method must accept the arguments that the engine passes; otherwise a run would find out hours later."""
     promised, written = inspect.getattr_static(base, name), inspect.getattr_static(cls, name)
     if not (inspect.isfunction(promised) and inspect.isfunction(written)):
         return  # a property, or something built by the author's own means

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Such as "1 file", "1,200 files". many: where it is not `one` and an s."""
+    """A number and its noun: "1 file", "1,200 files". `many` is the plural where it is not `one` and an s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

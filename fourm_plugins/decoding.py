@@ -1,7 +1,7 @@
-"""Pictures, from files and from Python alike: decoded within bounds, turned upright, as RGB or as one channel.
+"""Decodes pictures, from files and from Python alike: within bounds, turned upright, as RGB or as one channel.
 
-In: the bytes of untrusted files, or `PIL.Image`s. Out: upright `PIL.Image`s and arrays, or a `SampleError` that says in
-one line what is wrong. A file is decoded, and then goes the way of a picture that a user holds.
+Takes the bytes of untrusted files, or `PIL.Image`s; gives upright `PIL.Image`s and arrays, or a `SampleError` that says
+in one line what is wrong. A decoded file and a picture from Python take the same path.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _TURNS = {
 
 
 def decode_picture(content: bytes) -> Image.Image:
-    """The decoded picture, turned upright by its EXIF orientation. Raises `SampleError` for anything else than a PNG,
-    JPEG or WebP picture of at most `MAX_PIXELS` whose pixels are whole. Damaged metadata are left out, with a note."""
+    """The decoded picture, turned upright by its EXIF orientation. Raises `SampleError` unless the content is an
+    undamaged PNG, JPEG or WebP picture of at most `MAX_PIXELS` pixels. Damaged metadata is ignored, with a note."""
     try:
         return _decode(content)
     except SampleError:
@@ -79,8 +79,8 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def _check_sums(content: bytes) -> None:
-    """Raise ValueError where the pixel data of a PNG are not whole. Decoding does not look at their checksums: it would
-    read a damaged file as it is."""
+    """Raise ValueError if the pixel data of a PNG is damaged. Pillow does not compare its checksums and would decode it
+    as it is."""
     view, at, kind, pixels = memoryview(content), 8, b"", False
     while kind != b"IEND":
         length, kind, data = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8]), at + 8
@@ -93,7 +93,8 @@ def _check_sums(content: bytes) -> None:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture, decoded and turned as its metadata say. Raises `SampleError` for an empty, huge or undecodable one."""
+    """The picture, decoded and turned upright by its metadata. Raises `SampleError` for an empty, huge or undecodable
+    one."""
     _check_size(picture)
     turn = _orientation(picture)
     try:
@@ -112,7 +113,7 @@ def _check_size(picture: Image.Image) -> None:
 
 
 def _turned(picture: Image.Image, turn: int | None) -> Image.Image:
-    """Turned, and without the metadata that say so: a second time changes nothing."""
+    """Turn a picture upright and drop the metadata that asked for it, so that a second call changes nothing."""
     if turn not in _TURNS:
         return picture
     return _bare(picture.transpose(_TURNS[turn]))
@@ -144,7 +145,7 @@ def _note_damage(turn: int | None) -> None:
 
 
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    """The colours of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
+    """The RGB colours of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
     if picture.mode.startswith("I"):
         return np.repeat((_counts(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode == "F":
@@ -158,7 +159,7 @@ def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
-    """The integers of an upright picture with one channel: uint8 (grey, or the indices of a palette) or uint16."""
+    """The integers of an upright one-channel picture: uint8 (grey, or palette indices) or uint16."""
     if picture.mode in ("1", "L", "P"):
         return np.array(picture).astype(np.uint8)
     if picture.mode.startswith("I"):
@@ -167,7 +168,7 @@ def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
 
 
 def _counts(picture: Image.Image) -> UInt16[np.ndarray, "H W"]:
-    """Of a picture of 16 bits, which Pillow may hold in 32."""
+    """uint16 of a 16-bit picture, which Pillow may hold in 32 bits."""
     counts = np.asarray(picture)
     if counts.min() < 0 or counts.max() > 65535:
         raise SampleError(f"a picture of 16 bits holds 0 to 65535, this one {counts.min()} to {counts.max()}")

@@ -1,9 +1,9 @@
 """Which plugins are installed, from the metadata of installed distributions; no plugin is imported.
 
-Out: a `Plugin` for each entry point of a `fourm.*` group, sorted, with the state that metadata alone can tell: ok,
-broken (cannot work as it is installed) or incompatible (made for another version). `decide` adds what the user
-does: disabled names, and which distribution provides one that two claim. Neither the order of sys.path nor of anything
-else changes the outcome. Which distributions count is decided in `fourm_plugins.distributions`.
+Gives a `Plugin` for each entry point of a `fourm.*` group, sorted, with the state that metadata alone tells: ok, broken
+(cannot work as installed) or incompatible (made for another version). `decide` adds the user's choices: names that are
+disabled, and which distribution provides a name that two claim. No order, of sys.path or of anything else, changes the
+outcome. Which distributions count is decided in `fourm_plugins.distributions`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ from fourm_plugins.suggest import did_you_mean
 
 API_VERSION = 1
 ENGINE = "fourm-engine"
-Kind = Literal["modality", "tokenizer", "masker", "observer", "optimiser", "schedule", "order", "command", "source"]
+Kind = Literal[
+    "modality", "tokenizer", "masker", "observer", "optimiser", "schedule", "order", "head", "command", "source"
+]
 State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 
 _GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 #: "package.module", or "package.module:attribute".
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
-#: Names in published checkpoints that are not what the project's plugin is called.
+#: Names in published checkpoints whose plugin in this project has another name.
 _CALLED = {"det": "boxes"}
 
 
 class PluginError(ValueError):
-    """A requested plugin cannot be used; the message names it, the cause and the remedy."""
+    """A requested plugin cannot be used; the message names the plugin, the cause and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def discover() -> list[Plugin]:
 
 
 def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
-    """The plugins, and the leftovers of distributions that are not installed."""
+    """All plugins, and what uninstalled distributions left behind."""
     installed, leftovers = survey()
     engine = next((one.version for one in installed if canonical(one.name) == ENGINE), "")
     plugins = [plugin for one in installed for plugin in _plugins(one, engine)]
@@ -82,13 +84,13 @@ def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
 
 
 def distribution_hint(name: str) -> str:
-    """What the project's own plugins are called; the best guess for a name that nothing recorded."""
+    """The distribution that probably provides a name, after the pattern of the project's own plugins."""
     base = name.partition("@")[0]
     return f"fourm-{_CALLED.get(base, base).replace('_', '-')}"
 
 
 def _plugins(one: Installed, engine: str) -> Iterator[Plugin]:
-    """The plugins of one distribution, beside an engine of that version."""
+    """The plugins of one distribution, for an engine of that version."""
     location = _location(one.dist)
     upgrade = f"pip install -U {one.name} {ENGINE}"
     reinstall = f"pip install --force-reinstall {one.name}"
@@ -136,12 +138,12 @@ def _plugins(one: Installed, engine: str) -> Iterator[Plugin]:
 
 
 def _location(dist: importlib.metadata.Distribution) -> str:
-    """Folder of the distribution; of an editable install that of its source."""
+    """Folder of the distribution; for an editable install, that of its source."""
     return source_folder(dist) or str(dist.locate_file(""))
 
 
 def _unmet(requires: list[str], engine: str) -> str:
-    """What a distribution requires of the engine, of that version, and does not get, or ''."""
+    """Which requirement of the distribution an engine of that version does not meet; '' if none."""
     ours = [text for text in requires if canonical(text).startswith(ENGINE)]
     if not ours or not engine:
         return ""
@@ -156,7 +158,7 @@ def _unmet(requires: list[str], engine: str) -> str:
     return ""
 
 
-#: Environment variable: names, separated by commas, that are never imported. `--no-plugin` adds to it.
+#: Environment variable: plugins, separated by commas, that are never imported. `--no-plugin` adds to them.
 DISABLE = "FOURM_DISABLE"
 
 

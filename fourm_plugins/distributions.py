@@ -1,10 +1,10 @@
-"""Which distributions that have to do with us are installed, as pip and Python see them; nothing is imported.
+"""Which installed distributions have plugins, as pip and Python see them; nothing is imported.
 
-In: the folders of sys.path. Out: an `Installed` for each distribution that counts, and a `Leftover` for each folder of
-metadata that does not: what pip could not remove (`~cme-0.9.dist-info`), a second one of the same name.
+From the folders of sys.path: an `Installed` for each distribution that counts, and a `Leftover` for each metadata
+folder that does not: what pip could not remove (`~cme-0.9.dist-info`), a second one of the same name.
 
-Of several of one name that one counts which Python would import: in one folder the one whose files are there, then the
-highest version; of several folders the first on sys.path. The `.egg-info` that a build leaves in a source folder
+Among several of one name, the one that Python would import counts: within one folder the one whose files are there,
+then the highest version; between folders the first on sys.path. The `.egg-info` that a build leaves in a source folder
 counts only where nothing is installed.
 """
 
@@ -34,13 +34,14 @@ KINDS = {
     "optimisers": "optimiser",
     "schedules": "schedule",
     "orders": "order",
+    "heads": "head",
     "commands": "command",
     "sources": "source",
 }
 GROUPS = tuple(f"fourm.{plural}.v1" for plural in KINDS)
 _READ = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v\d+$")
 _NOT_PLUGINS = re.compile(r"^fourm\.conformance\.v\d+$")
-#: What a misspelt group has at least; spares the comparison of every group that is installed.
+#: What every misspelt group contains; saves comparing all installed groups.
 _ALIKE = re.compile(r"fo[ru]+m|4m|modalit|tokeni[sz]er|masker", re.IGNORECASE)
 _VERSIONED = re.compile(r"^(.+?)(?:-\d[^-]*(?:-py[\d.]+)?)?\.(?:dist|egg)-info$")
 
@@ -66,7 +67,7 @@ class Leftover:
 
 
 def survey() -> tuple[list[Installed], list[Leftover]]:
-    """What counts, and what is left over, in the order of sys.path."""
+    """The distributions that count, and the leftovers, in the order of sys.path."""
     groups: dict[str, list[tuple[Distribution, Installed | None]]] = {}
     leftovers = []
     for dist in importlib.metadata.distributions():
@@ -90,7 +91,7 @@ def survey() -> tuple[list[Installed], list[Leftover]]:
 
 
 def find_distribution(name: str) -> Distribution:
-    """The installed distribution called `name`: of several the one that counts. Raises PackageNotFoundError."""
+    """The installed distribution called `name`, among several the one that counts. Raises PackageNotFoundError."""
     group: list[tuple[Distribution, Installed | None]] = [
         (dist, None) for dist in importlib.metadata.distributions(name=name) if not _stem(dist).startswith("~")
     ]
@@ -105,7 +106,7 @@ def canonical(distribution: str) -> str:
 
 
 def right_group(group: str) -> str:
-    """The group that a misspelt one was meant to be; '' for one that is right, or is no plugin group."""
+    """The group that a misspelt one was meant to be; '' if it is right, or has nothing to do with plugins."""
     if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
@@ -118,7 +119,7 @@ def folder_of(dist: Distribution) -> str:
 
 
 def source_folder(dist: Distribution) -> str:
-    """Of an editable install the folder of its source, which `direct_url.json` (PEP 610) names; '' of any other."""
+    """The source folder of an editable install, from its `direct_url.json` (PEP 610); '' for any other."""
     try:
         direct = json.loads(dist.read_text("direct_url.json") or "{}")
         if direct.get("dir_info", {}).get("editable"):
@@ -141,7 +142,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _look(dist: Distribution) -> Installed | None:
-    """The distribution as far as it has to do with us, or None."""
+    """The distribution, if it has to do with plugins; None otherwise."""
     try:
         every: Iterable[EntryPoint] = dist.entry_points
     except Exception as error:  # a damaged file raises whatever its parser stumbles over
@@ -162,7 +163,7 @@ def _look(dist: Distribution) -> Installed | None:
 
 
 def _damaged(dist: Distribution, damage: str, ours: tuple[EntryPoint, ...] = ()) -> Installed | None:
-    """A distribution of the project whose metadata is incomplete."""
+    """A distribution of the project with incomplete metadata."""
     if not ours and not _claims_to_be_ours(dist):
         return None
     return Installed(dist, canonical(_stem(dist)), "unknown", ours, damage)
@@ -190,7 +191,7 @@ def _cannot_be_opened(dist: Distribution) -> bool:
 
 
 def _stem(dist: Distribution) -> str:
-    """The name in a folder's name; of an egg, whose folder has none, that of its metadata."""
+    """The distribution's name from its folder's name; for an egg, whose folder has none, from its metadata."""
     name = re.split(r"[/\\]", folder_of(dist).rstrip("/\\"))[-1]
     if match := _VERSIONED.match(name):
         return match[1]
@@ -204,7 +205,7 @@ Group = list[tuple[Distribution, "Installed | None"]]
 
 
 def _ranked(group: Group) -> Group:
-    """Those of one name, the one that counts first; one folder that is found twice, through a link, is one."""
+    """Distributions of one name, the one that counts first. A folder reached twice, through a link, counts once."""
     once = {os.path.realpath(folder_of(dist)): (dist, details) for dist, details in reversed(group)}
     group = list(reversed(once.values()))
     if len(group) < 2:
@@ -220,13 +221,13 @@ def _ranked(group: Group) -> Group:
 
 
 def is_of_source(dist: Distribution) -> bool:
-    """Whether it is what a build leaves in a source folder: `name.egg-info`, without a version and a list of files."""
+    """Whether a folder is what a build leaves beside the source: `name.egg-info`, without version and list of files."""
     folder = folder_of(dist)
     return folder.endswith(".egg-info") and "-" not in os.path.basename(folder).removesuffix(".egg-info")
 
 
 def _missing(dist: Distribution, details: Installed | None) -> tuple[float, float]:
-    """Shares of the entry points' modules, and of the files of RECORD at their recorded sizes, that are missing."""
+    """Which share of the entry points' modules, and of the files in RECORD at their recorded sizes, is missing."""
     modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (details.entry_points if details else ())}
     gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(details is not None)
     try:
@@ -245,7 +246,7 @@ def _size(file: str) -> int:
 
 
 def _comparable_version(dist: Distribution) -> Any:
-    """The version; below all others where it cannot be read."""
+    """The version; one that cannot be read sorts below all others."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -255,7 +256,7 @@ def _comparable_version(dist: Distribution) -> Any:
 
 
 def _left_over(group: Group) -> list[Leftover]:
-    """What to report of the distributions of one name that are not used."""
+    """What to report about the unused distributions of one name."""
     first = group[0][0]
     name, version = canonical(_stem(first)), _version(first)
     home, source = os.path.dirname(folder_of(first)), source_folder(first)

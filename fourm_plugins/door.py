@@ -1,7 +1,7 @@
-"""What a user may hold, made plain: paths and bytes to files, tensors to arrays, and words for errors.
+"""Turns what a user may hold into files and arrays: paths and bytes, tensors; and the words for errors.
 
-In: anything. Out: {extension: content}, NumPy arrays in native types, or a `SampleError`. Imports no torch: a tensor is
-known by where its class comes from.
+Gives {extension: content}, NumPy arrays of native types, or a `SampleError`. Does not import torch: a tensor is
+recognised by its class's module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fourm_plugins.errors import SampleError
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
-#: No single file is larger.
+#: Larger files are refused.
 MAX_FILE_BYTES = 1 << 28
 #: Files that people can type.
 TEXT_EXTENSIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "yaml", "yml", "xml", "md"})
@@ -60,7 +60,7 @@ def refusal(wanted: str, given: Any, why: str = "") -> SampleError:
 
 
 def is_picture(given: Any) -> bool:
-    """Whether it is a `PIL.Image`; PIL is not imported for it."""
+    """Whether it is a `PIL.Image`; does not import PIL."""
     pil = sys.modules.get("PIL.Image")
     return pil is not None and isinstance(given, pil.Image)
 
@@ -69,8 +69,8 @@ def is_picture(given: Any) -> bool:
 
 
 def as_array(given: Any) -> np.ndarray | None:
-    """The NumPy array of an array or tensor (torch: of any device and type, with or without gradients), in its native
-    byte order; None for anything else. Raises `SampleError` where there is no array in it."""
+    """The NumPy array, in native byte order, of an array or tensor (torch: on any device, of any type, with or without
+    gradients); None for anything else. Raises `SampleError` if it cannot be converted."""
     if isinstance(given, np.generic):
         return None
     try:
@@ -105,7 +105,7 @@ def _from_torch(tensor: Any) -> np.ndarray:
 
 
 def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray:
-    """`array`, if it holds real numbers, at least one, and not NaN alone unless `gaps`. Raises `SampleError`."""
+    """`array`, which must hold real numbers, at least one, and not only NaN unless `gaps`. Raises `SampleError`."""
     if array.dtype.kind not in "biuf":
         raise refusal(wanted, array, "not an array of numbers")
     if not array.size:
@@ -116,7 +116,7 @@ def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray
 
 
 def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
-    """Numbers or NaN; (H, W, 1) and (1, H, W) are the same. Raises `SampleError`."""
+    """The numbers, or NaN, of (H, W), (H, W, 1) or (1, H, W), as (H, W). Raises `SampleError`."""
     array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
         return array.squeeze(2)
@@ -128,7 +128,8 @@ def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
 
 
 def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> Shaped[np.ndarray, "H W C"]:
-    """Numbers with C among `channels`, which may come first where they cannot be last. Raises `SampleError`."""
+    """The numbers as (H, W, C) with C among `channels`, which may come first if they cannot be last. Raises
+    `SampleError`."""
     array = numbers(array, wanted)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
         array = np.moveaxis(array, 0, 2)
@@ -147,8 +148,8 @@ def _dimensions(array: np.ndarray) -> str:
 
 
 def looks_like_path(text: str, extensions: Sequence[str], *, typed: bool) -> bool:
-    """Whether a str is meant as a path. Without another meaning (`typed` False) every str is. Otherwise one that ends
-    in a file's extension, names a file that is there, starts like a path, or has a separator and no spaces."""
+    """Whether a str is meant as a path: always if it has no other meaning (`typed` False); otherwise if it ends in an
+    extension, names an existing file, starts like a path, or has a separator and no spaces."""
     if not typed or text.lower().endswith(tuple(f".{e.lower()}" for e in extensions)):
         return True
     if text.lstrip()[:1] in ("[", "{") or "\n" in text:
@@ -163,7 +164,7 @@ def looks_like_path(text: str, extensions: Sequence[str], *, typed: bool) -> boo
 
 
 def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
-    """{extension: content} of a file. Raises `SampleError` that names the path."""
+    """{extension: content} of one file. Raises `SampleError` naming the path."""
     try:
         if not path.exists() and str(path).startswith("~"):
             path = path.expanduser()
@@ -184,7 +185,7 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
 
 
 def sniff(content: bytes, extensions: Sequence[str]) -> str:
-    """Which of `extensions` the bytes of a file are. Raises `SampleError` where they are another, or may be several."""
+    """Which of `extensions` a file with these bytes has. Raises `SampleError` if it is another, or could be several."""
     if not content:
         raise SampleError(f"no bytes; give those of a file ({_dotted(extensions)})")
     kinds = next((kinds for start, kinds in _SIGNATURES if content.startswith(start)), ())

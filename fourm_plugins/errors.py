@@ -2,5 +2,5 @@
 
 
 class SampleError(ValueError):
-    """A file or value that cannot be used, the reason in one line. The engine adds its name and, as set, skips or
-    stops."""
+    """A file or value that cannot be used, with the reason in one line. The engine adds the name and, as configured,
+    skips it or stops."""

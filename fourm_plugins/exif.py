@@ -1,6 +1,6 @@
-"""What lies beside the pixels of a PNG, JPEG or WebP file: which way up it is, and the file without the rest.
+"""The metadata of PNG, JPEG and WebP files: which way up a picture is, and the file without its metadata.
 
-In: bytes of untrusted files, read by bounds alone. A picture whose metadata are damaged is still a picture.
+Reads untrusted bytes within their bounds. A picture with damaged metadata is still a picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe, which decide colours
 
 
 def orientation(exif: bytes) -> tuple[int | None, bool]:
-    """(orientation in 1..8 or None, whether the first directory of the data is whole)."""
+    """(orientation in 1..8 or None, whether the data's first directory is complete)."""
     body = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(body[:4])
     if order is None or len(body) < 8:
@@ -36,7 +36,7 @@ def orientation(exif: bytes) -> tuple[int | None, bool]:
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:
-    """(the file without its metadata, its EXIF data); None where it has none, or more of it is damaged."""
+    """(the file without its metadata, its EXIF data); None if it has none, or if more than that is damaged."""
     if content.startswith(_PNG):
         parts = _png(content)
     elif content.startswith(b"\xff\xd8"):

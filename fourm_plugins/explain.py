@@ -1,7 +1,5 @@
-"""What is wrong with settings, for the person who wrote them.
-
-In: the error that pydantic raised for settings, and their model. Out: a line for each fault: the key's full path, what
-is wrong, and for a key that does not exist the nearest one that does.
+"""Explains what is wrong with settings to the person who wrote them. From pydantic's error and the settings' model it
+makes one line for each fault: the key's full path, what is wrong, and for an unknown key the nearest known one.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
-    # In parentheses: which kind of value was taken to be meant, where a setting may be of several.
+    # In parentheses: which kind of value was assumed, where a setting allows several.
     loc = [part for part in fault["loc"] if not str(part).startswith("(")]
     *parents, key = loc or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))

@@ -7,13 +7,13 @@ from types import ModuleType
 
 
 def optional(module: str, *, what: str, install: str) -> ModuleType:
-    """The module of an optional dependency.
+    """Import and return an optional dependency.
 
     Args:
         what: what needs it, as the start of the message: "charts need".
         install: what pip installs, a distribution with its extra.
 
-    Raises ValueError where it is not installed or cannot be imported."""
+    Raises ValueError if it is not installed or cannot be imported."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""A plugin's code is run so that whoever breaks is named, whatever way it breaks, and the process stays as it was.
+"""Runs a plugin's code so that it is named however it fails, and the process stays as it was.
 
-In: what is about to run, in words. Out: nothing where it runs. What ends Python (`os._exit`, `sys.exit`) or raises
-Ctrl-C raises `EndsProcess`; what kills the process (a crash in native code, `abort`) leaves one line on stderr that
-names it, from a shell that waits beside; what hangs is named after `NOTICE` seconds and ended after `LIMIT`. What it
-prints goes to stderr. What it changes of the process is put back, and told of.
+Code that ends Python (`os._exit`, `sys.exit`) or raises Ctrl-C raises `EndsProcess`; code that kills the process (a
+crash in native code, `abort`) leaves one line on stderr that names it, from a shell that waits beside; code that hangs
+is named after `NOTICE` seconds and ended after `LIMIT`. Its output goes to stderr. What it changes in the process is
+put back and reported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: Seconds after which code that does not come back is named, and ended.
+#: Seconds after which code that does not return is named, and then ended.
 NOTICE, LIMIT = 20.0, 300.0
-#: Variables that may not even be added: they change what a run computes, or on what.
+#: Variables that may not even be added: they change what a run computes, or on which device.
 _PROTECTED = ("CUDA_", "FOURM_", "OMP_")
-#: Says its message where the pipe ends without a word.
+#: Prints its message if the pipe closes without a word.
 _WITNESS = 'read -r word; [ "$word" = done ] || printf "%s\\n" "$0" >&2'
 _lock = threading.RLock()
 
@@ -36,10 +36,9 @@ class EndsProcess(SystemExit):
 
 @contextlib.contextmanager
 def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[str]]:
-    """Run the body as code of `what`. Yields the list of what the body changed of the process, filled at its end.
-
-    `witness`: whether a process that dies, and code that hangs, is told of on stderr. Raises whatever the body
-    raises, `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's."""
+    """Run the body as code of `what`. Yields the list of what the body changed in the process, filled when it ends.
+    `witness`: whether to report on stderr a process that dies, and code that hangs. Raises whatever the body raises,
+    `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's."""
     changed: list[str] = []
     with _lock, contextlib.ExitStack() as stack:
         if witness:
@@ -67,7 +66,7 @@ def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[st
 
 @contextlib.contextmanager
 def _witnessed(message: str) -> Iterator[None]:
-    """Where this process dies in the body, a shell that waits for its word says so."""
+    """If this process dies in the body, a shell that waits for its word says so."""
     try:
         shell = subprocess.Popen(["/bin/sh", "-c", _WITNESS, message], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     except OSError:  # no shell, or no room for one: then a crash stays unexplained
@@ -85,7 +84,7 @@ def _witnessed(message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exits_raise() -> Iterator[None]:
-    """`os._exit` and `os.abort` of this process raise `EndsProcess`; in a fork of it they do what they are for."""
+    """Make `os._exit` and `os.abort` raise `EndsProcess` in this process; in forks they work as usual."""
     here, leave, abort = os.getpid(), os._exit, os.abort
 
     def refused(status: int) -> None:
@@ -107,7 +106,7 @@ def _exits_raise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[list[int] | None]:
-    """A list that is filled when Ctrl-C is pressed; None where that cannot be told."""
+    """A list that gets an item when Ctrl-C is pressed; None where this cannot be known."""
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
         yield None
         return
@@ -127,7 +126,7 @@ def _interrupts() -> Iterator[list[int] | None]:
 
 @contextlib.contextmanager
 def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iterator[None]:
-    """Name what does not come back, and in the main thread end it."""
+    """Name code that does not return and, in the main thread, end it."""
     done = threading.Event()
     main = threading.current_thread() is threading.main_thread()
 
@@ -157,7 +156,7 @@ _Item = tuple[str, Callable[[], Any], Callable[[Any], Any]]
 
 
 def _items() -> Iterator[_Item]:
-    """(what it is, how it is read, how it is put back), of what is loaded."""
+    """(what it is, how to read it, how to put it back) for everything that is loaded."""
     yield "the working directory", os.getcwd, os.chdir
     yield "Python's random state", random.getstate, random.setstate
     yield "the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit

@@ -14,6 +14,7 @@ Hooks that *provide* something by name return it, or None for other names:
 | `fourm_optimiser` | `fourm.optimisers.v1` | a function that makes a torch optimiser |
 | `fourm_schedule` | `fourm.schedules.v1` | a function from step to learning rate |
 | `fourm_order` | `fourm.orders.v1` | a function that scores the tokens of a grid, or a subclass of `DecodingOrder` |
+| `fourm_head` | `fourm.heads.v1` | a function, or an `nn.Module` class, that makes a head of a task |
 | `fourm_command` | `fourm.commands.v1` | a function, or a Typer app, that becomes `fourm <name>` |
 | `fourm_source` | `fourm.sources.v1` | a subclass of `SampleSource`, or a function that opens one |
 
@@ -42,13 +43,13 @@ hookimpl = pluggy.HookimplMarker("fourm")
 
 @dataclass(frozen=True)
 class Run:
-    """What observers know of a run."""
+    """What observers know about a run."""
 
     #: Folder of its checkpoints and metrics; one run at a time has it.
     folder: Path
-    #: What is trained: "fourm" for the model, "tokenizer" for a tokenizer, …
+    #: What is trained, such as "fourm" (the model) or "tokenizer".
     task: str
-    #: Finished steps when it started or went on; where it ends.
+    #: Finished steps when it started or resumed; the step at which it ends.
     first_step: int
     steps: int
     parameters: int
@@ -100,6 +101,13 @@ def fourm_order(name: str) -> Any:
 
 
 @hookspec(firstresult=True)
+def fourm_head(name: str) -> Any:
+    """`make(spec, **options) -> torch.nn.Module` for `task.head: name`, whose `forward(features)` turns the encoder's
+    `HeadFeatures` into (B, outputs), or where `spec.size` is set into a map (B, outputs, H, W) of that size. `spec` is
+    a `HeadSpec`, `options` are `task.head_options`. Raises ValueError, one line, for what it cannot serve."""
+
+
+@hookspec(firstresult=True)
 def fourm_command(name: str) -> Any:
     """The function or Typer app behind `fourm <name>`; its docstring is its help."""
 
@@ -115,7 +123,7 @@ def fourm_source(name: str) -> Any:
 
 @hookspec
 def fourm_run_started(run: Run) -> None:
-    """A run starts, or goes on from a checkpoint; nothing has been learned yet."""
+    """A run starts, or resumes from a checkpoint; no step has been made yet."""
 
 
 @hookspec

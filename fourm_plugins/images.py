@@ -1,7 +1,7 @@
 """For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
 
-In: the bytes of untrusted files, and arrays with the picture's rows and columns first, (H, W) or (H, W, C). Out: arrays
-of the same kind, or a `SampleError` that says in one line what is wrong with a file. No torch.
+Takes the bytes of untrusted files, and arrays with rows and columns first, (H, W) or (H, W, C); gives arrays of the
+same kind, or a `SampleError` that says in one line what is wrong with a file. Does not import torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from fourm_plugins.view import View
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped, UInt8
-#: Arrays (.npy) of more bytes are refused by their header.
+#: Larger arrays (.npy) are refused by their header.
 MAX_ARRAY_BYTES = 512_000_000
-#: Colour of pixels that hold nothing: no measurement, no class.
+#: Colour of pixels without a measurement or a class.
 NOTHING = (0, 0, 0)
 
 # Nine colours of matplotlib's "viridis", evenly spaced; colours between are interpolated.
@@ -51,18 +51,18 @@ _VIRIDIS = np.array(
 
 
 class PictureSettings(Settings):
-    """Settings that modalities on a grid of patches share."""
+    """Settings of all modalities on a grid of patches."""
 
     small: ClassVar[Mapping[str, Any]] = {"image_size": 24, "patch_size": 4}
     run_only = frozenset({"source", "masker"})
 
-    #: Pixels, one number for a square or [height, width].
+    #: In pixels: one number for a square, or [height, width].
     image_size: int | tuple[int, int] = 224
-    #: Pixels behind one token, one number or [height, width].
+    #: Pixels per token: one number, or [height, width].
     patch_size: int | tuple[int, int] = 16
-    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    #: Folder of the data set to read; by default the modality's name up to an "@".
     source: str | None = None
-    #: Kind of masker, in place of the layout's own.
+    #: Kind of masker, in place of the layout's default.
     masker: str | None = None
 
     @field_validator("image_size", "patch_size")
@@ -79,14 +79,14 @@ class PictureSettings(Settings):
         return _pair(self.image_size)
 
     def grid(self) -> Grid:
-        """One token a patch. Raises ValueError where the patches do not divide the picture."""
+        """One token per patch. Raises ValueError if the patches do not divide the picture."""
         (height, width), (rows, columns) = self.size, _pair(self.patch_size)
         if height % rows or width % columns:
             raise ValueError(f"patch_size {rows}x{columns} does not divide image_size {height}x{width}; change one")
         return Grid(height=height // rows, width=width // columns)
 
     def published(self, prefix: str) -> str | None:
-        """Name in the published format, such as `tok_rgb@224`; None for a picture that is not square."""
+        """Name in the published format, such as `tok_rgb@224`; None unless the picture is square."""
         height, width = self.size
         return f"{prefix}@{height}" if height == width else None
 
@@ -101,10 +101,10 @@ class TokenSettings(PictureSettings):
     }
 
     codebook_size: int = Field(default=8192, ge=2)
-    #: Token space that instances of several sizes share, and with it one tokenizer: the same codes and ids. null: a
-    #: space of its own, called as the modality.
+    #: Token space, and with it the tokenizer, to share with instances of other sizes. null: a space of its own, named
+    #: like the modality.
     space: str | None = Field(default=None, pattern=NAME_PATTERN)
-    #: Settings of the tokenizer, over the modality's own defaults; `kind` takes another kind than `vqvae`.
+    #: Settings of the tokenizer that override the modality's defaults; `kind` chooses another kind than `vqvae`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self, name: str) -> TokenSpace:
@@ -135,7 +135,8 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
 
 
 def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
-    """The numbers of a .npy file of `ndim` dimensions, as stored; its header is checked before memory is taken."""
+    """The numbers of a .npy file with `ndim` dimensions, as stored. Its header is checked before memory is
+    allocated."""
     stream = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
@@ -159,21 +160,21 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """PNG of uint8 (H, W), uint16 (H, W) or uint8 (H, W, 3)."""
+    """A PNG file of uint8 (H, W), uint16 (H, W) or uint8 (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def encode_jpeg(rgb: UInt8[np.ndarray, "H W 3"], *, quality: int = 95) -> bytes:
-    """JPEG; loses a little."""
+    """A JPEG file, which loses a little."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def encode_array(array: np.ndarray) -> bytes:
-    """.npy of any numbers."""
+    """A .npy file of any numbers."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
@@ -183,7 +184,7 @@ def encode_array(array: np.ndarray) -> bytes:
 
 
 def view_picture(rgb: UInt8[np.ndarray, "H W 3"], view: View, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Colours seen through `view`, at `size` (h, w): bicubic, with antialiasing when it shrinks."""
+    """Colours through `view` at `size` (h, w): bicubic, antialiased when shrinking."""
     height, width = size
     box = view.pixels(*rgb.shape[:2])
     seen = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, box=box))
@@ -191,7 +192,7 @@ def view_picture(rgb: UInt8[np.ndarray, "H W 3"], view: View, size: tuple[int, i
 
 
 def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, int]) -> Shaped[np.ndarray, "h w ..."]:
-    """Numbers seen through `view`, at `size` (h, w): the nearest pixel, so that values are never mixed."""
+    """Numbers through `view` at `size` (h, w): those of the nearest pixel, so that values are never mixed."""
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _nearest(array.shape[0], top, bottom, size[0])
     columns = _nearest(array.shape[1], left, right, size[1])
@@ -199,7 +200,7 @@ def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, 
 
 
 def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
-    """float32 seen through `view`, at `size` (h, w): bilinear, with antialiasing when it shrinks. No NaN."""
+    """float32 through `view` at `size` (h, w): bilinear, antialiased when shrinking. Must not hold NaN."""
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _triangle(array.shape[0], top, bottom, size[0])
     columns = _triangle(array.shape[1], left, right, size[1])
@@ -208,13 +209,13 @@ def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int
 
 
 def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:
-    """The source pixel under the centre of each of `out` pixels that cover [low, high)."""
+    """The source pixel under the centre of each of the `out` pixels that cover [low, high)."""
     centres = low + (np.arange(out) + 0.5) * (high - low) / out
     return np.asarray(np.clip(np.floor(centres), 0, length - 1), np.int64)
 
 
 def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
-    """Weights of a triangle filter, as wide as the wider of an output pixel and a source pixel."""
+    """Weights of a triangle filter as wide as the larger of an output pixel and a source pixel."""
     step = (high - low) / out
     distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
     weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)
@@ -226,7 +227,7 @@ def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarra
 
 
 def colour_map(level: Float[np.ndarray, ...]) -> UInt8[np.ndarray, "... 3"]:
-    """Colours of numbers in [0, 1], dark violet to yellow ("viridis"); what is not finite gets `NOTHING`."""
+    """Colours of numbers in [0, 1], dark violet to yellow ("viridis"); `NOTHING` for what is not finite."""
     at = np.linspace(0, 1, len(_VIRIDIS))
     known = np.isfinite(level)
     x = np.where(known, level, 0.0)
@@ -235,7 +236,7 @@ def colour_map(level: Float[np.ndarray, ...]) -> UInt8[np.ndarray, "... 3"]:
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
-    """Colours of n classes, neighbouring ids far apart in hue, the same for an id whatever n is."""
+    """Colours of n classes, with neighbouring ids far apart in hue; an id's colour does not depend on n."""
     golden = 0.6180339887498949
     shades = [colorsys.hsv_to_rgb(i * golden % 1, 0.5 + 0.15 * (i % 3), 0.95 - 0.2 * (i // 3 % 2)) for i in range(n)]
     return np.asarray(np.rint(np.array(shades).reshape(n, 3) * 255), np.uint8)
@@ -245,7 +246,7 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
 
 
 def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..."]:
-    """Equally large values as one array. Raises ValueError for none, or for several sizes."""
+    """Values of one size as one array. Raises ValueError if there are none, or of several sizes."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) != 1:
         raise ValueError(f"values of one size are needed, seen through a view; got {len(values)} of {shapes}")
@@ -253,8 +254,8 @@ def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..
 
 
 def example_regions(n: int, seed: int, *, height: int = 48, width: int = 64) -> list[UInt8[np.ndarray, "height width"]]:
-    """`n` maps of region ids for example samples: 0 is the ground, 1 to 3 overlapping discs and
-    rectangles. Every plugin that draws from these has examples aligned with the others'."""
+    """`n` maps of region ids for example samples: 0 is the ground, 1 to 3 are overlapping discs and rectangles. Plugins
+    that draw from these have aligned examples."""
     y, x = np.mgrid[:height, :width]
     maps = []
     for index in range(n):

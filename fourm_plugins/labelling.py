@@ -1,8 +1,8 @@
 """For writers of labellers: pretrained networks in the format of `transformers`, and the options of a labeller.
 
-In: a folder or Hub id, pictures uint8 (H, W, 3) of any sizes. Out: the network, ready to be called on batches. Weights
-are safetensors and code is that of the installed library: nothing is unpickled, and no code that comes with a model is
-run. torch and transformers are imported when a network is loaded, not before.
+Loads a network from a folder or the Hub and runs it on pictures, uint8 (H, W, 3), of any sizes. Weights are safetensors
+and code is the installed library's: nothing is unpickled, and no code that comes with a model runs. torch and
+transformers are imported when a network is loaded.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from pydantic import Field, ValidationError
 
 from fourm_plugins.explain import explain
 from fourm_plugins.extras import optional
+from fourm_plugins.hub import check_there
 from fourm_plugins.modality import Settings
 
 
 class NetworkOptions(Settings):
-    """Options that all labellers with a network share."""
+    """Options of all labellers with a network."""
 
-    #: Pictures that pass the network together; the labels do not depend on it but for rounding.
+    #: Pictures per forward pass; apart from rounding, labels do not depend on it.
     batch_size: int = Field(default=16, ge=1)
-    #: Such as `cuda:1`; by default the GPU of this process where there is one, else the CPU.
+    #: Such as `cuda:1`; by default this process's GPU if there is one, else the CPU.
     device: str | None = None
 
 
@@ -33,7 +34,7 @@ Options = TypeVar("Options", bound=Settings)
 
 
 def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) -> Options:
-    """The options of the labeller of `target`. Raises ValueError, one line, for those that it does not take."""
+    """The labeller options of `target`. Raises ValueError, one line, for any that it does not take."""
     try:
         return cls(**given)
     except ValidationError as error:
@@ -43,18 +44,18 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
 def load_network(
     model: str, kinds: Sequence[str], *, what: str, install: str, device: str | None = None, spare: tuple[str, ...] = ()
 ) -> Any:
-    """The network of `model` for the first of `kinds` (auto classes of `transformers`) that it fits: float32, in
-    evaluation mode, on its device, with all its weights.
+    """Load `model` as the first of `kinds` (auto classes of `transformers`) that fits it: float32, in evaluation mode,
+    on its device, with all its weights.
 
-    Args:
-        what: what is needed, such as "a depth model", for messages.
-        install: the distribution with its extra that provides torch and transformers.
-        spare: beginnings of names of weights that are not used, and may be missing.
+    Args: what: what is needed, such as "a depth model", for messages. install: the distribution with its extra that
+    provides torch and transformers. spare: prefixes of weights that are not used and may be missing.
 
     Raises ValueError, one line: what is not installed, or why the model cannot be used."""
     transformers = optional("transformers", what=f"labelling with {what} needs", install=install)
     torch = optional("torch", what=f"labelling with {what} needs", install=install)
+    check_there(model)
     network, info = None, None
+    transformers.utils.logging.disable_progress_bar()  # a bar for each file of weights
     for kind in kinds:
         try:
             network, info = getattr(transformers, kind).from_pretrained(
@@ -67,7 +68,7 @@ def load_network(
     assert network is not None
     assert info is not None
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(spare)):
-        # The library would go on with random numbers in their place.
+        # The library would continue with random numbers in their place.
         raise ValueError(f"{model}: not trained as {what}: lacks the weights {missing[0]} ({len(missing)} missing)")
     chosen = device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     try:
@@ -77,9 +78,8 @@ def load_network(
 
 
 class PictureNetwork:
-    """A network that takes pictures, with the preprocessing that is stored beside it.
-
-    Arguments as of `load_network`; `options` say batch size and device."""
+    """A network that takes pictures, with the preprocessing stored beside it. Arguments are those of `load_network`;
+    `options` has batch size and device."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ def check_picture(value: Any) -> np.ndarray:
 
 
 def same_label(name: str) -> str:
-    """What is compared of two names of a class: letters and digits, in lower case."""
+    """The form in which class names are compared: letters and digits, in lower case."""
     return "".join(c for c in name.lower() if c.isalnum()) or name
 
 

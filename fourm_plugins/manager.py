@@ -1,4 +1,4 @@
-"""The plugin host: knows every installed plugin and its state, and activates those that are requested.
+"""The plugin host: knows every installed plugin and its state, and activates the requested ones.
 
 Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name is
 the API version (`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation
@@ -42,16 +42,17 @@ __all__ = ["API_VERSION", "Kind", "Plugin", "PluginError", "PluginManager", "Sta
 log = logging.getLogger(__name__)
 #: Kinds that decide the vocabulary and the model.
 _VOCABULARY = ("modality", "tokenizer", "masker")
-#: Of several claims to a name, none of them usable, the one to tell of.
+#: The order in which to report claims to a name of which none is usable.
 _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
 
 class PluginManager:
-    """`disabled` names plugins that are never imported, beside those of the environment variable `FOURM_DISABLE`,
-    separated by commas. `providers` settles a name that two distributions claim: {name: distribution}."""
+    """`disabled` names plugins that are never imported, in addition to those of the environment variable
+    `FOURM_DISABLE`, separated by commas. `providers` decides names that two distributions claim: {name:
+    distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
-        #: Folders of metadata of ours that do not count.
+        #: Metadata folders of plugins that do not count.
         self.leftovers: tuple[Leftover, ...]
         installed, self.leftovers = discover_all()
         self.plugins = tuple(decide(installed, set(disabled) | names_in_environment(), dict(providers or {})))
@@ -104,6 +105,9 @@ class PluginManager:
     def order(self, name: str) -> Callable[..., Any]:
         return cast("Callable[..., Any]", self._provided("order", name))
 
+    def head(self, name: str) -> Callable[..., Any]:
+        return cast("Callable[..., Any]", self._provided("head", name))
+
     def source(self, name: str) -> Callable[..., SampleSource]:
         return cast("Callable[..., SampleSource]", self._provided("source", name))
 
@@ -111,8 +115,8 @@ class PluginManager:
         return cast("Callable[..., Any]", self._provided("command", name))
 
     def activate_observers(self, names: Collection[str] | None = None) -> None:
-        """Activate the observers called `names`; without names all that are installed, of which one that cannot be used
-        is reported and left out. Raises PluginError for a name that cannot be used."""
+        """Activate the observers called `names`; without names all installed ones, leaving out with a report any that
+        cannot be used. Raises PluginError for a name that cannot be used."""
         installed = [p for p in self.plugins if p.kind == "observer" and p.state != "disabled"]
         for name in sorted({p.name for p in installed} if names is None else names):
             try:
@@ -128,7 +132,8 @@ class PluginManager:
         return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in implementations]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
-        """An instance called `name` of the modality class that entry point `plugin` (by default `name`) provides."""
+        """An instance, called `name`, of the modality class that the entry point `plugin` provides, by default
+        `name`."""
         from pydantic import ValidationError
 
         from fourm_plugins.activation import run
@@ -147,15 +152,16 @@ class PluginManager:
 
     @property
     def active(self) -> Mapping[tuple[Kind, str], Plugin]:
-        """(kind, name) -> plugin of all that was activated so far, sorted."""
+        """(kind, name) -> plugin of everything activated so far, sorted."""
         return MappingProxyType(dict(sorted(self._active.items())))
 
     def tell_changes(self, changed: list[str]) -> None:
-        """From here on what plugins change of the process, which is put back, is added to `changed`, not logged."""
+        """From now on, add what plugins change in the process, and what is put back, to `changed` instead of logging
+        it."""
         self._changed = changed
 
     def freeze(self) -> None:
-        """From here on no modality, tokenizer or masker may be activated: the model is built from those that are."""
+        """From now on no modality, tokenizer or masker may be activated: the model is built from the active ones."""
         self._frozen = True
 
     def _provided(self, kind: Kind, name: str) -> Any:
@@ -180,7 +186,7 @@ class PluginManager:
 
 
 class _Answer:
-    """What is registered with pluggy for a plugin that provides something: it answers one hook, for one name."""
+    """What is registered with pluggy for a plugin that provides something: it answers one hook for one name."""
 
     def __init__(self, kind: Kind, name: str, provided: Any) -> None:
         def by_name(name: str, known: str = name) -> Any:

@@ -1,7 +1,7 @@
 """Masker: which tokens of a modality are shown to the encoder, and which the decoder predicts.
 
-Called once for each modality of a sample, with budgets that the engine has drawn; NumPy only, a pure function of its
-arguments and the generator.
+It is called once for each modality of a sample, with budgets that the engine has drawn. A masker uses NumPy only and is
+a pure function of its arguments and the generator.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Specials:
-    """Special ids of a sequence's token space; what a masker of sequences needs to know of its tokenizer."""
+    """Special ids of a sequence's token space: all that a masker needs to know about its tokenizer."""
 
     end: int
     sentinels: tuple[int, ...]
@@ -65,6 +65,6 @@ class Masker(ABC):
         keep: str,
         rng: np.random.Generator,
     ) -> Masked:
-        """`ids` of a sequence lack its end marker. At most `input_budget` inputs and `target_budget` targets, disjoint.
-        `keep` is the mixture's scheme for sequences: "random", "all" or "binary". A continuous modality gets ids =
-        arange(tokens) and target_budget = 0."""
+        """Choose at most `input_budget` inputs and `target_budget` targets, disjoint. The `ids` of a sequence come
+        without its end marker; those of a continuous modality are arange(tokens), with target_budget = 0. `keep` is the
+        mixture's scheme for sequences: "random", "all" or "binary"."""

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fourm_plugins import door
+from fourm_plugins import door, several
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Legend
 from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
-from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.spec import ClassMap, ModalitySpec, Text
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(predictions, truths) -> float` over two equally long lists of values, of which there must be at least
-    `min_samples` for the number to mean anything."""
+    """`compute(predictions, truths) -> float` takes two lists of values of equal length, at least `min_samples` long:
+    with fewer the number means nothing."""
 
     name: str
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
@@ -53,10 +54,10 @@ class Settings(BaseModel):
 
     #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
     small: ClassVar[Mapping[str, Any]] = {}
-    #: Settings that decide how a value is shown and nothing else. A class adds to those of its bases.
+    #: Settings that only change how a value is shown. A class adds to those of its bases.
     display_only: ClassVar[frozenset[str]] = frozenset()
-    #: Settings of a run that neither ids nor their decoding depend on: where files lie, which masker. A class adds to
-    #: those of its bases.
+    #: Settings that change neither ids nor what they decode to: where files lie, which masker. A class adds to those of
+    #: its bases.
     run_only: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
@@ -74,8 +75,8 @@ class Labeller(ABC):
 
     @abstractmethod
     def label(self, values: Sequence[Any]) -> list[Any]:
-        """A value of the labelled modality for each value of the source modality, or the `SampleError` that says why
-        not."""
+        """For each value of the source modality, one of the labelled modality, or a `SampleError` that says why there
+        is none."""
 
 
 class Modality(ABC, Generic[Value]):
@@ -83,22 +84,21 @@ class Modality(ABC, Generic[Value]):
     (`rgb`, `rgb@448`), which differ in `settings`."""
 
     Settings: ClassVar[type[BaseModel]] = Settings
-    #: Settings under which the arrays are those that the published models and tokenizers were trained on, where there
-    #: are any: chosen when one is loaded, whatever the defaults are. Sizes are not among them; they follow from files.
+    #: Settings that the published models and tokenizers of this modality were trained with. They replace the defaults
+    #: when one of these is loaded. Sizes are not among them: they follow from the files.
     published_settings: ClassVar[Mapping[str, Any]] = {}
-    #: Changed by a release that makes other arrays of the same files and settings, or other values of the same arrays:
-    #: older tokens, tokenizers and models are then refused.
+    #: Change it in a release in which the same files and settings give other arrays, or the same arrays other values;
+    #: tokens, tokenizers and models made before are then refused.
     ids_version: ClassVar[str] = ""
-    #: What the conformance kit holds the class to beyond what its spec implies (docs/conformance.md), such as
-    #: "directions".
+    #: What the conformance kit checks beyond what the spec implies, such as "directions" (docs/conformance.md).
     claims: ClassVar[frozenset[str]] = frozenset()
-    #: Whether `augment` looks at `View.variant`. Where it does not, views that differ in it alone are computed once.
+    #: Whether `augment` uses `View.variant`. If not, views that differ only in it are computed once.
     variants: ClassVar[bool] = True
-    #: What a value is, in a user's words, for errors: "a picture, uint8 (H, W, 3)".
+    #: What a value is, in users' words, for error messages: "a picture, uint8 (H, W, 3)".
     wanted: ClassVar[str] = ""
-    #: What people call a folder of such data, beside the modality's name, in small letters and the singular.
+    #: Names that people give to folders of such data, besides the modality's name: lower case, singular.
     folders: ClassVar[tuple[str, ...]] = ()
-    #: Names of files that lie beside the samples' and say something of all of them; see `documented`.
+    #: Names of files that lie beside the samples and describe all of them; see `documented`.
     documents: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
@@ -115,16 +115,16 @@ class Modality(ABC, Generic[Value]):
         """The spec under `self.name` and `self.settings`."""
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the modality's ids and what they decode to, flat and ready for JSON: every setting by its
-        path ("max_depth", "text.coordinate_bins"), defaults spelt out, but those that `Settings` declares
+        """Everything that decides the modality's ids and what they decode to, as a flat JSON-ready dict: every setting
+        by its path ("max_depth", "text.coordinate_bins"), defaults included, except those that `Settings` declares
         `display_only` or `run_only`; facts of the spec ("spec.array.channels"), which a release may change; and
         "ids_version"."""
         spec = self.spec.model_dump(mode="json", include={"layout", "array", "token_space", "tokenizer"})
         return flat_settings(self.settings) | flat(spec, "spec.") | {"ids_version": self.ids_version}
 
     def at_size(self, height: int, width: int) -> Modality[Value]:
-        """This modality with arrays of `height` x `width` pixels, for tokenizers that serve several sizes. Raises
-        ValueError where that cannot be: no size, or one that its patches do not divide."""
+        """This modality at `height` x `width` pixels, for tokenizers that serve several sizes. Raises ValueError if it
+        has no size, or if its patches do not divide this one."""
         if "image_size" not in type(self.settings).model_fields:
             raise ValueError(f"{self.name} has no image_size, so it cannot be seen at {height}x{width} pixels")
         settings = self.settings.model_dump(exclude_unset=True) | {"image_size": (height, width)}
@@ -136,12 +136,12 @@ class Modality(ABC, Generic[Value]):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Whether files look like this modality's, and which settings fit them: what `fourm init` asks of each plugin
-        about each folder. `samples` are the files of some of its samples, {extension without dot: content}, others'
-        files among them. None where they are another's.
+        """Whether a folder's files look like this modality's, and which settings fit them; None if they are another's.
+        `fourm init` asks every plugin about every folder. `samples` holds the files of some of the folder's samples,
+        {extension without dot: content}, among them perhaps files of other modalities.
 
-        By default weak evidence, which counts in a folder that is called as the modality: the default settings read
-        them."""
+        The default is weak evidence, enough in a folder named after the modality: files that the default settings can
+        read."""
         try:
             modality = cls("probe")
         except ValueError:
@@ -152,15 +152,16 @@ class Modality(ABC, Generic[Value]):
 
     @classmethod
     def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
-        """Settings that the file called `name`, one of `documents`, gives: used where a config gives none of them.
-        Raises ValueError for one that cannot be used."""
+        """Settings that the file `name`, one of `documents`, provides for a config that sets none of them. Raises
+        ValueError if the file cannot be used."""
         return {}
 
     @abstractmethod
     def write(self, value: Value) -> dict[str, bytes]:
-        """The files of one sample, such that `read` returns the value again (to the format's precision)."""
+        """The files of one sample, from which `read` returns the same value, to the format's precision."""
 
-    # The door. Whatever is given means what the same file means; each raises `SampleError`, one line in a user's words.
+    # The door: whatever a user gives means what the same file would mean. Each method raises `SampleError`, one line
+    # in users' words.
 
     def value(self, given: Any) -> Value:
         """The value that `given` stands for: a path (`os.PathLike`, or a str that looks like one), the bytes of a file,
@@ -188,18 +189,18 @@ class Modality(ABC, Generic[Value]):
 
     @property
     def typed(self) -> bool:
-        """Whether a user can type a value (`from_text`)."""
+        """Whether a value can be typed (`from_text`)."""
         return isinstance(self.spec.array, Text) or any(e in door.TEXT_EXTENSIONS for e in self.spec.extensions)
 
     def from_text(self, text: str) -> Value:
-        """Of typed text: by default what a file of this content holds."""
+        """The value of typed text; by default what a file with this content holds."""
         extension = next((e for e in self.spec.extensions if e in door.TEXT_EXTENSIONS), self.spec.extensions[0])
         if not self.typed:
             raise SampleError(f"cannot be typed; give a file (.{', .'.join(self.spec.extensions)})")
         return self.read({extension: text.encode(errors="surrogatepass")})
 
     def from_picture(self, picture: Any) -> Value:
-        """Of a `PIL.Image`: by default what a PNG file of it holds."""
+        """The value of a `PIL.Image`; by default what a PNG file of it holds."""
         extension = next((e for e in self.spec.extensions if e in ("png", "webp", "jpg", "jpeg")), None)
         if extension is None:
             raise self.refusal(picture, "its files are no pictures")
@@ -208,7 +209,7 @@ class Modality(ABC, Generic[Value]):
         return self.read({extension: as_png(picture)})
 
     def from_array(self, array: np.ndarray) -> Value:
-        """Of an array: by default the value itself, if it holds numbers."""
+        """The value of an array; by default the array itself, if it holds numbers."""
         return cast("Value", door.numbers(array, self.wants()))
 
     def from_object(self, given: Any) -> Value:
@@ -227,7 +228,7 @@ class Modality(ABC, Generic[Value]):
         return f"{self.wanted}, or {files}" if self.wanted else files
 
     def aspect(self, value: Value) -> float | None:
-        """Width / height of a value that has an extent in the picture; None for others."""
+        """Width / height of a value with an extent in the picture; None for any other."""
         return None
 
     @abstractmethod
@@ -236,17 +237,17 @@ class Modality(ABC, Generic[Value]):
 
     @abstractmethod
     def normalise(self, value: Value) -> np.ndarray | str:
-        """The array of an augmented value, in the shape and dtype of `spec.array`. Raises `SampleError` if it holds it
-        not."""
+        """The array of an augmented value, in the shape and dtype of `spec.array`. Raises `SampleError` for a value
+        that it cannot hold."""
 
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:
         """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
 
     def compose(self, given: Value, generated: Value, kept: Bool[np.ndarray, "H W"]) -> Value:
-        """An edited value: what was `given` where `kept`, of the array, is True, and `generated` elsewhere.
-        Both are values at this modality's own size. By default values of rows and columns first are composed pixel by
-        pixel, and all others as arrays; override it where a value means something only as a whole."""
+        """An edited value: `given` where `kept` is True, `generated` elsewhere. Both are values at this modality's own
+        size; `kept` has the array's rows and columns. Values with rows and columns first are composed pixel by pixel,
+        all others as arrays; override it for values that only mean something as a whole."""
         a: Any = given
         b: Any = generated
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape and a.shape[:2] == kept.shape:
@@ -255,49 +256,76 @@ class Modality(ABC, Generic[Value]):
             return cast("Value", value)
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
+    @property
+    def reductions(self) -> tuple[several.How, ...]:
+        """How several values may be made one: of quantities "mean" and "median", of classes and texts "vote"."""
+        return ("vote",) if isinstance(self.spec.array, (Text, ClassMap)) else ("mean", "median")
+
+    def reduce(self, values: Sequence[Value], how: several.How) -> Value:
+        """One value of several, at this modality's own size; `how` is one of `reductions`."""
+        return cast("Value", several.vote(values)[0] if how == "vote" else several.average(values, how))
+
+    def spread(self, values: Sequence[Value]) -> Any:
+        """How far several values lie apart: float (H, W) of values of rows and columns, {name: float} of named
+        numbers, else a float. Of quantities the standard deviation, of classes and texts the share that differs from
+        the commonest. Twice the spread of a value and the truth is its error."""
+        if "vote" in self.reductions:
+            return 1 - several.vote(values)[1]
+        return several.deviation(values)
+
     @abstractmethod
     def render(self, value: Value) -> Any:
-        """What to show a person: a `PIL.Image` in RGB mode, or a string."""
+        """The value as a person would look at it: a `PIL.Image` in RGB mode, or a string."""
+
+    def render_all(self, values: Sequence[Value]) -> list[Any]:
+        """`render` of values that are looked at side by side. Override it where colours mean something only within one
+        picture, so that they are chosen for all of `values` together."""
+        return [self.render(value) for value in values]
+
+    def legend(self, value: Value) -> Legend | None:
+        """What explains the colours of the picture that `render` makes of `value`: a `Scale` of a quantity, a `Key` of
+        classes that occur; None for a picture that explains itself, and for text."""
+        return None
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes of a class map's array, in the order of their ids; empty where they have none."""
+        """Names of a class map's classes in the order of their ids; empty if they have none."""
         return ()
 
     def remark(self, value: Value) -> str:
-        """What a person should know of a value that `denormalise` made, such as what was lost of it; '' for nothing."""
+        """What a person should know about a value that `denormalise` made, such as what was lost; '' if nothing."""
         return ""
 
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """The modality's own measures, the most telling first."""
+        """The modality's metrics, the most telling first."""
 
     def network_metrics(self, model: str) -> tuple[Metric, ...]:
-        """Measures in the features of a pretrained network, given by name or folder, such as a distance between sets of
-        pictures. Raises ValueError, one line, for what it cannot use."""
+        """Metrics in the features of a pretrained network (a name or a folder), such as a distance between two sets of
+        pictures. Raises ValueError, one line, for a network that it cannot use."""
         return ()
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
-        """The best constant predictions, {description: value}, such as one value everywhere and one image. A model must
-        beat them. Empty where no constant makes sense."""
+        """The best constant predictions, {description: value}, such as the median depth everywhere. A model must beat
+        them. Empty if no constant makes sense."""
         return {}
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
-        """Plugins whose modalities `labeller` can make this one from, the best first, with a pretrained `model` or
-        without one. Empty where there is no labeller."""
+        """Plugins of the modalities from which `labeller` can make this one, the best first, with a pretrained `model`
+        or without one. Empty if there is no labeller."""
         return ()
 
     def labeller(self, source: Modality[Any], model: str | None, **options: Any) -> Labeller:
-        """What makes this modality's values from `source`'s; `model` is a name or folder of a pretrained model, None
-        for plain geometry. Raises ValueError, one line, for what it cannot use."""
+        """A labeller that makes this modality's values from `source`'s. `model` is the name or folder of a pretrained
+        model; None means plain geometry. Raises ValueError, one line, for what it cannot use."""
         raise ValueError(f"{self.name} has no labeller: it cannot be made from {source.name}")
 
     @abstractmethod
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
-        """`n` small valid samples as `read` takes them, the same for the same seed."""
+        """`n` small valid samples, as `read` takes them; the same seed gives the same samples."""
 
 
 def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Path -> value, ready for JSON, of all settings that are neither `display_only` nor `run_only`."""
+    """Path -> JSON-ready value of every setting that is neither `display_only` nor `run_only`."""
     bases = type(settings).__mro__
     left_out = {name for base in bases for key in ("display_only", "run_only") for name in vars(base).get(key, ())}
     plain, paths = settings.model_dump(mode="json"), dict[str, Any]()
@@ -314,7 +342,7 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Path -> value of all that is no mapping and no list of mappings."""
+    """Path -> value of everything below `data` that is neither a mapping nor a list of mappings."""
     paths: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):

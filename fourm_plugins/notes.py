@@ -1,4 +1,4 @@
-"""Remarks on files that are used although something about them is wrong: one line a file, with its name.
+"""Remarks on files that are used although something is wrong with them: one line per file, with its name.
 
 `reading(place)` says which file is being read; `note(text)`, called anywhere below, logs `place: text`.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 log = logging.getLogger(__name__)
-#: Files named by a process before the rest are left out.
+#: Files that a process names; further ones are not.
 MAX_NOTES = 20
 
 _place: ContextVar[Callable[[], str] | None] = ContextVar("place", default=None)
@@ -20,7 +20,7 @@ _said: set[str] = set()
 
 @contextmanager
 def reading(source: Callable[[], str]) -> Iterator[None]:
-    """`place` gives the name of what is being read; it is called only where there is something to say."""
+    """`place` returns the name of what is being read; it is called only when there is something to say."""
     before = _place.set(source)
     try:
         yield
@@ -29,7 +29,7 @@ def reading(source: Callable[[], str]) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Log `text` with the name of the file that is being read, once a file."""
+    """Log `text` with the name of the file being read, once per file."""
     source = _place.get()
     line = f"{source()}: {text}" if source is not None else text
     if line in _said or len(_said) > MAX_NOTES:

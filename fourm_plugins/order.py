@@ -1,7 +1,7 @@
-"""Decoding orders: which tokens of a grid or vector stay after each step, how many, and which are forgotten again.
+"""Decoding orders: which tokens of a grid or vector are kept after each step, how many, and which are masked again.
 
-A package adds one as an entry point of group `fourm.orders.v1`: a subclass of `DecodingOrder`, or a function that
-scores, `score(confidence_N, unknown_N, step, steps, uniform_N)`. All tensors are torch's, on the model's device.
+A package adds an order by an entry point of group `fourm.orders.v1`: a subclass of `DecodingOrder`, or a function
+`score(confidence_N, unknown_N, step, steps, uniform_N)`. All tensors are torch's, on the model's device.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What an order knows of one sample after a step's prediction: n tokens, of which u were unknown before it."""
+    """One sample after a step's prediction: n tokens, u of which were unknown before the step."""
 
-    #: Counted from 0, and how many there are at most.
+    #: The step, counted from 0, of at most `steps`.
     step: int
     steps: int
-    #: How many tokens the stage's schedule keeps in this step; in the last step all.
+    #: How many tokens the stage's schedule keeps in this step; all in the last one.
     count: int
-    #: Tokens that are predicted in this step.
+    #: Tokens predicted in this step.
     unknown: Bool[Tensor, " n"]
-    #: Tokens that the user gave; they stay whatever happens.
+    #: Tokens given by the user, which always stay.
     given: Bool[Tensor, " n"]
-    #: float32: log-probability of the token that was drawn; of a known token, when it was; of a given one 0.
+    #: float32: log-probability of each token when it was drawn; 0 for a given one.
     confidence: Float[Tensor, " n"]
-    #: float32: the model's logits of the unknown tokens, in the order of their positions.
+    #: float32: the model's logits of the unknown tokens, in order of position.
     logits: Float[Tensor, "u V"]
-    #: float32 in [0, 1), drawn anew in each step from the sample's seed.
+    #: float32 in [0, 1): fresh random numbers of each step, from the sample's seed.
     uniform: Float[Tensor, " n"]
 
 
 class DecodingOrder:
-    """An order that does more than score: made once a stage, asked once a step and sample, a pure function of what it
-    is told. By default it is MaskGIT: the most confident tokens stay, as many as the schedule says."""
+    """An order that does more than score tokens. It is made once per stage, is called once per step and sample, and is
+    a pure function of its arguments. The base class is MaskGIT's order: the schedule's number of most confident tokens
+    is kept."""
 
-    #: Whether it may keep more tokens than the schedule says, so that a sample is done before the last step.
+    #: Whether it may keep more tokens than the schedule says, so that a sample can be finished early.
     adaptive: ClassVar[bool] = False
 
     def __init__(self, layout: Layout) -> None:
-        """An order with settings takes them as keywords, `Stage(scheme=…, order={name: value})`; raises ValueError, one
-        line, for a value that it cannot use."""
+        """An order with settings takes them as keywords, from `Stage(scheme=…, order={name: value})`, and raises
+        ValueError, one line, for a value that it cannot use."""
         self.layout = layout
 
     def beforehand(self) -> Float[Tensor, " n"] | None:
-        """Scores of all tokens that no prediction changes: then a step predicts no token but those that stay. None
-        where `score` decides."""
+        """Scores of all tokens if they do not depend on predictions: each step then predicts only the tokens that it
+        keeps. None if `score` decides."""
         return None
 
     def score(self, predicted: Predicted) -> Float[Tensor, " n"]:
-        """The unknown tokens with the highest scores stay."""
+        """The scores; the unknown tokens with the highest ones are kept."""
         return predicted.confidence
 
     def count(self, predicted: Predicted) -> int:
-        """How many tokens stay, of an `adaptive` order: at least `predicted.count`, which keeps pace with the
-        schedule."""
+        """How many tokens an `adaptive` order keeps: at least `predicted.count`, the schedule's number."""
         return predicted.count
 
     def forget(self, predicted: Predicted) -> Bool[Tensor, " n"] | None:
-        """Known tokens, none of them given, that are unknown again after this step; they are predicted once more in a
-        later one, beside what the schedule reveals there. The last step does not ask."""
+        """Known tokens, none of them given, to mask again after this step; a later step predicts them once more, in
+        addition to the schedule's number. Not called in the last step."""
         return None

@@ -1,7 +1,7 @@
-"""Activate a plugin in a subprocess, so that a plugin that crashes, prints or hangs is noticed and does no harm.
+"""Activates a plugin in a subprocess, where one that crashes, prints or hangs is noticed and does no harm.
 
-In: a `Plugin`. Out: a `Probe`: the plugin with the state that activating it showed, what it printed, and how long it
-took. `python -m` is not used: the process gets this one's `sys.path` as it is.
+From a `Plugin` it makes a `Probe`: the plugin in the state that activation showed, what it printed, and how long it
+took. `python -m` is not used: the process gets this one's `sys.path` unchanged.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from fourm_plugins.discovery import Plugin, PluginError
 
-#: Seconds after which a plugin counts as hanging; importing torch on a cold disk takes some.
+#: Seconds after which a plugin counts as hanging; importing torch from a cold disk takes a while.
 TIMEOUT = 60.0
-#: Bytes of what a plugin prints that are kept.
+#: How many bytes of a plugin's output are kept.
 MAX_PRINTED = 4000
 _MAX_RESULT = 1 << 20
 _CHILD = (
@@ -36,7 +36,7 @@ _CHILD = (
 
 @dataclass(frozen=True)
 class Probe:
-    """`detail`: the traceback, where there is one. `printed`: what came on standard output and error."""
+    """`detail` is the traceback, if there is one; `printed` is what appeared on standard output and error."""
 
     plugin: Plugin
     seconds: float
@@ -45,13 +45,14 @@ class Probe:
 
 
 def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]:
-    """Probe each plugin that is ok so far, as many at a time as there are processors; the others as they are."""
+    """Probe each plugin that is ok so far, as many at once as there are processors; return the others as they are."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return list(pool.map(lambda plugin: probe(plugin, timeout=timeout), plugins))
 
 
 def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
-    """Activate `plugin`, and make a modality with default settings, in a process that `timeout` seconds end."""
+    """Activate `plugin`, and make a modality with default settings, in a process that is ended after `timeout`
+    seconds."""
     if plugin.state != "ok":
         return Probe(plugin, 0.0)
     began = time.monotonic()
@@ -94,7 +95,7 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> str:
-    """What the process prints until it ends, or the deadline; its beginning is kept."""
+    """The beginning of what the process prints until it ends, or until the deadline."""
     assert process.stdout is not None
     kept = b""
     with process.stdout as stream:
@@ -116,7 +117,7 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> str:
 
 
 def run_child(plugin_json: str, result: str) -> None:
-    """The process's own part: activate, and say in the file `result` what went wrong, if anything."""
+    """The subprocess: activate, and write to the file `result` what went wrong, if anything."""
     plugin = Plugin(**json.loads(plugin_json))
     error = ""
     changed: list[str] = []

@@ -1,7 +1,7 @@
-"""What a plugin says of files that nobody has told it are its own: `Recognised`, and helpers to judge them by content.
+"""How a plugin recognises its files by their content: `Recognised`, and helpers to judge them.
 
-In: the files of some samples of a folder, {extension without dot: content}. Out: how surely they are a modality's, and
-the settings that fit them. `fourm init` asks every installed plugin about every folder. No torch.
+From the files of some of a folder's samples, {extension without dot: content}: how surely they are a modality's, and
+which settings fit them. `fourm init` asks every installed plugin about every folder. Does not import torch.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from fourm_plugins.errors import SampleError
 
 T = TypeVar("T")
 File = TypeVar("File")
-#: Files whose pixels are looked at; of further ones the header alone.
+#: Files whose pixels are decoded; of further ones only the header is read.
 LOOKED = 16
 _CROP = 256  # pixels, of the middle of a picture
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """Files that look like a modality's."""
+    """How well files look like a modality's."""
 
-    #: In (0, 1]: about 0.9 where the content leaves little doubt, about 0.5 where it may be another's as well. A folder
-    #: that is called as the modality (`Modality.folders`) counts fully, any other 60% of it.
+    #: In (0, 1]: about 0.9 if the content leaves little doubt, about 0.5 if it may as well be another's. It counts
+    #: fully in a folder named after the modality (`Modality.folders`), and 60% in any other.
     score: float
-    #: In a user's words, "maps of 16 bits, 0.4 to 7.9 m".
+    #: In users' words: "maps of 16 bits, 0.4 to 7.9 m".
     what: str
     #: Setting -> (value, why it fits these files), for what should not stay at its default.
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
-    #: Median (height, width) in pixels, of what has pixels.
+    #: Median (height, width) in pixels, if there are any.
     size: tuple[int, int] | None = None
 
 
@@ -50,8 +50,8 @@ class Glimpse:
 
     @property
     def flat(self) -> float:
-        """Share of neighbouring pixels that are equal, across or down, whichever is less: near 1 for maps of classes,
-        small for photographs and gradients."""
+        """Share of equal neighbouring pixels, across or down, whichever is less: near 1 for class maps, small for
+        photographs and gradients."""
         across, down = self.middle[:, 1:] == self.middle[:, :-1], self.middle[1:] == self.middle[:-1]
         shares = ((same if same.ndim == 2 else same.all(-1)).mean() for same in (across, down) if same.size)
         return float(min(shares, default=1.0))
@@ -59,7 +59,7 @@ class Glimpse:
 
 @lru_cache(maxsize=128)  # each plugin looks at the same files
 def glimpse(content: bytes) -> Glimpse | None:
-    """None for what is no picture that can be decoded."""
+    """None if the picture cannot be decoded."""
     from fourm_plugins.decoding import decode_picture
 
     try:
@@ -73,7 +73,7 @@ def glimpse(content: bytes) -> Glimpse | None:
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:
-    """(height, width) by the header alone, as stored; None for what is no picture."""
+    """(height, width) from the header, as stored; None if it is not a picture."""
     from PIL import Image
 
     try:
@@ -86,14 +86,14 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
 
 
 def contents(samples: Iterable[Mapping[str, bytes]], extensions: Sequence[str]) -> list[bytes]:
-    """Of each sample that has exactly one file of the extensions, its content."""
+    """The content of each sample that has exactly one file with one of the extensions."""
     own = ([files[e] for e in extensions if e in files] for files in samples)
     return [found[0] for found in own if len(found) == 1]
 
 
 def usable(files: Sequence[File], read: Callable[[File], T | None], *, least: float = 0.8) -> list[T]:
-    """What `read` makes of the files, without those for which it returns None or raises `SampleError`; nothing where
-    that leaves less than a share of `least`: then they are another's."""
+    """What `read` makes of the files, without those for which it returns None or raises `SampleError`; empty if less
+    than a share of `least` remains, since the files are then another's."""
     found = []
     for file in files:
         try:
@@ -111,7 +111,7 @@ def median_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | No
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
-    """A range of two significant digits that holds [low, high]."""
+    """A range with two significant digits that contains [low, high]."""
 
     def outward(x: float, towards: Callable[[float], int]) -> float:
         if x == 0 or not math.isfinite(x):
@@ -123,5 +123,5 @@ def rounded(low: float, high: float) -> tuple[float, float]:
 
 
 def next_power(number: float, *, least: int) -> int:
-    """The least power of two that is not below `number`, nor below `least`."""
+    """The smallest power of two that is at least `number` and at least `least`."""
     return max(least, 1 << max(0, math.ceil(number) - 1).bit_length())

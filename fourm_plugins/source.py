@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 class SampleSource(ABC):
     """The samples at one location, opened as `cls(location, specs, **settings)`: `location` is the text before `?`,
-    `specs` are those of the modalities that take part (none where `splits` alone are wanted), settings are texts.
-    Raises ValueError or OSError for what the user can mend: nothing at the location, a wrong setting.
+    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. Raises
+    ValueError or OSError for what the user can mend: nothing at the location, a wrong setting.
 
-    Every process that reads opens it anew: connections and open files are never shared or pickled. A process that only
-    reads never asks for `names`, `present` and `splits`: make these when they are needed."""
+    Every reading process opens it anew: connections and open files are never shared or pickled. A process that only
+    reads files never uses `names`, `present` and `splits`: compute these on first use."""
 
-    #: What was left out and why, a line a kind; logged once.
+    #: What was left out and why, one line for each reason; logged once.
     notes: Sequence[str] = ()
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """The samples, each once, in any order. A name is the same tomorrow: tokens, splits and the order of a run go
-        by it. `/` separates folders."""
+        """The samples' names, each once, in any order. A name must stay the same: tokens, splits and the order of a run
+        depend on it. `/` separates folders."""
 
     @abstractmethod
     def present(self, modality: str) -> Bool[np.ndarray, " samples"]:
-        """Which of `names`, in their order, have the modality of that name; its spec is among `specs`."""
+        """Which of `names`, in that order, have `modality`, one of `specs`."""
 
     @abstractmethod
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:
-        """{extension: content} as the modality's files would have it, with extensions of its spec; at least one. Raises
-        SampleError for content that cannot be used, which is reported and skipped."""
+        """{extension: content} as the modality's files would hold it, at least one, with extensions of its spec. Raises
+        SampleError for content that cannot be used; it is reported and skipped."""
 
     @abstractmethod
     def stamp(self, name: str, modality: str) -> str:
-        """Tells, without reading it, whether content may have changed: equal where it has not, such as a version, or
-        size and time of the file that holds it."""
+        """Tells without reading whether content may have changed: equal as long as it has not, such as a version, or
+        the size and time of the file that holds it."""
 
     def where(self, name: str, modality: str) -> str:
-        """Below the location, for messages: what a user would look up."""
+        """Where the content lies below the location, as a user would look it up; for messages."""
         return f"{name} ({modality})"
 
     @property

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
-#: "." or a path below a folder, of parts that neither begin with a dot nor hold what would end a line.
+#: "." or a relative path whose parts neither begin with a dot nor contain line breaks.
 SOURCE_PATTERN = r"^(\.|[^./\\\x00-\x1f][^/\\\x00-\x1f]*(/[^./\\\x00-\x1f][^/\\\x00-\x1f]*)*)$"
 
 
 class Frozen(BaseModel):
-    """Immutable and strict about its keys."""
+    """Immutable; refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -122,15 +122,16 @@ class TokenSpace(Frozen):
 
 
 class TokenizerRecipe(Frozen):
-    """The kind of tokenizer (entry point of `fourm.tokenizers.v1`) that turns the array into tokens; its settings."""
+    """The kind of tokenizer (entry point of `fourm.tokenizers.v1`) that turns the array into tokens, and its
+    settings."""
 
     kind: str
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def choose(cls, section: Mapping[str, Any], *, kind: str, **defaults: Any) -> TokenizerRecipe:
-        """The recipe of a config's `tokenizer` section: its settings override the `defaults` of `kind`; where its key
-        `kind` names another kind, the section's settings alone count."""
+        """The recipe from a config's `tokenizer` section, whose settings override the `defaults` of `kind`. If its key
+        `kind` names another kind, only the section's settings apply."""
         given = dict(section)
         chosen = given.pop("kind", kind)
         return cls(kind=chosen, settings=defaults | given if chosen == kind else given)
@@ -152,10 +153,10 @@ class ModalitySpec(Frozen):
     extensions: tuple[str, ...] = Field(min_length=1)
     #: Modalities of one group share the crop and flip of a sample; None: its own.
     alignment: str | None = "image"
-    #: True where a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours);
-    #: False where codes must not be mixed (classes).
+    #: True if a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours); False
+    #: if codes must not be mixed (classes).
     expected_decoding: bool = False
-    #: Masker to use in place of the layout's own (an entry point of `fourm.maskers.v1`).
+    #: Masker to use in place of the layout's default (an entry point of `fourm.maskers.v1`).
     masker: str | None = None
     published_name: str | None = None
     licence: str = "unspecified"
@@ -172,7 +173,7 @@ class ModalitySpec(Frozen):
 
     @property
     def files(self) -> tuple[str, tuple[str, ...]]:
-        """Which files are read: equal for two modalities that read the same ones."""
+        """Which files are read; equal for two modalities that read the same ones."""
         return self.source, self.extensions
 
     @property
@@ -184,7 +185,7 @@ class ModalitySpec(Frozen):
 
     @property
     def patch_dim(self) -> int:
-        """Numbers behind one continuous token; 0 for a modality of tokens."""
+        """Numbers per token of a continuous modality; 0 for one with ids."""
         if not self.continuous:
             return 0
         if isinstance(self.array, FeatureMap):
@@ -226,5 +227,5 @@ class ModalitySpec(Frozen):
         return self
 
     def fingerprint(self) -> str:
-        """Hex digest of every field; equal in every process and under every hash seed."""
+        """Hex digest of every field, the same in every process."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What to say of a name that is not known: the nearest one that is."""
+"""What to say about an unknown name: the nearest known one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import bisect
 import difflib
 from collections.abc import Collection, Iterable
 
-#: Names before and after, in alphabetical order, that are compared in full.
+#: How many neighbours in alphabetical order are compared in full.
 COMPARED = 1000
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`; None where none is alike. `cutoff` in (0, 1]: 1 takes equal names only."""
+    """The known name most like `name`; None if none is alike. `cutoff` in (0, 1]: 1 accepts equal names only."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), None)
 
 
 def nearest_few(name: str, known: Collection[str], *, most: int = 3) -> list[str]:
-    """The known names most like `name`, at most `most`, those first that hold it or that it holds. Of very many names
-    only those near it in alphabetical order are compared in full."""
+    """The known names most like `name`, at most `most`; first those that contain it or that it contains. Among very
+    many names, only alphabetical neighbours are compared in full."""
     ordered = sorted(known)
     parts = [other for other in ordered if name and other and (name in other or other in name)]
     at = bisect.bisect(ordered, name)

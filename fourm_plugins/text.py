@@ -20,13 +20,13 @@ class TextSettings(Settings):
 
     small: ClassVar[Mapping[str, Any]] = {"vocabulary_size": 512, "coordinate_bins": 32}
 
-    #: Ids of the vocabulary at most: special tokens, sentinels, coordinates and word pieces.
+    #: Largest size of the vocabulary: special tokens, sentinels, coordinates and word pieces.
     vocabulary_size: int = Field(default=30_000, ge=2)
-    #: Steps from one edge of a picture to the other in which boxes are written.
+    #: Steps into which box coordinates divide the width and the height of a picture.
     coordinate_bins: int = Field(default=1000, ge=2)
     #: A vocabulary to load instead of fitting one, in the JSON of the `tokenizers` library.
     vocabulary: str | None = None
-    #: Further settings of the tokenizer; `kind` takes another kind than `wordpiece`.
+    #: Further settings of the tokenizer; `kind` chooses another kind than `wordpiece`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
 
     def token_space(self) -> TokenSpace:

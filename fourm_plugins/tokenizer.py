@@ -1,8 +1,8 @@
-"""Tokenizer: arrays of one token space to integer ids and back.
+"""Tokenizer: turns the arrays of one token space into integer ids, and ids into arrays.
 
-A kind of tokenizer is a class behind an entry point of `fourm.tokenizers.v1`; a modality names the kind and its
-settings in its recipe. Every tokenizer is created from spec and settings, fitted or loaded, and from then on pure: the
-same array gives the same ids, alone or in any batch.
+A kind of tokenizer is a class behind an entry point of `fourm.tokenizers.v1`; a modality's recipe names the kind and
+its settings. A tokenizer is created from specs and settings, then fitted or loaded, and is pure from then on: the same
+array gives the same ids, alone or in any batch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(ABC):
-    """`specs` are the modalities that use the token space: one, or several where it is shared."""
+    """`specs` are those of the modalities that use the token space: one, or several if it is shared."""
 
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
-    #: Settings that hold the path of a file that fitting starts from. What is learned does not depend on the path, and
-    #: a fitted tokenizer is stored without it.
+    #: Settings that hold the path of a file from which fitting starts. They are not stored: what a fitted tokenizer
+    #: does depends on the file's content alone.
     path_settings: ClassVar[frozenset[str]] = frozenset()
-    #: Whether an id means something else at each position; the use of codes is then counted position by position.
+    #: Whether the meaning of an id depends on its position; codebook use is then counted position by position.
     positional: bool = False
 
     def __init__(self, specs: Sequence[ModalitySpec], **settings: Any) -> None:
@@ -45,22 +45,23 @@ class Tokenizer(ABC):
         return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
 
     def stored_settings(self) -> dict[str, Any]:
-        """The settings as files hold them: JSON, without `path_settings`."""
+        """The settings as stored in files: JSON-ready, without `path_settings`."""
         return dict(self.settings.model_dump(mode="json", exclude=set(self.path_settings)))
 
     @property
     def spec(self) -> ModalitySpec:
-        """The first modality's spec; the only one, unless the space is shared."""
+        """The first modality's spec; the only one unless the token space is shared."""
         return self.specs[0]
 
     def serving(self, spec: ModalitySpec) -> Tokenizer:
-        """This tokenizer for the arrays and tokens of `spec`, which uses its token space; shares all that was fitted.
-        By default the tokenizer itself, for arrays that look alike in all modalities, as texts do. Raises ValueError
-        where it cannot serve them."""
+        """This tokenizer for the arrays of `spec`, another modality of its token space; everything fitted is shared.
+        The default is the tokenizer itself, which is right where all modalities' arrays are alike, as texts are.
+        Raises ValueError if it cannot serve `spec`."""
         return self
 
     def to(self, device: Any) -> Tokenizer:
-        """Compute on `device`, a `torch.device` or its name, and return self; without torch nothing changes."""
+        """Move to `device`, a `torch.device` or its name, and return self. Tokenizers without torch stay as they
+        are."""
         return self
 
     @property
@@ -72,45 +73,45 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of all that decides the ids: kind, settings and fitted state."""
+        """Hex digest of everything that decides the ids: kind, settings and fitted state."""
 
     @property
     def starting_point(self) -> str:
-        """Fingerprint of what fitting starts from beside the arrays, such as a file in the settings; "" for nothing."""
+        """Fingerprint of what fitting starts from besides arrays, such as a file in the settings; '' if nothing."""
         return ""
 
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns what to report. A
-        tokenizer with nothing to learn returns {}. The engine's networks raise ValueError, since the trainer fits
-        them: `fourm tokenizer fit`, or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
+        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns figures to report, {} if
+        there is nothing to learn. The engine's networks raise ValueError, since the trainer fits them: use `fourm
+        tokenizer fit` or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
-        """Ids, int64, of arrays as `spec.array` describes them: `layout.num_tokens`, or of a sequence any, without end
-        marker."""
+        """The int64 ids of arrays that are as `spec.array` describes: `layout.num_tokens` ids, or for a sequence any
+        number, without the end marker."""
 
     @abstractmethod
     def decode(self, ids: Sequence[Int[np.ndarray, " tokens"]]) -> list[Any]:
-        """Arrays as `spec.array` describes them, of any ids in [0, size); never raises on those."""
+        """The array, as `spec.array` describes, of any ids in [0, size); never raises on these."""
 
     def decode_expected(self, probabilities: Float[np.ndarray, "B tokens size"]) -> list[Any]:
-        """Arrays of float32 distributions over ids. A tokenizer whose codes can be averaged decodes the
-        probability-weighted code; others decode the likeliest ids."""
+        """The arrays of float32 distributions over ids. A tokenizer whose codes can be averaged decodes the
+        probability-weighted code, any other the likeliest ids."""
         return self.decode(list(probabilities.argmax(-1)))
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the fitted state below `folder`. Data only: safetensors, JSON."""
+        """Write the fitted state into `folder`, as data only: safetensors, JSON."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises ValueError naming the file where it does not fit the settings."""
+        """Read what `save` wrote. Raises ValueError, naming the file, if it does not fit the settings."""
 
     @classmethod
     def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> Tokenizer:
-        """A fitted tokenizer from stored settings and what `save` wrote. A kind whose size follows from its settings
-        overrides it, to compare them with the files before it takes memory. Raises ValueError."""
+        """The fitted tokenizer of stored settings and of what `save` wrote. A kind whose size follows from its settings
+        overrides this, to compare them with the files before allocating memory. Raises ValueError."""
         tokenizer = cls(specs, **settings)
         tokenizer.load(folder)
         return tokenizer
@@ -122,10 +123,10 @@ class TextTokenizer(Tokenizer):
     @property
     @abstractmethod
     def end_id(self) -> int:
-        """Closes every sequence."""
+        """Ends every sequence."""
 
     @property
     @abstractmethod
     def sentinel_ids(self) -> Sequence[int]:
-        """Ids that stand for a masked span, in the order in which they are used. The first is never used by span
-        masking (the published models start at the second)."""
+        """Ids that stand for masked spans, in order of use. Span masking skips the first, as the published models
+        do."""

@@ -49,7 +49,7 @@ class View:
         variant: int = 0,
     ) -> View:
         """A random crop of `target_aspect` whose area is drawn from `scale` (as a share of the largest such crop), at a
-        uniform place, flipped with probability `flip`."""
+        uniformly random position, flipped with probability `flip`."""
         height, width = _largest(source_aspect, target_aspect)
         side = math.sqrt(rng.uniform(*scale))
         height, width = height * side, width * side

@@ -4,6 +4,7 @@ installed distribution on the path."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import hypothesis
@@ -13,6 +14,9 @@ from tests.sdk.sites import put
 
 # Equal bits on every machine, and no measuring. Before torch is imported; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and with them the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")

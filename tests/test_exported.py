@@ -192,7 +192,7 @@ def test_a_folder_without_a_model_is_told_apart_from_a_hub_id(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no exported model"):
         FourM.from_pretrained(tmp_path / "empty")
-    with pytest.raises(ValueError, match="no such folder, and no Hub id"):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
         FourM.from_pretrained(str(tmp_path / "nowhere"))
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from captions import pair_recall
 
 from fourm_engine.cli.evaluate import print_summary
-from fourm_engine.evaluate.pictures import contact_sheet, png
+from fourm_engine.drawing import png
+from fourm_engine.evaluate.pictures import contact_sheet
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.evaluate import REPORT, evaluate
 from fourm_plugins import Metric

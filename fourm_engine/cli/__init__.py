@@ -20,12 +20,17 @@ from fourm_engine.cli import (
     edit,
     embed,
     evaluate,
+    export,
     extend,
+    finetune,
     generate,
     init,
     label,
     plugins,
+    predict,
+    probe,
     runs,
+    sweep,
     tokenize,
     tokenizer,
     train,
@@ -50,11 +55,17 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)
+app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)
+app.command("probe")(probe.probe)
+app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there

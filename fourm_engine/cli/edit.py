@@ -7,30 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_engine.cli.options import (
-    Device,
-    Disable,
-    Given,
-    Guidance,
-    Out,
-    Providers,
-    Run,
-    Samples,
-    Seed,
-    Steps,
-    Temperature,
-    Tokenizers,
-    TopK,
-    TopP,
-    pairs,
-    values,
-)
+from fourm_engine.cli.generating import generates
+from fourm_engine.cli.options import Given, Out, Run, values
 
 
+@generates
 def edit(
     run: Run,
     given: Given,
-    out: Out,
+    out: Out = None,
     mask: Annotated[
         Path | None, typer.Option(help="A picture as large as those of the sample, white where they are to change.")
     ] = None,
@@ -42,41 +27,12 @@ def edit(
     halo: Annotated[
         int | None, typer.Option(min=0, help="Tokens around the mask that are generated anew, too; 1 by default.")
     ] = None,
-    seed: Seed = 0,
-    samples: Samples = 1,
-    steps: Steps = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    guidance: Guidance = None,
-    device: Device = None,
-    tokenizer: Tokenizers = None,
-    provider: Providers = None,
-    disable: Disable = None,
+    options: Any = None,
 ) -> None:
     """Edit a sample: its pictures under --mask, or all that follows from what --change says."""
     sample = values("--input", given)
     changes: dict[str, Any] = {"mask": mask, "change": values("--change", change), "keep": keep or (), "halo": halo}
-    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
-    providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.recipes import generate as recipe
 
-    recipe.generate(
-        run,
-        sample,
-        (),
-        out,
-        edit=changes,
-        seed=seed,
-        samples=samples,
-        device=device,
-        tokenizers=tokenizers,
-        providers=providers,
-        disable=disable or (),
-        steps=steps,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        guidance=guidance,
-    )
+    recipe.generate(run, sample, (), out, edit=changes, **options)

@@ -16,7 +16,7 @@ Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone
 
 # Of commands that generate.
 Run = Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")]
-Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results; --explain needs none.")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
@@ -26,14 +26,6 @@ Given = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")]
-Samples = Annotated[int, typer.Option(min=1, help="How many answers, drawn with seeds from --seed on.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")]
-Temperature = Annotated[
-    float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
-]
-TopP = Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance weight; 1 is plain.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
 Tokenizers = Annotated[
     list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")
@@ -62,6 +54,43 @@ def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]
             raise ValueError(f"{option} {name}: given twice; give it once")
         parsed[name] = value
     return parsed
+
+
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        help="Pixels a side of pictures and other grids, 224 or 224x448 (rows x columns), where that is not what the "
+        "model was trained at; or NAME=224 of one input. Repeat it.",
+    ),
+]
+
+
+def sizes(texts: Iterable[str] | None) -> Any:
+    """None, a size of all inputs, or {name: size}."""
+    named, common = list[str](), list[str]()
+    for text in texts or ():
+        (named if "=" in text else common).append(text)
+    if common and (named or len(common) > 1):
+        raise ValueError(f"--size {common[0]}: is of all inputs; give one size, or NAME=SIZE of each")
+    if common:
+        return _size(common[0])
+    return {name: _size(text) for name, text in pairs("--size", named, "NAME=SIZE").items()} or None
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    edges = text.lower().split("x")
+    if not all(edge.isascii() and edge.isdigit() and len(edge) < 6 and int(edge) for edge in edges) or len(edges) > 2:
+        raise ValueError(f"--size {text!r}: expected pixels, such as 224, or rows x columns, such as 224x448")
+    return int(edges[0]) if len(edges) == 1 else (int(edges[0]), int(edges[1]))
+
+
+def part_of(option: str, text: str) -> tuple[int, int]:
+    """(k, n) of K/N. Raises ValueError for anything else."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise ValueError(f"{option} {text!r}: expected K/N, such as 0/2 and 1/2 for two halves")
+    return int(part), int(parts)
 
 
 def by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import new_table, printable, show
 
 
 class _Runs(TyperGroup):
@@ -54,7 +54,7 @@ def list_runs(
     table = new_table(*columns)
     for row in found:
         table.add_row(*_cells(row))
-    show([table], [_printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
+    show([table], [printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -68,33 +68,45 @@ def _cells(row: dict[str, Any]) -> list[str]:
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
     cells = [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
-    return [_printable(cell) for cell in cells]
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal obeys: others may have written the files of a run."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return [printable(cell) for cell in cells]
 
 
 @app.command()
-def compare(runs: Several, *, as_json: Json = False) -> None:
-    """The settings in which runs differ, and their losses after equal steps, samples and seconds."""
+def compare(
+    runs: Several,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Each setting and each loss, also those that only one of the runs has.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """In what runs differ: settings, and losses after equal steps; the loss after equal samples and seconds."""
     from fourm_engine.recipes.compare_runs import compare_runs
 
     found = compare_runs(runs)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
-    settings = new_table("setting", *found.runs, title="settings that differ")
-    for name, values in found.settings.items():
-        settings.add_row(name, *("" if value is None else json.dumps(value, ensure_ascii=False) for value in values))
-    tables = [settings] if found.settings else []
+    settings = new_table("setting", *found.names, title="settings that differ")
+    every = {
+        n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()
+    }
+    shown = every if everything else found.brief
+    for name, values in shown.items():
+        settings.add_row(*map(printable, (name, *values)))
+    tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
     for axis, (where, losses) in found.at.items():
-        table = new_table("loss", *found.runs, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
+        table = new_table("loss", *found.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
-            table.add_row(name, *("" if number is None else f"{number:.4g}" for number in numbers))
-        tables.append(table)
-    show(tables, [] if found.settings else ["the settings are the same"])
+            differ = any(number != numbers[0] for number in numbers)
+            if everything or (differ and (axis == "step" or name == "loss")):
+                table.add_row(printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
+            else:
+                left_out += 1
+        tables += [table] if table.row_count else []
+    notes = [] if found.settings else ["the settings are the same"]
+    notes += [f"{left_out} more rows: --all"] if left_out else []
+    show(tables, notes, width=80)
 
 
 @app.command()

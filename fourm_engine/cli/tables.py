@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
     from fourm_engine.evaluate.results import Score
 
 
-def console() -> Console:
-    """As wide as the terminal; a pipe has no width, and nothing should be cut there."""
+def console(width: int = 160) -> Console:
+    """As wide as the terminal, or as the variable COLUMNS says; a pipe, which has no width, gets `width`."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(width=None if known else width, highlight=False)
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:
@@ -31,9 +33,9 @@ def new_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
-    """Print tables, and below them the notes as they are."""
-    out = console()
+def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160) -> None:
+    """Print tables, and below them the notes as they are. `width`: of a pipe."""
+    out = console(width)
     for table in tables:
         if table.title:  # above it rather than within its width
             out.print(table.title, style="bold", markup=False)
@@ -41,6 +43,18 @@ def show(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
         out.print(table)
     for note in notes:
         out.print(note, markup=False)
+
+
+def printable(text: str) -> str:
+    """Without what a terminal obeys: others may have written the files that it comes from."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def literal(text: str) -> str:
+    """A text as a cell that shows it as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(printable(text))
 
 
 def metric_cell(score: Score) -> str:

@@ -1,6 +1,6 @@
 """Which installed plugin is which domain of a published checkpoint.
 
-In: the domains of a file and the plugin host. Out: for each an instance of the modality whose spec bears the domain's
+In: the domains of a file and the plugin host. Out: for each an instance of the modality whose spec has the domain's
 `published_name`, with settings that fit the file; or the reason why there is none.
 """
 

@@ -93,8 +93,6 @@ def _find(source: str | Path, revision: str | None) -> Path:
     """A folder of ours, or the file of a published tokenizer or vocabulary."""
     path = Path(source)
     if not path.exists():
-        if path.suffix in (".json", ".safetensors"):
-            raise ValueError(f"{source}: no such file")
         path = exported.locate(source, revision=revision)
     if (path / DOCUMENT).is_file() or (path.is_file() and path.suffix == ".json"):
         return path

@@ -1,2 +1,2 @@
-"""Samples of files or arrays in, masked and packed training samples out. A `Store` says which samples there are and
-loads one modality of one; `MaskedSamples` orders and masks what it loads; `batches` collates the share of a process."""
+"""From samples in files or arrays to masked and packed training samples. A `Store` knows which samples there are and
+loads one modality of one; `MaskedSamples` orders and masks what it loads; `batches` collates a process's share."""

@@ -1,4 +1,4 @@
-"""Files that cannot be used: named, and raised or left out as `data.on_error` says."""
+"""Files that cannot be used: named, and raised or skipped as `data.on_error` says."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MAX_WARNINGS = 20
 
 
 class BadFile(ValueError):
-    """A file that cannot be used: where it is, which modality wanted it, and why not."""
+    """A file that cannot be used: where it is, for which modality, and why."""
 
     def __init__(self, where: str, modality: str, reason: str) -> None:
         super().__init__(f"{where}: {modality}: {reason}")
         self.where, self.modality, self.reason = where, modality, reason
 
-    def __reduce__(self) -> tuple:  # worker processes hand it to their parent
+    def __reduce__(self) -> tuple:  # picklable: worker processes hand it to their parent
         return type(self), (self.where, self.modality, self.reason)
 
 

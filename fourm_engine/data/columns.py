@@ -15,7 +15,7 @@ import numpy as np
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 
-#: Of a remote column that is held in memory, for want of a cache.
+#: Largest remote column to hold in memory if there is no cache.
 MAX_BYTES = 1 << 34
 #: Bytes of a file that share a checksum.
 BLOCK = 1 << 18
@@ -168,16 +168,28 @@ def _sum(stored: Path | io.BytesIO, block: int) -> int:
         return zlib.crc32(file.read(BLOCK))
 
 
-def sealed(document: dict[str, Any]) -> str:
+class OtherVersion(ValueError):
+    """A document that another version wrote: `older` or newer than this one."""
+
+    def __init__(self, written: int, read: int) -> None:
+        super().__init__(f"of another version (format {written:d}, this version reads {read})")
+        self.older = written < read
+
+
+def sealed(document: dict[str, Any], *, indent: int | None = None) -> str:
     """JSON with a checksum in it."""
-    return json.dumps({**document, "checksum": _seal(document)}) + "\n"
+    document = json.loads(json.dumps(document))  # as it is read: keys that are numbers sort otherwise
+    return json.dumps({**document, "checksum": _seal(document)}, indent=indent) + "\n"
 
 
 def unsealed(content: bytes, format: int) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises ValueError for a document of another format, or that is not what was written."""
+    """Inverse of `sealed`. Raises OtherVersion for another format, ValueError where it is not what was written."""
     document = json.loads(content)
-    if document["format"] != format:
-        raise ValueError(f"of format {document['format']!r:.20}, not {format}")
+    written = document["format"]
+    if type(written) is int and written != format and abs(written) < 1 << 31:
+        raise OtherVersion(written, format)
+    if written != format:
+        raise ValueError(f"of format {written!r:.20}, not {format}")
     if document.pop("checksum", None) != _seal(document):
         raise ValueError("other content than was written")
     return document

@@ -26,16 +26,16 @@ from fourm_plugins.spec import SOURCE_PATTERN
 
 
 def source_of(text: object) -> Folder | str:
-    """What `data.train` is for its text. A command stays as it is written, and so does what a package opens: a path
-    would lose its double slashes."""
+    """What the text of `data.train` stands for. A command, and a location that a package opens, stay as written: a path
+    would lose double slashes."""
     return text if isinstance(text, str) and (text.startswith(PIPE) or scheme_of(text)) else parse(text)
 
 
-#: A folder, a URL, a command that prints tars, or what a package opens.
+#: A folder, a URL, a command that prints tars, or a location that a package opens.
 Source = Annotated[Folder | str, PlainValidator(source_of), PlainSerializer(str, when_used="json")]
 
 
-#: A sub-folder, at the beginning of samples' names.
+#: A sub-folder with which samples' names begin.
 SubFolder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
 
 
@@ -51,25 +51,25 @@ def _same(a: Folder | str, b: Folder | str) -> bool:
 
 
 class TrainingSet(BaseModel):
-    """One of several data sets that a run is trained on together; an entry of the list `data.train`. Raw data, its
-    tokens, or both."""
+    """One of several data sets to train on together, an entry of the list `data.train`: raw data, its tokens, or
+    both."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Source | None = None
-    #: Its tokens, in a folder that no other data set writes to.
+    #: Its tokens, in a folder of no other data set.
     tokens: Place | None = None
-    #: As `data.train_split`, of this folder.
+    #: Like `data.train_split`, for this folder.
     split: str | None = None
-    #: Share of the samples drawn from it, relative to the weights of the others. Every entry has one, or none: then
-    #: the share is its samples x `repeats`.
+    #: Share of samples drawn from it, relative to the others' weights. Either every entry has one, or none has: then
+    #: the share is its number of samples x `repeats`.
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    #: How often its samples come while those of a data set without `repeats` come once.
+    #: How often its samples come in the time in which those of a data set without `repeats` come once.
     repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    #: The modalities that are taken from it; null takes all it has.
+    #: Modalities to take from it; null takes all it has.
     modalities: list[str] | None = Field(default=None, min_length=1)
-    #: Modality -> `source` in this data set, the sub-folder that it reads, where that is another than its setting says.
-    #: Modalities that read the same files follow.
+    #: Modality -> sub-folder of this data set that it reads, if not the one in its setting `source`. Modalities that
+    #: read the same files follow.
     sources: dict[str, Annotated[str, StringConstraints(pattern=SOURCE_PATTERN)]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -93,9 +93,9 @@ def _kind(value: Any) -> str:
 
 
 class DataConfig(BaseModel):
-    """Where the data is and how it is read. Raw data: `<folder>/<source>/…`, plain files or tar shards; tokens, made by
-    `fourm tokenize`: `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://, gs://, https://,
-    hf://)."""
+    """Where the data is and how it is read. Raw data is in `<folder>/<source>/…`, plain files or tar shards; tokens,
+    made by `fourm tokenize`, are in `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://,
+    gs://, https://, hf://)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,31 +114,34 @@ class DataConfig(BaseModel):
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None
     val_split: str | None = None
-    #: Without lists: which samples of the folder `train` are held out of training, as `val`. A share, drawn by each
-    #: sample's name alone, so that samples which are added later move no other; or the sub-folders that hold them, such
+    #: Without lists: which samples of the folder `train` are held out of training, as `val`. Either a share, decided by
+    #: each sample's name alone, so that samples added later do not move others; or the sub-folders that hold them, such
     #: as [val] for `<source>/val/…`.
     held_out: Annotated[float | tuple[SubFolder, ...] | None, BeforeValidator(_held_out)] = None
+    #: Share of the training samples that is trained on, drawn by each sample's name alone: a larger share holds a
+    #: smaller one. Of a list `train`, of each data set.
+    train_share: float = Field(default=1.0, gt=0, le=1)
     #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
     views: int = Field(default=1, ge=1, le=1024)
-    #: Random crops and flips; otherwise every view is the centre crop, and views differ in their alternatives
+    #: Random crops and flips; otherwise every view is the centre crop, and views differ only in alternatives
     #: (captions).
     augment: bool = False
     #: Area of a random crop, as a share of the largest crop of the right shape.
     crop_scale: tuple[float, float] = (0.5, 1.0)
     #: Probability that a random crop is mirrored.
     flip: float = Field(default=0.5, ge=0, le=1)
-    #: A file that cannot be used: `skip` leaves its modality out of the sample, logs and counts it; `raise` ends the
+    #: On a file that cannot be used, `skip` leaves its modality out of the sample, logs and counts it; `raise` ends the
     #: run.
     on_error: Literal["skip", "raise"] = "skip"
-    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and one
-    #: epoch is one permutation where it is 1. null: 1 up to a million samples, otherwise 64; of remote data as many as
-    #: read a quarter of its shards at a time.
+    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and with 1 an
+    #: epoch is one permutation. null: 1 up to a million samples, otherwise 64; for remote data as many as read a
+    #: quarter of its shards at a time.
     lanes: int | None = Field(default=None, ge=1, le=1 << 16)
     #: Shards within which the samples of a lane are shuffled.
     window: int = Field(default=4, ge=1, le=1 << 16)
     #: Processes that prepare batches; the batches do not depend on it. null: up to 8 beside a GPU, none on a CPU.
     workers: int | None = Field(default=None, ge=0, le=256)
-    #: Memory a process spends on keeping continuous inputs (pictures at the model's size) that it has read, in MiB.
+    #: Memory in MiB in which a process keeps continuous inputs (pictures at the model's size) that it has read.
     cache_mb: int = Field(default=256, ge=0)
     #: Samples in one token shard.
     shard_size: int = Field(default=1000, ge=1)
@@ -176,7 +179,7 @@ class DataConfig(BaseModel):
 
     @property
     def folder(self) -> Folder | str | None:
-        """`train`, where it is no list."""
+        """`train`, if it is not a list."""
         assert not isinstance(self.train, tuple)
         return self.train
 
@@ -186,7 +189,7 @@ class DataConfig(BaseModel):
         return self.train if isinstance(self.train, tuple) else ()
 
     def of(self, entry: TrainingSet) -> DataConfig:
-        """The config with `entry` alone to train on."""
+        """The config with `entry` as its only training data."""
         same = entry.path is not None and self.val is not None and _same(entry.path, self.val)
         own = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
         return self.model_copy(update=own if same else own | {"val": None, "val_split": None})

@@ -1,4 +1,4 @@
-"""DataStore: the samples of one split on disk, from token shards where there are some, and from raw files otherwise."""
+"""DataStore: the samples of one split on disk, from token shards if there are any, otherwise from raw files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Samples whose files are looked for, and of a modality, whose size and time are compared with those of the files that
-#: its tokens were made from.
+#: Samples whose files are looked for, and whose files' size and time are compared, per modality, with those from which
+#: the tokens were made.
 _COMPARED = 10_000
-#: Rows of two tables that are joined at a time.
+#: Rows of two tables to join at a time.
 _JOINED = 1 << 22
 
 
 class DataStore(Store):
     """The samples of `split` in `tokens`, or without tokens those in `raw`; a modality without tokens is read from
-    `raw`. At least one of the two is given.
-
-    Raises ValueError where `tokens` holds no sample of the split, or no raw file of a modality can be used."""
+    `raw`. At least one of the two is given. Raises ValueError if `tokens` holds no sample of the split, or if no raw
+    file of a modality can be used."""
 
     def __init__(self, split: Split, *, raw: RawStore | None, tokens: TokenStore | None) -> None:
         self.split, self.raw, self._tokenized = split, raw, frozenset(tokens.parts) if tokens else frozenset[str]()
@@ -73,7 +72,7 @@ class DataStore(Store):
         Args:
             tokenizers: modality -> fitted tokenizer, of all modalities without tokens.
 
-        Raises ValueError where there is neither raw data nor tokens, or one of the two does not fit."""
+        Raises ValueError if there is neither raw data nor tokens, or if one of the two does not fit."""
         split = Split.from_config(config, training=training, host=host_of(modalities))
         drawer = ViewDrawer.from_config(modalities, config, training=training, seed=seed)
         folder = config.at(config.tokens / split.part) if config.tokens else None
@@ -99,7 +98,7 @@ class DataStore(Store):
         return store
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
-        """Report samples without tokens, and those whose files have vanished or may have changed since, of some."""
+        """Report which of some samples have no tokens, or have files that have vanished or may have changed since."""
         some = data.names[:: max(1, len(data.names) // _COMPARED)]
         used = tokens.selection.holds(tokens.index.names.rows(some))
         absent = [name for name, there in zip(some, used.tolist()) if not there]
@@ -110,31 +109,38 @@ class DataStore(Store):
                 f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}",
                 f", such as {absent[0]}" if absent else "",
             )
-        for name in tokens.parts if not isinstance(data.root, Location) else ():  # a store has other times
-            gone, both, changed = [], 0, []
+        if not isinstance(data.root, Location):  # a store has other times
+            self._compare_files(data, tokens)
+
+    def _compare_files(self, data: AlignedData, tokens: TokenStore) -> None:
+        gone, changed, there = list[tuple[str, str]](), list[tuple[str, str]](), 0  # (sample, modality)
+        for name in tokens.parts:
             for sample, stamp in tokens.stamps(name, _COMPARED):
                 if not data.exists(sample, name):
-                    gone.append(sample)
+                    gone.append((sample, name))
                 elif name in data.has(sample):
-                    both += 1
-                    changed += [sample] if digest(data.stamp(sample, name)) != stamp else []
-            if gone:
-                log.info(
-                    "%s: the files of %s, such as %s, are no longer there; the tokens are used "
-                    "(`fourm tokenize --prune` drops them)",
-                    name,
-                    counted(len(gone), "sample"),
-                    gone[0],
-                )
-            if changed:
-                log.warning(
-                    "%s: size or time of %d of %s, such as %s, is not that of when they were tokenized; if they "
-                    "have changed, run `fourm tokenize` again",
-                    name,
-                    len(changed),
-                    counted(both, "file"),
-                    data.where(changed[0], name),
-                )
+                    there += 1
+                    changed += [(sample, name)] if digest(data.stamp(sample, name)) != stamp else []
+        if gone:
+            log.info(
+                "%s: %s, such as that of %s of %s, %s no longer there; the tokens are used (`fourm tokenize --prune` "
+                "drops them)",
+                data.root,
+                counted(len(gone), "file"),
+                gone[0][1],
+                gone[0][0],
+                "are" if len(gone) > 1 else "is",
+            )
+        if changed:
+            log.warning(
+                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm "
+                "tokenize` compares what is in them, and encodes those that have changed",
+                data.root,
+                f"{len(changed):,}",
+                counted(there, "file"),
+                ", ".join(sorted({name for _, name in changed})),
+                data.where(*changed[0]),
+            )
 
     def _raw_row(self, row: int) -> int | None:
         if self.raw is None or self.tokens is None:
@@ -205,16 +211,15 @@ class DataStore(Store):
 
 def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
     """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
-    if split.listed is None and split.held_out == frozenset() and split.share is None:
+    if split.listed is None and split.held_out == frozenset() and split.share is None and split.taken == 1:
         return None
     chosen = split.select(Names(table), quiet=quiet)
     return chosen.rows if isinstance(chosen, Names) else np.sort(table.rows(list(chosen)))
 
 
 def _joint_kinds(tokens: TokenStore, data: AlignedData, more: Sequence[str]) -> Counter[frozenset[str]]:
-    """Set of modalities -> samples with just these: of tokens, and of the raw data those in `more`.
-
-    The two tables of names are joined by their hashes, without reading a name."""
+    """Set of modalities -> samples with just these, from tokens, and from raw data those in `more`. The two tables of
+    names are joined by their hashes, without reading a name."""
     index, raw = tokens.index, data.names.table
     bits = np.zeros(len(raw), np.uint64)
     for bit, name in enumerate(more):

@@ -1,6 +1,5 @@
-"""From positions to batches: the micro-batches of a process, as its share of every step says.
-
-The batches do not depend on the number of workers, and those from step s on are those of an uninterrupted run.
+"""From positions to batches: a process's micro-batches, its share of every step. Batches do not depend on the number of
+workers, and from step s on they are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.workers import Told, end_with_parent, items
 from fourm_engine.device import local_world
 
-#: More workers than these do not make a GPU faster that they serve.
+#: More workers than this do not speed up the GPU that they serve.
 MAX_WORKERS = 8
 
 
@@ -44,7 +43,7 @@ def _collated(samples: list[PackedSample] | Exception, **options: Any) -> Batch 
 
 def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0) -> Iterator[Batch]:
     """The micro-batches of a process from step `start_step` on, in order, without end; in pinned memory where the
-    process uses a GPU. What cannot be read is raised as it is, whichever process reads it.
+    process uses a GPU. What cannot be read is raised unchanged, whichever process reads it.
 
     workers: processes that prepare batches ahead, two each; None: `default_workers`."""
     on_gpu = torch.cuda.is_initialized()
@@ -64,6 +63,6 @@ def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: 
 
 
 def default_workers(*, on_gpu: bool) -> int:
-    """Workers of a process: beside a GPU its part of the machine's cores, up to `MAX_WORKERS`; none on a CPU, whose
-    cores train."""
+    """Workers of a process: with a GPU its part of the machine's cores, up to `MAX_WORKERS`; none on a CPU, whose cores
+    train."""
     return min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // local_world())) if on_gpu else 0

@@ -2,7 +2,7 @@
 
 A block of a lane has of each data set as many samples as its share of all blocks until then calls for, in an order
 drawn for the block. The n-th sample of a data set in a lane is the n-th of that lane in the data set's own order. So
-each data set goes through epochs of its own, every sample once an epoch, and all follows from the position.
+each data set has its own epochs, with every sample once per epoch, and everything follows from the position.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Mixture(Store):
     def order(
         self, seed: int, *, lanes: int | None = None, window: int = 4, batch_size: int | None = None, world: int = 1
     ) -> MixedOrder:
-        """The order of its samples. `lanes`: as configured; None chooses for the data: data sets that are read in lanes
-        have as many as the one that calls for most."""
+        """The order of its samples. `lanes`: as configured; None chooses: data sets that are read in lanes have as many
+        as the one that needs most."""
         suits: dict[str, Any] = {"window": window, "batch_size": batch_size, "world": world}
         each = [lanes or lanes_for(s.shard_sizes, remote=s.reads_ahead, **suits) for s in self._parts]
         most = max(each)
@@ -106,7 +106,7 @@ class Mixture(Store):
         }
 
     def describe(self) -> str:
-        """A line for the mixture and one for each data set."""
+        """One line for the mixture and one for each data set."""
         total = sum(self.weights)
         lines = [
             f"train: {counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}; share of the "
@@ -121,7 +121,7 @@ class Mixture(Store):
 
 
 class _Joined(Sequence[str]):
-    """Sequences of names, one after another, without a copy."""
+    """Concatenated sequences of names, without a copy."""
 
     def __init__(self, parts: Sequence[Sequence[str]]) -> None:
         self._parts, self._ends = parts, list(accumulate(map(len, parts)))
@@ -140,10 +140,8 @@ class _Joined(Sequence[str]):
 class MixedOrder:
     """Position -> row of a `Mixture`, without end, as `Order` is for one data set.
 
-    Args:
-        orders: of the data sets.
-        weights: the share of positions that each takes, up to a common factor.
-        lanes: position p is in lane p % lanes, in every data set too."""
+    Args: orders: those of the data sets. weights: the share of positions of each, up to a common factor. lanes:
+    position p is in lane p % lanes, in every data set too."""
 
     def __init__(self, orders: Sequence[Order], weights: Sequence[float], seed: int, *, lanes: int) -> None:
         self.orders, self.weights, self.seed, self.lanes = list(orders), list(weights), seed, lanes
@@ -175,7 +173,7 @@ class MixedOrder:
         return next(self.rows(position))
 
     def _arrange(self, lane: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """(BLOCK,) data set of each index of a block, and how many of that data set came before it in the lane."""
+        """(BLOCK,): the data set of each index of a block, and how many of that data set came before it in the lane."""
         begin, end = self._counts(lane, block), self._counts(lane, block + 1)
         sizes = end - begin
         parts = block_rng(self.seed, lane, block).permutation(np.repeat(np.arange(len(sizes)), sizes))

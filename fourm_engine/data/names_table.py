@@ -1,7 +1,6 @@
-"""NameTable: very many names in a few arrays, with no Python object a name.
-
-In: names. Out: the name of a row, and the row of a name: its 64-bit hash is looked up by bisection and verified against
-the name. Saved as columns, a table is opened by memory maps in no time, and sent to another process as their path.
+"""NameTable: very many names in a few arrays, without a Python object per name. It gives the name of a row, and the row
+of a name, whose 64-bit hash is looked up by bisection and verified against the name. Saved as columns, a table is
+opened by memory maps at once, and is sent to another process as a path.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from fourm_plugins.counting import counted
 
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
-# A name may hold a lone surrogate, such as a file's that is not UTF-8; ordered by these bytes, names are in the order
-# of `str`.
+# A name may hold lone surrogates (file names that are not UTF-8); ordered by these bytes, names are in `str` order.
 ENCODING = ("utf-8", "surrogatepass")
 
 
 def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 (n + 1,), where each begins and the last one ends; uint8, one after another)."""
+    """(int64 (n + 1,): where each name begins and the last one ends; uint8: the names' bytes, concatenated)."""
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return offsets, np.frombuffer(b"".join(encoded), np.uint8)
@@ -128,7 +126,7 @@ class NameTable(Sequence[str]):
         return map(self.name, range(len(self)))
 
     def row(self, name: str) -> int | None:
-        """The row of a name, the first of several; None where there is none."""
+        """The row of a name, the first of several; None if there is none."""
         encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
         at, n = int(self.hashes.searchsorted(value)), len(self)
@@ -140,7 +138,7 @@ class NameTable(Sequence[str]):
         return None
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
-        """int64 (len(names),), the row of each name; -1 where there is none."""
+        """int64 (len(names),): the row of each name; -1 if there is none."""
         encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         starts = self.hashes.searchsorted(hashes)
@@ -171,8 +169,8 @@ class NameTable(Sequence[str]):
 
 
 class Names(Sequence[str]):
-    """Some of the names of a table, in its order: a sequence, and as fast as a set to look up in. rows: int64, sorted
-    and unique; None: all."""
+    """Some of a table's names, in its order: a sequence with lookups as fast as a set's. rows: int64, sorted and
+    unique; None: all."""
 
     def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
         self.table = table
@@ -197,17 +195,17 @@ class Names(Sequence[str]):
         return isinstance(name, str) and self.at(name) is not None
 
     def at(self, name: str) -> int | None:
-        """The position of a name; None where there is none."""
+        """The position of a name; None if it is absent."""
         row = self.table.row(name)
         at = -1 if row is None else int(np.searchsorted(self.rows, row))
         return at if 0 <= at < len(self.rows) and int(self.rows[at]) == row else None
 
     def minus(self, other: Names) -> Names:
-        """Those that `other`, of the same table, lacks."""
+        """The names that `other`, of the same table, lacks."""
         return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
 
     def among(self, names: Collection[str]) -> Names:
-        """Those that are in `names`."""
+        """The names that are in `names`."""
         if isinstance(names, Names) and names.table is self.table:
             rows = names.rows
         else:

@@ -1,10 +1,10 @@
-"""The order of samples and the generator of each: pure functions of integers, so that resuming is an integer and
+"""The order of samples, and each one's generator, as pure functions of integers: resuming takes one integer, and
 neither workers nor processes change anything. Philox is counter-based: distinct counters are independent streams.
 
 `Order` maps positions to rows such that storage is read a few shards at a time and nothing is stored per row. In each
-epoch the shards are permuted, their rows laid end to end and cut into `lanes` of equal length. Position p is in lane
-p % lanes; within a lane, windows of some shards are shuffled. `Share` gives each process lanes of its own, so any
-number of processes that divides the lanes sees the same global batches.
+epoch the shards are permuted, their rows laid end to end and cut into `lanes` of equal length. Position p is in lane p
+% lanes; within a lane, windows of some shards are shuffled. `Share` gives each process its own lanes, so any number of
+processes that divides the lanes sees the same global batches.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-#: Up to this many rows, an epoch is one permutation unless the config says otherwise: 4 bytes a row.
+#: Up to this many rows, an epoch is one permutation (4 bytes per row) unless the config says otherwise.
 FULL_ROWS = 1_000_000
 LANES = 64
-#: Of a remote data set, the lanes that are chosen read at most this share of the shards at a time.
+#: The lanes chosen for a remote data set read at most this share of its shards at a time.
 REMOTE_SHARE = 4
-#: A store that serves all rows alike is read in pieces of so many rows where it is too large for one permutation.
+#: A store without shards that is too large for one permutation is read in pieces of this many rows.
 PIECE = 1000
 _ORDER, _SAMPLE, _SHARDS, _BLOCK = range(4)
 _WORD = (1 << 64) - 1
@@ -45,7 +45,7 @@ def block_rng(seed: int, lane: int, block: int) -> np.random.Generator:
 
 
 def name_rng(seed: int, *parts: str | int) -> np.random.Generator:
-    """The generator of something known by name (a sample's recorded crop), whatever other samples there are."""
+    """The generator of something known by name (a sample's recorded crop), independent of other samples."""
     digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -59,11 +59,10 @@ def _generator(seed: int, stream: int, epoch: int, position: int) -> np.random.G
 def lanes_for(
     shard_sizes: np.ndarray, *, window: int = 4, remote: bool = False, batch_size: int | None = None, world: int = 1
 ) -> int:
-    """Lanes of a data set where the config does not say: one permutation of up to `FULL_ROWS` rows, otherwise `LANES`.
-    Those of a remote data set are as many as read a few of its shards at a time, since each is copied before it is
-    read; where it has too few shards for that, one permutation.
-
-    batch_size, world: of a step, and processes, which the lanes then suit; see `Share`."""
+    """Lanes of a data set for which the config sets none: one permutation up to `FULL_ROWS` rows, otherwise `LANES`. A
+    remote data set has as many as read a few of its shards at a time, since each is copied before it is read; if it has
+    too few shards for that, one permutation. Lanes suit `batch_size` and `world`, the number of processes; see
+    `Share`."""
     rows, shards, lanes = int(np.sum(shard_sizes)), int(np.count_nonzero(shard_sizes)), LANES
     if rows <= FULL_ROWS:
         if not remote:
@@ -84,7 +83,7 @@ class Order:
         shard_sizes: int64 (shards,), rows of each shard, which follow one another.
         lanes: index i is in lane i % lanes; with one lane, an epoch is one permutation of all rows.
         window: shards within which the rows of a lane are shuffled.
-        part: which data set of a mixture it is; each has an order of its own."""
+        part: which data set of a mixture it is; each has its own order."""
 
     def __init__(self, shard_sizes: np.ndarray, seed: int, *, lanes: int = 1, window: int = 4, part: int = 0) -> None:
         sizes = np.asarray(shard_sizes, np.int64)
@@ -96,7 +95,7 @@ class Order:
                 sizes = np.diff(np.append(np.arange(0, self.n, PIECE), self.n))
             self._window_rows = max(1, window * self.n // max(1, int((sizes > 0).sum())))
         self._sizes, self._starts = sizes, np.cumsum(sizes) - sizes
-        # Lanes turn to another window or epoch at different times. Small data goes through many epochs in a batch.
+        # Lanes reach another window or epoch at different times. Small data goes through many epochs in a batch.
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
         self._shuffled = lru_cache(maxsize=2 * lanes + PIECE // max(1, self.n))(self._shuffle)
 
@@ -129,8 +128,8 @@ class Order:
         return next(self.rows(position))
 
     def rows(self, position: int) -> Iterator[int]:
-        """The row at a position, then those that replace it if it cannot be used: the next ones of its lane, of the
-        same epoch, and when the lane has none left, of the lanes after it. Each row comes once."""
+        """The row at a position, then those that replace it if it cannot be used: the next ones of its lane in the same
+        epoch, then those of the lanes after it. Each row comes once."""
         epoch, index = divmod(position, self.n)
         slot, first = divmod(index, self.lanes)
         for ahead in range(self.lanes):
@@ -145,7 +144,7 @@ class Order:
 
     def _row(self, epoch: int, lane: int, slot: int) -> int:
         length = self._length(lane)
-        windows = max(1, round(length / self._window_rows))  # of equal length, so that none is a mere rest
+        windows = max(1, round(length / self._window_rows))  # of equal length, so that none is a short remainder
         window = ((slot + 1) * windows - 1) // length
         begin, end = window * length // windows, (window + 1) * length // windows
         slot = begin + int(self._shuffled(epoch, lane, window, end - begin)[slot - begin])
@@ -160,23 +159,21 @@ class Order:
         return rng.permutation(length).astype(np.uint32)
 
     def _lay_out(self, epoch: int) -> tuple[list[int], list[int]]:
-        """(shards,) where each shard of the epoch ends, laid end to end, and what leads from there to its rows."""
+        """(shards,): where each shard of the epoch ends, laid end to end, and the offset from there to its rows."""
         order = _generator(self.seed, _SHARDS | self.part << 8, epoch, 0).permutation(len(self._sizes))
         ends = np.cumsum(self._sizes[order])
         return ends.tolist(), (self._starts[order] - (ends - self._sizes[order])).tolist()
 
     def identity(self) -> dict[str, Any]:
-        """Settings that the rows at positions follow from, JSON-ready."""
+        """Settings that decide the rows at positions, JSON-ready."""
         return {"lanes": self.lanes} | ({"window": self.window} if self.lanes > 1 else {})
 
 
 @dataclass(frozen=True)
 class Share:
     """This process's part of every step. The `batch_size` samples of a step are split over `accumulate` micro-batches
-    of every one of `world` processes; it is divisible by their product. With several `lanes`, each process takes the
-    positions of its own lanes.
-
-    Raises ValueError where lanes, processes and batch size do not divide one another."""
+    of each of `world` processes; it must be divisible by their product. With several `lanes`, each process takes the
+    positions of its own lanes. Raises ValueError if lanes, processes and batch size do not divide one another."""
 
     rank: int = 0
     world: int = 1

@@ -36,9 +36,8 @@ from fourm_plugins.tokenizer import Tokenizer
 class MaskedSamples(Dataset[PackedSample]):
     """The samples of `store`, masked by `maskers` (modality -> masker) within `budgets`, as rows of `vocabulary`.
 
-    Args:
-        lanes, window: of the order, as in `DataConfig`.
-        batch_size, world: samples of a step, and processes, which lanes that are chosen suit.
+    Args: lanes, window: those of the order, as in `DataConfig`. batch_size, world: samples per step, and processes,
+    which automatically chosen lanes suit.
 
     Raises ValueError where no sample, of any data set of a `Mixture`, has inputs and targets, as far as names tell."""
 
@@ -64,7 +63,7 @@ class MaskedSamples(Dataset[PackedSample]):
         else:
             stores = {"": store}
             self.order = Order.choose(store.shard_sizes, seed, remote=store.reads_ahead, **read)
-        # Positions after which a lane reads on in another shard, which is fetched meanwhile.
+        # Positions after which a lane continues in another shard, which is fetched meanwhile.
         rows = len(store) // max(1, len(store.shard_sizes))
         self._horizon = self.order.lanes * max(1, min(rows, PIECE))
         for label, one in stores.items():
@@ -89,7 +88,7 @@ class MaskedSamples(Dataset[PackedSample]):
         `DataStore.from_config`. Raises ValueError."""
         maskers = build_maskers(modalities, tokenizers, masker_class)
         budgets = Budgets(masking, (modality.spec for modality in modalities.values()))
-        if not training:  # which samples are measured does not depend on how training reads
+        if not training:  # which samples are evaluated does not depend on how training reads
             store = DataStore.from_config(config, modalities, tokenizers, training=False, seed=seed)
             return cls(store, budgets, maskers, vocabulary, seed=seed)
         stores: dict[str, Store] = {}
@@ -116,7 +115,7 @@ class MaskedSamples(Dataset[PackedSample]):
         return self.budgets.config
 
     def __len__(self) -> int:
-        """Samples of an epoch; positions go on beyond."""
+        """Samples of an epoch; positions continue beyond it."""
         return len(self.store)
 
     def __getitem__(self, position: int) -> PackedSample:
@@ -129,7 +128,7 @@ class MaskedSamples(Dataset[PackedSample]):
         return self.mask([self._unmasked(position) for position in positions])
 
     def name(self, position: int) -> str:
-        """The name of the sample at a position, which is read to know whether another one replaces it."""
+        """The name of the sample at a position, which is read, since another one may replace it."""
         for row in self.order.rows(position):
             if self._draw(row, *divmod(position, len(self))) is not None:
                 return str(self.store.names[row])
@@ -145,7 +144,7 @@ class MaskedSamples(Dataset[PackedSample]):
         raise ValueError(_nothing(tried))
 
     def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:
-        # What an earlier visit found unusable is not remembered: the item must not depend on earlier items.
+        # What was unusable earlier is not remembered: an item must not depend on earlier items.
         available = self.store.has(row)
         while True:
             rng = sample_rng(self.seed, epoch, index)

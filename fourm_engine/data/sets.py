@@ -18,12 +18,12 @@ class DataSet:
 
     key: str  # the setting that names it, "data.train" or "data.train.0"
     config: DataConfig  # with this data set alone to train on
-    modalities: Mapping[str, Modality]  # that are taken from it
+    modalities: Mapping[str, Modality]  # modalities that are taken from it
     entry: TrainingSet | None = None  # None: `data.train` is no list
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Errors in the block say which entry of the list they are about."""
+        """Make errors in the block name the entry of the list that they are about."""
         try:
             yield
         except ValueError as error:
@@ -33,7 +33,7 @@ class DataSet:
 
 
 def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[DataSet]:
-    """The data sets of `data.train`; one without a path where it is not set. Raises ValueError where an entry names a
+    """The data sets of `data.train`; one without a path if it is not set. Raises ValueError if an entry names a
     modality that takes no part, or a source of one that has none."""
     if not config.sets:
         return [DataSet("data.train", config, modalities)]
@@ -55,8 +55,8 @@ def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[Da
 
 
 def _moved(modalities: Mapping[str, Modality], sources: Mapping[str, str], index: int) -> Mapping[str, Modality]:
-    """The modalities that read these sources in entry `index`. One that is not named follows one that reads the same
-    files, as pixels and tokens of a picture do."""
+    """The modalities, reading these sources, of entry `index`. One that is not named follows one that reads the same
+    files, such as pixels and tokens of a picture."""
     files = {modalities[name].spec.files: source for name, source in sources.items() if name in modalities}
     if not files:
         return modalities

@@ -1,8 +1,8 @@
-"""Which samples each part of a run uses: decided here alone, so that every command uses the same.
+"""Decides which samples each part of a run uses, for all commands alike.
 
 In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}, or the part `held_out` of it.
 Out: a `Split`, which selects among the samples that have files or tokens. `fourm tokenize` keeps a copy of
-`splits.json` beside the tokens, which is read where the raw data is gone.
+`splits.json` beside the tokens, which is read if the raw data is gone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Collection, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +29,13 @@ from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
-#: `splits.json` of some ten million samples.
+#: Largest `splits.json`, enough for some ten million samples.
 MAX_SPLITS_BYTES = 1 << 28
 _EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
 
 def split_names(path: Readable) -> list[str]:
-    """What the lists of a `splits.json` are called. Raises ValueError naming the file."""
+    """Names of the lists in a `splits.json`. Raises ValueError, naming the file."""
     splits = _load(path, "needed")
     if not isinstance(splits, dict):
         raise ValueError(f'{path}: no lists of samples; write {{"train": ["0001", ...], "val": [...]}}')
@@ -51,7 +51,7 @@ def _load(path: Readable, needed: str) -> Any:
 
 
 def read_split(path: Readable, split: str) -> frozenset[str]:
-    """The samples of one split. Raises ValueError naming the file."""
+    """The samples of one split. Raises ValueError, naming the file."""
     splits = _load(path, f"needed for split {split!r}")
     if not isinstance(splits, dict):
         raise ValueError(f'{path}: no list of samples for split {split!r}; write {{"{split}": ["0001", ...]}}')
@@ -69,8 +69,8 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """Listed name -> the one of `names` that it means: itself or, where files are listed, the file without extension
-    and folder of its modality, as "0001" for "./source/0001.png". Names that mean none are absent."""
+    """Listed name -> the one of `names` that it means: itself or, if files are listed, the file without extension and
+    its modality's folder, as "0001" for "./source/0001.png". Names that mean none are absent."""
     known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
@@ -89,8 +89,8 @@ def _listed(root: Root, split: str) -> tuple[str, frozenset[str]]:
 
 
 def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
-    """Those of `names` that a split of `root` lists. Listed samples without files are reported, with similar names if
-    there are any. Raises ValueError where none has a file."""
+    """The names among `names` that a split of `root` lists. Listed samples without files are reported, with similar
+    names if there are any. Raises ValueError if none has a file."""
     path, listed = _listed(root, split)
     found = samples_of(listed, names)
     if files := sorted(name for name, sample in found.items() if name != sample):
@@ -115,16 +115,14 @@ def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
 
 
 def drawn(name: str) -> float:
-    """A number in [0, 1) that a sample's name decides: held out are those below the share."""
+    """A number in [0, 1) decided by a sample's name; a sample is held out if it is below the share."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / (1 << 48)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of `data.train` or of `data.val`.
-
-    A sample of `data.val` is never trained on, even if `data.train` is the same folder and names it too; where that
-    would leave no training sample at all, a warning says so instead."""
+    """The samples of `data.train` or of `data.val`. A sample of `data.val` is never trained on, even if `data.train` is
+    the same folder and names it too; if that leaves no training sample at all, a warning says so instead."""
 
     part: str  # "train" or "val", for messages
     root: Root | None
@@ -137,13 +135,19 @@ class Split:
     held_out: frozenset[str] | None = frozenset()
     #: The share, or the sub-folders, of the samples that are `val` and not `train`.
     share: float | tuple[str, ...] | None = None
+    #: Share of the samples that then takes part.
+    taken: float = 1.0
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager | None = None) -> Split:
         """`host`: the plugin host, for data that a package opens; by default a fresh one.
 
         Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
-        host = host or PluginManager()
+        split = cls._whole(config, training, host or PluginManager())
+        return replace(split, taken=config.train_share) if training else split
+
+    @classmethod
+    def _whole(cls, config: DataConfig, training: bool, host: PluginManager) -> Split:
         root = _root(config, training, host)
         if config.held_out is not None:
             return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)
@@ -161,7 +165,19 @@ class Split:
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps.
 
-        Raises ValueError where `held_out` leaves none."""
+        Raises ValueError where `held_out` or `train_share` leaves none."""
+        chosen = self._select(names, quiet)
+        if self.taken == 1:
+            return chosen
+        # Another draw than that of `held_out`, whose samples would otherwise be the first to be taken.
+        taken = frozenset(name for name in chosen if drawn(f"share/{name}") < self.taken)
+        if not taken:
+            raise ValueError(
+                f"data.train_share: a share of {self.taken} of {counted(len(chosen), 'sample')} is none; raise it"
+            )
+        return taken
+
+    def _select(self, names: Collection[str], quiet: bool) -> Collection[str]:
         if self.share is not None:
             return self._shared(names)
         chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
@@ -212,10 +228,11 @@ class Split:
         )
 
     def describe(self, samples: int, where: object) -> str:
-        """How many samples of which split, in one line."""
+        """How many samples of which split are used, in one line."""
         named = "all samples" if self.name is None else f"split {self.name!r}"
         if self.share is not None:
             named = f"held out: {self._said()}" if self.part == "val" else f"but for {self._said()}"
+        named = named if self.taken == 1 else f"a share of {self.taken} of {named}"
         return f"{self.part}: {counted(samples, 'sample')} ({named} of {where})"
 
 
@@ -224,7 +241,7 @@ class _Root(NamedTuple):
     shards: tuple[str, ...] | None
 
     def same(self, other: _Root) -> bool:
-        """Whether a sample of both may be one file."""
+        """Whether both may hold the same file."""
         if isinstance(self.folder, Elsewhere) and isinstance(other.folder, Elsewhere):
             return self.folder == other.folder
         if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):

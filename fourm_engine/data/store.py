@@ -1,6 +1,6 @@
-"""Store: which samples there are, what each has, and one modality of one of them.
+"""Store: knows which samples there are and what each has, and loads one modality of one.
 
-A store knows nothing of vocabularies, masks or order: `fourm_engine.data.samples` makes training samples of what it
+A store knows nothing about vocabularies, masks or order: `fourm_engine.data.samples` makes training samples of what it
 loads. `DataStore` reads token shards and raw files, `MemoryStore` holds everything.
 """
 
@@ -20,16 +20,14 @@ from fourm_plugins.counting import counted
 
 
 class Store(ABC):
-    """Samples by row, from 0 on.
-
-    A subclass sets `names` and defines `has` and `load`; the other methods have defaults. Their results depend on the
-    arguments alone and are equal in every process, whenever and in whatever order samples are loaded. Data loaders copy
-    a store into their workers, so it can be pickled and survives a fork: files and connections are opened by each
-    process when it first needs them, and are no part of the pickled state.
+    """Samples by row, from 0. A subclass sets `names` and defines `has` and `load`; the other methods have defaults.
+    Their results depend only on the arguments and are equal in every process, whenever and in whatever order samples
+    are loaded. Data loaders copy a store into their workers, so it can be pickled and survives a fork: files and
+    connections are opened by each process when it first needs them, and are no part of the pickled state.
     """
 
-    #: The name of each row, for messages. May be lazy: a large store reads a name when it is indexed. What is drawn at
-    #: a position is drawn from the rows, so their order must not change from run to run.
+    #: The name of each row, for messages; may be lazy. Positions are mapped to rows, so their order must not change
+    #: from run to run.
     names: Sequence[str]
     #: Views of each sample: crops, flips and alternatives, numbered from 0.
     views: int = 1
@@ -45,7 +43,7 @@ class Store(ABC):
 
     @abstractmethod
     def has(self, row: int) -> frozenset[str]:
-        """Modalities that `load` can load of a sample, as far as is known without reading it."""
+        """Modalities that `load` can load for a sample, as far as is known without reading it."""
 
     def kinds(self) -> Counter[frozenset[str]]:
         """Set of modalities -> samples that have just these."""
@@ -53,7 +51,7 @@ class Store(ABC):
 
     @abstractmethod
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
-        """What the model takes of one modality, through one view: int64 (tokens,), ids in the modality's token space
+        """What the model takes for one modality, through one view: int64 (tokens,), ids in the modality's token space
         (a sequence without its end marker), or float32 (tokens, patch_dim), the patches of a continuous input (see
         `fourm_engine.masking.pack.patchify`). All modalities of a sample show the same `view`.
 
@@ -63,7 +61,7 @@ class Store(ABC):
     reads_ahead: bool = False
 
     def ahead(self, rows: Sequence[int]) -> None:  # noqa: B027
-        """Told of rows that come later, so that what is far away can be fetched meanwhile."""
+        """Announces rows that will be loaded later, so that remote data can be fetched meanwhile."""
 
     def skip(self, row: int, bad: BadFile) -> None:
         """Called with what `load` raised: raises it, or reports it and returns. Then the sample is used without this
@@ -72,7 +70,7 @@ class Store(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What the content depends on besides tokenizers: the samples, and things such as the crops; JSON-ready. A run
-        refuses to resume where it differs."""
+        refuses to resume if it differs."""
         return {"names": hashlib.sha256(lines_of(self.names)).hexdigest()[:16]}
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""Which part of a sample its modalities see: one crop and flip for each alignment group.
+"""Which part of a sample its modalities see: one crop and flip per alignment group.
 
 In: the active modalities, the aspect of a sample's picture, a generator. Out: `SampleViews`, group -> View; recorded by
 `fourm tokenize` as float64 rows, so that tokens made today and pixels read tomorrow show the same crop.
@@ -19,19 +19,19 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
 SampleViews = dict[str, View]
-#: Random crops that are not recorded are drawn afresh each time, among this many.
+#: Random crops that are not recorded are drawn anew each time, among this many.
 FRESH_VIEWS = 1 << 20
 
 
 def view_of(spec: ModalitySpec, views: SampleViews, number: int) -> View:
-    """What a modality sees in view `number`: the view of its group, or without a group the whole."""
+    """What a modality sees in view `number`: its group's view, or the whole sample if it has no group."""
     return View(variant=number) if spec.alignment is None else views[spec.alignment]
 
 
 class ViewDrawer:
     """Draws views. View `number` of a sample depends on (seed, name, number, settings) and its aspect alone.
 
-    Without `augment` every view is the largest centred crop of the shape of the group's arrays. Raises ValueError where
+    Without `augment` every view is the largest centred crop of the shape of the group's arrays. Raises ValueError if
     two of one group differ in shape, since one crop cannot serve both."""
 
     def __init__(
@@ -73,17 +73,17 @@ class ViewDrawer:
         return sorted(self._aligned)
 
     def settings(self) -> dict:
-        """What a recorded view depends on, to compare with a later run's; JSON-ready."""
+        """What a recorded view depends on, JSON-ready, to compare with a later run's."""
         if not self.augment:
             return {"augment": False}
         return {"augment": True, "crop_scale": list(self.crop_scale), "flip": self.flip, "seed": self.seed}
 
     def aspects(self, data: AlignedData, name: str, value: Callable[[str], Any] | None = None) -> dict[str, float]:
-        """Group -> width / height of the sample's picture, by a vote of the group's files, so that one that is turned
-        is the odd one out. Ties go to what more modalities read, then to the first by name.
+        """Group -> width / height of the sample's picture, by a vote of the group's files, so that a single turned one
+        is outvoted. Ties go to what more modalities read, then to the first by name.
 
-        value: gives the value of a modality, or raises BadFile, of who has read it already. By default it is read, and
-        a file that cannot be used is reported."""
+        value: a function that gives the value of a modality that was read already, or raises BadFile. By default it is
+        read, and a file that cannot be used is reported."""
         aspects, has = {}, data.has(name)
         for group, members in self._aligned.items():
             readers: dict[tuple, list[str]] = {}
@@ -115,7 +115,7 @@ class ViewDrawer:
         return None
 
     def draw(self, name: str, number: int, aspects: Mapping[str, float]) -> SampleViews:
-        """Views of all groups. A group without an aspect is taken to have its arrays' shape."""
+        """Views of all groups. A group without an aspect is assumed to have its arrays' shape."""
         views = {}
         for group in self.groups:
             target = self._target.get(group, (1.0, ""))[0]
@@ -139,9 +139,8 @@ class ViewDrawer:
 
 
 class DrawnViews:
-    """The views of the samples of `data`, drawn when they are needed; `RecordedViews` are those that are stored.
-
-    Of each sample there are `views`, or with random crops so many that none is expected to come again."""
+    """The views of the samples of `data`, drawn when needed; `RecordedViews` are stored ones. Each sample has `views`
+    of them, or with random crops so many that none is likely to repeat."""
 
     def __init__(self, drawer: ViewDrawer, data: AlignedData, views: int) -> None:
         self.drawer, self.data = drawer, data

@@ -1,7 +1,7 @@
-"""Worker processes that work ahead of the one that needs the result: torch's DataLoader, with errors in one line.
+"""Worker processes that work ahead of the one that needs the results: torch's DataLoader, with errors in one line.
 
-Raised in a worker, an error would come out within the worker's traceback; here it is said as it would be without
-workers. A worker whose parent is killed ends, where it would wait without end for what it has read to be taken.
+An error raised in a worker would come wrapped in the worker's traceback; here it is the same as without workers. A
+worker whose parent is killed ends instead of waiting for ever.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from fourm_engine.device import local_world, usable_cores
 
-#: More would not keep up with what one process takes.
+#: One process cannot consume the results of more.
 MAX_WORKERS = 64
-#: Below these, starting workers takes longer than they save.
+#: With fewer samples, starting workers takes longer than they save.
 MIN_SAMPLES = 500
-#: Tasks that each works on ahead.
+#: Tasks that each worker prepares ahead.
 AHEAD = 2
 
 Item = TypeVar("Item")
@@ -64,7 +64,7 @@ def ahead(
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """`items`, so many at a time."""
+    """Lists of `size` items at a time."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
@@ -75,14 +75,14 @@ def _as_it_is(item: Item) -> Item:
 
 
 def preparing_workers(samples: int) -> int:
-    """Processes that read and decode for this one: its part of the machine's cores; none where a few samples would not
-    make up for starting them."""
+    """Worker processes that read and decode for this one: its part of the machine's cores; none if there are too few
+    samples to make up for starting them."""
     share = min(usable_cores() // local_world(), MAX_WORKERS)
     return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 class Told(Dataset):
-    """The items of `data`, or the error that a user can mend."""
+    """The items of `data`, or the error, if a user can mend it."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -101,7 +101,7 @@ class Told(Dataset):
 
 
 def end_with_parent(_: int = 0) -> None:
-    """What a worker calls first: it then ends when its parent is gone."""
+    """Called first by a worker, so that it ends when its parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_watch, args=(parent.pid,), daemon=True).start()
@@ -114,7 +114,7 @@ def _watch(parent: int | None) -> None:
 
 
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
-    """What a loader of `Told` yields. Raises what its workers could not read, and WorkerEnded for one that ended."""
+    """The items that a loader of `Told` yields. Raises the errors of its workers, and WorkerEnded if one ended."""
     iterator = iter(loader)
     while True:
         try:

@@ -17,6 +17,8 @@ from fourm_plugins.extras import optional
 
 #: Readable on a light page and on a dark one.
 COLOURS = {"train": "#7a9bcb", "held_out": "#e0662a", "text": "#808893", "grid": "#80889344"}
+#: What the losses of a model are measured in.
+NATS = "nats per token"
 #: Points of a thinned curve; each is the mean of its neighbourhood, so that noise does not hide the trend.
 POINTS = 150
 
@@ -84,9 +86,11 @@ def draw(curve: Curve) -> str:
 
     style = {"svg.fonttype": "none", "svg.hashsalt": curve.name, "font.size": 7, "font.family": "sans-serif"}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(3, 1.5), layout="constrained")
+        figure = Figure(figsize=(3, 1.7), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(curve.name, loc="left", color=COLOURS["text"], parse_math=False)
+        axes.set_xlabel("step", color=COLOURS["text"])
+        axes.set_ylabel(NATS, color=COLOURS["text"])
         axes.patch.set_visible(False)
         axes.spines[:].set_visible(False)
         # No marks at the ticks and nothing clipped: either would make the page refer to parts of itself by url().

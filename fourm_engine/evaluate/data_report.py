@@ -15,9 +15,9 @@ from fourm_engine.data.checks.check import DataCheck, Part
 from fourm_engine.data.checks.files import CONSTANT, USABLE
 from fourm_engine.data.checks.statistics import Moments, Statistics
 from fourm_engine.data.raw.aspect import array_aspect
-from fourm_engine.evaluate.pictures import SamplePictures, png
+from fourm_engine.drawing import Cell, png, sheet
+from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.report import environment, number
-from fourm_engine.evaluate.sheet import Cell, sheet
 from fourm_engine.files import write_atomically
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality

@@ -6,13 +6,14 @@ In: what `Modality.render` returns, a `PIL.Image` or a string. Out: PNG bytes.
 from __future__ import annotations
 
 import base64
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fourm_engine.drawing import fit, font, png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,12 +39,6 @@ class SamplePictures:
     sample: str
     inputs: dict[str, Any]
     outputs: list[Output]
-
-
-def png(image: Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def data_uri(image: Image) -> str:
@@ -124,23 +119,3 @@ def stacked(sheets: Sequence[tuple[str, Image]], *, margin: int = 6) -> Image:
         whole.paste(image, (0, y + line + margin))
         y += image.height + line + margin
     return whole
-
-
-def fit(image: Image, cell: int) -> Image:
-    """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
-    from PIL import Image as pil
-
-    scale = cell / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.convert("RGB").resize(size, pil.Resampling.NEAREST if scale >= 1 else pil.Resampling.LANCZOS)
-
-
-def font(size: int) -> Any:
-    """A scalable font: matplotlib's where it is installed, since Pillow's own lacks most signs beyond Latin."""
-    from PIL import ImageFont
-
-    try:
-        from matplotlib import font_manager
-    except ImportError:
-        return ImageFont.load_default(size)
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

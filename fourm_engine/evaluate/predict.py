@@ -214,10 +214,10 @@ class Predictor:
             inputs[f"{given} ({task.keep[given]})" if given in task.keep else given] = picture
         outputs = []
         for target in task.targets:
-            render = modalities[target].render
-            truth = values[target].get(sample)
-            bound = None if truth is None else render(self.ceiling(target)[sample])
-            outputs.append(Output(target, render(predictions[target]), None if truth is None else render(truth), bound))
+            drawn, truth = [predictions[target]], values[target].get(sample)
+            if truth is not None:
+                drawn += [truth, self.ceiling(target)[sample]]
+            outputs.append(Output(target, *modalities[target].render_all(drawn)))
         return SamplePictures(sample, inputs, outputs)
 
 

@@ -20,8 +20,9 @@ COLUMNS = 3
 MAX_PANELS = 30
 
 
-def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str) -> list[str]:
-    """Write the curves of `runs`, {name: curves over `axis`}. Returns what was left out, in words.
+def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str, unit: str) -> list[str]:
+    """Write the curves of `runs`, {name: curves}; `axis` and `unit` are what stands at the axes. Returns what was left
+    out, in words.
 
     Raises ValueError where matplotlib is not installed, for another kind of file, or where there is no curve."""
     if path.suffix not in FORMATS:
@@ -33,7 +34,7 @@ def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str) -> 
     left_out = [f"{', '.join(names[MAX_PANELS:])}: left out of the picture"] if len(names) > MAX_PANELS else []
     names = names[:MAX_PANELS]
     kind = "svg" if path.suffix == ".html" else path.suffix[1:]
-    content = _figure(runs, names, axis, kind)
+    content = _figure(runs, names, axis, unit, kind)
     if path.suffix == ".html":
         text = content.decode()
         title = html.escape(" – ".join(runs))
@@ -43,7 +44,7 @@ def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str) -> 
     return left_out
 
 
-def _figure(runs: Mapping[str, Sequence[Curve]], names: Sequence[str], axis: str, kind: str) -> bytes:
+def _figure(runs: Mapping[str, Sequence[Curve]], names: Sequence[str], axis: str, unit: str, kind: str) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -67,7 +68,10 @@ def _figure(runs: Mapping[str, Sequence[Curve]], names: Sequence[str], axis: str
         for panel in panels.flat[len(names) :]:
             panel.set_visible(False)
         figure.supxlabel(axis, fontsize="medium")
-        legend = figure.legend(handles.values(), list(handles), loc="outside upper left", frameon=False)
+        figure.supylabel(unit, fontsize="medium")
+        legend = figure.legend(handles.values(), list(handles), loc="outside upper left", frameon=False, ncols=2)
+        legend.set_title("lines: training, dots: held out")
+        legend.set_alignment("left")
         for text in legend.get_texts():
             text.set_parse_math(False)
         buffer = io.BytesIO()

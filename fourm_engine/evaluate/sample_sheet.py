@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fourm_engine.drawing import Cell, sheet
 from fourm_engine.evaluate.masks import DROPPED
-from fourm_engine.evaluate.sheet import Cell, sheet
 from fourm_plugins.counting import counted
 from fourm_plugins.view import View
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet, png
+from fourm_engine.drawing import png
+from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
 from fourm_engine.evaluate.results import Score
 from fourm_engine.files import write_atomically
 from fourm_engine.fit.samples import held_out_values, named_values
@@ -207,8 +208,7 @@ def _draw(
         outputs = []
         for name in names:
             value, again = shown[sample].get(name, (None, None))
-            render = modalities[name].render
-            rendered = (None, None) if value is None else (render(again), render(value))
+            rendered = (None, None) if value is None else modalities[name].render_all([again, value])
             outputs.append(Output(name, *rendered))
         rows.append(SamplePictures(sample, {}, outputs))
     write_atomically(out / SHEET, png(contact_sheet(rows, above="reconstruction")))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.drawing import png
 from fourm_engine.evaluate.config import EvaluateConfig
-from fourm_engine.evaluate.pictures import contact_sheet, png, stacked
+from fourm_engine.evaluate.pictures import contact_sheet, stacked
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.samples import load_samples
 from fourm_engine.evaluate.tasks import resolve_tasks

@@ -4,6 +4,7 @@
     pooled = encoder([{given: "photo.png"}, {given: array, another: "words"}, {}])  # (3, encoder.num_features)
     features = encoder.forward_features([{given: "photo.png"}])                      # a feature a token
     features.grid(given)                                                             # (1, D, h, w)
+    encoder.pyramid([{given: "photo.png"}], given)                                   # four maps, the finest first
 
 What a value may be is what `FourM.generate` takes. Gradients flow, so that it may be trained on.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fourm_engine.features.sizes import Size, resized
 from fourm_engine.generate.request import inputs_of, names_of
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.model import FourM
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 M = TypeVar("M", bound=nn.Module)
+#: Of the levels of a pyramid: cells beside one of the grid, in rows and in columns.
+SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +98,36 @@ class Encoder(nn.Module):
         for name, shown in self.inputs.items():
             if shown not in self.reader.input_names:
                 raise ValueError(f"inputs: {name!r} is a target only; use {', '.join(self.reader.input_names)}")
-        self.network = _without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
-        self.network.embedding = _without(model.network.embedding, {"decoder_table", "mask_token"})
+        self.network = without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
+        self.network.embedding = without(model.network.embedding, {"decoder_table", "mask_token"})
         self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
+        #: Blocks below each level of a pyramid: in even steps, the last all of them.
+        blocks = len(self.network.encoder)
+        self.depths = [math.ceil(blocks * (level + 1) / len(SCALES)) for level in range(len(SCALES))]
         self.eval()
 
     @property
     def num_features(self) -> int:
         """D."""
         return self.network.config.width
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """As timm has it, a dict for each level of `pyramid`: `module`, below whose output it is; `num_chs`, D;
+        `reduction`, pixels of the first grid among `inputs` to a cell of the level. Raises ValueError without a grid.
+        """
+        specs = [self.reader.modalities[name].spec for name in self.inputs.values()]
+        patches = [spec.patch[0] for spec in specs if isinstance(spec.layout, Grid)]
+        if not patches:
+            raise ValueError(f"no grid is among the inputs {', '.join(self.inputs)}; pyramids are of grids")
+        return [
+            {
+                "module": f"network.encoder.{depth - 1}" if depth else "network.embedding",
+                "num_chs": self.num_features,
+                "reduction": int(size) if (size := patches[0] / scale).is_integer() else size,
+            }
+            for depth, scale in zip(self.depths, SCALES, strict=True)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -116,8 +143,8 @@ class Encoder(nn.Module):
                 self.reader.instance(name, raw=True)  # says so where the model has no such modality
                 raise ValueError(f"{name!r} is not among the inputs of this encoder: {', '.join(self.inputs)}")
         sample, shown_as = self.reader.read(given, ())
-        if sample.weights:
-            raise ValueError(f"{next(iter(sample.weights))!r}: a weight is for generation; leave it out")
+        if weighted := [*sample.weights, *sample.regions]:
+            raise ValueError(f"{weighted[0]!r}: a weight is for generation; leave it out")
         return ReadSample({name: sample.shown[name] for name in ordered(self.vocabulary, sample.shown)}, shown_as)
 
     def forward_features(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Features:
@@ -125,6 +152,31 @@ class Encoder(nn.Module):
         missing, or all. A sample's features do not depend on the others of its batch.
 
         Raises ValueError as `read` does, and for no sample at all."""
+        return self._forward(inputs, [len(self.network.encoder)])[0]
+
+    def forward_intermediates(
+        self, inputs: Sequence[Mapping[str, Any] | ReadSample], indices: int | Sequence[int]
+    ) -> list[Features]:
+        """`forward_features` after each of the blocks `indices`, counted from 0 or with -1 from the last; an int: after
+        so many, the last ones. All with the final norm. Raises ValueError for a block that is not there, too."""
+        blocks = len(self.network.encoder)
+        chosen = list(range(blocks - indices, blocks)) if isinstance(indices, int) else list(indices)
+        if wrong := [index for index in chosen if not -blocks <= index < blocks]:
+            raise ValueError(f"indices: no block {wrong[0]}; the encoder has {blocks}")
+        return self._forward(inputs, [index % blocks + 1 for index in chosen])
+
+    def pyramid(
+        self, inputs: Sequence[Mapping[str, Any] | ReadSample], name: str
+    ) -> list[Float[Tensor, "B D rows columns"]]:
+        """Maps of what was given as `name`, for heads that want several resolutions: after every quarter of the blocks,
+        with 4, 2, 1 and ½ times the rows and columns of its grid (those of `feature_info`). Finer ones are interpolated
+        (bilinear), coarser ones are means, so that nothing in them is learned. 0 where `grid` is.
+
+        Raises ValueError as `forward_features` and `Features.grid` do."""
+        levels = self._forward(inputs, self.depths)
+        return [_scaled(level.grid(name), scale) for level, scale in zip(levels, SCALES, strict=True)]
+
+    def _forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample], depths: Sequence[int]) -> list[Features]:
         if isinstance(inputs, (Mapping, ReadSample)):
             raise ValueError("inputs: one sample, where a list of them is due")
         samples = [sample if isinstance(sample, ReadSample) else self.read(sample) for sample in inputs]
@@ -132,33 +184,52 @@ class Encoder(nn.Module):
             raise ValueError("inputs: no sample is given; give at least one")
         capacity = max(sum(map(len, sample.shown.values())) for sample in samples)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)
-        values, valid = self.network.encode_features(tokens, continuous)
+        states, valid = self.network.encode_depths(tokens, continuous, depths)
         names = [self.inputs | sample.shown_as for sample in samples]
-        return Features(values, valid, tokens.mod, tokens.pos, self.vocabulary, names)
+        return [Features(values, valid, tokens.mod, tokens.pos, self.vocabulary, names) for values in states]
 
     def forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Float[Tensor, "B D"]:
         """The mean of `forward_features` over the tokens of each sample; 0 for a sample without any."""
         return self.forward_features(inputs).pooled()
 
     def fingerprint(self) -> str:
-        """16 hex digits of the weights and tokenizers: features of equal encoders may be compared."""
+        """16 hex digits of the weights, tokenizers and grids: features of equal encoders may be compared."""
         digest = hashlib.sha256(repr(self._tokenizers).encode())
+        digest.update(repr([(e.name, e.layout) for e in self.vocabulary if e.position_grid]).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
 
-def encoder(path_or_id: str | Path, inputs: Iterable[str] | str | None = None, **options: Any) -> Encoder:
+def encoder(
+    path_or_id: str | Path,
+    inputs: Iterable[str] | str | None = None,
+    *,
+    size: Size | Mapping[str, Size] | None = None,
+    **options: Any,
+) -> Encoder:
     """The encoder of a trained model: of a run's folder, a model's folder, a published file or a Hub id. `inputs` as
     of `Encoder`, `options` as of `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers stay on the
     `device` that they were loaded to.
 
-    Raises ValueError, one line, where there is no such model, and for inputs that it does not take."""
-    return Encoder(FourM.from_pretrained(path_or_id, **options), inputs)
+    `size`: pixels a side, or (height, width), of all inputs that are grids, or {name: size}; by default those that the
+    model was trained at. Positions are interpolated.
+
+    Raises ValueError, one line, where there is no such model, for inputs that it does not take, and for sizes that an
+    input or its tokenizer cannot have."""
+    model = FourM.from_pretrained(path_or_id, **options)
+    return Encoder(model if size is None else resized(model, inputs, size), inputs)
 
 
-def _without(module: M, names: Collection[str]) -> M:
+def _scaled(map_BDhw: Tensor, scale: float) -> Tensor:
+    rows, columns = (max(1, round(edge * scale)) for edge in map_BDhw.shape[2:])
+    if scale > 1:
+        return F.interpolate(map_BDhw, (rows, columns), mode="bilinear", align_corners=False)
+    return map_BDhw if scale == 1 else F.adaptive_avg_pool2d(map_BDhw, (rows, columns))
+
+
+def without(module: M, names: Collection[str]) -> M:
     """`module` without some of its parts; the others are the same objects."""
     other = copy.copy(module)
     for kind in ("_modules", "_parameters"):

@@ -1,4 +1,4 @@
-"""Fitting tokenizers. In: the arrays of a token space. Out: a fitted tokenizer in its folder, and its measures.
+"""Fits tokenizers: from the arrays of a token space to a fitted tokenizer in its folder, and its metrics.
 
 report = fit_network(tokenizer, arrays)
 """

@@ -25,7 +25,7 @@ from fourm_plugins.spec import ClassMap, FeatureMap
 
 @dataclass(frozen=True)
 class SizedArrays:
-    """Arrays of one size: for training, as many at every size, and held out."""
+    """Arrays of one size, for training (the same number at every size) and held out."""
 
     tokenizer: NeuralTokenizer
     train: ArrayData
@@ -39,7 +39,7 @@ class SizedArrays:
 
 
 class AdaptTask(TokenizerTask):
-    """`start`: the checkpoint with which the run before has ended."""
+    """`start` is the last checkpoint of the run before."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, sizes: Sequence[SizedArrays], *, start: Path, steps: int, seed: int
@@ -51,7 +51,7 @@ class AdaptTask(TokenizerTask):
         self._fitted = tokenizer.state()
 
     def model(self) -> nn.Module:
-        """All that the run before has learned: weights and statistics of the codebook, or their averages."""
+        """Everything that the run before learned: weights and codebook statistics, or their averages."""
         network = self.tokenizer.starting_network()
         state, checkpoint = network.state_dict(), open_checkpoint(self.start)
         load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})

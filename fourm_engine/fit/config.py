@@ -1,6 +1,6 @@
 """The `tokenizers` section of a config: where fitted tokenizers are, and how they are fitted.
 
-What a tokenizer is (its kind, its sizes, its loss) is its modality's recipe; this is how long and how fast it learns.
+A modality's recipe says what its tokenizer is (kind, sizes, loss); this section says how long and how fast it learns.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from fourm_engine.train.config import LENGTHS, RATES, WATCHING, TrainConfig
 
 
 class AdaptConfig(BaseModel):
-    """A second, short fit of a grid's tokenizer on batches of several sizes, after which it serves all of them, and
-    sizes between. What is not said here is as in the fit before it, on the modality's own size alone."""
+    """A second, short fit of a grid's tokenizer on batches of several sizes, after which it serves all of them and
+    sizes between. Anything not set here is as in the first fit, which is at the modality's own size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     steps: int = Field(ge=1)
-    #: [height, width] in pixels, beside the modality's own size; each batch has one of them, drawn by its step.
+    #: [height, width] in pixels, in addition to the modality's own size; each batch has one of them, drawn by its step.
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
     batch_size: int | None = Field(default=None, ge=1)
-    #: null: a fifth of the fit's.
+    #: null: a fifth of the first fit's.
     lr: float | None = Field(default=None, gt=0)
 
 
 class FitConfig(TrainConfig):
-    """How tokenizers that are networks learn: 2000 steps at a rate of 1.5e-3 if nothing else is said. In a given time
-    many small steps learn more than few large ones."""
+    """How tokenizers that are networks learn: by default 2000 steps at a rate of 1.5e-3. In a given time, many small
+    steps learn more than few large ones."""
 
     batch_size: int = Field(default=8, ge=1)
     weight_decay: float = Field(default=0.01, ge=0)
-    #: Memory for the arrays of one modality in each process, in MiB; what does not fit is read again each time.
+    #: Memory in MiB for the arrays of one modality in each process; what does not fit is read again each time.
     cache_mb: int = Field(default=1024, ge=0)
-    #: Of grids; other tokenizers take no part in it. null: a tokenizer serves the modality's own size alone.
+    #: Adaptation to several sizes, for grids only. null: a tokenizer only serves the modality's own size.
     adapt: AdaptConfig | None = None
 
     @model_validator(mode="before")
@@ -59,7 +59,7 @@ class FitConfig(TrainConfig):
         return self
 
     def adapting(self) -> FitConfig:
-        """How the second fit, that of `adapt`, learns: from a low rate down to none."""
+        """How the second fit learns: from a low rate down to zero."""
         assert self.adapt is not None
         plan = self.plan()
         changed: dict[str, Any] = dict.fromkeys((*LENGTHS, *RATES))
@@ -75,7 +75,7 @@ class FitConfig(TrainConfig):
 
 
 class FitOverride(BaseModel):
-    """What one token space does differently; null: as in `fit`."""
+    """What differs for one token space; null: as in `fit`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -97,7 +97,7 @@ class TokenizersConfig(BaseModel):
 
     folder: LocalFolder
     fit: FitConfig = FitConfig()
-    #: Token space -> what to do differently there.
+    #: Token space -> settings that differ there.
     spaces: dict[str, FitOverride] = Field(default_factory=dict)
 
     def fit_of(self, space: str) -> FitConfig:
@@ -109,7 +109,7 @@ class TokenizersConfig(BaseModel):
         return FitConfig.model_validate(self.fit.model_dump() | changed)
 
     def adapts(self, space: str) -> bool:
-        """Whether this token space, in particular, is to be adapted to several sizes."""
+        """Whether this token space itself asks for adaptation to several sizes."""
         return space in self.spaces and self.spaces[space].adapt is not None
 
     @model_validator(mode="after")

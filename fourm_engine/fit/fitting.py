@@ -1,4 +1,4 @@
-"""Fitting the tokenizers of a run, one token space at a time: skipped where nothing has changed, resumed when stopped.
+"""Fits the tokenizers of a run, one token space at a time: skipped if nothing has changed, resumed if stopped.
 
 In: the tokenizer of a token space, its training arrays, held-out values. Out: `<folder>/<token space>/` (see `store`)
 and a report: how well held-out values survive the round trip, in their modality's own metrics, and how much of the
@@ -54,7 +54,7 @@ class Fitted:
 
 
 def base_first(modalities: Sequence[Modality]) -> list[Modality]:
-    """Modalities that share one token space, the one called as the space first: the tokenizer is fitted at its size."""
+    """Modalities that share a token space, first the one named like the space: the tokenizer is fitted at its size."""
 
     def is_other(modality: Modality) -> bool:
         assert modality.spec.token_space is not None
@@ -64,10 +64,9 @@ def base_first(modalities: Sequence[Modality]) -> list[Modality]:
 
 
 def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, any_size: bool = False) -> Tokenizer:
-    """The tokenizer, not yet fitted, of modalities that share one token space, by their recipe. `any_size`: one that
-    can serve pictures of other sizes, too, as it can wherever pictures share a token space.
-
-    Raises ValueError for a kind that is missing or refuses its settings, and where more than the size differs."""
+    """The unfitted tokenizer, by their recipe, of modalities that share a token space. `any_size`: one that can also
+    serve pictures of other sizes, as always where pictures share a token space. Raises ValueError for a kind that is
+    missing or refuses its settings, and if modalities differ in more than size."""
     specs = [modality.spec for modality in base_first(modalities)]
     recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
@@ -96,8 +95,8 @@ def fit_tokenizer(
     sizes: Sequence[Sized] = (),
     refit: bool = False,
 ) -> Fitted:
-    """Fit the tokenizer of one token space and store it in `folder/<token space>/`. One that is there is kept where it
-    was fitted by the same request; other data, steps or seeds replace it, which is logged.
+    """Fit the tokenizer of one token space and store it in `folder/<token space>/`. An existing one is kept if it was
+    fitted by the same request; other data, steps or seeds replace it, which is logged.
 
     Args:
         modalities: all that use the token space.
@@ -131,7 +130,7 @@ def fit_tokenizer(
         if isinstance(tokenizer, NeuralTokenizer):
             base = modalities[0]
             held_out = _arrays(base, val.get(base.name, ()))
-            # The same run whatever follows it, so that another adaptation starts from it.
+            # The same run whatever follows, so that another adaptation can start from it.
             first = config.model_copy(update={"adapt": None})
             run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
             task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.plan().steps, seed=seed)
@@ -154,7 +153,7 @@ def fit_tokenizer(
 
 
 def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
-    """Raise ValueError where the tokenizer below `folder` was fitted under other settings of `modalities`."""
+    """Raise ValueError if the tokenizer below `folder` was fitted under other settings of `modalities`."""
     tokenizer = make_tokenizer(modalities, manager)
     assert tokenizer.spec.token_space is not None
     folder = folder / tokenizer.spec.token_space.name
@@ -170,7 +169,7 @@ def _check_settings(
     document: dict[str, Any], folder: Path, tokenizer: Tokenizer, modalities: Sequence[Modality]
 ) -> None:
     for number, modality in enumerate(modalities):
-        # A network that serves other sizes is fitted on its first modality alone.
+        # A network that serves several sizes is fitted only on its first modality.
         changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
         refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
 
@@ -221,9 +220,9 @@ def _up_to_date(
     manager: PluginManager,
     refit: bool,
 ) -> Fitted | None:
-    """What was fitted before by this very request; None where there is none, it is damaged, or it is to be replaced.
-    Files of another size or time (`stamps`) are reported, and with `refit` fitted again. Raises ValueError where
-    it was fitted under other settings, unless `refit`."""
+    """What was fitted before by the same request; None if there is nothing, if it is damaged, or if it is to be
+    replaced. Files whose size or time changed (`stamps`) are reported, and with `refit` fitted again. Raises ValueError
+    if it was fitted under other settings, unless `refit`."""
     try:
         document = read_document(folder)
     except ValueError as error:
@@ -259,8 +258,8 @@ def _up_to_date(
 def fit_network(
     tokenizer: NeuralTokenizer, arrays: Sequence[Any], config: FitConfig | None = None, *, seed: int = 0
 ) -> dict[str, float]:
-    """Fit a tokenizer that is a network on arrays in memory, leaving nothing on disk. Returns which share of the codes
-    the arrays use ("usage", "perplexity"), and the number of "dead codes"."""
+    """Fit a tokenizer that is a network on arrays in memory, leaving nothing on disk. Returns the share of codes that
+    the arrays use ("usage", "perplexity") and the number of "dead codes"."""
     config = config or FitConfig()
     data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
     task = TokenizerTask(tokenizer, data, None, steps=config.plan().steps, seed=seed)
@@ -271,10 +270,9 @@ def fit_network(
 
 
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
-    """What is left of held-out values after encoding and decoding: the ceiling of any model that predicts these tokens.
-
+    """How well held-out values survive encoding and decoding: the ceiling of any model that predicts these tokens.
     Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1] (means
-    over the positions, where each has codes of its own), and its "dead codes", which no held-out value has."""
+    over positions, if each has its own codes), and its "dead codes", which no held-out value has."""
     if not values:
         return {}
     ids = tokenizer.encode([modality.normalise(value) for value in values])
@@ -296,8 +294,8 @@ def _request(
     config: FitConfig | None,
     seed: int,
 ) -> dict[str, Any]:
-    """All that decides the fitted state, with its hash. Settings of the trainer that change nothing are left out, and
-    so is what a network only serves: it is fitted on its first modality."""
+    """Everything that decides the fitted state, with its hash, without the trainer's settings that change nothing and
+    without what a network only serves: it is fitted on its first modality."""
     quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device", *WATCHING}
     quiet |= {"adapt"} if config is not None and config.adapt is None else set()
     members = modalities if config is None else modalities[:1]
@@ -316,7 +314,7 @@ def _request(
 
 
 def _said(config: FitConfig, quiet: set[str]) -> dict[str, Any]:
-    """Lengths and rates that are not set say nothing, nor do settings of the trainer that are off."""
+    """The settings without lengths and rates that are not set, and without settings of the trainer that are off."""
     off = {*LENGTHS, *RATES, "warmup_tokens", "cooldown_tokens", "layer_decay", "export"}
     said = config.model_dump(mode="json", exclude=quiet)
     return {name: value for name, value in said.items() if name not in off or value is not None}

@@ -1,4 +1,4 @@
-"""What a tokenizer is fitted on: arrays of raw training samples through the run's views, and held-out values.
+"""The data on which a tokenizer is fitted: arrays of raw training samples through the run's views, and held-out values.
 
 In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, kept in memory as far as it fits; a list of
 augmented values for measuring; both also at other sizes than the modality's own."""
@@ -44,7 +44,7 @@ class ArrayData:
         return self._count
 
     def __getitem__(self, index: int) -> Any:
-        """The array at `index`, or the next one that can be used. Raises ValueError if none can."""
+        """The array at `index`, or the next usable one. Raises ValueError if there is none."""
         for offset in range(self._count):
             array = self._at((index + offset) % self._count)
             if array is not None:
@@ -52,7 +52,7 @@ class ArrayData:
         raise ValueError(f"none of the {counted(self._count, 'sample')} can be used")
 
     def __iter__(self) -> Iterator[Any]:
-        """All arrays that can be used, in order."""
+        """All usable arrays, in order."""
         for index in range(self._count):
             array = self._at(index)
             if array is not None:
@@ -69,14 +69,14 @@ class ArrayData:
         return array
 
 
-#: Held-out values that a reconstruction is measured on.
+#: Held-out values on which reconstruction is measured.
 HELD_OUT = 512
 
 
 @dataclass(frozen=True)
 class Sized:
-    """What a tokenizer adapts to a size on: its first modality there, training arrays as when fitted, held-out
-    values."""
+    """The data for adapting to a size: the tokenizer's first modality at that size, training arrays as in the first
+    fit, held-out values."""
 
     modality: Modality
     train: ArrayData
@@ -86,8 +86,8 @@ class Sized:
 def training_arrays(
     parts: Sequence[AlignedData], modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int
 ) -> ArrayData:
-    """Every view of every sample of all `parts` that has the modality; a file that cannot be used is left out as
-    `on_error` says. Raises ValueError where no part takes the modality."""
+    """Every view of every sample of all `parts` with the modality; a file that cannot be used is treated as `on_error`
+    says. Raises ValueError if no part takes the modality."""
     parts = [data for data in parts if modality in data.modalities]
     if not parts:
         raise ValueError(f"no data set of data.train gives {modality}; add it to the modalities of one")
@@ -149,8 +149,8 @@ def at_sizes(
     seed: int,
     cache_bytes: int,
 ) -> list[Sized]:
-    """A modality at `sizes` (height, width) other than its own: crops of the same places, but of each size's shape, and
-    as many. `cache_bytes`: for all sizes together. Raises ValueError for a size that the patch does not divide."""
+    """A modality at other `sizes` (height, width): as many crops, at the same places, with each size's shape.
+    `cache_bytes` is for all sizes together. Raises ValueError for a size that the patch does not divide."""
     array, sized = modality.spec.array, list[Sized]()
     assert isinstance(array, (FeatureMap, ClassMap))
     others = [size for size in dict.fromkeys(sizes) if size != (array.height, array.width)]

@@ -19,11 +19,11 @@ from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
 from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"
-EVALUATION_ARRAYS = 512  # held-out arrays on which the loss is followed
+EVALUATION_ARRAYS = 512  # held-out arrays for the loss curve
 
 
 class TokenizerTask(Task):
-    """Learns to reconstruct `train`; `steps` as in the trainer's config: a codebook starts after a share of them."""
+    """Learns to reconstruct `train`; `steps` is the trainer's: the codebook starts after a share of them."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, train: ArrayData, val: ArrayData | None, *, steps: int, seed: int
@@ -38,7 +38,7 @@ class TokenizerTask(Task):
         return self.tokenizer.starting_network()
 
     def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
-        """What the batches of a step are made of, as many arrays in every step."""
+        """What the batches of a step are made of, the same number of arrays in every step."""
         return self.tokenizer, self.train
 
     def batches(self, start_step: int, share: Share) -> Iterator[Tensor]:
@@ -95,7 +95,7 @@ class TokenizerTask(Task):
         device = next(model.parameters()).device
         size = max(1, share.micro_batch_size)
         total = min(len(val), EVALUATION_ARRAYS)
-        # Every process passes equally many batches; those beyond the end repeat the last array and count nothing.
+        # Every process has equally many batches; those beyond the end repeat the last array and do not count.
         for start in range(0, total, size * share.world):
             first = start + share.rank * size
             arrays = [val[min(i, total - 1)] for i in range(first, first + size)]
@@ -138,5 +138,5 @@ class TokenizerTask(Task):
 
 
 def fitted_folder(run: Path) -> Path:
-    """Where a finished run leaves the fitted state, as `Tokenizer.load` reads it."""
+    """Where a finished run leaves the fitted state for `Tokenizer.load`."""
     return run / FITTED

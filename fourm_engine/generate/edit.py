@@ -6,18 +6,12 @@ targets that `FourM.generate` takes. What cannot be edited so raises ValueError:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fourm_engine.generate.inputs import Condition
+from fourm_engine.generate.masks import read_mask
 from fourm_engine.generate.request import inputs_of, names_of
-from fourm_plugins.decoding import decode_picture, upright
-from fourm_plugins.door import as_array, describe, is_picture, read_file
-from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 
 #: Tokens around a mask that are generated anew: what encoded them saw some of what the mask hides.
@@ -64,34 +58,3 @@ def edited(
         raise ValueError(f"{partial[0]!r}: give its value; the mask says which part of it is known")
     known = ~read_mask(mask)
     return {**sample, **change, **{name: Condition(sample[name], known, halo=halo) for name in targets}}, targets
-
-
-def read_mask(given: Any) -> np.ndarray:
-    """bool (H, W), True where the edit is, of an array of two values or a picture (or its file), light there.
-
-    Raises ValueError for anything else, and for a mask that marks nothing."""
-    picture, what = given, "mask"
-    if isinstance(given, (str, os.PathLike)):
-        what = f"mask {os.fspath(given)!r}"
-        try:
-            picture = decode_picture(next(iter(read_file(Path(given), ("png", "jpg", "jpeg", "webp")).values())))
-        except SampleError as error:
-            raise ValueError(f"mask: {error}") from error
-    if is_picture(picture):
-        mask = np.asarray(upright(picture).convert("L")) >= 128
-    else:
-        array = as_array(given)
-        if array is None or array.ndim != 2 or array.dtype.kind not in "bui" or not _two_valued(array):
-            raise ValueError(
-                f"mask: a bool array (H, W), True where the edit is, or a picture, white there; given: "
-                f"{describe(given if array is None else array)}"
-            )
-        mask = array != 0
-    if not mask.any():
-        raise ValueError(f"{what} marks nothing to edit; make white (True) what is to be generated anew")
-    return mask
-
-
-def _two_valued(array: np.ndarray) -> bool:
-    """Whether it holds 0 and one value above it: True, 1 or 255."""
-    return array.dtype == np.bool_ or bool(array.size == 0 or np.isin(array, (0, max(1, array.max()))).all())

@@ -29,7 +29,7 @@ Weight = float | list[float]
 class Branches:
     """K branches over B samples. The first is u (or, alone, the plain model); `weights` are those of the others."""
 
-    hidden: tuple[frozenset[str], ...]  # K sets of conditions that a branch does not see
+    hidden: tuple[frozenset[str], ...]  # K sets of conditions, and of regions of them, that a branch does not see
     weights: list[list[Weight]]  # (K - 1) lists of B
     placeholders: dict[str, Shown]  # what a hidden sequence is replaced by
     target: str
@@ -43,10 +43,10 @@ class Branches:
         rows = []
         for hidden in self.hidden:
             for sample in samples:
-                row = {}
+                row, seen = {}, sample.without(hidden)
                 for name in sorted(sample.shown.keys() - {self.target}):
-                    if name not in hidden:
-                        row[name] = sample.shown[name]
+                    if name in seen:
+                        row[name] = seen[name]
                     elif name in self.placeholders:
                         row[name] = self.placeholders[name]
                 if self.target in self.placeholders:
@@ -97,20 +97,22 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
     placeholders = {}
     if stage.prompt_sentinel:
         placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
-    weighted = {name for sample in samples for name in sample.weights} - {stage.target}
+    regions = {key for sample in samples for key in sample.regions}
+    weighted = ({name for sample in samples for name in sample.weights} | regions) - {stage.target}
     if weighted and stage.guidance is not None:
         raise ValueError(f"guidance is given twice, by {', '.join(sorted(weighted))} and by the plan; drop one")
     if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}
         names = sorted(weighted | common.keys())
         for name in names:
-            if name not in conditions:
+            if name not in conditions and name not in regions:
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
-        # A sample without a weight for a condition has weight 1.
-        weights: list[list[Weight]] = [
-            [common.get(name, sample.weights.get(name, 1.0)) for sample in samples] for name in names
+        # A sample without a weight for a condition has weight 1; a region that it lacks is nothing to weigh.
+        carried = [
+            dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples
         ]
+        weights: list[list[Weight]] = [[common.get(name, own.get(name, 1.0)) for own in carried] for name in names]
         # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
         return Branches(tuple(hidden), weights, own_sentinel, stage.target)

@@ -9,18 +9,18 @@ tokens otherwise. Arrays are values, never token ids: those are `Ids`. Errors na
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.shown import Kept, Sample, check_kept, kept_pixels, without_halo
+from fourm_engine.generate.masks import region_tokens, tokens_within, weights_of
+from fourm_engine.generate.shown import Kept, Region, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
 from fourm_plugins.door import as_array, describe, looks_like_path
@@ -59,22 +59,27 @@ class Typed:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A value (or `Ids`) of which only a part counts, or with a guidance weight of its own.
+    """A value (or `Ids`) of which only a part counts, or with a guidance weight.
 
     `keep`: bool, True where the value is known: (h, w) of the token grid, (n,) tokens, or (H, W) of the value's pixels;
     then a token counts as known when all its pixels are. Where the modality is a target, too, what is known stays and
-    the rest is generated; elsewhere only the known tokens are shown. `weight`: wᵢ in u + Σ wᵢ (cᵢ − u). `halo`, of an
-    edit: so many tokens around what is unknown are generated anew, too, though pixels that are known stay; then it may
-    be that no token is known."""
+    the rest is generated; elsewhere only the known tokens are shown.
+
+    `weight`: wᵢ in u + Σ wᵢ (cᵢ − u), of the whole, or of the tokens that a `region` touches: a box (x0, y0, x1, y1) in
+    [0, 1] of the picture, a bool mask as `keep`, or a picture, white there; what lies outside is plain. Several regions
+    are a list, with a list of as many weights: `Condition(value, weight=[2, -1], region=[box, mask])`.
+
+    `halo`, of an edit: so many tokens around what is unknown are generated anew, too, though pixels that are known
+    stay; then it may be that no token is known."""
 
     value: Any
     keep: np.ndarray | None = None
-    weight: float | None = None
+    weight: float | Sequence[float] | None = None
     halo: int | None = None
+    region: Any = None
 
     def __post_init__(self) -> None:
-        if self.weight is not None and not (isinstance(self.weight, Real) and math.isfinite(self.weight)):
-            raise ValueError(f"the weight of a Condition is a finite number; given: {self.weight!r:.80}")
+        weights_of(self.weight, self.region)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class _Given:
     ids: np.ndarray | None
     keep: np.ndarray | None
     halo: int | None
+    weights: list[tuple[float, Any]]
 
 
 class InputReader:
@@ -97,9 +103,14 @@ class InputReader:
         self.tokenizers = tokenizers
         self.find = find
         self.drawer = ViewDrawer(modalities)
+        #: Name -> modality that its values are shown as, where `instance` cannot tell by the specs.
+        self.aliases: dict[str, str] = {}
 
-    def read(self, inputs: Mapping[str, Any], targets: Collection[str]) -> tuple[Sample, dict[str, str]]:
-        """The sample, and {name as given: modality it is shown as}."""
+    def read(
+        self, inputs: Mapping[str, Any], targets: Collection[str], *, dry: bool = False
+    ) -> tuple[Sample, dict[str, str]]:
+        """The sample, and {name as given: modality it is shown as}. `dry`: without running a network; then ids of grids
+        and vectors only differ where arrays do."""
         given, shown_as, sample = dict[str, _Given](), dict[str, str](), Sample()
         for name, value in inputs.items():
             condition = value if isinstance(value, Condition) else Condition(value)
@@ -108,16 +119,15 @@ class InputReader:
             if instance in given:
                 raise ValueError(f"{given[instance].name!r} and {name!r} are both shown as {instance!r}; give one")
             given[instance], shown_as[name] = part, instance
-            if condition.weight is not None:
-                if instance in targets:
-                    raise ValueError(f"{name!r} is a target: what is known of it has no weight; leave weight out")
-                sample.weights[instance] = float(condition.weight)
+            if part.weights and instance in targets:
+                raise ValueError(f"{name!r} is a target: what is known of it has no weight; leave weight out")
         views = self.drawer.draw("", 0, _aspects(given))
         for name, part in given.items():
             view, sequence = view_of(part.modality.spec, views, 0), part.modality.spec.layout.kind == "sequence"
-            shown = self._show(part, view)
+            shown = self._show(part, view, dry)
             if part.keep is not None:
-                tokens = _kept_tokens(part, view)
+                what = "keep" if part.halo is None else "the mask"
+                tokens = tokens_within(part.name, part.keep, part.value, part.modality.spec, view, what=what)
                 check_kept(part.name, tokens, part.modality.spec, edit=part.halo is not None)
                 tokens = without_halo(tokens, part.modality.spec, part.halo or 0)
                 shown = shown.at(tokens)
@@ -141,7 +151,24 @@ class InputReader:
                         sample.kept[name] = Kept(text, None)
             else:
                 sample.shown[name] = self.closed(name, shown.ids) if sequence else shown
+                self._weigh(sample, part, view)
         return sample, shown_as
+
+    def _weigh(self, sample: Sample, part: _Given, view: View) -> None:
+        """The weights of what is shown, of the whole or of regions."""
+        name, taken = part.modality.name, np.zeros(0, np.int64)
+        for number, (weight, region) in enumerate(part.weights, 1):
+            if region is None:
+                sample.weights[name] = weight
+                continue
+            tokens = np.flatnonzero(region_tokens(part.name, region, part.value, part.modality.spec, view))
+            which = f"{part.name!r}: region" + (f" {number}" if len(part.weights) > 1 else "")
+            if not np.isin(tokens, sample.shown[name].pos).any():
+                raise ValueError(f"{which} holds nothing of what the model sees, the picture's centre; move it there")
+            if np.isin(tokens, taken).any():
+                raise ValueError(f"{which} has tokens of another region; draw them apart")
+            taken = np.append(taken, tokens)
+            sample.regions[f"{name} (region {number})"] = Region(name, tokens, weight)
 
     def closed(self, name: str, ids: np.ndarray) -> Shown:
         """A whole sequence as training shows it: with its end marker, cut at the most tokens it may have."""
@@ -161,10 +188,13 @@ class InputReader:
             raise ValueError(f"{name!r} is a {spec.layout.kind}; keep masks are for grids. Leave keep out")
         value = None if ids is not None else _value(name, modality, condition.value)
         keep = None if condition.keep is None else np.asarray(condition.keep)
-        return _Given(name, modality, value, ids, keep, condition.halo)
+        weights = weights_of(condition.weight, condition.region)
+        return _Given(name, modality, value, ids, keep, condition.halo, weights)
 
     def instance(self, name: str, *, raw: bool) -> Modality:
         """What is shown of `name`, of a value (`raw`) or of ids. Raises ValueError for a name without a modality."""
+        if raw and name in self.aliases:
+            return self.modalities[self.aliases[name]]
         readers = [m for m in self.modalities.values() if m.spec.source == name and m.spec.input]
         if name not in self.modalities and readers:
             return next((m for m in readers if m.spec.continuous), readers[0])
@@ -178,7 +208,7 @@ class InputReader:
                     return self.modalities[spec.name]
         return modality
 
-    def _show(self, part: _Given, view: View) -> Shown:
+    def _show(self, part: _Given, view: View, dry: bool) -> Shown:
         modality, spec, ids = part.modality, part.modality.spec, part.ids
         if ids is None:
             with _blame(part.name, part.value):
@@ -186,6 +216,8 @@ class InputReader:
                 check_array(spec, array)
             if spec.continuous:
                 return Shown.continuous(spec, np.asarray(array))
+            if dry and isinstance(array, np.ndarray):
+                return Shown.tokens(np.full(spec.layout.num_tokens, zlib.crc32(array.tobytes())))
             ids = self.tokenizers[spec.name].encode([array])[0]
         tokenizer = self.tokenizers[spec.name]
         if isinstance(tokenizer, TextTokenizer) and len(ids) and ids[-1] == tokenizer.end_id:
@@ -268,31 +300,3 @@ def _aspects(given: Mapping[str, _Given]) -> dict[str, float]:
             )
         first.setdefault(group, part.name)
     return aspects
-
-
-def _kept_tokens(part: _Given, view: View) -> np.ndarray:
-    """bool (tokens,) from a mask of tokens or of pixels."""
-    spec, keep = part.modality.spec, part.keep
-    assert isinstance(spec.layout, Grid)
-    assert keep is not None
-    h, w = spec.layout.height, spec.layout.width
-    if keep.dtype != np.bool_:
-        raise ValueError(f"{part.name!r}: keep must be bool, True where the value is known, not {keep.dtype}")
-    if keep.shape in ((h, w), (h * w,)):
-        return keep.reshape(-1)
-    pixels = None if part.value is None else np.asarray(part.value).shape[:2]
-    if keep.shape != pixels:
-        what = "keep" if part.halo is None else "the mask"
-        raise ValueError(
-            f"{part.name!r}: {what} has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}"
-        )
-    left, top, right, bottom = view.pixels(*keep.shape)
-    unknown = ~keep[:, ::-1] if view.flip else ~keep
-    rows, columns = np.linspace(top, bottom, h + 1), np.linspace(left, right, w + 1)
-    kept = np.empty((h, w), np.bool_)
-    for i in range(h):
-        for j in range(w):
-            # Every pixel that the token's patch touches.
-            y, x = slice(int(rows[i]), int(np.ceil(rows[i + 1]))), slice(int(columns[j]), int(np.ceil(columns[j + 1])))
-            kept[i, j] = not unknown[y, x].any()
-    return kept.reshape(-1)

@@ -7,7 +7,7 @@ are equal once, no branch of which nothing is taken, no sample that is done, no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ from fourm_engine.generate.shown import Sample
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.order import Predicted
+
+#: Told after each step: the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
+Watch = Callable[[str, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Parallel:
         # With compiled blocks every step of the stage has one shape; else no step is larger than it must be.
         self.fixed = network.config.compile
 
-    def run(self) -> list[Filled]:
+    def run(self, watch: Watch | None = None) -> list[Filled]:
         steps = self.stage.steps
         for step in range(steps):
             revealed = [tokens - sum(row[: step + 1]) for tokens, row in zip(self.tokens, self.counts, strict=True)]
@@ -110,6 +113,8 @@ class Parallel:
                 active = list(range(len(self.left)))
             if active:
                 self._step(step, active, [max(0, count[b]) for b in active])
+                if watch is not None:
+                    watch(self.stage.target, self.ids_Bn.cpu().numpy().copy(), self.known_Bn.cpu().numpy().copy())
             if not any(self.left):
                 break
         assert not any(self.left)

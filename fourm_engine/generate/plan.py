@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, Signature
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -113,12 +114,21 @@ class Options(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
     guidance: Guidance | None = None
+    #: Decoding order of grids and vectors, and its settings; see `Stage`.
+    scheme: str | None = None
+    order: dict[str, float] | None = None
     #: See `Stage`.
     prompt_sentinel: bool = False
 
     @model_validator(mode="after")
     def _effects(self) -> Options:
         _check_drawing(self.temperature, self.top_p, self.top_k)
+        if self.order and self.scheme is None:
+            raise ValueError(f"order={self.order} are settings of a scheme; name it, scheme='remask'")
+        if self.scheme == "autoregressive":
+            raise ValueError("scheme 'autoregressive' is that of sequences, which have no other; leave it out")
+        if self.scheme is not None and self.steps == 1:
+            raise ValueError(f"scheme {self.scheme!r} has no effect on one step; raise steps, or leave it out")
         return self
 
     @property
@@ -128,7 +138,8 @@ class Options(BaseModel):
 
 
 class Stage(BaseModel):
-    """One target and how it is generated.
+    """One target and how it is generated: `Stage("name", steps=8, scheme="halton")`. Without a scheme, what is not set
+    is chosen as by `default_plan`.
 
     Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
     given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
@@ -136,37 +147,50 @@ class Stage(BaseModel):
     is unconditional, and below it the result is led away from a condition. [0, 3] grows from 0 at the first step to 3
     at the last.
 
+    Args:
+        target: the modality to generate.
+        scheme: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens
+            drawn at random, as training does. autoregressive: sequences, left to right. halton, remask, entropy, and
+            those that packages add (entry points `fourm.orders.v1`): see docs/generation.md.
+        order: settings of such a scheme, {"share": 0.1}.
+        steps: of a grid or vector, at most a step a token.
+        schedule: how many tokens each step reveals: few at first ("cosine"), or equally many ("linear").
+        temperature: 0 takes the likeliest token.
+        temperature_schedule: constant; linear, falling with the tokens that are left; onex, from `temperature` to
+            `temperature_min` like 1 / x to the `temperature_power`.
+        temperature_min, temperature_power: of onex.
+        top_p: draws from the fewest tokens that hold this probability.
+        top_k: draws from the k likeliest tokens.
+        guidance: a weight, or {condition: weight}; each a number, or a list of numbers, which is a schedule.
+        readout: sampled: the value is decoded from the tokens. expected: it is decoded from the probability-weighted
+            codes, and the tokens are those that the steps chose.
+        max_tokens: a sequence ends here at the latest; None is the modality's own limit.
+        prompt_sentinel: what the published models were sampled with: the encoder sees the starting sentinel of a
+            sequence that is generated from nothing, and of a sequence that guidance by one number hides. Training shows
+            neither.
+
     Raises ValueError, one line, for a setting that would have no effect beside the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     target: str
-    #: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens drawn at
-    #: random, as training does. autoregressive: sequences, left to right. halton, remask, entropy, and those that
-    #: packages add (entry points `fourm.orders.v1`): see docs/generation.md.
-    scheme: str
-    #: Settings of such an order, {"share": 0.1}.
+    scheme: str | None = None
     order: dict[str, float] = {}
     steps: int = Field(1, ge=1, le=8192)
     schedule: Schedule = "cosine"
-    #: 0 takes the likeliest token.
     temperature: Temperature = 0.0
     temperature_schedule: TemperatureSchedule = "constant"
-    temperature_min: float = Field(0.5, gt=0, allow_inf_nan=False)  # onex only
-    temperature_power: float = Field(0.5, gt=0, allow_inf_nan=False)  # onex only
+    temperature_min: float = Field(0.5, gt=0, allow_inf_nan=False)
+    temperature_power: float = Field(0.5, gt=0, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)
     guidance: Guidance | None = None
-    #: sampled: the value is decoded from the tokens. expected: it is decoded from the probability-weighted codes, and
-    #: the tokens are those that the steps chose.
     readout: Readout = "sampled"
-    #: A sequence ends here at the latest; None is the modality's own limit.
     max_tokens: int | None = Field(None, ge=1)
-    #: What the published models were sampled with: the encoder sees the starting sentinel of a sequence that is
-    #: generated from nothing, and of a sequence that guidance by one number hides. Training shows neither.
     prompt_sentinel: bool = False
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, target: Any = None, /, **data: Any) -> None:
+        data = data if target is None else {"target": target, **data}
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -175,6 +199,8 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
+        if self.scheme is None:  # what is open decides, too
+            return self
         fields = type(self).model_fields
         changed = {
             name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
@@ -213,11 +239,34 @@ class Stage(BaseModel):
             )
         return self
 
+    def __repr__(self) -> str:
+        settings = self.model_dump(exclude_defaults=True)
+        return f"Stage({', '.join([repr(settings.pop('target')), *(f'{k}={v!r}' for k, v in settings.items())])})"
+
     @property
     def deterministic(self) -> bool:
         """Whether every seed gives the same."""
         likeliest = self.temperature == 0 or self.top_k == 1
-        return likeliest and (self.steps == 1 or self.scheme in ("parallel", "autoregressive"))
+        return likeliest and (self.steps == 1 or self.scheme in ("parallel", "autoregressive", "halton", "entropy"))
+
+    def completed(
+        self, modalities: Mapping[str, Modality], given: Iterable[str] = (), *, several: bool = False
+    ) -> Stage:
+        """With what a stage without a scheme leaves open, as `default_plan` chooses it. Raises ValueError."""
+        if self.scheme is not None:
+            return self
+        said = self.model_dump(include=self.model_fields_set - {"scheme"})
+        options = {name: said[name] for name in Options.model_fields.keys() & said.keys()}
+        chosen = default_plan(self.target, modalities, given, several=several, **options)[0]
+        return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | said)
+
+
+# Pydantic shows the arguments of `__init__`; people want to see the settings.
+Stage.__signature__ = Signature(
+    Parameter(name, Parameter.KEYWORD_ONLY if name != "target" else Parameter.POSITIONAL_OR_KEYWORD, **told)  # type: ignore[arg-type]
+    for name, field in Stage.model_fields.items()
+    for told in [{"annotation": field.annotation} | ({} if field.is_required() else {"default": field.get_default()})]
+)
 
 
 def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
@@ -244,10 +293,12 @@ def default_plan(
     A grid takes one greedy step where a grid of its own alignment group is given or already generated (a picture shows
     where things are), and a vector always; where the modality allows it, the expected code is decoded. A grid of which
     nothing shows the layout is drawn in eight steps from the nucleus, a sequence left to right. Where randomness is
-    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn.
+    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. Where a
+    `scheme` is, grids and vectors are drawn in eight steps or as many as `steps` says.
 
-    `options`: fields of `Options`. `steps` applies to grids and vectors, at most a step a token; the others, where
-    given, apply to every stage. Raises ValueError, one line, for options that do not exist or have no effect."""
+    `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most a step a
+    token; the others, where given, apply to every stage. Raises ValueError, one line, for options that do not exist
+    or have no effect."""
     try:
         chosen = Options(**options)
     except ValidationError as error:
@@ -257,8 +308,8 @@ def default_plan(
         raise ValueError(f"no modality {unknown[0]!r}; there are: {', '.join(modalities)}")
     layouts = {target: modalities[target].spec.layout for target in targets}
     parallel = {target: layout.num_tokens for target, layout in layouts.items() if layout.kind != "sequence"}
-    if chosen.steps is not None and not parallel:
-        raise ValueError(f"steps has no effect on {', '.join(targets)}, decoded left to right; leave it out")
+    if idle := [name for name in ("steps", "scheme") if getattr(chosen, name) is not None and not parallel]:
+        raise ValueError(f"{idle[0]} has no effect on {', '.join(targets)}, decoded left to right; leave it out")
     if chosen.steps is not None and chosen.steps > max(parallel.values()):
         most = max(parallel, key=parallel.__getitem__)
         raise ValueError(f"steps {chosen.steps} are more than the {parallel[most]} tokens of {most!r}; lower them")
@@ -278,11 +329,13 @@ def default_plan(
         else:
             spec = modalities[target].spec
             shown = spec.layout.kind == "vector" or _shows_layout(target, seen, modalities)
-            n = min(chosen.steps or (1 if shown and not drawn else FREE_STEPS), parallel[target])
+            few = shown and not drawn and chosen.scheme is None
+            n = min(chosen.steps or (1 if few else FREE_STEPS), parallel[target])
             heat = (1.0 if drawn or n > 1 else 0.0) if chosen.temperature is None else chosen.temperature
             nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if n > 1 and heat > 0 else None)
             readout: Readout = "expected" if n == 1 and heat == 0 and spec.expected_decoding else "sampled"
-            stages.append(Stage(scheme="parallel", steps=n, temperature=heat, top_p=nucleus, readout=readout, **common))
+            common |= {"scheme": chosen.scheme or "parallel", "order": chosen.order or {}, "readout": readout}
+            stages.append(Stage(steps=n, temperature=heat, top_p=nucleus, **common))
         seen.add(target)
     return stages
 

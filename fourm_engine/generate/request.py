@@ -73,21 +73,27 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
     return result
 
 
-def plan_of(
-    given: Stage | Iterable[Stage], targets: Sequence[str], modalities: Mapping[str, Modality], inputs: Collection[str]
-) -> list[Stage]:
-    """A user's own plan. `inputs`: modalities that later stages may be shown."""
-    plan = [given] if isinstance(given, Stage) else list(given)
-    if wrong := [stage for stage in plan if not isinstance(stage, Stage)]:
-        raise ValueError(f"plan: {wrong[0]!r:.80} is no Stage; a plan is a list of fourm_engine.generate.Stage")
-    plan = [Stage(**stage.model_dump()) for stage in plan]  # model_copy checks nothing
-    names = [stage.target for stage in plan]
+def chain_of(names: Sequence[str], targets: Sequence[str], inputs: Collection[str]) -> list[str]:
+    """What a user generates in turn. `inputs`: modalities that later stages may be shown."""
     if absent := [target for target in targets if target not in names]:
         raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(names)}")
     last = max(i for i, name in enumerate(names) if name in targets)
-    for i, stage in enumerate(plan):
-        if stage.target not in targets and (i > last or stage.target not in inputs):
-            raise ValueError(f"plan: nothing sees what the stage of {stage.target!r} makes, and it is no target")
+    for i, name in enumerate(names):
+        if name not in targets and (i > last or name not in inputs):
+            raise ValueError(f"plan: nothing sees what the stage of {name!r} makes, and it is no target")
+    return list(names)
+
+
+def plan_of(
+    given: Iterable[Any], targets: Sequence[str], modalities: Mapping[str, Modality], inputs: Collection[str]
+) -> list[Stage]:
+    """A user's own plan, of Stages and names."""
+    plan = [Stage(step) if isinstance(step, str) else step for step in given]
+    if wrong := [stage for stage in plan if not isinstance(stage, Stage)]:
+        raise ValueError(f"plan: {wrong[0]!r:.80} is no Stage; a plan is a list of Stages and names")
+    plan = [Stage(**stage.model_dump(exclude_unset=True)) for stage in plan]  # model_copy checks nothing
+    chain_of([stage.target for stage in plan], targets, inputs)
+    for stage in plan:
         layout = modalities[stage.target].spec.layout if stage.target in modalities else None
         if layout is None:  # told of by name, later
             continue
@@ -150,8 +156,9 @@ def guided(
     for stage in plan:
         conditions = seen - {stage.target}
         weights = stage.guidance
-        if sample.weights and weights is not None:
-            listed = ", ".join(sorted(given[name] for name in sample.weights))
+        if (sample.weights or sample.regions) and weights is not None:
+            carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
+            listed = ", ".join(sorted(given[name] for name in carriers))
             raise ValueError(f"guidance is given twice, with the conditions {listed} and with the plan; drop one")
         if isinstance(weights, dict):
             weights = {}
@@ -199,7 +206,8 @@ def _refuse_sentinel(target: str) -> None:
 
 def _digest(sample: Sample) -> bytes:
     """Equal for samples that are shown the same."""
-    digest = hashlib.sha256(repr(sorted(sample.weights.items())).encode())
+    regions = {key: (region.pos.tolist(), region.weight) for key, region in sample.regions.items()}
+    digest = hashlib.sha256(repr((sorted(sample.weights.items()), sorted(regions.items()))).encode())
     for kind, parts in (("shown", sample.shown), ("known", sample.known)):
         for name, part in sorted(parts.items()):
             digest.update(f"{kind} {name} {len(part)}".encode())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
+from fourm_engine.drawing import SIDE, Cell, explained, png, sheet, show
+from fourm_plugins import images
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Modality
 
 
@@ -21,7 +25,9 @@ class Generated:
 
     `decoded_from` tells what the value comes from. "tokens": from `tokens`, so that the tokenizer decodes them to this
     value. "probabilities": from the model's distribution over the ids at each position, as their probability-weighted
-    code; `tokens` are then the ids chosen beside it, which decode to a similar value, but not to this one.
+    code; `tokens` are then the ids chosen beside it, which decode to a similar value, but not to this one. "mean",
+    "median", "vote": from several samples (`reduce`); `tokens` are those of the sample that is nearest to the value,
+    and `spread` tells how far the samples lie apart, place by place (`Modality.spread`).
 
     `given`: of an edit of a picture (`Condition(value, keep=mask)`), bool (H, W), True where the value is what was
     given and nothing was decoded; None for anything else."""
@@ -29,12 +35,31 @@ class Generated:
     modality: Modality
     tokens: np.ndarray
     value: Any
-    decoded_from: Literal["tokens", "probabilities"] = "tokens"
+    decoded_from: Literal["tokens", "probabilities", "mean", "median", "vote"] = "tokens"
     given: np.ndarray | None = None
+    spread: Any = None
 
     def render(self) -> Any:
         """What to show a person: a `PIL.Image`, or a string."""
         return self.modality.render(self.value)
+
+    def show(self, *, side: int = SIDE) -> Any:
+        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels; or a string."""
+        return show(self.modality, self.value, side=side)
+
+    def show_spread(self, *, side: int = SIDE) -> Any:
+        """The spread of the samples: a picture with its scale, from dark (they agree) to light (they differ most); a
+        line of text where the spread is no map. Raises ValueError of a result that has none."""
+        if self.spread is None:
+            raise ValueError(f"{self.modality.name!r} has no spread; generate it with n_samples and reduce")
+        if not isinstance(self.spread, np.ndarray) or self.spread.ndim != 2:
+            return f"spread {reprlib.repr(self.spread)}"
+        known = self.spread[np.isfinite(self.spread)]
+        most = float(known.max(initial=0.0)) or 1.0
+        legend, marks = self.modality.legend(self.value), [(x / most, f"{x:.3g}") for x in round_numbers(0.0, most)]
+        unit = legend.unit if isinstance(legend, Scale) else "share" if self.decoded_from == "vote" else ""
+        picture = Image.fromarray(images.colour_map(self.spread / most))
+        return explained(picture, Scale(images.colour_map(np.linspace(0, 1, 256)), tuple(marks), unit), side=side)
 
     def remark(self) -> str:
         """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
@@ -48,7 +73,7 @@ class Generated:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture, or the text, and the remark below it."""
-        rendered, remark = self.render(), self.remark()
+        rendered, remark = self.show(), self.remark()
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
         else:
@@ -58,10 +83,47 @@ class Generated:
 
 
 class Results(dict[str, Generated]):
-    """What was generated of one sample, target -> `Generated`; a dict that shows itself in a notebook."""
+    """What was generated, target -> `Generated`; a dict that shows itself in a notebook.
+
+    With `n_samples`, `samples` are the results of each, and what is in the dict is the first of them, their reduction
+    (`reduce`), or the one of the highest of `scores` (`best`). With `explain`, `explanation` tells what would run."""
+
+    def __init__(
+        self,
+        results: Mapping[str, Generated] | None = None,
+        /,
+        *,
+        samples: Sequence[Results] = (),
+        scores: Sequence[float] = (),
+        explanation: Any = None,
+    ) -> None:
+        super().__init__(results or {})
+        self._samples = list(samples)
+        self.scores = list(scores)
+        self.explanation = explanation
+
+    @property
+    def samples(self) -> list[Results]:
+        return self._samples or [self]
 
     def __repr__(self) -> str:
-        return f"<Results: {', '.join(map(repr, self.values())) or 'none'}>"
+        of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""
+        return f"<Results{of}: {', '.join(map(repr, self.values())) or 'none'}>"
+
+    def grid(self, *, cell: int = 192) -> Image.Image:
+        """The contact sheet: the targets side by side; of several samples a row a target: what was made of them, its
+        spread, and each sample. `cell`: pixels of a picture's longer side."""
+        if len(self.samples) == 1:
+            return sheet([("", [Cell(one.show(), name) for name, one in self.items()])], cell=cell)
+        rows = []
+        for name, one in self.items():
+            rendered = one.modality.render_all([one.value, *(s[name].value for s in self.samples)])
+            first = Cell(explained(rendered[0], one.modality.legend(one.value)), one.decoded_from)
+            cells = [first] if one.spread is not None else [Cell(first.content, "best")] if self.scores else []
+            if one.spread is not None:
+                cells.append(Cell(one.show_spread(), "spread"))
+            rows.append((name, [*cells, *(Cell(each, f"sample {i}") for i, each in enumerate(rendered[1:]))]))
+        return sheet(rows, cell=cell)
 
     def _repr_html_(self) -> str:
         cells = (f"<div><b>{html.escape(name)}</b>{one._repr_html_()}</div>" for name, one in self.items())
@@ -69,6 +131,4 @@ class Results(dict[str, Generated]):
 
 
 def _picture(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<img src='data:image/png;base64,{base64.b64encode(png(picture)).decode()}'>"

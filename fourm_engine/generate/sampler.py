@@ -9,7 +9,9 @@ and values from one encoding, each distinct row encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from fourm_engine.generate.guidance import Branches, branches, mix
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.parallel import Filled, Parallel
+from fourm_engine.generate.parallel import Filled, Parallel, Watch
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, length, together
 from fourm_engine.generate.sampling import draw, generators, uniforms
@@ -52,6 +54,17 @@ class Sampler:
         self.sequences = dict(sequences)
         self.inputs = set(inputs)
         self._host = host
+        self._watch: Watch | None = None
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """In the block `watch` is told what is known after each step of a grid or vector and each token of a
+        sequence."""
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
 
     @cached_property
     def _manager(self) -> PluginManager:
@@ -67,7 +80,7 @@ class Sampler:
         assert len(samples) == len(seeds)
         if not samples:
             return []
-        samples = [Sample({**self._beginnings(s), **s.shown}, dict(s.known), weights=dict(s.weights)) for s in samples]
+        samples = [self.started(sample) for sample in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
         training = self.network.training
         self.network.eval()
@@ -79,7 +92,7 @@ class Sampler:
                 else:
                     ways = branches(stage, samples, self.sequences)
                     order = self.order(stage)
-                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run()
+                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run(self._watch)
                 for sample, result, part in zip(samples, results, filled, strict=True):
                     result[stage.target] = part
                     if stage.target in self.inputs:
@@ -95,16 +108,18 @@ class Sampler:
         ValueError for settings that it does not take."""
         if stage.scheme in BUILT_IN:
             return None
+        assert stage.scheme is not None  # as the request completed it
         return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
-    def _beginnings(self, sample: Sample) -> dict[str, Shown]:
-        """What is known of targets, as stages before see it: behind the beginning of a sequence a sentinel, as in
-        training."""
-        return {
+    def started(self, sample: Sample) -> Sample:
+        """A copy that shows what is known of targets, as stages before see it: behind the beginning of a sequence a
+        sentinel, as in training."""
+        beginnings = {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
             if name in self.inputs
         }
+        return replace(sample, shown={**beginnings, **sample.shown}, known=dict(sample.known))
 
     def _check(self, stage: Stage) -> Entry:
         entry = self.vocabulary[stage.target]
@@ -190,6 +205,10 @@ class Sampler:
             logits_BV = self.network.logits(y, target).float()
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
+            if self._watch is not None:
+                so_far_BL = torch.stack(ids, dim=1)
+                stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
+                self._watch(target, so_far_BL.cpu().numpy(), ~stopped_BL.cpu().numpy())
             done_B |= torch.isin(ids_B, stops)
             if (step + 1) % look == 0 and bool(done_B.all()):
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,15 @@ def _under(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]
     return np.floor(edges[:-1]).astype(np.int64), np.ceil(edges[1:]).astype(np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Tokens of one modality that have a guidance weight; `pos`, int64 (n,), names them."""
+
+    name: str
+    pos: np.ndarray
+    weight: float
+
+
 @dataclass
 class Sample:
     """One sample on its way: what is given, and in turn what has been generated."""
@@ -96,6 +106,17 @@ class Sample:
     kept: dict[str, Kept] = field(default_factory=dict)
     #: Guidance weights that the sample's own conditions carry.
     weights: dict[str, float] = field(default_factory=dict)
+    #: What only a part of a condition weighs, by the name of the part.
+    regions: dict[str, Region] = field(default_factory=dict)
+
+    def without(self, hidden: AbstractSet[str]) -> dict[str, Shown]:
+        """What is shown but for conditions and regions."""
+        shown = {name: part for name, part in self.shown.items() if name not in hidden}
+        for key in hidden & self.regions.keys():
+            region = self.regions[key]
+            if (part := shown.get(region.name)) is not None:
+                shown[region.name] = part.at(~np.isin(part.pos, region.pos))
+        return shown
 
 
 @dataclass(frozen=True)

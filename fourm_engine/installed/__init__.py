@@ -1,2 +1,1 @@
-"""What is installed. In: the plugin host and a config. Out: each plugin in words, and checks of all that a run
-needs."""
+"""What is installed: describes each plugin in words, and checks everything that a run needs."""

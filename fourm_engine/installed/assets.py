@@ -1,4 +1,4 @@
-"""Checks of what a config needs besides packages: data, files that tokenizers name, fitted tokenizers.
+"""Checks what a config needs besides packages: data, files that tokenizers name, fitted tokenizers.
 
 In: a config and its plugin host. Out: `Check`s, and the modalities that take part.
 """
@@ -54,7 +54,7 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
 
 
 def _sources(root: DataRoot, modalities: Collection[Modality]) -> list[str]:
-    """The sources that a data set has data of. Raises ValueError for one that cannot be read."""
+    """The sources for which a data set has data. Raises ValueError for a data set that cannot be read."""
     folder = root.folder
     names = indexed(folder) if isinstance(folder, Location) else in_shards(root, modalities)
     there = {m.spec.source for m in modalities if m.name in names}

@@ -36,9 +36,8 @@ _ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decod
 
 
 def describe(name: str, config: RunConfig | None, manager: PluginManager, run: Path | None) -> list[dict[str, Any]]:
-    """Every plugin that is called `name`, one of each kind at most; with a config also an instance that it sets up.
-
-    `run`: folder with fitted tokenizers, instead of the config's. Raises ValueError."""
+    """Every plugin called `name`, at most one of each kind; with a config also the instances that it configures. `run`:
+    folder with fitted tokenizers, instead of the config's. Raises ValueError."""
     folder = tokenizers_of(run) if run is not None else config.tokenizers.folder if config is not None else None
     settings = dict(config.modalities.settings.get(name, {})) if config is not None else {}
     entry_point = settings.pop("plugin", name)
@@ -133,7 +132,7 @@ def _tokenizer(manager: PluginManager, modality: Modality, folder: Path | None) 
 
 
 def tokenizers_of(run: Path) -> Path:
-    """The folder of fitted tokenizers that a run, an exported model or such a folder itself has. Raises ValueError."""
+    """The folder of fitted tokenizers of a run or an exported model, or that folder itself. Raises ValueError."""
     for folder in (run / "model" / "tokenizers", run / "tokenizers", run):
         if folder.is_dir() and any((child / "tokenizer.json").is_file() for child in folder.iterdir()):
             return folder
@@ -141,8 +140,8 @@ def tokenizers_of(run: Path) -> Path:
 
 
 def _normalisation(modality: Modality) -> dict[str, Any]:
-    """The author's description, and an example: its value, its array, and the error of the array's value."""
-    said = type(modality).normalise.__doc__  # not inherited: the base's docstring describes no modality in particular
+    """The author's description, and an example: its value, its array, and the error after converting back."""
+    said = type(modality).normalise.__doc__  # not inherited: the base's docstring describes no particular modality
     description: dict[str, Any] = {"in words": inspect.cleandoc(said) if said else "", "example": None}
     samples = modality.example_samples(1, 0)
     if not samples:

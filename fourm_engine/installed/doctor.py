@@ -2,7 +2,7 @@
 
 In: the plugin host, the plugins to check, and optionally a run's config. Out: a list of `Check`. Each does what it
 says: plugins are activated (in separate processes), matrices multiplied, files written, processes joined. Nothing is
-downloaded, and no written file stays.
+downloaded, and no file stays behind.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fourm_plugins.discovery import ENGINE, Plugin
 from fourm_plugins.distributions import Leftover, canonical, find_distribution
+from fourm_plugins.hub import check_there
 from fourm_plugins.probe import probe_all
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MIN_FREE = 1 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """`bad` prevents a run; a `note` is worth knowing."""
+    """`bad` prevents a run; `note` is worth knowing."""
 
     name: str
     state: Literal["ok", "note", "bad"]
@@ -90,7 +91,7 @@ def _unmet(requirement: Requirement) -> str:
 
 
 def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, timeout: float) -> Iterator[Check]:
-    """Activates every plugin in `selected`, (kind, name); reports the state of others that are not ok."""
+    """Activate every plugin in `selected`, (kind, name), and report the state of others that are not ok."""
     plugins = list(plugins)
     chosen = [p for p in plugins if (p.kind, p.name) in selected]
     for probe in probe_all(chosen, timeout=timeout):
@@ -110,7 +111,7 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
 
 
 def check_leftovers(leftovers: Iterable[Leftover]) -> Iterator[Check]:
-    """Metadata folders that pip or a build left behind."""
+    """Check for metadata folders that pip or a build left behind."""
     for left in leftovers:
         yield Check("leftover", "note", f"{left.folder} is ignored: {left.reason}", left.remedy)
 
@@ -120,7 +121,7 @@ def _same(a: Plugin, b: Plugin) -> bool:
 
 
 def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
-    """`folders`: purpose -> path, which need not exist yet."""
+    """Check `folders`: purpose -> path, which need not exist yet."""
     for what, folder in folders.items():
         existing = folder.absolute()
         while not existing.exists():
@@ -140,11 +141,16 @@ def check_writable(folders: dict[str, Path]) -> Iterator[Check]:
 
 
 def check_model(model: str) -> Iterator[Check]:
-    """A pretrained model for labelling: a folder, or a Hub id in the cache. Nothing is downloaded."""
+    """Check a pretrained model for labelling: a folder, or a Hub id in the cache. Nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     name, files = f"model {model}", ("config.json", "model.safetensors")
+    try:
+        check_there(model)
+    except ValueError as error:
+        yield Check(name, "bad", str(error), "correct the path; see `fourm label --help`")
+        return
     if Path(model).is_dir():
         missing = [file for file in files if not (Path(model) / file).is_file()]
         where = "the folder"

@@ -29,7 +29,8 @@ def examine(
     models: Sequence[str] = (),
     timeout: float = 60.0,
 ) -> Iterator[Check]:
-    """`names`: the plugins to check; by default those that `config` selects, or all that are not disabled."""
+    """Run the checks for the plugins `names`; by default for those that `config` selects, or all that are not
+    disabled."""
     selected = _selected(manager, config, names)
     yield from doctor.check_python()
     involved = [p.distribution for p in manager.plugins if (p.kind, p.name) in selected and p.state == "ok"]
@@ -42,7 +43,7 @@ def examine(
     yield from hardware.check_torch(wants_gpu=config is not None and config.train.device == "cuda")
     yield from hardware.check_processes()
     if config is not None and bad:
-        # What follows activates them in this process, where one that hangs would hang this.
+        # The following checks activate plugins in this process, which one that hangs would block.
         yield Check("modalities", "note", "not looked at, since a plugin that takes part is bad")
     elif config is not None:
         from fourm_engine.installed.assets import check_assets
@@ -72,7 +73,7 @@ def _selected(manager: PluginManager, config: RunConfig | None, names: Sequence[
 
 
 def _folders(config: RunConfig | None) -> dict[str, Path]:
-    """The folders that a run writes to."""
+    """The folders to which a run writes."""
     import tempfile
 
     from huggingface_hub.constants import HF_HUB_CACHE

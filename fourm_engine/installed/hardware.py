@@ -59,7 +59,7 @@ def _product(device: str, detail: str, name: str) -> Check:
 
 
 def check_processes() -> Iterator[Check]:
-    """Processes of this machine join and add a number: over gloo two, over NCCL one for each GPU."""
+    """Processes of this machine join and add a number: two over gloo, one for each GPU over NCCL."""
     import torch
     import torch.distributed as dist
 

@@ -54,7 +54,7 @@ def _describe(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it."""
+    """The value as in JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, (list, tuple)):
@@ -70,7 +70,7 @@ def _type(annotation: Any) -> str:
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> its `#:` comment, those of the classes it derives from included; {} where there is no source."""
+    """Field -> its `#:` comment, including those of base classes; {} if there is no source."""
     meanings: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not (issubclass(cls, BaseModel) and cls is not BaseModel):

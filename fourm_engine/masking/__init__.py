@@ -1,2 +1,2 @@
-"""What of a sample is input and what is target. In: its ids and the mixture of the config. Out: a `PackedSample`, input
-and target tokens drawn by budgets and maskers, a pure function of (seed, position)."""
+"""Masking: which tokens of a sample are inputs and which are targets. From its ids and the config's mixture it makes a
+`PackedSample`, input and target tokens chosen by budgets and maskers, as a pure function of (seed, position)."""

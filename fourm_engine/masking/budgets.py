@@ -2,12 +2,12 @@
 
 In: the masking config, the specs, and for each sample a generator and the modalities it has. Out: `Drawn`.
 
-One mixture component is drawn for inputs and targets. Of each, the total is uniform in its range, and divided among the
-modalities by a sampler (`fourm_engine.masking.samplers`). Counts are capped by what a modality holds, or by its
+One mixture component is drawn for inputs and targets. The total of each is uniform in its range, and is divided among
+the modalities by a sampler (`fourm_engine.masking.samplers`). Counts are capped by what a modality holds, or by its
 `max_tokens` (targets of unordered tokens: by what its inputs leave of that); what is cut off is lost. Counts below a
 modality's `min_tokens` are drawn again, all of one side together.
 
-Sets of modalities are bit masks inside: one entry of a cache for each distinct set, however many samples have it.
+Internally, sets of modalities are bit masks, each with one entry in a cache, however many samples have it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Drawn:
-    """Budgets of one sample: tokens of each modality; modalities with none are absent."""
+    """Budgets of one sample: tokens per modality; modalities without any are absent."""
 
     component: str
     inputs: dict[str, int]
@@ -45,13 +45,12 @@ class Drawn:
 
 
 class Budgets:
-    """Draws budgets for samples that may lack modalities.
+    """Draws budgets for samples that may lack modalities. A set of modalities is a collection of names, or an int in
+    which bit i stands for `names[i]`.
 
-    A set of modalities is a collection of names, or an int: bit i stands for `names[i]`.
-
-    Raises ValueError where an alpha makes a modality what it cannot be, or no component is left. A name that is not
-    among `specs` (a plugin not installed) is reported once and left out, and so is a component left without targets,
-    without inputs although it shows some, or without a modality that it requires."""
+    Raises ValueError if an alpha makes a modality what it cannot be, or if no component is left. A name that is not
+    among `specs` (its plugin is not installed) is reported once and left out; so is a component left without targets,
+    without any of its inputs, or without a modality that it requires."""
 
     def __init__(self, config: MaskingConfig, specs: Iterable[ModalitySpec]) -> None:
         self.config = config
@@ -113,7 +112,8 @@ class Budgets:
     def _resolve(
         self, component: Component, side: str, given: Mapping[str, float], unknown: set[str]
     ) -> dict[str, float]:
-        """Modality -> alpha > 0. An alpha of 0, published as 1e-9, never gets a token, and is left out."""
+        """Modality -> alpha > 0. A modality with an alpha of 0, published as 1e-9, never gets a token and is left
+        out."""
         alphas = {}
         for name, alpha in given.items():
             if name == "*":
@@ -134,7 +134,7 @@ class Budgets:
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0 and name not in component.ignore}
 
     def bits(self, modalities: Collection[str] | int) -> int:
-        """A set as an int; names that are not of this run count for nothing."""
+        """A set as an int, ignoring names that are not in this run."""
         if isinstance(modalities, int):
             return modalities
         if not isinstance(modalities, frozenset):
@@ -144,15 +144,14 @@ class Budgets:
         return self._sets[modalities]
 
     def serve(self, available: Collection[str] | int) -> bool:
-        """Whether `draw` has budgets for a sample that has the modalities `available`."""
+        """Whether `draw` gives budgets for a sample with the modalities `available`."""
         has = self.bits(available)
         return bool(self._strategies(has, has))
 
     def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
-        """Budgets for a sample that has the modalities `available`.
-
-        Components that have no target among them, or no input although they show some, or that require others, are not
-        drawn; the weights of the others keep their proportions. None where no component is left."""
+        """Budgets for a sample with the modalities `available`; None if no component is possible. Components without a
+        target among them, without any of their inputs, or that require others are not drawn; the weights of the rest
+        keep their proportions."""
         has = self.bits(available)
         shows = has
         if self._dropout:
@@ -178,7 +177,7 @@ class Budgets:
         return Drawn(strategy.component.name, given, wanted, strategy.keep)
 
     def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
-        """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample that has `has` and may show
+        """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample with `has` that may show
         `shows`."""
         if (has, shows) not in self._feasible:
             rows, cumulative = [], 0.0
@@ -192,8 +191,8 @@ class Budgets:
         return self._feasible[has, shows]
 
     def _pool(self, strategy: _Strategy, side: int, available: int) -> Pool:
-        """A modality that could be on this side (0: inputs, 1: targets) and has an alpha of 0 never reaches a minimum;
-        then, as published, every try fails, and the last draw counts."""
+        """The pool of one side (0: inputs, 1: targets). A modality with an alpha of 0 never reaches a minimum; then, as
+        published, every try fails and the last draw counts."""
         component, alphas = strategy.component, strategy.alphas[side]
         available &= (strategy.sides[side] | self._limited) & ~strategy.ignore
         key = component.name, side, available
@@ -220,7 +219,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class _Strategy:
-    """A component among the modalities of a run; pairs are of inputs and targets."""
+    """A component, restricted to the modalities of a run; pairs are (inputs, targets)."""
 
     component: Component
     ranges: tuple[tuple[int, int], tuple[int, int]]
@@ -233,7 +232,7 @@ class _Strategy:
 
 
 def _bound(cache: dict[Any, Any]) -> dict[Any, Any]:
-    """`cache`, emptied where sets are so many (dropout of many modalities) that it would grow without end."""
+    """Empty `cache` if there are so many sets (dropout of many modalities) that it would grow without bound."""
     if len(cache) >= 10_000:
         cache.clear()
     return cache

@@ -21,7 +21,7 @@ def _check_range(value: Any) -> Any:
     return value
 
 
-#: An inclusive range of tokens; a single number stands for the range of that number alone.
+#: An inclusive range of tokens; a single number n means n to n.
 TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
 Alpha = Annotated[float, Field(ge=0)]
 Keep = Literal["random", "all", "binary"]
@@ -31,31 +31,31 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Component(BaseModel):
-    """One strategy of the mixture. Keys of `input`, `target` and `keep` are names of modalities; "*" stands for every
-    modality that is not named there and may be input (target). To exclude one from the wildcard, name it with 0."""
+    """One strategy of the mixture. Keys of `input`, `target` and `keep` are names of modalities; "*" means every
+    modality that is not named there and can be an input (target). To exclude one from the wildcard, name it with 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     #: How often it is drawn, relative to the others.
     weight: float = Field(default=1.0, gt=0)
-    #: Dirichlet concentration of the inputs: large and alone = all inputs from it, 0 = never. With the sampler "aion"
-    #: a weight: twice as large = twice as often the first to be filled.
+    #: Dirichlet concentrations of the inputs: large and alone = all inputs from it, 0 = never. With the sampler "aion"
+    #: weights: twice as large = twice as often the first to be filled.
     input: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
     target: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
     #: Share of a sequence that is shown: drawn uniformly, everything that fits, or all or nothing.
     keep: dict[str, Keep] = Field(default={"*": "random"})
-    #: Totals of this strategy, where they differ from the mixture's. Inputs of 0: nothing is shown.
+    #: Totals of this strategy, if they differ from the mixture's. Inputs of 0: nothing is shown.
     input_tokens: TokenRange | None = None
     target_tokens: TokenRange | None = None
-    #: How its totals are divided, where that differs from the mixture's.
+    #: How its totals are divided, if not as the mixture's.
     sampler: Sampler | None = None
-    #: Drawn only for samples that have all of these, whether or not they are inputs or targets of it.
+    #: Drawn only for samples that have all of these, be they inputs, targets or neither.
     require: tuple[str, ...] = ()
     #: {name: factor}. For a sample, the weight is multiplied by the factors of those that it has: above 1 prefers
     #: samples with the modality, below 1 avoids them.
     prefer: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    #: Neither inputs nor targets of it, as if the samples had none of these.
+    #: Neither inputs nor targets, as if samples did not have them.
     ignore: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -73,23 +73,23 @@ class Component(BaseModel):
 
 
 class MaskingConfig(BaseModel):
-    """Totals of input and target tokens of a sample, drawn uniformly from inclusive ranges, and the mixture."""
+    """Totals of input and target tokens per sample, drawn uniformly from inclusive ranges, and the mixture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_tokens: TokenRange = (128, 128)
     target_tokens: TokenRange = (128, 128)
-    #: Least and most tokens of a modality, {name: tokens}, on either side; without, none and what it holds. A draw that
-    #: gives one less than its least is drawn again, `max_tries` times at most; what is above the most is lost.
+    #: Least and most tokens of a modality, {name: tokens}, on either side; by default none, and all that it has. A draw
+    #: that gives a modality less than its least is repeated, `max_tries` times at most; tokens above the most are lost.
     min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tries: int = Field(default=100, ge=1)
     #: How the totals are divided among modalities: "dirichlet" as in 4M, or "aion" for lengths that differ much.
     sampler: Sampler = "dirichlet"
-    #: With "aion": the Beta(a, b) distribution of the share of a modality that is target; a < b is skewed towards few.
+    #: With "aion": the Beta(a, b) distribution of the share of a modality that is target; a < b favours few.
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)
-    #: {name: probability} with which a sample is treated as if it lacked the modality among its inputs; it may still be
-    #: a target. "*" stands for every modality that is not named. Where no component would be left, none is dropped.
+    #: {name: probability} that a sample is treated as if it lacked the modality as input; it may still be a target. "*"
+    #: means every modality that is not named. If no component would be left, none is dropped.
     input_dropout: dict[str, Probability] = Field(default_factory=dict)
     #: Encoder rows N of a batch; the largest input total, if not given.
     encoder_capacity: int | None = Field(default=None, ge=1)
@@ -110,7 +110,7 @@ class MaskingConfig(BaseModel):
 
     @property
     def sample_tokens(self) -> int:
-        """Input and target tokens of a sample in the batch's shape, padding included."""
+        """Input and target tokens per sample in a batch, padding included."""
         return self.encoder_tokens + self.decoder_tokens
 
     @property

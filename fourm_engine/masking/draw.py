@@ -1,6 +1,6 @@
-"""BatchMasker: samples that are loaded and have budgets, masked and packed together.
+"""BatchMasker: masks and packs loaded samples, with their budgets, together.
 
-The result for a sample depends on its contents, budgets and generator alone, whatever samples are masked beside it.
+A sample's result depends only on its contents, budgets and generator, not on the samples it is masked with.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ class Unmasked:
 
 
 class BatchMasker:
-    """Masks with `maskers` (modality -> masker) and packs as rows of `vocabulary`.
-
-    The engine's maskers mask all samples at once; any other is called for each sample."""
+    """Masks with `maskers` (modality -> masker) and packs rows of `vocabulary`. The engine's maskers mask all samples
+    at once; any other is called for each sample."""
 
     def __init__(self, maskers: Mapping[str, Masker], vocabulary: Vocabulary) -> None:
         self.maskers, self.vocabulary = dict(maskers), vocabulary
         self._index = {entry.name: entry.index for entry in vocabulary}
         self._grids = {name for name, masker in maskers.items() if type(masker) is GridMasker}
         first: dict[Specials | None, str] = {}
-        # Of exactly this class: another's `mask` counts. Sequences of one tokenizer are masked together.
+        # Exactly this class: a subclass may override `mask`. Sequences of one tokenizer are masked together.
         spans = {name: masker for name, masker in maskers.items() if isinstance(masker, SpanMasker)}
         self._sequences = {name: masker for name, masker in spans.items() if type(masker) is SpanMasker}
         self._spans = {name: first.setdefault(masker.specials, name) for name, masker in self._sequences.items()}
@@ -78,7 +77,8 @@ class BatchMasker:
         return np.arange(len(content)) if content.ndim > 1 else content
 
     def _groups(self, rows: Sequence[tuple[int, str]], ids: Sequence[np.ndarray]) -> dict[int | str | None, list[int]]:
-        """Rows that are masked together: grids of so many tokens, sequences like this one; None: one by one."""
+        """Key of rows that are masked together: grids of equally many tokens, sequences of one tokenizer; None: one by
+        one."""
         groups: dict[int | str | None, list[int]] = {}
         for r, (_, name) in enumerate(rows):
             kind = len(ids[r]) if name in self._grids else self._spans.get(name)

@@ -13,7 +13,7 @@ from fourm_plugins.masker import MASK, Masked, Masker
 
 
 class GridMasker(Masker):
-    """Targets all see one another (order 0) and enter the decoder as mask tokens."""
+    """All targets see one another (order 0) and enter the decoder as mask tokens."""
 
     def mask(
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
@@ -22,9 +22,9 @@ class GridMasker(Masker):
 
 
 def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> MaskedRows:
-    """R rows of equally many tokens, with budgets (R,), from the streams `keys`, uint64 (R,)."""
+    """Mask R rows of equally many tokens, with budgets (R,), from the streams `keys`, uint64 (R,)."""
     n = len(ids[0])
-    # The low bits of each random number say whose it is; sorted, they are a permutation.
+    # The low bits of each random number hold its index; sorting gives a permutation.
     bits = np.uint64((1 << n.bit_length()) - 1)
     order_Rn = np.sort(noise(keys[:, None], np.arange(n)) & ~bits | np.arange(n, dtype=np.uint64), axis=1) & bits
     n_inputs = np.minimum(np.maximum(inputs, 0), n)

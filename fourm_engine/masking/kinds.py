@@ -1,4 +1,4 @@
-"""Which masker a modality has: the one its spec names, or its layout's. Both are plugins, found by name."""
+"""The masker of a modality: the one its spec names, or its layout's default. Both are plugins, found by name."""
 
 from __future__ import annotations
 

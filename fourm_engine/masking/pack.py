@@ -1,4 +1,4 @@
-"""From the tokens of a sample to packed rows, for training and for generation: only what is kept is ever embedded.
+"""Packs the tokens of a sample into rows, for training and for generation: only what is kept is ever embedded.
 
 `pack` makes a `PackedSample` of masked modalities, which `fourm_engine.batch.collate` pads to the shape of a batch;
 `pack_inputs` makes the encoder's tokens of samples without targets.
@@ -24,10 +24,8 @@ from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
 
 def patchify(array: np.ndarray, spec: ModalitySpec) -> np.ndarray:
-    """Array of a continuous modality -> float32 (tokens, patch_dim).
-
-    Feature map (C, H, W): one row a patch in row-major order, flattened as (row in patch, column in patch, channel).
-    Feature vector (size,): equal parts."""
+    """Array of a continuous modality -> float32 (tokens, patch_dim). Feature map (C, H, W): one row per patch in
+    row-major order, flattened as (row in patch, column in patch, channel). Feature vector (size,): equal parts."""
     if not isinstance(spec.array, FeatureMap):
         return array.reshape(spec.layout.num_tokens, -1).astype(np.float32, copy=False)
     (ph, pw), channels = spec.patch, spec.array.channels
@@ -67,9 +65,8 @@ def build_maskers(
     tokenizers: Mapping[str, Tokenizer],
     masker_class: Callable[[str], type[Masker]] | None = None,
 ) -> dict[str, Masker]:
-    """The masker of each modality, from the plugin host's `masker_class`, by default a fresh host's.
-
-    Raises ValueError for a sequence without a text tokenizer, and for a masker that cannot be used."""
+    """The masker of each modality, by the plugin host's `masker_class`, by default that of a new host. Raises
+    ValueError for a sequence without a text tokenizer, and for a masker that cannot be used."""
     find, maskers = masker_class or PluginManager().masker_class, dict[str, Masker]()
     for name, modality in modalities.items():
         spec, specials = modality.spec, None
@@ -148,8 +145,8 @@ def pack_rows(
 def pack_inputs(
     samples: Sequence[Mapping[str, Shown]], vocabulary: Vocabulary, capacity: int, device: torch.device | str
 ) -> tuple[Tokens, dict[str, Patches]]:
-    """What the encoder sees of samples without targets: (B, max(1, capacity)) tokens in the order of each mapping,
-    and the patches of every continuous modality among them."""
+    """The encoder's tokens of samples without targets, (B, max(1, capacity)), in the order of each mapping, and the
+    patches of every continuous modality among them."""
     packed = [_encoder_rows(vocabulary, sample) for sample in samples]
     names = {name for _, continuous in packed for name in continuous}
     tokens, continuous = collate_inputs(packed, vocabulary, max(1, capacity), sorted(names))

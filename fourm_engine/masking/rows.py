@@ -1,4 +1,4 @@
-"""Many masked modalities at once, row after row: what a `Masked` of the SDK is for one."""
+"""Many masked modalities at once, row after row; the SDK's `Masked` holds one."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class MaskedRows:
 
 
 def ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows with `counts` (R,) items each, laid out one after the other: the row and the rank in it of each item."""
+    """The row of each item, and its rank in the row, for consecutive rows with `counts` (R,) items."""
     row = np.arange(len(counts)).repeat(counts)
     return row, np.arange(len(row)) - (counts.cumsum() - counts)[row]

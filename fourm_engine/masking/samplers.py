@@ -23,7 +23,7 @@ from fourm_engine.masking.config import Sampler
 
 @dataclass(frozen=True)
 class Pool:
-    """One side (inputs or targets) of a component, restricted to what a sample has."""
+    """One side of a component (inputs or targets), restricted to what a sample has."""
 
     names: tuple[str, ...]
     index: np.ndarray  # (n,) int64, which modality of the run
@@ -35,7 +35,7 @@ class Pool:
     beta: tuple[float, float] | None  # of targets with "aion"
 
     def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray | None = None) -> np.ndarray:
-        """Counts (n,) int64 within the caps, of which `taken` (n,) is used up. The last try counts, as published."""
+        """Counts (n,) int64 within the caps, of which `taken` (n,) are used up. The last try counts, as published."""
         total = int(rng.integers(low, high + 1))
         free = self.caps if taken is None else np.maximum(self.caps - taken, 0)
         for _ in range(self.tries):
@@ -55,7 +55,7 @@ class Pool:
 
 
 def dirichlet(rng: np.random.Generator, alphas: np.ndarray, total: int) -> np.ndarray:
-    """`total` tokens over n modalities, (n,) int64."""
+    """Divide `total` tokens among n modalities: (n,) int64."""
     if len(alphas) == 1:
         return np.array([total], np.int64)
     # float32 as published: a share within half an ulp of 1 takes the whole budget.
@@ -68,8 +68,8 @@ def dirichlet(rng: np.random.Generator, alphas: np.ndarray, total: int) -> np.nd
 
 
 def one_and_fill(rng: np.random.Generator, weights: np.ndarray, total: int, free: np.ndarray) -> np.ndarray:
-    """At most `total` tokens of n modalities, of which `free` (n,) can be had: a uniform number of one of them, the
-    rest from the others. (n,) int64."""
+    """At most `total` tokens from n modalities that have `free` (n,): a uniform number from one of them, the rest from
+    the others. (n,) int64."""
     counts, weights = np.zeros_like(free), np.where(free > 0, weights, 0.0)
     if not weights.any():
         return counts
@@ -84,8 +84,8 @@ def one_and_fill(rng: np.random.Generator, weights: np.ndarray, total: int, free
 def beta_shares(
     rng: np.random.Generator, weights: np.ndarray, total: int, free: np.ndarray, beta: tuple[float, float]
 ) -> np.ndarray:
-    """At most `total` tokens of n modalities, of which `free` (n,) can be had: a Beta-distributed share of each, in
-    random order until the total is used up. (n,) int64."""
+    """At most `total` tokens from n modalities that have `free` (n,): a Beta-distributed share of each, in random order
+    until the total is used up. (n,) int64."""
     order = np.argsort(rng.exponential(size=len(free)) / weights)
     wanted = np.floor(rng.beta(*beta, size=len(free)) * free + rng.random(len(free))).astype(np.int64)[order]
     if not wanted.any():

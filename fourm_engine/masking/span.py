@@ -13,14 +13,14 @@ from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.spec import ModalitySpec
 
-#: Every time the input comes out too long, tokens are kept with this much less probability.
+#: Factor by which the probability of keeping a token falls each time the input is too long.
 KEEP_DECAY = 0.9
 #: Random numbers drawn at once.
 BLOCK = 1 << 17
 
 
 class SpanMasker(Masker):
-    """Raises ValueError where the tokenizer has fewer sentinels than the longest sequence may need."""
+    """Raises ValueError if the tokenizer has fewer sentinels than the longest sequence may need."""
 
     def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
         super().__init__(spec, specials)
@@ -38,7 +38,7 @@ class SpanMasker(Masker):
     def mask(
         self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
     ) -> Masked:
-        """A sequence longer than `max_tokens`, its end marker included, is cut there, and then has no end marker."""
+        """A sequence longer than `max_tokens`, end marker included, is cut there and has no end marker."""
         budgets = np.array([input_budget]), np.array([target_budget])
         return mask_sequences([ids], [self], *budgets, [keep], keys_of(rng)).only()
 
@@ -51,8 +51,8 @@ def mask_sequences(
     keep: Sequence[str],
     keys: np.ndarray,
 ) -> MaskedRows:
-    """R sequences, each with its masker, keep scheme, budgets (R,) and stream `keys`, uint64 (R,). All maskers have the
-    special ids of the first; their `max_tokens` may differ."""
+    """Mask R sequences, each with its masker, keep scheme, budgets (R,) and stream `keys`, uint64 (R,). All maskers
+    have the special ids of the first; their `max_tokens` may differ."""
     end, sentinels = np.array([maskers[0].end]), maskers[0].sentinels
     most = np.array([masker.most for masker in maskers])
     length = np.minimum([len(x) + 1 for x in ids], most)
@@ -78,15 +78,16 @@ def mask_sequences(
 def draw_keeps(
     length: np.ndarray, budget: np.ndarray, scheme: Sequence[str], keys: np.ndarray, most: np.ndarray
 ) -> np.ndarray:
-    """bool (R, longest): which tokens of R sequences are kept, each by itself, with a probability drawn by its scheme.
-    Where more than `budget` > 0 tokens would be shown, it decays and all are drawn again. `most` (R,): the tokens that
-    each sequence may have; the numbers of its stream are dealt by it, so that nothing depends on the other rows."""
+    """bool (R, longest): which tokens of R sequences are kept, each independently, with a probability drawn by its
+    scheme. If more than `budget` > 0 tokens would be shown, the probability decays and all are drawn again. `most` (R,)
+    is each sequence's largest possible length; it decides which numbers of its stream are used, so that nothing depends
+    on the other rows."""
     probability = np.where(budget > 0, _keep_probability(scheme, uniform(keys, 0)), 0.0)
     columns, stride = int(length.max()), (most + 1) // 2  # two tokens share 64 random bits
     keep_RL = np.zeros((len(length), columns), np.bool_)
     todo, tried, tries = np.arange(len(length)), 0, 1
     while len(todo):
-        # Blocks of tries at once, as many as fit a cache: most sequences need one, others up to seventy.
+        # Blocks of tries, as many as fit a cache: most sequences need one, some up to seventy.
         attempt = tried + np.arange(tries)
         below = (probability[todo, None] * KEEP_DECAY**attempt * 2.0**32).astype(np.uint64)
         # Numbers 0 and 1 of each stream are used elsewhere.
@@ -94,7 +95,7 @@ def draw_keeps(
         bits_RTL = noise(keys[todo, None, None], numbers).view(np.uint32)[..., :columns]
         valid = np.arange(columns) < length[todo, None, None]
         keep = (bits_RTL < below[..., None]) & valid
-        # Shown are the tokens kept and, of each run of others, its first as a sentinel: the first token is, either way.
+        # Kept tokens are shown, and the first of each run of others as a sentinel: the first token is shown either way.
         shown = 1 + (keep[..., 1:] | (keep[..., :-1] & valid[..., 1:])).sum(2)
         fits = (shown <= budget[todo, None]) | (budget[todo, None] <= 0)
         keep_RL[todo] = keep[np.arange(len(todo)), fits.argmax(1)]
@@ -105,7 +106,7 @@ def draw_keeps(
 
 
 def _keep_probability(scheme: Sequence[str], u: np.ndarray) -> np.ndarray:
-    """Share kept of each sequence, from u (R,), uniform."""
+    """Share of each sequence to keep, from uniform u (R,)."""
     unknown = set(scheme) - {"random", "all", "binary"}
     if unknown:
         raise ValueError(f"keep scheme {min(unknown)!r} is unknown; use random, all or binary")
@@ -115,7 +116,7 @@ def _keep_probability(scheme: Sequence[str], u: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spans:
-    """Inputs and targets of R sequences, row after row; int64."""
+    """Inputs and targets of R sequences, row after row, int64."""
 
     n_inputs: np.ndarray  # (R,)
     inputs: np.ndarray
@@ -131,7 +132,7 @@ def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentine
     kept, masked = keep & valid, ~keep & valid
     start = masked.copy()
     start[:, 1:] &= kept[:, :-1]
-    run = start.cumsum(1)  # number of the run, from 1, that a masked token belongs to
+    run = start.cumsum(1)  # the run, counted from 1, to which a masked token belongs
     runs = start.sum(1)
     shown = tokens.copy()
     shown[start] = sentinels[run[start] - 1]
@@ -140,7 +141,7 @@ def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentine
     total = count + runs + 1
     offset = total.cumsum() - total
     row, rank = ragged(count)
-    at = offset[row] + rank + run[masked]  # one sentinel more with every run
+    at = offset[row] + rank + run[masked]  # each run adds a sentinel
     targets, is_sentinel = np.empty(total.sum(), np.int64), np.ones(total.sum(), np.bool_)
     targets[at], is_sentinel[at] = tokens[masked], False
     starts = np.flatnonzero(is_sentinel)
@@ -149,14 +150,13 @@ def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentine
 
 
 def trim(spans: Spans, budget: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `budget` (R,) ids of each target: where in `spans.targets` they begin, and how many.
-
-    They begin with a sentinel drawn uniformly, by u (R,) in [0, 1) (the closing one excepted); where fewer than
-    `budget` ids follow, with the earliest sentinel from which all the rest fits."""
+    """At most `budget` (R,) ids of each target: where they begin in `spans.targets`, and how many. They begin with a
+    sentinel drawn uniformly by u (R,) in [0, 1), except the closing one; if fewer than `budget` ids would follow, with
+    the earliest sentinel after which everything fits."""
     least = np.maximum(budget, 1)
     begin = spans.length.cumsum() - spans.length
     end = begin + spans.length
-    sentinels = (spans.runs + 1).cumsum() - spans.runs - 1  # the first of each row among `starts`
+    sentinels = (spans.runs + 1).cumsum() - spans.runs - 1  # the first in each row among `starts`
     first = spans.starts[sentinels + (u * spans.runs).astype(np.int64)]
     late = spans.starts[np.searchsorted(spans.starts, end - least)]
     first = np.where(end - first < least, late, first)

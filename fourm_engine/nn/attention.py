@@ -25,7 +25,7 @@ NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 
 
 def stacked(layer: str) -> int:
-    """How many matrices lie stacked in the weight of a linear layer, by its name."""
+    """How many matrices are stacked in the weight of a linear layer, by its name."""
     return {"qkv": 3, "kv": 2}.get(layer.rpartition(".")[2], 1)
 
 
@@ -33,7 +33,7 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk
     """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
 
     Softmax over nothing is NaN on some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
-    gradients. So an empty row is let see everything, and `attend` then replaces its output by 0."""
+    gradients. So an empty row may see everything, and `attend` replaces its output by 0."""
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
@@ -41,7 +41,7 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk
 def attend(
     q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None
 ) -> Float[Tensor, "B M H*d"]:
-    """Scaled dot-product attention, heads merged. `mask` and `seen` as from `guard_mask`, None = all."""
+    """Scaled dot-product attention, heads merged. `mask` and `seen` are those of `guard_mask`, None = all."""
     out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
@@ -68,7 +68,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None = None
     ) -> Float[Tensor, "B N D"]:
-        """`mask` and `seen` as from `guard_mask`."""
+        """`mask` and `seen` are those of `guard_mask`."""
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
     def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
@@ -81,7 +81,7 @@ class SelfAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Contexts:
-    """U contexts of about one length, each of `rows` rows that are decoded: the rows first, first + 1, … of all."""
+    """U contexts of similar length, each for `rows` of the decoded rows, starting at row `first`."""
 
     first: int
     count: int  # U
@@ -90,7 +90,7 @@ class Contexts:
     seen: Tensor | None
 
     def of(self, x_R1D: Tensor) -> Tensor:
-        """(R, 1, …) -> (U, rows, …): the rows of these contexts."""
+        """(R, 1, …) -> (U, rows, …): the decoded rows of these contexts."""
         return x_R1D[self.first : self.first + self.count * self.rows].unflatten(0, (self.count, self.rows)).squeeze(2)
 
 
@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
     def step(
         self, x_R1D: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], contexts: Sequence[Contexts]
     ) -> Float[Tensor, "R 1 D"]:
-        """Attend from one token a row to the keys and values of its context; they are read once for all its rows."""
+        """Attend from one token per row to the keys and values of its context, which are read once for all its rows."""
         q_R1Hd = self.q_norm(self.q(x_R1D).unflatten(-1, (self.heads, -1)))
         parts = [
             attend(group.of(q_R1Hd).transpose(1, 2).to(v.dtype), k, v, group.mask, group.seen).flatten(0, 1)

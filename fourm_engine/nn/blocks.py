@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,12 +17,13 @@ from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAt
 
 
 def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
-    """LayerNorm over the last axis, eps 1e-6; without a bias parameter where `bias` is False."""
+    """LayerNorm over the last axis, eps 1e-6; without a bias parameter if `bias` is False."""
     return nn.LayerNorm(width, eps=NORM_EPS, bias=bias)
 
 
 def hidden_width(mlp: str, ratio: float, width: int) -> int:
-    """Of an MLP by its name in `MLPS`. SwiGLU has three matrices of two thirds: as many weights."""
+    """Hidden width of an MLP, by its name in `MLPS`. SwiGLU has three matrices of two thirds the width: as many
+    weights."""
     return int(ratio * width) if mlp == "gelu" else int(2 / 3 * (ratio * width))
 
 
@@ -55,8 +57,18 @@ class SwiGLU(nn.Module):
 MLPS: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
 
 
+def drop_path(branch: Tensor, rate: float) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382): 0 for a share `rate` of the samples (first axis), the others scaled up so
+    that the mean stays."""
+    kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= rate
+    return branch * (kept / (1 - rate)).to(branch.dtype)
+
+
 class EncoderBlock(nn.Module):
-    """x + attn(norm1 x), then x + mlp(norm2 x)."""
+    """x + attn(norm1 x), then x + mlp(norm2 x). In training each branch is left out of a share `drop_path` of the
+    samples."""
+
+    drop_path = 0.0
 
     def __init__(self, width: int, heads: int, *, mlp: str, mlp_ratio: float, bias: bool, qk_norm: bool) -> None:
         super().__init__()
@@ -66,14 +78,17 @@ class EncoderBlock(nn.Module):
         self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
 
     def forward(self, x_BND: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND), mask, seen)
-        return x_BND + self.mlp(self.norm2(x_BND))
+        x_BND = x_BND + self._kept(self.attn(self.norm1(x_BND), mask, seen))
+        return x_BND + self._kept(self.mlp(self.norm2(x_BND)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, self.drop_path) if self.training and self.drop_path else branch
 
 
 @dataclass
 class BlockCache:
-    """What one decoder block keeps between steps: of R rows with H heads of width d and room for L tokens; and the keys
-    and values, (U, H, N, d), of each group of contexts."""
+    """What one decoder block keeps between steps, for R rows with H heads of width d and room for L tokens; and the
+    keys and values, (U, H, N, d), of each group of contexts."""
 
     self_k_RHLd: Tensor
     self_v_RHLd: Tensor

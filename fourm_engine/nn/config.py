@@ -21,7 +21,7 @@ Checkpointing = Literal["none", "selective", "full"]
 
 
 class ModelConfig(BaseModel):
-    """Shape of the encoder-decoder. Either `size`, or the four numbers `width` … `heads`.
+    """Shape of the encoder-decoder: either `size`, or the four numbers `width` … `heads`.
 
     The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, these with and without `qk_norm`.
     """
@@ -61,15 +61,16 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     rank: int = Field(default=8, ge=1, le=4096)
-    #: The output of an adapter is scaled by alpha / rank.
+    #: An adapter's output is scaled by alpha / rank.
     alpha: float = Field(default=16.0, gt=0)
-    #: Which linear layers have one: their names or beginnings of these, with `*` for any part, such as
-    #: `encoder.*.attn.qkv`. By default those of attention and MLP in every block.
+    #: Linear layers with an adapter: names or beginnings of names, with `*` for any part, such as `encoder.*.attn.qkv`.
+    #: By default those of attention and MLP in every block.
     matrices: list[str] = Field(default=["encoder", "decoder"], min_length=1)
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
-    """Settings with the numbers of the `sizes` entry that their `size` names. Raises ValueError for a contradiction."""
+    """The settings, completed by the numbers that their `size` has in `sizes`. Raises ValueError for a
+    contradiction."""
     if not isinstance(data, dict) or data.get("size") not in sizes:
         return data
     preset = sizes[data["size"]]

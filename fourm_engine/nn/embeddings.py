@@ -1,9 +1,8 @@
-"""What a token is turned into: its content plus where it stands (position and modality).
+"""Embeddings: a token's content plus its place (position and modality).
 
 In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, and the patches of continuous inputs, as in
-`fourm_engine.batch`.
-Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the place is needed again
-for the context the decoder attends to.
+`fourm_engine.batch`. Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the
+place is needed again for the context that the decoder attends to.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ MASK_TOKEN_STD = 0.02
 
 
 def sine_cosine_1d(length: int, width: int, *, over: int | None = None) -> Float[Tensor, "length width"]:
-    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines. Amplitude 1. `over`: positions
-    that the `length` are spread over, by the centres of cells, as a picture is resized; by default they are counted."""
+    """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines, amplitude 1. `over`: number of
+    positions over which `length` are spread, by the centres of cells, as when resizing a picture; by default positions
+    are 0, 1, …."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
     position = torch.arange(length, dtype=torch.float64, device="cpu")
@@ -48,8 +48,8 @@ def sine_cosine_1d(length: int, width: int, *, over: int | None = None) -> Float
 def sine_cosine_2d(
     height: int, width_tokens: int, width: int, *, over: tuple[int, int] | None = None
 ) -> Float[Tensor, "height*width_tokens width"]:
-    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b. `over`: rows and columns of the grid whose
-    positions these are spread over."""
+    """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b. `over`: rows and columns of the grid over
+    whose positions these are spread."""
     n, (rows, columns) = torch.arange(height * width_tokens, device="cpu"), over or (None, None)
     row = sine_cosine_1d(height, width // 2, over=rows)[n // width_tokens]
     column = sine_cosine_1d(width_tokens, width // 2, over=columns)[n % width_tokens]
@@ -59,7 +59,7 @@ def sine_cosine_2d(
 class Embedding(nn.Module):
     """Token tables of encoder and decoder, modality vectors (shared by both), positions, mask token, projections.
 
-    One table a side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
+    One table per side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
     positions, at `offset[mod] + pos`. A sequence has positions up to twice its `max_tokens`, since its targets also
     hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device."""
 
@@ -127,10 +127,10 @@ class Embedding(nn.Module):
         self.fixed_positions.copy_(fixed)
 
     def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Float[Tensor, "B N D"]:
-        """Position + modality vector. Padding (mod -1) gets a finite value that nothing may look at."""
+        """Position + modality vector. Padding (mod -1) gets a finite value that must not be used."""
         table = self.fixed_positions
         if self.learned_positions:
-            # In the vocabulary's order, which `offset` counts in; a ParameterDict sorts by name.
+            # In the vocabulary's order, which `offset` follows; a ParameterDict sorts by name.
             learned = [self.learned_positions[name] for name, layout, _ in self._layouts if layout.kind == "vector"]
             table = torch.cat([table.to(self.modality.dtype), *learned])
         valid, mod = mod_BN >= 0, mod_BN.clamp(min=0)
@@ -147,7 +147,10 @@ class Embedding(nn.Module):
         """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`:
         modality -> its patches; only here does a shape vary with the mix of modalities. Raises ValueError for one that
         the vocabulary does not have."""
-        content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        if len(self.encoder_table):
+            content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
+        else:  # an encoder of continuous inputs alone
+            content = self.encoder_table.new_zeros(*ids.shape, self.width)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""FLOPs of the network's matrix products, a multiply-add counted as two; what `mfu` of a run is reckoned from.
+"""FLOPs of the network's matrix products, a multiply-add counted as two; the basis of a run's `mfu`.
 
 In: the model's shape, the vocabulary, the shape of a batch, what learns. Out: FLOPs by part of the network. Norms,
 softmax, gathers and what is computed twice to save memory are not counted, as is usual for "model FLOPs" (PaLM, arXiv

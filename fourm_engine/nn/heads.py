@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fourm_engine.vocabulary import Vocabulary
 
-# At most this many logits are alive at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
+# At most this many logits exist at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
 # computes each chunk again in the backward pass.
 MAX_LOGITS = 2**27
 # Small, so that the loss starts near ln V: the decoder's final norm gives vectors of length √D, hence logits of
@@ -50,13 +50,13 @@ class Heads(nn.Module):
         return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:
-        """Modality -> its rows (V_m, D). One split, not one slice each: its backward is one concatenation, where each
+        """Modality -> its rows (V_m, D). One split instead of slices: its backward is one concatenation, while each
         slice would allocate a gradient of the whole matrix."""
         parts = zip(self._names, self.weight.split(self._rows), strict=True)
         return {name: rows for name, rows in parts if len(rows) > 0}
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
-        """Over the modality's ids. Raises ValueError for one without output rows in this model."""
+        """Logits over the modality's ids. Raises ValueError for one without output rows in this model."""
         slices = self.slices()
         if name not in slices:
             raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")

@@ -1,8 +1,7 @@
 """Initial values of parameters: a pure function of the seed and a parameter's name.
 
-In: the distribution, and rows of a parameter, wherever they are. Out: these rows, filled. They are drawn on the CPU in
-blocks with a generator each, so that a process draws little beside the rows that it holds, and any number of processes
-draws the same.
+Any rows of a parameter can be filled, on any device. They are drawn on the CPU in blocks with a generator each, so that
+a process draws little more than the rows it holds, and any number of processes draws the same.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-#: Numbers that are drawn at once.
+#: Numbers drawn at a time.
 BLOCK = 1 << 20
 
 

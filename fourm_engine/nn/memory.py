@@ -1,7 +1,7 @@
-"""An estimate of what a forward pass keeps for the backward pass.
+"""Estimates the memory that a forward pass keeps for the backward pass.
 
 In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels differ, and what
-the allocator rounds up or a compiler fuses is not known here: within a quarter of what plain torch keeps.
+the allocator rounds up or a compiler fuses is unknown; the estimate is within a quarter of what plain torch keeps.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self.config = config
         width = config.width
         self.embedding = Embedding(width, vocabulary)
-        # Before the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
+        # They precede the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))
         self.encoder_norm = layer_norm(width, bias=config.bias)
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
             self.compile_blocks()
 
     def initialise(self, seed: int | None = None) -> None:
-        """Draw every parameter, by `seed` or a draw from torch's generator, and fill the tables of positions."""
+        """Draw every parameter, by `seed` or by a seed from torch's generator, and fill the tables of positions."""
         seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
         initial = self.initial()
         for name, parameter in self.named_parameters():
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 found[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
-                # Glorot-uniform, for each of the matrices stacked in qkv and kv by itself.
+                # Glorot-uniform, separately for each of the matrices stacked in qkv and kv.
                 bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
                 found[f"{path}.weight"] = Initial("uniform", bound)
             found[f"{path}.bias"] = Initial("constant", 0.0)
@@ -92,15 +92,24 @@ class Transformer(nn.Module):
         return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
-        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        """Fill the tables of positions, which are in no file: call it after `to_empty` of a model on the meta
+        device."""
         self.embedding.tabulate()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
         """The encoder's output after its final norm, without registers, and which slots hold a token."""
-        x_BND, _, valid_BN = self._encode(tokens, continuous)
-        return x_BND[:, self.config.registers :], valid_BN[:, self.config.registers :]
+        (x_BND,), valid_BN = self.encode_depths(tokens, continuous, [len(self.encoder)])
+        return x_BND, valid_BN
+
+    def encode_depths(
+        self, tokens: Tokens, continuous: dict[str, Patches], depths: Sequence[int]
+    ) -> tuple[list[Float[Tensor, "B N D"]], Bool[Tensor, "B N"]]:
+        """`encode_features` after so many blocks each, with the final norm."""
+        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        states, _, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0, depths)
+        return [x_BND[:, self.config.registers :] for x_BND in states], valid_BN[:, self.config.registers :]
 
     def encode(
         self, tokens: Tokens, continuous: dict[str, Patches]
@@ -110,22 +119,29 @@ class Transformer(nn.Module):
 
         `order` of the tokens is not used; `continuous` may be empty. A row without any valid token is allowed:
         cross-attention then returns its output projection's bias."""
-        x_BND, place_BND, valid_BN = self._encode(tokens, continuous)
+        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
-    def _encode(self, tokens: Tokens, continuous: dict[str, Patches]) -> tuple[Tensor, Tensor, Tensor]:
-        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        valid_BN = tokens.mod >= 0
+    def encode_embedded(
+        self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor, depths: Sequence[int] | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The encoder from content and place on, registers included: its final norm after so many blocks each (None:
+        all), the place, and which slots are valid."""
         if self.registers is not None:
             registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
             content_BND = torch.cat([registers_BRD, content_BND], dim=1)
             place_BND = torch.cat([torch.zeros_like(registers_BRD), place_BND], dim=1)
             valid_BN = torch.cat([valid_BN.new_ones(registers_BRD.shape[:2]), valid_BN], dim=1)
         mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
+        depths = [len(self.encoder)] if depths is None else depths
         x_BND = content_BND + place_BND
-        for block in self.encoder:
+        states = {0: x_BND} if 0 in depths else {}
+        for depth, block in enumerate(self.encoder, start=1):
             x_BND = block(x_BND, mask_B11N, seen_B111)
-        return self.encoder_norm(x_BND), place_BND, valid_BN
+            if depth in depths:
+                states[depth] = x_BND
+        return [self.encoder_norm(states[depth]) for depth in depths], place_BND, valid_BN
 
     def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Float[Tensor, "B M D"]:
         """The decoder's output after its final norm, for `logits`.
@@ -142,7 +158,7 @@ class Transformer(nn.Module):
         return self.decoder_norm(y_BMD)
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
-        """Of `decode`'s output, over the modality's ids. Raises ValueError for one without output rows."""
+        """Logits of `decode`'s output over the modality's ids. Raises ValueError for one without output rows."""
         return self.heads.logits(y, name)
 
     def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:

@@ -1,2 +1,2 @@
-"""The 4M objective. In: packed samples of all modalities. Out: a `Task` whose loss is one cross-entropy a modality, and
-which exports a `FourM`."""
+"""The 4M objective: a `Task` on packed samples of all modalities, with one cross-entropy per modality as its loss, that
+exports a `FourM`."""

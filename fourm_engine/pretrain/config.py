@@ -1,4 +1,5 @@
-"""The sections `loss` and `extend` of a config: how the modalities' losses make one; how a trained model grows."""
+"""The sections `loss` and `extend` of a config: how the modalities' losses are combined, and how a trained model
+grows."""
 
 from __future__ import annotations
 

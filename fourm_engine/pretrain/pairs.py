@@ -1,4 +1,4 @@
-"""Held-out samples with one input shown, or one set of inputs, and every other modality to predict.
+"""Held-out samples with one input, or one set of inputs, shown and every other modality to predict.
 
 In: the held-out samples of a run. Out: the same samples under other masks, in the shape of the run's batches, so that a
 matrix of losses from each input to each target costs a few forward passes and compiles nothing anew.
@@ -24,7 +24,7 @@ def paired(
     """What is shown, in words ("a", "a + b", "nothing") -> `held_out` with just that as input. `inputs`: sets of
     modalities; None: nothing, and each modality alone that may be input and that a sample has.
 
-    Of the inputs as many tokens are shown as the encoder's rows hold; the targets share the decoder's rows evenly.
+    As many input tokens are shown as fit in the encoder's rows; the targets share the decoder's rows evenly.
 
     Raises ValueError for inputs that are none, or that no held-out sample has together."""
     kinds = held_out.store.kinds()
@@ -48,7 +48,7 @@ def paired(
 
 
 def _masking(masking: MaskingConfig, names: Sequence[str]) -> MaskingConfig:
-    """`masking` with `names` as inputs and all else as targets, in batches of the same shape."""
+    """`masking` with `names` as inputs and everything else as targets, in batches of the same shape."""
     shown, asked = masking.encoder_tokens if names else 0, masking.decoder_tokens
     component = Component(
         name=" + ".join(names) or NOTHING,

@@ -33,7 +33,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 EXPORT = "model"
 AVERAGES = f"{EXPORT}-ema"  # beside it, with `train.export: both`
-#: At most this many held-out samples are looked at in one evaluation.
+#: At most this many held-out samples are used in one evaluation.
 EVALUATION_SAMPLES = 512
 _NO_ROWS = np.zeros((4, 0), np.int64)
 NO_SAMPLE = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
@@ -130,7 +130,7 @@ class FourMTask(Task):
 
     @property
     def watched(self) -> MaskedSamples | None:
-        """The held-out samples that `pairs` looks at."""
+        """The held-out samples that `pairs` uses."""
         return self.held_out
 
     def check(self, config: TrainConfig) -> None:
@@ -158,7 +158,7 @@ class FourMTask(Task):
         self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
     ) -> Iterator[tuple[int, Batch]]:
         """This process's part of the first `most` samples: (position of the first sample, batch on `device`). Every
-        process gets equally many batches; what lies beyond the end has no targets."""
+        process gets equally many batches; those beyond the end have no targets."""
         masking, size = data.masking, share.micro_batch_size
         total = min(len(data), most)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
@@ -227,7 +227,8 @@ class FourMTask(Task):
         )
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors, learned positions, registers are embeddings; projections of patches are not.
+        # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are
+        # not.
         return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
 
 

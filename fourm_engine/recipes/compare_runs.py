@@ -5,18 +5,25 @@ In: runs. Out: `Comparison`, JSON-ready.
 
 from __future__ import annotations
 
+import json
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.evaluate.charts import Curve, curves_of
+from fourm_engine.evaluate.charts import NATS, Curve, curves_of
 from fourm_engine.evaluate.metrics_file import Line
 from fourm_engine.evaluate.run_curves import draw_runs
 from fourm_engine.recipes.runs import KnownRun, covered, flat, open_run
+from fourm_plugins.counting import counted
 
-AXES = ("step", "samples", "seconds")
+#: Characters of a setting's value, in brief.
+LONGEST = 40
+AXES = {"step": "step", "samples": "samples", "seconds": "seconds of training"}
+#: What `fourm_engine.train.record` says of runs whose losses are nats.
+OF_MODELS = frozenset({"fourm", "finetuning", "extension"})
 #: Settings that differ between any two runs.
 NAMES_OF_RUNS = frozenset({"run"})
 HELD_OUT = "held out "
@@ -24,12 +31,20 @@ HELD_OUT = "held out "
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: dotted name -> the value in each run, None where it has none. `at`: axis -> (where, {loss: its value
-    in each run}); an axis that is unknown for one of the runs is missing."""
+    """`settings`: dotted name -> the value in each run, None where it has none. `brief`: the same in words, a row for
+    all that one run says of a section and another does not. `at`: axis -> (where, {loss: its value in each run}); an
+    axis that is unknown for one of the runs is missing."""
 
     runs: list[str]
     settings: dict[str, list[Any]]
+    brief: dict[str, list[str]]
     at: dict[str, tuple[float, dict[str, list[float | None]]]]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs, without the folder that all of them lie in."""
+        above = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in self.runs])
+        return [os.path.relpath(run, above) for run in self.runs]
 
     def to_json(self) -> dict[str, Any]:
         at = {axis: {"at": where, "losses": losses} for axis, (where, losses) in self.at.items()}
@@ -41,20 +56,59 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     if len(folders) < 2:
         raise ValueError("comparing takes two runs or more: fourm runs compare RUN RUN")
     runs = [open_run(folder) for folder in folders]
-    return Comparison([str(run.folder) for run in runs], differing(runs), equal_points(runs))
+    each = settings_of(runs)
+    settings = differing(each)
+    return Comparison([str(run.folder) for run in runs], settings, in_brief(settings, each), equal_points(runs))
 
 
-def differing(runs: Sequence[KnownRun]) -> dict[str, list[Any]]:
-    """Settings of `config.yaml` that are not the same in all runs, and facts of the machine; a run without a config has
-    the settings of training that its record names."""
+def settings_of(runs: Sequence[KnownRun]) -> list[dict[str, Any]]:
+    """Settings of `config.yaml` of each run by dotted name, and facts of the machine; a run without a config has the
+    settings of training that its record names."""
     each = []
     for run in runs:
         settings = flat(run.config) or flat({"train": run.facts.get("train") or {}})
         facts = {name: run.facts.get(name) for name in ("device", "processes", "engine", "commit", "torch")}
         each.append(settings | {f"({name})": value for name, value in facts.items() if value is not None})
+    return each
+
+
+def differing(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Setting -> its value in each run, of those that are not the same in all."""
     names = sorted({name for settings in each for name in settings} - NAMES_OF_RUNS)
     values = {name: [settings.get(name) for settings in each] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Setting -> its value in each run, as JSON; of what only some runs say, a row for each section: how many settings
+    of it a run says."""
+    sections = [{part for name in said for part in _upwards(name)} for said in each]
+    brief, parts = dict[str, list[str]](), dict[str, list[str]]()
+    for name, row in settings.items():
+        if all(name in said for said in each):
+            brief[name] = [_cut(value) for value in row]
+        # Not: what is not known of a machine, and an empty list beside one of sections, which have rows themselves.
+        elif not name.startswith("(") and not all(name in said for said in sections):
+            lacked = next((part for part in _upwards(name) if any(part not in said for said in sections)), name)
+            parts.setdefault(lacked if lacked != name else f"{name.rpartition('.')[0]}.*", []).append(name)
+    for part, names in parts.items():
+        if len(names) == 1:
+            brief[names[0]] = [_cut(said[names[0]]) if names[0] in said else "" for said in each]
+        else:
+            counts = [sum(name in said for name in names) for said in each]
+            brief[part] = [counted(count, "setting") if count else "" for count in counts]
+    return dict(sorted(brief.items()))
+
+
+def _upwards(name: str) -> list[str]:
+    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
+    steps = name.split(".")
+    return [".".join(steps[:end]) for end in range(1, len(steps) + 1)]
+
+
+def _cut(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, list[float | None]]]]:
@@ -93,13 +147,15 @@ def plot_runs(folders: Sequence[Path], out: Path, *, axis: str = "step") -> list
     if not folders:
         raise ValueError("name a run to plot")
     curves, notes = {}, []
-    for run in (open_run(folder) for folder in folders):
+    runs = [open_run(folder) for folder in folders]
+    for run in runs:
         found = curves_over(run, axis)
         if not found:
             notes.append(f"{run.folder}: no line with {axis}, left out")
             continue
         curves[str(run.folder)] = found
-    return notes + draw_runs(out, curves, axis=axis)
+    unit = NATS if all(run.facts.get("what") in OF_MODELS for run in runs) else "loss"
+    return notes + draw_runs(out, curves, axis=AXES[axis], unit=unit)
 
 
 def curves_over(run: KnownRun, axis: str) -> list[Curve]:

@@ -131,16 +131,30 @@ def load_config(
 
     needed: paths that must exist in a config that a run stored; other missing data is left out. Raises ConfigError."""
     path = Path(path)
+    raw = read_raw(path, overrides, needed=needed)
+    return parse_config(raw, str(path)) if started.is_stored(path) else resolve(raw, path)
+
+
+def read_raw(path: Path, overrides: Sequence[str] = (), *, needed: Sequence[str]) -> dict[str, Any]:
+    """`path` with its overrides as nested values, not validated yet; see `load_config`."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
     for override in overrides:
         apply_override(raw, override)
     leave_out_missing(raw, path, missing, overrides, needed)
-    if raw.get("finetune") is not None and not started.is_stored(path):
+    if "task" in raw:
+        raise ConfigError(f"{path}: its section `task` teaches an encoder a task; that is `fourm finetune {path}`")
+    return raw
+
+
+def resolve(raw: dict[str, Any], origin: Path) -> RunConfig:
+    """Validate what `read_raw` gave of `origin`; a config that fine-tunes takes what it leaves open from its source,
+    and `raw` has it afterwards. Raises ConfigError."""
+    if raw.get("finetune") is not None:
         from fourm_engine.recipes.finetune import fill_in  # lazy: it imports torch
 
-        fill_in(raw, path)
-    return parse_config(raw, str(path))
+        fill_in(raw, origin)
+    return parse_config(raw, str(origin))
 
 
 def leave_out_missing(

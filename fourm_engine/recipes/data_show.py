@@ -22,8 +22,8 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.store import Store
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
+from fourm_engine.drawing import png
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
-from fourm_engine.evaluate.pictures import png
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.files import write_atomically
 from fourm_engine.masking.budgets import Budgets, Drawn

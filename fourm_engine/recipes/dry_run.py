@@ -18,7 +18,7 @@ import torch
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.tokens.indexing import open_index
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import rank_and_world, settle_threads
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.masking.budgets import Budgets
@@ -28,7 +28,6 @@ from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.train.console import packed, si
-from fourm_engine.train.metrics import duration
 from fourm_engine.train.parallel import copies
 from fourm_engine.train.utilisation import Peak, named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
@@ -84,15 +83,14 @@ class DryRun:
         )
         forward = sum(self.flops.values())
         lines += packed(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
-        lines += packed(["  targets:", *(f"{name} {count:.0f}" for name, count in self.targets.items())])
+        lines += packed(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
         memory = [f"{name} {_gib(part)}" for name, part in self.memory.items()]
         lines += packed([f"memory per device: {_gib(sum(self.memory.values()))} (estimate)", *memory])
         lines += packed([f"devices: {self.processes} x {self.peak}"])
-        hours = self.steps * self.step_seconds / 3600
+        lasts = in_words(self.steps * self.step_seconds)
         lines += packed(
             [
-                f"{counted(self.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {hours:.3g} hours",
-                f"({duration(self.steps * self.step_seconds)})",
+                f"{counted(self.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
                 f"{self.batch_size / self.step_seconds:.3g} samples/s",
             ]
         )
@@ -130,6 +128,8 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     sizes: Any = {"B": B, "N": N, "M": M, "targets": of_batch, "patches": patches}
     flops = forward_flops(config.model, vocabulary, **sizes)
     device = _device(config)
+    if device.type == "cpu":  # as the run
+        settle_threads(config.train.threads, width=config.model.width)
     on_gpu = bool(gpu) or device.type == "cuda"
     bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and on_gpu)
     known = named_peak(gpu, bf16=bf16) if gpu else peak(device, bf16=bf16)
@@ -214,7 +214,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
 
 
 def _counted(line: str, counts: Mapping[str, int]) -> str:
-    return "  ".join([line, *(f"{name} {count}" for name, count in sorted(counts.items()))])
+    return "  ".join([line, *(f"{name} {count:,}" for name, count in sorted(counts.items()))])
 
 
 def _means(budgets: Budgets, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -280,5 +280,19 @@ def _device(config: RunConfig) -> torch.device:
     return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
+def in_words(seconds: float) -> str:
+    """90 -> "1.5 minutes"; 400,000 -> "4.6 days (111 hours)"."""
+    hours = seconds / 3600
+    if hours < 2:
+        return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+    if hours < 48:
+        return f"{hours:.1f} hours"
+    days = hours / 24
+    return f"{days:.1f} days ({hours:,.0f} hours)" if days < 730 else f"{days / 365:,.0f} years ({hours:,.0f} hours)"
+
+
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**29 else f"{size / 2**20:.3g} MiB"
+    for power, unit in ((40, "TiB"), (30, "GiB")):
+        if size >= 2 ** (power - 1):
+            return f"{size / 2**power:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"

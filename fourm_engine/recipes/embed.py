@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
-from fourm_engine.features.encoder import Encoder, ReadSample, encoder
+from fourm_engine.features.encoder import encoder
 from fourm_engine.features.index import Index, check_free
+from fourm_engine.features.reading import DataSamples, batches
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
@@ -44,10 +43,10 @@ def embed(
         check_free(out)
         choose_threads(device)
         network = encoder(run, inputs, device=device, manager=manager_of_run(run))
-        data = AlignedData(str(root), {name: network.reader.modalities[name] for name in network.inputs.values()})
+        data = DataSamples(network, str(root))
         names, features = list[str](), list[np.ndarray]()
         progress = Progress(str(root), tell)
-        for batch, done in _batches(network, data, batch_size):
+        for batch, done in batches(data, data.names, batch_size):
             values = network([sample for _, sample in batch]).float().cpu().numpy()
             if not np.isfinite(values).all():
                 raise ValueError(f"{run}: features of {root} are not finite; the model has diverged, use another")
@@ -87,30 +86,3 @@ def search(
     for name, cosine in found:
         tell(f"{cosine:.4f} {shown(name)}")
     return found
-
-
-def _batches(
-    network: Encoder, data: AlignedData, batch_size: int
-) -> Iterator[tuple[list[tuple[str, ReadSample]], int]]:
-    """Samples that can be used, and how many have been read; what cannot is skipped with a warning."""
-    batch: list[tuple[str, ReadSample]] = []
-    for done, name in enumerate(data.names, start=1):
-        values = {}
-        for modality in sorted(data.has(name)):
-            try:
-                values[modality] = data.value(name, modality)
-            except BadFile as bad:
-                data.skip(name, bad)
-        try:
-            sample = network.read(values)
-        except ValueError as error:
-            modality = min(values)
-            data.skip(name, BadFile(data.where(name, modality), ", ".join(sorted(values)), str(error)))
-            continue
-        if sample.shown:
-            batch.append((name, sample))
-        if len(batch) == batch_size:
-            yield batch, done
-            batch = []
-    if batch:
-        yield batch, len(data.names)

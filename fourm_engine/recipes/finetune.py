@@ -17,6 +17,7 @@ from fourm_engine.finetune.source import describe, filled
 from fourm_engine.modalities import ModalitiesConfig, load_manager
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.explain import explain
+from fourm_plugins.hub import check_there
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def fill_in(raw: dict[str, Any], path: Path) -> None:
     modalities: ModalitiesConfig = checked["modalities"]
     manager = load_manager(modalities)
     try:
+        check_there(checked["finetune"].source, beside=path.parent)
         description = describe(checked["finetune"].source, manager)
     except ValueError as error:
         raise ConfigError(f"{path}: finetune.source: {error}") from None

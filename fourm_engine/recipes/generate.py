@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.evaluate.pictures import png
+import numpy as np
+
+from fourm_engine.drawing import png
+from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.result import Generated, Results
@@ -14,68 +19,103 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.transfer.answers import Mapped
+from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
+
+#: The contact sheet of several samples.
+SHEET = "sheet.png"
 
 
 def generate(
     run: str | Path,
     inputs: Mapping[str, Any],
-    targets: Sequence[str],
-    out: Path,
+    targets: Sequence[str] | None,
+    out: Path | None,
     *,
     edit: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    samples: int = 1,
+    explain: bool = False,
+    animate: Path | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
     disable: Sequence[str] = (),
     tell: Tell = say,
     **options: Any,
-) -> list[Results]:
+) -> Results:
     """Write each target to `out`, as files of its modality's format and a picture to look at.
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> what is given, as `FourM.generate` takes it; `Typed` text is never a path.
+        targets: names; None: all that is not given.
+        out: where the files go; may be None where nothing runs.
         edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
-        samples: how many answers, with seeds from `seed` on.
+        explain: tell what would run, and run nothing.
+        animate: a .gif or .png that shows the (first) sample after each step, written beside the results.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins count; by default what the run chose.
-        options: of decoding, as `FourM.generate` takes them.
+        options: seed, n_samples, reduce, plan and those of decoding, as `FourM.generate` takes them.
 
-    Returns the results of each sample, target -> `Generated`. Raises ValueError for what a user can fix."""
+    Raises ValueError for what a user can fix."""
+    if animate is not None:
+        check_animation(animate)
+        if explain:
+            raise ValueError("--animate shows what --explain does not run; leave one of them out")
+    if out is None and not explain:
+        raise ValueError("--out is missing; name the folder for the results")
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
-    with at_work(out):
+    with nullcontext() if out is None or explain else at_work(out):
         choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
-        results = model.generate_batch([inputs] * samples, targets, seed=seed, **options)
-        for number, result in enumerate(results):
-            suffix = f"-{number}" if samples > 1 else ""
-            for name, generated in result.items():
-                for path in write(generated, out, f"{name}{suffix}"):
-                    tell(str(path))
-                picture = generated.render()
-                if isinstance(picture, str):
-                    tell(f"{name}: {picture}")
-                if remark := generated.remark():
-                    tell(f"{name}: {remark}")
-                if generated.decoded_from == "probabilities":
-                    tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
+        steps = Steps(model)
+        with nullcontext() if animate is None else steps.recorded():
+            results = model.generate(inputs, targets, explain=explain, **options)
+        frames = [] if animate is None else steps.frames(inputs, results.samples[0])
+        if out is not None and not explain:
+            _write_results(results, out, tell)
+        if animate is not None:
+            write_atomically(animate, animated(frames, animate))
+            tell(f"{animate}: {counted(len(frames), 'frame')}")
         return results
 
 
-def write(generated: Generated, out: Path, stem: str) -> list[Path]:
-    """Write the modality's files, and a PNG to look at beside them as `stem.view.png`; returns their paths."""
-    paths = []
-    for extension, content in generated.modality.write(generated.value).items():
-        paths.append(out / f"{stem}.{extension}")
-        write_atomically(paths[-1], content)
-    picture = generated.render()
+def _write_results(results: Results, out: Path, tell: Tell) -> None:
+    """All samples; or, where they were made one, that one and its spread."""
+    made_one = any(one.spread is not None for one in results.values())
+    samples = [results] if made_one else results.samples
+    for number, sample in enumerate(samples):
+        suffix = f"-{number}" if len(samples) > 1 else ""
+        for name, generated in sample.items():
+            for path in write(generated, out, f"{name}{suffix}"):
+                tell(str(path))
+            picture = generated.render()
+            if isinstance(picture, str):
+                tell(f"{name}: {picture}")
+            if remark := generated.remark():
+                tell(f"{name}: {remark}")
+            if generated.decoded_from == "probabilities":
+                tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
+    if len(results.samples) > 1:
+        write_atomically(out / SHEET, png(results.grid()))
+        tell(str(out / SHEET))
+
+
+def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
+    """Write the modality's files, and a PNG to look at beside them as `stem.view.png`; of a spread its numbers as
+    `stem.spread.npy`, and `stem.spread.png`. Returns their paths."""
+    files = {f"{stem}.{extension}": content for extension, content in generated.modality.write(generated.value).items()}
+    picture = generated.show()
     if not isinstance(picture, str):
-        paths.append(out / f"{stem}.view.png")
-        write_atomically(paths[-1], png(picture))
-    return paths
+        files[f"{stem}.view.png"] = png(picture)
+    if isinstance(generated, Generated) and isinstance(generated.spread, np.ndarray):
+        np.save(buffer := io.BytesIO(), generated.spread.astype(np.float32), allow_pickle=False)
+        files[f"{stem}.spread.npy"] = buffer.getvalue()
+        if not isinstance(spread := generated.show_spread(), str):
+            files[f"{stem}.spread.png"] = png(spread)
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    return [out / name for name in files]

@@ -1,8 +1,8 @@
 """Copies of remote files in a folder of bounded size, shared by all processes of a machine.
 
-A copy is locked for reading (`flock`) by each process that has it open, and for writing by the one that makes it: what
-is in use is never evicted, a file is downloaded once, and a process that is killed leaves no lock. A copy is written
-as `<name>.part` and renamed when it is whole.
+A copy is locked (`flock`) for reading by each process that has it open, and for writing by the one that makes it: a
+copy in use is never evicted, a file is downloaded once, and a killed process leaves no lock. A copy is written as
+`<name>.part` and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import BinaryIO
 from fourm_engine.files import lock_file
 
 log = logging.getLogger(__name__)
-#: Only files with such names are counted and removed: the folder may hold others.
+#: Only files with such names are counted and removed; the folder may hold others.
 _NAME = re.compile(r"^[\w.-]{1,80}-[0-9a-f]{32}\.(copy|part)$")
 _GATE = ".fourm-cache-lock"
 _POLL = 0.05
@@ -33,7 +33,7 @@ _handles: set[int] = set()
 
 
 def copy_name(url: str, size: int, version: str) -> str:
-    """The name of the copy of a file, which another content does not share."""
+    """The name of a file's copy, which no other content shares."""
     stem = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-80:] or "file"
     return f"{stem}-{hashlib.blake2b(repr((url, size, version)).encode(), digest_size=16).hexdigest()}.copy"
 
@@ -55,8 +55,8 @@ class ShardCache:
                 is left of `patience`.
             wait: whether to wait for another process that is making the copy, as long as it is at work.
 
-        Returns None where there can be none: no room, no permission, a full disk (a warning says so, once a process),
-        or another process at work. Raises what `fill` raises, and nothing is left then."""
+        Returns None if there can be no copy: no room, no permission, a full disk (with one warning per process), or
+        another process at work. Raises what `fill` raises, leaving nothing behind."""
         if size > self.max_bytes:
             if self.max_bytes:
                 self._warn(f"a shard of {size / 2**20:.1f} MiB is larger than data.remote.cache_gb allows; raise it")
@@ -112,7 +112,7 @@ class ShardCache:
             close(handle)  # cut short, or evicted just now
 
     def _fill(self, handle: int, part: Path, size: int, fill: Callable[[BinaryIO], None]) -> None:
-        """Make the copy in the locked file `part`, and rename it. A failure leaves nothing."""
+        """Make the copy in the locked file `part`, and rename it. A failure leaves nothing behind."""
         try:
             for last in (False, True):
                 try:
@@ -132,7 +132,7 @@ class ShardCache:
             raise
 
     def _reserve(self, handle: int, size: int, *, full: bool) -> None:
-        """Give the file its size, which counts from then on. `full`: the disk is, so that as much must be freed. Raises
+        """Give the file its size, which counts from now on. `full`: the disk is full, so as much must be freed. Raises
         _NoRoom."""
         with self._gate():
             os.ftruncate(handle, 0)
@@ -192,7 +192,7 @@ def _open_file(path: Path, flags: int) -> int:
 
 
 def _forget() -> None:
-    """A forked child, such as a data-loader worker, must not hold what its parent holds: nothing could be evicted."""
+    """A forked child, such as a data-loader worker, must not hold its parent's copies: they could never be evicted."""
     for handle in _handles:
         with suppress(OSError):
             os.close(handle)
@@ -212,7 +212,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file still is the one of that name."""
+    """Whether an open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -220,7 +220,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a copy, or what a killed process left of one, unless it is in use."""
+    """Remove a copy, or a killed process's partial one, unless it is in use."""
     try:
         handle = _open_file(path, os.O_RDONLY)
     except OSError:

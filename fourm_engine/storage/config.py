@@ -19,7 +19,7 @@ def _user_cache() -> Path:
 
 class RemoteConfig(BaseModel):
     """Shards of a remote store are read from copies in `cache`, which all processes of a machine share. A store that
-    does not answer, or not with all bytes, is tried again after 0.5, 1, 2, … 30 s, each shortened by chance."""
+    does not answer, or not with all bytes, is asked again after 0.5, 1, 2, … 30 s, each randomly shortened."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,9 @@ class RemoteConfig(BaseModel):
     #: Size of all copies together, in GiB; the least recently used make room. 0: nothing is kept, and every read goes
     #: to the store.
     cache_gb: float = Field(default=50, ge=0)
-    #: Shards that may wait in each process to be copied before they are needed.
+    #: How many shards may wait, in each process, to be copied before they are needed.
     ahead: int = Field(default=16, ge=0, le=128)
-    #: Seconds for one answer of the store.
+    #: Seconds to wait for one answer of the store.
     timeout_s: float = Field(default=60, gt=0)
-    #: Seconds for which a store may stay away before the run ends.
+    #: Seconds for which a store may stay away before the run gives up.
     give_up_s: float = Field(default=300, ge=0)

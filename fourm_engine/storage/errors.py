@@ -1,4 +1,4 @@
-"""What can be wrong with a remote store, in one line for the user, and which of it may pass."""
+"""What can go wrong with a remote store, in one line for the user, and which errors are temporary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fourm_engine.storage.url import Url, public
 
-#: Packages whose errors speak of the store or the way to it, and may pass.
+#: Packages whose errors concern the store or the network, and may be temporary.
 _CLIENTS = frozenset(
     (
         "aiohttp",
@@ -23,7 +23,7 @@ _CLIENTS = frozenset(
         "urllib3",
     )
 ) | {"httpx", "httpx2", "httpcore", "httpcore2"}
-#: Answers of 400 to 499 that may pass: too slow, too early, too many.
+#: Answers of 400 to 499 that may be temporary: too slow, too early, too many.
 OUT_OF_RANGE = 416
 _PASSING = {408, OUT_OF_RANGE, 425, 429}
 _NO_CREDENTIALS = re.compile(
@@ -47,11 +47,11 @@ class Missing(StoreError):
 
 
 class Away(StoreError):
-    """A store that did not answer for the time that the settings allow."""
+    """A store that did not answer for as long as the settings allow."""
 
 
 class Changed(StoreError):
-    """A file that is not what the index of its data says."""
+    """A file that differs from what the index of its data says."""
 
     def __init__(self, url: str, what: str) -> None:
         super().__init__(
@@ -74,9 +74,8 @@ class Short(OSError):
 
 
 def permanent(error: Exception, url: Url) -> StoreError | None:
-    """The error for the user where another try cannot help; None for what may pass.
-
-    Raises `error` again where it is none of the store's."""
+    """The error for the user if another try cannot help; None if the cause may be temporary. Raises `error` again if it
+    is not the store's."""
     if isinstance(error, StoreError):
         return error
     chain, code, where = list(_causes(error)), status(error), public(str(url))
@@ -119,7 +118,7 @@ def timed_out(error: Exception) -> bool:
 
 
 def status(error: BaseException) -> int | None:
-    """The status of HTTP, where the store answered with one."""
+    """The HTTP status, if the store answered with one."""
     return next((code for e in _causes(error) if (code := _status(e)) is not None), None)
 
 
@@ -132,9 +131,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of HTTP that an error of one of the clients holds."""
+    """The HTTP status in an error of one of the clients."""
     if type(error.__cause__).__module__ == "aiohttp.http_exceptions":
-        return None  # an answer that is no HTTP: aiohttp makes a 400 of it
+        return None  # an answer that is not HTTP, which aiohttp reports as a 400
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

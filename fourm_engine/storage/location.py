@@ -1,4 +1,4 @@
-"""A folder or file in a remote store: what readers of data use in place of a `Path`.
+"""A folder or file in a remote store, used by readers of data in place of a `Path`.
 
     folder = open_location("s3://bucket/photos")
     folder.list()                                   # {"shards/00000.tar": 1048576, …}
@@ -6,7 +6,7 @@
     with (folder / "shards/00000.tar").open() as shard:
         shard.read(512, 100)                        # 100 bytes from byte 512 on
 
-A file is read from a copy in the cache, or where there can be none, through ranges of bytes.
+A file is read from a copy in the cache or, if there can be none, by ranges of bytes.
 """
 
 from __future__ import annotations
@@ -28,30 +28,28 @@ from fourm_engine.storage.errors import Changed, Missing, StoreError
 from fourm_engine.storage.store import Facts, Store
 from fourm_engine.storage.url import Url
 
-#: Bytes of a range that is read where there is no copy, and how many of them a process keeps.
+#: Bytes of a range, read if there is no copy, and how many ranges a process keeps.
 BLOCK, KEPT_BLOCKS = 1 << 20, 64
-#: Copies that a path was given out for and that are not evicted: time for their readers to open them.
+#: How many copies whose paths were given out are not evicted yet: time for their readers to open them.
 KEPT_PATHS = 8
-#: Downloads of a file whose content is not what it should be.
+#: How often a file is downloaded whose content is not what it should be.
 TRIES = 3
-#: Seconds that a read ahead waits for a store: what fails is tried again when it is needed.
+#: Seconds that reading ahead waits for a store: what fails is tried again when it is needed.
 _PATIENCE_AHEAD = 10.0
 
 
 class Shard(NamedTuple):
-    """A file below a location, and what its index says of it."""
+    """A file below a location, and what its index says about it."""
 
     path: str
     size: int | None = None
-    #: Such as "sha256:…" or "blake2b:…" in hex; None where it is not known.
+    #: Such as "sha256:…" or "blake2b:…" in hex; None if unknown.
     digest: str | None = None
 
 
 class Location:
     """A folder or file at a URL. Those below it share its connections and its cache. Picklable; safe to use after a
-    fork.
-
-    All methods raise `Missing` (a ValueError) where there is no such file, and other ValueErrors for a store that
+    fork. All methods raise `Missing` (a ValueError) if there is no such file, and other ValueErrors for a store that
     cannot be used: one line with the URL and the remedy."""
 
     def __init__(self, url: Url, remote: _Remote) -> None:
@@ -61,7 +59,7 @@ class Location:
         return str(self.url)
 
     def __truediv__(self, below: str) -> Location:
-        """Raises ValueError for a path that leads out."""
+        """The file or folder at a relative path. Raises ValueError for a path that leads out."""
         return Location(self.url / inside, self._remote) if (inside := _inside(below)) else self
 
     @property
@@ -81,8 +79,8 @@ class Location:
         return True
 
     def list(self) -> dict[str, int]:
-        """Path of each file below, sorted -> its bytes; without hidden ones. Raises ValueError for the web, which
-        has no lists."""
+        """Path -> size in bytes of each file below, sorted, without hidden ones. Raises ValueError for the web, which
+        has no listings."""
         sizes = {}
         for path, facts in self._remote.store.listing(self.url).items():
             if facts.size is not None and not any(part.startswith(".") for part in path.split("/")):
@@ -90,7 +88,7 @@ class Location:
         return sizes
 
     def read_bytes(self, max_bytes: int) -> bytes:
-        """A small file. Raises ValueError where it is larger than `max_bytes`."""
+        """The content of a small file. Raises ValueError if it is larger than `max_bytes`."""
         facts = self._remote.facts(self.url)
         if facts.size is None:
             raise StoreError(f"{self}: the server does not say how large it is (Content-Length)")
@@ -99,22 +97,22 @@ class Location:
         return b"".join(self._remote.store.content(self.url, facts.size, ranges=facts.ranges))
 
     def open(self, size: int | None = None, digest: str | None = None) -> OpenFile:
-        """A file to read parts of. `size` and `digest`, where known, are checked when it is copied."""
+        """A file to read parts of. `size` and `digest`, if known, are checked when it is copied."""
         return self._remote.open(self.url, size, digest)
 
     def local(self, size: int | None = None, digest: str | None = None) -> Path | None:
-        """A copy on this machine: open it at once, since it may be evicted later (which an open file survives). None
-        where there can be no copy: use `open`."""
+        """The path of a copy on this machine: open it at once, since it may be evicted later (which an open file
+        survives). None if there can be no copy: use `open`."""
         return self._remote.local(self.url, size, digest)
 
     def ahead(self, shards: Iterable[Shard]) -> None:
-        """Copy `shards` in the background; of more than `data.remote.ahead` that wait, the rest is left out."""
+        """Copy `shards` in the background; at most `data.remote.ahead` wait, further ones are dropped."""
         if self._remote.cache.max_bytes:
             self._remote.ahead.plan((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
 
 
 class _Remote:
-    """One scheme: its store, the cache, and what is known of its files."""
+    """One scheme: its store, the cache, and what is known about its files."""
 
     def __init__(self, scheme: str, config: RemoteConfig) -> None:
         self.config = config
@@ -136,7 +134,7 @@ class _Remote:
         return OpenFile(self, url, size, partial(self._copy, url, size, digest, facts))
 
     def local(self, url: Url, size: int | None, digest: str | None) -> Path | None:
-        if self._pid != os.getpid():  # the copies are the parent's
+        if self._pid != os.getpid():  # these copies are the parent's
             self._pid, self._pinned = os.getpid(), OrderedDict()
         size, facts = self._checked(url, size, digest)
         if (handle := self._copy(url, size, digest, facts)) is None:
@@ -160,7 +158,7 @@ class _Remote:
         return self._blocks[key]
 
     def _checked(self, url: Url, size: int | None, digest: str | None) -> tuple[int, Facts]:
-        """The size of a file, and what the store says, which is looked up where the index has no digest."""
+        """The size of a file, and the store's facts, which are fetched if the index has no digest."""
         if size is not None and digest:
             return size, Facts(size)
         facts = self.facts(url)
@@ -209,8 +207,8 @@ class _Remote:
 
 
 class OpenFile:
-    """A file to read parts of, a context manager: from a copy, which is not evicted while it is open, or where there is
-    none, through ranges. Each process opens the copy when it first reads: what a parent opened is the parent's."""
+    """A file to read parts of, as a context manager: from a copy, which is not evicted while it is open, or by ranges
+    if there is none. Each process opens the copy on its first read and does not use its parent's."""
 
     def __init__(self, remote: _Remote, url: Url, size: int, copy: partial[int | None]) -> None:
         self.size = size
@@ -246,15 +244,16 @@ class OpenFile:
         self.close()
 
 
-#: A file or folder to read from.
+#: A local or remote file or folder to read from.
 Readable = Path | Location
 
 
 def content_of(path: Readable, max_bytes: int) -> bytes:
-    """A small file. Raises OSError, and ValueError where it is no regular file or larger than `max_bytes`."""
+    """The content of a small file. Raises OSError, and ValueError if it is not a regular file or is larger than
+    `max_bytes`."""
     if isinstance(path, Location):
         return path.read_bytes(max_bytes)
-    if not stat.S_ISREG((status := path.stat()).st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG((status := path.stat()).st_mode):  # reading a pipe would wait for a writer
         raise ValueError(f"{path}: no regular file; remove it")
     if (size := status.st_size) > max_bytes:
         raise ValueError(f"{path}: {size} bytes, more than the {max_bytes} allowed")
@@ -262,14 +261,14 @@ def content_of(path: Readable, max_bytes: int) -> bytes:
 
 
 def open_location(url: str | Url, config: RemoteConfig | None = None) -> Location:
-    """The folder at a URL. Nothing is read yet. Raises ValueError for a URL that cannot be used, and for one whose
-    client is not installed, saying what to install."""
+    """The folder at a URL; nothing is read yet. Raises ValueError for a URL that cannot be used, and, saying what to
+    install, for one whose client is not installed."""
     url = Url(url)
     return Location(url, _Remote(url.scheme, config or RemoteConfig()))
 
 
 def _inside(path: str) -> str:
-    """A path below the folder. Raises ValueError where it leads out of it: an index may say anything."""
+    """A path below the folder. Raises ValueError if it leads out: an index may contain anything."""
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"{path!r:.200}: leads out of the data's folder; do not use this index")

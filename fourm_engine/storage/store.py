@@ -1,4 +1,4 @@
-"""One kind of remote store, through fsspec: facts, ranges and listings, each tried again for a bounded time."""
+"""One kind of remote store, through fsspec: facts, ranges and listings, each retried for a bounded time."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ from fourm_plugins.extras import optional
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-#: Bytes of one request; halved while a slow store does not send them in time.
+#: Bytes per request; halved while a slow store does not send them in time.
 CHUNK, SMALLEST_CHUNK = 8 << 20, 64 << 10
 #: Seconds before the second try, doubled for each further one up to a limit.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-#: What stores call that which changes with the content of a file.
+#: Names that stores give to a fact that changes with a file's content.
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "Last-Modified", "updated")
 
 
 class Facts(NamedTuple):
-    """What a store says of a file."""
+    """What a store says about a file."""
 
     size: int | None
-    #: Changes when the content does; '' where the store does not say.
+    #: Changes when the content does; '' if the store does not tell.
     version: str = ""
-    #: "sha256:<hex>" or the like of the content; '' where the store does not say.
+    #: Digest of the content, such as "sha256:<hex>"; '' if the store does not tell.
     digest: str = ""
     #: Whether parts of it can be read.
     ranges: bool = True
 
 
 class Store:
-    """All files of one scheme. Connections are opened by each process when it first needs them."""
+    """All files of one scheme. Each process opens its connections when it first needs them."""
 
     def __init__(self, scheme: str, *, timeout_s: float = 60, give_up_s: float = 300) -> None:
         package, extra = SCHEMES[scheme]
@@ -80,13 +80,12 @@ class Store:
         return {name[len(base) :]: _facts(info) for name, info in sorted(found.items()) if name.startswith(base)}
 
     def read(self, url: Url, start: int, number: int, patience: float | None = None) -> bytes:
-        """Exactly `number` bytes from `start` on. Raises StoreError."""
+        """Exactly `number` bytes from `start`. Raises StoreError."""
         return b"".join(self._ranges(url, start, start + number, patience))
 
     def content(self, url: Url, size: int, *, ranges: bool = True, patience: float | None = None) -> Iterator[bytes]:
-        """The `size` bytes of a file, piece by piece. `patience`: seconds without progress before it gives up.
-
-        Raises Missing, Away, StoreError."""
+        """The `size` bytes of a file, in pieces. `patience` is how many seconds without progress it waits. Raises
+        Missing, Away, StoreError."""
         if ranges and not self._whole_only:
             try:
                 yield from self._ranges(url, 0, size, patience)
@@ -102,7 +101,7 @@ class Store:
             yield data
 
     def _range(self, url: Url, start: int, end: int) -> bytes:
-        """From `start` on, as much of it as one request takes."""
+        """As many bytes from `start` as fit in one request."""
         number = min(self._chunk, end - start)
         try:
             if self.scheme in ("http", "https"):
@@ -124,7 +123,7 @@ class Store:
         raise trouble
 
     def _stream(self, url: Url, size: int, patience: float | None) -> Iterator[bytes]:
-        """The whole file from a web server that sends no ranges: each further try skips what has arrived."""
+        """The whole file from a web server without ranges: a retry skips what has arrived."""
         at, stream = 0, None
 
         def more() -> bytes:
@@ -153,7 +152,7 @@ class Store:
                 stream.close()
 
     def _try(self, url: Url, call: Callable[[], T], patience: float | None = None) -> T:
-        """The result of `call`, tried again for `patience` seconds, at least once, where what went wrong may pass."""
+        """The result of `call`, retried for `patience` seconds, at least once, if the error may be temporary."""
         patience = self.give_up_s if patience is None else patience
         start, wait = time.monotonic(), FIRST_WAIT
         while True:
@@ -175,8 +174,8 @@ class Store:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """A method of the file system by name, or a coroutine that takes the file system: within `timeout_s` where it
-        is asynchronous."""
+        """Call a method of the file system by name, or a coroutine that takes the file system; if asynchronous, within
+        `timeout_s`."""
         fs = self._fs()
         if callable(method):
             return sync(fs.loop, method, fs, *args, timeout=self.timeout_s, **kwargs)
@@ -197,7 +196,7 @@ class Store:
 
 
 def file_system(scheme: str, timeout_s: float) -> Any:
-    """A new file system of fsspec, without retries, which are ours, and without a cache of listings."""
+    """A new file system of fsspec, without its retries, which this module does, and without its cache of listings."""
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme in ("http", "https"):
         import aiohttp

@@ -1,4 +1,4 @@
-"""Where data lies: a local folder (`Path`) or a remote one (`Url`).
+"""Where data is: a local folder (`Path`) or a remote one (`Url`).
 
 A `Path` would make `s3:/bucket` of `s3://bucket`; hence a type of its own, and `Place`, which settings use.
 """
@@ -20,16 +20,16 @@ SCHEMES = {
     "http": ("aiohttp", "http"),
     "hf": ("huggingface_hub", ""),
 }
-#: Names of no source of a package: what the engine reads itself.
+#: Names that no package's source may have: the engine reads these itself.
 RESERVED = frozenset({"pipe", *SCHEMES})
-#: The name of a source, before the colon: no drive of Windows, no URL.
+#: The name of a source, before the colon; neither a drive of Windows nor a URL.
 _SOURCE = re.compile(r"([a-z][a-z0-9_+-]+):(?!//)(?=.)")
 _URL = re.compile(r"^([a-z][a-z0-9+.]*):/+", re.IGNORECASE)
 _SECRETS = re.compile(r"(?<=://)[^/@]*@|\?.*")
 
 
 class Url(str):
-    """A folder in a remote store, without a slash at its end. Raises ValueError for a scheme that is not known, and for
+    """A folder in a remote store, without a slash at its end. Raises ValueError for an unknown scheme, and for
     credentials, which would end up in logs and in the configs of runs."""
 
     def __new__(cls, text: str) -> Url:

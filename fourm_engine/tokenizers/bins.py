@@ -1,4 +1,4 @@
-"""Tokenizer of scalars: one id a scalar, the bin that it falls into. Kind `bins`.
+"""Tokenizer of scalars: the id of a scalar is the bin that it falls into. Kind `bins`.
 
 In: feature vectors (size,), a layout of as many tokens. Out: ids, and the value that stands for each bin:
 
@@ -6,8 +6,8 @@ In: feature vectors (size,), a layout of as many tokens. Out: ids, and the value
 - "log": bins of equal ratio, for positive scalars; their geometric centres;
 - "quantile": bins that hold equally many training values; their medians.
 
-Values outside the range go to the outermost bin. Each scalar has bins of its own. Where the array has gaps, NaN stands
-for a value that is missing: the last id of the token space says so, and is decoded to NaN.
+Values outside the range go to the outermost bin. Each scalar has its own bins. If the array has gaps, NaN stands for a
+missing value; its id, the last of the token space, is decoded to NaN.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FILE = "bins.safetensors"
 
 
 class BinsSettings(Settings):
-    """`low`, `high`: ends of the range, one number or one a scalar; null: the extremes of the training values."""
+    """`low`, `high`: ends of the range, one number or one per scalar; null: the extremes of the training values."""
 
     spacing: Literal["uniform", "log", "quantile"] = "uniform"
     low: float | tuple[float, ...] | None = None
@@ -86,7 +86,7 @@ class BinsTokenizer(Tokenizer):
         return digest.hexdigest()
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Returns the share of known values that lay outside the range."""
+        """Returns the share of known values outside the range."""
         rows = [self._checked(array) for array in arrays()]
         table, outside, known = np.stack(rows).astype(np.float64), 0, 0
         for scalar in range(self.scalars):
@@ -97,7 +97,7 @@ class BinsTokenizer(Tokenizer):
         return {"outside": outside / max(known, 1)}
 
     def _fit_scalar(self, scalar: int, values: np.ndarray) -> tuple[float, float]:
-        """Place the bins of one scalar by its training values, sorted; returns the ends of the range."""
+        """Place the bins of one scalar by its sorted training values; returns the ends of the range."""
         where, n = f"{self.spec.name}: scalar {scalar}", self.bins
         if self.settings.spacing == "quantile":
             if len(values) < n:
@@ -124,8 +124,8 @@ class BinsTokenizer(Tokenizer):
         return low, high
 
     def _equal_shares(self, scalar: int, values: np.ndarray) -> None:
-        """Bins of equally many of the sorted values. Equal values share a bin, and the bins above it divide the rest;
-        where none is left they are empty and stand for the largest value."""
+        """Bins that hold equally many of the sorted values. Equal values share a bin, and the bins above it divide the
+        rest; bins left without values are empty and stand for the largest one."""
         self.edges[scalar], self.values[scalar] = np.inf, values[-1]
         start = 0
         for bin_ in range(self.bins):
@@ -166,7 +166,7 @@ class BinsTokenizer(Tokenizer):
         return np.where(row < self.bins, values, np.float32(np.nan)).astype(np.float32)
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
-        """The mean of the bins' values; NaN where a gap is likelier than a value. (B, scalars, size) -> (scalars,)."""
+        """(B, scalars, size) -> (scalars,): the mean of the bins' values; NaN if a gap is likelier than a value."""
         bins = probabilities[..., : self.bins].astype(np.float64)
         known = bins.sum(-1)
         means = (bins * self.values).sum(-1) / np.maximum(known, 1e-30)

@@ -23,9 +23,9 @@ from fourm_plugins.modality import Settings
 _SHIFTED = "shifted_cosine:"
 #: Bounds of the log of the signal-to-noise ratio of the shifted cosine schedule.
 _LOG_SNR = 15.0
-#: ᾱ that the fast solver takes for 0, as those of `diffusers` do: it works with the log of the signal-to-noise ratio.
+#: ᾱ used for 0 by the fast solver, as in `diffusers`: it works with the log of the signal-to-noise ratio.
 _LEAST = 2.0**-24
-#: What the other schedulers take for 0, to avoid 0 / 0.
+#: ᾱ used for 0 by the other schedulers, to avoid 0 / 0.
 _TINY = 1e-30
 
 #: (x_t (B, C, H, W), t (B,)) -> what the network predicts.
@@ -33,7 +33,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 class DiffusionSettings(Settings):
-    """The forward process, and how it is reversed. Decoding is a pure function of the ids: its noise is fixed."""
+    """The forward process and its reversal. Decoding is a pure function of the ids, since its noise is fixed."""
 
     #: "sample" learns fastest on little data.
     prediction: Literal["sample", "epsilon", "v_prediction"] = "sample"
@@ -41,7 +41,7 @@ class DiffusionSettings(Settings):
     schedule: str = "linear"
     #: Timesteps T of the forward process.
     timesteps: int = Field(default=1000, ge=2, le=100_000)
-    #: Rescale the schedule so that nothing is left of the map at the last timestep (Lin et al. 2023).
+    #: Rescale the schedule so that the last timestep is pure noise (Lin et al. 2023).
     zero_terminal_snr: bool = True
     #: Clip predicted maps to [-1, 1] at every step.
     clip_sample: bool = False
@@ -50,9 +50,9 @@ class DiffusionSettings(Settings):
     #: "ddim": deterministic. "ddpm": ancestral, with noise at every step. "dpm_solver": DPM-Solver++(2M), which needs
     #: the fewest steps.
     sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
-    #: Calls of the network to decode a map, or about as many: see `sampling_timesteps`.
+    #: Network calls per decoded map, approximately: see `sampling_timesteps`.
     steps: int = Field(default=25, ge=1)
-    #: Of the noise that decoding starts from.
+    #: Seed of the noise from which decoding starts.
     noise_seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     @field_validator("schedule")
@@ -94,13 +94,13 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
-    """T − 1, T − 1 − k, … ≥ 0 with k = T // steps. Where `steps` does not divide T these are a few more than `steps`,
-    and not what `diffusers` calls trailing, but they are equally far apart, as the published decoders take them."""
+    """T − 1, T − 1 − k, … ≥ 0 with k = T // steps. If `steps` does not divide T there are a few more than `steps`. They
+    differ from the "trailing" spacing of `diffusers`: they are equally spaced, as in the published decoders."""
     return list(range(timesteps - 1, -1, -(timesteps // steps)))
 
 
 class Diffusion:
-    """The process of one set of settings, its ᾱ computed at first use."""
+    """The diffusion process of some settings; ᾱ is computed on first use."""
 
     def __init__(self, settings: DiffusionSettings) -> None:
         self.settings = settings
@@ -121,7 +121,7 @@ class Diffusion:
         return signal * x_BCHW + spread * noise
 
     def target(self, x_BCHW: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        """What the network is to say of x_t."""
+        """What the network should predict from x_t."""
         if self.settings.prediction == "sample":
             return x_BCHW
         if self.settings.prediction == "epsilon":
@@ -130,12 +130,12 @@ class Diffusion:
         return signal * noise - spread * x_BCHW
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
-        """The noise that decoding starts from, equal for equal seeds and shapes."""
+        """The noise from which decoding starts, equal for equal seeds and shapes."""
         generator = np.random.Generator(np.random.Philox(self.settings.noise_seed))
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
     def sample(self, predict: Predict, noise_BCHW: Tensor, *, steps: int | None = None) -> Tensor:
-        """Maps (B, C, H, W) from noise, each from its own row alone. `steps`: by default the settings'."""
+        """Maps (B, C, H, W) sampled from noise, each independent of the others. `steps` defaults to the settings'."""
         scheduler = self._scheduler(steps or self.settings.steps)
         fast, ancestral = self.settings.sampler == "dpm_solver", self.settings.sampler == "ddpm"
         seed = self.settings.noise_seed + 1
@@ -151,7 +151,7 @@ class Diffusion:
         return x
 
     def _clean(self, x_BCHW: Tensor, prediction: Tensor, t_B: Tensor) -> Tensor:
-        """x_0 as predicted, clipped as the settings say; the solver of `diffusers` knows no clipping."""
+        """The predicted x_0, clipped as the settings say; the fast solver of `diffusers` does not clip."""
         signal, spread = self._scales(t_B)
         clean = prediction
         if self.settings.prediction == "epsilon":
@@ -189,7 +189,7 @@ class Diffusion:
 
 
 def _scheduler_class(module: str, name: str) -> Any:
-    """A scheduler of `diffusers`; its module alone is imported, since the package takes seconds."""
+    """A scheduler of `diffusers`; only its module is imported, since the package takes seconds."""
     module = f"diffusers.schedulers.scheduling_{module}"
     return getattr(optional(module, what="diffusion decoders need", install="fourm-engine[diffusion]"), name)
 

@@ -29,26 +29,26 @@ from fourm_engine.weights import check_weights
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
 
 LOSS = "diffusion"
-#: Parts of the network that a frozen encoder brings.
+#: Parts of the network that come with a frozen encoder.
 _ENCODER = ("encoder.", "quant_proj.", "quantiser.")
-#: Settings of these parts that must be those of the tokenizer that they come from.
+#: Settings of these parts, which must equal those of the tokenizer that they come from.
 _SHARED = ("encoder", "quantiser", "latent_dim", "heads", "normalise_codes", "levels")
 
 
 class DiVAESettings(CodebookSettings):
-    """Encoder and codebook as the VQ-VAE's. The loss is the squared error of what the diffusion predicts."""
+    """Encoder and codebook are the VQ-VAE's. The loss is the squared error of the diffusion's prediction."""
 
     encoder: CodecSettings = CodecSettings(blocks=0)
     decoder: UNetSettings = UNetSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
-    #: Share of the training maps that are decoded without any condition, so that decoding can be guided.
+    #: Share of the training maps that are decoded without condition, so that decoding can be guided.
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)
     #: Share of a map's tokens hidden in training, drawn uniformly between the two, so that few tokens suffice.
     condition_mask: tuple[float, float] = (0.0, 0.0)
-    #: Weight of the condition in decoding, u + w (c − u) (Ho & Salimans 2022); 1 does without the second call.
+    #: Guidance weight w of decoding, u + w (c − u) (Ho & Salimans 2022); 1 saves the second call.
     guidance: float = Field(default=1.0, ge=0, le=100)
-    #: Folder of a fitted tokenizer, of kind `vqvae` or `divae`, whose encoder and codebook are taken over and not
-    #: trained: the ids stay what they are. Only fitting reads it.
+    #: Folder of a fitted tokenizer, of kind `vqvae` or `divae`, whose encoder and codebook are taken over and frozen,
+    #: so that its ids stay the same. Only fitting reads it.
     encoder_from: Path | None = None
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class DiVAE(VQVAE):
             latents, sums = quantised.latents, {name: values.sum() for name, values in quantised.losses.items()}
         known = ~x.isnan().any(1, keepdim=True)
         clean = torch.nan_to_num(x)
-        # Spread evenly over the batch: a lower variance than independent draws have.
+        # Spread evenly over the batch, which has less variance than independent draws.
         share = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
         t = (share * self.diffusion.settings.timesteps).long()
         noise = torch.randn_like(clean)
@@ -102,14 +102,14 @@ class DiVAE(VQVAE):
 
     @torch.no_grad()
     def _fixed_ids(self, x: Tensor) -> Tensor:
-        """Ids of a frozen encoder in filled chunks, as of `NeuralTokenizer.encode`: the very ids that will be
+        """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
         decoded."""
         missing = -len(x) % CHUNK
         filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
         return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
-        """Zeros in place of the latents that are hidden from the decoder."""
+        """Replace the latents that are hidden from the decoder by zeros."""
         size, tokens, _ = latents_BNd.shape
         low, high = self.condition_mask
         if high > 0:
@@ -121,7 +121,7 @@ class DiVAE(VQVAE):
         return latents_BNd
 
     def denoise(self, x_BCHW: Tensor, t_B: Tensor, latents_BNd: Tensor) -> Tensor:
-        """One call of the decoder: what it predicts of noisy maps at timesteps t."""
+        """One call of the decoder: its prediction for noisy maps at timesteps t."""
         condition = rearrange(latents_BNd, "b (h w) d -> b d h w", h=self._grid_of(x_BCHW)[0])
         return self.decoder(x_BCHW, t_B, condition)
 
@@ -133,10 +133,9 @@ class DiVAE(VQVAE):
         noise: Tensor | None = None,
         steps: int | None = None,
     ) -> Tensor:
-        """Maps from quantised latents of a grid, by default of its own size. `noise` (B, C, H, W): by default the one
-        of the settings, alike for every map of a size.
-
-        On a CPU maps pass one by one, on a GPU in filled chunks: none depends on those it is decoded with."""
+        """Maps from quantised latents of a grid, by default of the network's own size. `noise` (B, C, H, W) defaults to
+        that of the settings, the same for all maps of a size. Maps are decoded one by one on a CPU, in full chunks on a
+        GPU, so that none depends on the others."""
         if noise is None:
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
@@ -219,7 +218,7 @@ class DiVAETokenizer(VQVAETokenizer):
         return "" if folder is None else _document(folder)["fingerprint"]
 
     def _borrowed(self, folder: Path) -> dict[str, Tensor]:
-        """Encoder and codebook of a fitted tokenizer. Raises ValueError where they do not fit."""
+        """Encoder and codebook of a fitted tokenizer. Raises ValueError if they do not fit."""
         document = _document(folder)
         kind = DiVAETokenizer if document["kind"] == DiVAETokenizer.kind else VQVAETokenizer
         theirs = kind.Settings.model_validate(document["settings"])
@@ -236,7 +235,7 @@ class DiVAETokenizer(VQVAETokenizer):
             return {name: file.get_tensor(name) for name in wanted}
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Latents, unless the encoder is frozen, and pixels of which something is known."""
+        """Latents, unless the encoder is frozen, and known pixels."""
         return dict.fromkeys(self.weights(), float(self.tokens(arrays))) | {LOSS: float((~arrays.isnan().any(1)).sum())}
 
     def weights(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What a reconstruction is compared by: terms of the loss of feature maps, class maps and feature vectors.
+"""Reconstruction losses: terms for feature maps, class maps and feature vectors.
 
-In: reconstruction and target. Out: one number for each place that has a target (a pixel, a vector), to be summed where
+Each takes a reconstruction and its target and gives a number for each position (a pixel, a vector), to be summed where
 the target is known.
 """
 
@@ -32,8 +32,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def loss_weights(loss: Mapping[LossName, float] | None, spec: ModalitySpec) -> dict[str, float]:
-    """Terms of the reconstruction loss of a spec's arrays; None: cross_entropy for class maps, mse for the others.
-    Raises ValueError for terms that do not fit them."""
+    """Terms of the reconstruction loss for a spec's arrays; by default (None) cross_entropy for class maps, mse for
+    others. Raises ValueError for terms that do not fit."""
     classes = isinstance(spec.array, ClassMap)
     if loss is None:
         return {"cross_entropy": 1.0} if classes else {"mse": 1.0}

@@ -1,7 +1,7 @@
 """Tokenizer of global feature vectors (as 4M-21 does): an MLP to a few tokens, a quantiser, an MLP back.
 
-In: feature vectors (B, size), of the order of 1. Out: one id for each of the layout's numbered tokens, and vectors from
-ids. By default each token has codes of its own: the vector is a product of as many codebooks as there are tokens.
+Feature vectors (B, size), of the order of 1, become one id for each of the layout's tokens, and back. By default each
+token has its own codebook.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
 
 
 class MLPSettings(CodebookSettings):
-    """Sizes, loss and codebooks. The number of codes is the token space's, that of tokens the layout's."""
+    """Sizes, loss and codebooks. The token space gives the number of codes, the layout that of tokens."""
 
     width: int = Field(default=512, ge=1, le=16384)
     #: Residual MLP blocks of the encoder, and of the decoder.
     blocks: int = Field(default=2, ge=0, le=64)
     mlp_ratio: float = Field(default=2.0, gt=0, le=64)
-    #: Codes of its own for each token, or the same for all.
+    #: Whether each token has its own codes.
     codebooks: Literal["per_token", "shared"] = "per_token"
     #: Terms of the reconstruction loss and their weights; default: mse.
     loss: dict[LossName, float] | None = None
@@ -68,7 +68,7 @@ class MLPAutoencoder(TokenizerNetwork):
         assert spec.token_space is not None
         self.tokens, codes = spec.layout.num_tokens, spec.token_space.size
         if settings.codebooks == "per_token":
-            # Seeds apart by more than a quantiser's own heads.
+            # Seeds further apart than a quantiser has heads.
             self.quantiser = PositionQuantiser(
                 [make_quantiser(settings, codes, seed=64 * n) for n in range(self.tokens)]
             )

@@ -1,10 +1,10 @@
-"""Tokenizers that are networks; `fourm_engine.fit` trains them by gradient.
+"""Tokenizers that are networks, trained by `fourm_engine.fit`.
 
-In: a spec whose array is a feature map, class map or feature vector. A subclass brings a network; this module brings
+A subclass brings the network, for a spec whose array is a feature map, class map or feature vector; this module has
 what all of them share: checking and batching arrays, saving and loading, the fingerprint.
 
-One fitted tokenizer serves grids of any size, where its codecs have positions of a grid of their own (`position_grid`):
-the same patches get the same codes and ids, and positions are resized to the grid at hand.
+One fitted tokenizer serves grids of any size if its codecs have a `position_grid`: the same patches get the same codes
+and ids, and positions are resized to the grid at hand.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
-# Arrays that pass the network together. Encoding always fills the chunk up, so that every product has the same shape,
-# and with that the same rounding, whatever the caller's batch: ids do not depend on what an array is encoded with.
+# Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it the
+# same rounding, whatever the caller's batch: ids do not depend on what else is encoded.
 CHUNK = 8
 
 
 class TokenizerNetwork(nn.Module):
-    """A network with a discrete bottleneck. `forward` is what is trained."""
+    """A network with a discrete bottleneck, trained through `forward`."""
 
     quantiser: Quantiser
 
     @property
     def training_state(self) -> frozenset[str]:
-        """Names of buffers that only training needs."""
+        """Names of buffers needed only in training."""
         return frozenset(f"quantiser.{name}" for name in self.quantiser.training_state)
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Sums of the loss terms over a batch of arrays; what each runs over is said by `NeuralTokenizer.counts`."""
+        """Sums of the loss terms over a batch of arrays; `NeuralTokenizer.counts` says over how many items each
+        runs."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -58,14 +59,14 @@ class TokenizerNetwork(nn.Module):
 
     @abstractmethod
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Ids (B, N) -> arrays (B, …). `grid`: (h, w) of the tokens, where it is not that of the network's spec."""
+        """Ids (B, N) -> arrays (B, …). `grid`: (h, w) of the tokens, if it is not that of the network's spec."""
 
     @abstractmethod
     def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Distributions over ids (B, N, K) -> arrays (B, …)."""
 
     def blocks(self) -> list[nn.Module]:
-        """Parts to shard one by one over several GPUs."""
+        """Parts to shard separately over several GPUs."""
         return []
 
     def after_step(self, step: int, steps: int) -> None:
@@ -73,29 +74,28 @@ class TokenizerNetwork(nn.Module):
         self.quantiser.after_step(step, steps)
 
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
-        """Recompute, in place, what follows from other averages."""
+        """Recompute, in place, what follows from averaged weights."""
         self.quantiser.after_average(under("quantiser.", averages))
 
     def progress(self) -> dict[str, Tensor]:
-        """Scalars worth following while training."""
+        """Scalars to log in training."""
         return self.quantiser.progress()
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a published file held besides the fitted state, for the way back; it decides nothing here."""
+    """What a published file held besides the fitted state, kept for converting back; nothing depends on it."""
 
     arguments: dict[str, Any]
     tensors: dict[str, Tensor]
-    #: Of tensors that are shaped otherwise there than usual.
+    #: Shapes of tensors that differ there from the usual ones.
     shapes: dict[str, list[int]]
 
 
 class NeuralTokenizer(Tokenizer):
-    """A tokenizer around `self.network`, which lives on the device it was moved to.
-
-    Of several specs, which are then grids of the same patches, it takes and gives the arrays of the first; `serving`
-    gives the tokenizer of another, around the same network."""
+    """A tokenizer around `self.network`, which is on the device that it was moved to. With several specs, grids of the
+    same patches, it takes and gives arrays of the first; `serving` gives the tokenizer of another, around the same
+    network."""
 
     network: TokenizerNetwork
     carried: Carried | None = None
@@ -113,30 +113,30 @@ class NeuralTokenizer(Tokenizer):
         """The network with initial weights drawn from torch's generator."""
 
     def starting_network(self) -> TokenizerNetwork:
-        """The network that training starts from: a new one, unless something fitted is taken over."""
+        """The network from which training starts: a new one, unless something fitted is taken over."""
         return self.make_network()
 
     @abstractmethod
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Host-side: over how many items each sum of `network(arrays)` runs."""
+        """Over how many items each sum of `network(arrays)` runs; computed on the host."""
 
     @abstractmethod
     def weights(self) -> dict[str, float]:
         """Weight of each term of the loss."""
 
     def tokens(self, arrays: Tensor) -> int:
-        """Number of ids of a batch of arrays."""
+        """Number of ids in a batch of arrays."""
         return len(arrays) * self.spec.layout.num_tokens
 
     def serving(self, spec: ModalitySpec) -> NeuralTokenizer:
-        """This tokenizer, with this very network, for the arrays of `spec`: a grid of another size."""
+        """This tokenizer, with the same network, for the arrays of `spec`, a grid of another size."""
         self._check_alike(spec)
         other = copy.copy(self)
         other.specs = (spec, *(other_spec for other_spec in self.specs if other_spec.name != spec.name))
         return other
 
     def _check_alike(self, spec: ModalitySpec) -> None:
-        """Raise ValueError where one network cannot serve the first spec and this one."""
+        """Raise ValueError if one network cannot serve both the first spec and this one."""
         first = self.spec
         if first.array == spec.array and first.layout == spec.layout:
             return
@@ -158,7 +158,7 @@ class NeuralTokenizer(Tokenizer):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(h, w) of the tokens; None where they form no grid."""
+        """(h, w) of the tokens; None if they do not form a grid."""
         layout = self.spec.layout
         return (layout.height, layout.width) if isinstance(layout, Grid) else None
 
@@ -172,9 +172,8 @@ class NeuralTokenizer(Tokenizer):
         return self
 
     def tensor(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        """Arrays of the spec's shape -> one CPU tensor (B, …), float32 or int64.
-
-        Raises ValueError naming the modality where shape, type or values are not what the spec says."""
+        """Arrays of the spec's shape -> one CPU tensor (B, …), float32 or int64. Raises ValueError, naming the
+        modality, if shape, type or values are not as the spec says."""
         for array in arrays:
             try:
                 check_array(self.spec, array)
@@ -211,7 +210,7 @@ class NeuralTokenizer(Tokenizer):
         if self.network.training:
             self.network.eval()
         x = x.to(self.device)
-        with full_precision(x):  # ids and arrays are the same within a training run's autocast
+        with full_precision(x):  # ids and arrays are the same under a training run's autocast
             return list(method(x, *arguments).cpu().numpy())
 
     def _check_tokens(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -219,21 +218,21 @@ class NeuralTokenizer(Tokenizer):
             raise ValueError(f"{self.spec.name}: tokens of shape {tuple(shape)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Raises ValueError: a network learns by gradient, in the trainer, which is above the tokenizers."""
+        """Raises ValueError: networks are trained by the trainer, which tokenizers do not import."""
         raise ValueError(
             f"{self.spec.name}: a tokenizer of kind {self.kind!r} is a network; fit it with `fourm tokenizer fit`, or "
             f"in Python with fourm_engine.fit.fit_network(tokenizer, arrays)"
         )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """The fitted state, without what only training needs: CPU tensors, or with `copy=False` those of the
-        network."""
+        """The fitted state without what only training needs: CPU tensors, or with `copy=False` the network's
+        tensors."""
         skip = self.network.training_state
         kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
         return {k: v.cpu() for k, v in kept.items()} if copy else kept
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a fitted state, or a whole state dict of the network. Raises ValueError for other tensors."""
+        """Load a fitted state, or a whole state dict of the network. Raises ValueError for other tensors."""
         wanted = self.state()
         missing = sorted(wanted.keys() - state.keys())
         if missing:
@@ -250,7 +249,7 @@ class NeuralTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """The same for every size that it serves, since the same network makes the ids."""
+        """The same for all sizes that it serves, since the same network makes the ids."""
         digest = hashlib.sha256()
         stored = position_grid(self.settings)
         spec = self.spec if stored is None else self.spec.on_grid(*stored)
@@ -277,7 +276,7 @@ class NeuralTokenizer(Tokenizer):
 
     @classmethod
     def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> NeuralTokenizer:
-        """No memory is taken before the sizes that the settings ask for are those of the file."""
+        """Memory is allocated only if the file has the sizes that the settings imply."""
         with torch.device("meta"):
             planned = cls(specs, **settings)
         expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}

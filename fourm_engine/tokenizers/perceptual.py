@@ -1,11 +1,11 @@
-"""Perceptual loss: how far a reconstruction lies from its target in the features of a pretrained, frozen vision model
-(Zhang et al., arXiv 1801.03924, without learned weights).
+"""Perceptual loss: the distance of a reconstruction from its target in the features of a pretrained, frozen vision
+model (Zhang et al., arXiv 1801.03924, without learned weights).
 
 In: two batches of pictures (B, 3, H, W) in a modality's own normalisation. Out: (B,) distances: the squared distance
 between features scaled to unit length, averaged over places and layers.
 
-The model comes from `transformers` or `timm` by name or folder. It is read when the first loss is computed, so that a
-fitted tokenizer needs neither the library nor the model; it is no part of the tokenizer's weights.
+The model comes from `transformers` or `timm`, by name or folder. It is loaded when the first loss is computed, so that
+a fitted tokenizer needs neither the library nor the model; it is not part of the tokenizer's weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import full_precision
+from fourm_plugins.hub import check_there
 from fourm_plugins.modality import Settings
 
 PERCEPTUAL = "perceptual"
@@ -33,24 +34,24 @@ class PerceptualSettings(Settings):
     weight: float = Field(default=0.1, gt=0)
     #: Layers to compare, numbered as the library returns them; null: all.
     layers: tuple[int, ...] | None = Field(default=None, min_length=1)
-    #: Numbers that stand for black and for white in the modality's arrays, one or one a channel.
+    #: Numbers that mean black and white in the modality's arrays, one or one per channel.
     black: float | tuple[float, float, float] = -1.0
     white: float | tuple[float, float, float] = 1.0
 
 
 class Perceptual:
-    """Deliberately no `nn.Module`: what holds it must not train, move, save or shard the model."""
+    """Deliberately not an `nn.Module`: its owner must not train, move, save or shard the model."""
 
     def __init__(self, settings: PerceptualSettings) -> None:
         self.settings = settings
         self._backbone: _Backbone | None = None
 
     def __call__(self, x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
-        """(B,) distances; the gradient flows to `x`. Raises ValueError where the model cannot be had."""
+        """(B,) distances; gradients flow to `x`. Raises ValueError if the model cannot be loaded."""
         if self._backbone is None:
             self._backbone = _load(self.settings)
         backbone = self._backbone.to(x_BCHW.device)
-        with full_precision(x_BCHW):  # differences of features that are nearly alike
+        with full_precision(x_BCHW):  # differences of nearly equal features
             features = backbone(self._unit(x_BCHW))
             with torch.no_grad():
                 targets = backbone(self._unit(y_BCHW))
@@ -119,6 +120,7 @@ class _Timm(_Backbone):
 def _load(settings: PerceptualSettings) -> _Backbone:
     make = _from_timm if settings.library == "timm" else _from_transformers
     try:
+        check_there(settings.model)
         return make(settings)
     except ImportError as error:
         raise ValueError(f"the perceptual loss needs `pip install {settings.library}`: {error}") from error

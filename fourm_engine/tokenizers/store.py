@@ -40,7 +40,7 @@ def save_tokenizer(
     modalities: Iterable[Modality] = (),
     fit: dict[str, Any] | None = None,
 ) -> None:
-    """Write a fitted tokenizer; `folder` appears, or changes, at once and only when complete.
+    """Write a fitted tokenizer; `folder` appears, or changes, only when complete.
 
     Args:
         manager: says which distribution provides the kind; by default what is installed.
@@ -64,7 +64,7 @@ def save_tokenizer(
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:
-    """`tokenizer.json` of a folder; None where there is none. Raises ValueError for one that cannot be read."""
+    """`tokenizer.json` of a folder; None if there is none. Raises ValueError for one that cannot be read."""
     path = folder / DOCUMENT
     if not path.is_file():
         return None
@@ -90,10 +90,9 @@ def read_document(folder: Path) -> dict[str, Any] | None:
 def load_tokenizer(
     folder: Path, specs: Sequence[ModalitySpec], manager: PluginManager, *, modalities: Iterable[Modality] = ()
 ) -> Tokenizer:
-    """The fitted tokenizer of one token space, for the modalities `specs` that use it.
-
-    Raises ValueError where it is missing, damaged, of a kind that is not installed, or fitted for other arrays; and
-    where it was fitted for `modalities` under other settings."""
+    """The fitted tokenizer of one token space, for the modalities `specs` that use it. Raises ValueError if it is
+    missing, damaged, of a kind that is not installed, fitted for other arrays, or fitted for `modalities` with other
+    settings."""
     document = read_document(folder)
     names = ", ".join(spec.name for spec in specs)
     if document is None:
@@ -136,8 +135,8 @@ def load_tokenizer(
 
 
 def settings_changed(document: Mapping[str, Any], modality: Modality, *, any_size: bool = False) -> list[Difference]:
-    """How a modality differs from when the tokenizer of `document` was fitted; one that joined later must have the same
-    recipe. `any_size`: whether a picture may be of another size."""
+    """How a modality differs from what the tokenizer of `document` was fitted for; one that joined later must have the
+    same recipe. `any_size`: whether a picture may be of another size."""
     stored = document["modalities"]
     if modality.name in stored:
         return differences(stored[modality.name], modality, ignore={"image_size"} if any_size else ())

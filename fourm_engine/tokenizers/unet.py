@@ -1,8 +1,8 @@
 """The class-unconditional UNet of guided diffusion on patches (Dhariwal & Nichol 2021, section 3; 4M, appendix B).
 
-In: noisy maps (B, C, H, W), timesteps (B,), and a condition (B, d, h, w): a grid of quantised latents, resized to the
-grid of patches and concatenated to them. Out: (B, C, H, W), whatever the diffusion predicts. Names of parameters are
-those of the published checkpoints.
+It takes noisy maps (B, C, H, W), timesteps (B,), and a condition (B, d, h, w), a grid of quantised latents that is
+resized to the grid of patches and concatenated to them; it gives the diffusion's prediction (B, C, H, W). Parameters
+are named as in the published checkpoints.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NORM_EPS = 1e-5
 class UNetSettings(Settings):
     """Size of a UNet. Published: width 256, multipliers 1, 2, 2, 2, blocks 3, attention at 4 and 8, groups 32."""
 
-    #: Pixels of a side of the patches that the first convolution sees.
+    #: Side in pixels of the patches that the first convolution sees.
     patch: int = Field(default=4, ge=1, le=64)
     #: Channels of the first level, and the width of the timestep's sines and cosines.
     width: int = Field(default=64, ge=2, le=4096)
-    #: Channels of each level over `width`; every further level halves the resolution.
+    #: Channels of each level divided by `width`; every further level halves the resolution.
     multipliers: tuple[int, ...] = Field(default=(1, 2), min_length=1, max_length=8)
     #: Residual blocks of a level.
     blocks: int = Field(default=1, ge=1, le=16)
@@ -44,7 +44,7 @@ class UNetSettings(Settings):
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a side behind one place of the innermost level."""
+        """Side in pixels of what one position of the innermost level covers."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -69,7 +69,7 @@ class _Residual(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention of one head over the places of a map, added to it."""
+    """Self-attention with one head over the positions of a map, added to it."""
 
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Attention(nn.Module):
 
 
 class _Convolution(nn.Conv2d):
-    """The first one; the timestep does not matter to it."""
+    """The first convolution, which ignores the timestep."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)

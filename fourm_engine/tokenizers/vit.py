@@ -3,7 +3,7 @@
 In and out: channels-first maps (B, C, H, W) and latents (B, N, D), N = h · w tokens in row-major order. With
 `blocks=0` the encoder sees each patch alone: a patch-wise MLP, which learns fastest on little data.
 
-Every codec takes grids of any size: its positions, those of `position_grid`, are resized to the grid at hand.
+Codecs take grids of any size: the positions of `position_grid` are resized to the grid at hand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fourm_engine.nn.config import filled_size
 from fourm_engine.nn.embeddings import sine_cosine_2d
 from fourm_plugins.modality import Settings
 
-#: Numbers in the table of positions, which is computed and in no file.
+#: Largest table of positions, in numbers; it is computed, not stored.
 MAX_POSITIONS = 1 << 28
 #: Sizes of the paper (4M, appendix B).
 SIZES: dict[str, dict[str, int]] = {
@@ -43,7 +43,7 @@ class CodecSettings(Settings):
     heads: int = Field(default=4, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     post_mlp: bool = True
-    #: Positions of a grid of this size, resized to the grid at hand; null: of the grid itself.
+    #: Size of the grid whose positions are resized to the grid at hand; null: positions of the grid itself.
     position_grid: tuple[int, int] | None = None
 
     @model_validator(mode="before")
@@ -68,7 +68,7 @@ class CodecSettings(Settings):
 class DecoderSettings(CodecSettings):
     """Size of a decoder."""
 
-    #: Residual blocks of 3x3 convolutions over the finished map, in which the pixels on either side of a seam between
+    #: Residual blocks of 3x3 convolutions over the final map, through which pixels on both sides of a seam between
     #: patches see one another; 0: none.
     conv_tail: int = Field(default=0, ge=0, le=16)
 
@@ -85,7 +85,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySettings:
-    """The settings of a tokenizer, every codec of which keeps the positions of `grid` unless it has its own."""
+    """The settings of a tokenizer in which every codec without a position grid gets `grid`."""
     codecs = {
         name: value.model_copy(update={"position_grid": value.position_grid or grid})
         for name, value in settings
@@ -95,7 +95,8 @@ def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySetti
 
 
 def position_grid(settings: BaseModel) -> tuple[int, int] | None:
-    """Of the first codec of a tokenizer's settings; None where positions are those of whatever grid it is made for."""
+    """The position grid of the first codec in a tokenizer's settings; None if positions follow the grid that it is made
+    for."""
     return next((value.position_grid for _, value in settings if isinstance(value, CodecSettings)), None)
 
 

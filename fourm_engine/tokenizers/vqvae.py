@@ -27,7 +27,7 @@ class VQVAESettings(CodebookSettings):
 
     encoder: CodecSettings = CodecSettings(blocks=0)
     decoder: DecoderSettings = DecoderSettings(blocks=2)
-    #: Channels in which class ids are embedded, for class maps.
+    #: Channels of the embedding of class ids, for class maps.
     class_dim: int = Field(default=8, ge=1, le=4096)
     #: Terms of the reconstruction loss and their weights. Default: cross_entropy for class maps, mse for the others.
     #: "cosine" is 1 − cos between the channel vectors of a pixel.
@@ -60,7 +60,7 @@ class VQVAE(TokenizerNetwork):
         if isinstance(spec.array, ClassMap):
             # The last row stands for "no class".
             table = torch.empty(spec.array.classes + 1, settings.class_dim)
-            if not table.is_meta:  # there, torch's own initialisation imports its compiler, which takes seconds
+            if not table.is_meta:  # on the meta device torch's initialisation imports its compiler, which takes seconds
                 nn.init.normal_(table)
             self.cls_emb = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
             channels_in, channels_out = settings.class_dim, spec.array.classes
@@ -73,7 +73,7 @@ class VQVAE(TokenizerNetwork):
         self.make_decoder(spec, settings, channels_out)
 
     def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
-        """What turns quantised latents into maps of `channels`; other decoders replace it."""
+        """The decoder of quantised latents into maps of `channels`; subclasses replace it."""
         self.loss_names = tuple(loss_weights(settings.loss, spec))
         self.perceptual = Perceptual(settings.perceptual) if settings.perceptual is not None else None
         self.post_quant_proj = nn.Linear(self.quantiser.dim, settings.decoder.width)
@@ -141,12 +141,12 @@ class VQVAETokenizer(NeuralTokenizer):
         return VQVAE(self.spec, self.settings)
 
     def tokens(self, arrays: Tensor) -> int:
-        """Number of ids, or latents, of a batch of arrays of any size."""
+        """Number of ids, or latents, in a batch of arrays of any size."""
         rows, columns = self.spec.patch
         return len(arrays) * (arrays.shape[-2] // rows) * (arrays.shape[-1] // columns)
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Latents, pixels of which something is known, and pictures."""
+        """Latents, known pixels, and pictures."""
         known = arrays >= 0 if isinstance(self.spec.array, ClassMap) else ~arrays.isnan().any(1)
         pixels = float(known.sum())
         counts = dict.fromkeys(self.network.quantiser.loss_names, float(self.tokens(arrays)))

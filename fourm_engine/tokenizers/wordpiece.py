@@ -33,21 +33,21 @@ SENTINELS = tuple(f"[S_{i}]" for i in range(200))
 CONTROL = (PAD, UNKNOWN, START, END, *SENTINELS)
 COORDINATES = 4  # v0…v3: xmin, ymin, xmax, ymax
 CONTINUES = "##"  # begins a piece that continues a word
-#: Always known, so that text that differs from the training text can still be spelt.
+#: Always in the vocabulary, so that any text can be spelt.
 ALPHABET = string.ascii_lowercase + string.digits
-MIN_COUNT = 2  # a pair seen once is no pattern
+MIN_COUNT = 2  # a pair seen once is not a pattern
 FILE = "wordpiece.json"
 MAX_FILE_BYTES = 1 << 26
 
 
 class WordPieceSettings(Settings):
-    """`words`: class names and other terms that stay whole."""
+    """`words` are class names and other terms that stay whole."""
 
-    #: Steps from one edge of a picture to the other.
+    #: Steps into which box coordinates divide the width and the height of a picture.
     coordinate_bins: int = Field(default=1000, ge=1, le=10000)
     words: tuple[str, ...] = ()
-    #: A vocabulary in the JSON format of the `tokenizers` library, taken as it is in place of learning one.
-    #: Coordinates and words are then the file's.
+    #: A vocabulary in the JSON format of the `tokenizers` library, used as it is instead of learning one. Coordinates
+    #: and words are then the file's.
     vocabulary: Path | None = None
 
     @field_validator("words")
@@ -102,7 +102,7 @@ class WordPieceTokenizer(TextTokenizer):
         self._use(self._untrained())
 
     def _special(self) -> list[AddedToken]:
-        if self.settings.vocabulary is not None:  # it brings its own; until it is read there is none
+        if self.settings.vocabulary is not None:  # the file brings its own vocabulary
             return [AddedToken(text, special=True, normalized=False) for text in CONTROL]
         bins = range(self.settings.coordinate_bins)
         coordinates = [f"v{axis}={i}" for axis in range(COORDINATES) for i in bins]
@@ -134,7 +134,7 @@ class WordPieceTokenizer(TextTokenizer):
         return model
 
     def _use(self, model: tokenizers.Tokenizer) -> None:
-        """Take over a vocabulary. Raises ValueError where it lacks special tokens or is too large."""
+        """Use a vocabulary. Raises ValueError if it lacks special tokens or is too large."""
         ids: dict[str, int] = {}
         for text in CONTROL:
             id_ = model.token_to_id(text)
@@ -164,14 +164,14 @@ class WordPieceTokenizer(TextTokenizer):
 
     @property
     def fingerprint(self) -> str:
-        # The path of a vocabulary says nothing: its content is in the model.
+        # A vocabulary's path does not matter: its content is in the model.
         settings = self.settings.model_dump(mode="json", exclude={"vocabulary"})
         facts = [self.kind, settings, self.size, json.loads(self._model.to_str())]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def starting_point(self) -> str:
-        """Digest of the vocabulary's file; "" where one is learnt."""
+        """Digest of the vocabulary's file; "" if one is learnt."""
         path = self.settings.vocabulary
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path is not None and path.is_file() else ""
 
@@ -186,9 +186,9 @@ class WordPieceTokenizer(TextTokenizer):
     def _learn(self, arrays: Callable[[], Iterable[Any]], room: int) -> list[str]:
         """At most `room` pieces: single characters, then merged pieces as the library's trainer found them.
 
-        The trainer breaks ties between equally frequent pairs by the ids of their parts. Left alone it gives ids to
-        characters within words in the order of a hash table that is seeded anew in each process; here it is given all
-        of them, in an order of our own, so that the same texts give the same pieces everywhere."""
+        The trainer breaks ties between equally frequent pairs by the ids of their parts. By itself it numbers
+        characters within words in the order of a hash table with a new seed in each process; here it is given all of
+        them in a fixed order, so that the same texts give the same pieces everywhere."""
         model = self._untrained()
 
         def plain() -> Iterable[str]:
@@ -228,7 +228,7 @@ class WordPieceTokenizer(TextTokenizer):
         return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Strings without control tokens and [UNK]; coordinates and words stay. Ids of no token are left out."""
+        """Strings without control tokens and [UNK]; coordinates and words stay. Ids without a token are skipped."""
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:
@@ -266,8 +266,8 @@ class WordPieceTokenizer(TextTokenizer):
 
 
 def _check_form(data: Any) -> None:
-    """Raise ValueError for what is no vocabulary of this format. The library's files may hold much more, such as
-    padding to any length and replacements that make a long text of a short one."""
+    """Raise ValueError unless this is a vocabulary of this format. The library's files may hold much more, such as
+    padding to any length, or replacements that turn a short text into a long one."""
     for part, known in _PARTS.items():
         value = data.get(part)
         kind = value.get("type", "an object") if isinstance(value, dict) else value

@@ -1,7 +1,8 @@
 """Checkpoints on disk: folders `step-00001000/` of safetensors and one JSON file; nothing is pickled.
 (`torch.distributed.checkpoint` pickles its metadata, so it is not used.)
 
-    state.json                       format, step, what the trainer adds, size and digest of every part
+    state.json                       format, step, what the trainer adds, size and digest of every part; a checksum of
+                                     all this
     part-00000-of-00002.safetensors  the rows of tensors that process 0 wrote; its header says which rows
 
 In: a folder, and named tensors, whole or sharded by rows (DTensor). Out: these tensors filled. Any number of processes
@@ -24,12 +25,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fourm_engine.data.columns import OtherVersion, unsealed
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.distributed import first_row, local
 from fourm_engine.weights import sha256_of
 from fourm_plugins.modality import flat
 
-FORMAT = 4
+FORMAT = 5
 MAX_STATE_BYTES = 1 << 26
 #: Of what a task is made from: how many samples.
 SAMPLES = "data.samples"
@@ -83,11 +85,7 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
     try:
         if path.stat().st_size > MAX_STATE_BYTES:
             raise CheckpointError(f"{path}: larger than {MAX_STATE_BYTES} bytes; this is no checkpoint's state")
-        document = json.loads(path.read_text())
-        if document["format"] != FORMAT:
-            older = isinstance(document["format"], int) and document["format"] < FORMAT
-            remedy = "train anew in another `run` folder" if older else "update fourm-engine"
-            raise OtherFormat(f"{path}: format {document['format']}, this version reads {FORMAT}; {remedy}")
+        document = unsealed(path.read_bytes(), FORMAT)
         files = dict(document["files"])
         names = tuple(part_name(number, len(files)) for number in range(len(files)))
         if sorted(files) != list(names) or not files:
@@ -104,10 +102,13 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
         return Checkpoint(folder, step, names, dict(document["state"]))
     except CheckpointError:
         raise
+    except OtherVersion as other:
+        remedy = "train anew in another `run` folder" if other.older else "update fourm-engine"
+        raise OtherFormat(f"{path}: {other}; {remedy}") from None
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's state: {error}") from None
+        raise CheckpointError(f"{path}: not a checkpoint's state, damaged or edited: {error}") from None
 
 
 def nearest(folder: Path, step: int) -> Checkpoint:

@@ -102,6 +102,9 @@ class TrainConfig(BaseModel):
     watchdog_s: float | None = Field(default=600.0, ge=1)
     #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
+    #: Keep the weights of the best evaluation, in `<run>/best/`, beside what is exported at the end; for tasks that say
+    #: which of two evaluations is better.
+    keep_best: bool = False
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
 

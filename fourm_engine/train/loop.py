@@ -23,7 +23,8 @@ import torch
 
 from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
-from fourm_engine.files import write_atomically
+from fourm_engine.train import finished
+from fourm_engine.train.best import Best
 from fourm_engine.train.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -40,7 +41,6 @@ from fourm_engine.train.distributed import (
     processes,
     rank,
     seed_of,
-    sum_numbers,
     together,
     world_size,
 )
@@ -115,11 +115,12 @@ class Trainer:
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
+            self.best = Best(self.task, self.learner, self.folder, config=self.config, resumed=newest is not None)
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
-            if newest is not None and (finished := self._finished()) is not None:
+            if newest is not None and (scores := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
-                return finished
+                return scores
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
@@ -181,6 +182,8 @@ class Trainer:
                 f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
+        if self.config.keep_best and self.task.best is None:
+            raise ValueError(f"train.keep_best: nothing says which evaluation of {self.task.name} is better; remove it")
         together(lambda: self.task.check(self.config))
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
         self.identity = {
@@ -344,6 +347,9 @@ class Trainer:
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
         self.observers("fourm_evaluated", step=self.progress.step, scores=metrics.scores(self.progress.step, scores))
+        if self.config.keep_best:
+            self.watch.moves("saving the best weights", bounded=False)
+            self.best.consider(self.progress.step, scores)
 
     def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
         step = self.progress.step
@@ -370,23 +376,15 @@ class Trainer:
             for weights in beside:
                 self.task.export_averages(weights, self.folder)
             self.task.export(exported, self.folder, scores)
-            facts = {"step": self.progress.step, "exports": list(self.config.exports), "scores": scores}
-            write_atomically(self.folder / "finished.json", json.dumps(facts))
+            finished.write(self.folder, self.progress.step, self.config.exports, scores)
 
         together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
         return scores
 
     def _finished(self) -> dict[str, float] | None:
         """The last evaluation, if this run has already finished."""
-        scores, same = dict[str, float](), False
-        try:
-            document = json.loads((self.folder / "finished.json").read_text())
-            scores = {name: float(score) for name, score in document["scores"].items()}
-            same = document["exports"] == list(self.config.exports)
-            same = same and document["step"] == self.plan.steps == self.progress.step
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            pass  # none, or damaged: the end of the run is done again
-        return scores if sum_numbers([float(same)])[0] == world_size() else None
+        at_end = self.progress.step == self.plan.steps
+        return finished.read(self.folder, self.plan.steps, self.config.exports) if at_end else None
 
 
 def _tell(text: str) -> None:

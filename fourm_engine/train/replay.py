@@ -7,6 +7,7 @@ only gradients were not); from such a file, which module first gives numbers tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -30,7 +31,7 @@ from fourm_engine.train.step import Learner
 from fourm_engine.train.task import Task
 from fourm_plugins.counting import counted
 
-FOLDER, FORMAT = "not-finite", 1
+FOLDER, FORMAT = "not-finite", 2
 #: Steps whose batches are kept, in a folder; later ones are named only.
 KEPT = 5
 _FACTS = "fourm.step"  # key of the header
@@ -79,9 +80,19 @@ class NotFinite:
             for micro, batch in enumerate(batches)
             for name, tensor in self.task.tensors_of(batch).items()
         }
+        facts = {**facts, "digest": _digest(facts, tensors)}
         with replacing_file(path) as temporary:
             save_file(tensors, temporary, metadata={_FACTS: json.dumps(facts)})
         return str(path)
+
+
+def _digest(facts: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of facts, as JSON, and of tensors."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,8 @@ def read_step(path: Path, task: Task) -> KeptStep:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
+        if facts.pop("digest") != _digest(facts, tensors):
+            raise ValueError("other content than was kept: damaged or edited")
         batches = []
         for micro in range(len(facts["samples"])):
             start = f"{micro}/"

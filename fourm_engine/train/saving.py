@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fourm_engine.data.columns import sealed
 from fourm_engine.files import settle, sync_folder, writing
 from fourm_engine.train.checkpoint import (
     FORMAT,
@@ -168,7 +169,7 @@ class Checkpoints:
         named = {part_name(number, len(files)): facts for number, facts in enumerate(files)}
         document = {"format": FORMAT, "step": step, "files": named, "state": state}
         with writing(part / "state.json"):
-            (part / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+            (part / "state.json").write_text(sealed(document, indent=1), encoding="utf-8")
             settle(part / "state.json")
         if final.exists():  # the same step again, after an earlier one was resumed
             _remove(final)

@@ -61,6 +61,9 @@ class Task(ABC):
     #: Whether `evaluate` is also called with the initial weights, whenever a run starts or continues; the task keeps
     #: the result.
     evaluates_first = False
+    #: The held-out measure that says which of two evaluations is better, and whether more of it is, for
+    #: `train.keep_best`; None: none does.
+    best: tuple[str, bool] | None = None
     #: Input and target tokens of a sample in the batch's shape, for lengths in tokens; None: they have no fixed number.
     sample_tokens: int | None = None
     #: Lanes of the order of its samples, which processes share; see `fourm_engine.data.order`.

@@ -37,27 +37,40 @@ PEAKS: tuple[tuple[str, float, float], ...] = (
     ("RTX 3090", 71.0, 35.6),
 )
 SIDE = 1024  # of the matrices whose product is measured
+#: Rounds of products, each of so many seconds at least; beside other work single products are far from one another.
+ROUNDS, ROUND_SECONDS = 5, 0.05
+#: Least rate over the best one, below which a measured peak is told as a range.
+STEADY = 0.75
 
 
 @dataclass(frozen=True)
 class Peak:
-    """`flops_per_s` of one device; `measured` here, or as its data sheet says."""
+    """`flops_per_s` of one device: the best of several rounds, the worst of which had `least`, in `precision`; or as
+    its data sheet says."""
 
     flops_per_s: float
     device: str
-    measured: bool
+    least: float = 0.0
+    precision: str = ""
+
+    @property
+    def measured(self) -> bool:
+        return self.least > 0
 
     def __str__(self) -> str:
-        how = "products measured here" if self.measured else "its data sheet"
+        how = f"{self.precision}, measured" if self.measured else "its data sheet"
+        if self.measured and self.least < STEADY * self.flops_per_s:  # beside other work
+            how += f": {si(self.least).strip()} to {si(self.flops_per_s).strip()}"
         return f"{si(self.flops_per_s)}FLOP/s of {self.device} ({how})"
 
 
 def peak(device: torch.device, *, bf16: bool) -> Peak:
-    """Of the device as this process uses it: on a CPU with its threads, in about a tenth of a second."""
-    if device.type != "cuda":
-        return Peak(measured_rate(device, bf16=bf16), f"CPU, {threads()}", True)
-    name = torch.cuda.get_device_name(device)
-    return named_peak(name, bf16=bf16) or Peak(measured_rate(device, bf16=bf16), name, True)
+    """Of the device as this process uses it: on a CPU with its threads, in about a quarter of a second."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads()}"
+    if (known := named_peak(name, bf16=bf16)) is not None:
+        return known
+    rates = measured_rates(device, bf16=bf16)
+    return Peak(max(rates), name, min(rates), "bf16" if bf16 else "fp32")
 
 
 def peak_of_all(device: torch.device, *, bf16: bool) -> tuple[float, str]:
@@ -83,28 +96,28 @@ def named_peak(name: str, *, bf16: bool) -> Peak | None:
     words = name.replace("-", " ").replace("_", " ").upper().split()
     for key, low, full in PEAKS:
         if all(part.upper() in words for part in key.split()):
-            return Peak((low if bf16 else full) * 1e12, key, False)
+            return Peak((low if bf16 else full) * 1e12, key)
     return None
 
 
-def measured_rate(device: torch.device, *, bf16: bool) -> float:
-    """FLOP/s of the best of a few products of square matrices. Draws no random number."""
-    side = SIDE if device.type == "cpu" else 8 * SIDE
+def measured_rates(device: torch.device, *, bf16: bool) -> list[float]:
+    """FLOP/s of products of square matrices, a number a round. Draws no random number."""
+    side, rates = SIDE if device.type == "cpu" else 8 * SIDE, list[float]()
     with torch.no_grad():
         a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
         b = a.clone()
-        best = float("inf")
-        for number in range(4):
+        for number in range(ROUNDS + 1):
             _wait(device)
-            began = time.perf_counter()
-            torch.mm(a, b)
-            _wait(device)
-            seconds = time.perf_counter() - began
-            if number or seconds > 1:  # the first one warms up
-                best = min(best, seconds)
+            began, products, seconds = time.perf_counter(), 0, 0.0
+            while not products or seconds < ROUND_SECONDS * (number > 0):  # the first product warms up
+                torch.mm(a, b)
+                _wait(device)
+                products, seconds = products + 1, time.perf_counter() - began
+            if number or seconds > 1:
+                rates.append(2.0 * side**3 * products / seconds)
             if seconds > 1:
                 break
-    return float(2 * side**3 / best)
+    return rates
 
 
 def memory(device: torch.device) -> float:

@@ -18,11 +18,12 @@ from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Key
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
 
-#: More different ids are no classes.
+#: With more different ids than this, they are not classes.
 _MOST_IDS = 1024
 
 
@@ -31,7 +32,7 @@ class ClassSettings(images.TokenSettings):
 
     small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "image_size": 16}
 
-    #: Names of the classes, in the order of their ids; they set `num_classes`.
+    #: Names of the classes in the order of their ids; sets `num_classes`.
     classes: tuple[str, ...] = ()
     num_classes: int = Field(ge=2, le=65535)
     #: Id that means "no class".
@@ -59,7 +60,7 @@ class ClassSettings(images.TokenSettings):
 
 
 class ClassGrid(GridModality):
-    """Codes of classes are never mixed: the likeliest is decoded."""
+    """Codes of classes are never mixed: the likeliest one is decoded."""
 
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
@@ -70,8 +71,7 @@ class ClassGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Maps of one channel in which most neighbouring pixels are equal; the ids seen decide `num_classes` and
-        `ignore`."""
+        """One-channel maps in which most neighbouring pixels are equal; their ids decide `num_classes` and `ignore`."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and g.mode[:1] in "1LPI" else None)
         seen = [g for g in seen if g.middle.ndim == 2]
@@ -93,8 +93,8 @@ class ClassGrid(GridModality):
 
     @classmethod
     def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
-        """Names of the classes: a list, {id: name} or {name: id}. An id of 255 or 65535 that is no class's neighbour
-        means no class."""
+        """Names of the classes: a list, {id: name} or {name: id}. An id of 255 or 65535 far from all others means "no
+        class"."""
         try:
             names = _names_of(json.loads(content))
         except (ValueError, RecursionError):
@@ -110,6 +110,10 @@ class ClassGrid(GridModality):
             settings["ignore"] = top if void else None
         return settings
 
+    def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """NaN where there are not two values with a class."""
+        return np.where((np.stack(values) >= 0).sum(0) > 1, super().spread(values), np.nan)
+
     def make_array(self) -> ClassMap:
         height, width = self.settings.size
         return ClassMap(classes=self.settings.num_classes, height=height, width=width)
@@ -121,7 +125,7 @@ class ClassGrid(GridModality):
         return self.from_array(images.as_channel(images.upright(picture)))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) of any integers; `ignore` and -1 are no class."""
+        """(H, W) of any integers; `ignore` and -1 mean "no class"."""
         array = door.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
             raise self.refusal(array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of numbers)")
@@ -131,7 +135,7 @@ class ClassGrid(GridModality):
         return ids
 
     def _ids(self, array: np.ndarray) -> np.ndarray:
-        """int64 of integers, -1 where there is no class. `ignore` is no class's id."""
+        """int64 ids from integers, -1 for "no class", which `ignore` means in files."""
         s, ids = self.settings, array.astype(np.int64)
         if s.ignore is not None:
             ids[ids == s.ignore] = -1
@@ -161,6 +165,14 @@ class ClassGrid(GridModality):
         colours = np.concatenate([images.palette(self.settings.num_classes), np.array([images.NOTHING], np.uint8)])
         return Image.fromarray(colours[value])  # -1 is the last row
 
+    def legend(self, value: np.ndarray) -> Key:
+        """The classes that occur, the largest first, and at last "no class"."""
+        ids, counts = np.unique(value, return_counts=True)
+        order = sorted(zip(counts.tolist(), ids.tolist()), key=lambda pair: (pair[1] < 0, -pair[0], pair[1]))
+        names, colours = self.settings.classes, images.palette(self.settings.num_classes).tolist()
+        named = {i: names[i] if i < len(names) else f"class {i}" for _, i in order if i >= 0}
+        return Key(tuple((tuple(colours[i]), named[i]) if i >= 0 else (images.NOTHING, "no class") for _, i in order))
+
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.settings.classes)
 
@@ -171,7 +183,7 @@ class ClassGrid(GridModality):
         )
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The most frequent class, and the most frequent class of each pixel: of highest accuracy."""
+        """The most frequent class, and the most frequent class of each pixel: they have the highest accuracy."""
         height, width = images.stack(values[:1]).shape[1:]
         rows, columns = np.mgrid[:height, :width]
         counts = np.zeros((self.settings.num_classes, height, width), np.int64)
@@ -196,7 +208,7 @@ class ClassGrid(GridModality):
 
 
 def _names_of(document: Any) -> dict[int, str]:
-    """Id -> name; {} for what says neither. Keys that are no ids, such as remarks, are left out."""
+    """Id -> name; {} if there are none. Keys that are not ids, such as remarks, are left out."""
     if isinstance(document, list) and all(isinstance(name, str) for name in document):
         return dict(enumerate(document))
     if not isinstance(document, dict):
@@ -207,13 +219,13 @@ def _names_of(document: Any) -> dict[int, str]:
 
 
 def _ids_of(array: np.ndarray) -> tuple[frozenset[int], tuple[int, int]]:
-    """The ids of a map, and its (height, width)."""
+    """The distinct ids of a map, and its (height, width)."""
     return frozenset(np.flatnonzero(np.bincount(array.ravel())).tolist()), array.shape
 
 
 def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
-    """`num_classes` and `ignore` for sorted ids. The largest id of a type, 255 or 65535, stands for no class where no
-    class is near it."""
+    """`num_classes` and `ignore` for sorted ids. A type's largest number, 255 or 65535, means "no class" if no other id
+    is near it."""
     top = 255 if ids[-1] < 256 else 65535
     others = [i for i in ids if i != top]
     void = top in ids and len(others) > 1 and others[-1] < top - 1
@@ -228,8 +240,8 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:
-    """int64 (classes, classes + 1): pixels of each true class (row) by predicted class, the last column for none.
-    Pixels without a true class are left out."""
+    """int64 (classes, classes + 1): pixels of each true class (row) by predicted class; the last column counts those
+    without one. Pixels without a true class are left out."""
     total = np.zeros((classes, classes + 1), np.int64)
     for p, t in zip(predictions, truths, strict=True):
         known = t >= 0
@@ -239,12 +251,12 @@ def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], c
 
 
 def mean_iou(counts: np.ndarray) -> float:
-    """Mean over the classes that occur in the truth of intersection over union, each over all pictures together."""
+    """Intersection over union, each over all pictures together; mean over the classes that occur in the truth."""
     right, true, predicted = np.diagonal(counts), counts.sum(1), counts[:, :-1].sum(0)
     present = true > 0
     return float(np.mean(right[present] / (true + predicted - right)[present]))
 
 
 def accuracy(counts: np.ndarray) -> float:
-    """Share of pixels whose class is right."""
+    """Share of pixels with the right class."""
     return float(np.diagonal(counts).sum() / counts.sum())

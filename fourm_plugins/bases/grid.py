@@ -1,7 +1,7 @@
-"""GridModality: the base of every modality on a grid of patches, whatever its pixels hold.
+"""GridModality: the base of all modalities on a grid of patches, whatever their pixels hold.
 
-In: `images.TokenSettings` (tokens), or `images.PictureSettings` (continuous input). Out: the spec, and values of rows
-and columns first, (H, W) or (H, W, C), seen through a view.
+From `images.TokenSettings` (tokens) or `images.PictureSettings` (continuous input) it makes the spec; values have rows
+and columns first, (H, W) or (H, W, C), and are seen through a view.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class GridModality(StandardModality[np.ndarray]):
     """Define `make_array`, `read`, `write`, `normalise`, `denormalise`, `render`, `metrics` and `example_samples`."""
 
     Settings: ClassVar[type[BaseModel]] = images.TokenSettings
-    #: Terms of the tokenizer's reconstruction loss and their weights.
+    #: Terms of the tokenizer's reconstruction loss, with their weights.
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0}
-    #: Whether a mean of codes is a better answer than the likeliest code.
+    #: Whether the mean of codes is a better answer than the likeliest code.
     expected_decoding: ClassVar[bool] = True
     variants = False
     #: Name in the published format, before "@" and the size.
@@ -33,10 +33,10 @@ class GridModality(StandardModality[np.ndarray]):
 
     @abstractmethod
     def make_array(self) -> FeatureMap | ClassMap:
-        """What `normalise` returns, at the size in the settings."""
+        """The spec of what `normalise` returns, at the size in the settings."""
 
     def make_spec(self) -> ModalitySpec:
-        """One token a patch; patches of pixels as input only, where the settings have no tokens."""
+        """One token per patch; if the settings have no tokens, patches of pixels, as input only."""
         s = self.settings
         tokens = isinstance(s, images.TokenSettings)
         return self.build_spec(
@@ -50,14 +50,15 @@ class GridModality(StandardModality[np.ndarray]):
         )
 
     def from_object(self, given: Any) -> np.ndarray:
-        """Lists and the like are refused: they say nothing of their type."""
+        """Refuse lists and the like, which do not tell their type."""
         raise self.refusal(given)
 
     def aspect(self, value: np.ndarray) -> float | None:
         return float(value.shape[1] / value.shape[0])
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        """Classes, and values with gaps, by the nearest pixel, as neither mixes; others bilinear, antialiased."""
+        """The nearest pixel for classes and for values with gaps, which cannot be mixed; for others bilinear,
+        antialiased."""
         array = self.spec.array
         assert isinstance(array, (FeatureMap, ClassMap))
         size = array.height, array.width

@@ -19,7 +19,7 @@ from fourm_plugins.view import View
 
 
 class PictureGrid(GridModality):
-    """As tokens; as patches of pixels, input only, with `Settings = images.PictureSettings`."""
+    """Pictures as tokens, or, with `Settings = images.PictureSettings`, as patches of pixels, input only."""
 
     extensions = ("png", "jpg", "jpeg", "webp")
     wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
@@ -27,7 +27,8 @@ class PictureGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Pictures of colours or greys that differ from pixel to pixel; less surely, those of a few flat colours."""
+        """Pictures whose colours or greys vary from pixel to pixel; with less confidence, those of a few flat
+        colours."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], glimpse)
         if not seen:
@@ -53,8 +54,8 @@ class PictureGrid(GridModality):
         return images.as_rgb(images.upright(picture))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first where
-        they cannot be last. uint16 counts to 65535, as in a file of 16 bits, floats from 0 to 1."""
+        """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first if they
+        cannot be last. uint16 ranges to 65535, as in a 16-bit file, floats from 0 to 1."""
         array = array[..., None] if array.ndim == 2 else array
         array = door.channels_last(array, (1, 2, 3, 4), self.wants())
         if array.dtype.kind == "f":
@@ -94,7 +95,8 @@ class PictureGrid(GridModality):
         return Metric("PSNR", psnr, True, "dB"), Metric("mean absolute error", mean_absolute_error, False, "of 255")
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The mean colour everywhere, and the mean picture: of least squared error, so of highest PSNR."""
+        """The mean colour everywhere, and the mean picture: they have the least squared error, hence the highest
+        PSNR."""
         total = np.zeros(images.stack(values[:1]).shape[1:])
         for value in values:
             if value.shape != total.shape:
@@ -114,7 +116,7 @@ class PictureGrid(GridModality):
 
 
 def psnr(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
-    """Peak signal-to-noise ratio in dB of the mean squared error over every pixel of every picture; at most 100."""
+    """Peak signal-to-noise ratio in dB, from the mean squared error over all pixels of all pictures; at most 100."""
     errors = [np.mean((p.astype(np.float64) - t) ** 2) for p, t in zip(predictions, truths, strict=True)]
     return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(errors), 1e-12))))
 

@@ -1,4 +1,4 @@
-"""ScalarGrid: maps of one physical quantity, such as a temperature, a height, a sound level.
+"""ScalarGrid: maps of one physical quantity, such as temperature, height or sound level.
 
 Files: .npy (H, W), or PNG of 16 bits where `png_unit` is set. Value: float32 (H, W) in the class's `unit`, NaN where
 nothing was measured if the class has `gaps`. Array: float32 (1, H, W), linear from [lowest, highest] to [-1, 1].
@@ -17,18 +17,19 @@ from pydantic import BaseModel, Field, model_validator
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import Recognised, contents, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
 
 class ScalarSettings(images.TokenSettings):
-    """A subclass gives `lowest` and `highest` defaults; without, a config must set them."""
+    """A subclass gives `lowest` and `highest` defaults; otherwise a config must set them."""
 
     #: The range that tokens cover, in the modality's unit; values outside are clipped.
     lowest: float
     highest: float
-    #: PNG of 16 bits: value = png_zero + png_unit * count. Without `png_unit` only .npy is read and written.
+    #: 16-bit PNG: value = png_zero + png_unit * count. Without `png_unit` only .npy is read and written.
     png_unit: float | None = Field(default=None, gt=0)
     png_zero: float = 0.0
 
@@ -40,7 +41,7 @@ class ScalarSettings(images.TokenSettings):
 
 
 class ScalarGrid(GridModality):
-    """`gaps`: NaN marks pixels without a measurement (0 in a PNG); they are neither learnt from nor counted."""
+    """With `gaps`, NaN marks pixels without a measurement (0 in a PNG); they are neither learnt nor counted."""
 
     Settings: ClassVar[type[BaseModel]] = ScalarSettings
     extensions = ("npy",)
@@ -50,7 +51,7 @@ class ScalarGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Arrays of two dimensions; a range that does not hold most of their numbers is replaced by the one seen."""
+        """Two-dimensional arrays; a range that misses most of their numbers is replaced by the observed one."""
         arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
         numbers = [array[:: 1 + array.shape[0] // 64, :: 1 + array.shape[1] // 64].ravel() for array in arrays]
         known = np.concatenate([x[np.isfinite(x)] for x in numbers]) if numbers else np.zeros(0)
@@ -101,7 +102,7 @@ class ScalarGrid(GridModality):
         return self._known(value)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) in the unit. Integers are refused where pictures hold counts: they may be either."""
+        """(H, W) in the unit. Refuses integers if pictures hold counts: they could be either."""
         array = door.one_channel(array, self.wants())
         if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
             raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
@@ -111,7 +112,7 @@ class ScalarGrid(GridModality):
         return f"{self.unit or 'the quantity'} as float32 (H, W), or a file (.{', .'.join(self.spec.extensions)})"
 
     def _known(self, value: np.ndarray) -> np.ndarray:
-        """Checked, with NaN for all that was not measured."""
+        """The checked value, with NaN for what was not measured."""
         finite = np.isfinite(value)
         if self.gaps:
             return self._measured(np.where(finite, value, np.float32(np.nan)))
@@ -121,7 +122,7 @@ class ScalarGrid(GridModality):
         return value
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        """PNG where `png_unit` is set and 16 bits hold the values, else .npy."""
+        """A PNG if `png_unit` is set and 16 bits can hold the values, else .npy."""
         s = self.settings
         if s.png_unit is not None:
             known = np.isfinite(value)
@@ -148,6 +149,11 @@ class ScalarGrid(GridModality):
         level = np.clip((value - s.lowest) / (s.highest - s.lowest), 0, 1)
         return Image.fromarray(images.colour_map(level))
 
+    def legend(self, value: np.ndarray) -> Scale:
+        low, high = self.settings.lowest, self.settings.highest
+        marks = tuple(((number - low) / (high - low), f"{number:g}") for number in round_numbers(low, high))
+        return Scale(images.colour_map(np.linspace(0, 1, 256)), marks, self.unit)
+
     def metrics(self) -> tuple[Metric, ...]:
         def absolute(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
             return float(np.abs(self._differences(predictions, truths)).mean())
@@ -158,7 +164,7 @@ class ScalarGrid(GridModality):
         return Metric("mean absolute error", absolute, False, self.unit), Metric("RMSE", squared, False, self.unit)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The medians, over all pixels and of each pixel: of least mean absolute error."""
+        """The medians, over all pixels and of each pixel: they have the least mean absolute error."""
         stacked = images.stack(values)
         value = np.float32(np.nanmedian(stacked))
         with warnings.catch_warnings():  # of a pixel that no map has
@@ -168,7 +174,7 @@ class ScalarGrid(GridModality):
         return {"one value": np.full_like(image, value), "one image": image}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
-        """Regions of one value each, on a background that rises from bottom to top."""
+        """Regions of constant value, on a background that rises from bottom to top."""
         s, samples = self.settings, []
         for index, regions in enumerate(images.example_regions(n, seed)):
             levels = np.random.default_rng([seed, index, 8]).uniform(0.1, 0.9, 4)
@@ -185,7 +191,7 @@ class ScalarGrid(GridModality):
         return value
 
     def _differences(self, predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
-        """(pixels,) predicted minus true, where the truth is known; a missing prediction counts as `lowest`."""
+        """(pixels,) of predicted minus true where the truth is known; a missing prediction counts as `lowest`."""
         differences = []
         for p, t in zip(predictions, truths, strict=True):
             known = np.isfinite(t)

@@ -1,4 +1,4 @@
-"""SequenceModality: whatever can be written as text. TextSequence: text itself.
+"""SequenceModality: anything that can be written as text. TextSequence: text itself.
 
 TextSequence. Files: UTF-8 text, one text a line, which ends at LF, CR LF or CR alone; the lines are alternatives.
 Value: the tuple of them; seen through a view, one str. Array: that str.
@@ -28,22 +28,22 @@ from fourm_plugins.view import View
 
 Lines = tuple[str, ...] | str
 _MAX_BYTES = 1_000_000
-#: Not `str.splitlines`, which also ends a line at what may stand within a sentence, such as U+2028 or a vertical tab.
+#: Not `str.splitlines`, which also breaks lines at characters within a sentence, such as U+2028 or a vertical tab.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _WORDS = ("small", "large", "bright", "dark", "round", "square", "near", "far")
 
 
 class SequenceSettings(Settings):
-    """Settings that all modalities of text share."""
+    """Settings of all modalities of text."""
 
     small: ClassVar[Mapping[str, Any]] = {"text": TextSettings.small, "max_tokens": 48}
     run_only = frozenset({"source", "masker"})
 
     text: TextSettings = TextSettings()
     max_tokens: int = Field(default=256, ge=2, le=8192)
-    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    #: Folder of the data set to read; by default the modality's name up to an "@".
     source: str | None = None
-    #: Kind of masker, in place of the layout's own.
+    #: Kind of masker, in place of the layout's default.
     masker: str | None = None
 
 
@@ -61,7 +61,7 @@ class SequenceModality(StandardModality[Value]):
         return Text()
 
     def make_spec(self) -> ModalitySpec:
-        """Tokens of the vocabulary that all text shares."""
+        """Tokens of the vocabulary that all modalities of text share."""
         s = self.settings
         return self.build_spec(
             layout=SequenceLayout(max_tokens=s.max_tokens),
@@ -73,7 +73,7 @@ class SequenceModality(StandardModality[Value]):
 
 
 class TextSequence(SequenceModality[Lines]):
-    """A view takes one of the alternatives. What a crop or a flip changes in the words is for a subclass to say."""
+    """A view chooses one of the alternatives. A subclass decides what a crop or a flip changes in the words."""
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
@@ -81,7 +81,7 @@ class TextSequence(SequenceModality[Lines]):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Texts, most of whose characters are letters; the longest decides `max_tokens`."""
+        """Texts that are mostly letters; the longest decides `max_tokens`."""
         texts = usable(contents(samples, cls.extensions), _sentences)
         if not texts:
             return None
@@ -117,7 +117,7 @@ class TextSequence(SequenceModality[Lines]):
         return tuple(texts)
 
     def from_text(self, text: str) -> Lines:
-        """One text, whatever its lines."""
+        """One text, however many lines it has."""
         return self._alternatives([text])
 
     def from_array(self, array: np.ndarray) -> Lines:
@@ -130,7 +130,7 @@ class TextSequence(SequenceModality[Lines]):
         return self._alternatives(given)
 
     def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """Those that hold words, with single spaces between them."""
+        """The alternatives that contain words, with single spaces between these."""
         kept = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
         if not kept:
             raise SampleError(f"empty {self.spec.source}: no words")
@@ -147,7 +147,7 @@ class TextSequence(SequenceModality[Lines]):
         return {"txt": ("\n".join(lines(value)) + "\n").encode()}
 
     def augment(self, value: Lines, view: View) -> Lines:
-        """The view's choice among the alternatives."""
+        """The alternative that the view chooses."""
         alternatives = lines(value)
         return alternatives[view.variant % len(alternatives)]
 
@@ -175,7 +175,7 @@ class TextSequence(SequenceModality[Lines]):
 
 
 def _sentences(content: bytes) -> list[str] | None:
-    """The lines of a text; None for what is mostly numbers and signs, such as labels of a detector."""
+    """The lines of a text; None if it is mostly numbers and signs, as a detector's labels are."""
     if len(content) > _MAX_BYTES:
         return None
     found = [line for line in _LINE_END.split(decode_text(content, "text")) if line.strip()]
@@ -185,7 +185,7 @@ def _sentences(content: bytes) -> list[str] | None:
 
 def decode_text(content: bytes, what: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises `SampleError`, with the remedy, for any other
-    encoding: most look alike, and a wrong guess would train on rubbish."""
+    encoding: most look alike, and a wrong guess would mean training on rubbish."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "UTF-32" if content.startswith(codecs.BOM_UTF32_LE) else "UTF-16"
         raise SampleError(f"{what} is {encoding}, not UTF-8; save it as UTF-8 (iconv -f {encoding} -t UTF-8)")
@@ -202,20 +202,19 @@ def decode_text(content: bytes, what: str) -> str:
 
 
 def lines(value: Lines) -> tuple[str, ...]:
-    """The alternatives; a str is the only one."""
+    """The alternatives; a str is a single one."""
     return (value,) if isinstance(value, str) else value
 
 
 def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
-    """Mean F1 (precision and recall) of lower-case words, counted with repetition; the best over the true
-    alternatives."""
+    """Mean F1 (precision and recall) of lower-case words, counted with repetition, with the best true alternative."""
     return _mean(
         max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in zip(predictions, truths, strict=True)
     )
 
 
 def length_ratio(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
-    """Mean of the shorter's words over the longer's; of the true alternative nearest in length."""
+    """Mean ratio of the shorter's words to the longer's, with the true alternative nearest in length."""
     ratios = []
     for p, t in zip(predictions, truths, strict=True):
         said = len(_words(p))

@@ -1,8 +1,8 @@
-"""ScalarVector: a row of a table, a few numbers that belong together, such as what a weather station measures.
+"""ScalarVector: a row of a table, a few numbers that belong together, such as a weather station's measurements.
 
-Files: JSON object {column: number}. Value: the same as a dict; if the class has `gaps`, NaN for a number that is
-missing. Array: float32 (columns,), each column linear from its range to [-1, 1]. One token a column: in which of
-`codebook_size` equal bins of the range the number lies.
+Files: a JSON object {column: number}. Value: the same as a dict; if the class has `gaps`, NaN for a missing number.
+Array: float32 (columns,), each column linear from its range to [-1, 1]. One token per column: in which of
+`codebook_size` equal bins of its range the number lies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_BYTES = 1_000_000
 
 
 class Column(Settings):
-    """A column of the table, and its range; numbers outside are clipped."""
+    """A column of the table, and its range; numbers outside it are clipped."""
 
     display_only = frozenset({"unit"})
 
@@ -44,19 +44,19 @@ class Column(Settings):
 
 
 class VectorSettings(Settings):
-    """A subclass gives `columns` a default; without, a config must set them."""
+    """A subclass gives `columns` a default; otherwise a config must set it."""
 
     small: ClassVar[Mapping[str, Any]] = {"codebook_size": 32}
     run_only = frozenset({"source", "masker"})
 
     columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
-    #: Ids of the tokenizer: levels into which each column is divided.
+    #: Ids of the tokenizer: levels into which each column's range is divided.
     codebook_size: int = Field(default=256, ge=2)
-    #: Settings of the tokenizer; `kind` takes another kind than `bins`.
+    #: Settings of the tokenizer; `kind` chooses another kind than `bins`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
-    #: Folder of the data set that is read; by default the modality's name, without what follows an "@".
+    #: Folder of the data set to read; by default the modality's name up to an "@".
     source: str | None = None
-    #: Kind of masker, in place of the layout's own.
+    #: Kind of masker, in place of the layout's default.
     masker: str | None = None
 
     @field_validator("columns")
@@ -69,7 +69,8 @@ class VectorSettings(Settings):
 
 
 class ScalarVector(StandardModality[Row]):
-    """One number a column; no crop changes it. With `gaps` a file may lack numbers, or hold null; they do not count."""
+    """One number per column, which no crop changes. With `gaps` a file may lack numbers, or hold null; these do not
+    count."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
     variants = False
@@ -91,7 +92,7 @@ class ScalarVector(StandardModality[Row]):
         )
 
     def read(self, files: Mapping[str, bytes]) -> Row:
-        """Keys that are no column are left out."""
+        """Leaves out keys that are not columns."""
         content = images.only_file(files, self.extensions)[1]
         if len(content) > _MAX_BYTES:
             raise SampleError(f"{self.name} in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
@@ -151,13 +152,14 @@ class ScalarVector(StandardModality[Row]):
         return {column.name: float(x) for column, x in zip(self.settings.columns, numbers, strict=True)}
 
     def render(self, value: Row) -> str:
-        """A line a column: name, number, unit; a dash for what is missing."""
+        """One line per column: name, number, unit; a dash for a missing number."""
         numbers = {name: "–" if math.isnan(number) else f"{number:.4g}" for name, number in value.items()}
         return "\n".join(f"{c.name} {numbers[c.name]} {c.unit}".rstrip() for c in self.settings.columns)
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. What the
-        truth lacks does not count; what a prediction lacks is wrong by the whole range. 0 where nothing is known."""
+        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. Numbers
+        missing in the truth do not count; those missing in a prediction are wrong by the whole range. 0 if nothing is
+        known."""
         columns = self.settings.columns
 
         def errors(predictions: Sequence[Row], truths: Sequence[Row], column: Column) -> list[float]:
@@ -177,7 +179,8 @@ class ScalarVector(StandardModality[Row]):
         return Metric("mean absolute error", share, False, "of the range"), *each
 
     def constants(self, values: Sequence[Row]) -> dict[str, Row]:
-        """The median of each column: of least mean absolute error; the middle of its range where none is known."""
+        """The median of each column, which has the least mean absolute error; the middle of its range if none is
+        known."""
         row = {}
         for column in self.settings.columns:
             known = [value[column.name] for value in values if not math.isnan(value[column.name])]
@@ -185,7 +188,7 @@ class ScalarVector(StandardModality[Row]):
         return {"one value": row}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
-        """Columns that rise and fall together, more or less."""
+        """Columns that roughly rise and fall together."""
         low, high = self._ranges()
         samples = []
         for index in range(n):

@@ -1,7 +1,7 @@
-"""What a check is, how it can end, and the report of all.
+"""What a check is, how it can end, and the report of all checks.
 
-In: `Check`s (one small function each, under a stable name) and what they are run on. Out: an `Outcome` a check, and a
-`Report` that counts them and is written as JSON.
+Runs `Check`s, each a small function with a stable name, and gives an `Outcome` for each, and a `Report` that counts
+them and can be written as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BAD: frozenset[State] = frozenset({"failed", "cannot run", "unexpected pass"})
 class Checked(Protocol):
     """What checks are run on: `fourm_plugins.testing.Subject`."""
 
-    #: Checks that have failed, so that what needs the same is not run rather than failed again.
+    #: Failed checks, so that others that need the same are not run instead of failing again.
     blamed: set[str]
 
     @property
@@ -33,16 +33,16 @@ class Checked(Protocol):
 
 
 class CheckFailed(AssertionError):
-    """The plugin does not do what the check requires; the message says what it does instead."""
+    """The plugin does not do what the check requires; the message says what it does."""
 
 
 class NotRun(Exception):
-    """The check cannot be run here, with the reason: nothing is known of the plugin, and that is no success."""
+    """The check cannot be run here, for the reason given: this says nothing about the plugin and is no success."""
 
 
 class Broken(Exception):
-    """Something that several checks need could not be made; the check called `owner` reports it, or the first to need
-    it where that one did not; the others are not run."""
+    """Something that several checks need could not be made. The check `owner` reports it, or else the first that needs
+    it; the others are not run."""
 
     def __init__(self, owner: str, error: Exception) -> None:
         super().__init__(f"needs what {owner or 'an earlier check'} asks for, which failed")
@@ -51,8 +51,9 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """`run(subject)` raises `CheckFailed` where the plugin is wrong. Its name is the check's name, the first line of
-    its docstring what the check requires. It is run where the subject claims all of `claims`; with none, always."""
+    """`run(subject)` raises `CheckFailed` if the plugin is wrong. The function's name is the check's, and the first
+    line of its docstring says what the check requires. It runs if the subject makes all of `claims`; without any,
+    always."""
 
     run: Callable[[Any], None]
     claims: tuple[str, ...] = ()
@@ -63,7 +64,8 @@ class Check:
 
     @property
     def concern(self) -> str:
-        """The file that holds it: packaging, imports, spec, transforms, tokenizer, masker, training, coexistence."""
+        """The module that defines it: packaging, imports, spec, transforms, tokenizer, masker, training,
+        coexistence."""
         return self.run.__module__.rpartition(".")[2]
 
     @property
@@ -73,7 +75,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a check ended. `message`: why, where it did not pass."""
+    """How a check ended; `message` says why, unless it passed."""
 
     name: str
     state: State
@@ -83,7 +85,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one modality. `plugin` is its distribution."""
+    """The outcomes of one modality; `plugin` is its distribution."""
 
     plugin: str
     modality: str
@@ -95,7 +97,7 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Checks that failed or cannot run, and expected failures that passed."""
+        """The checks that failed or could not run, and expected failures that passed."""
         return self.count(*BAD)
 
     def to_json(self) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def require(condition: Any, message: str) -> None:
 
 
 def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, str]) -> Outcome:
-    """Run one check. Never raises what the plugin raises. `subject.blamed` gathers the checks that have failed."""
+    """Run one check, without raising what the plugin raises. `subject.blamed` collects the checks that failed."""
     start = time.perf_counter()
     reason = expected_failures.get(check.name)
     state: State
@@ -152,7 +154,7 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
 
 
 def explain(error: BaseException) -> str:
-    """One line: what was raised, and where unless a check raised it on purpose."""
+    """One line: what was raised, and where, unless a check raised it on purpose."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, CheckFailed):
         return text

@@ -1,4 +1,5 @@
-"""Beside other plugins: a checkpoint means the same when more is installed, and says what is missing when less is."""
+"""Together with other plugins: a checkpoint means the same when more is installed, and names what is missing when less
+is."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def missing_plugin_is_named(subject: Subject) -> None:
 
 
 def _seen_by(subject: Subject, model: TinyModel) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """What a model makes of two examples: ids, and logits of one masked sample."""
+    """A model's output for two examples: ids, and the logits of one masked sample."""
     subject_member, toy = subject.members
     array = subject.array(subject.values[0])
     arrays: dict[str, Any] = {subject_member.name: array} if subject.spec.continuous else {}

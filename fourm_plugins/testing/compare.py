@@ -1,4 +1,4 @@
-"""How far arrays of one spec lie apart, whatever their kind (`ModalitySpec.array`)."""
+"""How far apart arrays of one spec are, whatever their kind (`ModalitySpec.array`)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def distance(a: Any, b: Any) -> float:
-    """How far two arrays of one spec lie apart: mean absolute difference of features over what both know, share of
-    other classes, share of characters to be changed of texts."""
+    """How far apart two arrays of one spec are: the mean absolute difference of features where both are known, the
+    share of different classes, the share of characters to change in a text."""
     if isinstance(a, str):
         plain_a, plain_b = " ".join(a.lower().split()), " ".join(b.lower().split())
         return 1 - difflib.SequenceMatcher(None, plain_a, plain_b, autojunk=False).ratio()
@@ -32,7 +32,7 @@ def distance(a: Any, b: Any) -> float:
 
 
 def constant(arrays: Sequence[Any]) -> Any:
-    """The array that is best where nothing is looked at: each channel's median, the most frequent class, no text."""
+    """The best array without looking: each channel's median, the most frequent class, no text."""
     first = arrays[0]
     if isinstance(first, str):
         return ""
@@ -52,7 +52,7 @@ def spread(arrays: Sequence[Any]) -> float:
 
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """Python's and NumPy's global generators seeded, and put back."""
+    """Seed Python's and NumPy's global generators, and restore them afterwards."""
     before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""What the checks of a model need of an engine: `Harness` and `TinyModel`, abstract, so that the SDK needs no engine.
+"""What the checks need from an engine: `Harness` and `TinyModel`, abstract, so that the SDK does not depend on one.
 
 An engine provides a subclass of `Harness` through an entry point of the group `fourm.conformance.v1`. Without one the
 checks that need a model are reported "not run", never as passed.
@@ -26,7 +26,7 @@ GROUP = "fourm.conformance.v1"
 
 @dataclass(frozen=True)
 class Member:
-    """One modality of a tiny model. `arrays` are of as many samples as every other member's, in the same order; a
+    """One modality of a tiny model. `arrays` has the same samples, in the same order, as every other member's; a
     continuous modality has neither tokenizer nor targets."""
 
     modality: Modality[Any]
@@ -46,28 +46,29 @@ class TinyModel(ABC):
     @property
     @abstractmethod
     def losses(self) -> Mapping[str, Sequence[float]]:
-        """Modality -> nats per target token, a number for each step with such a target. Empty of a loaded model."""
+        """Modality -> nats per target token in each step with such a target. Empty for a loaded model."""
 
     @abstractmethod
     def gradients(self, name: str) -> dict[str, float]:
-        """Norms of the gradients of a training batch that reached what belongs to a modality: "input rows" (its rows of
-        the encoder's table, or the projection of a continuous input), "output rows" and, of a sequence, "decoder rows".
+        """Norms of a training batch's gradients at the parameters of a modality: "input rows" (its rows of the
+        encoder's table, or the projection of a continuous input), "output rows" and, of a sequence, "decoder rows".
         Parts that it does not have are absent."""
 
     @abstractmethod
     def forward(
         self, masked: Mapping[str, Masked], arrays: Mapping[str, Any]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """One masked sample: the encoder's output (n, D), and of each modality with targets the logits of its target
-        rows (m, size). `arrays` holds the arrays of continuous modalities."""
+        """Run one masked sample: the encoder's output (n, D), and for each modality with targets the logits of its
+        target rows (m, size). `arrays` holds the arrays of continuous modalities."""
 
     @abstractmethod
     def generate(self, target: str, given: Mapping[str, np.ndarray], *, seed: int) -> tuple[np.ndarray, Any]:
-        """(ids, value) of `target` from the token ids of other modalities: sampled, decoded, and denormalised."""
+        """(ids, value) of `target`, generated from the token ids of other modalities: sampled, decoded and
+        denormalised."""
 
     @abstractmethod
     def encode(self, name: str, array: Any) -> np.ndarray:
-        """The ids that this model's tokenizer gives an array."""
+        """The ids of an array by this model's tokenizer."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -75,11 +76,11 @@ class TinyModel(ABC):
 
 
 class Harness(ABC):
-    """Makes tokenizers and tiny models in seconds of one core, the same for the same arguments."""
+    """Makes tokenizers and tiny models in seconds on one core, the same for the same arguments."""
 
     @abstractmethod
     def fit(self, tokenizer: Tokenizer, arrays: Sequence[Any]) -> None:
-        """Fit a tokenizer on a few arrays, in a time that suits a test."""
+        """Fit a tokenizer on a few arrays, as fast as a test needs."""
 
     @abstractmethod
     def train(self, members: Sequence[Member], manager: PluginManager, *, steps: int, seed: int) -> TinyModel:
@@ -87,12 +88,12 @@ class Harness(ABC):
 
     @abstractmethod
     def load(self, folder: Path, manager: PluginManager) -> TinyModel:
-        """A saved model with the plugins of `manager`. Raises ValueError, on generation at the latest, for a missing
-        one."""
+        """Load a saved model with the plugins of `manager`. Raises ValueError for a missing one, on generation at the
+        latest."""
 
 
 def find_harness() -> Harness:
-    """The installed engine's. Raises `NotRun` where there is none."""
+    """The installed engine's harness. Raises `NotRun` if there is none."""
     entry_points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.value)
     if not entry_points:
         raise NotRun("fourm-engine is not installed (pip install fourm-engine)")

@@ -1,16 +1,16 @@
-"""Import hygiene: what activating the plugin does to a process, as a fresh one sees it."""
+"""Import hygiene: what activating the plugin does to a process, seen in a fresh one."""
 
 from __future__ import annotations
 
 from fourm_plugins.testing.check import Check, require
 from fourm_plugins.testing.subject import Subject
 
-#: Packages that take seconds to import, and what a spec must not need.
+#: Packages that take seconds to import, and that a spec must not need.
 HEAVY = frozenset({"torch", "tensorflow", "jax", "transformers", "diffusers", "timm", "fourm_engine"})
 
 
 def is_activated(subject: Subject) -> None:
-    """The plugin is found by its entry point, imported, and gives an instance for the settings, here and elsewhere."""
+    """The plugin is found by its entry point, imported, and makes an instance, here and in a fresh process."""
     assert subject.modality is not None
     subject.probed()
 
@@ -22,7 +22,7 @@ def spec_needs_no_torch(subject: Subject) -> None:
 
 
 def import_prints_nothing(subject: Subject) -> None:
-    """Activating the plugin writes neither to stdout nor to stderr, warnings included."""
+    """Activating the plugin prints nothing, to stdout or stderr, not even warnings."""
     output = subject.probed(2).output.strip()
     require(not output, f"activating the plugin prints: {output.splitlines()[0] if output else ''}")
 
@@ -40,13 +40,13 @@ def import_leaves_random_state(subject: Subject) -> None:
 
 
 def import_leaves_the_process(subject: Subject) -> None:
-    """Activating the plugin changes nothing else of the process, such as its path, variables, dtype, warnings."""
+    """Activating the plugin changes nothing else in the process: its path, variables, default dtype, warnings."""
     other = [what for what in subject.probed().facts["changed"] if "random state" not in what]
     require(not other, f"activating the plugin changes {', '.join(other)}, which is the user's")
 
 
 def activating_twice_changes_nothing(subject: Subject) -> None:
-    """A second activation gives the same class and the same spec, and imports nothing more."""
+    """A second activation gives the same class and the same spec, and imports nothing new."""
     twice = subject.probed().facts["twice"]
     require(twice["class"], "a second activation gives another class")
     require(twice["spec"], "a second instance with the same settings has another spec")
@@ -54,7 +54,7 @@ def activating_twice_changes_nothing(subject: Subject) -> None:
 
 
 def spawned_workers_agree(subject: Subject) -> None:
-    """An instance can be sent to a spawned process, as to a data loader's worker, and reads the same array there."""
+    """An instance can be sent to a spawned process, such as a data loader's worker, and reads the same array there."""
     wrong = subject.probed().facts["spawn"]
     require(not wrong, wrong)
 

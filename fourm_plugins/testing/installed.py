@@ -1,6 +1,6 @@
-"""A plugin's package, built and installed by itself, and what a process sees that has nothing else of it.
+"""A plugin's package, built and installed by itself, and what a process with nothing else of it sees.
 
-In: the plugin and its source tree. Out: `Wheel`: the folder it was installed into, and what could be read from there.
+From the plugin and its source tree: a `Wheel`, the folder it was installed into and what can be read from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fourm_plugins.manager import Plugin
 from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import run_python
 
-#: Not part of a package, and sometimes large.
+#: Not part of a package, and sometimes big.
 _LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv", "runs")
 
 _LOOK = """
@@ -56,8 +56,8 @@ class Wheel:
     source: Path
 
     def look(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What a process finds that has this package and its requirements, and neither the source tree nor whatever a
-        site's .pth files bring: "found", "module", "made", "samples", and "error" where it ended."""
+        """What a process finds with this package and its requirements, without the source tree and without a site's
+        .pth files: "found", "module", "made", "samples", and "error" where it ended."""
         paths = [str(self.folder), *(path for path in _search_path() if not _inside(Path(path), self.source))]
         request, empty = json.dumps({"name": name, "settings": dict(settings)}), self.folder.parent / "empty"
         empty.mkdir(exist_ok=True)
@@ -78,8 +78,8 @@ class Wheel:
 
 
 def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
-    """Build the wheel from a copy of the source tree and install it into a folder of its own; of a distribution that
-    was not installed from a folder, its files. Raises `NotRun` where neither is known, `CheckFailed` if pip fails."""
+    """Build the wheel from a copy of the source tree and install it into a separate folder; if the distribution was not
+    installed from a folder, copy its files. Raises `NotRun` if neither is known, `CheckFailed` if pip fails."""
     tree = source or source_tree(plugin.distribution)
     if tree is None:
         return _as_installed(plugin.distribution, folder / "installed")
@@ -103,7 +103,7 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
 
 
 def source_tree(distribution: str) -> Path | None:
-    """The folder a distribution was installed from, editable or not; None for one that came from elsewhere."""
+    """The folder from which a distribution was installed, editable or not; None if it came from elsewhere."""
     try:
         dist = find_distribution(distribution)
         record = json.loads(dist.read_text("direct_url.json") or "{}")
@@ -119,7 +119,7 @@ def source_tree(distribution: str) -> Path | None:
 
 
 def _as_installed(distribution: str, folder: Path) -> Wheel:
-    """A copy of a distribution's files, as RECORD lists them."""
+    """Copy a distribution's files, as RECORD lists them."""
     dist = find_distribution(distribution)
     inside = [file for file in dist.files or () if ".." not in file.parts and "__pycache__" not in file.parts]
     if source_folder(dist) or not any(file.suffix == ".py" for file in inside):
@@ -137,7 +137,7 @@ def _as_installed(distribution: str, folder: Path) -> Wheel:
 
 
 def _backend_is_here(tree: Path) -> bool:
-    """Whether all that the tree needs to be built is installed here, in versions that it takes."""
+    """Whether everything needed to build the tree is installed here, in suitable versions."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     if sys.version_info >= (3, 11):

@@ -1,5 +1,5 @@
-"""The masker, on a thousand draws of tokens, budgets and generators: with hypothesis where it is installed, which also
-finds the smallest case that fails, otherwise in a plain seeded loop."""
+"""The masker, on a thousand draws of tokens, budgets and generators: by hypothesis if it is installed, which also finds
+the smallest failing case, otherwise in a plain seeded loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEPS = ("random", "all", "binary")
 
 @dataclass(frozen=True)
 class Draw:
-    """One call of a masker. `length`: tokens of the sample."""
+    """One call of a masker; `length` is the sample's number of tokens."""
 
     length: int
     input_budget: int
@@ -30,17 +30,17 @@ class Draw:
 
 
 def budgets_are_kept(subject: Subject) -> None:
-    """There are never more inputs or targets than the budgets allow, and what belongs together is equally long."""
+    """Inputs and targets never exceed their budgets, and arrays that belong together are equally long."""
     _for_all(subject, _budgets)
 
 
 def inputs_and_targets_are_disjoint(subject: Subject) -> None:
-    """No token is both input and target, or either twice."""
+    """No token is both input and target, or occurs twice as either."""
     _for_all(subject, _apart)
 
 
 def masked_tokens_are_the_source(subject: Subject) -> None:
-    """Ids are those at their positions; of a sequence the target's spans fill the input's gaps and give the source."""
+    """Ids are those at their positions; a sequence's target spans fill the gaps of its input and give the source."""
     _for_all(subject, _true)
 
 
@@ -50,7 +50,7 @@ def same_generator_same_mask(subject: Subject) -> None:
 
 
 def edge_budgets_are_met(subject: Subject) -> None:
-    """Budgets of nothing give nothing, of one at most one, of everything everything."""
+    """A budget of nothing gives nothing, of one at most one token, of everything all tokens."""
     spec, masker = subject.spec, subject.masker
     sequence = isinstance(spec.layout, Sequence)
     n = min(spec.layout.num_tokens - (1 if sequence else 0), len(ordinary_ids(subject)))
@@ -123,7 +123,7 @@ def _repeats(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> N
 
 
 def _rebuild(shown: list[int], target: list[int], sentinels: set[int]) -> list[int]:
-    """Every sentinel that is shown stands for what follows it in the target."""
+    """Replace every sentinel that is shown by what follows it in the target."""
     runs: dict[int, list[int]] = {}
     run: list[int] = []
     for i in target:
@@ -139,7 +139,7 @@ _PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
 
 
 def _for_all(subject: Subject, holds: Property) -> None:
-    """Raise CheckFailed with a draw for which `holds` does. Draws are shared, unless one of the properties fails."""
+    """Raise CheckFailed with a draw for which `holds` raises it. Properties share draws, unless one of them fails."""
     if not subject.made("masks", lambda: _all_hold(subject)):
         _draws(subject, (holds,))
 
@@ -196,7 +196,7 @@ def _mask(masker: Masker, draw: Draw, ids: np.ndarray) -> Masked:
 
 
 def _ids(subject: Subject, draw: Draw) -> np.ndarray:
-    """int64 (length,): different ordinary ids of a sequence, any ids of other layouts, places of continuous input."""
+    """int64 (length,): distinct ordinary ids of a sequence, any ids of other layouts, positions of continuous input."""
     if subject.spec.continuous:
         return np.arange(draw.length)
     rng = np.random.default_rng(draw.seed)
@@ -206,7 +206,7 @@ def _ids(subject: Subject, draw: Draw) -> np.ndarray:
 
 
 def ordinary_ids(subject: Subject) -> np.ndarray:
-    """Ids that are neither the end marker nor a sentinel; all of them where there are no such."""
+    """Ids that are neither the end marker nor a sentinel; all ids if there are no special ones."""
     if subject.spec.token_space is None:
         return np.arange(subject.spec.layout.num_tokens)
     ids = np.arange(subject.spec.token_space.size)

@@ -1,4 +1,4 @@
-"""Packaging: the wheel of the plugin works where nothing else of it is."""
+"""Packaging: the plugin's wheel works by itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def wheel_is_found(subject: Subject) -> None:
 
 
 def _seen(subject: Subject) -> dict[str, Any]:
-    """What a process sees that has the wheel alone, started once."""
+    """What a process with only the wheel sees; it is started once."""
     return subject.made("wheel's look", lambda: subject.wheel.look(subject.name, subject.settings))
 
 
@@ -46,7 +46,7 @@ def wheel_has_examples(subject: Subject) -> None:
 
 
 def requirements_are_declared(subject: Subject) -> None:
-    """Whatever the package imports is among its requirements, fourm-engine with a range of versions."""
+    """Everything the package imports is among its requirements, fourm-engine with a range of versions."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -68,7 +68,7 @@ def requirements_are_declared(subject: Subject) -> None:
 
 
 def _imported(path: Path) -> set[str]:
-    """Top-level packages that a file imports anywhere, in functions, too (of optional extras)."""
+    """Top-level packages that a file imports anywhere, also in functions (optional extras)."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -23,7 +23,7 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
-#: Seconds after which a plugin that does not come back is given up.
+#: Seconds after which a plugin that does not return is given up.
 PATIENCE = 300
 _PROGRAM = "from fourm_plugins.testing.probe import main; main()"
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
@@ -31,14 +31,14 @@ _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 
 @dataclass(frozen=True)
 class Probed:
-    """`output`: what the process printed. `facts`: what it found, see `_look`; where it ended early, "error" alone."""
+    """`output` is what the process printed, `facts` what it found (see `_look`), or only "error" if it ended early."""
 
     output: str
     facts: dict[str, Any]
 
 
 def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Path) -> Probed:
-    """Look at modality `name` from a fresh interpreter. Raises ValueError where it cannot be made to look at all."""
+    """Look at modality `name` in a fresh interpreter. Raises ValueError if that cannot be started."""
     answer = folder / f"probe-{hash_seed}.json"
     request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(answer)})
     paths = os.pathsep.join(filter(None, sys.path))
@@ -54,7 +54,7 @@ def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Pat
 
 
 def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """An interpreter run to its end, with these further environment variables."""
+    """Run an interpreter to its end, with additional environment variables."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -69,7 +69,7 @@ def run_python(*arguments: str, cwd: Path | None = None, **variables: str) -> su
 
 
 def digest(modality: Modality[Any], files: Mapping[str, bytes]) -> str:
-    """Of the array of a sample, seen whole."""
+    """Digest of a sample's array, with the whole picture in view."""
     array = modality.normalise(modality.augment(modality.read(dict(files)), View()))
     content = array.encode() if isinstance(array, str) else np.ascontiguousarray(array).tobytes()
     return hashlib.sha256(content).hexdigest()
@@ -103,11 +103,11 @@ def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]
 
 
 def _spawn(modality: Modality[Any]) -> str:
-    """'' where a spawned process reads a sample as this one does, otherwise what went wrong."""
+    """'' if a spawned process reads a sample as this one does, otherwise what went wrong."""
     try:
         files = modality.example_samples(1, 0)[0]
         here = digest(modality, files)
-        # As a data loader's workers: a new interpreter that gets the instance pickled.
+        # Like a data loader's worker: a new interpreter that gets the instance pickled.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             there = pool.apply_async(digest, (modality, files)).get(PATIENCE / 2)
     except Exception as error:
@@ -116,7 +116,7 @@ def _spawn(modality: Modality[Any]) -> str:
 
 
 def main() -> None:
-    """In the fresh process: look, and write the answer to the file that the request names."""
+    """In the fresh process: look, and write the answer to the file named by the request."""
     request = json.loads(sys.argv[1])
     facts = _look(request["name"], request["settings"], spawn=request["spawn"])
     Path(request["answer"]).write_text(json.dumps(facts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The spec and the files: what the plugin says of itself, and whether its samples are what it says."""
+"""The spec and the files: what the plugin says about itself, and whether its samples agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.compare import distance, same, spread
 from fourm_plugins.testing.subject import Subject
 
-#: How far what is read again may lie from what was written, as a share of the examples' spread.
+#: How much a value may change by writing and reading, as a share of the examples' spread.
 FILE_TOLERANCE = 0.05
 _EXTENSION = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
 
@@ -36,7 +36,7 @@ def spec_survives_json(subject: Subject) -> None:
 
 
 def fingerprint_is_stable(subject: Subject) -> None:
-    """The spec's fingerprint is the same under every hash seed, in every process."""
+    """The spec's fingerprint is the same in every process, under every hash seed."""
     prints = {seed: subject.probed(seed).facts["fingerprint"] for seed in (1, 2)}
     require(
         len(set(prints.values())) == 1,
@@ -45,7 +45,7 @@ def fingerprint_is_stable(subject: Subject) -> None:
 
 
 def spec_names_itself(subject: Subject) -> None:
-    """The spec bears the instance's name, its extensions are plain, and a token space that is not shared is its own."""
+    """The spec has the instance's name and plain extensions, and its token space is shared or belongs to it alone."""
     spec = subject.spec
     require(spec.name == subject.modality.name, f"spec.name is {spec.name!r}, the instance {subject.modality.name!r}")
     for extension in spec.extensions:
@@ -61,7 +61,7 @@ def spec_names_itself(subject: Subject) -> None:
 
 
 def settings_rebuild_it(subject: Subject) -> None:
-    """An instance made from stored settings, defaults spelt out in JSON, has the same spec: checkpoints rely on it."""
+    """An instance made from settings stored as JSON, defaults included, has the same spec: checkpoints rely on it."""
     first = subject.make()
     stored = json.loads(json.dumps(first.settings.model_dump(mode="json")))
     second = subject.manager.modality(subject.name, **stored)
@@ -69,13 +69,13 @@ def settings_rebuild_it(subject: Subject) -> None:
 
 
 def examples_are_read(subject: Subject) -> None:
-    """`read` takes every example sample, and the plugin's claims are known."""
+    """`read` accepts every example sample, and the class makes only known claims."""
     assert subject.values
     assert subject.claims is not None
 
 
 def examples_follow_the_seed(subject: Subject) -> None:
-    """Example samples are the same for the same seed, others for another; a longer list begins with a shorter one."""
+    """The same seed gives the same examples, another seed others, and a longer list begins with a shorter one."""
     make = subject.modality.example_samples
     require(make(3, 5) == make(3, 5), "the same seed gives other examples")
     require(make(3, 5)[:2] == make(2, 5), "the first two of three examples are not the two of two")
@@ -83,14 +83,14 @@ def examples_follow_the_seed(subject: Subject) -> None:
 
 
 def arrays_fit_the_spec(subject: Subject) -> None:
-    """`normalise` of an example gives the array that the spec describes: type, shape, range."""
+    """`normalise` gives the arrays that the spec describes: type, shape, range."""
     for array in subject.arrays:
         wrong = misfit(subject.spec, array)
         require(not wrong, wrong)
 
 
 def files_are_read_back(subject: Subject) -> None:
-    """What `write` writes, `read` reads, to the format's precision, from extensions of the spec."""
+    """`read` gives back what `write` wrote, to the format's precision, in files with the spec's extensions."""
     modality, scale = subject.modality, spread(subject.arrays)
     for value, array in zip(subject.values, subject.arrays, strict=True):
         files = modality.write(value)
@@ -105,14 +105,14 @@ def files_are_read_back(subject: Subject) -> None:
 
 
 def files_are_exact(subject: Subject) -> None:
-    """What is written and read again is the same to the last bit."""
+    """Writing and reading changes no bit."""
     for value in subject.values:
         again = subject.modality.read(dict(subject.modality.write(value)))
         require(same(subject.array(value), subject.array(again)), "written and read again, its array differs")
 
 
 def values_come_by_one_door(subject: Subject) -> None:
-    """A path, bytes, a picture, an array or a tensor means to `value` what the file means to `read`."""
+    """`value` takes a path, bytes, a picture, an array or a tensor for what `read` makes of the file."""
     modality = subject.modality
     with tempfile.TemporaryDirectory() as folder:
         for files, value in zip(subject.files[:3], subject.values[:3], strict=True):
@@ -128,7 +128,7 @@ def values_come_by_one_door(subject: Subject) -> None:
 def _forms(
     files: Mapping[str, bytes], value: Any, folder: Path, extensions: Sequence[str]
 ) -> Iterator[tuple[str, Any]]:
-    """What a user may hold of one sample, and what it is."""
+    """What a user may hold of one sample, and what it is called."""
     yield "the value itself", value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype != np.uint16:
         yield "an array in another order of memory", np.asfortranarray(value)
@@ -151,7 +151,7 @@ def _forms(
 
 
 def wrong_files_are_refused(subject: Subject) -> None:
-    """Empty, truncated and foreign files raise SampleError with one line, and nothing else."""
+    """Empty, truncated and foreign files raise SampleError with one line."""
     for files in subject.files[:3]:
         for extension, content in files.items():
             for what, damaged in (
@@ -160,7 +160,7 @@ def wrong_files_are_refused(subject: Subject) -> None:
                 ("a foreign", b"\x00\xff\xfe not such a file \x00" * 4),
             ):
                 refused = _refused(subject, {**files, extension: damaged}, f"{what} .{extension} file")
-                # Half a text is a text.
+                # Half a text is a text, too.
                 may_be_read = what == "a truncated" and isinstance(subject.spec.array, Text)
                 require(refused or may_be_read, f"{what} .{extension} file is read as if it were whole")
 

@@ -1,6 +1,6 @@
-"""The plugin that is checked, at a small size, and what several checks need of it, each made once.
+"""The plugin under test, at a small size, and what several checks need, each made once.
 
-In: the modality's name, settings and claims. Out: attributes, lazily: instance, samples, arrays, fitted tokenizer,
+From the modality's name, settings and claims it makes, lazily, attributes: instance, samples, arrays, fitted tokenizer,
 masker, trained model, what a subprocess saw of it, its built wheel.
 """
 
@@ -30,8 +30,8 @@ from fourm_plugins.view import View
 
 T = TypeVar("T")
 
-#: What a plugin may claim, and what that means. Those of `_implied` follow from the spec; others are stated, by the
-#: class (`Modality.claims`) or the test.
+#: What a plugin may claim, and what that means. Claims of `_implied` follow from the spec; others are made by the class
+#: (`Modality.claims`) or the test.
 CLAIMS = {
     "tokens": "has a token space, so that it is tokenized",
     "input": "may be shown to the model",
@@ -45,13 +45,13 @@ CLAIMS = {
     "no_directions": "holds colours, quantities or features, of which a flip changes none: not `directions`",
     "exact_files": "reads back from its files exactly what it wrote",
 }
-#: Samples that checks look at, and samples that a tokenizer and a model learn from.
+#: Samples for checks, and samples from which tokenizer and model learn.
 SAMPLES, TRAINING_SAMPLES = 6, 64
 TRAINING_STEPS = 150
 
 
 class Subject:
-    """Attributes raise `Broken` where they cannot be made, `NotRun` where something else is missing."""
+    """Attributes raise `Broken` if they cannot be made, `NotRun` if something else is missing."""
 
     def __init__(
         self,
@@ -64,22 +64,22 @@ class Subject:
         tokenizer: TokenizerRecipe | None = None,
         masker: str | None = None,
     ) -> None:
-        """`settings` come over the class's small ones (`Settings.small`). `tolerance`: of the tokenizer's round trip.
-        `source`: the package's source tree. `tokenizer`, `masker`: what is checked in place of the modality's own."""
+        """`settings` override the class's small ones (`Settings.small`). `tolerance` is that of the tokenizer's round
+        trip, `source` the package's source tree; `tokenizer` and `masker` are checked in place of the modality's."""
         for claim in sorted(claims):
             if claim not in CLAIMS:
                 raise ValueError(f"claims: {claim!r} is unknown; {did_you_mean(claim, CLAIMS)}")
         self.name = modality
         self._given_settings, self._given_claims = dict(settings or {}), claims
         self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
-        #: Checks that have failed, so that what needs the same is not run rather than failed again.
+        #: Failed checks, so that others that need the same are not run instead of failing again.
         self.blamed: set[str] = set()
         self._made: dict[str, Any] = {}
         self._temporary = tempfile.TemporaryDirectory(prefix="fourm-check-")
 
     @property
     def folder(self) -> Path:
-        """A folder for what the checks write; gone with `close`."""
+        """A folder for what the checks write; `close` removes it."""
         return Path(self._temporary.name)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Subject:
 
     @cached_property
     def manager(self) -> PluginManager:
-        """What is installed, and the kit's toys."""
+        """The host of what is installed and of the kit's toys."""
         return toys.manager()
 
     @property
@@ -112,7 +112,7 @@ class Subject:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The small settings, and over them those of the test."""
+        """The small settings, overridden by those of the test."""
         cls = self._once("class", "is_activated", lambda: self.manager.modality_class(self.name))
         return {**getattr(cls.Settings, "small", {}), **self._given_settings}
 
@@ -163,12 +163,12 @@ class Subject:
 
     @property
     def arrays(self) -> list[Any]:
-        """Of the examples, seen whole."""
+        """Arrays of the examples, with the whole picture in view."""
         return self._once("arrays", "arrays_fit_the_spec", lambda: [self.array(value) for value in self.values])
 
     @property
     def training_arrays(self) -> list[Any]:
-        """Of other examples, for what learns."""
+        """Arrays of other examples, to learn from."""
 
         def read() -> list[Any]:
             return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
@@ -179,7 +179,7 @@ class Subject:
         return self._once("training arrays", "arrays_fit_the_spec", make)
 
     def array(self, value: Any, view: View | None = None) -> Any:
-        """The array of a value through `view`; by default the whole."""
+        """The array of a value through `view`, by default of the whole picture."""
         return self.modality.normalise(self.modality.augment(value, view or View()))
 
     def _examples(self, n: int) -> list[dict[str, bytes]]:
@@ -203,14 +203,14 @@ class Subject:
 
     @property
     def tolerance(self) -> float:
-        """Largest error of decode∘encode, as a share of the error of the best constant array. By default a text may
-        lose a quarter of its characters; any other array, of which the tokenizer has seen few examples for a moment,
-        must be better than that constant."""
+        """Largest error of decode∘encode, as a share of the best constant array's. By default a text may lose a quarter
+        of its characters; any other array must be better than the constant, since the tokenizer learnt briefly from few
+        examples."""
         default = 0.25 if isinstance(self.spec.array, Text) else 1.0
         return default if self._tolerance is None else self._tolerance
 
     def new_tokenizer(self) -> Tokenizer:
-        """By the recipe, not fitted."""
+        """A tokenizer by the recipe, not fitted."""
         recipe = self.spec.tokenizer
         assert recipe is not None
         if not any((p.kind, p.name) == ("tokenizer", recipe.kind) for p in self.manager.plugins):
@@ -219,7 +219,7 @@ class Subject:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Fitted on the training arrays."""
+        """The tokenizer, fitted on the training arrays."""
         return self._once("tokenizer", "tokenizer_is_fitted", self._fitted)
 
     def _fitted(self) -> Tokenizer:
@@ -235,7 +235,7 @@ class Subject:
 
     @property
     def ids(self) -> list[np.ndarray]:
-        """Of the examples."""
+        """Ids of the examples."""
         return self._once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
 
     @property
@@ -256,7 +256,7 @@ class Subject:
 
     @property
     def members(self) -> list[Member]:
-        """This modality and the toy, sample by sample."""
+        """This modality and the toy, with the same samples."""
 
         def make() -> list[Member]:
             tokenizer = None if self.spec.continuous else self.tokenizer
@@ -267,7 +267,7 @@ class Subject:
 
     @property
     def model(self) -> TinyModel:
-        """Trained on this modality and the toy."""
+        """A model trained on this modality and the toy."""
 
         def make() -> TinyModel:
             harness, members = self.harness, self.members
@@ -276,13 +276,13 @@ class Subject:
         return self._once("model", "learns", make)
 
     def made(self, what: str, make: Callable[[], T]) -> T:
-        """What `make` gives, made once."""
+        """The result of `make`, made once."""
         return self._once(what, "", make)
 
     # Outside this process
 
     def probed(self, hash_seed: int = 1) -> Probed:
-        """What a fresh process saw of the plugin."""
+        """What a fresh process sees of the plugin."""
 
         def make() -> Probed:
             return probe(self.name, self.settings, hash_seed=hash_seed, folder=self.folder)
@@ -292,13 +292,13 @@ class Subject:
 
     @property
     def wheel(self) -> Wheel:
-        """The package, built and installed by itself."""
+        """The package's wheel, built and installed by itself."""
         _ = self.modality
         return self._once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))
 
 
 def _implied(subject: Subject) -> frozenset[str]:
-    """The claims that follow from the spec and the class."""
+    """Claims that follow from the spec and the class."""
     modality, spec = subject.modality, subject.spec
     claims = {name for name, holds in (("input", spec.input), ("target", spec.target)) if holds}
     if not spec.continuous:

@@ -5,7 +5,7 @@
     class TestThermal(ModalityConformance):
         modality = "thermal"
 
-pytest collects one test a check. `check_modality` runs the same without pytest and gives a `Report`.
+pytest collects one test per check. `check_modality` runs the same checks without pytest and gives a `Report`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ CHECKS: tuple[Check, ...] = (
 
 
 class _Conformance:
-    """What the kits share. A subclass may add tests of its own, but neither replace nor remove those of the kit."""
+    """What the kits share. A subclass may add tests, but neither replace nor remove the kit's."""
 
     #: The modality's name: its entry point.
     modality: ClassVar[str]
-    #: Settings of a small instance, over those that its class calls small (`Settings.small`).
+    #: Settings of a small instance; they override the class's small ones (`Settings.small`).
     settings: ClassVar[Mapping[str, Any]] = {}
-    #: What is claimed beyond what the spec implies and the class claims; see docs/conformance.md.
+    #: Claims beyond those that the spec implies and the class makes; see docs/conformance.md.
     claims: ClassVar[frozenset[str]] = frozenset()
-    #: Check -> the reason why it fails. One that passes after all is a failure.
+    #: Check -> why it is expected to fail. If it passes after all, that is a failure.
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    #: Largest error of decode∘encode, as a share of the error of the best constant array.
+    #: Largest error of decode∘encode, as a share of the best constant array's.
     tolerance: ClassVar[float | None] = None
-    #: The package's source tree, where the installed metadata does not tell.
+    #: The package's source tree, if the installed metadata does not name it.
     source: ClassVar[str | Path | None] = None
 
     checks: ClassVar[tuple[Check, ...]] = ()
@@ -120,7 +120,7 @@ class ModalityConformance(_Conformance, kit=True):
 
 
 class TokenizerConformance(_Conformance, kit=True):
-    """The checks of a tokenizer kind, on the arrays of a modality that fits it."""
+    """The checks of a kind of tokenizer, on arrays of a modality that suits it."""
 
     checks = tokenizer.CHECKS
 
@@ -135,7 +135,7 @@ class TokenizerConformance(_Conformance, kit=True):
 
 
 class MaskerConformance(_Conformance, kit=True):
-    """The checks of a masker, on the tokens of a modality that fits it."""
+    """The checks of a masker, on tokens of a modality that suits it."""
 
     checks = (*masker.CHECKS, *training.CHECKS)
 
@@ -150,7 +150,7 @@ class MaskerConformance(_Conformance, kit=True):
 def run_checks(
     subject: Subject, checks: tuple[Check, ...] = CHECKS, expected_failures: Mapping[str, str] | None = None
 ) -> Iterator[Outcome]:
-    """The outcomes, one after the other. Raises ValueError for an expected failure without a check or a reason."""
+    """Yield the outcomes. Raises ValueError for an expected failure without a check or a reason."""
     expected = dict(expected_failures or {})
     check_expectations(expected, [check.name for check in checks])
     for check in checks:
@@ -174,7 +174,7 @@ def check_modality(
 
 
 def report(subject: Subject, outcomes: tuple[Outcome, ...]) -> Report:
-    """The report of what was run on a subject."""
+    """The report of the checks run on a subject."""
     plugins = [p for p in subject.manager.plugins if (p.kind, p.name) == ("modality", subject.name)]
     plugin, version = (plugins[0].distribution, plugins[0].version) if plugins else ("unknown", "unknown")
     return Report(plugin, subject.name, version, outcomes)

@@ -14,12 +14,12 @@ from fourm_plugins.testing.subject import Subject
 
 
 def tokenizer_is_fitted(subject: Subject) -> None:
-    """The recipe's tokenizer is installed, takes the recipe's settings, and can be fitted on the examples."""
+    """The recipe's tokenizer is installed, accepts the recipe's settings, and can be fitted on the examples."""
     assert subject.tokenizer
 
 
 def ids_are_in_range(subject: Subject) -> None:
-    """`encode` gives one int64 vector an array, of `layout.num_tokens` ids (of a sequence: any number) in [0, size)."""
+    """`encode` gives an int64 vector per array: `layout.num_tokens` ids (any number for a sequence) in [0, size)."""
     ids = subject.ids
     require(len(ids) == len(subject.arrays), f"{len(ids)} rows of ids for {len(subject.arrays)} arrays")
     for row in ids:
@@ -27,7 +27,7 @@ def ids_are_in_range(subject: Subject) -> None:
 
 
 def encoding_is_deterministic(subject: Subject) -> None:
-    """The same array gives the same ids, whatever a global generator has drawn."""
+    """The same array gives the same ids, whatever the state of global generators."""
     encoded = []
     for seed in (0, 1):
         with global_seed(seed):
@@ -36,7 +36,7 @@ def encoding_is_deterministic(subject: Subject) -> None:
 
 
 def batches_change_nothing(subject: Subject) -> None:
-    """An array has the same ids alone and in any batch; ids likewise the same array."""
+    """An array gives the same ids alone and in any batch, and ids the same array."""
     tokenizer, arrays, ids = subject.tokenizer, subject.arrays, subject.ids
     alone = [tokenizer.encode([array])[0] for array in arrays]
     require(_equal(alone, ids), "an array alone has other ids than in a batch")
@@ -58,7 +58,7 @@ def decoded_arrays_fit_the_spec(subject: Subject) -> None:
 
 
 def any_ids_decode(subject: Subject) -> None:
-    """No ids in [0, size) make `decode`, `denormalise` or `render` raise, nor does a mean of all codes."""
+    """No ids in [0, size), and no mean of all codes, make `decode`, `denormalise` or `render` raise."""
     tokenizer, modality, spec = subject.tokenizer, subject.modality, subject.spec
     rng, size = np.random.default_rng(0), tokenizer.size
     lengths = [spec.layout.num_tokens] * 6
@@ -74,7 +74,7 @@ def any_ids_decode(subject: Subject) -> None:
 
 
 def round_trip_is_within_tolerance(subject: Subject) -> None:
-    """What is encoded and decoded is near what it was: within the declared share of the best constant's error."""
+    """Encoding and decoding changes an array little: the error is at most the declared share of the best constant's."""
     decoded = subject.tokenizer.decode(subject.ids)
     error = float(np.mean([distance(a, b) for a, b in zip(subject.arrays, decoded, strict=True)]))
     share = error / max(spread(subject.arrays), 1e-12)
@@ -85,7 +85,7 @@ def round_trip_is_within_tolerance(subject: Subject) -> None:
 
 
 def round_trip_beats_a_constant(subject: Subject) -> None:
-    """By the modality's first metric, what is decoded is better than every constant of `constants`."""
+    """By the modality's first metric, decoded values are better than every constant of `constants`."""
     modality = subject.modality
     values = [modality.denormalise(array) for array in subject.arrays]
     decoded = [modality.denormalise(array) for array in subject.tokenizer.decode(subject.ids)]
@@ -98,7 +98,7 @@ def round_trip_beats_a_constant(subject: Subject) -> None:
 
 
 def gaps_and_nothing_are_encoded(subject: Subject) -> None:
-    """No arrays give no ids; gaps (NaN, no class, no words) give ids in range, or ValueError where none may be."""
+    """No arrays give no ids; gaps (NaN, no class, no words) give ids, or ValueError if the spec has none."""
     tokenizer = subject.tokenizer
     require(len(tokenizer.encode([])) == 0, "encode([]) must give []")
     require(len(tokenizer.decode([])) == 0, "decode([]) must give []")
@@ -119,7 +119,7 @@ def gaps_and_nothing_are_encoded(subject: Subject) -> None:
 
 
 def saved_tokenizer_is_the_same(subject: Subject) -> None:
-    """A tokenizer that was saved and loaded has the same fingerprint and gives the same ids."""
+    """A tokenizer has the same fingerprint and gives the same ids after saving and loading."""
     folder = subject.folder / "tokenizer"
     folder.mkdir(exist_ok=True)
     subject.tokenizer.save(folder)

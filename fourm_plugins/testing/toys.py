@@ -1,7 +1,7 @@
-"""Toy modalities that stand beside the plugin under test: four numbers a sample, in eight levels each.
+"""Toy modalities used together with the plugin under test: four numbers per sample, with eight levels each.
 
-`manager()` is a plugin host that knows them as if they were installed; `member` makes the toy whose numbers say
-something of another modality's arrays, so that one can be learnt from the other.
+`manager()` is a plugin host that knows them as if they were installed; `member` makes a toy whose numbers depend on
+another modality's arrays, so that one can be learnt from the other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fourm_plugins.testing.harness import Member
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
-#: The toy that a model is trained with, and another that is only installed beside it.
+#: The toy that a model is trained with, and another that is only installed.
 TOY, OTHER = "kit_toy", "kit_other"
 NUMBERS, LEVELS = 4, 8
 
@@ -72,7 +72,7 @@ class Toy(Modality[np.ndarray]):
 
 
 class ToyTokenizer(Tokenizer):
-    """A level a number; nothing to fit."""
+    """One level per number; nothing to fit."""
 
     kind = "kit_levels"
 
@@ -97,7 +97,7 @@ class ToyTokenizer(Tokenizer):
 
 
 class ToyMasker(Masker):
-    """A random part is input, another is target."""
+    """A random part is input, another one target."""
 
     kind = "kit_masker"
 
@@ -111,7 +111,7 @@ class ToyMasker(Masker):
 
 
 class ToyManager(PluginManager):
-    """What is installed, and the toys; without the modalities `without`, as if they were not installed."""
+    """What is installed, and the toys, but not the modalities `without`."""
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def manager(*, without: Collection[str] = ()) -> ToyManager:
 
 
 def member(host: PluginManager, name: str, arrays: Sequence[Any]) -> Member:
-    """The toy called `name` whose numbers follow from another modality's arrays."""
+    """The toy called `name`, with numbers computed from another modality's arrays."""
     toy = host.modality(name)
     statistics = np.stack([_statistics(array) for array in arrays])  # (samples, 4)
     rank = statistics.argsort(0, kind="stable").argsort(0, kind="stable")

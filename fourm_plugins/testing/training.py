@@ -1,4 +1,4 @@
-"""A tiny model with this modality and a toy: it learns, nothing leaks, what it generates can be shown."""
+"""A tiny model with this modality and a toy: it learns, nothing leaks, and what it generates can be shown."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fourm_plugins.testing.check import Check, require
 from fourm_plugins.testing.masker import ordinary_ids, special_ids
 from fourm_plugins.testing.subject import Subject
 
-#: Share of ln V below which the loss must come; ln V is what guessing costs.
+#: The loss must fall below this share of ln V, the loss of guessing.
 LEARNT = 0.95
 _SAME = 1e-5  # of numbers that are computed alike
 
 
 def learns(subject: Subject) -> None:
-    """The tokens are learnt: the loss comes below ln V, which is what it costs to guess one of V ids."""
+    """The tokens are learnt: the loss falls below ln V, the loss of guessing one of V ids."""
     losses = subject.model.losses.get(subject.name, ())
     require(losses, "no token was ever a target in training")
     size = subject.tokenizer.size
@@ -31,14 +31,14 @@ def learns(subject: Subject) -> None:
 
 
 def gradients_arrive(subject: Subject) -> None:
-    """Gradients reach all rows that belong to the modality: of the encoder, the decoder and the output."""
+    """Gradients reach everything that belongs to the modality in the encoder, the decoder and the output."""
     gradients = subject.model.gradients(subject.name)
     for part, norm in gradients.items():
         require(norm > 0 and math.isfinite(norm), f"the {part} of {subject.name} get a gradient of {norm}")
 
 
 def targets_do_not_leak(subject: Subject) -> None:
-    """Other target tokens leave the encoder's output as it is, and every logit that may not know them."""
+    """Changing target tokens changes neither the encoder's output nor any logit that must not know them."""
     if isinstance(subject.spec.layout, Sequence):
         _sequence_does_not_leak(subject)
     else:
@@ -68,12 +68,13 @@ def _sequence_does_not_leak(subject: Subject) -> None:
             continue
         row = rows[len(rows) // 2]
         other = np.where(ids == first.labels[row], spare, ids)
-        # Rows up to the one whose target is the changed token may not know it; later ones begin from it.
+        # Rows up to the one whose target is the changed token must not know it; later ones start from it.
         _same_everywhere(subject, first, _mask(subject, other, n, 3 * n, seed), {subject.name: row + 1})
 
 
 def _same_everywhere(subject: Subject, first: Masked, second: Masked, rows: dict[str, int]) -> None:
-    """The encoder's output, the logits of the first `rows` of each modality, and all logits of the toy are the same."""
+    """Check that the encoder's output, the logits of each modality's first `rows`, and all logits of the toy are
+    equal."""
     toy = subject.members[1]
     ids = toy.tokenizer.encode(toy.arrays[:1])[0]  # type: ignore[union-attr]
     beside = toy.masker.mask(ids, input_budget=2, target_budget=2, keep="all", rng=np.random.default_rng(0))
@@ -98,7 +99,7 @@ def _mask(subject: Subject, ids: np.ndarray, inputs: int, targets: int, seed: in
 
 
 def generated_tokens_decode(subject: Subject) -> None:
-    """Tokens that the model generates are in range and become a value that can be shown."""
+    """Generated tokens are in range and decode to a value that can be shown."""
     toy = subject.members[1]
     given = {toys.TOY: toy.tokenizer.encode(toy.arrays[:1])[0]}  # type: ignore[union-attr]
     ids, value = subject.model.generate(subject.name, given, seed=0)

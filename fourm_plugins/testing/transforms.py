@@ -1,6 +1,6 @@
-"""Geometry and values: the shared View, normalisation both ways, pictures, measures.
+"""Geometry and values: the shared View, normalisation both ways, pictures, metrics.
 
-The reference for geometry is written to be obvious and slow: for each pixel of the view, where it lies in the source.
+The reference for geometry is obvious and slow: for each pixel of the view, where it lies in the source.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from fourm_plugins.arrays import misfit
+from fourm_plugins.legend import Key, Scale
 from fourm_plugins.spec import ClassMap, FeatureMap, FeatureVector
 from fourm_plugins.testing.check import Check, require
 from fourm_plugins.testing.compare import distance, global_seed, same, spread
 from fourm_plugins.testing.subject import Subject
 from fourm_plugins.view import View
 
-#: What an array may lose to the value and back, as a share of the examples' spread.
+#: How much an array may change on the way to the value and back, as a share of the examples' spread.
 VALUE_TOLERANCE = 0.05
 #: Share of the pixels that may lie on the wrong side of a marked region.
 STRAY_PIXELS = 0.02
@@ -29,7 +30,7 @@ _CELLS = 32  # a side, to which drawn pictures are reduced
 
 
 def every_view_fits(subject: Subject) -> None:
-    """Through any view the array is what the spec describes."""
+    """Through any view the array is as the spec describes."""
     for value in subject.values:
         for view in _views(8):
             wrong = misfit(subject.spec, subject.array(value, view))
@@ -37,7 +38,7 @@ def every_view_fits(subject: Subject) -> None:
 
 
 def augment_is_deterministic(subject: Subject) -> None:
-    """The same value through the same view gives the same array: every choice is the view's, none a generator's."""
+    """The same value through the same view gives the same array: all randomness is the view's."""
     for value, view in zip(subject.values, _views(8), strict=False):
         arrays = []
         for seed in (0, 1):
@@ -47,7 +48,7 @@ def augment_is_deterministic(subject: Subject) -> None:
 
 
 def variants_are_stated(subject: Subject) -> None:
-    """Views that differ in `variant` alone show the same, unless the class says `variants = True`."""
+    """Views that differ only in `variant` show the same, unless the class says `variants = True`."""
     if subject.modality.variants:
         return
     for value, view in zip(subject.values, _views(8), strict=False):
@@ -58,7 +59,7 @@ def variants_are_stated(subject: Subject) -> None:
 
 
 def view_moves_the_picture(subject: Subject) -> None:
-    """A view's crop and flip show the part of the picture that they name, as of every other modality."""
+    """A view shows the same part of the picture, cropped and flipped, as it does of every other modality."""
     marker = _marker(subject)
     if marker is None:
         _check_drawn(subject)
@@ -77,7 +78,7 @@ def view_moves_the_picture(subject: Subject) -> None:
 
 
 def flip_mirrors(subject: Subject) -> None:
-    """A flip mirrors the array left to right and changes nothing else but what is claimed to change."""
+    """A flip mirrors the array left to right and changes only what is claimed to change."""
     scale = spread(subject.arrays)
     for value in subject.values:
         plain, flipped = subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)
@@ -93,7 +94,7 @@ def flip_mirrors(subject: Subject) -> None:
 
 
 def directions_are_stated(subject: Subject) -> None:
-    """An aligned array of several numbers a place claims `directions` or `no_directions`, which nothing else tells."""
+    """An aligned array with several numbers per position claims `directions` or `no_directions`."""
     both = {"directions", "no_directions"} <= subject.claims
     require(not both, "it claims both `directions` and `no_directions`; claim the one that holds")
     if not _unstated(subject):
@@ -111,7 +112,7 @@ def directions_are_stated(subject: Subject) -> None:
 
 
 def directions_change_sign(subject: Subject) -> None:
-    """Under a flip the first component of every vector changes its sign."""
+    """A flip changes the sign of every vector's first component."""
     for value in subject.values:
         plain, flipped = subject.array(value, View(0.1, 0.2, 0.7, 0.6)), subject.array(value, _FLIPPED)
         require(
@@ -122,7 +123,7 @@ def directions_change_sign(subject: Subject) -> None:
 
 
 def flip_twice_restores(subject: Subject) -> None:
-    """A value flipped twice is what it was, be it a picture, boxes or a sentence."""
+    """A value flipped twice is unchanged, be it a picture, boxes or a sentence."""
     scale = spread(subject.arrays)
     modality = subject.modality
     for value in subject.values:
@@ -147,7 +148,7 @@ def value_survives_its_array(subject: Subject) -> None:
 
 
 def values_are_shown(subject: Subject) -> None:
-    """`render` gives a PIL picture in RGB mode, or a string, of every value."""
+    """`render` gives a PIL picture in RGB mode, or a string, for every value."""
     for value in subject.values:
         for shown in (subject.modality.render(value), subject.modality.render(_seen(subject, value))):
             picture = isinstance(shown, Image.Image)
@@ -157,8 +158,39 @@ def values_are_shown(subject: Subject) -> None:
                 require(min(shown.size) > 0, f"render gives a picture of {shown.size} pixels")
 
 
+def legends_explain_the_picture(subject: Subject) -> None:
+    """The colours of `legend` are those that `render` draws, and `render_all` draws a single value as `render` does."""
+    modality = subject.modality
+    values = [_seen(subject, value) for value in subject.values]
+    together = modality.render_all(values)
+    require(len(together) == len(values), f"render_all gives {len(together)} pictures of {len(values)} values")
+    for value in values:
+        (alone,), shown = modality.render_all([value]), modality.render(value)
+        if isinstance(shown, str):
+            require(alone == shown, "render_all of one value is not what render gives")
+            require(modality.legend(value) is None, "legend explains colours, but render gives text")
+            continue
+        if getattr(shown, "mode", None) != "RGB":  # the check above says so
+            continue
+        require(np.array_equal(np.asarray(alone), np.asarray(shown)), "render_all of one value is not as render has it")
+        legend, colours = modality.legend(value), np.unique(np.asarray(shown).reshape(-1, 3), axis=0)
+        if isinstance(legend, Key):
+            absent = [name for colour, name in legend.entries if not (colours == colour).all(1).any()]
+            require(not absent, f"the key names {absent[0] if absent else ''}, whose colour is not in the picture")
+        elif isinstance(legend, Scale):
+            off = [label for share, label in legend.marks if not 0 <= share <= 1]
+            require(not off, f"the mark {off[0] if off else ''} does not lie on the scale: shares are in [0, 1]")
+            bar = np.asarray(legend.colours, np.int64)
+            require(bar.ndim == 2 and bar.shape[1] == 3, f"the scale's colours are {bar.shape}; (n, 3) is needed")
+            drawn = colours[(colours > 0).any(1)].astype(np.int64)  # black stands for what was not measured
+            far = [c for c in drawn if np.abs(bar - c).max(1).min() > _CLOSE_COLOURS]
+            require(not far, f"the picture has the colour {tuple(far[0]) if far else ''}, which the scale has not")
+        else:
+            require(legend is None, f"legend gives {type(legend).__name__}; a Scale, a Key or None is needed")
+
+
 def measures_prefer_the_truth(subject: Subject) -> None:
-    """Of every metric the truth itself scores at least as well as the examples in another order."""
+    """By every metric, the truth scores at least as well as the examples in another order."""
     values = [_seen(subject, value) for value in subject.values]
     for metric in subject.modality.metrics():
         right, shuffled = (float(metric.compute(p, values)) for p in (values, [*values[1:], values[0]]))
@@ -178,6 +210,8 @@ def constants_are_values(subject: Subject) -> None:
             require(np.isfinite(score), f"constant {name!r}: {metric.name} is {score}")
 
 
+#: Of 256 levels of a colour, since a scale has fewer colours than a picture may.
+_CLOSE_COLOURS = 4
 _FLIPPED = View(0.1, 0.2, 0.7, 0.6, flip=True)
 
 
@@ -193,7 +227,7 @@ def _views(n: int) -> Iterator[View]:
 
 
 def _unstated(subject: Subject) -> bool:
-    """Whether the array may hold vectors, and nothing says whether it does."""
+    """Whether the array may hold vectors without anything saying whether it does."""
     array = subject.spec.array
     several = isinstance(array, FeatureVector) or (isinstance(array, FeatureMap) and array.channels > 1)
     return several and not {"directions", "no_directions"} & subject.claims
@@ -220,12 +254,12 @@ def _marked_views() -> list[View]:
 
 
 def _in_mark(y: float, x: float) -> bool:
-    """An L off the middle, unlike itself when it is flipped, turned or shifted; y, x in [0, 1] of the picture."""
+    """An off-centre L, which looks different when flipped, turned or shifted; y, x in [0, 1] of the picture."""
     return (0.3 <= y < 0.8 and 0.2 <= x < 0.45) or (0.6 <= y < 0.8 and 0.2 <= x < 0.8)
 
 
 def _marker(subject: Subject) -> np.ndarray | None:
-    """A value, rows and columns first, in which the L holds another example's pixel; None where values are no
+    """A value with rows and columns first in which the L holds another example's pixel; None if values are not
     arrays."""
     if not isinstance(subject.spec.array, (FeatureMap, ClassMap)):
         return None
@@ -252,7 +286,7 @@ def _marker(subject: Subject) -> np.ndarray | None:
 
 
 def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarray]:
-    """bool (H, W) each: pixels that lie wholly in the L, and wholly outside, when seen through `view`."""
+    """Two bool (H, W): pixels wholly inside the L, and wholly outside, seen through `view`."""
     inside, outside = np.zeros(shape, bool), np.zeros(shape, bool)
     steps = (-_MARGIN, 0, _MARGIN)
     for i in range(shape[0]):
@@ -265,13 +299,13 @@ def _reference(shape: tuple[int, int], view: View) -> tuple[np.ndarray, np.ndarr
 
 
 def _seen_mark(y: float, x: float, view: View) -> bool:
-    """Whether the L is at y, x in [0, 1] of the view."""
+    """Whether y, x in [0, 1] of the view lies in the L."""
     x = 1 - x if view.flip else x
     return _in_mark(view.top + y * view.height, view.left + x * view.width)
 
 
 def _stray(pixels: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
-    """Share of the pixels (C, H, W) whose value is nearer to the mean of the other side."""
+    """Share of the pixels (C, H, W) whose value is nearer to the other side's mean."""
     sides = (inside, outside)
     means = [np.nanmean(pixels[:, side], axis=1) for side in sides]
     if np.allclose(*means):
@@ -282,8 +316,8 @@ def _stray(pixels: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float
 
 
 def _check_coarse(pixels: np.ndarray, view: View) -> None:
-    """Where a pixel is as large as the L's arms: the array must follow the share of the L in each pixel, and more so
-    than through a wrong view."""
+    """If a pixel is as large as the L's arms, the array must follow the L's share of each pixel, and better than
+    through a wrong view."""
     right = _follows(pixels, view)
     for name, wrong in _wrong_views(view).items():
         other = _follows(pixels, wrong)
@@ -291,7 +325,7 @@ def _check_coarse(pixels: np.ndarray, view: View) -> None:
 
 
 def _follows(pixels: np.ndarray, view: View) -> float:
-    """Mean correlation of the channels with the share of the L in each pixel."""
+    """Mean correlation of the channels with the L's share of each pixel."""
     height, width = pixels.shape[1:]
     steps = [(k + 0.5) / 8 for k in range(8)]
     share = np.zeros((height, width))
@@ -305,7 +339,7 @@ def _follows(pixels: np.ndarray, view: View) -> float:
 
 
 def _wrong_views(view: View) -> dict[str, View]:
-    """What goes wrong -> the view that would then be seen; those that differ from `view`."""
+    """What goes wrong -> the view that would result, if it differs from `view`."""
     top, left, height, width = view.top, view.left, view.height, view.width
     views = {
         "does not flip": View(top, left, height, width, flip=not view.flip),
@@ -322,8 +356,8 @@ def _wrong_views(view: View) -> dict[str, View]:
 
 
 def _check_drawn(subject: Subject) -> None:
-    """Where values are not arrays, what `render` draws of them: through a view it must look like the view of the whole
-    drawing, and more so than like any wrong view of it."""
+    """If values are not arrays, check what `render` draws: through a view it must look like that view of the whole
+    drawing, and more so than like any wrong view."""
     view = View(0.1, 0.05, 0.8, 0.7, flip=True)
     wrong = _wrong_views(view)
     errors = dict.fromkeys(["", *wrong], 0.0)
@@ -346,7 +380,7 @@ def _drawing(subject: Subject, value: Any, view: View) -> np.ndarray:
 
 
 def _look(picture: np.ndarray, view: View) -> np.ndarray:
-    """The part of a drawing that a view shows, pixel by pixel, nearest."""
+    """The part of a drawing that a view shows, by nearest pixels."""
     height, width = picture.shape[:2]
     rows = [int((view.top + (i + 0.5) / height * view.height) * height) for i in range(height)]
     columns = [int((view.left + (j + 0.5) / width * view.width) * width) for j in range(width)]
@@ -370,6 +404,7 @@ CHECKS: tuple[Check, ...] = (
     Check(flip_twice_restores, claims=("aligned",)),
     Check(value_survives_its_array),
     Check(values_are_shown),
+    Check(legends_explain_the_picture),
     Check(measures_prefer_the_truth, claims=("metrics",)),
     Check(constants_are_values, claims=("constants",)),
 )

@@ -194,8 +194,8 @@ def test_info_says_all_that_a_plugin_says_of_itself(fourm):
     assert found["normalisation"]["example"]["array"].startswith("float32 (1, 224, 224), -0.13")
     assert found["conformance"] is None
     settings = {setting["name"]: setting for setting in found["settings"]}
-    assert settings["png_unit"]["meaning"] == "Metres a count of the PNG."
-    assert settings["patch_size"]["meaning"] == "Pixels behind one token, one number or [height, width]."
+    assert settings["png_unit"]["meaning"] == "Metres per count of the PNG."
+    assert settings["patch_size"]["meaning"] == "Pixels per token: one number, or [height, width]."
     assert (settings["max_depth"]["default"], settings["max_depth"]["type"]) == (100.0, "float")
 
 
@@ -256,7 +256,7 @@ def test_info_shows_the_report_of_the_conformance_kit(fourm, install, tmp_path):
 def test_info_of_a_tokenizer_and_of_what_is_not_there(fourm):
     text = fourm("plugins", "info", "wordpiece")[1]
     assert text.startswith("tokenizer wordpiece: fourm-engine")
-    assert "coordinate_bins (int, default 1000)\n      Steps from one edge of a picture to the other." in text
+    assert "coordinate_bins (int, default 1000)\n      Steps into which box coordinates divide the width" in text
     with pytest.raises(ValueError, match=r"no installed plugin is called 'wordpeace'; did you mean 'wordpiece'\?"):
         fourm("plugins", "info", "wordpeace")
 

@@ -32,9 +32,32 @@ def test_two_are_compared_and_drawn(tmp_path):
     one, two = write(tmp_path / "one"), write(tmp_path / "two", lr=0.2)
     out = run("compare", one, two)
     assert "train.lr" in out
-    assert "after 100 steps" in out
     assert json.loads(run("compare", one, two, "--json"))["settings"] == {"train.lr": [0.1, 0.2]}
     assert run("plot", one, two, "--out", tmp_path / "c.png", "--by", "samples").strip() == str(tmp_path / "c.png")
+
+
+def test_a_comparison_is_brief_and_eighty_columns_wide_and_all_of_it_on_demand(tmp_path):
+    one, two = write(tmp_path / ("long/" * 20) / "one"), write(tmp_path / ("long/" * 20) / "two", lr=0.2)
+    for folder, more in (
+        (one, {"left": None}),
+        (two, {"left": 3, "section": {"a": list(range(99)), "b": {"c": 1, "d": 2}}}),
+    ):
+        path = folder / "config.yaml"
+        path.write_text(json.dumps(json.loads(path.read_text()) | more | {"both": {"list": [0] * 50}}))
+    (two / "config.yaml").write_text((two / "config.yaml").read_text().replace("[0, 0,", "[1, 0,"))
+    out = run("compare", one, two)
+    assert max(map(len, out.splitlines())) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if len(line.split()) > 1}
+    assert rows["setting"] == ["one", "two"]
+    assert rows["train.lr"] == ["0.1", "0.2"]
+    assert rows["left"] == ["null", "3"]
+    assert rows["section"] == ["3", "settings"]
+    assert "after 100 steps" not in out  # the losses are the same
+    assert "more rows: --all" in out
+    whole = run("compare", one, two, "--all")
+    assert max(map(len, whole.splitlines())) <= 80
+    assert all(word in whole for word in ("section.b.d", "after 100 steps", "after 10 seconds", "held out a", "98"))
+    assert list(json.loads(run("compare", one, two, "--json"))["settings"])[:2] == ["both.list", "left"]
 
 
 def test_the_matrix_is_a_table(tmp_path):

@@ -162,6 +162,11 @@ BROKEN = (
     Broken("flip_twice_restores", 'MIRRORED = {"left": "right", ', "MIRRORED = {", package="notes"),
     Broken("value_survives_its_array", "transpose(1, 2, 0).astype", "transpose(1, 2, 0).__truediv__(2).astype"),
     Broken("values_are_shown", "np.clip(np.abs(value).sum(2) / 4, 0, 1)))", 'np.abs(value).sum(2) / 4)).convert("L")'),
+    Broken(
+        "legends_explain_the_picture",
+        "    def metrics(self)",
+        "    def render_all(self, values):\n        return [self.render(values[0])]\n\n    def metrics(self)",
+    ),
     Broken("measures_prefer_the_truth", "slice(0, 2)), False", "slice(0, 2)), True"),
     Broken("constants_are_values", "values[0].shape).astype(np.float32)", "values[0].shape).astype(np.float64)"),
     # Tokenizer

@@ -395,7 +395,7 @@ def test_a_checksum_is_that_of_the_file_whatever_the_column(tmp_path):
         {"shards": [["/etc/passwd", 1, 1, True, 0, 0]]},
         {"odd": 3},
         {"views": [{}]},
-        {"format": 99},
+        {"format": "99"},
         {"members": {"folder": "../x", "columns": {}}},
         {"shards": None},
     ],
@@ -409,6 +409,26 @@ def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
     open_catalogue(tmp_path, SPECS, index=True, tell=lines.append)
     assert "damaged" in lines[0]
     assert held(tmp_path) == expected(DATA)
+
+
+@pytest.mark.parametrize("format", [1, 99])
+def test_an_index_of_another_version_is_said_to_be_so_and_made_anew_without_a_warning(tokens, tmp_path, caplog, format):
+    caplog.set_level("INFO")
+    write_layout(tmp_path / "data", DATA, "mixed")
+    open_catalogue(tmp_path / "data", SPECS, index=True)
+    shutil.copytree(tokens, tmp_path / "tokens", copy_function=shutil.copy2)
+    truth, kept = samples(tmp_path / "tokens"), {}
+    for path in (tmp_path / "data" / INDEX / FILE, tmp_path / "tokens" / INDEX_FOLDER / "index.json"):
+        facts = unsealed(kept.setdefault(path, path.read_bytes()), FORMAT)
+        path.write_text(sealed(facts | {"format": format}))
+    caplog.clear()
+    assert held(tmp_path / "data") == expected(DATA)
+    assert samples(tmp_path / "tokens") == truth
+    assert not [r.getMessage() for r in caplog.records if r.levelname != "INFO" and "_index: " in r.getMessage()]
+    for path in kept:
+        assert f"{path.parent}: of another version (format {format}, this version reads {FORMAT}), made" in caplog.text
+        assert unsealed(path.read_bytes(), FORMAT)
+    assert "damaged" not in caplog.text
 
 
 def test_names_and_paths_in_an_index_that_lead_out_are_refused(tmp_path):

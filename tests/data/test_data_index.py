@@ -335,6 +335,7 @@ def _hold(root: Path, ready: object, stop: object) -> None:
 
 
 def test_a_second_command_says_who_is_at_work_and_a_run_goes_on_without(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     write_layout(tmp_path, DATA, "webdataset")
     context = multiprocessing.get_context("fork")
     ready, stop = context.Event(), context.Event()

@@ -148,6 +148,20 @@ def test_a_share_is_held_out_by_name_and_more_samples_move_no_other(config):
     assert "held out: a share of 0.3" in AlignedData.from_config(MODALITIES, shared, training=False).describe()
 
 
+def test_a_share_of_the_training_samples_holds_any_smaller_one_and_no_held_out_sample_changes(config):
+    def names(tokens=config.tokens, training=True, **changes):
+        return set(open_data(given(held_out(config, 0.3), tokens=tokens, **changes), training).store.names)
+
+    everything, half, fifth = names(), names(train_share=0.5), names(train_share=0.2)
+    assert fifth < half < everything
+    assert names(None, train_share=0.5) == half  # of raw data
+    assert names(None, training=False, train_share=0.2) == names(None, training=False)
+    said = open_data(given(config, train_share=0.5)).store.describe()
+    assert "a share of 0.5 of all samples" in said
+    with pytest.raises(ValueError, match=r"data\.train_share: a share of 1e-09 of 8 samples is none; raise it"):
+        open_data(given(config, train_share=1e-9))
+
+
 def test_sub_folders_are_held_out():
     names = ["train/a", "val/a", "val2/a", "test/x/a"]
     for training, expected in ((True, {"train/a", "val2/a"}), (False, {"val/a", "test/x/a"})):

@@ -93,6 +93,9 @@ def _serve() -> None:
         pid = os.fork()
         if not pid:
             os.environ.update(environment)
+            # As a terminal starts it, though a shell in the background, or nohup, has the tests ignore these.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             sys.argv = ["toy_task.py", *arguments]
             os.dup2(os.open(f"{path}.err", os.O_CREAT | os.O_WRONLY), 2)
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)

@@ -7,9 +7,14 @@ import pytest
 import torch
 
 import fourm_engine as fm
+from fourm_engine.convert.absent import absent
 from fourm_engine.features.encoder import Encoder
+from fourm_engine.features.sizes import resized
 from fourm_engine.generate import Condition, Ids
-from tests.generate.toys import PLUGINS, heights, install, make_model, picture
+from fourm_engine.modalities import Modalities
+from fourm_engine.model import FourM
+from fourm_plugins.manager import PluginManager
+from tests.generate.toys import PLUGINS, SIDE, heights, install, make_model, network, picture
 
 SAMPLES = [
     {"colour": picture(1), "words": "abc"},
@@ -115,3 +120,78 @@ def test_a_stored_model_gives_the_features_it_gave_before(model, encoder, tmp_pa
     assert loaded.fingerprint() != encoder.fingerprint()
     with pytest.raises(ValueError, match="no such folder"):
         fm.encoder(tmp_path / "nowhere")
+
+
+def test_a_pyramid_has_a_map_at_each_reduction_that_feature_info_tells(encoder):
+    samples = [{"colour": picture(1), "words": "abc"}, {"words": "a"}]
+    levels = encoder.pyramid(samples, "colour")
+    info = Encoder(make_model(), ["colour"]).feature_info
+    assert [level.shape for level in levels] == [(2, one["num_chs"], *[SIDE / one["reduction"]] * 2) for one in info]
+    assert [one["module"] for one in info] == [f"network.encoder.{i}" for i in (0, 0, 1, 1)]
+    first, last = encoder.forward_intermediates(samples, [0, -1])
+    torch.testing.assert_close(last.values, encoder.forward_features(samples).values)
+    assert not torch.allclose(first.values, last.values)
+    # What a level says of a cell is what the encoder said of the token there.
+    torch.testing.assert_close(levels[2], last.grid("colour"))
+    torch.testing.assert_close(levels[3][0, :, 1, 0], last.grid("colour")[0, :, 2:, :2].mean((1, 2)))
+    torch.testing.assert_close(
+        levels[0], torch.nn.functional.interpolate(first.grid("colour"), scale_factor=4, mode="bilinear")
+    )
+    assert all(level[0].any() and not level[1].any() for level in levels)
+    with pytest.raises(ValueError, match="no grid is among the inputs words"):
+        _ = Encoder(make_model(), "words").feature_info
+    with pytest.raises(ValueError, match="no block 2; the encoder has 2"):
+        encoder.forward_intermediates(samples, [2])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A run whose model takes pictures of 32 pixels and texts, of installed plugins."""
+    manager = PluginManager()
+    found = [manager.modality("rgb@pixels", plugin="rgb@pixels", image_size=32, patch_size=8)]
+    found.append(manager.modality("depth", image_size=32, patch_size=8))
+    plugins = {m.name: manager.find("modality", m.name) for m in found}
+    made = Modalities(found, plugins)
+    net, vocabulary = network(made)
+    return FourM(net, made, {"depth": absent([made["depth"].spec])}, vocabulary)
+
+
+def test_a_larger_picture_has_more_tokens_at_interpolated_positions(pictures):
+    """A picture that is the same at both sizes but for its scale has nearly the features that it had."""
+    flat = np.full((64, 64, 3), 90, np.uint8)
+    before = Encoder(pictures, ["rgb"]).forward_features([{"rgb": flat}]).grid("rgb")
+    large = Encoder(resized(pictures, ["rgb"], 64), ["rgb"])
+    after = large.forward_features([{"rgb": flat}]).grid("rgb")
+    assert (before.shape[2:], after.shape[2:]) == ((4, 4), (8, 8))
+    fitted = torch.nn.functional.interpolate(before, scale_factor=2, mode="bilinear")
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    assert (after[inside] - fitted[inside]).abs().mean() < 0.15 * fitted.std()
+    wide = Encoder(resized(pictures, ["rgb"], {"rgb": (32, 64)}), ["rgb"])
+    assert [level.shape[2:] for level in wide.pyramid([{"rgb": flat[:32]}], "rgb")] == [
+        (16, 32),
+        (8, 16),
+        (4, 8),
+        (2, 4),
+    ]
+    prints = {e.fingerprint() for e in (large, wide, Encoder(pictures), Encoder(resized(pictures, None, 64)))}
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "message"),
+    [
+        (["rgb"], 36, "size of 'rgb@pixels': .*patch_size 8x8 does not divide image_size 36x36"),
+        (["rgb"], {"depth": 64}, "size: 'depth' is not among the inputs: rgb"),
+    ],
+)
+def test_a_size_that_cannot_be_is_one_line(pictures, inputs, size, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        resized(pictures, inputs, size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_modality_without_sizes_refuses_one(model):
+    with pytest.raises(ValueError, match="size: 'colour@pixels' has no setting image_size"):
+        resized(model, ["colour"], 16)
+    with pytest.raises(ValueError, match="no grid is among the inputs words"):
+        resized(model, ["words"], 16)

@@ -108,7 +108,7 @@ def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
     ("sample", "edit", "said"),
     [
         ({"colour": picture()}, {}, "give a mask, or something to change"),
-        ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing to edit"),
+        ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing; make white"),
         ({"colour": picture()}, {"mask": np.ones((5, 8), bool)}, r"'colour': the mask has shape \(5, 8\)"),
         ({"colour": picture()}, {"mask": np.ones((8, 8, 3), bool)}, r"a bool array \(H, W\).*given: bool \(8, 8, 3\)"),
         ({"colour": picture()}, {"mask": np.arange(64).reshape(8, 8)}, "given: int64"),

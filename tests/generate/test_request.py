@@ -155,7 +155,6 @@ COLOUR = {"colour": picture()}
         (COLOUR, {"height", "pose"}, {}, "targets: a set has no order"),
         (picture(), ["height"], {}, "inputs: {name: value} is due, not ndarray"),
         ({1: picture()}, ["height"], {}, "inputs: 1 is no name"),
-        (COLOUR, ["height"], {"temprature": 1}, "temprature: unknown key; did you mean temperature?"),
         (
             COLOUR,
             ["height"],
@@ -242,6 +241,13 @@ def test_a_request_that_cannot_be_or_would_have_no_effect_is_refused_in_one_line
 def test_ten_samples_that_could_not_differ_are_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         model.generate_batch([COLOUR] * 10, ["height"], **options)
+
+
+def test_a_misspelt_option_is_named(model):
+    with pytest.raises(ValueError, match=r"temprature: unknown key; did you mean temperature\?"):
+        model.generate_batch([COLOUR], ["height"], temprature=1)
+    with pytest.raises(TypeError, match="temprature"):
+        model.generate(COLOUR, ["height"], temprature=1)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), "2", [1]])

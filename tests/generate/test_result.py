@@ -19,8 +19,10 @@ def model(tmp_path, monkeypatch):
 def test_results_are_a_dict_that_is_short_to_print_and_shows_pictures_and_escaped_text(model):
     height, words = model.modalities["height"], model.modalities["words"]
     results = Results(
-        height=Generated(height, np.arange(16), np.zeros((8, 8), np.float32), "probabilities"),
-        words=Generated(words, np.arange(3), "<script>&" + "x" * 500),
+        {
+            "height": Generated(height, np.arange(16), np.zeros((8, 8), np.float32), "probabilities"),
+            "words": Generated(words, np.arange(3), "<script>&" + "x" * 500),
+        }
     )
     assert dict(results) == {"height": results["height"], "words": results["words"]}
     assert repr(results["height"]) == ("<Generated 'height': float32 (8, 8), 16 tokens; decoded from probabilities>")

@@ -121,7 +121,9 @@ def batch_of(data: dict[str, np.ndarray]) -> Batch:
 def test_a_published_model_with_registers_gives_the_recorded_losses_and_logits(case):
     network, data = network_of(case), case.data()
     batch = batch_of(data)
-    x, _, valid = network._encode(batch.encoder, batch.continuous)
+    tokens = batch.encoder
+    embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, batch.continuous)
+    (x,), _, valid = network.encode_embedded(*embedded, tokens.mod >= 0)
     np.testing.assert_allclose(x[:, :4].double().sum((1, 2)), data["out/register_sum"], rtol=1e-4, atol=2e-3)
     tokens = (x * valid[..., None])[:, 4:].double().sum((1, 2))
     np.testing.assert_allclose(tokens, data["out/encoder_sum"], rtol=1e-4, atol=2e-3)

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.data.order import Share
 from fourm_engine.model import FourM
+from fourm_engine.train.checkpoint import FORMAT
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.optimiser import decay_groups
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
@@ -155,9 +156,9 @@ def test_a_run_does_not_go_on_with_another_masker_or_other_crops(data, tmp_path,
 def test_a_checkpoint_from_before_a_setting_existed_goes_on_under_its_default(data, tmp_path):
     Trainer(make_task(data), config(steps=2), tmp_path / "run", seed=3).run()
     (state,) = (tmp_path / "run/checkpoints").glob("*/state.json")
-    document = json.loads(state.read_text())
+    document = unsealed(state.read_bytes(), FORMAT)
     del document["state"]["identity"]["modalities.settings.a.size"]
-    state.write_text(json.dumps(document))
+    state.write_text(sealed(document))
     assert Trainer(make_task(data), config(steps=4), tmp_path / "run", seed=3).run()
 
 

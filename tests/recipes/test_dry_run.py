@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fourm_engine.cli import app
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import load_config
-from fourm_engine.recipes.dry_run import NONE_HERE, dry_run
+from fourm_engine.recipes.dry_run import NONE_HERE, dry_run, in_words
 from tests.folders import names, write
 
 SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
@@ -43,6 +43,30 @@ def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_n
     assert "1,000 steps at a utilisation (mfu) of 50%" in result.output
     assert "312 TFLOP/s of A100 (its data sheet)" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        *((42, "42 seconds"), (91, "1.5 minutes"), (5 * 3600, "5.0 hours"), (4e5, "4.6 days (111 hours)")),
+        (4e9, "127 years (1,111,111 hours)"),
+    ],
+)
+def test_a_duration_is_told_in_a_unit_that_can_be_imagined(seconds, said):
+    assert in_words(seconds) == said
+
+
+def test_a_cpu_is_measured_with_the_threads_that_the_run_takes(path, monkeypatch):
+    monkeypatch.setattr("fourm_engine.train.utilisation.measured_rates", lambda device, bf16: [1e9, 2e9])
+    before = torch.get_num_threads()
+    try:
+        for number in (3, 1):
+            report = dry_run(load_config(path, [f"train.threads={number}"]))
+            threads = f"{number} thread{'s' * (number > 1)}"
+            assert str(report.peak) == f"2 GFLOP/s of CPU, {threads} (fp32, measured: 1 G to 2 G)"
+            assert max(map(len, report.lines())) < 80
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_parameters_and_their_memory_are_those_of_the_model(path):

@@ -146,6 +146,8 @@ def test_curves_are_drawn_to_a_file_of_each_kind(tmp_path, kind):
     out = tmp_path / f"curves.{kind}"
     assert plot_runs(runs, out, axis="seconds") == []
     content = out.read_bytes()
+    if kind == "svg":
+        assert all(f">{label}</text>".encode() in content for label in ("seconds of training", "loss"))
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype html>"}[kind])
     if kind == "html":
         assert b"one<b>" not in content

@@ -10,7 +10,7 @@ from torch import nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.replay import KEPT, read_step
+from fourm_engine.train.replay import KEPT, _digest, read_step
 from tests.train import toy_task
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
@@ -152,9 +152,33 @@ def test_a_kept_step_with_facts_that_cannot_be_is_refused_by_name(tmp_path, chan
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["fourm.step"])
     other = tmp_path / "other.safetensors"
-    save_file(load_file(path), other, metadata={"fourm.step": json.dumps(facts | change)})
-    with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
+    rewrite(other, facts | change, load_file(path))
+    with pytest.raises(ValueError, match=r"other\.safetensors: not a step") as caught:
         read_step(other, ToyTask())
+    assert "edited" not in str(caught.value)
+
+
+def rewrite(path, facts, tensors):
+    """Of a kept step, as somebody does who knows of its digest."""
+    facts = {key: value for key, value in facts.items() if key != "digest"}
+    facts["digest"] = _digest(facts, tensors)
+    save_file(tensors, path, metadata={"fourm.step": json.dumps(facts)})
+
+
+def test_a_kept_step_that_was_edited_is_refused_though_it_is_well_formed(tmp_path):
+    trainer(tmp_path, ToyTask(poison=[4])).run()
+    (path,) = (tmp_path / "not-finite").iterdir()
+    whole = path.read_bytes()
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for edited in (whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], whole.replace(b"sample 64", b"sample 63")):
+        assert edited != whole
+        path.write_bytes(edited)
+        with pytest.raises(ValueError, match="other content than was kept: damaged or edited"):
+            read_step(path, ToyTask())
+    path.write_bytes(whole)
+    save_file(load_file(path), path, metadata=metadata)  # written again, the same
+    assert read_step(path, ToyTask()).step == 4
 
 
 def test_a_kept_step_whose_header_nests_too_deep_is_refused_by_name(tmp_path):
@@ -167,7 +191,7 @@ def test_a_kept_step_of_other_shapes_than_the_models_is_refused_by_name(tmp_path
     trainer(tmp_path, ToyTask(poison=[4])).run()
     (path,) = (tmp_path / "not-finite").iterdir()
     with safe_open(path, framework="pt") as file:
-        facts = file.metadata()
-    save_file({name: tensor[:, :1].clone() for name, tensor in load_file(path).items()}, path, metadata=facts)
+        facts = json.loads(file.metadata()["fourm.step"])
+    rewrite(path, facts, {name: tensor[:, :1].clone() for name, tensor in load_file(path).items()})
     with pytest.raises(ValueError, match="does not fit this run's model"):
         trainer(tmp_path, ToyTask()).replay(path, print)

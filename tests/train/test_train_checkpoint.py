@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.train import saving
-from fourm_engine.train.checkpoint import CheckpointError, load, open_checkpoint, state_of
+from fourm_engine.train.checkpoint import FORMAT, CheckpointError, OtherFormat, load, open_checkpoint, state_of
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.saving import Checkpoints
 
@@ -75,13 +76,57 @@ def test_tensors_that_do_not_fit_are_refused_by_name(checkpoints):
     load(newest, {"ema/b": torch.zeros(1)}, optional="ema/")
 
 
+def rewrite(path, **changes):
+    """Of a state, as somebody does who knows of its checksum."""
+    path.write_text(sealed(unsealed(path.read_bytes(), FORMAT) | changes))
+
+
+def edit(path, before, after):
+    content = path.read_text()
+    assert content.count(before) == 1
+    path.write_text(content.replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"skipped": 0', '"skipped": 7'), ('"lr": 0.1', '"lr": 0.2'), ('"ema": false', '"ema": true')],
+)
+def test_an_edited_state_is_noticed_though_it_is_well_formed(checkpoints, tmp_path, before, after):
+    state = {"identity": {}, "versions": {}, "config": {"lr": 0.1}, "progress": {"skipped": 0}, "ema": False}
+    for step in (1, 2):
+        checkpoints.save(step, tensors(1.0), state)
+    checkpoints.finish()
+    path = tmp_path / "step-00000002/state.json"
+    edit(path, before, after)
+    assert checkpoints.newest().step == 1
+    assert checkpoints.said == [
+        f"passed over: {path}: not a checkpoint's state, damaged or edited: other content than was written"
+    ]
+
+
+def test_a_state_whose_spaces_alone_differ_is_the_same(checkpoints, tmp_path):
+    checkpoints.save(1, tensors(1.0), {"numbers": {2: 0.1, 10: float("nan")}, "é": [1, None]})
+    checkpoints.finish()
+    path = tmp_path / "step-00000001/state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
+    assert open_checkpoint(path.parent).state["numbers"]["2"] == 0.1
+
+
+def test_a_checkpoint_of_another_version_is_said_to_be_so(checkpoints, tmp_path):
+    checkpoints.save(1, tensors(1.0), {})
+    checkpoints.finish()
+    path = tmp_path / "step-00000001/state.json"
+    for format, remedy in ((FORMAT - 1, "train anew in another `run` folder"), (FORMAT + 1, "update fourm-engine")):
+        edit(path, f'"format": {json.loads(path.read_text())["format"]}', f'"format": {format}')
+        with pytest.raises(OtherFormat, match=rf"of another version \(format {format}, .*\); {remedy}"):
+            open_checkpoint(path.parent)
+
+
 def test_a_state_that_names_files_elsewhere_is_refused(checkpoints, tmp_path):
     checkpoints.save(1, tensors(1.0), {})
     checkpoints.finish()
     path = tmp_path / "step-00000001" / "state.json"
-    document = json.loads(path.read_text())
-    document["files"] = {"../outside.safetensors": 0}
-    path.write_text(json.dumps(document))
+    rewrite(path, files={"../outside.safetensors": 0})
     with pytest.raises(CheckpointError, match="damaged"):
         open_checkpoint(path.parent)
 
@@ -132,10 +177,8 @@ def test_a_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(checkpoint
 def test_a_missing_part_is_noticed(checkpoints, tmp_path):
     saved(checkpoints, 1)
     path = tmp_path / "step-00000001/state.json"
-    document = json.loads(path.read_text())
-    (facts,) = document["files"].values()
-    document["files"] = {f"part-0000{i}-of-00003.safetensors": facts for i in (0, 2)}
-    path.write_text(json.dumps(document))
+    (facts,) = json.loads(path.read_text())["files"].values()
+    rewrite(path, files={f"part-0000{i}-of-00003.safetensors": facts for i in (0, 2)})
     with pytest.raises(CheckpointError, match=r"state\.json: parts are missing"):
         open_checkpoint(path.parent)
 
@@ -200,7 +243,7 @@ def test_a_save_from_a_gpu_holds_the_values_of_its_moment(checkpoints):
 def test_a_checkpoint_whose_step_is_not_its_folders_is_passed_over(checkpoints, tmp_path, step):
     saved(checkpoints, 1, 2)
     path = tmp_path / "step-00000002/state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+    rewrite(path, step=step)
     assert checkpoints.newest().step == 1
     assert checkpoints.said == [
         f"passed over: {path}: says step {step!r}; the folder was renamed, or the file was edited"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fourm_engine.train import utilisation
 from fourm_engine.train.utilisation import memory, named_peak, peak
 
 STATUS = Path("/proc/self/status")
@@ -42,6 +43,30 @@ def test_a_cpus_peak_is_the_rate_of_a_product_and_draws_no_random_number():
     here = 2 * 1024**3 / (time.perf_counter() - began)
     assert found.measured
     assert found.flops_per_s > here / 20  # the machine may be busy
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([0.06] * 5, "35.8 GFLOP/s of CPU, 1 thread (fp32, measured)"),
+        ([0.06, 0.5, 0.06, 0.06, 0.3], "35.8 GFLOP/s of CPU, 1 thread (fp32, measured: 4.29 G to 35.8 G)"),
+    ],
+)
+def test_a_measured_peak_is_the_best_of_several_rounds_and_on_a_busy_machine_a_range(monkeypatch, seconds, said):
+    """Of a clock that goes on by so much in each round."""
+    times = iter([0.0, 9e-9, *(at for second in seconds for at in (0.0, second))])
+    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(utilisation, "threads", lambda: "1 thread")
+    assert str(peak(CPU, bf16=False)) == said
+
+
+def test_little_work_is_repeated_until_it_can_be_timed(monkeypatch):
+    now, products = [0.0], []
+    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch, "mm", lambda a, b: (products.append(1), now.__setitem__(0, now[0] + 0.02)))
+    rates = utilisation.measured_rates(CPU, bf16=False)
+    assert rates == [pytest.approx(2 * 1024**3 / 0.02)] * 5
+    assert len(products) == 1 + 5 * 3
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="the kernel's count is in /proc")

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert.published import open_checkpoint as open_published
+from fourm_engine.data.columns import sealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.indexing import open_index
@@ -239,7 +240,7 @@ def empty_part(folder: Path) -> dict:
 
 def state(folder: Path, **changes) -> None:
     document = {"format": FORMAT, "step": 1, "files": {}, "state": {}} | changes
-    (folder / "state.json").write_text(json.dumps(document))
+    (folder / "state.json").write_text(sealed(document))
 
 
 @pytest.mark.parametrize("what", STATES)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.columns import OtherVersion
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.raw.elsewhere import Elsewhere, open_elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
@@ -31,7 +32,7 @@ from fourm_engine.data.raw.index import (
     settled,
 )
 from fourm_engine.data.raw.indexed import indexed_sources, renamed
-from fourm_engine.data.raw.names import say, shown
+from fourm_engine.data.raw.names import inform, say, shown
 from fourm_engine.data.raw.open_shards import stamp_of
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
@@ -69,14 +70,14 @@ def open_catalogue(
     shards: Sequence[str] | None = None,
     max_bytes: int = MAX_FILE_BYTES,
     index: bool | None = None,
-    tell: Callable[[str], None] = say,
+    tell: Callable[[str], None] | None = None,
 ) -> Catalogue:
     """Open `root`.
 
     Args:
         shards: those of the tars in the root to read; None: all.
         index: whether to write the index: None where there is one already, or the data set is large.
-        tell: takes a line on what was scanned.
+        tell: takes each line on what was scanned; None: they are logged.
 
     Raises ValueError for what cannot be trusted, and, if `index` is true, Busy and CannotWrite."""
     specs = list(specs)
@@ -88,7 +89,8 @@ def open_catalogue(
         return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
         return _open_remote(root, claims, wanted, chosen, max_bytes)
-    known, indexed = _read(root, tell), (root / INDEX).is_dir()
+    warn, note = tell or say, tell or inform
+    known, indexed = _read(root, warn, note), (root / INDEX).is_dir()
     if known is not None:
         try:
             view = known.view(wanted, chosen)
@@ -98,7 +100,7 @@ def open_catalogue(
             if known.members is not None:
                 known.members.check(root / INDEX)
         except Damaged as damage:
-            tell(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
+            warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
             known = None
     scans = _Scans(root, known)
     opened = Opened(root, claims, root_shards(root) if chosen is None else chosen, max_bytes=max_bytes, scan=scans)
@@ -110,12 +112,15 @@ def open_catalogue(
             with at_work(root / INDEX):
                 before = None if known is None else len(known.shards)
                 known = _save(root, known, opened, claims, wanted, chosen, scans)
-            tell(_done(root, before, scans, files))
+            note(_done(root, before, scans, files))
             return _from_index(known, known.views[-1], claims, max_bytes)
         except (Busy, OSError) as error:
             if index:
                 raise
-            tell(f"{shown(root / INDEX)}: not written ({error}); the next start scans again")
+            # Two at once are usual (`fourm tokenizer fit --jobs`), and either writes the same.
+            (note if isinstance(error, Busy) else warn)(
+                f"{shown(root / INDEX)}: not written ({error}); the next start scans again"
+            )
     names = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     present = {}
     for key, source in opened.sources.items():
@@ -137,6 +142,8 @@ def _open_remote(
             names = ", ".join(name for _, _, modalities in wanted for name in modalities)
             raise ValueError(f"{root / INDEX}: made for other modalities than {names}; {again}")
         return _from_index(known, view, claims, max_bytes)
+    except OtherVersion as other:
+        raise ValueError(f"{root / INDEX}: {other}; {again}") from None
     except Damaged as damage:
         raise ValueError(f"{root / INDEX}: damaged ({damage}); {again}") from None
 
@@ -153,12 +160,14 @@ def open_one(
     return Opened(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
 
 
-def _read(root: Path, tell: Callable[[str], None]) -> DataIndex | None:
+def _read(root: Path, warn: Callable[[str], None], note: Callable[[str], None]) -> DataIndex | None:
     try:
         return DataIndex.read(root)
+    except OtherVersion as other:
+        note(f"{shown(root / INDEX)}: {other}, made anew")
     except Damaged as damage:
-        tell(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
-        return None
+        warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
+    return None
 
 
 def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int) -> Catalogue:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fourm_engine.data.columns import DamagedColumn, checksums, map_column, save_column, sealed, unsealed
+from fourm_engine.data.columns import DamagedColumn, OtherVersion, checksums, map_column, save_column, sealed, unsealed
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.shard_scan import Block, Stamp
 from fourm_engine.data.raw.view_columns import Columns, smallest
@@ -168,7 +168,7 @@ class DataIndex:
 
     @classmethod
     def read(cls, root: Readable) -> DataIndex | None:
-        """None where there is none. Raises Damaged."""
+        """None where there is none. Raises Damaged, and OtherVersion."""
         path = root / INDEX / FILE
         try:
             document = unsealed(content_of(path, MAX_BYTES), FORMAT)
@@ -182,7 +182,7 @@ class DataIndex:
             return cls(root, shards, odd, views, members, str(document["root"]))
         except (FileNotFoundError, Missing):
             return None
-        except StoreError:
+        except (OtherVersion, StoreError):
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"{FILE}: {error!s:.100}") from None

@@ -117,8 +117,13 @@ class LeftOut:
         ]
 
 
-def say(line: str) -> None:
-    """Warn of `line`, once a process: the same data is opened for each tokenizer, and for both splits."""
+def say(line: str, level: int = logging.WARNING) -> None:
+    """Log `line`, once a process: the same data is opened for each tokenizer, and for both splits."""
     if line not in _said:
         _said.add(line)
-        log.warning("%s", line)
+        log.log(level, "%s", line)
+
+
+def inform(line: str) -> None:
+    """Say what is no reason to do anything."""
+    say(line, logging.INFO)

@@ -24,7 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.columns import Entries, checksums, map_column, open_column, save_column, sealed, unsealed
+from fourm_engine.data.columns import (
+    Entries,
+    OtherVersion,
+    checksums,
+    map_column,
+    open_column,
+    save_column,
+    sealed,
+    unsealed,
+)
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_name
 from fourm_engine.data.tokens.token_shards import Making
@@ -181,8 +190,8 @@ class Index:
 
     @classmethod
     def load(cls, folder: Readable, *, quiet: bool = False) -> Index | None:
-        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged, which a
-        line says. That of remote tokens must be there: raises ValueError otherwise.
+        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged or of
+        another version, which a line says. That of remote tokens must be there: raises ValueError otherwise.
 
         quiet: without the line."""
         if isinstance(folder, Location):
@@ -195,7 +204,9 @@ class Index:
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 index, damage = None, error
             if _inode(stored) == before:
-                if damage is not None and before and not quiet:
+                if isinstance(damage, OtherVersion) and not quiet:
+                    log.info("%s: %s, made anew from the shards", stored, damage)
+                elif damage is not None and before and not quiet:
                     log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage)
                 return index
         return None
@@ -209,9 +220,9 @@ class Index:
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = str(error) if isinstance(error, OtherVersion) else f"damaged ({error!s:.80})"
             raise ValueError(
-                f"{folder / INDEX_FOLDER}: damaged ({error!s:.80}); run `fourm tokenize` on the local tokens, upload "
-                f"them again"
+                f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize` on the local tokens, upload them again"
             ) from None
 
     @classmethod

@@ -28,20 +28,20 @@ from fourm_plugins.recognition import Recognised, next_power, usable
 __all__ = ["Box", "Boxed", "Boxes", "average_precision", "mean_average_precision", "parse_boxes", "write_boxes"]
 
 _MAX_BYTES = 8_000_000
-_ROUNDING = 1e-3  # how far beyond the picture a stored coordinate may lie
+_ROUNDING = 1e-3  # how far outside the picture a stored coordinate may lie
 _CANVAS = 256  # pixels
 
 
 class BoxesSettings(SequenceSettings):
-    #: Labels that may occur; any where none are given. A label read that is not among them is an error.
+    #: Labels that may occur; empty: any. Reading a label that is not among them is an error.
     labels: tuple[str, ...] = ()
-    #: In which order boxes are written. "random" draws one for each view of a sample.
+    #: The order in which boxes are written. "random" draws one for each view of a sample.
     order: Order = "distance"
-    #: At most this many are written: the most certain by "score", the first drawn by "random", else the largest.
+    #: Largest number of boxes written: by "score" the most certain, by "random" the first drawn, else the largest.
     max_boxes: int = Field(default=40, ge=1)
-    #: Boxes of a lower score are left out; those without a score, such as people's own, count as 1.
+    #: Boxes with a lower score are left out; those without a score, such as hand-drawn ones, count as 1.
     min_score: float = Field(default=0.0, ge=0, le=1)
-    #: Share of a box that a crop must show for the box to be kept.
+    #: Share of a box that must lie in a crop for the box to be kept.
     min_visible: float = Field(default=0.25, gt=0, le=1)
     source: str = "boxes"
 
@@ -106,7 +106,7 @@ class Boxes(SequenceModality[list[Box]]):
         raise self.refusal(array, "corners alone have no labels")
 
     def from_object(self, given: Any) -> list[Box]:
-        """A `Box`, a dict as in a file, (label, x0, y0, x1, y1) or (label, corners), each with a score or not; or a
+        """A `Box`, a dict as in a file, (label, x0, y0, x1, y1) or (label, corners), each with or without a score; or a
         list."""
         if isinstance(given, (dict, Box)) or (isinstance(given, tuple) and given and isinstance(given[0], str)):
             given = [given]
@@ -145,7 +145,7 @@ class Boxes(SequenceModality[list[Box]]):
         return {"json": json.dumps(entries).encode()}
 
     def augment(self, value: list[Box], view: View) -> list[Box]:
-        """Boxes in the view's coordinates, cut to it, without those below `min_visible` or `min_score`."""
+        """Boxes in the view's coordinates, clipped to it, without those below `min_visible` or `min_score`."""
         seen = []
         for box in value:
             if box.certainty < self.settings.min_score:
@@ -167,7 +167,7 @@ class Boxes(SequenceModality[list[Box]]):
         return write_boxes(kept, bins=self.settings.text.coordinate_bins, order=order)
 
     def denormalise(self, array: np.ndarray | str) -> Boxed:
-        """The boxes that parse, and `dropped`, the number of pieces that do not."""
+        """The boxes that can be parsed, and `dropped`, the number of pieces that cannot."""
         assert isinstance(array, str)
         boxes, lost = parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
         return Boxed(boxes, dropped=lost)
@@ -179,13 +179,27 @@ class Boxes(SequenceModality[list[Box]]):
 
     def render(self, value: list[Box]) -> Image.Image:
         canvas = Image.new("RGB", (_CANVAS, _CANVAS), (245, 245, 245))
-        draw, colours = ImageDraw.Draw(canvas), images.palette(64)
+        draw, colours, tabs = ImageDraw.Draw(canvas), images.palette(64), []
         for box in sorted(value, key=lambda box: -box.area):
             colour = tuple(int(c) for c in colours[zlib.crc32(box.label.encode()) % 64])
-            left, top = box.x0 * (_CANVAS - 1), box.y0 * (_CANVAS - 1)
-            draw.rectangle((left, top, box.x1 * (_CANVAS - 1), box.y1 * (_CANVAS - 1)), outline=colour, width=2)
+            corners = [round(x * (_CANVAS - 1)) for x in (box.x0, box.y0, box.x1, box.y1)]
+            draw.rectangle(corners, outline=colour, width=2)
+            tabs.append((corners, box.label, colour))
+        placed: list[tuple[float, float, float, float]] = []
+        for (left, top, _, bottom), label, colour in tabs:
             # The built-in font holds Latin letters; others are shown as "?".
-            draw.text((left + 4, top + 2), box.label.encode("latin-1", "replace").decode("latin-1"), fill=colour)
+            text = label.encode("latin-1", "replace").decode("latin-1")
+            x0, y0, x1, y1 = draw.textbbox((0, 0), text)
+            wide, high = x1 - x0 + 6, y1 - y0 + 5
+            x = min(max(left, 0), max(_CANVAS - wide, 0))
+            # Above the box, within it, below it, or else further down: where no other label stands.
+            rows = [top - high, top + 2, bottom + 1, *range(top + 2, _CANVAS - high, 4)]
+            free = (y for y in rows if 0 <= y <= _CANVAS - high and not _meets((x, y, x + wide, y + high), placed))
+            y = next(free, min(max(top + 2, 0), _CANVAS - high))
+            placed.append((x, y, x + wide, y + high))
+            draw.rectangle(placed[-1], fill=colour)
+            dark = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] < 128
+            draw.text((x + 3 - x0, y + 2 - y0), text, fill="white" if dark else "black")
         return canvas
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -200,7 +214,7 @@ class Boxes(SequenceModality[list[Box]]):
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:
         """With the Hub name or folder of an object detection model, boxes of pictures (`DetectionOptions`); without,
-        boxes about the regions of class maps (`RegionOptions`)."""
+        boxes around the regions of class maps (`RegionOptions`)."""
         if model is not None:
             given = label_options(DetectionOptions, options, target=self.name)
             return DetectionLabeller(model, given, labels=self.settings.labels)
@@ -227,8 +241,14 @@ class Boxes(SequenceModality[list[Box]]):
         return samples
 
 
+def _meets(tab: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
+    """Whether a rectangle overlaps one of the others."""
+    x0, y0, x1, y1 = tab
+    return any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in others)
+
+
 def _entry(given: Any) -> object:
-    """A box in the form of a file; whatever is no box is returned as it is."""
+    """A box in the form of a file; anything else is returned unchanged."""
     if isinstance(given, Box) or all(hasattr(given, name) for name in ("label", "x0", "y0", "x1", "y1")):
         corners = [getattr(given, name) for name in ("x0", "y0", "x1", "y1")]
         entry = {"label": given.label, "bbox": corners, "score": getattr(given, "score", None)}

@@ -1,7 +1,7 @@
 """`Box`, and boxes as text: `v0=12 v1=250 v2=500 v3=999 person v0=...`, the form of the published models.
 
-v0 to v3 are xmin, ymin, xmax, ymax as round(x * (bins - 1)). Written are lists in any of the orders of `Order`; read is
-any text, with what was no box counted.
+v0 to v3 are xmin, ymin, xmax, ymax as round(x * (bins - 1)). Lists are written in one of the orders of `Order`; any
+text can be read, and what is not a box is counted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Box:
 
     @property
     def certainty(self) -> float:
-        """The score; 1 where there is none, as of boxes that a person drew."""
+        """The score; 1 if there is none, as for hand-drawn boxes."""
         return 1.0 if self.score is None else self.score
 
 
 class Boxed(list[Box]):
-    """Boxes read from text, and how many pieces were `dropped` because they are no box."""
+    """Boxes read from text, and how many pieces were `dropped` because they are not boxes."""
 
     def __init__(self, boxes: Iterable[Box] = (), *, dropped: int = 0) -> None:
         super().__init__(boxes)
@@ -72,14 +72,14 @@ def write_boxes(boxes: Sequence[Box], *, bins: int = 1000, order: Order = "dista
 
 
 def label_key(label: str) -> str:
-    """What is compared of two labels: a tokenizer of words keeps neither capitals nor the spaces around a hyphen."""
+    """The form in which labels are compared: a text tokenizer keeps neither capitals nor spaces around a hyphen."""
     return re.sub(r"[\W_]+", "", label.lower()) or label
 
 
 def parse_boxes(text: str, *, bins: int = 1000, labels: Collection[str] = ()) -> tuple[list[Box], int]:
-    """(boxes, number of those dropped) of any text, such as a model generates. Dropped is what starts like a box and
-    does not go on like one, has no extent, lies outside the picture, has no label, or one that is not among `labels`,
-    where they are given. Text before the first box counts as one dropped."""
+    """(boxes, number of dropped pieces) of any text, such as a model generates. A piece is dropped if it starts like a
+    box but does not continue like one, has no extent, lies outside the picture, or has no label, or none of `labels` if
+    these are given. Text before the first box counts as one dropped piece."""
     known = {label_key(label): label for label in labels}
     starts = [match.start() for match in _START.finditer(text)]
     pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]

@@ -19,23 +19,22 @@ from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
 
 
 class DetectionOptions(NetworkOptions):
-    #: Boxes of a lower score are left out.
+    #: Boxes with a lower score are left out.
     min_score: float = Field(default=0.5, ge=0, le=1)
     #: {class of the model: label of the box, or null to leave it out}; others keep the model's name.
     mapping: dict[str, str | None] = Field(default_factory=dict)
 
 
 class RegionOptions(Settings):
-    #: Regions that cover a smaller share of the picture are left out.
+    #: Regions that cover a smaller share of the picture are skipped.
     min_area: float = Field(default=0.001, ge=0, le=1)
-    #: Classes that are no things, such as floor and sky.
+    #: Classes that are not things, such as floor and sky.
     exclude: tuple[str, ...] = ()
 
 
 class DetectionLabeller(Labeller):
-    """`labels`: those that may occur, any where none are given; a class of the model that is none of them is left out.
-
-    Raises ValueError where no class of the model may occur."""
+    """`labels` are those that may occur, empty for any; the model's other classes are left out. Raises ValueError if
+    none of its classes may occur."""
 
     def __init__(self, model: str, options: DetectionOptions, *, labels: Sequence[str]) -> None:
         kinds, what = ("AutoModelForObjectDetection",), "an object detection model"
@@ -66,7 +65,7 @@ class DetectionLabeller(Labeller):
 
 
 class RegionLabeller(Labeller):
-    """`classes`: names of the ids of the class maps."""
+    """`classes` names the ids of the class maps."""
 
     def __init__(self, options: RegionOptions, *, classes: Sequence[str]) -> None:
         if unknown := sorted(set(options.exclude) - set(classes)):
@@ -87,7 +86,7 @@ class RegionLabeller(Labeller):
             name = self._classes[class_id]
             if name in self._options.exclude:
                 continue
-            # Pixels that touch at a corner are of one region.
+            # Pixels that touch at a corner belong to one region.
             regions, count = ndimage.label(ids_HW == class_id, structure=np.ones((3, 3)))
             sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
             for (rows, columns), size in zip(ndimage.find_objects(regions), sizes, strict=True):
@@ -101,7 +100,7 @@ class RegionLabeller(Labeller):
 def _labels(
     id2label: Mapping[int, str], mapping: Mapping[str, str | None], labels: Sequence[str], model: str
 ) -> dict[int, str]:
-    """Class of the model -> label, of those that may occur."""
+    """The model's class -> label, for those that may occur."""
     names = {i: str(name) for i, name in id2label.items()}
     known = {same_label(name) for name in names.values()}
     for name in mapping:

@@ -1,9 +1,9 @@
-"""Measures of boxes: average precision at an IoU of 0.5 (AP50), over all pictures, and what text held beside boxes.
+"""Metrics of boxes: average precision at an IoU of 0.5 (AP50) over all pictures, and pieces of text that are not boxes.
 
 In: a list of `Box` for each picture, predicted and true. Boxes with the higher score are matched first, each to the
-free true box it overlaps most. A generated list says nothing of its confidence: boxes without a score count as 1, and
-boxes of one score enter the precision-recall curve together, so that their order changes nothing. The curve is then one
-point, and its area is precision x recall.
+free true box it overlaps most. A generated list says nothing about confidence: boxes without a score count as 1, and
+boxes with equal scores enter the precision-recall curve together, so that their order does not matter. The curve is
+then one point, and its area is precision x recall.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pictures = Sequence[Sequence[Box]]
 
 
 def average_precision(predictions: Pictures, truths: Pictures, *, overlap: float = 0.5) -> float:
-    """Area under the precision-recall curve, labels ignored; 0 where there is no true box."""
+    """Area under the precision-recall curve, ignoring labels; 0 if there is no true box."""
     total = sum(len(boxes) for boxes in truths)
     scored = [hit for p, t in zip(predictions, truths, strict=True) for hit in _match(p, t, overlap)]
     if not total or not scored:
@@ -34,14 +34,14 @@ def average_precision(predictions: Pictures, truths: Pictures, *, overlap: float
 
 
 def mean_average_precision(predictions: Pictures, truths: Pictures, *, overlap: float = 0.5) -> float:
-    """Mean of the average precisions of the labels that occur in the truth."""
+    """Mean average precision over the labels that occur in the truth."""
     labels = sorted({label_key(box.label) for boxes in truths for box in boxes})
     each = [average_precision(_only(predictions, x), _only(truths, x), overlap=overlap) for x in labels]
     return float(np.mean(each)) if each else 0.0
 
 
 def dropped(predictions: Pictures, truths: Pictures) -> float:
-    """Mean number of pieces of the text of a prediction that were no box; 0 for boxes that never were text."""
+    """Mean number of pieces of a prediction's text that were not boxes; 0 for boxes that never were text."""
     counts = [p.dropped if isinstance(p, Boxed) else 0 for p, _ in zip(predictions, truths, strict=True)]
     return float(np.mean(counts)) if counts else 0.0
 

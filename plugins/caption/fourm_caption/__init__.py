@@ -34,7 +34,7 @@ class Caption(TextSequence):
     description = "a sentence about the picture"
 
     def augment(self, value: Lines, view: View) -> Lines:
-        """The view's choice among the alternatives. In a mirrored picture left is right."""
+        """The alternative that the view chooses. In a mirrored picture, left and right are swapped."""
         text = super().augment(value, view)
         return _SIDE.sub(_swap, text) if view.flip else text
 

@@ -1,7 +1,7 @@
 """CaptionLabeller: sentences about pictures, with a captioning model of `transformers` that needs no prompt (BLIP, a
 vision encoder-decoder, …).
 
-In: pictures uint8 (H, W, 3). Out: a tuple of captions each, the likeliest first.
+Takes pictures uint8 (H, W, 3) and gives a tuple of captions for each, the likeliest first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _KINDS = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")  # the second
 
 class CaptionOptions(NetworkOptions):
     max_new_tokens: int = Field(default=40, ge=1)
-    #: Beams of the search; nothing is drawn, so that the same picture has the same captions.
+    #: Beams of the search; nothing is sampled, so that the same picture gets the same captions.
     beams: int = Field(default=3, ge=1)
-    #: Captions a picture, alternatives that differ; at most `beams`.
+    #: Different captions per picture; at most `beams`.
     captions: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""CLIP feature maps: what a contrastive image-text model says of each part of a picture.
+"""CLIP feature maps: a contrastive image-text model's features of each part of a picture.
 
 Files: .npy, float16 or float32 (h, w, channels). Value: float32 (h, w, channels), covering the whole picture whatever
 its shape. Array: float32 (channels, rows, columns) of the token grid, each feature scaled to length sqrt(channels)

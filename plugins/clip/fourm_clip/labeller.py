@@ -1,8 +1,8 @@
 """ClipLabeller: feature maps of pictures from a CLIP model in the format of `transformers`, published or private.
 
-In: pictures uint8 (H, W, 3) of any size. Out: float32 (rows, columns, channels), unit vectors, one for each patch of
-the model's vision transformer: its last hidden states without the class token, through the final norm and the
-projection into the space shared with text. Torch and transformers are imported when a labeller is made (`pip install
+Takes pictures uint8 (H, W, 3) of any size and gives float32 (rows, columns, channels): a unit vector for each patch of
+the model's vision transformer, its last hidden states without the class token, after the final norm and the projection
+into the space shared with text. Torch and transformers are imported when a labeller is made (`pip install
 'fourm-clip[label]'`).
 """
 
@@ -44,7 +44,7 @@ class ClipLabeller(Labeller):
         self._deviation = np.array(stored.get("image_std", _DEVIATION), np.float32)
 
     def label(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The whole picture is squeezed into the model's square, not cropped to it, so that the map covers it all."""
+        """The whole picture is squeezed into the model's square, not cropped, so that the map covers all of it."""
         import torch
 
         features: list[np.ndarray] = []

@@ -4,8 +4,8 @@ Files: 16-bit PNG in millimetres (0 = no measurement) or .npy in metres (0, NaN 
 Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 (1, H, W), NaN in the same places:
 
 - "log": metric. log(depth) mapped linearly from [min_depth, max_depth] to [-1, 1]; depths outside are clipped.
-- "per_image": relative, after the paper. Each map minus the mean, over the deviation, of the middle 80% of its depths.
-  Its inverse knows neither scale nor offset (it returns positive numbers, the nearest 1), so that the metrics first fit
+- "per_image": relative, after the paper. Each map minus the mean of the middle 80% of its depths, divided by their
+  deviation. Scale and offset are lost (the inverse returns positive numbers, the nearest 1), so the metrics first fit
   both to the truth.
 """
 
@@ -23,18 +23,19 @@ from fourm_depth.measures import absolute_relative_error, aligned, constants, de
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
+from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
-_TRIM = 0.1  # share of the depths left out at either end by "per_image"
+_TRIM = 0.1  # share of the depths that "per_image" leaves out at either end
 
 
 class DepthSettings(images.TokenSettings):
     source: str = "depth"
     normalisation: Literal["log", "per_image"] = "log"
-    #: Metres, for "log" and for colours.
+    #: Range in metres, for "log" and for colours.
     min_depth: float = Field(default=0.1, gt=0)
     max_depth: float = Field(default=100.0, gt=0)
-    #: Metres a count of the PNG.
+    #: Metres per count of the PNG.
     png_unit: float = Field(default=0.001, gt=0)
 
     @model_validator(mode="after")
@@ -57,8 +58,8 @@ class Depth(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Pictures of 16 bits, or arrays of two dimensions of floats of which none is negative. Numbers that fill the
-        type's range, or [0, 1], say nothing of metres and are taken as relative."""
+        """16-bit pictures, or two-dimensional arrays of non-negative floats. Numbers that fill their type's range, or
+        [0, 1], are not metres and are taken as relative."""
         counts = contents(samples, ("png",))
         maps = usable(counts, lambda content: g if (g := glimpse(content)) and g.mode.startswith("I") else None)
         if maps:
@@ -109,7 +110,7 @@ class Depth(GridModality):
         return _measured(counts.astype(np.float32) * np.float32(self.settings.png_unit))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """Metres, floats (H, W). Integers are refused: they may be a picture's counts."""
+        """Metres, floats (H, W). Refuses integers: they could be a picture's counts."""
         depth = door.one_channel(array, self.wants())
         if depth.dtype.kind != "f":
             raise self.refusal(array, "integers may be millimetres; give metres as floats, or the picture or its path")
@@ -119,14 +120,14 @@ class Depth(GridModality):
         return _measured(depth.astype(np.float32))
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        """PNG where its range holds the depths, else .npy."""
+        """A PNG if its range can hold the depths, else .npy."""
         counts = np.rint(np.nan_to_num(value, nan=0.0) / self.settings.png_unit)
         if counts.max() > 65535 or (counts[np.isfinite(value)] < 1).any():
             return {"npy": images.encode_array(value.astype(np.float32))}
         return {"png": images.encode_png(counts.astype(np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
-        """float32 (1, H, W). uint16 are the counts of a PNG, in `png_unit`; other integers raise `SampleError`."""
+        """float32 (1, H, W). uint16 values are counts of a PNG, in `png_unit`; other integers raise `SampleError`."""
         if value.dtype == np.uint16:
             value = value * np.float32(self.settings.png_unit)
         elif value.dtype.kind != "f":
@@ -149,7 +150,7 @@ class Depth(GridModality):
         return np.exp(low + (np.clip(array[0], -1, 1) + 1) / 2 * (high - low)).astype(np.float32)
 
     def compose(self, given: np.ndarray, generated: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Relative depths first get the scale and offset that fit what was given."""
+        """Relative depths first get the scale and offset that fit the given ones."""
         if self.settings.normalisation == "per_image":
             generated = fitted(generated, np.where(kept, given, np.nan)).astype(np.float32)
         return super().compose(given, generated, kept)
@@ -157,10 +158,33 @@ class Depth(GridModality):
     def render(self, value: np.ndarray) -> Image.Image:
         """Near is yellow, far violet, on a logarithmic scale: from min_depth to max_depth where depths are metric, to
         make pictures comparable; over the map's own range where they are relative."""
-        near, far = self.settings.min_depth, self.settings.max_depth
-        if self.settings.normalisation == "per_image" and np.isfinite(value).any():
-            near, far = np.nanmin(value), max(np.nanmax(value), np.nanmin(value) * (1 + 1e-6))
-        return Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
+        return self.render_all([value])[0]
+
+    def render_all(self, values: Sequence[np.ndarray]) -> list[Image.Image]:
+        """Relative depths over the range of all maps."""
+        near, far = self._range(values)
+        return [
+            Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
+            for value in values
+        ]
+
+    def legend(self, value: np.ndarray) -> Scale:
+        """Metres; of relative depths how many times as far as the nearest."""
+        near, far = self._range([value])
+        relative = self.settings.normalisation == "per_image"
+        low, high = (1.0, far / near) if relative else (near, far)
+        marks = tuple(
+            (float(np.log(d / low) / np.log(high / low)), f"{d:.3g}") for d in round_numbers(low, high, log=True)
+        )
+        return Scale(images.colour_map(np.linspace(1, 0, 256)), marks, "relative" if relative else "m")
+
+    def _range(self, values: Sequence[np.ndarray]) -> tuple[float, float]:
+        """What is drawn as the nearest and as the farthest: metres, or numbers of relative depths."""
+        known = [part for value in values if (part := value[np.isfinite(value)]).size]
+        if self.settings.normalisation == "log" or not known:
+            return self.settings.min_depth, self.settings.max_depth
+        near = float(min(part.min() for part in known))
+        return near, max(float(max(part.max() for part in known)), near * (1 + 1e-6))
 
     def metrics(self) -> tuple[Metric, ...]:
         relative = self.settings.normalisation == "per_image"

@@ -1,8 +1,8 @@
 """DepthLabeller: depth from pictures, with a depth estimation model of `transformers` (Depth Anything, ZoeDepth, …).
 
-In: pictures uint8 (H, W, 3). Out: float32 (H, W). Of a model that predicts metres: metres. Of one that predicts inverse
-depth up to an unknown scale and offset: depths from 1 (the nearest point) to `far` (the farthest), which say what is in
-front of what and nothing of metres.
+In: pictures uint8 (H, W, 3). Out: float32 (H, W). A model that predicts metres gives metres. One that predicts inverse
+depth up to an unknown scale and offset gives depths from 1 (the nearest point) to `far` (the farthest), which tell what
+is in front of what, but nothing about metres.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from fourm_plugins.labelling import NetworkOptions, PictureNetwork
 
 Output = Literal["metric", "inverse"]
 
-#: Model types whose published models all predict metres. Others say what they do in their config, or do not say it.
+#: Model types whose published models all predict metres. Others say what they predict in their config, or not at all.
 _METRIC = ("zoedepth", "glpn", "depth_pro")
 
 
 class DepthOptions(NetworkOptions):
-    #: What the model predicts: metres, or inverse depth up to scale and offset; `auto`: as its config says.
+    #: What the model predicts: metres, or inverse depth up to scale and offset; `auto` trusts its config.
     output: Literal["auto", "metric", "inverse"] = "auto"
-    #: Of inverse depth: how many times farther than its nearest point the farthest point of a picture is taken to be.
+    #: For inverse depth: how many times as far as a picture's nearest point its farthest is assumed to be.
     far: float = Field(default=20.0, gt=1)
 
 
 class DepthLabeller(Labeller):
-    """`output` says what the labels are. Raises ValueError where the model does not say, and no option does."""
+    """`output` says what the labels are. Raises ValueError if neither the model nor an option does."""
 
     def __init__(self, model: str, options: DepthOptions) -> None:
         kinds = ("AutoModelForDepthEstimation",)

@@ -1,7 +1,7 @@
-"""Measures of depth, and the constant depths that do best in the first of them.
+"""Metrics of depth, and the constant depths that are best by the first of them.
 
-In: float32 (H, W) maps in metres. A pixel counts where the truth has a measurement; where the prediction has none
-there, it counts as a depth of 0. All measures are means over the pixels of all maps together.
+In: float32 (H, W) maps in metres. Pixels count where the truth has a measurement; a missing prediction there counts as
+a depth of 0. All metrics are means over the pixels of all maps together.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def root_mean_squared_error(predictions: Maps, truths: Maps) -> float:
 
 
 def aligned(measure: Callable[[Maps, Maps], float]) -> Callable[[Maps, Maps], float]:
-    """`measure` of predictions of unknown scale and offset: each is first fitted to its truth by least squares."""
+    """`measure` for predictions of unknown scale and offset: each is first fitted to its truth by least squares."""
 
     def compute(predictions: Maps, truths: Maps) -> float:
         return measure([fitted(p, t) for p, t in zip(predictions, truths, strict=True)], truths)
@@ -41,15 +41,15 @@ def aligned(measure: Callable[[Maps, Maps], float]) -> Callable[[Maps, Maps], fl
 
 
 def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of least mean absolute relative error, one depth everywhere and one map, from (n, H, W). The error is
-    sum |c - d| / d, so that c is the median of d weighted by 1 / d."""
+    """The depth and the map of least mean absolute relative error, from (n, H, W). The error is sum |c - d| / d, so c
+    is the median of d with weights 1 / d."""
     value = _weighted_median(truths.reshape(-1, 1))[0]
     image = _weighted_median(truths.reshape(len(truths), -1)).reshape(truths.shape[1:])
     return np.full_like(image, value), np.where(np.isfinite(image), image, value)
 
 
 def _weighted_median(depths: np.ndarray) -> np.ndarray:
-    """(columns,): of each column of (rows, columns), the median with weights 1 / depth; NaN for a column of NaN."""
+    """(columns,): the median of each column of (rows, columns) with weights 1 / depth; NaN for a column of NaN."""
     ordered = np.sort(depths, axis=0)  # NaN last
     weights = np.nan_to_num(1 / ordered.astype(np.float64))
     reached = np.cumsum(weights, axis=0)

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from fourm_normal.labeller import NormalLabeller, NormalOptions
-from fourm_normal.measures import constants, mean_angle, median_angle, share_within
+from fourm_normal.measures import constants, geodesic_median, mean_angle, median_angle, share_within
 from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
 from fourm_plugins.recognition import LOOKED, Glimpse, Recognised, contents, glimpse, median_size, picture_size, usable
 
-_SHORTEST = 0.5  # length below which a stored vector says nothing of a direction
-_ROUNDING = 0.02  # how far from 1 the length of a given vector may lie
+_SHORTEST = 0.5  # length below which a stored vector has no direction
+_ROUNDING = 0.02  # how much the length of a given vector may differ from 1
 _CLOSE = 11.25  # degrees
 
 
@@ -42,7 +42,7 @@ class Normal(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Colour pictures whose pixels are vectors of length 1, which colours of scenes are not."""
+        """Colour pictures whose pixels are vectors of length 1, unlike the colours of scenes."""
         files = contents(samples, cls.extensions)
         shares = usable(files[:LOOKED], lambda content: _unit_share(glimpse(content)))
         if not shares or (share := float(np.median(shares))) < 0.8:
@@ -66,7 +66,7 @@ class Normal(GridModality):
         return _vectors(np.asarray(images.upright(picture)))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """Unit vectors, floats (H, W, 3); or uint8, as stored. No length, or NaN, is no normal."""
+        """Unit vectors, floats (H, W, 3), or uint8 as stored. Zero and NaN mean "no normal"."""
         array = door.channels_last(array, (3,), self.wants())
         if array.dtype == np.uint8:
             return _vectors(array)
@@ -85,7 +85,7 @@ class Normal(GridModality):
         return {"png": images.encode_png(np.where(known, np.rint((value + 1) * 127.5), 0).astype(np.uint8))}
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        """A mirrored scene has mirrored normals: x changes its sign."""
+        """A mirrored scene has mirrored normals: x changes sign."""
         seen = super().augment(value, view)
         return seen * np.array([-1, 1, 1], np.float32) if view.flip else seen
 
@@ -95,7 +95,7 @@ class Normal(GridModality):
         return np.ascontiguousarray(_known(value).transpose(2, 0, 1), np.float32)
 
     def denormalise(self, array: np.ndarray | str) -> np.ndarray:
-        """Scaled to unit length; a vector without length faces the viewer."""
+        """Vectors scaled to unit length; a zero vector faces the viewer."""
         assert isinstance(array, np.ndarray)
         vectors = array.transpose(1, 2, 0).astype(np.float32)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -104,6 +104,20 @@ class Normal(GridModality):
     def render(self, value: np.ndarray) -> Image.Image:
         known = np.isfinite(value).all(-1, keepdims=True)
         return Image.fromarray(np.where(known, np.rint((value + 1) * 127.5), images.NOTHING).astype(np.uint8))
+
+    def reduce(self, values: Sequence[np.ndarray], how: str) -> np.ndarray:
+        """The direction of the mean vector, or that of least mean angle."""
+        vectors = np.stack(values).astype(np.float32)
+        if how == "mean":
+            return self.denormalise(np.nansum(vectors, axis=0).transpose(2, 0, 1))
+        rows, height, width, _ = vectors.shape
+        return geodesic_median(vectors.reshape(rows, height * width, 3)).reshape(height, width, 3)
+
+    def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """The mean angle to the mean direction, degrees (H, W)."""
+        centre = self.reduce(values, "mean").astype(np.float64)
+        chords = np.stack([np.linalg.norm(value - centre, axis=-1) for value in values])
+        return np.degrees(2 * np.arcsin(np.minimum(chords / 2, 1))).mean(0)
 
     def metrics(self) -> tuple[Metric, ...]:
         return (
@@ -143,7 +157,7 @@ class Normal(GridModality):
 
 
 def _unit_share(seen: Glimpse | None) -> float | None:
-    """Share of a picture's pixels, of those that are not black, that hold vectors of length 1."""
+    """Share of a picture's non-black pixels that hold vectors of length 1."""
     if seen is None or seen.mode != "RGB":
         return None
     pixels = seen.middle.reshape(-1, 3)

@@ -1,9 +1,9 @@
 """NormalLabeller: surface normals from metric depth, by geometry alone.
 
 In: float32 (H, W) z-depth in metres, NaN where there is none. Out: float32 (H, W, 3) unit vectors in the camera's frame
-(x right, y up, z towards the viewer), NaN where they are unknown. Each pixel is a point of a pinhole camera; its
-normal is the cross product of the differences to its neighbours. Of the two neighbours on an axis the one nearer in
-depth is taken, so that a surface does not bend towards what lies behind its edge.
+(x right, y up, z towards the viewer), NaN where they are unknown. Each pixel is a point of a pinhole camera; its normal
+is the cross product of the differences to its neighbours. Of the two neighbours along an axis the one nearer in depth
+is taken, so that a surface does not bend towards what lies behind its edge.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fourm_plugins import Labeller, SampleError, Settings
 class NormalOptions(Settings):
     #: Horizontal field of view of the camera in degrees, from one edge of the picture to the other.
     fov: float = Field(default=60.0, gt=0, lt=180)
-    #: In its place, what is known of the camera: (fx, fy, cx, cy) as shares of the picture's width and height.
+    #: Instead of it, the camera's (fx, fy, cx, cy) as shares of the picture's width and height.
     intrinsics: tuple[float, float, float, float] | None = None
 
 
@@ -66,7 +66,8 @@ def normals_of_depth(depth_HW: np.ndarray, intrinsics: tuple[float, float, float
 
 
 def _difference(points_HW3: np.ndarray, axis: int) -> np.ndarray:
-    """To the next pixel, or from the one before: whichever is nearer in depth; NaN where neither is known."""
+    """The difference to the next pixel, or from the previous one, whichever is nearer in depth; NaN if neither is
+    known."""
     forward = np.full_like(points_HW3, np.nan)
     ahead = [slice(None)] * 3
     behind = [slice(None)] * 3

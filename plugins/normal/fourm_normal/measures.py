@@ -1,7 +1,7 @@
-"""Measures of normals, and the constant normals that do best in the first of them.
+"""Metrics of normals, and the constant normals that are best by the first of them.
 
-In: float32 (H, W, 3) maps of unit vectors. A pixel counts where the truth has a normal; where the prediction has none
-there, it is wrong by 180 degrees. Angles are in degrees, over the pixels of all maps together.
+In: float32 (H, W, 3) maps of unit vectors. Pixels count where the truth has a normal; a missing prediction there is
+wrong by 180 degrees. Angles are in degrees, over the pixels of all maps together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def angles(predictions: Maps, truths: Maps) -> np.ndarray:
     degrees = []
     for p, t in zip(predictions, truths, strict=True):
         known = np.isfinite(t).all(-1)
-        # By the chord, which keeps its precision for small angles, unlike the arc cosine of a product.
+        # By the chord, which is precise for small angles, unlike the arc cosine of a product.
         chord = np.linalg.norm(p[known].astype(np.float64) - t[known], axis=-1)
         degrees.append(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1))))
     return np.nan_to_num(np.concatenate(degrees), nan=180.0)
@@ -33,16 +33,16 @@ def median_angle(predictions: Maps, truths: Maps) -> float:
 
 
 def share_within(limit: float) -> Callable[[Maps, Maps], float]:
-    """Share of pixels wrong by less than `limit` degrees."""
+    """Share of pixels off by less than `limit` degrees."""
     return lambda predictions, truths: float((angles(predictions, truths) < limit).mean())
 
 
 def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of least mean angle, one direction everywhere and one map, from (n, H, W, 3)."""
+    """The direction and the map of least mean angle, from (n, H, W, 3)."""
     height, width = truths.shape[1:3]
     vectors = truths.reshape(-1, 3)
     vectors = vectors[np.isfinite(vectors).all(-1)]
-    # Stored normals have 8 bits, so that few differ: one weighted row for each stands for the millions of pixels.
+    # Stored normals have 8 bits, so few are different: one weighted row for each stands for millions of pixels.
     x, y, z = np.rint((vectors + 1) * 127.5).astype(np.int32).T
     codes, counts = np.unique((x << 16) + (y << 8) + z, return_counts=True)
     distinct = _unit(np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1) / 127.5 - 1)
@@ -56,16 +56,16 @@ def constants(truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def geodesic_median(vectors: np.ndarray, weights: np.ndarray | None = None, *, steps: int = 20) -> np.ndarray:
     """(columns, 3) unit vectors of least mean angle to each column of unit vectors (n, columns, 3), by Weiszfeld's
-    iteration on the sphere (Fletcher et al. 2009, "The geometric median on Riemannian manifolds"). Rows of NaN are left
-    out; a column of nothing else gives NaN."""
+    iteration on the sphere (Fletcher et al. 2009, "The geometric median on Riemannian manifolds"). Rows of NaN are
+    skipped; a column with nothing else gives NaN."""
     known = np.isfinite(vectors).all(-1)
     weights = known if weights is None else weights * known
     x, weights = np.nan_to_num(vectors).astype(np.float32), weights.astype(np.float32)
     centre = _unit(np.einsum("nc,nci->ci", weights, x))
     for _ in range(steps):
         cosine = np.clip(np.einsum("nci,ci->nc", x, centre), -1, 1)
-        # On the tangent plane a vector is its angle long. Weighted by 1 / angle, only its direction is left, which is
-        # (x - cosine * centre) / sine.
+        # On the tangent plane a vector's length is its angle. Weighted by 1 / angle, only its direction remains, which
+        # is (x - cosine * centre) / sine.
         scale = weights / np.sqrt(np.maximum(1 - cosine**2, 1e-6))
         move = np.einsum("nc,nci->ci", scale, x) - np.einsum("nc,nc->c", scale, cosine)[:, None] * centre
         move /= np.maximum((weights / np.maximum(np.arccos(cosine), 1e-3)).sum(0), 1e-12)[:, None]

@@ -1,7 +1,7 @@
 """Source `parquet`: a folder of Parquet files, as Hugging Face `datasets` writes them; a column is a modality.
 
-In: `parquet:FOLDER?MODALITY=COLUMN&…`. Out: a sample a row, called `<file>/<row>`. Row groups are read whole, and the
-last ones are kept.
+`parquet:FOLDER?MODALITY=COLUMN&…` gives a sample per row, called `<file>/<row>`. Row groups are read whole, and the
+latest ones are kept.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fourm_plugins.door import sniff
 from fourm_plugins.extras import optional
 from fourm_plugins.suggest import did_you_mean
 
-#: Bytes of decoded row groups that a process keeps, and the most that one may have.
+#: Bytes of decoded row groups that a process keeps, and the largest one allowed.
 KEPT, LARGEST = 1 << 28, 1 << 31
 OPEN_FILES = 32
-#: An image that is none.
+#: A missing image.
 _NOTHING = {"bytes": None, "path": None}
 _PART = re.compile(r"^(.*?)[-_.]?\d+(-of-\d+)?$")
 
 
 class ParquetSource(SampleSource):
-    """`columns`: modality -> column; by default the column that is called like the modality, or like its source."""
+    """`columns` maps modality to column; the default is the column named like the modality, or like its source."""
 
     def __init__(self, location: str, specs: Sequence[ModalitySpec], **columns: str) -> None:
         self._pq = optional("pyarrow.parquet", what="Parquet files need", install="fourm-parquet")
@@ -67,7 +67,7 @@ class ParquetSource(SampleSource):
 
     @property
     def splits(self) -> dict[str, list[str]]:
-        """By the files' names, or where these are numbers alone, their folders'."""
+        """Splits by the files' names, or by their folders' if these are only numbers."""
         found: dict[str, list[str]] = {}
         for name in self.names:
             *folders, stem, _ = name.split("/")

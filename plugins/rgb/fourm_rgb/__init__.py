@@ -1,4 +1,4 @@
-"""RGB pictures: `rgb`, tokens to see and to predict, and `rgb@pixels`, patches of pixels to see only.
+"""RGB pictures: `rgb`, tokens as input and target, and `rgb@pixels`, patches of pixels as input only.
 
 Files: PNG, JPEG or WebP. Value: uint8 (H, W, 3). Array: float32 (3, H, W), in [-1, 1] ("unit", what the published
 tokenizers take) or standardised by ImageNet's mean and deviation ("imagenet", what the published models take as
@@ -21,7 +21,7 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 
 class PixelSettings(images.PictureSettings):
     source: str = "rgb"
-    #: "unit": [-1, 1]. "imagenet": minus the mean, over the standard deviation of ImageNet's colours.
+    #: "unit": [-1, 1]. "imagenet": standardised by the mean and deviation of ImageNet's colours.
     normalisation: Literal["unit", "imagenet"] = "imagenet"
 
 

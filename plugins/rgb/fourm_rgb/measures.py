@@ -1,4 +1,4 @@
-"""Measures of pictures beside those of every picture-like modality.
+"""Metrics of pictures in addition to those of all picture-like modalities.
 
 In: equally long lists of pictures uint8 (H, W, 3), predicted and true. SSIM is the mean over pictures; the Fréchet
 distance compares two sets of pictures, in the features of a network.
@@ -18,7 +18,7 @@ from fourm_plugins.labelling import NetworkOptions, PictureNetwork
 
 Pictures = Sequence[np.ndarray]
 
-#: Below this a covariance of features is too uncertain for a Fréchet distance to mean anything.
+#: With fewer pictures a covariance of features is too uncertain for a Fréchet distance to mean anything.
 FRECHET_SAMPLES = 2048
 _SIGMA, _RADIUS = 1.5, 5  # pixels: the Gaussian window of SSIM, 11 wide
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -26,20 +26,20 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def ssim(predictions: Pictures, truths: Pictures) -> float:
     """Mean structural similarity (Wang et al. 2004, "Image quality assessment: from error visibility to structural
-    similarity", eq. 13), with its Gaussian window of 11 pixels, over the places where the window lies within the
-    picture, and over the colours. Of a smaller picture the window is the largest that fits."""
+    similarity", eq. 13), with its Gaussian window of 11 pixels, over all positions of the window within the picture,
+    and over the colours. A smaller picture gets the largest window that fits."""
     return float(np.mean([_ssim(p, t) for p, t in zip(predictions, truths, strict=True)]))
 
 
 def _ssim(p_HWC: np.ndarray, t_HWC: np.ndarray) -> float:
-    # Written out here: torchmetrics has it, but imports matplotlib, scipy.signal and transformers, for seconds.
+    # Written out, since torchmetrics takes seconds to import (matplotlib, scipy.signal, transformers).
     radius = min(_RADIUS, (min(p_HWC.shape[:2]) - 1) // 2)
     sigma = _SIGMA if radius == _RADIUS else max(radius, 0.1) / 3.5
     window = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     window /= window.sum()
 
     def mean(x: np.ndarray) -> np.ndarray:
-        """Weighted by the window, at each of its places within the picture."""
+        """Weighted by the window, at each of its positions within the picture."""
         for axis in (0, 1):
             x = np.lib.stride_tricks.sliding_window_view(x, len(window), axis) @ window
         return x

@@ -1,7 +1,7 @@
 """Semantic class maps.
 
 Files: PNG with one channel of class ids; one id may mean "no class" (`ignore`). Value: int64 (H, W), -1 where a pixel
-has no class. Array: the same, or with `void_first` one more everywhere, so that 0 stands for no class.
+has no class. Array: the same, or with `void_first` one more everywhere, so that 0 means "no class".
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class SemSegSettings(ClassSettings):
 
     source: str = "semseg"
     codebook_size: int = 4096
-    #: As many labels as the published tokenizers have, where neither this nor `classes` is given.
+    #: By default, unless `classes` is given, as many labels as the published tokenizers have.
     num_classes: int = Field(default=134, ge=2, le=65535)
-    #: Whether class 0 of what is tokenized stands for "no class", and the classes count from 1.
+    #: Whether class 0 of the array means "no class", and classes count from 1.
     void_first: bool = False
 
 
 class SemSeg(ClassGrid):
     Settings = SemSegSettings
-    #: 134 labels, for the 133 classes of COCO and for none.
+    #: 134 labels: the 133 classes of COCO, and none.
     published_settings: ClassVar = {"num_classes": 133, "void_first": True}
     claims = frozenset({"exact_files"})
     folders = ("label", "mask", "seg", "segmentation", "semantic", "class", "annotation")

@@ -22,15 +22,13 @@ _KINDS = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation
 
 
 class SemSegOptions(NetworkOptions):
-    #: {class of the model: class of the modality, or null for none}, beside classes of the same name.
+    #: {model's class: modality's class, or null for none}, in addition to classes of the same name.
     mapping: dict[str, str | None] = Field(default_factory=dict)
 
 
 class SemSegLabeller(Labeller):
-    """`classes`: the modality's names, or () for `number` classes without names, which the model's must then equal in
-    number. `ignored`: whether a map may hold pixels of no class.
-
-    Raises ValueError where no class of the model is one of the modality's."""
+    """`classes` are the modality's names, or () for `number` classes without names, as many as the model must have.
+    `ignored`: whether pixels may have no class. Raises ValueError if no class of the model is one of the modality's."""
 
     def __init__(
         self, model: str, options: SemSegOptions, *, classes: Sequence[str], number: int, ignored: bool
@@ -68,7 +66,7 @@ class SemSegLabeller(Labeller):
 
 
 def _match(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None], model: str) -> np.ndarray:
-    """int64 (model's classes,): the id of each, -1 for none."""
+    """int64 (model's classes,): the id of each in the modality, -1 for none."""
     ids_by_name = {same_label(name): i for i, name in enumerate(classes)}
     known = {same_label(name) for name in names}
     for name, target in mapping.items():

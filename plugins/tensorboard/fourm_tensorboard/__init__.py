@@ -21,7 +21,7 @@ from fourm_plugins import Run, hookimpl
 
 
 class TensorBoard:
-    """One file of curves for each run that is under way."""
+    """One file of curves for each run in progress."""
 
     def __init__(self) -> None:
         self._curves: dict[Path, _Curves] = {}
@@ -44,8 +44,8 @@ class TensorBoard:
 
 
 class _Curves:
-    """Scalars, each in the file when `write` returns. (torch's SummaryWriter writes in a thread, where a full disk ends
-    in a traceback.) Raises OSError, naming the file."""
+    """Scalars; each is in the file when `write` returns. (torch's SummaryWriter writes in a thread, where a full disk
+    ends in a traceback.) Raises OSError, naming the file."""
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)

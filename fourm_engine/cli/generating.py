@@ -1,0 +1,116 @@
+"""The options of commands that generate, and what they mean to `FourM.generate`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from fourm_engine.cli.options import Device, Disable, Providers, Tokenizers, pairs
+
+
+def generates(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of `_options`, too. It gets what they mean as `options`, {argument of the recipe:
+    value}."""
+    shown = [*_parameters(command), *(shared := _parameters(_options))]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = _options(**{p.name: given.pop(p.name) for p in shared})
+        command(**given, options=options)
+
+    shown = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in shown if p.name != "options"]
+    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in shown}
+    del run.__wrapped__  # typer would look at the command's own
+    return run
+
+
+def _parameters(function: Callable[..., Any]) -> list[Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    return [p.replace(annotation=hints[p.name]) for p in signature(function).parameters.values()]
+
+
+def _options(
+    seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
+    samples: Annotated[
+        int, typer.Option("--n-samples", "--samples", min=1, help="How many answers, drawn with seeds from --seed on.")
+    ] = 1,
+    reduce: Annotated[
+        list[str] | None,
+        typer.Option(help="Make one of them: mean, median or vote, with a picture of their spread; or TARGET=mean."),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="What to generate in turn, NAME,NAME; or auto, from the any-to-any matrix of the run."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what would run, and run nothing.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(help="Decoding order of grids: parallel, random_order, halton, remask, entropy, or a package's."),
+    ] = None,
+    order: Annotated[list[str] | None, typer.Option(help="SETTING=NUMBER of the scheme; repeat it.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")] = None,
+    guidance: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WEIGHT of all that is given, or NAME=WEIGHT, repeated; 1 is plain, below 0 leads away. WEIGHT,WEIGHT "
+            "is a schedule from the first step to the last."
+        ),
+    ] = None,
+    device: Device = None,
+    tokenizer: Tokenizers = None,
+    provider: Providers = None,
+    disable: Disable = None,
+) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "n_samples": samples,
+        "reduce": _one_or_each("--reduce", reduce, "NAME, or TARGET=NAME"),
+        "plan": plan if plan in (None, "auto") else [name for name in str(plan).split(",") if name],
+        "explain": explain,
+        "steps": steps,
+        "scheme": scheme,
+        "order": {k: _number("--order", v) for k, v in pairs("--order", order, "SETTING=NUMBER").items()} or None,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "guidance": _guidance(guidance),
+        "device": device,
+        "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=PLACE"),
+        "providers": pairs("--provider", provider, "NAME=DISTRIBUTION"),
+        "disable": disable or (),
+    }
+
+
+def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | dict[str, str] | None:
+    """The only value, or {name: value}; None without any."""
+    texts = list(texts or ())
+    return texts[0] if len(texts) == 1 and "=" not in texts[0] else pairs(option, texts, form) or None
+
+
+def _guidance(texts: Iterable[str] | None) -> Any:
+    given = _one_or_each("--guidance", texts, "WEIGHT, or NAME=WEIGHT")
+    return {name: _weight(text) for name, text in given.items()} if isinstance(given, dict) else _weight(given)
+
+
+def _weight(text: str | None) -> float | list[float] | None:
+    if text is None:
+        return None
+    weights = [_number("--guidance", part) for part in text.split(",")]
+    return weights if len(weights) > 1 else weights[0]
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option}: {text!r:.80} is no number") from None

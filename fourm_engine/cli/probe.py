@@ -1,0 +1,77 @@
+"""`fourm probe`: what classifiers read from the features of a model that is not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fourm_engine.cli.options import Device, Run, Seed, Sizes, sizes
+from fourm_engine.cli.tables import new_table, show
+
+
+def probe(
+    run: Run,
+    data: Annotated[
+        str, typer.Argument(help="Folder with a sub-folder a class, or train/ and val/ of such; see --labels.")
+    ],
+    given: Annotated[list[str], typer.Option("--input", help="Modality to show the encoder; repeat it (--labels).")],
+    out: Annotated[Path, typer.Option(help="Folder for probe.json and the features, which are used again.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSON {sample: class} or CSV sample,class: then DATA is as data.train of a config."),
+    ] = None,
+    val: Annotated[str | None, typer.Option(help="The same as DATA, of the validation samples.")] = None,
+    share: Annotated[
+        float, typer.Option("--held-out", min=0.01, max=0.99, help="Share of each class, where there is no --val.")
+    ] = 0.2,
+    probes: Annotated[
+        list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeat it. By default all.")
+    ] = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Training samples a class of a few-shot probe; repeat it. By default 1, 2, 5, … 100."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of each few-shot probe.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,
+    size: Sizes = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Measure kNN, linear and attentive probes and few-shot curves on a model's features. The model stays as it is."""
+    chosen = sizes(size)
+
+    from fourm_engine.recipes import probe as recipe
+
+    result = recipe.probe(
+        run,
+        data,
+        given,
+        out,
+        val=val,
+        labels=labels,
+        share=share,
+        probes=probes or recipe.PROBES,
+        shots=shots or (),
+        seeds=seeds,
+        epochs=epochs,
+        size=chosen,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+    )
+    table = new_table("probe", "top-1", "top-5", "mean of classes", "")
+    for name, one in result["probes"].items():
+        settings = ", ".join(f"{key.replace('_', ' ')} {one[key]:g}" for key in one if key not in _MEASURES)
+        table.add_row(name, *(f"{one[key]:.3f}" if key in one else "–" for key in _MEASURES), settings)
+    for one in result["few_shot"]:
+        deviation = "" if one["std"] is None else f" ± {one['std']:.3f}"
+        drawn = f"{len(one['top1'])} draws" if len(one["top1"]) > 1 else "one draw"
+        table.add_row(f"linear, {one['shots']} a class", f"{one['mean']:.3f}{deviation}", "–", "–", drawn)
+    table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes'])} classes")
+    show([table])
+
+
+_MEASURES = ("top1", "top5", "mean_class")

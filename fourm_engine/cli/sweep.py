@@ -1,0 +1,89 @@
+"""`fourm sweep`: trials over config keys, from one file; `fourm suite`: encoders by tasks by seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fourm_engine.cli.tables import literal, new_table, printable, show
+
+if TYPE_CHECKING:
+    from fourm_engine.sweep.results import Results
+    from fourm_engine.sweep.suite import Suite
+    from fourm_engine.sweep.sweep import Sweep
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file; see docs/sweeps.md.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Trials at the same time, each in a process; GPUs are shared out.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, in place of a table.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list its trials; train nothing.")]
+
+
+def sweep(
+    file: File,
+    *,
+    jobs: Jobs = 1,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train the trials of a sweep that are missing, and compare them. Start it again to go on; several may share it."""
+    from fourm_engine.sweep.sweep import Sweep
+
+    found = Sweep(file, tell=lambda line: typer.echo(line, err=True))
+    if dry_run:
+        list_trials(found)
+        return
+    report = found.run(jobs=jobs)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1, default=str))
+        return
+    show_results(report)
+
+
+def show_results(report: Results) -> None:
+    from fourm_engine.sweep.results import table_of
+
+    columns, rows = table_of(report)
+    if not any(row[-1] for row in rows):  # no errors
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    table = new_table(*map(literal, columns))
+    for row in rows:
+        table.add_row(*map(literal, row))
+    show([table], list(map(printable, report.notes)))
+
+
+def suite(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A suite file; see docs/sweeps.md.")],
+    *,
+    jobs: Jobs = 1,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run what is missing of a transfer suite, encoders by tasks by seeds, and compare. Start it again to go on."""
+    from fourm_engine.sweep.results import spread
+    from fourm_engine.sweep.suite import Suite
+
+    found = Suite(file, tell=lambda line: typer.echo(line, err=True))
+    if dry_run:
+        list_trials(found)
+        return
+    report = found.run(jobs=jobs)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1, default=str))
+        return
+    heads = [f"{label}: {r.measure.key} ({r.measure.goal})" for label, r in report.tasks.items()]
+    ranks = report.mean_ranks()
+    table = new_table("encoder", *map(literal, heads), "mean rank")
+    for name in [*ranks, *(encoder for encoder in found.config.encoders if encoder not in ranks)]:
+        groups = [report.group(task, name) for task in report.tasks]
+        cells = [f"{spread(group)} (rank {group.rank})" if group and group.rank else "" for group in groups]
+        table.add_row(literal(name), *cells, f"{ranks[name]:.3g}" if name in ranks else "")
+    show([table], list(map(printable, report.notes)))
+
+
+def list_trials(found: Sweep | Suite) -> None:
+    for trial in found.trials:
+        outcome = found.folder.outcome(trial)
+        typer.echo(f"{trial.folder}: {'to be done' if outcome is None else outcome.state}")

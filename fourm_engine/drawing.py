@@ -1,0 +1,187 @@
+"""Pictures for people: a picture with what explains its colours, and sheets of pictures and texts.
+
+In: what `Modality.render` gives, a `PIL.Image` or a string, and what `Modality.legend` says of it. Out: pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_plugins.legend import Key, Legend, Scale
+from fourm_plugins.modality import Modality
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Characters of a text that a cell shows.
+MAX_TEXT = 1500
+#: Entries of a key that are drawn, and characters of a name in it.
+MAX_ENTRIES, MAX_NAME = 14, 24
+#: Pixels to which a picture is enlarged before something is written beside it.
+SIDE = 256
+_INK, _PALE = (20, 20, 20), (110, 110, 110)
+
+
+def show(modality: Modality, value: Any, *, side: int = SIDE) -> Any:
+    """`value` for a person: a picture of `side` pixels with its scale or key beside it, or a string."""
+    return explained(modality.render(value), modality.legend(value), side=side)
+
+
+def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:
+    """A rendered value with its legend; the picture as it is where it has none, and a string as it is."""
+    if isinstance(rendered, str) or legend is None:
+        return rendered
+    from PIL import Image as pil
+
+    picture = fit(rendered, side)
+    beside = _scale(legend, picture.height) if isinstance(legend, Scale) else _key(legend)
+    whole = pil.new("RGB", (picture.width + 10 + beside.width, max(picture.height, beside.height)), "white")
+    whole.paste(picture, (0, 0))
+    whole.paste(beside, (picture.width + 10, 0))
+    return whole
+
+
+def _scale(scale: Scale, height: int) -> Image:
+    """The bar with its unit above, its marks at the right."""
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    letters, bar, line = font(12), 16, 16
+    top = line + 4 if scale.unit else line // 2
+    length = max(height - top - line // 2, 8 * line if scale.unit else 4 * line)
+    labels = [(share, text, round(letters.getlength(text))) for share, text in scale.marks]
+    width = max([bar + 10 + w for _, _, w in labels] + [round(letters.getlength(scale.unit))], default=bar) + 4
+    picture = pil.new("RGB", (width, top + length + line // 2), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((0, 0), scale.unit, fill=_INK, font=letters)
+    rows = np.round(np.linspace(len(scale.colours) - 1, 0, length)).astype(int)
+    strip = np.repeat(np.asarray(scale.colours, np.uint8)[rows][:, None], bar, 1)
+    picture.paste(pil.fromarray(strip), (0, top))
+    last = float("inf")
+    for share, text, _ in sorted(labels):
+        y = top + round((1 - share) * (length - 1))
+        pen.line((bar, y, bar + 4, y), fill=_INK)
+        if last - y >= line - 2:  # one label above the other, never over it
+            pen.text((bar + 8, y), text, fill=_INK, font=letters, anchor="lm")
+            last = y
+    return picture
+
+
+def _key(key: Key) -> Image:
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    letters, line, swatch = font(12), 18, 12
+    lines = [(colour, name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…") for colour, name in key.entries]
+    more = len(lines) - MAX_ENTRIES
+    names = [name for _, name in lines[:MAX_ENTRIES]] + ([f"and {more} more"] if more > 0 else [])
+    width = swatch + 10 + max((round(letters.getlength(name)) for name in names), default=0)
+    picture = pil.new("RGB", (width, line * max(1, len(names))), "white")
+    pen = ImageDraw.Draw(picture)
+    for number, name in enumerate(names):
+        y = number * line
+        if number < MAX_ENTRIES:
+            pen.rectangle((0, y + 3, swatch, y + 3 + swatch), fill=lines[number][0], outline=(90, 90, 90))
+        pen.text(
+            (swatch + 7, y + line // 2), name, fill=_INK if number < MAX_ENTRIES else _PALE, font=letters, anchor="lm"
+        )
+    return picture
+
+
+def png(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def fit(image: Image, cell: int) -> Image:
+    """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
+    from PIL import Image as pil
+
+    scale = cell / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, pil.Resampling.NEAREST if scale >= 1 else pil.Resampling.LANCZOS)
+
+
+def font(size: int) -> Any:
+    """A scalable font: matplotlib's where it is installed, since Pillow's own lacks most signs beyond Latin."""
+    from PIL import ImageFont
+
+    try:
+        from matplotlib import font_manager
+    except ImportError:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A `PIL.Image` or a string, and what it is."""
+
+    content: Any
+    caption: str = ""
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Cell | None]]], *, title: Sequence[str] = (), cell: int = 192, margin: int = 8
+) -> Image:
+    """rows: (label, cells); a row is as tall as its tallest cell. `title`: lines above."""
+    from PIL import Image as pil
+    from PIL import ImageDraw
+
+    letters, small, line = font(13), font(11), 15
+    label_width = 14 + max((round(letters.getlength(label)) for label, _ in rows), default=0)
+    columns = max((len(cells) for _, cells in rows), default=0)
+    width = max(
+        label_width + columns * (cell + margin) + margin,
+        *(round(letters.getlength(text)) + 3 * margin for text in title or [""]),
+    )
+    laid = [(label, [_lay(c, cell, small) for c in cells]) for label, cells in rows]
+    heights = [max((_height(c, line) for c in cells), default=0) + margin for _, cells in laid]
+    top = margin + (line + 4) * len(title)
+    picture = pil.new("RGB", (width, top + sum(heights) + margin), "white")
+    pen = ImageDraw.Draw(picture)
+    for number, text in enumerate(title):
+        pen.text((margin, margin + (line + 4) * number), text, fill=(20, 20, 20), font=letters)
+    y = top
+    for (label, cells), height in zip(laid, heights):
+        pen.text((margin, y + line), label, fill=(20, 20, 20), font=letters)
+        for column, laid_cell in enumerate(cells):
+            if laid_cell is None:
+                continue
+            x, (content, caption) = label_width + column * (cell + margin), laid_cell
+            for number, text in enumerate(caption):
+                pen.text((x, y + line * number), text, fill=(110, 110, 110), font=small)
+            below = y + line * len(caption) + 2
+            if isinstance(content, list):
+                pen.multiline_text((x, below), "\n".join(content), fill=(20, 20, 20), font=small, spacing=2)
+            else:
+                picture.paste(content, (x, below))
+        y += height
+    return picture
+
+
+def _lay(cell: Cell | None, side: int, small: Any) -> tuple[Any, list[str]] | None:
+    """(picture at its size or lines, lines of the caption)."""
+    if cell is None or cell.content is None:
+        return None
+    characters = max(8, round(side / small.getlength("n" * 20) * 20))
+    caption = textwrap.wrap(cell.caption, characters)
+    if isinstance(cell.content, str):
+        text = cell.content if len(cell.content) <= MAX_TEXT else cell.content[:MAX_TEXT] + "…"
+        wrapped = [line for part in text.split("\n") for line in textwrap.wrap(part, characters) or [""]]
+        return wrapped, caption
+    return fit(cell.content, side), caption
+
+
+def _height(laid: tuple[Any, list[str]] | None, line: int) -> int:
+    if laid is None:
+        return line * 2
+    content, caption = laid
+    return line * len(caption) + 2 + (line * len(content) + 4 if isinstance(content, list) else content.height)

@@ -1,0 +1,156 @@
+"""A generation step by step: after each step what its tokens so far decode to, as an animated GIF or PNG.
+
+In: a model, a request as `FourM.generate` takes it. Out: frames, each a row of the inputs and of the targets so far.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_engine.data.raw.aspect import array_aspect
+from fourm_engine.drawing import Cell, sheet
+from fourm_engine.evaluate.pictures import hide
+from fourm_engine.generate.inputs import Condition, Ids, Typed
+from fourm_engine.generate.result import Results
+from fourm_engine.model import FourM
+from fourm_plugins.spec import Grid
+from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL.Image import Image
+
+#: Frames of one target; of a longer one (a token a frame) so many are shown, evenly spaced.
+MAX_FRAMES = 64
+FORMATS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
+#: Milliseconds that a step is shown, and the result.
+STEP_MS, RESULT_MS = 250, 2500
+
+
+def check_animation(path: Path) -> None:
+    """Raise ValueError for a file that is no animation by its name."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: an animation is a .gif, or a .png (APNG); change the extension")
+
+
+@dataclass
+class Steps:
+    """What was known after each step of one sample: target -> [(ids, known)]."""
+
+    model: FourM
+    events: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+
+    @contextmanager
+    def recorded(self) -> Iterator[Steps]:
+        """In the block all that the model generates of its first sample is recorded."""
+        with self.model.sampler.watched(self._add):
+            yield self
+
+    def _add(self, target: str, ids: np.ndarray, known: np.ndarray) -> None:
+        self.events.setdefault(target, []).append((ids[0], known[0]))
+
+    def frames(self, inputs: Mapping[str, Any], results: Results, *, cell: int = 192) -> list[Image]:
+        """One a step and one of `results`, all of one size. Raises ValueError where there was one step alone, which
+        moves nothing."""
+        if all(len(events) < 2 for events in self.events.values()):
+            raise ValueError("an animation needs more than one step; raise steps (--steps 8)")
+        given = [Cell(input_shown(self.model, name, value), name) for name, value in inputs.items()]
+        done, rows = dict[str, Cell](), list[list[Cell | None]]()
+        for target, events in self.events.items():
+            chosen = sorted({round(k) for k in np.linspace(0, len(events) - 1, min(len(events), MAX_FRAMES))})
+            for number in chosen:
+                what = f"{target}: {'token' if self._sequence(target) else 'step'} {number + 1} of {len(events)}"
+                done[target] = Cell(self._so_far(target, *events[number]), what)
+                rows.append([*given, *(done.get(name) for name in self.events)])
+            done[target] = Cell(done[target].content, target)
+        final = {name: Cell(one.render(), name) for name, one in results.items()}
+        rows.append([*given, *({**done, **final}.get(name) for name in self.events)])
+        return _equally_large([sheet([("", row)], cell=cell) for row in rows])
+
+    def _sequence(self, target: str) -> bool:
+        return self.model.modalities[target].spec.layout.kind == "sequence"
+
+    def _so_far(self, target: str, ids: np.ndarray, known: np.ndarray) -> Any:
+        """What the known tokens decode to; of a grid the others are grey, and count as the nearest known one."""
+        modality, layout = self.model.modalities[target], self.model.modalities[target].spec.layout
+        if self._sequence(target):
+            ids = ids[known]
+        elif not known.any():
+            ids = np.zeros_like(ids)
+        else:
+            columns = layout.width if isinstance(layout, Grid) else len(ids)
+            ids = ids[_nearest(known, columns)]
+        rendered = modality.render(modality.denormalise(self.model.tokenizers[target].decode([ids])[0]))
+        if isinstance(rendered, str) or not isinstance(layout, Grid):
+            return rendered
+        return hide(rendered, known.reshape(layout.height, layout.width))
+
+
+def input_shown(model: FourM, name: str, given: Any) -> Any:
+    """An input, rendered as the model sees it."""
+    given = given.value if isinstance(given, Condition) else given
+    if isinstance(given, Ids):
+        modality = model.modalities[name]
+        return modality.render(modality.denormalise(model.tokenizers[name].decode([given.ids])[0]))
+    modality = model.reader.instance(name, raw=True)
+    value = modality.from_text(given.text) if isinstance(given, Typed) else modality.value(given)
+    if modality.spec.layout.kind != "sequence" or not isinstance(value, str):
+        shape = array_aspect(modality.spec) or 1.0
+        view = View.centre(source_aspect=modality.aspect(value) or shape, target_aspect=shape)
+        value = modality.augment(value, view)
+    return modality.render(value)
+
+
+def _nearest(known: np.ndarray, columns: int) -> np.ndarray:
+    """Index of the known token nearest to each, in a grid of so many columns."""
+    at = np.arange(len(known))
+    there = np.flatnonzero(known)
+    rows, across = at // columns, at % columns
+    distance = (rows[:, None] - rows[there]) ** 2 + (across[:, None] - across[there]) ** 2
+    return there[distance.argmin(1)]
+
+
+def _equally_large(frames: Sequence[Image]) -> list[Image]:
+    from PIL import Image as pil
+
+    size = max(f.width for f in frames), max(f.height for f in frames)
+    whole = []
+    for frame in frames:
+        whole.append(pil.new("RGB", size, "white"))
+        whole[-1].paste(frame, (0, 0))
+    return whole
+
+
+def animated(frames: Sequence[Image], path: Path) -> bytes:
+    """The file of an animation, in the format of the path's extension; it begins again after the last frame."""
+    check_animation(path)
+    times = [STEP_MS] * (len(frames) - 1) + [RESULT_MS]
+    kind = FORMATS[path.suffix.lower()]
+    buffer = io.BytesIO()
+    if kind == "GIF":
+        from PIL import Image as pil
+
+        # one palette for all frames, so that no colour flickers
+        palette = _strip(frames).quantize(256)
+        frames = [frame.quantize(palette=palette, dither=pil.Dither.NONE) for frame in frames]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
+    return buffer.getvalue()
+
+
+def _strip(frames: Sequence[Image]) -> Image:
+    """The last frame above the middle one: what the palette is chosen for."""
+    from PIL import Image as pil
+
+    width, height = frames[-1].size
+    strip = pil.new("RGB", (width, 2 * height))
+    strip.paste(frames[-1], (0, 0))
+    strip.paste(frames[len(frames) // 2], (0, height))
+    return strip

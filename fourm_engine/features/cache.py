@@ -1,0 +1,117 @@
+"""Features of samples on disk, so that a second probe of the same samples computes none.
+
+In: an encoder and samples. Out: their features, from `folder/<digest>` where they are: of the encoder, what it was
+shown, and the names, sizes and times of the files. `pooled`, float32 (n, D); where wanted `tokens`, float16 (n, N, D),
+and `valid`, bool (n, N); raw numbers, their shape in `features.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourm_engine.features.encoder import Encoder
+from fourm_engine.features.reading import Samples, batches
+from fourm_engine.files import replacing_folder
+
+FORMAT = 1
+FACTS = "features.json"
+_TYPES = {"pooled": np.float32, "tokens": np.float16, "valid": np.bool_}
+
+
+@dataclass(frozen=True, eq=False)
+class CachedFeatures:
+    """Of the samples that can be used; arrays are mapped, not read."""
+
+    names: list[str]
+    arrays: dict[str, np.ndarray]
+    computed: bool
+
+
+def features_of(
+    encoder: Encoder,
+    samples: Samples,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    tokens: bool,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> CachedFeatures:
+    """Features of `names`, from the cache or computed and kept there. Raises ValueError where none can be used, and
+    where features are not finite."""
+    place = folder / _digest(encoder, samples, names, tokens)
+    if (cached := _load(place)) is None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(place) as temporary:
+            _compute(encoder, samples, names, temporary, tokens, batch_size, progress)
+        cached = _load(place)
+        assert cached is not None
+        return CachedFeatures(cached.names, cached.arrays, True)
+    return cached
+
+
+def _digest(encoder: Encoder, samples: Samples, names: Sequence[str], tokens: bool) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {encoder.fingerprint()} {sorted(encoder.inputs.items())} {tokens}".encode())
+    for name in names:
+        digest.update(f"\n{name}\0{samples.stamp(name)}".encode())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def _compute(
+    encoder: Encoder,
+    samples: Samples,
+    names: Sequence[str],
+    folder: Path,
+    tokens: bool,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    length = sum(encoder.reader.modalities[m].spec.layout.num_tokens for m in {*encoder.inputs.values()})
+    used, kinds = list[str](), ("pooled", "tokens", "valid") if tokens else ("pooled",)
+    with ExitStack() as stack:
+        files = {kind: stack.enter_context((folder / kind).open("wb")) for kind in kinds}
+        for batch, done in batches(samples, names, batch_size):
+            features = encoder.forward_features([sample for _, sample in batch])
+            arrays: dict[str, Any] = {"pooled": features.pooled().float().cpu().numpy()}
+            if not np.isfinite(arrays["pooled"]).all():
+                raise ValueError(f"features of {batch[0][0]} are not finite; the model has diverged, use another")
+            if tokens:
+                short = length - features.valid.shape[1]
+                arrays["tokens"] = np.pad(features.values.float().cpu().numpy(), ((0, 0), (0, short), (0, 0)))
+                arrays["valid"] = np.pad(features.valid.cpu().numpy(), ((0, 0), (0, short)))
+            for kind, file in files.items():
+                file.write(np.ascontiguousarray(arrays[kind], _TYPES[kind]).tobytes())
+            used += [name for name, _ in batch]
+            progress(done, len(names))
+    if not used:
+        raise ValueError(f"none of {len(names)} samples can be used; see the warnings")
+    n, d = len(used), encoder.num_features
+    shapes = {"pooled": [n, d], "tokens": [n, length, d], "valid": [n, length]}
+    facts = {"format": FORMAT, "names": used, "shapes": {kind: shapes[kind] for kind in kinds}}
+    (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+
+def _load(folder: Path) -> CachedFeatures | None:
+    """None where they are not there, or damaged, so that they are computed again."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        arrays = {}
+        for kind, shape in facts["shapes"].items():
+            count = int(np.prod([int(edge) for edge in shape]))
+            if (folder / kind).stat().st_size != count * np.dtype(_TYPES[kind]).itemsize:
+                return None
+            arrays[kind] = np.memmap(folder / kind, _TYPES[kind], "r", shape=tuple(shape))
+        names = [str(name) for name in facts["names"]]
+        return CachedFeatures(names, arrays, False) if len(names) == len(arrays["pooled"]) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

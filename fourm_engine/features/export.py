@@ -1,0 +1,271 @@
+"""An encoder as one file that runs without this package: an ONNX graph, or a program of `torch.export`.
+
+In: an `Encoder` with the inputs that the file takes. Out: the file, which appears when its outputs have been compared
+with those of the encoder, and `FileFacts`, which the file holds, too, as JSON (metadata `fourm.json`). The graph takes
+a tensor an input, of any number of samples B, in the order of the vocabulary:
+
+- of a continuous modality its array, float32 (B, *shape), normalised as the plugin does; a patch with a NaN is missing;
+- of any other its token ids, int64 (B, n), -1 where there is none.
+
+It gives `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), the tokens of one input after those of another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourm_engine.features.encoder import Encoder, ReadSample, without
+from fourm_engine.files import replacing_file
+from fourm_engine.masking.pack import Shown
+from fourm_plugins.extras import optional
+from fourm_plugins.spec import FeatureMap, ModalitySpec
+
+Format = Literal["onnx", "torch"]
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
+OUTPUTS = ("pooled", "tokens", "valid")
+#: Largest difference from the encoder's outputs that a file may have.
+TOLERANCE = 1e-4
+#: Protocol buffers, and so ONNX files, are smaller than 2 GiB.
+MAX_ONNX_BYTES = 2**31 - 2**24
+OPSET = 18
+_KEY = "fourm.json"
+_INSTALL = {"what": "ONNX files need", "install": "fourm-engine[onnx]"}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file takes and gives. `inputs`: name -> modality, dtype, shape, and what decides what its numbers mean;
+    `outputs`: name -> shape; `encoder`: its fingerprint."""
+
+    inputs: dict[str, dict[str, Any]]
+    outputs: dict[str, list[Any]]
+    encoder: str
+
+
+class Exportable(nn.Module):
+    """The encoder of fixed inputs, {name: modality}, as a module of tensors alone."""
+
+    def __init__(self, encoder: Encoder, inputs: Mapping[str, str]) -> None:
+        super().__init__()
+        embedding = encoder.network.embedding
+        self.network = without(encoder.network, {"embedding"})
+        self.specs = [encoder.reader.modalities[modality].spec for modality in inputs.values()]
+        self.registers = encoder.network.config.registers
+        for i, spec in enumerate(self.specs):
+            entry, n = encoder.vocabulary[spec.name], spec.layout.num_tokens
+            pos = torch.arange(n, device=encoder.device)[None]
+            place = embedding.place(pos, torch.full_like(pos, entry.index)).detach()
+            self.register_buffer(f"place{i}", place.clone())
+            rows = embedding.encoder_table[entry.start : entry.stop]
+            weights = embedding.projections.get_parameter(f"{spec.name}.weight") if spec.continuous else rows
+            self.register_buffer(f"weights{i}", weights.detach().clone())
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        content, place, valid = [], [], []
+        for i, (spec, x) in enumerate(zip(self.specs, inputs, strict=True)):
+            weights, there = getattr(self, f"weights{i}"), getattr(self, f"place{i}")
+            if spec.continuous:
+                patches = _patchified(x, spec)
+                missing = patches.isnan().any(-1)
+                content.append(F.linear(torch.where(missing[..., None], 0.0, patches), weights))
+            else:
+                missing = x < 0
+                content.append(F.embedding(x.clamp(min=0), weights))
+            valid.append(~missing)
+            place.append(there.expand(content[-1].shape))
+        states, _, _ = self.network.encode_embedded(torch.cat(content, 1), torch.cat(place, 1), torch.cat(valid, 1))
+        x_BND, valid_BN = states[0][:, self.registers :], torch.cat(valid, 1)
+        kept = torch.where(valid_BN[..., None], x_BND, 0.0)
+        return kept.sum(1) / valid_BN.sum(1, keepdim=True).clamp(min=1), kept, valid_BN
+
+
+def _patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
+    """`fourm_engine.masking.pack.patchify` of a batch."""
+    if not isinstance(spec.array, FeatureMap):
+        return x.flatten(1).unflatten(1, (spec.layout.num_tokens, -1))
+    (ph, pw), array = spec.patch, spec.array
+    rows, columns = array.height // ph, array.width // pw
+    parts = x.reshape(-1, array.channels, rows, ph, columns, pw).permute(0, 2, 4, 3, 5, 1)
+    return parts.reshape(-1, rows * columns, ph * pw * array.channels)
+
+
+def arrays_of(encoder: Encoder, samples: Sequence[ReadSample], inputs: Mapping[str, str]) -> list[np.ndarray]:
+    """What an exported file takes for `samples`, in its order."""
+    return [_filled(encoder, samples, modality) for modality in inputs.values()]
+
+
+def _filled(encoder: Encoder, samples: Sequence[ReadSample], modality: str) -> np.ndarray:
+    spec = encoder.reader.modalities[modality].spec
+    n = spec.layout.num_tokens
+    shown = [sample.shown.get(modality, Shown.tokens([])) for sample in samples]
+    if not spec.continuous:
+        ids = np.full((len(samples), n), -1, np.int64)
+        for row, part in zip(ids, shown, strict=True):
+            row[part.pos] = part.ids
+        return ids
+    patches: np.ndarray = np.full((len(samples), n, spec.patch_dim), np.nan, np.float32)
+    for row, part in zip(patches, shown, strict=True):
+        if part.features is not None:
+            row[part.pos] = part.features
+    if not isinstance(spec.array, FeatureMap):
+        return patches.reshape(len(samples), -1)
+    (ph, pw), array = spec.patch, spec.array
+    rows, columns = array.height // ph, array.width // pw
+    parts = patches.reshape(-1, rows, columns, ph, pw, array.channels).transpose(0, 5, 1, 3, 2, 4)
+    return parts.reshape(-1, array.channels, array.height, array.width)
+
+
+def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileFacts, float]:
+    """Write `path`, an encoder of all its `inputs`; a file that is there is replaced. Returns what it takes and gives,
+    and the largest difference of its outputs from the encoder's, which moves to the CPU.
+
+    Raises ValueError: a name that ends otherwise than the format's files do, packages that are not installed, an
+    encoder too large for the format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(f"{path}: files of format {format} end in {SUFFIXES[format]}; change --out or --format")
+    if format == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            optional(package, **_INSTALL)
+    encoder = encoder.to("cpu").eval()
+    given: dict[str, str] = {}
+    for name, modality in sorted(encoder.inputs.items(), key=lambda pair: encoder.vocabulary[pair[1]].index):
+        if modality in given.values():
+            raise ValueError(f"inputs: {name!r} is {modality!r}, which is there already; give one of the two")
+        given[name] = modality
+    module = Exportable(encoder, given).eval()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if format == "onnx" and size > MAX_ONNX_BYTES:
+        raise ValueError(f"{path}: {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2; use --format torch")
+    samples = _samples(encoder, given)
+    tensors = [torch.from_numpy(array) for array in arrays_of(encoder, samples, given)]
+    facts = FileFacts(
+        {name: _described(encoder, modality) for name, modality in given.items()},
+        {
+            "pooled": ["batch", encoder.num_features],
+            "tokens": ["batch", sum(spec.layout.num_tokens for spec in module.specs), encoder.num_features],
+            "valid": ["batch", sum(spec.layout.num_tokens for spec in module.specs)],
+        },
+        encoder.fingerprint(),
+    )
+    write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_torch, _load_torch)
+    with replacing_file(path) as temporary:
+        # torch tells a file's kind by its name.
+        written = temporary.with_name(temporary.name + SUFFIXES[format])
+        try:
+            write(module, tensors, list(given), facts, written)
+            difference = _difference(encoder, samples, tensors, load(written))
+            written.replace(temporary)
+        finally:
+            written.unlink(missing_ok=True)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"{path}: the file's outputs differ from the encoder's by {difference:.1e}, more than {TOLERANCE:.0e}; "
+                "nothing is written"
+            )
+    return facts, difference
+
+
+def _described(encoder: Encoder, modality: str) -> dict[str, Any]:
+    spec = encoder.reader.modalities[modality].spec
+    if not spec.continuous:
+        dtype, shape = "int64", [spec.layout.num_tokens]
+    elif isinstance(spec.array, FeatureMap):
+        dtype, shape = "float32", [spec.array.channels, spec.array.height, spec.array.width]
+    else:
+        dtype, shape = "float32", [spec.layout.num_tokens * spec.patch_dim]
+    identity = encoder.reader.modalities[modality].identity()
+    return {"modality": modality, "dtype": dtype, "shape": ["batch", *shape], "identity": identity}
+
+
+def _samples(encoder: Encoder, given: Mapping[str, str]) -> list[ReadSample]:
+    """Drawn samples to compare with: one that has all, one without each input, one with parts alone, one of nothing."""
+    rng, whole = np.random.default_rng(0), {}
+    for modality in given.values():
+        spec = encoder.reader.modalities[modality].spec
+        n = spec.layout.num_tokens
+        if spec.continuous:
+            features = rng.normal(size=(n, spec.patch_dim)).astype(np.float32)
+            whole[modality] = Shown(np.arange(n), np.full(n, -1, np.int64), features)
+        else:
+            assert spec.token_space is not None
+            whole[modality] = Shown.tokens(rng.integers(spec.token_space.size, size=n))
+    parts = {name: shown.at(rng.random(len(shown)) < 0.5) for name, shown in whole.items()}
+    without = [{name: shown for name, shown in whole.items() if name != left_out} for left_out in whole]
+    return [ReadSample(shown, {}) for shown in (whole, *without, parts, {})]
+
+
+@torch.inference_mode()
+def _difference(
+    encoder: Encoder,
+    samples: Sequence[ReadSample],
+    tensors: Sequence[Tensor],
+    run: Callable[[Sequence[Tensor]], list[np.ndarray]],
+) -> float:
+    """The largest, over batches of one sample and of all; infinite where other tokens are valid."""
+    worst = 0.0
+    for rows in (slice(0, 1), slice(0, len(samples))):
+        features = encoder.forward_features(samples[rows])
+        pooled, tokens, valid = run([tensor[rows] for tensor in tensors])
+        if valid.sum(1).tolist() != features.valid.sum(1).tolist():
+            return float("inf")
+        differences = [pooled - features.pooled().numpy(), tokens[valid] - features.values[features.valid].numpy()]
+        worst = max([worst, *(float(np.abs(d).max()) for d in differences if d.size)])
+    return worst
+
+
+def _shapes(names: Sequence[str]) -> tuple[tuple[dict[int, Any], ...]]:
+    batch = torch.export.Dim("batch", min=1)
+    return (tuple({0: batch} for _ in names),)
+
+
+def _write_torch(
+    module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
+) -> None:
+    program = torch.export.export(module, tuple(tensors), dynamic_shapes=_shapes(names))
+    torch.export.save(program, path, extra_files={_KEY: json.dumps(asdict(facts))})
+
+
+def _load_torch(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:
+    module = torch.export.load(path).module()
+    return lambda tensors: [output.numpy() for output in module(*tensors)]
+
+
+def _write_onnx(
+    module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
+) -> None:
+    for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            tuple(tensors),
+            input_names=list(names),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=_shapes(names),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props[_KEY] = json.dumps(asdict(facts))
+    program.save(path, external_data=False)
+
+
+def _load_onnx(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:
+    session = optional("onnxruntime", **_INSTALL).InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    return lambda tensors: session.run(
+        None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    )

@@ -1,0 +1,45 @@
+"""Classes of samples, from a file that names them: JSON or CSV in, {sample: class} out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from fourm_plugins.counting import counted
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """{sample: class} of a JSON object, or of a CSV file of two columns, with or without the header `sample,class`.
+
+    Raises ValueError where it is neither, or says two classes of one sample."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); --labels is a JSON or CSV file") from None
+    if path.suffix.lower() == ".json":
+        try:
+            table = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not JSON ({error})") from None
+        if (
+            not isinstance(table, dict)
+            or not all(isinstance(label, (str, int)) for label in table.values())
+            or not table
+        ):
+            raise ValueError(f"{path}: expected an object {{sample: class}} whose classes are text or integers")
+        return {name: str(label) for name, label in table.items()}
+    found: dict[str, str] = {}
+    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["sample", "class"]):
+            continue
+        if len(row) != 2:
+            raise ValueError(
+                f"{path}: line {number} has {counted(len(row), 'column')}; expected a sample and its class"
+            )
+        name, label = (cell.strip() for cell in row)
+        if found.setdefault(name, label) != label:
+            raise ValueError(f"{path}: line {number}: {name!r} is of class {found[name]!r} in a line before")
+    if not found:
+        raise ValueError(f"{path}: no line with a sample and its class")
+    return found

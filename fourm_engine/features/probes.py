@@ -1,0 +1,248 @@
+"""Probes: what a classifier reads from features that are fixed.
+
+In: features of training and validation samples and their classes. Out: scores (n, C), of which the largest decides.
+Nothing here sees the encoder, so that no probe can train it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourm_engine.nn.pooling import AttentivePooling
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+#: kNN as DINO (arXiv 2104.14294) and 4M-21 have it.
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+#: Of the sum over the squared weights, beside the mean cross-entropy; what the linear probe chooses among.
+WEIGHT_DECAYS = tuple(10.0**power for power in range(1, -6, -1))
+#: Of few-shot probes, which have no samples to choose it by.
+FEW_SHOT_DECAY = 1e-2
+#: AdamW's, of the attentive probe.
+ATTENTIVE_DECAYS = (0.3, 0.03, 0.003)
+ATTENTIVE_RATE = 1e-3
+HELD_OUT = 0.2
+_BLOCK = 1 << 10
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """n samples with their classes in [0, C). `tokens` and `valid` are there where they are needed, perhaps mapped from
+    a file."""
+
+    names: list[str]
+    labels: Int[Tensor, " n"]
+    pooled: Float[Tensor, "n D"]
+    tokens: Float[np.ndarray, "n N D"] | None = field(default=None, repr=False)
+    valid: Bool[np.ndarray, "n N"] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, rows: Tensor) -> Labelled:
+        index = rows.numpy()
+        return Labelled(
+            [self.names[i] for i in index],
+            self.labels[rows],
+            self.pooled[rows],
+            None if self.tokens is None else self.tokens[index],
+            None if self.valid is None else self.valid[index],
+        )
+
+
+def knn(
+    train: Labelled, val: Labelled, classes: int, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE
+) -> Float[Tensor, "n C"]:
+    """Votes of the `k` nearest training samples by cosine, each with weight exp(cosine / temperature)."""
+    keys, k = F.normalize(train.pooled, dim=1), min(k, len(train))
+    scores = torch.zeros(len(val), classes)
+    for start in range(0, len(val), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        cosine, nearest = (F.normalize(val.pooled[rows], dim=1) @ keys.T).topk(k, dim=1)
+        # Relative to the nearest, so that no weight is beyond float32.
+        scores[rows].scatter_add_(1, train.labels[nearest], ((cosine - cosine[:, :1]) / temperature).exp())
+    return scores
+
+
+class Linear:
+    """Multinomial logistic regression on standardised features: mean cross-entropy + decay / 2 · |W|², by L-BFGS."""
+
+    def __init__(self, train: Labelled, classes: int, decay: float, start: Linear | None = None) -> None:
+        x = train.pooled.double()
+        self.mean, self.scale = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
+        x = (x - self.mean) / self.scale
+        self.weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
+        self.bias = torch.zeros(classes, dtype=x.dtype) if start is None else start.bias.clone()
+        parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
+        optimiser = torch.optim.LBFGS(
+            parameters, max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = F.cross_entropy(x @ self.weight.T + self.bias, train.labels)
+            loss = loss + decay / 2 * self.weight.square().sum()
+            loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
+        self.weight, self.bias = self.weight.detach(), self.bias.detach()
+
+    def scores(self, samples: Labelled) -> Float[Tensor, "n C"]:
+        x = (samples.pooled.double() - self.mean) / self.scale
+        return (x @ self.weight.T + self.bias).float()
+
+
+def few_shot(train: Labelled, val: Labelled, classes: int, shots: int, *, seed: int) -> Float[Tensor, "n C"]:
+    """A linear probe of `shots` samples a class, drawn by `seed`."""
+    return Linear(train.at(drawn(train.labels, classes, shots, seed)), classes, FEW_SHOT_DECAY).scores(val)
+
+
+def drawn(labels: Tensor, classes: int, shots: int, seed: int) -> Int[Tensor, " rows"]:
+    """Rows of `shots` samples of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.cat([order[labels[order] == c][:shots] for c in range(classes)])
+
+
+def linear(train: Labelled, val: Labelled, classes: int, *, seed: int) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
+    """The linear probe with the weight decay that does best on a share of the training samples, fitted to all."""
+    decay = _chosen(train, classes, seed, WEIGHT_DECAYS, _linear_sweep)
+    return Linear(train, classes, decay).scores(val), {"weight_decay": decay}
+
+
+def _linear_sweep(fit: Labelled, held_out: Labelled, classes: int) -> list[Tensor]:
+    scores, last = list[Tensor](), None
+    for decay in WEIGHT_DECAYS:  # from strong to weak, each from the one before
+        last = Linear(fit, classes, decay, start=last)
+        scores.append(last.scores(held_out))
+    return scores
+
+
+class Attentive(nn.Module):
+    """Attentive pooling and a linear classifier."""
+
+    def __init__(self, width: int, heads: int, classes: int) -> None:
+        super().__init__()
+        self.pool, self.head = AttentivePooling(width, heads), nn.Linear(width, classes)
+
+    def forward(self, x_BND: Tensor, valid_BN: Tensor) -> Tensor:
+        return self.head(self.pool(x_BND, valid_BN))
+
+
+def attentive(
+    train: Labelled,
+    val: Labelled,
+    classes: int,
+    *,
+    heads: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
+    """The attentive probe by AdamW with a cosine schedule, with the weight decay that does best on a share of the
+    training samples, fitted to all."""
+
+    def scores(fit: Labelled, other: Labelled, decay: float) -> Tensor:
+        probe = _fit_attentive(
+            fit, classes, decay, heads=heads, epochs=epochs, batch_size=batch_size, seed=seed, device=device
+        )
+        return _attentive_scores(probe, other, batch_size, device)
+
+    decay = _chosen(
+        train, classes, seed, ATTENTIVE_DECAYS, lambda fit, held, _: [scores(fit, held, d) for d in ATTENTIVE_DECAYS]
+    )
+    return scores(train, val, decay), {"weight_decay": decay, "epochs": epochs, "lr": ATTENTIVE_RATE}
+
+
+def _fit_attentive(
+    train: Labelled,
+    classes: int,
+    decay: float,
+    *,
+    heads: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+) -> Attentive:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        probe = Attentive(train.pooled.shape[1], heads, classes).to(device)
+        optimiser = torch.optim.AdamW(probe.parameters(), lr=ATTENTIVE_RATE, weight_decay=decay)
+        steps = epochs * -(-len(train) // batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(train), generator=generator).split(batch_size):
+                x, valid = _tokens(train, rows.sort().values.numpy(), device)
+                labels = train.labels[rows.sort().values].to(device)
+                optimiser.zero_grad()
+                F.cross_entropy(probe(x, valid), labels).backward()
+                optimiser.step()
+                schedule.step()
+    return probe
+
+
+@torch.no_grad()
+def _attentive_scores(probe: Attentive, samples: Labelled, batch_size: int, device: torch.device | str) -> Tensor:
+    parts = [slice(start, start + batch_size) for start in range(0, len(samples), batch_size)]
+    return torch.cat([probe(*_tokens(samples, rows, device)).cpu() for rows in parts])
+
+
+def _tokens(samples: Labelled, rows: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    assert samples.tokens is not None
+    assert samples.valid is not None
+    x = torch.from_numpy(samples.tokens[rows].astype(np.float32))
+    return x.to(device), torch.from_numpy(samples.valid[rows].copy()).to(device)
+
+
+def _chosen(
+    train: Labelled,
+    classes: int,
+    seed: int,
+    values: Sequence[float],
+    sweep: Callable[[Labelled, Labelled, int], list[Tensor]],
+) -> float:
+    """The value whose scores are right most often on a share of the training samples, of equals that of the least
+    cross-entropy. Validation samples take no part."""
+    held = held_out(train.labels, classes, HELD_OUT, seed)
+    fit, other = train.at((~held).nonzero()[:, 0]), train.at(held.nonzero()[:, 0])
+    if not len(other) or not len(fit):
+        return values[len(values) // 2]
+    scores = sweep(fit, other, classes)
+    found = [(accuracy(s, other.labels), -float(F.cross_entropy(s, other.labels))) for s in scores]
+    return values[max(range(len(values)), key=found.__getitem__)]
+
+
+def held_out(labels: Tensor, classes: int, share: float, seed: int) -> Bool[Tensor, " n"]:
+    """A share of each class, at least one of every class that has two."""
+    generator, held = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
+    order = torch.randperm(len(labels), generator=generator)
+    for c in range(classes):
+        rows = order[labels[order] == c]
+        count = max(1, round(share * len(rows))) if len(rows) > 1 else 0
+        held[rows[:count]] = True
+    return held
+
+
+def accuracy(scores: Tensor, labels: Tensor, top: int = 1) -> float:
+    """Share of the samples whose class is among the `top` of largest score."""
+    best = scores.topk(min(top, scores.shape[1]), dim=1).indices
+    return float((best == labels[:, None]).any(1).float().mean())
+
+
+def mean_class_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """The mean over the classes that occur of the share that is right."""
+    right = (scores.argmax(1) == labels).float()
+    return float(torch.stack([right[labels == c].mean() for c in labels.unique()]).mean())

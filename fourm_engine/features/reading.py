@@ -1,0 +1,99 @@
+"""Samples for an encoder: of a data set, or of a folder with a sub-folder a class.
+
+In: an encoder and where the samples are. Out: what it reads of each, in batches. A file that cannot be used is named
+in a warning, and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fourm_engine.data.bad_files import BadFile, BadFiles
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.folder import FolderSource
+from fourm_engine.features.encoder import Encoder, ReadSample
+from fourm_plugins.errors import SampleError
+
+
+class Samples(Protocol):
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def read(self, name: str) -> ReadSample | None:
+        """None for a sample of which nothing can be used."""
+
+    def stamp(self, name: str) -> str:
+        """Equal while the files of a sample are unchanged."""
+
+
+class DataSamples:
+    """Samples of a data set, of what they have of the encoder's inputs."""
+
+    def __init__(self, encoder: Encoder, root: str) -> None:
+        self.encoder = encoder
+        self.data = AlignedData(root, {name: encoder.reader.modalities[name] for name in encoder.inputs.values()})
+        self.names: Sequence[str] = self.data.names
+
+    def read(self, name: str) -> ReadSample | None:
+        values = {}
+        for modality in sorted(self.data.has(name)):
+            try:
+                values[modality] = self.data.value(name, modality)
+            except BadFile as bad:
+                self.data.skip(name, bad)
+        try:
+            sample = self.encoder.read(values)
+        except ValueError as error:
+            where = self.data.where(name, min(values))
+            self.data.skip(name, BadFile(where, ", ".join(sorted(values)), str(error)))
+            return None
+        return sample if sample.shown else None
+
+    def stamp(self, name: str) -> str:
+        return " ".join(f"{modality} {self.data.stamp(name, modality)}" for modality in sorted(self.data.has(name)))
+
+
+class ClassFolder:
+    """`folder/<class>/<any sub-folders>/<file>` of one input of the encoder. `names` begin with the class.
+
+    Raises ValueError where no such file is there, and for one that lies in no class."""
+
+    def __init__(self, encoder: Encoder, folder: Path, name: str) -> None:
+        self.encoder, self.name = encoder, name
+        self.modality = encoder.reader.modalities[encoder.inputs[name]]
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; it should have a sub-folder a class")
+        self._source = FolderSource(folder, self.modality.spec.extensions)
+        self._bad = BadFiles("skip")
+        self.names: Sequence[str] = self._source.names
+        for one in self.names:
+            if "/" not in one:
+                raise ValueError(
+                    f"{self._source.where(one)}: lies in no class; a folder of two classes and more has a sub-folder "
+                    "for each, or give --labels"
+                )
+
+    def read(self, name: str) -> ReadSample | None:
+        try:
+            return self.encoder.read({self.name: self.modality.read(self._source.files(name))})
+        except (SampleError, ValueError) as error:
+            self._bad.add(name, BadFile(self._source.where(name), self.name, " ".join(str(error).split())))
+            return None
+
+    def stamp(self, name: str) -> str:
+        return self._source.stamp(name)
+
+
+def batches(samples: Samples, names: Sequence[str], size: int) -> Iterator[tuple[list[tuple[str, ReadSample]], int]]:
+    """(name, sample) of those of `names` that can be used, `size` at a time, and how many have been read."""
+    batch: list[tuple[str, ReadSample]] = []
+    for done, name in enumerate(names, start=1):
+        if (sample := samples.read(name)) is not None:
+            batch.append((name, sample))
+        if len(batch) == size:
+            yield batch, done
+            batch = []
+    if batch:
+        yield batch, len(names)

@@ -1,0 +1,78 @@
+"""A model that is shown grids of other sizes than it was trained at: positions are interpolated, the rest stays.
+
+In: a model and sizes in pixels. Out: a model with copies of its weights, over the same plugins with that setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from fourm_engine.convert.domains import restrict
+from fourm_engine.generate.request import names_of
+from fourm_engine.modalities import Modalities, host_of
+from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.transformer import Transformer
+from fourm_plugins.manager import PluginError
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid
+
+Size = int | tuple[int, int]
+SETTING = "image_size"
+
+
+def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mapping[str, Size]) -> FourM:
+    """`model` for values of `size`: of all grids among `inputs` (None: all that it takes), or by name. It reads the
+    inputs alone, so that other modalities may stay at another shape.
+
+    Raises ValueError: an input that has no sizes, a size that its patches do not divide, or that its tokenizer does
+    not serve."""
+    names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
+    shown = {name: model.reader.instance(name, raw=True) for name in names}
+    if isinstance(size, Mapping):
+        if unknown := sorted(size.keys() - shown.keys()):
+            raise ValueError(f"size: {unknown[0]!r} is not among the inputs: {', '.join(shown)}")
+        sizes = {shown[name].name: edge for name, edge in size.items()}
+    else:
+        sizes = {m.name: size for m in shown.values() if isinstance(m.spec.layout, Grid)}
+        if not sizes:
+            raise ValueError(f"size: no grid is among the inputs {', '.join(shown)}; leave it out")
+    changed = {name: _of_size(model.modalities, name, edge) for name, edge in sizes.items()}
+    kept = {m.name for m in shown.values()}
+    modalities = Modalities(
+        (changed.get(name, modality) for name, modality in model.modalities.items() if name in kept),
+        {name: plugin for name, plugin in model.modalities.plugins.items() if name in kept},
+        model.modalities.manager,
+    )
+    tokenizers = dict(model.tokenizers)
+    for name in changed.keys() & tokenizers.keys():
+        try:
+            tokenizers[name] = tokenizers[name].serving(changed[name].spec)
+        except ValueError as error:
+            raise ValueError(f"size of {name!r}: {error}") from None
+    vocabulary = model.vocabulary.resized(modality.spec for modality in changed.values())
+    with torch.device("meta"):
+        network = Transformer(model.network.config, vocabulary)
+    network.to_empty(device=model.device)
+    network.tabulate()
+    take_over(network, model.network)
+    missing = {name: f"{name!r} is not among the inputs" for name in model.vocabulary.names if name not in kept}
+    other = FourM(network.eval(), modalities, tokenizers, vocabulary, missing=missing)
+    other.reader.aliases = {name: modality.name for name, modality in shown.items()}
+    return other
+
+
+def _of_size(modalities: Modalities, name: str, size: Size) -> Modality:
+    modality = modalities[name]
+    settings = modality.settings.model_dump()
+    if SETTING not in settings:
+        raise ValueError(f"size: {name!r} has no setting {SETTING}; leave it out")
+    host, plugin = host_of(modalities), modalities.plugins[name].name
+    try:
+        other = host.modality(name, plugin=plugin, **{**settings, SETTING: size})
+    except PluginError as error:
+        raise ValueError(f"size of {name!r}: {str(error).splitlines()[0]}") from None
+    restrict(other, modality.spec.input, modality.spec.target)
+    return other

@@ -1,0 +1,223 @@
+"""What a request would run, without running it: stages, steps, tokens, branches of guidance, rough FLOPs.
+
+In: `Prepared` samples with their plans. Out: an `Explanation`, whose text people read. What depends on what is decoded
+(where a text ends, when an adaptive order is done) counts in full, so that numbers are those of the most that may run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fourm_engine.generate.guidance import Branches, branches
+from fourm_engine.generate.orders import Order
+from fourm_engine.generate.plan import Stage, tokens_per_step
+from fourm_engine.generate.prepare import Prepared
+from fourm_engine.generate.rows import distinct, length
+from fourm_engine.generate.sampler import Sampler
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
+from fourm_engine.nn.flops import forward_flops
+from fourm_plugins.counting import counted
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the network: of a step, all rows that it needs. Of a sequence there is one, for all its tokens."""
+
+    step: int
+    branches: int
+    rows: int  # that the encoder runs
+    encoder_tokens: int  # of all rows
+    decoded: int  # tokens that each sample predicts
+    kept: int  # of these
+    flops: float
+
+
+@dataclass(frozen=True)
+class ExplainedStage:
+    """One stage of one group of samples."""
+
+    stage: Stage
+    samples: int
+    sees: tuple[str, ...]
+    guidance: tuple[str, ...]  # a line a branch
+    passes: tuple[Pass, ...]
+    at_most: bool
+
+    @property
+    def flops(self) -> float:
+        return sum(each.flops for each in self.passes)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The stages, in the order in which they would run; `str` of it is for people."""
+
+    inputs: tuple[str, ...]
+    remarks: tuple[str, ...]
+    stages: tuple[ExplainedStage, ...]
+
+    @property
+    def flops(self) -> float:
+        return sum(stage.flops for stage in self.stages)
+
+    def __repr__(self) -> str:
+        passes = sum(len(stage.passes) for stage in self.stages)
+        return f"<Explanation: {counted(len(self.stages), 'stage')}, {passes} passes, {_flops(self.flops)}>"
+
+    def __str__(self) -> str:
+        lines = [f"given: {', '.join(self.inputs) or 'nothing'}", *(f"plan: {remark}" for remark in self.remarks)]
+        for number, told in enumerate(self.stages, 1):
+            lines += [f"{number}. {line}" if i == 0 else f"   {line}" for i, line in enumerate(_lines(told))]
+        bound = "at most " if any(stage.at_most for stage in self.stages) else ""
+        return "\n".join([*lines, f"in all: {bound}{_flops(self.flops)}; nothing was run"])
+
+
+def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
+    """What `prepared` would run."""
+    inputs = dict[str, str]()
+    for sample, names in zip(prepared.samples, prepared.names, strict=True):
+        for name, instance in names.items():
+            part = sample.known.get(instance) or sample.shown[instance]
+            shown_as = "" if instance == name else f" as {instance}"
+            inputs.setdefault(name, f"{name} ({counted(len(part), 'token')}{shown_as})")
+    stages = []
+    for plan, members in prepared.groups(len(prepared.samples)):
+        samples = [sampler.started(prepared.samples[i]) for i in members]
+        for stage in plan:
+            stages.append(_stage(stage, samples, sampler))
+            if stage.target in sampler.inputs:  # what later stages see of it: as many tokens as it may have
+                n = sampler.vocabulary[stage.target].layout.num_tokens
+                made = [Shown.tokens(np.full(n, 0 if stage.deterministic else b)) for b in range(len(samples))]
+                samples = [
+                    replace(s, shown={**s.shown, stage.target: part}) for s, part in zip(samples, made, strict=True)
+                ]
+    return Explanation(tuple(inputs.values()), tuple(prepared.remarks), tuple(stages))
+
+
+def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler) -> ExplainedStage:
+    ways, order = branches(stage, samples, sampler.sequences), sampler.order(stage)
+    sees = {name for sample in samples for name in sample.shown} - {stage.target}
+    if stage.scheme == "autoregressive":
+        passes, at_most = [_left_to_right(stage, samples, ways, sampler)], True
+    else:
+        passes, at_most = _parallel(stage, samples, ways, order, sampler), order is not None and order.adaptive
+    return ExplainedStage(stage, len(samples), tuple(sorted(sees)), _taken(ways, len(samples)), tuple(passes), at_most)
+
+
+def _parallel(
+    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, sampler: Sampler
+) -> list[Pass]:
+    """As `parallel.Parallel` runs them."""
+    beforehand = stage.scheme == "random_order" or (order is not None and order.beforehand() is not None)
+    n, rows, known = (
+        sampler.vocabulary[stage.target].layout.num_tokens,
+        ways.rows(samples),
+        _known(samples, stage.target),
+    )
+    which, first = distinct(rows)
+    state, _ = distinct(known)  # samples of which the same is known share their rows
+    state = [-1 - b for b in range(len(samples))] if stage.scheme == "random_order" else state
+    left, passes = [n - sum(map(len, row.values())) for row in known], []
+    counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
+    for step in range(stage.steps):
+        kept = {b: row[step] for b, row in enumerate(counts) if step < len(row) and row[step]}
+        used = ways.shares(len(samples), step / max(1, stage.steps - 1)) != 0  # (K, B)
+        run = {(which[k * len(samples) + b], state[b]): b for k, b in np.argwhere(used).tolist() if b in kept}
+        if not run:
+            continue
+        lengths = {key: length(rows[first[key[0]]]) + n - left[b] for key, b in run.items()}
+        decoded = {b: count if beforehand else left[b] for b, count in kept.items()}
+        flops = _flops_of(sampler, {}, 0, 0, {stage.target: sum(decoded.values())})
+        flops += sum(_flops_of(sampler, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())
+        taken = int(used[:, list(kept)].any(1).sum())
+        passes.append(
+            Pass(step + 1, taken, len(run), sum(lengths.values()), max(decoded.values()), max(kept.values()), flops)
+        )
+        for b, count in kept.items():
+            left[b] -= count
+            state[b] = -1 - b
+    return passes
+
+
+def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, sampler: Sampler) -> Pass:
+    """One encoding of each row that differs, and a token at a time of every sample and branch."""
+    n = sampler.vocabulary[stage.target].layout.num_tokens
+    limit = min(stage.max_tokens or n, n)
+    rows = [{**row, **part} for row, part in zip(ways.rows(samples), _known(samples, stage.target) * len(ways))]
+    which, first = distinct(rows)
+    shares = [ways.shares(len(samples), step / max(1, limit - 1)) for step in range(limit)]
+    used = (np.array(shares) != 0).any(0)  # (K, B)
+    run = np.array(which)[used.flatten()].tolist()
+    lengths = {i: length(rows[first[i]]) for i in set(run)}
+    once = {i: _flops_of(sampler, rows[first[i]], lengths[i], 0) for i in lengths}
+    flops = sum(once.values()) + sum(_flops_of(sampler, rows[first[i]], lengths[i], limit) - once[i] for i in run)
+    flops += _flops_of(sampler, {}, 0, 0, {stage.target: limit * len(samples)})
+    return Pass(1, int(used.any(1).sum()), len(lengths), sum(lengths.values()), limit, limit, flops)
+
+
+def _known(samples: Sequence[Sample], target: str) -> list[dict[str, Shown]]:
+    return [{target: s.known[target]} if target in s.known else {} for s in samples]
+
+
+def _flops_of(
+    sampler: Sampler, row: Mapping[str, Shown], encoded: int, decoded: int, targets: Mapping[str, float] | None = None
+) -> float:
+    """Of one row, or of the head alone, whose product is made once for all branches."""
+    patches = {name: len(part) for name, part in row.items() if part.features is not None}
+    parts = forward_flops(
+        sampler.network.config,
+        sampler.vocabulary,
+        B=int(targets is None),
+        N=encoded,
+        M=decoded,
+        targets=targets or {},
+        patches=patches,
+    )
+    return sum(parts.values())
+
+
+def _taken(ways: Branches, samples: int) -> tuple[str, ...]:
+    """A line a branch: what it does not see, and how much of it is taken."""
+    first, last = ways.shares(samples, 0.0), ways.shares(samples, 1.0)
+    lines = []
+    for k, hidden in enumerate(ways.hidden):
+        shares = [f"{x:.3g}" if x == y else f"{x:.3g} to {y:.3g}" for x, y in zip(first[k], last[k], strict=True)]
+        lines.append(f"branch {k + 1}, {_without(hidden)}: times {', '.join(dict.fromkeys(shares))}")
+    return tuple(lines) if len(lines) > 1 else ()
+
+
+def _without(hidden: frozenset[str]) -> str:
+    return f"without {', '.join(sorted(hidden))}" if hidden else "with all"
+
+
+def _lines(told: ExplainedStage) -> list[str]:
+    stage, passes = told.stage, told.passes
+    how = [f"{told.samples} samples"] if told.samples > 1 else []
+    if stage.scheme == "autoregressive":
+        how += ["left to right", f"at most {counted(passes[0].decoded, 'token')}"]
+    else:
+        settings = "".join(f", {name} {value:g}" for name, value in stage.order.items())
+        how += [f"{stage.scheme}{settings}", counted(stage.steps, "step")]
+    how.append(f"temperature {stage.temperature:g}" if stage.temperature else "the likeliest tokens")
+    how += [f"top-p {stage.top_p:g}"] if stage.top_p is not None else []
+    how += [f"top-k {stage.top_k}"] if stage.top_k is not None else []
+    how += ["decoded from probabilities"] if stage.readout == "expected" else []
+    lines = [f"{stage.target}: {', '.join(how)}; sees {', '.join(told.sees) or 'nothing'}"]
+    if stage.scheme != "autoregressive":
+        idle = stage.steps - len(passes)
+        skipped = f" ({counted(idle, 'step')} of none not run)" if idle else ""
+        lines.append(f"tokens kept in each step: {' '.join(str(each.kept) for each in passes)}{skipped}")
+    lines += told.guidance
+    bound = "at most " if told.at_most else ""
+    rows, tokens = sum(each.rows for each in passes), sum(each.encoder_tokens for each in passes)
+    return [*lines, f"{counted(rows, 'row')} of {tokens:,} tokens encoded, {bound}{_flops(told.flops)}"]
+
+
+def _flops(count: float) -> str:
+    power = min(5, int(math.log10(max(1.0, count)) / 3))
+    return f"{count / 1000**power:.3g} {('', 'k', 'M', 'G', 'T', 'P')[power]}FLOPs"

@@ -1,0 +1,148 @@
+"""From what a user writes to samples, each with its plan; all that can be wrong is said before anything is computed.
+
+In: inputs, targets, a plan or options, seeds. Out: `Prepared`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fourm_engine.generate import request
+from fourm_engine.generate.chain import Nats, choose_chain
+from fourm_engine.generate.inputs import Condition, Ids, InputReader
+from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.generate.sampler import Sampler
+from fourm_engine.generate.shown import Sample
+from fourm_plugins.modality import Modality
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples in the order of the seeds: each input `n_samples` times."""
+
+    targets: list[str]
+    n_samples: int
+    samples: list[Sample]
+    plans: list[list[Stage]]
+    seeds: list[int]
+    names: list[dict[str, str]]  # of each sample, name as given -> modality that it is shown as
+    remarks: list[str] = field(default_factory=list)  # why the plan is what it is
+
+    def groups(self, batch_size: int) -> Iterator[tuple[list[Stage], list[int]]]:
+        """Plans, and indices of samples that run together. What a sample weighs decides its branches, so that only
+        samples that weigh the same do."""
+        groups: dict[Any, list[int]] = {}
+        for i, (sample, plan) in enumerate(zip(self.samples, self.plans, strict=True)):
+            groups.setdefault((repr(plan), *sorted(sample.weights), *sorted(sample.regions)), []).append(i)
+        for members in groups.values():
+            for start in range(0, len(members), batch_size):
+                yield self.plans[members[0]], members[start : start + batch_size]
+
+
+def prepare(
+    inputs: Any,
+    targets: Sequence[str] | str | None,
+    *,
+    reader: InputReader,
+    sampler: Sampler,
+    modalities: Mapping[str, Modality],
+    nats: Callable[[], Nats],
+    seed: int,
+    seeds: Iterable[int] | None,
+    n_samples: int,
+    plan: Any,
+    options: Mapping[str, Any],
+    dry: bool = False,
+) -> Prepared:
+    """`nats`: the any-to-any matrix of the run, for plan "auto". `dry`: to be looked at alone. The rest is as
+    `FourM.generate_batch` takes it."""
+    inputs = request.inputs_of(inputs)
+    if type(n_samples) is not int or n_samples < 1:
+        raise ValueError(f"n_samples is at least 1; given: {n_samples!r:.80}")
+    given = _given(inputs, reader) if targets is None or plan == "auto" else []
+    targets = _others(inputs, given, modalities) if targets is None else request.targets_of(targets)
+    seeds = request.seeds_of(len(inputs) * n_samples, seed, seeds)
+    for target in targets:
+        if reader.find(target).spec.target is False:
+            possible = [name for name, m in modalities.items() if m.spec.target]
+            raise ValueError(f"{target!r} is input only and cannot be generated; targets: {', '.join(possible)}")
+    shown, options = sampler.inputs, {k: v for k, v in options.items() if v is not None and v is not False}
+    stages, names, remarks = list[Stage](), list(targets), list[str]()
+    if plan == "auto":
+        possible = [
+            n for n, m in modalities.items() if m.spec.target and n in shown and n not in _same(given, modalities)
+        ]
+        names, remarks = choose_chain(given, targets, nats(), possible)
+    elif isinstance(plan, str):
+        raise ValueError(f"plan: {plan!r} is neither 'auto' nor a list of stages and names")
+    elif plan is not None:
+        steps: list[Any] = [plan] if isinstance(plan, Stage) else list(plan)
+        if steps and all(isinstance(step, str) for step in steps):
+            for name in steps:
+                reader.find(name)
+            names = request.chain_of(steps, targets, shown)
+        else:
+            if options:
+                raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
+            stages = request.plan_of(steps, targets, modalities, shown)
+            names = [stage.target for stage in stages]
+    for name in names:
+        reader.find(name)
+    # What is wrong is better known before anything is read.
+    for stage in [s.completed(modalities) for s in stages] or default_plan(names, modalities, **options):
+        sampler.order(stage)
+    read = [reader.read(sample, {*names}, dry=dry) for sample in inputs]
+    several = n_samples > 1 or request.several([sample for sample, _ in read], seeds)
+    plans = []
+    for sample, shown_as in read:
+        if stages:
+            seen = [{*sample.shown, *names[:i]} for i in range(len(stages))]
+            own = [s.completed(modalities, there, several=several) for s, there in zip(stages, seen, strict=True)]
+        else:
+            own = default_plan(names, modalities, sample.shown, several=several, **options)
+        request.check_known(own, sample, modalities)
+        if several:
+            request.check_variety(own, n_samples if n_samples > 1 else len(inputs))
+        plans.append(
+            request.guided(own, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages))
+        )
+    each = [i for i in range(len(inputs)) for _ in range(n_samples)]
+    return Prepared(
+        targets,
+        n_samples,
+        [read[i][0] for i in each],
+        [plans[i] for i in each],
+        seeds,
+        [read[i][1] for i in each],
+        remarks,
+    )
+
+
+def _given(inputs: Sequence[Mapping[str, Any]], reader: InputReader) -> list[str]:
+    """The modalities that all inputs are shown as, but for what is known of a part alone."""
+    if any(sample.keys() != inputs[0].keys() for sample in inputs):
+        raise ValueError("the inputs give different modalities, so that what to generate differs; name the targets")
+    whole = {name: value for name, value in (inputs[0] if inputs else {}).items() if not _partial(value)}
+    values = {name: v.value if isinstance(v, Condition) else v for name, v in whole.items()}
+    return [reader.instance(name, raw=not isinstance(value, Ids)).name for name, value in values.items()]
+
+
+def _partial(value: Any) -> bool:
+    return isinstance(value, Condition) and value.keep is not None
+
+
+def _others(inputs: Sequence[Mapping[str, Any]], given: Sequence[str], modalities: Mapping[str, Modality]) -> list[str]:
+    """All that can be generated and is not given, in whatever form."""
+    there = _same(given, modalities)
+    targets = [name for name, m in modalities.items() if m.spec.target and name not in there]
+    if not targets:
+        raise ValueError(f"targets: all that this model generates is given ({', '.join(inputs[0])}); leave one out")
+    return targets
+
+
+def _same(given: Sequence[str], modalities: Mapping[str, Modality]) -> set[str]:
+    """The modalities of the same data as what is given: as pixels or as tokens, at any size."""
+    sources = {modalities[name].spec.source for name in given}
+    return {name for name, m in modalities.items() if m.spec.source in sources}

@@ -1,0 +1,324 @@
+"""Generate for many samples, into a data set: what `fourm generate` does with folders, a data set or a file of lines.
+
+In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, as docs/data.md has it, and a
+record (`generated_record.py`). Worker processes read and decode inputs ahead; one process encodes, samples and decodes
+in batches; a thread writes. Only the names grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.bad_files import BadFile, BadFiles
+from fourm_engine.data.raw.aspect import same_aspect
+from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.data.workers import ahead, preparing_workers
+from fourm_engine.files import write_atomically
+from fourm_engine.generate.inputs import Ids, Typed
+from fourm_engine.generate.result import Results
+from fourm_engine.model import FourM
+from fourm_engine.recipes.generated_record import Record, digest_of_model
+from fourm_engine.recipes.sample_inputs import SampleInputs
+from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_engine.storage.errors import StoreError
+from fourm_plugins.arrays import check_array
+from fourm_plugins.counting import counted
+from fourm_plugins.door import read_file
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
+from fourm_plugins.notes import reading
+from fourm_plugins.tokenizer import TextTokenizer
+
+#: Batches that wait to be written.
+WRITTEN_LATER = 4
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a worker made of one sample: modality -> array, and of continuous ones the value as the model sees it; the
+    files of its inputs as the model sees them, source -> {extension: content}."""
+
+    arrays: dict[str, Any]
+    values: dict[str, Any]
+    files: dict[str, dict[str, bytes]]
+    stamp: str
+    digest: str
+    seed: int
+
+
+@dataclass
+class FilesReport:
+    """Samples that one process made, that were there, and that could not be used, with the first reason."""
+
+    made: int = 0
+    kept: int = 0
+    bad: int = 0
+    first: str = ""
+
+
+@dataclass
+class Reader:
+    """`reader[(name, …)]`: name -> what is read of it, or the BadFile that says why nothing is. Picklable."""
+
+    inputs: SampleInputs
+    #: Name as given -> modality that it is shown as.
+    shown_as: dict[str, Modality]
+    drawer: ViewDrawer
+    seed: int
+    copies: bool
+
+    def __getitem__(self, names: Sequence[str]) -> dict[str, Read | BadFile]:
+        return {name: self._read(name) for name in names}
+
+    def _read(self, name: str) -> Read | BadFile:
+        key = ""
+        try:
+            stamp, given = self.inputs.stamp(name), self.inputs.given(name)
+            digest, values = hashlib.sha256(f"{given.seed}".encode()), dict[str, Any]()
+            aspects = dict[str, tuple[float, str]]()
+            with reading(lambda: self.inputs.where(name)):
+                for key, content in sorted(given.values.items()):
+                    modality = self.shown_as[key]
+                    files = content
+                    if isinstance(content, Path):
+                        files = read_file(content, modality.spec.extensions)
+                    for kind, part in files.items() if isinstance(files, dict) else [("", repr(files))]:
+                        digest.update(f"{key} {kind} {len(part)} ".encode())
+                        digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
+                    values[key] = value = _value(modality, files)
+                    group, aspect = modality.spec.alignment, modality.aspect(value)
+                    if group is not None and aspect is not None:
+                        first, other = aspects.setdefault(group, (aspect, key))
+                        if not same_aspect(aspect, first):
+                            raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
+                views = self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
+                read = Read({}, {}, {}, stamp, digest.hexdigest(), _seed(self.seed, name, given.seed))
+                for key, value in values.items():
+                    self._see(read, self.shown_as[key], value, view_of(self.shown_as[key].spec, views, 0))
+            return read
+        except BadFile as bad:
+            return bad
+        except (SampleError, ValueError) as error:
+            return BadFile(self.inputs.where(name), key, " ".join(str(error).split()))
+        except StoreError:  # which names what is read
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{self.inputs.where(name)}: plugin of {key} failed: {error!r}") from error
+
+    def _see(self, read: Read, modality: Modality, value: Any, view: Any) -> None:
+        text = modality.spec.layout.kind == "sequence" and isinstance(value, str)
+        seen = value if text else modality.augment(value, view)
+        array = modality.normalise(seen)
+        check_array(modality.spec, array)
+        if modality.spec.continuous:
+            read.values[modality.name] = seen
+        else:
+            read.arrays[modality.name] = array
+        if self.copies:
+            read.files[modality.spec.source] = modality.write(seen)
+
+
+def _value(modality: Modality, given: Any) -> Any:
+    if isinstance(given, Typed):
+        return modality.from_text(given.text)
+    return (
+        modality.read(given)
+        if isinstance(given, dict) and set(given) <= {*modality.spec.extensions}
+        else (modality.value(given))
+    )
+
+
+def _seed(seed: int, name: str, given: int | None) -> int:
+    """Of a sample, whatever is beside it: the one given, or one that follows from its name."""
+    if given is not None:
+        return given
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
+
+
+class Writer:
+    """Writes results in a thread, up to `WRITTEN_LATER` batches later: each file whole, then the line that tells of
+    them. What went wrong there is raised by a later call, and nothing is written after it."""
+
+    def __init__(self, out: Path, record: Record, samples: int) -> None:
+        self.out, self.record, self.samples = out, record, samples
+        self._thread, self._waiting, self._failed = ThreadPoolExecutor(1), deque[Future[None]](), False
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
+        self._waiting.append(self._thread.submit(self._write, batch))
+        while len(self._waiting) > WRITTEN_LATER:
+            self._waiting.popleft().result()
+
+    def finish(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        for name, (read, answers) in batch.items():
+            for stem, results in zip(stems(name, self.samples), answers, strict=True):
+                for generated in results.values():
+                    spec = generated.modality.spec
+                    self._files(spec.source, stem, generated.modality.write(generated.value), spec.extensions)
+                for source, files in read.files.items():
+                    self._files(source, stem, files, ())
+            self.record.add(name, seed=read.seed, stamp=read.stamp, digest=read.digest)
+        self._failed = False
+
+    def _files(self, source: str, stem: str, files: Mapping[str, bytes], others: Sequence[str]) -> None:
+        for extension, content in files.items():
+            write_atomically(self.out / source / f"{stem}.{extension}", content)
+        for extension in set(others) - files.keys():  # of an earlier result of another form: one sample has one file
+            (self.out / source / f"{stem}.{extension}").unlink(missing_ok=True)
+
+
+def stems(name: str, samples: int) -> list[str]:
+    """What the answers of a sample are called."""
+    return [name] if samples == 1 else [f"{name}-{number}" for number in range(samples)]
+
+
+@dataclass
+class Job:
+    """One process's part of generating `targets` of `inputs` into `out`; `run` does it."""
+
+    model: FourM
+    inputs: SampleInputs
+    #: Name as given -> modality that it is shown as.
+    shown_as: dict[str, Modality]
+    targets: Sequence[str]
+    out: Path
+    seed: int = 0
+    samples: int = 1
+    batch_size: int = 16
+    #: Whether the inputs, as the model sees them, are written beside the results.
+    copies: bool = False
+    part: int = 0
+    parts: int = 1
+    workers: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def sources(self) -> dict[str, str]:
+        """Modality that is written -> folder below `out`. Raises ValueError where two would write to one."""
+        names = [*self.targets, *(m.name for m in self.shown_as.values() if self.copies)]
+        sources = {name: self.model.modalities[name].spec.source for name in names}
+        for name, source in sources.items():
+            if other := next((o for o in sources if o < name and sources[o] == source), None):
+                raise ValueError(f"{other} and {name} would both be written to {self.out / source}; ask for one")
+        return sources
+
+    def run(self, *, tell: Tell = say) -> FilesReport:
+        """Raises ValueError where the record says that other settings made what is in `out`, and CannotWrite."""
+        sources = self.sources()
+        settings = {
+            "model": digest_of_model(self.model),
+            "--input": sorted(self.shown_as),
+            "--target": list(self.targets),
+            "--seed": self.seed,
+            "--samples": self.samples,
+            "--with-inputs": self.copies,
+            **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
+        }
+        folders = [self.out / source for source in sources.values()]
+        record = Record(self.out, settings, folders, part=self.part, parts=self.parts)
+        reader = Reader(self.inputs, self.shown_as, ViewDrawer(self.model.modalities), self.seed, self.copies)
+        report, bad = FilesReport(), BadFiles("skip")
+        mine = sum(len(block) for block in self._blocks())
+        workers = preparing_workers(mine) if self.workers is None else self.workers
+        done, progress = 0, Progress(str(self.out), tell)
+        tasks = self._tasks(record, report)
+        with Writer(self.out, record, self.samples) as writer:
+            for read in ahead(reader, tasks, workers=workers, setting="--workers"):
+                usable = dict[str, Read]()
+                for name, one in read.items():
+                    if isinstance(one, BadFile):
+                        bad.add(name, one)
+                        report.bad, report.first = report.bad + 1, report.first or str(one)
+                    elif record.input_is(name, one.digest) and self._there(name):
+                        record.add(name, seed=one.seed, stamp=one.stamp, digest=one.digest)  # touched, and the same
+                        report.kept += 1
+                    else:
+                        usable[name] = one
+                if usable:
+                    writer.write(self._generate(usable))
+                    report.made += len(usable)
+                done = report.made + report.kept + report.bad
+                progress(done, mine)
+            writer.finish()
+        return report
+
+    def _blocks(self) -> Iterator[range]:
+        """Indices of samples that run together, of this part: the same whatever has been made already."""
+        size, total = max(1, self.batch_size // self.samples), len(self.inputs.names)
+        for number in range(self.part, -(-total // size), self.parts):
+            yield range(number * size, min(total, (number + 1) * size))
+
+    def _tasks(self, record: Record, report: FilesReport) -> Iterator[list[str]]:
+        """Names of the samples of a block that are not there."""
+        for block in self._blocks():
+            names = [self.inputs.names[i] for i in block]
+            missing = [n for n in names if not (record.stamp_is(n, self.inputs.stamp(n)) and self._there(n))]
+            report.kept += len(names) - len(missing)
+            if missing:
+                yield missing
+
+    def _there(self, name: str) -> bool:
+        modalities = [self.model.modalities[target] for target in self.targets]
+        return all(
+            any((self.out / m.spec.source / f"{stem}.{extension}").is_file() for extension in m.spec.extensions)
+            for stem in stems(name, self.samples)
+            for m in modalities
+        )
+
+    def _generate(self, batch: Mapping[str, Read]) -> dict[str, tuple[Read, list[Results]]]:
+        inputs = self._encoded(list(batch.values()))
+        # Samples that happen to be alike are not several answers to one.
+        alike = self.samples == 1 and min(Counter(read.digest for read in batch.values()).values()) > 1
+        inputs = [one for one in inputs for _ in range(self.samples)]
+        seeds = [read.seed + k for read in batch.values() for k in range(self.samples)]
+        groups = [[i] for i in range(len(inputs))] if alike else [[*range(len(inputs))]]
+        results = list[Results]()
+        for group in groups:
+            results += self.model.generate_batch(
+                [inputs[i] for i in group],
+                self.targets,
+                seeds=[seeds[i] for i in group],
+                batch_size=max(self.batch_size, self.samples),
+                **self.options,
+            )
+        parts = [results[k : k + self.samples] for k in range(0, len(results), self.samples)]
+        return {name: (read, answers) for (name, read), answers in zip(batch.items(), parts, strict=True)}
+
+    def _encoded(self, batch: Sequence[Read]) -> list[dict[str, Any]]:
+        """What the model takes: ids, encoded together, and values of continuous modalities."""
+        inputs = [dict[str, Any](read.values) for read in batch]
+        for name in sorted({name for read in batch for name in read.arrays}):
+            having = [i for i, read in enumerate(batch) if name in read.arrays]
+            tokenizer, most = self.model.tokenizers[name], self.model.modalities[name].spec.layout.num_tokens
+            for i, ids in zip(having, tokenizer.encode([batch[i].arrays[name] for i in having]), strict=True):
+                if isinstance(tokenizer, TextTokenizer):
+                    ids = np.asarray(ids)[:most]
+                inputs[i][name] = Ids(ids)
+        return inputs
+
+
+def summary(report: FilesReport, out: Path, targets: Sequence[str]) -> str:
+    """One line of what a process did."""
+    words = [f"{counted(report.made, 'sample')} of {', '.join(targets)} made"]
+    words += [f"{report.kept} were there"] if report.kept else []
+    words += [f"{report.bad} could not be used"] if report.bad else []
+    return f"{out}: {', '.join(words)}"

@@ -1,0 +1,193 @@
+"""Open inputs and model, and generate for all samples: what `fourm generate` does with a folder, a data set, or lines.
+
+In: words of the command line. Out: files below `out`; see `generate_files.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.data.raw.names import say as remark
+from fourm_engine.data.raw.names import shown
+from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.generate.inputs import Typed
+from fourm_engine.generate.plan import default_plan
+from fourm_engine.generate.request import targets_of
+from fourm_engine.lock import at_work
+from fourm_engine.model import FourM
+from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.generate_files import FilesReport, Job, summary
+from fourm_engine.recipes.generated_record import FOLDER
+from fourm_engine.recipes.sample_inputs import DataInputs, FolderInputs, LineInputs, SampleInputs, describe
+from fourm_engine.recipes.tell import Tell, choose_threads, first_only, say
+from fourm_engine.train.distributed import sum_numbers
+from fourm_plugins.counting import counted
+from fourm_plugins.door import looks_like_path, read_file
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+
+#: For which a process waits for the others at the end.
+_LONG = timedelta(days=30)
+
+
+def is_folder(given: Any) -> bool:
+    """Whether an input is a folder of files."""
+    return isinstance(given, (str, os.PathLike)) and Path(given).is_dir()
+
+
+def generate_many(
+    run: str | Path,
+    inputs: Mapping[str, Any],
+    targets: Sequence[str],
+    out: Path,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    lines: Path | None = None,
+    share: tuple[int, int] | None = None,
+    with_inputs: bool = False,
+    batch_size: int = 16,
+    workers: int | None = None,
+    seed: int = 0,
+    samples: int = 1,
+    device: str | None = None,
+    tokenizers: Mapping[str, str | Path] | None = None,
+    providers: Mapping[str, str] | None = None,
+    disable: Sequence[str] = (),
+    tell: Tell = say,
+    **options: Any,
+) -> FilesReport:
+    """Generate `targets` for every sample into a data set in `out`; what is there is kept.
+
+    Args:
+        inputs: modality -> a folder of its files, or one value for all samples; beside `data` None for a modality that
+            is taken from there.
+        data, split: a data set as `data.train` names one, and the name of a list in its `splits.json`.
+        lines: a file of JSON lines, one a sample; see `LineInputs`.
+        share: (k, n): of n processes that share the samples this is the k-th, from 0 on. By default those of torchrun.
+        with_inputs: write the inputs, too, as the model sees them.
+        seed: from it and a sample's name follows the sample's seed, where a line does not give it.
+
+    Raises ValueError for what a user can fix, in the end also where samples could not be used."""
+    rank, world = rank_and_world()
+    if share is not None and world > 1:
+        raise ValueError("--share: the processes of torchrun share the samples; leave it out")
+    part, parts = share or (rank, world)
+    if not 0 <= part < parts:
+        raise ValueError(
+            f"--share {part}/{parts}: the first of {parts} parts is 0/{parts}, the last {parts - 1}/{parts}"
+        )
+    targets = targets_of(targets)
+    settled = bool(providers or disable)
+    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
+        device = device or (str(local_device()) if world > 1 else None)
+        choose_threads(device)
+        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
+
+        def find(name: str) -> Modality:
+            modality = model.reader.instance(name, raw=True)
+            if not modality.spec.input:
+                raise ValueError(
+                    f"{name!r} is a target only and cannot be given; use {', '.join(model.reader.input_names)}"
+                )
+            if modality.name in targets or name in targets:
+                raise ValueError(f"{name!r} is given and a target, too; leave it out of one")
+            return modality
+
+        source, names = _open(inputs, find, out, data=data, split=split, lines=lines)
+        shown_as = {name: find(name) for name in names}
+        if twice := [n for n in names if sum(m is shown_as[n] for m in shown_as.values()) > 1]:
+            raise ValueError(f"{' and '.join(twice)} are both shown as {shown_as[twice[0]].name!r}; give one")
+        first_only(tell)(f"{describe(source)} of {', '.join(names)}")
+        job = Job(
+            model,
+            source,
+            shown_as,
+            targets,
+            out,
+            seed=seed,
+            samples=samples,
+            batch_size=batch_size,
+            copies=with_inputs,
+            part=part,
+            parts=parts,
+            workers=workers,
+            options=options,
+        )
+        report = job.run(tell=first_only(tell))
+        tell(summary(report, out, targets))
+        bad = total(report.bad)
+    if bad:
+        example = f", such as {report.first}" if report.first else ""
+        raise ValueError(f"{counted(bad, 'sample')} could not be used{example}; all others are in {out}")
+    return report
+
+
+def _open(
+    inputs: Mapping[str, Any], find: Any, out: Path, *, data: str | None, split: str | None, lines: Path | None
+) -> tuple[SampleInputs, list[str]]:
+    """The samples, and the names of all that is given of them."""
+    folders = {name: Path(given) for name, given in inputs.items() if is_folder(given)}
+    taken = [name for name, given in inputs.items() if given is None]
+    common = {
+        name: _once(find(name), given) for name, given in inputs.items() if name not in folders and given is not None
+    }
+    ways = [way for way, there in (("--data", data), ("--lines", lines), ("folders", folders)) if there]
+    if len(ways) > 1:
+        raise ValueError(f"{' and '.join(ways)} both say what the samples are; give one of them")
+    for folder in folders.values():
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{shown(out)}: results would lie among the inputs in {shown(folder)}; choose another --out"
+            )
+    if split is not None and data is None:
+        raise ValueError("--split is of a data set; name it with --data")
+    if taken and data is None:
+        raise ValueError(f"--input {taken[0]}: without a value it is taken from --data; give a file, a folder or words")
+    source: SampleInputs
+    if data is not None:
+        if not taken:
+            raise ValueError("--data: say with --input NAME which of its modalities are given")
+        source = DataInputs.open(data, split, taken, find, common)
+    elif lines is not None:
+        if not lines.is_file():
+            raise ValueError(f'{lines}: no such file; it has a line for each sample, such as {{"NAME": "FILE"}}')
+        source = LineInputs(lines, find, common)
+        return source, source.keys
+    else:
+        source = FolderInputs.open(folders, find, common)
+    for note in getattr(source, "notes", ()):
+        remark(note)
+    return source, [*(taken or folders), *common]
+
+
+def _once(modality: Modality, given: Any) -> Any:
+    """What all samples share: the content of a file, read once, or what was typed."""
+    if isinstance(given, str):
+        if looks_like_path(given, modality.spec.extensions, typed=modality.typed):
+            return read_file(Path(given), modality.spec.extensions)
+        return Typed(given)
+    return given
+
+
+@contextmanager
+def _joined() -> Iterator[Any]:
+    """Yields what sums a number over the processes of torchrun, of which none ends before all are done: torchrun would
+    stop the others."""
+    import torch.distributed as dist
+
+    join = rank_and_world()[1] > 1 and not dist.is_initialized()
+    if join:
+        dist.init_process_group("gloo", timeout=_LONG)
+    try:
+        yield lambda number: round(sum_numbers([float(number)])[0])
+    finally:
+        if join:
+            dist.destroy_process_group()

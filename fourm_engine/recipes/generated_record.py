@@ -1,0 +1,114 @@
+"""What was generated into a folder, and how: so that a stopped command goes on, and results are never mixed.
+
+In: the settings of a command, and each sample that is whole. Out: `.generated/` in the folder, which readers skip:
+`settings.json`, and a file of lines for each part of the samples, {"name", "seed", "stamp", "input"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourm_engine.files import write_atomically, writing
+from fourm_engine.identity import Difference, compare, refuse
+from fourm_engine.model import FourM
+
+FOLDER, SETTINGS, FORMAT = ".generated", "settings.json", 1
+MAX_BYTES, MAX_LINE = 1 << 20, 1 << 14
+
+
+def digest_of_model(model: FourM) -> str:
+    """16 hex digits of all that decides what a model generates: weights, tokenizers, settings of its modalities."""
+    identity = {name: modality.identity() for name, modality in sorted(model.modalities.items())}
+    tokenizers = {name: tokenizer.fingerprint for name, tokenizer in sorted(model.tokenizers.items())}
+    digest = hashlib.sha256(json.dumps([identity, tokenizers], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+class Record:
+    """The record of `out`, written by part `part` of `parts`. 24 bytes of memory for each sample that is there."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], made: Iterable[Path], *, part: int, parts: int) -> None:
+        """`made`: folders that results are written to.
+
+        Raises ValueError where other settings made what is there, or where there are files that nothing tells of."""
+        folder = Path(out) / FOLDER
+        settings = json.loads(json.dumps({"format": FORMAT, **settings}))
+        if (path := folder / SETTINGS).is_file():
+            differences = [Difference(key, *pair) for key, pair in compare(_read(path), settings).items()]
+            refuse(differences, where=path, remedy="choose another --out")
+        else:
+            for one in made:
+                if one.is_dir() and any(not file.name.startswith(".") for file in one.iterdir()):
+                    raise ValueError(f"{one}: holds files that this command has not made; choose another --out")
+            write_atomically(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        flat = array("Q")
+        for file in sorted(folder.glob("made-*.jsonl")):
+            for row in _rows(file):
+                flat.extend(row)
+        known = np.frombuffer(flat, np.uint64).reshape(-1, 3)
+        # Of a sample that was made twice the last line counts.
+        self._known = known[len(known) - 1 - np.unique(known[::-1, 0], return_index=True)[1]]
+        self._path = folder / f"made-{part:05d}-of-{parts:05d}.jsonl"
+        if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
+            with writing(self._path), open(self._path, "ab") as end:
+                end.write(b"\n")  # after a line that a killed process did not finish
+
+    def stamp_is(self, name: str, stamp: str) -> bool:
+        """Whether a sample was made of files of this stamp."""
+        row = self._row(name)
+        return row is not None and int(row[1]) == _hash(stamp)
+
+    def input_is(self, name: str, digest: str) -> bool:
+        """Whether it was made of this content."""
+        row = self._row(name)
+        return row is not None and int(row[2]) == _hash(digest)
+
+    def add(self, name: str, *, seed: int, stamp: str, digest: str) -> None:
+        """Note that all files of a sample are whole."""
+        line = {"name": name, "seed": seed, "stamp": f"{_hash(stamp):016x}", "input": f"{_hash(digest):016x}"}
+        with writing(self._path), open(self._path, "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+    def _row(self, name: str) -> np.ndarray | None:
+        at = int(np.searchsorted(self._known[:, 0], np.uint64(_hash(name))))
+        return self._known[at] if at < len(self._known) and int(self._known[at, 0]) == _hash(name) else None
+
+
+def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
+    """Hashes of a file's lines. One that a killed process did not finish is no line; its sample is made again."""
+    with open(path, "rb") as file:
+        for line in iter(lambda: file.readline(MAX_LINE), b""):
+            try:
+                entry = json.loads(line)
+                yield _hash(str(entry["name"])), int(entry["stamp"], 16), int(entry["input"], 16)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: says how files were made, and cannot be read: {error}; choose another --out"
+        ) from None
+    return document

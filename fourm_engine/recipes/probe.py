@@ -1,0 +1,221 @@
+"""What classifiers read from a model's features: what `fourm probe` does.
+
+In: a model and labelled samples, a folder with a sub-folder a class or a data set and a file of labels. Out: accuracies
+of kNN, linear and attentive probes and few-shot curves, as `probe.json`. The encoder learns nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourm_engine.features import probes as probing
+from fourm_engine.features.cache import features_of
+from fourm_engine.features.encoder import Encoder, encoder
+from fourm_engine.features.labels import read_labels
+from fourm_engine.features.probes import Labelled
+from fourm_engine.features.reading import ClassFolder, DataSamples, Samples
+from fourm_engine.features.sizes import Size
+from fourm_engine.files import write_atomically
+from fourm_engine.lock import at_work
+from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
+from fourm_plugins.counting import counted
+from fourm_plugins.suggest import did_you_mean
+
+RESULT, CACHE = "probe.json", "features"
+PROBES = ("knn", "linear", "attentive")
+SHOTS = (1, 2, 5, 10, 20, 50, 100)
+TRAIN, VAL = "train", ("val", "valid", "validation", "test")
+
+
+def probe(
+    run: str | Path,
+    data: str | Path,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    val: str | Path | None = None,
+    labels: Path | None = None,
+    share: float = 0.2,
+    probes: Sequence[str] = PROBES,
+    shots: Sequence[int] = (),
+    seeds: int = 5,
+    epochs: int = 20,
+    size: Size | Mapping[str, Size] | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    seed: int = 0,
+    tell: Tell = say,
+) -> dict[str, Any]:
+    """Probe the encoder of a run, model or Hub id; returns what `out/probe.json` holds. Features are kept in
+    `out/features`, for the next probe of the same samples.
+
+    Args:
+        data: a folder with a sub-folder a class, or with `train` and `val` folders of such; with a file of `labels`
+            (`read_labels`) a data set, as `data.train` of a config names one.
+        val: the same of validation samples; without it, and without a `val` folder, a `share` of each class.
+        shots, seeds: few-shot probes of so many samples a class, each drawn with so many seeds; without `shots`, those
+            of `SHOTS` that every class has.
+        epochs, batch_size: of the attentive probe; the latter also of the encoder.
+
+    Raises ValueError: samples without a class or of one class alone, names that no probe has, shots that a class does
+    not have."""
+    out = Path(out)
+    if wrong := [name for name in probes if name not in PROBES]:
+        raise ValueError(f"--probe {wrong[0]!r}: {did_you_mean(wrong[0], PROBES, otherwise='there are')}")
+    with at_work(out):
+        choose_threads(device)
+        network = encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
+        before = network.fingerprint()
+        train, held, left = _samples(network, data, val, labels, out, tell, "attentive" in probes, batch_size)
+        classes = sorted(set(train[1]))
+        if len(classes) < 2:
+            raise ValueError(f"{data}: all training samples are of the class {classes[0]!r}; two are needed")
+        known = {label: i for i, label in enumerate(classes)}
+        if held is None:
+            everything = _labelled(*train, known)
+            rows = probing.held_out(everything.labels, len(classes), share, seed)
+            fit, other = everything.at((~rows).nonzero()[:, 0]), everything.at(rows.nonzero()[:, 0])
+        else:
+            fit, other = _labelled(*train, known), _labelled(*held, known)
+        if not len(other):
+            raise ValueError(f"{val or data}: no validation sample is of a class that training samples have")
+        counts = torch.bincount(fit.labels, minlength=len(classes))
+        fewest = int(counts.argmin())
+        if shots and max(shots) > counts[fewest]:
+            raise ValueError(
+                f"--shots {max(shots)}: class {classes[fewest]!r} has {counted(int(counts[fewest]), 'training sample')}"
+            )
+        shots = sorted(set(shots)) or [number for number in SHOTS if number <= counts[fewest]]
+        result: dict[str, Any] = {
+            "run": str(run),
+            "data": str(data),
+            "inputs": list(network.inputs),
+            "encoder": before,
+            "classes": classes,
+            "train": len(fit),
+            "val": len(other),
+            "left_out": left,
+            "seed": seed,
+            # The class that most training samples have, for every validation sample.
+            "chance": float((other.labels == counts.argmax()).float().mean()),
+            "probes": {},
+            "few_shot": [],
+        }
+        for name in probes:
+            scores, facts = _run(name, network, fit, other, len(classes), epochs, batch_size, seed)
+            result["probes"][name] = {**_measured(scores, other), **facts}
+            tell(f"{name}: top-1 {result['probes'][name]['top1']:.3f}")
+        for number in shots:
+            drawn = [probing.few_shot(fit, other, len(classes), number, seed=seed + i) for i in range(seeds)]
+            top1 = [probing.accuracy(scores, other.labels) for scores in drawn]
+            deviation = float(np.std(top1, ddof=1)) if seeds > 1 else None
+            result["few_shot"].append({"shots": number, "mean": float(np.mean(top1)), "std": deviation, "top1": top1})
+        if network.fingerprint() != before:
+            raise RuntimeError("a probe changed the encoder")
+        write_atomically(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
+    tell(f"{out / RESULT}: {counted(len(fit), 'training sample')}, {len(other)} held out; the encoder is unchanged")
+    return result
+
+
+def _run(
+    name: str, network: Encoder, fit: Labelled, other: Labelled, classes: int, epochs: int, batch_size: int, seed: int
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    if name == "knn":
+        return probing.knn(fit, other, classes), {"k": probing.NEIGHBOURS, "temperature": probing.TEMPERATURE}
+    if name == "linear":
+        return probing.linear(fit, other, classes, seed=seed)
+    heads = network.network.config.heads
+    return probing.attentive(
+        fit, other, classes, heads=heads, epochs=epochs, batch_size=batch_size, seed=seed, device=network.device
+    )
+
+
+def _measured(scores: torch.Tensor, samples: Labelled) -> dict[str, float]:
+    top5 = {"top5": probing.accuracy(scores, samples.labels, top=5)} if scores.shape[1] > 5 else {}
+    mean = probing.mean_class_accuracy(scores, samples.labels)
+    return {"top1": probing.accuracy(scores, samples.labels), **top5, "mean_class": mean}
+
+
+#: Classes and features of samples, in one order.
+_Classed = tuple[list[str], list[str], dict[str, np.ndarray]]
+
+
+def _samples(
+    network: Encoder,
+    data: str | Path,
+    val: str | Path | None,
+    labels: Path | None,
+    out: Path,
+    tell: Tell,
+    tokens: bool,
+    batch_size: int,
+) -> Any:
+    """Training and (None where there are none) validation samples, as (names, classes, features); how many samples are
+    left out."""
+    folders: list[str | Path | None] = [data, val]
+    if labels is None and val is None and (Path(data) / TRAIN).is_dir():
+        beside = next((Path(data) / name for name in VAL if (Path(data) / name).is_dir()), None)
+        if beside is not None:
+            folders = [Path(data) / TRAIN, beside]
+    table, found, left = None if labels is None else read_labels(labels), [], 0
+    for folder in folders:
+        if folder is None:
+            found.append(None)
+            continue
+        samples, known = _open(network, folder, table, labels)
+        cached = features_of(
+            network,
+            samples,
+            list(known),
+            out / CACHE,
+            tokens=tokens,
+            batch_size=batch_size,
+            progress=Progress(str(folder), tell),
+        )
+        tell(
+            f"{folder}: features of {counted(len(cached.names), 'sample')} "
+            + ("computed" if cached.computed else "as computed before")
+        )
+        left += len(samples.names) - len(cached.names)
+        found.append((cached.names, [known[name] for name in cached.names], cached.arrays))
+    return (*found, left)
+
+
+def _open(
+    network: Encoder, folder: str | Path, table: Mapping[str, str] | None, labels: Path | None
+) -> tuple[Samples, dict[str, str]]:
+    """Samples, and {name: class} of those that have one."""
+    if table is None:
+        if len(network.inputs) > 1:
+            raise ValueError("--input: a folder of classes holds one modality; give one, or a data set and --labels")
+        samples: Samples = ClassFolder(network, Path(folder), next(iter(network.inputs)))
+        return samples, {name: name.partition("/")[0] for name in samples.names}
+    samples = DataSamples(network, str(folder))
+    known = {name: table[name] for name in samples.names if name in table}
+    if not known:
+        raise ValueError(
+            f"{labels}: none of the samples of {folder} has a class there; its names are like {next(iter(table))!r}, "
+            f"those of the samples like {samples.names[0]!r}"
+        )
+    return samples, known
+
+
+def _labelled(names: list[str], labels: list[str], arrays: dict[str, np.ndarray], known: Mapping[str, int]) -> Labelled:
+    """Those of known classes, in the order of their names."""
+    rows = [i for i, label in enumerate(labels) if label in known]
+    whole = len(rows) == len(labels)
+    parts = {kind: array if whole else array[rows] for kind, array in arrays.items()}
+    return Labelled(
+        [names[i] for i in rows],
+        torch.tensor([known[labels[i]] for i in rows], dtype=torch.int64),
+        torch.from_numpy(np.array(parts["pooled"])),
+        parts.get("tokens"),
+        parts.get("valid"),
+    )

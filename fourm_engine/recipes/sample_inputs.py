@@ -1,0 +1,276 @@
+"""Inputs of many samples for generation: folders whose files pair up by name, a data set, or the lines of a JSON file.
+
+In: what the command line says. Out: `SampleInputs`: the names of the samples, and what is given of each. Names alone
+are kept in memory, of a data set with an index or of lines a few bytes each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fourm_engine.data.names_table import Names
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.names import is_litter, plain, shown
+from fourm_engine.data.raw.source import Source, open_source
+from fourm_engine.generate.inputs import Typed
+from fourm_plugins.counting import counted
+from fourm_plugins.door import looks_like_path
+from fourm_plugins.modality import Modality
+
+#: Of a line, and of a sample's name, in bytes; a file system takes 255 for a name with its extension.
+MAX_LINE, MAX_NAME = 1 << 20, 200
+#: Before what is text, whatever it looks like.
+TEXT = "text:"
+_RESERVED = ("name", "seed")
+_Find = Callable[[str], Modality]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given of one sample: name of a modality -> {extension: content} of its files, or what a user holds;
+    `seed`: of the sample, None for one that follows from its name."""
+
+    values: dict[str, Any]
+    seed: int | None = None
+
+
+class SampleInputs(Protocol):
+    """Picklable, and the same in every process."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def given(self, name: str) -> Given:
+        """Reads the files of a sample. Raises SampleError (BadFile) for what cannot be read."""
+
+    def stamp(self, name: str) -> str:
+        """Equal where what is given is unchanged: sizes and times of files, and all that is typed."""
+
+    def where(self, name: str) -> str:
+        """For messages."""
+
+
+@dataclass
+class FolderInputs:
+    """Folders (modality -> its files), of which a sample has all; `common` is given of every sample."""
+
+    sources: dict[str, Source]
+    common: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folders: Mapping[str, Path], find: _Find, common: Mapping[str, Any]) -> FolderInputs:
+        """Raises ValueError for a folder without files of its modality."""
+        sources: dict[str, Source] = {}
+        for name, folder in folders.items():
+            source = open_source(folder.parent, folder.name, find(name).spec.extensions)
+            assert source is not None  # the caller has seen the folder
+            sources[name] = source
+        return cls(sources, dict(common))
+
+    def __post_init__(self) -> None:
+        sets = [set(source.names) for source in self.sources.values()]
+        every = set.intersection(*sets)
+        self.names = sorted(every)
+        #: Samples that not all folders have.
+        self.lacking = len(set.union(*sets)) - len(every)
+        self.notes = [note for source in self.sources.values() for note in source.notes]
+        if not every:
+            folders = " and ".join(shown(source.where(source.names[0])) for source in self.sources.values())
+            raise ValueError(f"no sample is in all folders: names pair up without extension, as of {folders}")
+
+    def given(self, name: str) -> Given:
+        return Given({key: source.files(name) for key, source in self.sources.items()} | self.common)
+
+    def stamp(self, name: str) -> str:
+        return repr([source.stamp(name) for source in self.sources.values()] + sorted(map(repr, self.common.items())))
+
+    def where(self, name: str) -> str:
+        return ", ".join(source.where(name) for source in self.sources.values())
+
+
+@dataclass
+class DataInputs:
+    """Some modalities of a data set (docs/data.md), of the samples that have all of them."""
+
+    data: AlignedData
+    #: Name as given -> modality of `data`.
+    wanted: dict[str, str]
+    common: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, root: str, split: str | None, wanted: Sequence[str], find: _Find, common: Mapping[str, Any]
+    ) -> DataInputs:
+        """Raises ValueError where there is no such data set, or no sample with all of `wanted`."""
+        modalities = {name: find(name) for name in wanted}
+        data = AlignedData(root, {modality.name: modality for modality in modalities.values()}, split)
+        return cls(data, {name: modality.name for name, modality in modalities.items()}, dict(common))
+
+    def __post_init__(self) -> None:
+        names = self.data.names
+        for modality in self.wanted.values():
+            names = Names(names.table, np.intersect1d(names.rows, self.data.having(modality).rows))
+        self.names: Sequence[str] = names
+        self.lacking, self.notes = len(self.data.names) - len(names), list[str]()
+        if not len(names):
+            raise ValueError(f"{self.data.root}: no sample has {' and '.join(self.wanted)}")
+
+    def given(self, name: str) -> Given:
+        return Given({key: self.data.files(name, m) for key, m in self.wanted.items()} | self.common)
+
+    def stamp(self, name: str) -> str:
+        return repr([self.data.stamp(name, m) for m in self.wanted.values()] + sorted(map(repr, self.common.items())))
+
+    def where(self, name: str) -> str:
+        return ", ".join(self.data.where(name, m) for m in self.wanted.values())
+
+
+class LineInputs:
+    """A line a sample, `{"rgb": "a.jpg", "caption": "a red cube", "seed": 3, "name": "a"}`: what is given of each
+    modality, a path (from the file's folder on), words, or JSON as in the modality's files. "name" is by default the
+    line's number, "seed" follows from the name."""
+
+    def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
+        """Reads all lines once. Raises ValueError, naming the line, for one that is no sample."""
+        self.path, self.common, self.lacking, self.notes = Path(path), dict(common), 0, list[str]()
+        begins, lines, hashed, at = array("q"), array("q"), array("Q"), 0
+        self._extensions: dict[str, tuple[tuple[str, ...], bool]] = {}
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+                if line.strip():
+                    name, values, _ = self._parsed(number, line)
+                    for key in {*values, *self.common} - self._extensions.keys():
+                        try:
+                            modality = find(key)
+                        except ValueError as error:
+                            raise ValueError(f"{self._at(number)}: {error}") from None
+                        self._extensions[key] = modality.spec.extensions, modality.typed
+                    begins.append(at)
+                    lines.append(number)
+                    hashed.append(_hash(name))
+                at += len(line)
+        if not begins:
+            raise ValueError(f'{self.path}: no line; write one a sample, {{"NAME": "FILE or words", …}}')
+        self._begins, self._lines = np.array(begins, np.int64), np.array(lines, np.int64)
+        hashes = np.array(hashed, np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._order = hashes[order], order
+        if len(twice := np.flatnonzero(self._hashes[1:] == self._hashes[:-1])):
+            one, other = (int(self._lines[order[twice[0] + k]]) for k in (0, 1))
+            raise ValueError(f"{self._at(other)}: a sample called as that of line {one}; give each another name")
+        self.names = _LineNames(self)
+        #: Modalities that any line gives.
+        self.keys = sorted(self._extensions)
+
+    def name_at(self, row: int) -> str:
+        return self._parsed(int(self._lines[row]), self._line(row))[0]
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def given(self, name: str) -> Given:
+        row = self._row(name)
+        _, values, seed = self._parsed(int(self._lines[row]), self._line(row))
+        return Given({key: self._value(key, value) for key, value in (self.common | values).items()}, seed)
+
+    def stamp(self, name: str) -> str:
+        line = self._line(self._row(name))
+        files = []
+        for key, value in self._parsed(0, line)[1].items():
+            if isinstance(path := self._value(key, value), Path):
+                try:
+                    files.append((status := os.stat(path)).st_size)
+                    files.append(status.st_mtime_ns)
+                except OSError:
+                    files.append(-1)
+        return repr((line.strip(), files, sorted(map(repr, self.common.items()))))
+
+    def where(self, name: str) -> str:
+        return self._at(int(self._lines[self._row(name)]))
+
+    def _at(self, number: int) -> str:
+        return f"{shown(self.path)}, line {number}"
+
+    def _row(self, name: str) -> int:
+        return int(self._order[np.searchsorted(self._hashes, np.uint64(_hash(name)))])
+
+    def _line(self, row: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(int(self._begins[row]))
+            return file.readline(MAX_LINE + 1)
+
+    def _parsed(self, number: int, line: bytes) -> tuple[str, dict[str, Any], int | None]:
+        """(name, what is given, seed)."""
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{self._at(number)}: longer than {MAX_LINE} bytes; give long texts as files")
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self._at(number)}: not JSON: {error}") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f'{self._at(number)}: an object is due, {{"NAME": "FILE or words", …}}')
+        name, seed = entry.get("name", f"{number:06d}"), entry.get("seed")
+        if why := wrong_name(name) if isinstance(name, str) else "a text":
+            raise ValueError(f"{self._at(number)}: name is {name!r:.60}; {why} is due")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63):
+            raise ValueError(f"{self._at(number)}: seed is {seed!r:.60}; a whole number from 0 on is due")
+        values = {key: value for key, value in entry.items() if key not in _RESERVED and value is not None}
+        if twice := sorted(values.keys() & self.common.keys()):
+            raise ValueError(f"{self._at(number)}: {twice[0]} is given with --input, too; leave one out")
+        return plain(name), values, seed
+
+    def _value(self, key: str, value: Any) -> Any:
+        """A path, words or an object, as `Modality.value` takes it."""
+        if not isinstance(value, str) or key in self.common:
+            return value
+        if value.startswith(TEXT):
+            return Typed(value[len(TEXT) :])
+        extensions, typed = self._extensions[key]
+        return self.path.parent / value if looks_like_path(value, extensions, typed=typed) else Typed(value)
+
+
+class _LineNames(Sequence[str]):
+    """Names of lines, read when they are needed."""
+
+    def __init__(self, lines: LineInputs) -> None:
+        self._lines = lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._lines.name_at(row) for row in range(*index.indices(len(self)))]
+        return self._lines.name_at(range(len(self))[index])
+
+
+def wrong_name(name: str) -> str:
+    """Why a sample cannot be called so; '' where it can. Files of a name lie in the folder that they are written to."""
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name:
+        return "a path below the folder of results, without '..'"
+    if is_litter(name):
+        return "a name that is not hidden, which readers skip,"
+    if len(os.fsencode(plain(name).encode("utf-8", "replace"))) > MAX_NAME or not name.isprintable():
+        return f"at most {MAX_NAME} bytes that can be printed"
+    return ""
+
+
+def describe(inputs: SampleInputs) -> str:
+    """Such as "12 samples (3 more lack an input)"."""
+    lacking = getattr(inputs, "lacking", 0)
+    more = f" ({lacking} more {'lacks' if lacking == 1 else 'lack'} an input)" if lacking else ""
+    return counted(len(inputs.names), "sample") + more
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")

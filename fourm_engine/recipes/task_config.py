@@ -1,0 +1,149 @@
+"""The config of a run that learns a task: one YAML file for `fourm finetune`, dotted overrides, strict pydantic.
+
+In: `config.yaml` and overrides. Out: `TaskRunConfig`. What it does not say of its inputs is the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fourm_engine.data.config import DataConfig
+from fourm_engine.files import write_atomically
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.finetune.source import Description, check_known, filled
+from fourm_engine.modalities import ModalitiesConfig, load_manager
+from fourm_engine.recipes import started
+from fourm_engine.recipes.config import CONFIG, leave_out_missing
+from fourm_engine.storage.url import LocalFolder
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.transfer.config import TaskConfig
+from fourm_engine.transfer.source import describe_source
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
+from fourm_plugins.explain import explain
+
+#: What an encoder without a decoder has that may be adapted.
+MATRICES = ["encoder"]
+PATHS = (*started.PATHS, "task.labels", "task.val_labels")
+
+
+class TaskTokenizers(BaseModel):
+    """Tokenizers of inputs that have tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    #: As `tokenizers.folder` of a model's config; null: the model's.
+    folder: LocalFolder | None = None
+
+
+class TaskRunConfig(BaseModel):
+    """All that a run is made of which learns a task with a trained model's encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    run: LocalFolder
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    #: `select`: the inputs, one or more that the model knows; `settings`: theirs, and those of `task.target`.
+    modalities: ModalitiesConfig
+    observers: Literal["installed"] | list[str] = "installed"
+    data: DataConfig
+    tokenizers: TaskTokenizers = Field(default_factory=TaskTokenizers)
+    #: The model, and what of its encoder is frozen or adapted.
+    finetune: FinetuneConfig
+    task: TaskConfig
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _lengths(self) -> TaskRunConfig:
+        try:
+            self.train.plan()
+        except ValueError as error:
+            raise ValueError(f"train: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _data(self) -> TaskRunConfig:
+        if self.data.tokens is not None:
+            raise ValueError("data.tokens: targets and inputs of a task are read from raw data; leave it out")
+        if isinstance(self.data.train, tuple):
+            raise ValueError("data.train: a task is learned from one data set, not a list; name its folder")
+        if self.data.train is None:
+            raise ValueError("data.train: name the folder of the training samples")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs(self) -> TaskRunConfig:
+        if self.modalities.select == "installed" or not self.modalities.select:
+            raise ValueError("modalities.select: name the inputs, such as [NAME], of those that the model knows")
+        if getattr(self.task, "target", None) in self.modalities.select:
+            raise ValueError(
+                f"task.target: {self.task.target!r} is an input, too, and would tell the answer; take it out of "  # type: ignore[union-attr]
+                f"modalities.select"
+            )
+        return self
+
+    @property
+    def inputs(self) -> ModalitiesConfig:
+        """Of the inputs alone."""
+        settings = {name: s for name, s in self.modalities.settings.items() if name in self.modalities.select}
+        return self.modalities.model_copy(update={"settings": settings})
+
+    def save(self, path: Path) -> None:
+        """Write the resolved config, every default spelt out."""
+        write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    def store(self) -> None:
+        """Save it in the run's folder, with a note of where the run was started."""
+        started.record(self.run)
+        self.save(self.run / CONFIG)
+
+
+def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRunConfig:
+    """Read `path`, apply `section.key=value` overrides, fill in what the model says of its inputs, validate. Raises
+    ConfigError."""
+    path = Path(path)
+    raw = read_yaml(path)
+    missing = started.relocate(raw, path, PATHS)
+    for override in overrides:
+        apply_override(raw, override)
+    leave_out_missing(raw, path, missing, overrides, ("data.train", "data.val", "task.labels", "task.val_labels"))
+    if not isinstance(raw.get("task"), Mapping):
+        if raw.get("finetune") is not None:
+            raise ConfigError(f"{path}: has no section `task`: it trains the model itself, with `fourm train {path}`")
+        raise ConfigError(f"{path}: has no section `task`, which says what is learned: task: {{kind: classification}}")
+    kind = raw["task"].get("kind")
+    if kind not in ("classification", "segmentation", "regression"):
+        raise ConfigError(f"{path}: task.kind is {kind!r}: one of classification, segmentation, regression")
+    config = parse_task_config(raw, str(path))
+    if started.is_stored(path):
+        return config
+    try:
+        description = describe_source(config.finetune.source, load_manager(config.modalities))
+        check_known(config.finetune.source, description.settings, config.modalities.select)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return completed(config, description)
+
+
+def parse_task_config(raw: dict[str, Any], origin: str) -> TaskRunConfig:
+    try:
+        return TaskRunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, TaskRunConfig))) from None
+
+
+def completed(config: TaskRunConfig, description: Description) -> TaskRunConfig:
+    """With the model's settings of the inputs where the config says nothing else, and the folder of its tokenizers."""
+    _, settings = filled({}, config.modalities.settings, description, list(config.modalities.select))
+    update: dict[str, Any] = {"modalities": config.modalities.model_copy(update={"settings": settings})}
+    if config.tokenizers.folder is None and description.tokenizers is not None:
+        update["tokenizers"] = TaskTokenizers(folder=description.tokenizers)
+    lora = config.finetune.lora
+    if lora is not None and "matrices" not in lora.model_fields_set:
+        lora = lora.model_copy(update={"matrices": MATRICES})
+        update["finetune"] = config.finetune.model_copy(update={"lora": lora})
+    return config.model_copy(update=update)

@@ -1,0 +1,185 @@
+"""What a sweep file may say: `SweepConfig`; and `Measure`, which suites have too."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from fourm_engine.data.splits import drawn
+from fourm_engine.storage.url import LocalFolder
+from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_plugins.explain import explain
+
+#: Trials of one file; more is a mistake.
+MAX_TRIALS = 10_000
+#: Dotted names of settings.
+_KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
+Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
+#: What a value of an axis, a task or an encoder is called.
+Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=80)]
+Settings = dict[Key, Any]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(min_length=1)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Measure(Strict):
+    """The number that trials are compared by."""
+
+    #: "eval": the mean of the held-out losses; "eval.NAME": one of them; "loss", "loss.NAME": of training;
+    #: "pairs.INPUT.TARGET": of the matrix of a run with `train.pairs_every`, "pairs": its mean; "result.KEY.KEY": in
+    #: the JSON that a command leaves.
+    key: Annotated[str, StringConstraints(pattern=r"^((eval|loss)(\..+)?|pairs(\.[^.]+\..+)?|result\..+)$")] = "eval"
+    goal: Literal["min", "max"] = "min"
+    #: The last evaluation (line, matrix), or the best one.
+    at: Literal["last", "best"] = "last"
+
+    def better(self, values: list[float]) -> float:
+        return min(values) if self.goal == "min" else max(values)
+
+
+class Budget(Strict):
+    """What a trial, and the search, may cost."""
+
+    #: Optimiser steps of a trial, in place of the length that the base says.
+    steps: int | None = Field(default=None, ge=1)
+    #: Minutes that a trial may train; then it is evaluated as it is.
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    #: Draws of a random search, each with every point of the grid and every seed.
+    trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
+
+
+class Distribution(Strict):
+    """One of `uniform`, `log_uniform`, `integers`, `log_integers` ([low, high], both included) and `choice`."""
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = None
+    integers: tuple[int, int] | None = None
+    log_integers: tuple[int, int] | None = None
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    #: Of `integers`: low, low + step, ...
+    step: int = Field(default=1, ge=1)
+
+    @property
+    def kind(self) -> str:
+        return next(name for name in _KINDS if getattr(self, name) is not None)
+
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """[low, high]; of a choice its first and last value."""
+        values = getattr(self, self.kind)
+        return values[0], values[-1]
+
+    @model_validator(mode="after")
+    def _one(self) -> Distribution:
+        given = [name for name in _KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"set one of {', '.join(_KINDS)}, such as {{log_uniform: [1e-4, 1e-2]}}")
+        if self.step > 1 and given != ["integers"]:
+            raise ValueError("step goes with integers; leave it out")
+        if given != ["choice"]:
+            low, high = self.bounds
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"{given[0]} [{low}, {high}]: write [low, high], the lower one first")
+            if given[0].startswith("log") and low <= 0:
+                raise ValueError(f"{given[0]} [{low}, {high}]: a logarithm needs numbers above 0")
+        return self
+
+    def value(self, seed: int, number: int, key: str) -> Any:
+        """The value of draw `number`: a function of these three, so that more draws and more keys change none."""
+        share, (low, high) = drawn(f"sweep/{seed}/{number}/{key}"), self.bounds
+        if self.choice is not None:
+            return self.choice[int(share * len(self.choice))]
+        if self.integers is not None:
+            return low + self.step * int(share * ((high - low) // self.step + 1))
+        if self.log_integers is not None:
+            return min(high, int(math.exp(math.log(low) + share * (math.log(high + 1) - math.log(low)))))
+        if self.log_uniform is not None:
+            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        else:
+            value = low + share * (high - low)
+        return min(high, max(low, float(f"{value:.4g}")))
+
+
+_KINDS = ("uniform", "log_uniform", "integers", "log_integers", "choice")
+
+
+class SweepConfig(Strict):
+    """Trials are every point of `grid`, with every entry of `points`, every draw of `random`, and every seed. Paths are
+    relative to the working directory, as in any config."""
+
+    #: The config that trials start from; its `run` does not count.
+    base: Path
+    #: Folder of everything that the sweep writes.
+    out: LocalFolder
+    #: What differs from the base in all trials.
+    settings: Settings = Field(default_factory=dict)
+    #: Key -> its values; or a name of your choice -> {value's name: {key: value}}, for values of several keys.
+    grid: dict[Label, list[Any] | dict[Label, Settings]] = Field(default_factory=dict)
+    #: Settings point by point, {key: value}. `name`, where an entry has it, is what the table calls it.
+    points: tuple[dict[str, Any], ...] = ()
+    #: Key -> where its values are drawn from.
+    random: dict[Key, Distribution] = Field(default_factory=dict)
+    #: Whether draws are independent, or made by Optuna from what came before (`pip install 'fourm-engine[optuna]'`).
+    sampler: Literal["independent", "optuna"] = "independent"
+    #: Of the draws.
+    seed: int = Field(default=0, ge=0, lt=1 << 31)
+    #: Values of the config's `seed`; error bars are over these.
+    seeds: Seeds = (0,)
+    measure: Measure = Field(default_factory=Measure)
+    budget: Budget = Field(default_factory=Budget)
+    #: What is drawn along the axis of scaling plots: keys with numbers, or what runs measure.
+    scaling: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepConfig:
+        axes = [*self.grid, *self.random]
+        for name, values in self.grid.items():
+            if isinstance(values, list) and not re.fullmatch(_KEY, name):
+                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key, such as train.lr")
+        keys = Counter([*self.random, *(name for name, values in self.grid.items() if isinstance(values, list))])
+        for values in self.grid.values():
+            named = values.values() if isinstance(values, dict) else ()
+            keys.update({key for settings in named for key in settings})
+        keys.update({key for entry in self.points for key in entry} - {"name"})
+        if several := [key for key, number in keys.items() if number > 1]:
+            raise ValueError(f"{several[0]} is varied twice; keep one of grid, points and random for it")
+        for key, instead in (("run", "each trial has a folder below `out`"), ("seed", "name the seeds in `seeds`")):
+            if key in keys or key in self.settings:
+                raise ValueError(f"{key} cannot be varied: {instead}")
+        if not (axes or self.points or len(self.seeds) > 1):
+            raise ValueError("nothing to vary; set grid, points, random or several seeds")
+        if empty := [name for name, values in self.grid.items() if not values]:
+            raise ValueError(f"grid.{empty[0]} has no value; give some, or leave it out")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one is there twice; remove it")
+        if self.random and self.budget.trials is None:
+            raise ValueError("random needs the number of draws: set budget.trials")
+        if self.budget.trials is not None and not self.random:
+            raise ValueError("budget.trials counts the draws of `random`, and there is none; leave it out")
+        if self.sampler == "optuna" and not self.random:
+            raise ValueError("sampler: optuna draws the keys of `random`, and there are none; leave it out")
+        if lengths := [key for key in LENGTHS if self.budget.steps is not None and key in {*keys, *self.settings}]:
+            raise ValueError(f"budget.steps and {lengths[0]} both say how long trials are; keep one")
+        return self
+
+
+#: Settings that say how long a run is.
+LENGTHS = ("train.steps", "train.samples", "train.tokens")
+
+
+def read_file(path: Path, model: type[M]) -> M:
+    """A sweep or suite file. Raises ConfigError, a line for each fault."""
+    raw = read_yaml(path)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, model))) from None

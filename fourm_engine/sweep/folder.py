@@ -1,0 +1,147 @@
+"""The folder of a sweep: which trials are there, how they ended, who is at work on them.
+
+OUT/trials/NAME.yaml            what a trial trains, or which command it runs
+OUT/trials/NAME/outcome.json    how it ended
+OUT/trials/NAME/log.txt         what it said
+OUT/trials/NAME/…               what training leaves: config, checkpoints, metrics, model
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fourm_engine.files import write_atomically
+from fourm_engine.lock import Busy, at_work, now, one_at_a_time
+from fourm_engine.recipes.runs import flat
+from fourm_engine.sweep.trial import Trial
+from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_plugins.counting import counted
+
+OUTCOME, LOG, DRAWS = "outcome.json", "log.txt", "draws.json"
+FORMAT = 1
+MAX_BYTES = 1 << 20
+DONE, FAILED, CUT = "done", "failed", "cut"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "done", "failed", or "cut" by its time at `step` and not yet evaluated."""
+
+    state: str
+    error: str = ""
+    step: int | None = None
+    #: How often it has failed.
+    failures: int = 0
+    ended: str = ""
+
+
+class SweepFolder:
+    """`out`, and the file at `path` that says what belongs there."""
+
+    def __init__(self, out: Path, path: Path) -> None:
+        self.out, self.path = out, path
+
+    def config(self, trial: Trial) -> Path:
+        """The file that says what a trial does."""
+        return self.out / f"{trial.folder}.yaml"
+
+    def check(self, trials: Sequence[Trial], beside: Sequence[str]) -> list[str]:
+        """Compare trials with what is there of them; returns notes. `beside`: folders of trials, below `out`.
+
+        Raises ConfigError where a trial that is there was another one, or where none of those that are there is one of
+        these."""
+        there = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
+        known = {trial.folder: trial for trial in trials}
+        others = [folder for folder in there if folder not in known]
+        if others and len(others) == len(there):
+            raise ConfigError(
+                f"{self.path}: {self.out} holds {counted(len(there), 'trial')} of another sweep, such as "
+                f"{Path(others[0]).name}, and none of this one; choose another `out`"
+            )
+        for folder in there:
+            if folder in known and known[folder].content:
+                self._compare(known[folder])
+        if others:
+            said = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
+            return [f"{said}: not of this file any more, left out"]
+        return []
+
+    def _compare(self, trial: Trial) -> None:
+        before = read_yaml(self.config(trial))
+        was, now = ({k: v for k, v in flat(c).items() if k != "run"} for c in (before, trial.content))
+        changed = [key for key in [*was, *now] if was.get(key) != now.get(key)]
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"{self.path}: {trial.name} is there with {key}={_short(was.get(key))}, and now {key} would be "
+                f"{_short(now.get(key))}; undo the change, or choose another `out`"
+            )
+
+    def outcome(self, trial: Trial) -> Outcome | None:
+        """None where it has not ended, or the file says nothing."""
+        try:
+            with open(self.out / trial.folder / OUTCOME, "rb") as file:
+                facts = json.loads(file.read(MAX_BYTES))
+            if facts.pop("format") != FORMAT or facts["state"] not in (DONE, FAILED, CUT):
+                return None
+            return Outcome(**facts)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+
+    def end(self, trial: Trial, outcome: Outcome) -> None:
+        facts = {"format": FORMAT, **asdict(outcome), "ended": now()}
+        write_atomically(self.out / trial.folder / OUTCOME, json.dumps(facts, indent=1) + "\n")
+
+    def claim(self, trial: Trial) -> ExitStack | None:
+        """Hold a trial for this process until the stack closes; None where another command is at work on it."""
+        folder = self.out / trial.folder
+        stack = ExitStack()
+        try:
+            stack.enter_context(at_work(folder, replaced=True))
+            with at_work(folder):  # a run that a killed sweep left behind
+                pass
+        except Busy:
+            stack.close()
+            return None
+        return stack
+
+    def write(self, trial: Trial) -> Path:
+        """What a trial does, as the config that it is started with."""
+        path = self.config(trial)
+        write_atomically(path, yaml.safe_dump(trial.content, sort_keys=False, allow_unicode=True))
+        return path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process of those that share the sweep at a time."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(self.out / ".sweep-gate"):
+            yield
+
+    def draws(self) -> dict[int, dict[str, Any]]:
+        """draw -> {key: value}: what a search that learns has drawn. Raises ConfigError for a damaged file."""
+        path = self.out / DRAWS
+        if not path.is_file():
+            return {}
+        try:
+            with open(path, "rb") as file:
+                facts = json.loads(file.read(MAX_BYTES))
+            return {int(number): dict(values) for number, values in facts["draws"].items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{path}: not what a sweep has drawn ({error}); move {self.out} away") from None
+
+    def keep_draws(self, draws: Mapping[int, Mapping[str, Any]]) -> None:
+        facts = {"format": FORMAT, "draws": {str(number): dict(values) for number, values in sorted(draws.items())}}
+        write_atomically(self.out / DRAWS, json.dumps(facts, indent=1) + "\n")
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,127 @@
+"""What came of a trial, as numbers: its measure, its curve, and what scaling plots are drawn over.
+
+In: the files that training, or a command, left. Out: finite numbers; what is none is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fourm_engine.evaluate.metrics_file import LARGEST, numbers
+from fourm_engine.recipes.runs import KnownRun, covered, is_run, open_run
+from fourm_engine.sweep.config import Measure
+
+#: What a command leaves: a file that it writes, or its standard output.
+RESULT, OUTPUT = "result.json", "output.json"
+MAX_BYTES = 1 << 24
+#: What runs measure, for the axis of a scaling plot.
+MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`terms`: name -> what the measure is the mean of. `curve`: (step, value) of each evaluation. `numbers`: of
+    `MEASURED`."""
+
+    terms: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    def value(self, over: set[str] | None = None) -> float | None:
+        """The mean over `over`, or over all terms; None where there is none."""
+        values = [value for name, value in self.terms.items() if over is None or name in over]
+        return mean(values) if values else None
+
+
+def measured(folder: Path, measure: Measure) -> Measured:
+    """What the files in a trial's folder say."""
+    run = open_run(folder) if is_run(folder) else None
+    kind, _, rest = measure.key.partition(".")
+    if kind == "result":
+        value = _of_result(folder, rest)
+        return Measured({} if value is None else {measure.key: value}, [], _numbers(run))
+    if run is None:
+        return Measured()
+    curve = [(step, terms) for step, terms in _terms(run, kind, rest) if terms]
+    if not curve:
+        return Measured({}, [], _numbers(run))
+    terms = curve[-1][1]
+    if measure.at == "best":
+        best = measure.better([mean(terms.values()) for _, terms in curve])
+        terms = next(terms for _, terms in curve if mean(terms.values()) == best)
+    return Measured(terms, curve, _numbers(run))
+
+
+def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, float]]]:
+    """(step, {term: value}) of each line of the run that has some."""
+    found = []
+    trained = {name for line in run.lines for name in line.losses}
+    for line in run.lines:
+        if kind == "loss":
+            terms = line.losses if rest else ({"loss": line.numbers["loss"]} if "loss" in line.numbers else {})
+        elif kind == "pairs":
+            given, _, target = rest.partition(".")
+            terms = {
+                f"{name}.{t}": value
+                for name, row in line.pairs.items()
+                for t, value in row.items()
+                if not rest or (name, t) == (given, target)
+            }
+            found.append((line.step, terms))
+            continue
+        else:  # measures that are no losses count where they are named
+            terms = {name: v for name, v in line.held_out.items() if rest or not trained or name in trained}
+        found.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))
+    return found
+
+
+def _of_result(folder: Path, path: str) -> float | None:
+    """The number at a dotted path of what a command left; a name with dots in it is taken as it is."""
+    for name in (RESULT, OUTPUT):
+        try:
+            with open(folder / name, "rb") as file:
+                found = _at(json.loads(file.read(MAX_BYTES)), path)
+        except (OSError, ValueError, RecursionError):
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _at(value: Any, path: str) -> float | None:
+    if not path:
+        finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+        return float(value) if finite else None
+    if not isinstance(value, Mapping):
+        return None
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        key = ".".join(parts[:length])
+        if key in value and (found := _at(value[key], ".".join(parts[length:]))) is not None:
+            return found
+    return None
+
+
+def _numbers(run: KnownRun | None) -> dict[str, float]:
+    if run is None:
+        return {}
+    at = covered(run)
+    found: dict[str, Any] = {"parameters": run.facts.get("parameters"), "steps": float(run.step) or None}
+    for name in ("samples", "seconds"):
+        found[name] = at[name][-1] if at[name] else None
+    found["flops"] = _flops(run, at["seconds"])
+    return {name: value for name, value in numbers(found).items() if value > 0 and math.isfinite(value)}
+
+
+def _flops(run: KnownRun, seconds: list[float]) -> float | None:
+    """FLOPs of the whole run: of each line its rate times the seconds since the line before."""
+    rates = [line.numbers.get("flops_per_s") for line in run.trained]
+    if not seconds or None in rates:
+        return None
+    return sum(rate * (end - start) for rate, start, end in zip(rates, [0.0, *seconds], seconds, strict=False) if rate)

@@ -1,0 +1,140 @@
+"""From a sweep file to its trials, each with the whole config that it trains.
+
+In: `SweepConfig` and the draws that a search has made. Out: trials in the order in which they run. The same file gives
+the same trials, and a file with more values gives those and more.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.recipes.config import read_raw, resolve
+from fourm_engine.sweep.config import LENGTHS, MAX_TRIALS, SweepConfig
+from fourm_engine.sweep.trial import Trial, name_of, short_names
+from fourm_engine.yaml_config import ConfigError, set_key
+
+TRIALS = "trials"
+#: What a run needs that a config which another run stored may have lost.
+NEEDED = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
+#: draw -> {key: value} of a search that learns.
+Draws = Mapping[int, Mapping[str, Any]]
+
+
+class Plan:
+    """The trials of a sweep file at `path`. Raises ConfigError for a base that cannot be read."""
+
+    def __init__(self, config: SweepConfig, path: Path) -> None:
+        self.config, self.path = config, path
+        if config.base.resolve() == path.resolve():
+            raise ConfigError(f"{path}: base names this file; name the config to start from")
+        self.base = read_raw(config.base, needed=NEEDED)
+        if self.base.get("extend") is not None:
+            raise ConfigError(f"{path}: base {config.base} extends a model, which takes a run of its own; name another")
+
+    def points(self, draws: Draws) -> list[tuple[dict[str, Any], dict[str, Any] | None, int | None]]:
+        """(point, its settings, its draw) of every point, without seeds; settings are None before they are drawn."""
+        config = self.config
+        axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []
+        for name, values in config.grid.items():
+            if isinstance(values, dict):
+                axes.append([({name: label}, dict(settings)) for label, settings in values.items()])
+            else:
+                axes.append([({name: value}, {name: value}) for value in values])
+        if config.points:
+            axes.append([_entry(entry) for entry in config.points])
+        found: list[tuple[dict[str, Any], dict[str, Any] | None, int | None]] = []
+        for number in range(config.budget.trials or 1):
+            drawn: Mapping[str, Any] | None = {}
+            if config.random:
+                learns = config.sampler == "optuna"
+                drawn = draws.get(number) if learns else self.draw(number)
+            for combination in itertools.product(*axes):
+                point = {key: value for part, _ in combination for key, value in part.items()}
+                settings = {key: value for _, part in combination for key, value in part.items()}
+                point |= {"draw": number} if config.random else {}
+                known = None if drawn is None else settings | dict(drawn)
+                found.append((point | dict(drawn or {}), known, number if config.random else None))
+        return found
+
+    def draw(self, number: int) -> dict[str, Any]:
+        """The values of an independent draw."""
+        return {key: d.value(self.config.seed, number, key) for key, d in self.config.random.items()}
+
+    def trials(self, draws: Draws) -> list[Trial]:
+        """All trials, seeds innermost. Raises ConfigError for a key that no config has or a value that it refuses."""
+        points = self.points(draws)
+        if len(points) * len(self.config.seeds) > MAX_TRIALS:
+            raise ConfigError(
+                f"{self.path}: {len(points) * len(self.config.seeds)} trials; at most {MAX_TRIALS} are taken"
+            )
+        found: dict[str, Trial] = {}
+        for point, settings, number in points:
+            for seed in self.config.seeds:
+                trial = self._trial(point, settings, number, seed)
+                if trial.folder in found:
+                    raise ConfigError(f"{self.path}: {trial.name} is there twice; remove one of the values")
+                found[trial.folder] = trial
+        return list(found.values())
+
+    def _trial(
+        self, point: Mapping[str, Any], settings: Mapping[str, Any] | None, number: int | None, seed: int
+    ) -> Trial:
+        random = self.config.random
+        named = {key: value for key, value in point.items() if key not in random}
+        short = short_names(list(named))
+        name = name_of({short[key]: value for key, value in named.items()} | {"seed": seed})
+        shown = {key: value for key, value in point.items() if key != "draw"} if random else dict(point)
+        folder = f"{TRIALS}/{name}"
+        content = {} if settings is None else self.content(settings, seed, folder, f"{self.path}: {name}")
+        learns = number if self.config.sampler == "optuna" else None
+        return Trial(folder, shown, seed, content, self.config.measure, draw=learns)
+
+    def content(self, settings: Mapping[str, Any], seed: int, folder: str, origin: str) -> dict[str, Any]:
+        """The config of a trial. Raises ConfigError, which begins with `origin`."""
+        config = self.config
+        length = {} if config.budget.steps is None else {"train.steps": config.budget.steps}
+        return content_of(self.base, {**config.settings, **length, **settings}, seed, config.out / folder, origin)
+
+    def check_draws(self) -> None:
+        """Try the bounds of what a search draws later. Raises ConfigError."""
+        for key, distribution in self.config.random.items():
+            middle = {other: d.bounds[0] for other, d in self.config.random.items()}
+            for value in distribution.choice or distribution.bounds:
+                points = self.points({0: middle | {key: value}})
+                for _, settings, number in points:
+                    if number == 0 and settings is not None:
+                        self.content(settings, self.config.seeds[0], TRIALS, f"{self.path}: random: {key}={value}")
+
+
+def content_of(
+    base: Mapping[str, Any], settings: Mapping[str, Any], seed: int, run: Path, origin: str
+) -> dict[str, Any]:
+    """The config `base` with `settings`, {dotted key: value}, for a run in the folder `run`, validated. A config that
+    fine-tunes leaves open what it takes from its source.
+
+    Raises ConfigError, which begins with `origin`."""
+    raw = with_settings(base, settings, origin)
+    raw |= {"run": str(run), "seed": seed}
+    resolve(copy.deepcopy(raw), Path(origin))
+    return raw
+
+
+def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A copy of `base` with settings; a length takes the place of another. Raises ConfigError."""
+    raw = copy.deepcopy(dict(base))
+    for key, value in settings.items():
+        if key in LENGTHS:
+            for other in LENGTHS:
+                set_key(raw, other, None, f"{origin}: {other}")
+        set_key(raw, key, copy.deepcopy(value), f"{origin}: {key}")
+    return raw
+
+
+def _entry(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(point, settings) of an entry of `points`."""
+    settings = {key: value for key, value in entry.items() if key != "name"}
+    return ({"name": entry["name"]} if "name" in entry else settings), settings

@@ -1,0 +1,83 @@
+"""Draws that learn from the trials before them, by Optuna's TPE sampler.
+
+In: the distributions, the draws so far and what came of them. Out: the values of the next draw. No database is kept:
+the study is made anew from the folder, so that a sweep that was stopped, or that several processes share, goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fourm_engine.sweep.config import Distribution
+from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.extras import optional
+
+
+def check_optuna() -> Any:
+    """optuna. Raises ValueError if it is not installed."""
+    return optional("optuna", what="sampler: optuna needs", install="fourm-engine[optuna]")
+
+
+def next_draw(
+    number: int,
+    distributions: Mapping[str, Distribution],
+    draws: Mapping[int, Mapping[str, Any]],
+    values: Mapping[int, float | None],
+    *,
+    goal: str,
+    seed: int,
+) -> dict[str, Any]:
+    """The values of draw `number`, from the `draws` before it and their `values`; None stands for one that failed, and
+    those that are absent still run.
+
+    Raises ConfigError where a draw before does not fit the distributions."""
+    optuna = check_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    spaces = {key: _space(optuna, distribution) for key, distribution in distributions.items()}
+    # A seed of its own for each draw, as the study is new each time. Draws that still run repel the next ones.
+    sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + number) % (1 << 32), constant_liar=True)
+    study = optuna.create_study(direction="minimize" if goal == "min" else "maximize", sampler=sampler)
+    states = optuna.trial.TrialState
+    for other, drawn in sorted(draws.items()):
+        parameters = {key: _index(distributions[key], value) for key, value in drawn.items() if key in distributions}
+        value = values.get(other)
+        state = states.RUNNING if other not in values else states.FAIL if value is None else states.COMPLETE
+        try:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=parameters, distributions={k: spaces[k] for k in parameters}, value=value, state=state
+                )
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"random: draw {other} is there and does not fit ({error}); choose another `out`"
+            ) from None
+    asked = study.ask(spaces)
+    return {key: _value(distributions[key], asked.params[key]) for key in distributions}
+
+
+def _space(optuna: Any, distribution: Distribution) -> Any:
+    spaces, (low, high) = optuna.distributions, distribution.bounds
+    if distribution.choice is not None:  # by number, as its categories are of few types
+        return spaces.CategoricalDistribution(list(range(len(distribution.choice))))
+    if distribution.kind in ("integers", "log_integers"):
+        high -= (high - low) % distribution.step
+        return spaces.IntDistribution(low, high, log=distribution.kind == "log_integers", step=distribution.step)
+    return spaces.FloatDistribution(low, high, log=distribution.kind == "log_uniform")
+
+
+def _index(distribution: Distribution, value: Any) -> Any:
+    """A value as Optuna has it."""
+    if distribution.choice is None:
+        return value
+    return distribution.choice.index(value) if value in distribution.choice else -1
+
+
+def _value(distribution: Distribution, parameter: Any) -> Any:
+    if distribution.choice is not None:
+        return distribution.choice[parameter]
+    if distribution.kind in ("uniform", "log_uniform"):
+        low, high = distribution.bounds
+        return min(high, max(low, float(f"{parameter:.4g}")))
+    return int(parameter)

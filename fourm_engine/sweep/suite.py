@@ -1,0 +1,248 @@
+"""A transfer suite from its file to its table: what `fourm suite` does.
+
+In: a file that names encoders, tasks and seeds. Out: `OUT/encoders/`, the models that the suite trains; `OUT/tasks/`, a
+run or a command's result for each encoder, task and seed; `OUT/suite.json`, pictures, and a `Results` for each task.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, model_validator
+
+from fourm_engine.files import write_atomically
+from fourm_engine.recipes.config import parse_config, read_raw
+from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.storage.url import LocalFolder
+from fourm_engine.sweep.config import Label, Measure, Seeds, Settings, Strict, read_file
+from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
+from fourm_engine.sweep.measured import measured
+from fourm_engine.sweep.pictures import draw_all
+from fourm_engine.sweep.plan import NEEDED, content_of, with_settings
+from fourm_engine.sweep.results import Group, Results, results_of
+from fourm_engine.sweep.trial import Trial, name_of, slug
+from fourm_engine.sweep.work import Work
+from fourm_engine.yaml_config import ConfigError, set_key
+from fourm_plugins.counting import counted
+
+ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
+Word = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Encoder(Strict):
+    """A model that tasks start from. One with neither `train` nor `source` is none: tasks train from scratch."""
+
+    #: A config that the suite trains first.
+    train: Path | None = None
+    #: What differs from that config.
+    settings: Settings = Field(default_factory=dict)
+    #: A model that is there: folder of a run or an exported model, a published one, or a Hub id.
+    source: str | None = None
+    #: What it sets in the config of every task, such as the shape of a model without a source.
+    in_tasks: Settings = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one(self) -> Encoder:
+        if self.train is not None and self.source is not None:
+            raise ValueError("train and source both name the model; keep one")
+        if self.settings and self.train is None:
+            raise ValueError("settings are those of the config `train`, which is not set; in_tasks are those of tasks")
+        return self
+
+
+class TransferTask(Strict):
+    """What is learned from an encoder, and the number that counts."""
+
+    #: A config; the encoder becomes its `finetune.source`.
+    train: Path | None = None
+    #: What differs from that config.
+    settings: Settings = Field(default_factory=dict)
+    #: Words of a `fourm` command in place of a config. {encoder}, {seed}, {out} (the folder of this trial) and {name}
+    #: (of the encoder) are filled in. The number is in the JSON that it prints, or writes to {out}/result.json.
+    command: tuple[Word, ...] | None = Field(default=None, min_length=1)
+    measure: Measure = Field(default_factory=Measure)
+
+    @model_validator(mode="after")
+    def _one(self) -> TransferTask:
+        if (self.train is None) == (self.command is None):
+            raise ValueError("set train, a config, or command, the words of a fourm command")
+        if self.command is not None and self.settings:
+            raise ValueError("settings are those of the config `train`; write those of a command among its words")
+        if self.command is not None and not self.measure.key.startswith("result."):
+            raise ValueError("measure.key of a command is result.KEY, in the JSON that it leaves")
+        return self
+
+
+class SuiteConfig(Strict):
+    """Every encoder with every task and every seed. Paths are relative to the working directory."""
+
+    out: LocalFolder
+    encoders: dict[Label, Encoder] = Field(min_length=1)
+    tasks: dict[Label, TransferTask] = Field(min_length=1)
+    #: Values of the `seed` of tasks; error bars are over these.
+    seeds: Seeds = (0,)
+
+
+@dataclass
+class SuiteResults:
+    """Task -> what came of it, a group an encoder."""
+
+    tasks: dict[str, Results]
+    notes: list[str] = field(default_factory=list)
+
+    def group(self, task: str, encoder: str) -> Group | None:
+        return next((g for g in self.tasks[task].groups if g.point["encoder"] == encoder), None)
+
+    def mean_ranks(self) -> dict[str, float]:
+        """Encoder -> the mean of its ranks, of those that have one in every task; best first."""
+        encoders = dict.fromkeys(g.point["encoder"] for report in self.tasks.values() for g in report.groups)
+        ranks = {}
+        for encoder in encoders:
+            groups = [self.group(task, encoder) for task in self.tasks]
+            if all(group is not None and group.rank is not None for group in groups):
+                ranks[encoder] = mean(group.rank for group in groups if group is not None and group.rank is not None)
+        return dict(sorted(ranks.items(), key=lambda item: item[1]))
+
+    def to_json(self) -> dict[str, Any]:
+        tasks = {task: report.to_json() for task, report in self.tasks.items()}
+        return {"format": FORMAT, "mean_ranks": self.mean_ranks(), "tasks": tasks, "notes": self.notes}
+
+
+class Suite:
+    """The trials of a suite file, and what is there of them. Raises ConfigError, before anything is written, for a file
+    or a config that cannot be used, and for trials of another file in its folder."""
+
+    def __init__(self, path: Path, *, tell: Tell = say) -> None:
+        self.path, self.tell, self.notes = path, tell, list[str]()
+        self.config = read_file(path, SuiteConfig)
+        self.folder = SweepFolder(self.config.out, path)
+        self.encoders = {
+            label: self._pretraining(label, encoder)
+            for label, encoder in self.config.encoders.items()
+            if encoder.train is not None
+        }
+        self.tasks = {label: self._of_task(label, task) for label, task in self.config.tasks.items()}
+        self.trials = [*self.encoders.values(), *(trial for trials in self.tasks.values() for trial in trials)]
+        if len({trial.folder for trial in self.trials}) < len(self.trials):
+            raise ConfigError(f"{path}: two encoders, or two tasks, have names that differ in signs alone; rename one")
+        self.notes += self.folder.check(self.trials, [ENCODERS, TASKS])
+
+    def _pretraining(self, label: str, encoder: Encoder) -> Trial:
+        assert encoder.train is not None
+        folder = f"{ENCODERS}/{slug(label)}"
+        base = read_raw(encoder.train, needed=NEEDED)
+        origin = f"{self.path}: encoders.{label}"
+        seed = base.get("seed", 0)
+        content = content_of(base, encoder.settings, seed, self.config.out / folder, origin)
+        return Trial(folder, {"encoder": label}, seed, content)
+
+    def _of_task(self, label: str, task: TransferTask) -> list[Trial]:
+        base = None if task.train is None else read_raw(task.train, needed=NEEDED)
+        trials = []
+        for name, encoder in self.config.encoders.items():
+            needs = self.encoders[name].folder if name in self.encoders else None
+            source = encoder.source if needs is None else str(self.config.out / needs)
+            if source is None and any("{encoder}" in word for word in task.command or ()):
+                self.notes.append(f"tasks.{label}: left out for {name}, which has no model to run the command on")
+                continue
+            for seed in self.config.seeds:
+                folder = f"{TASKS}/{name_of({'task': label, 'encoder': name, 'seed': seed})}"
+                if base is None:
+                    content = self._command(task, source, name, seed, folder)
+                else:
+                    settings = {**task.settings, **encoder.in_tasks}
+                    content = self._training(label, name, base, settings, source, seed, folder)
+                trials.append(Trial(folder, {"encoder": name}, seed, content, task.measure, needs))
+        return trials
+
+    def _command(self, task: TransferTask, source: str | None, name: str, seed: int, folder: str) -> dict[str, Any]:
+        filled = {
+            "{encoder}": source or "",
+            "{seed}": str(seed),
+            "{out}": str(self.config.out / folder),
+            "{name}": name,
+        }
+        words = []
+        for word in task.command or ():
+            for sign, text in filled.items():
+                word = word.replace(sign, text)
+            words.append(word)
+        return {"command": words}
+
+    def _training(
+        self,
+        label: str,
+        name: str,
+        base: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        source: str | None,
+        seed: int,
+        folder: str,
+    ) -> dict[str, Any]:
+        origin = f"{self.path}: tasks.{label} from {name}"
+        raw = dict(base)
+        if source is None:
+            raw.pop("finetune", None)
+            return content_of(raw, settings, seed, self.config.out / folder, origin)
+        raw = with_settings(raw, settings, origin)
+        set_key(raw, "finetune.source", source, origin)
+        if name not in self.encoders:
+            return content_of(raw, {}, seed, self.config.out / folder, origin)
+        # The model is not there yet: check the rest with the shape that it will have.
+        raw |= {"run": str(self.config.out / folder), "seed": seed}
+        filled = copy.deepcopy(raw)
+        for section in ("model", "modalities", "tokenizers"):
+            given = filled.get(section) or {}
+            if isinstance(given, dict):
+                filled[section] = {**(self.encoders[name].content.get(section) or {}), **given}
+        parse_config(filled, origin)
+        return raw
+
+    def run(self, *, jobs: int = 1) -> SuiteResults:
+        """Run what is missing, `jobs` trials at a time, and report. Other processes may share them."""
+        states = [self.folder.outcome(trial) for trial in self.trials]
+        done = sum(outcome is not None and outcome.state == DONE for outcome in states)
+        failed = sum(outcome is not None and outcome.state == FAILED for outcome in states)
+        more = f"; {failed} failed and are tried again" if failed else ""
+        self.tell(f"{self.path}: {counted(len(self.trials), 'trial')} in {self.config.out}, {done} done{more}")
+        for note in self.notes:
+            self.tell(note)
+        if done < len(self.trials):
+            Work(self.folder, self.trials, jobs=jobs, said=self._said, tell=self.tell).run()
+        return self.report()
+
+    def results(self) -> SuiteResults:
+        """What is there now."""
+        tasks = {
+            label: results_of(trials, self.folder, self.config.tasks[label].measure)
+            for label, trials in self.tasks.items()
+        }
+        notes = [f"{label}: {note}" for label, report in tasks.items() for note in report.notes]
+        failed = {r.trial.name: r.error for report in tasks.values() for r in report.results if r.error}
+        return SuiteResults(tasks, [*self.notes, *notes, *(f"{name}: {error}" for name, error in failed.items())])
+
+    def report(self) -> SuiteResults:
+        """What is there now, written to the folder as JSON and pictures."""
+        out = self.config.out
+        with self.folder.alone():
+            found = self.results()
+            write_atomically(out / SUITE, json.dumps(found.to_json(), indent=1, default=str) + "\n")
+            try:
+                for label, report in found.tasks.items():
+                    pictures = draw_all(report, out / PICTURES / slug(label))
+                    found.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
+            except ValueError as error:  # without matplotlib
+                found.notes.append(f"no pictures: {error}")
+        return found
+
+    def _said(self, trial: Trial) -> str:
+        value = measured(self.folder.out / trial.folder, trial.measure).value()
+        if trial.folder.startswith(ENCODERS):
+            return "trained"
+        return f"done, but left no finite {trial.measure.key}" if value is None else f"{trial.measure.key} {value:.4g}"

@@ -1,0 +1,140 @@
+"""A sweep from its file to its table: what `fourm sweep` does.
+
+In: the path of a sweep file. Out: `OUT/trials/`, `OUT/sweep.json`, `OUT/best.yaml`, pictures, and `Results`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.sweep.config import SweepConfig, read_file
+from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
+from fourm_engine.sweep.measured import MEASURED, measured
+from fourm_engine.sweep.pictures import draw_all
+from fourm_engine.sweep.plan import TRIALS, Plan
+from fourm_engine.sweep.results import Results, results_of, write_best, write_results
+from fourm_engine.sweep.search import check_optuna, next_draw
+from fourm_engine.sweep.trial import Trial
+from fourm_engine.sweep.work import Work
+from fourm_engine.train.metrics import duration
+from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.counting import counted
+
+
+class Sweep:
+    """The trials of a sweep file, and what is there of them. Raises ConfigError, before anything is written, for a file
+    that cannot be used, a key that no config has, a value that it refuses, and trials of another file in its folder."""
+
+    def __init__(self, path: Path, *, tell: Tell = say) -> None:
+        self.path, self.tell = path, tell
+        self.config = read_file(path, SweepConfig)
+        self.plan = Plan(self.config, path)
+        self.folder = SweepFolder(self.config.out, path)
+        self.draws = self.folder.draws()
+        if self.config.sampler == "optuna":
+            check_optuna()
+            self.plan.check_draws()
+        self.trials = self.plan.trials(self.draws)
+        known = {key for trial in self.trials for key in trial.point} | {*self.config.random, *MEASURED}
+        if unknown := [what for what in self.config.scaling if what not in known]:
+            raise ConfigError(
+                f"{path}: scaling: {unknown[0]} is neither varied nor one of {', '.join(MEASURED)}; remove it"
+            )
+        self.notes = self.folder.check(self.trials, [TRIALS])
+
+    def run(self, *, jobs: int = 1) -> Results:
+        """Train the trials that are missing, `jobs` at a time, and report. Other processes may share them."""
+        states = [self.folder.outcome(trial) for trial in self.trials]
+        done = sum(outcome is not None and outcome.state == DONE for outcome in states)
+        failed = sum(outcome is not None and outcome.state == FAILED for outcome in states)
+        more = f"; {failed} failed and are tried again" if failed else ""
+        self.tell(f"{self.path}: {counted(len(self.trials), 'trial')} in {self.config.out}, {done} done{more}")
+        for note in self.notes:
+            self.tell(note)
+        if done < len(self.trials):
+            work = Work(
+                self.folder,
+                self.trials,
+                jobs=jobs,
+                minutes=self.config.budget.minutes,
+                drawn=self._drawn,
+                said=self._said,
+                tell=self.tell,
+            )
+            try:
+                work.run()
+            finally:
+                with self.folder.alone():
+                    write_results(self.results(), self.config.out)
+        return self.report()
+
+    def results(self) -> Results:
+        """What is there now."""
+        self.draws = self.folder.draws()
+        self.trials = self.plan.trials(self.draws)
+        report = results_of(self.trials, self.folder, self.config.measure)
+        report.notes = [*self.notes, *report.notes]
+        return report
+
+    def report(self) -> Results:
+        """What is there now, written to the folder as JSON, best config and pictures."""
+        with self.folder.alone():
+            report = self.results()
+            write_results(report, self.config.out)
+            best = write_best(report, self.config.out, self.path)
+            try:
+                pictures = draw_all(report, self.config.out, self.config.scaling)
+            except ValueError as error:  # without matplotlib
+                pictures = []
+                report.notes.append(f"no pictures: {error}")
+        if pictures:
+            report.notes.append(f"pictures: {', '.join(map(str, pictures))} (and .svg)")
+        if best is not None:
+            report.notes.append(f"best: fourm train {best}")
+        return report
+
+    def _said(self, trial: Trial) -> str:
+        found = measured(self.folder.out / trial.folder, trial.measure)
+        if (value := found.value()) is None:
+            return f"done, but left no finite {trial.measure.key}"
+        took = f", {duration(found.numbers['seconds'])}" if "seconds" in found.numbers else ""
+        return f"{trial.measure.key} {value:.4g}{took}"
+
+    def _drawn(self, trial: Trial) -> Trial:
+        """The trial with its values, drawn now if it is of a search that learns."""
+        if trial.content or trial.draw is None:
+            return trial
+        config = self.config
+        with self.folder.alone():
+            draws = self.folder.draws()
+            if trial.draw not in draws:
+                drawn = next_draw(
+                    trial.draw, config.random, draws, self._values(draws), goal=config.measure.goal, seed=config.seed
+                )
+                draws[trial.draw] = drawn
+                self.folder.keep_draws(draws)
+                self.tell(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))
+        same = next(other for other in self.plan.trials(draws) if other.folder == trial.folder)
+        return replace(trial, content=same.content, point=same.point)
+
+    def _values(self, draws: dict[int, dict[str, Any]]) -> dict[int, float | None]:
+        """draw -> the mean of its trials, None where all failed; without those that have not ended."""
+        values: dict[int, float | None] = {}
+        for number in draws:
+            trials = [trial for trial in self.trials if trial.draw == number]
+            ended = [self.folder.outcome(trial) for trial in trials]
+            if any(outcome is None or outcome.state not in (DONE, FAILED) for outcome in ended):
+                continue
+            found = [measured(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
+            numbers = [value for value in found if value is not None]
+            values[number] = mean(numbers) if numbers else None
+        return values
+
+
+def sweep(path: Path, *, jobs: int = 1, tell: Tell = say) -> Results:
+    """Train what is missing of the sweep file at `path`, and report. Raises ValueError for what a user can fix."""
+    return Sweep(path, tell=tell).run(jobs=jobs)

@@ -1,0 +1,81 @@
+"""A trial: what it is called, what it does, what it is compared by; and the name of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fourm_engine.sweep.config import Measure
+
+#: Of a folder's name.
+MAX_NAME = 120
+_ODD = re.compile(r"[^\w.+=@-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run, or one command."""
+
+    #: Its folder, below that of the sweep: "trials/…".
+    folder: str
+    #: Axis -> its value or name, without the seed; trials that share a point are averaged.
+    point: dict[str, Any]
+    seed: int
+    #: All that decides its result: the config to train, or {"command": [words]}. Empty where a search has yet to say.
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    measure: Measure = field(default_factory=Measure)
+    #: The folder of a trial that must be done before.
+    needs: str | None = None
+    #: Number of the draw, in a search that learns.
+    draw: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.rpartition("/")[2]
+
+    @property
+    def is_command(self) -> bool:
+        return "command" in self.content
+
+
+def name_of(parts: Mapping[str, Any]) -> str:
+    """ "a=1,b=x": the name of a folder. One that cannot say all of it ends in a digest."""
+    said, whole = [], True
+    for key, value in parts.items():
+        text = shown(value)
+        clean = slug(text)
+        said.append(f"{_ODD.sub('-', key)}={clean}")
+        whole &= clean == text.replace(" ", "-") and not isinstance(value, dict)
+    name = ",".join(said)
+    if whole and len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9]}-{digest}"
+
+
+def slug(text: str) -> str:
+    """A text as the name of a folder."""
+    return _ODD.sub("-", text).strip("-.")[:MAX_NAME] or "-"
+
+
+def shown(value: Any) -> str:
+    """A value of a config as a table shows it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return str(value["name"])
+    if isinstance(value, list | tuple):
+        return "+".join(map(shown, value))
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """Key -> its last part, or all of it where that is not unique."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}

@@ -1,0 +1,270 @@
+"""Work through trials, some at a time, each in a process; other processes may share them.
+
+A trial is claimed by a lock, so that one that was killed with its sweep is taken up by the next. What fails is one
+line, and the rest go on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from fourm_engine.device import usable_cores
+from fourm_engine.evaluate.metrics_file import NAME as METRICS
+from fourm_engine.evaluate.metrics_file import read_lines
+from fourm_engine.recipes.fit import least_busy, visible_gpus
+from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
+from fourm_engine.sweep.measured import OUTPUT
+from fourm_engine.sweep.trial import Trial
+from fourm_engine.train import record
+from fourm_plugins.counting import counted
+
+#: Seconds between looks at what runs, and at what other processes do.
+LOOK, LOOK_AT_OTHERS = 0.1, 0.5
+#: Failures for one reason, before anything succeeded, after which the rest is not tried.
+ALIKE = 3
+#: Of the end of a log.
+MAX_LOG = 1 << 14
+STOPPED = 128 + signal.SIGTERM
+_ERROR = re.compile(r"^fourm: error: (.*)$", re.MULTILINE)
+#: A run that has trained long enough is started again with these, and evaluates what is there.
+AS_IT_IS = (
+    "train.samples=null",
+    "train.tokens=null",
+    "train.schedule=constant",
+    "train.warmup=0",
+    "train.warmup_tokens=null",
+    "train.cooldown=0",
+    "train.cooldown_tokens=null",
+)
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    held: ExitStack
+    gpu: str | None
+    #: Seconds that it had trained before this process, and when this one began to.
+    before: float
+    since: float | None = None
+    cut: bool = False
+
+
+class Work:
+    """`run()` works through `trials`. `drawn` completes a trial whose values are drawn when it starts; `said` is what
+    to say of one that is done."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        trials: Sequence[Trial],
+        *,
+        jobs: int = 1,
+        minutes: float | None = None,
+        drawn: Callable[[Trial], Trial] = lambda trial: trial,
+        said: Callable[[Trial], str] = lambda trial: "done",
+        tell: Tell = say,
+    ) -> None:
+        self.folder, self.trials, self.jobs, self.minutes = folder, list(trials), jobs, minutes
+        self.drawn, self.said, self.tell = drawn, said, tell
+        self.pending = list(trials)
+        self.running: list[_Running] = []
+        # A trial that failed earlier is tried again, once.
+        self.failures = {t.folder: o.failures for t in trials if (o := folder.outcome(t)) is not None}
+        self.reasons: list[str] = []
+        self.succeeded = False
+        # None where all compute on the CPU, as every config says.
+        devices = {(trial.content.get("train") or {}).get("device") for trial in trials}
+        self.gpus = [] if devices <= {"cpu"} else visible_gpus()
+
+    def run(self) -> None:
+        """Returns when every trial has ended, here or in another process. What stops this process (Ctrl-C, SIGTERM,
+        SIGHUP) stops its trials, which save what they have.
+
+        Raises ValueError where the first trials fail for one reason."""
+        waits = False
+        with _stops(), self._ending():
+            while self.pending or self.running:
+                self._start()
+                if self.running:
+                    time.sleep(LOOK)
+                    self._poll()
+                elif self.pending:
+                    if not waits:
+                        number = counted(len(self.pending), "trial")
+                        self.tell(f"waiting for {number} of other processes, such as {self.pending[0].name}")
+                    waits = True
+                    time.sleep(LOOK_AT_OTHERS)
+
+    def ended(self, trial: Trial) -> bool:
+        """Whether nothing is left to do about it here."""
+        outcome = self.folder.outcome(trial)
+        if outcome is None or outcome.state == CUT:
+            return False
+        return outcome.state == DONE or outcome.failures > self.failures.get(trial.folder, 0)
+
+    def _start(self) -> None:
+        """Start trials while there is room; forget those that other processes ended."""
+        for trial in list(self.pending):
+            if len(self.running) >= self.jobs:
+                return
+            if self.ended(trial):
+                self.pending.remove(trial)
+                continue
+            if trial.needs is not None and not self._ready(trial):
+                continue
+            held = self.folder.claim(trial)
+            if held is None:
+                continue
+            try:
+                if self.ended(trial):  # meanwhile
+                    self.pending.remove(trial)
+                    held.close()
+                    continue
+                self._begin(trial, held)
+            except BaseException:
+                held.close()
+                raise
+            self.pending.remove(trial)
+
+    def _ready(self, trial: Trial) -> bool:
+        """Whether what it needs is done. Where that failed, so does this."""
+        needed = next(other for other in self.trials if other.folder == trial.needs)
+        outcome = self.folder.outcome(needed)
+        if outcome is not None and outcome.state == FAILED and self.ended(needed):
+            self._fail(trial, f"needs {needed.folder}, which failed")
+            return False
+        return outcome is not None and outcome.state == DONE
+
+    def _begin(self, trial: Trial, held: ExitStack) -> None:
+        trial = self.drawn(trial)
+        path = self.folder.write(trial)
+        outcome = self.folder.outcome(trial)
+        words = [str(word) for word in trial.content["command"]] if trial.is_command else ["train", str(path)]
+        cut = outcome is not None and outcome.state == CUT
+        if outcome is not None and outcome.state == CUT:  # stopped while it was evaluated
+            words += [f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
+        gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
+        lines = read_lines(self.folder.out / trial.folder / METRICS)
+        before = max((line.numbers.get("seconds", 0.0) for line in lines), default=0.0)
+        self.running.append(_Running(trial, self._process(trial, words, gpu), held, gpu, before, cut=cut))
+
+    def _process(self, trial: Trial, words: Sequence[str], gpu: str | None) -> subprocess.Popen[bytes]:
+        environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // self.jobs)), **os.environ}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        out = self.folder.out / trial.folder
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / LOG, "ab") as log, open(out / OUTPUT if trial.is_command else os.devnull, "wb") as output:
+            # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once. It
+            # stops when the pipe closes, so when this process is killed.
+            return subprocess.Popen(
+                [sys.executable, "-m", "fourm_engine.cli.child", *words],
+                stdin=subprocess.PIPE,
+                stdout=output if trial.is_command else log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _poll(self) -> None:
+        for running in list(self.running):
+            code = running.process.poll()
+            if code is None:
+                self._limit(running)
+                continue
+            self.running.remove(running)
+            assert running.process.stdin is not None
+            running.process.stdin.close()
+            try:
+                if code == STOPPED and running.cut and not self._was_cut(running.trial):
+                    step = record.read(self.folder.out / running.trial.folder).get("step")
+                    self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
+                    self.pending.insert(0, running.trial)
+                elif code == 0:
+                    self.succeeded = True
+                    before = self.folder.outcome(running.trial)
+                    self.folder.end(running.trial, Outcome(DONE, step=None if before is None else before.step))
+                    self._say(running.trial, self.said(running.trial))
+                else:
+                    self._fail(running.trial, self._reason(running.trial, code))
+            finally:
+                running.held.close()
+
+    def _was_cut(self, trial: Trial) -> bool:
+        outcome = self.folder.outcome(trial)
+        return outcome is not None and outcome.state == CUT
+
+    def _limit(self, running: _Running) -> None:
+        """Stop a trial that has trained for its time. The time of starting, before the first step, does not count."""
+        if self.minutes is None or running.cut or running.trial.is_command:
+            return
+        if running.since is None:
+            facts = record.read(self.folder.out / running.trial.folder)
+            if facts.get("state") == record.RUNNING and facts.get("pid") == running.process.pid:
+                running.since = time.monotonic()
+        elif running.before + time.monotonic() - running.since >= 60 * self.minutes:
+            running.cut = True
+            running.process.terminate()
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        self.folder.end(trial, Outcome(FAILED, reason, failures=self.failures.get(trial.folder, 0) + 1))
+        if trial in self.pending:
+            self.pending.remove(trial)
+        log = self.folder.out / trial.folder / LOG
+        where = f"; see {log}" if log.is_file() else ""
+        self._say(trial, f"failed: {reason}{where}")
+        self.reasons.append(reason.replace(trial.name, "TRIAL"))
+        if not self.succeeded and len(self.reasons) >= ALIKE and len(set(self.reasons)) == 1 and self.pending:
+            raise ValueError(
+                f"the first {ALIKE} trials failed for one reason, and {counted(len(self.pending), 'trial')} were not "
+                f"tried: {reason}; mend it, and start again"
+            )
+
+    def _reason(self, trial: Trial, code: int) -> str:
+        """Why a process failed, in one line."""
+        with open(self.folder.out / trial.folder / LOG, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG))
+            said = log.read().decode(errors="replace").strip()
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        if errors := _ERROR.findall(said):
+            return str(errors[-1])
+        return "".join(c for c in said.rpartition("\n")[2] if c.isprintable())[:300] or f"exit code {code}"
+
+    def _say(self, trial: Trial, text: str) -> None:
+        ended = len(self.trials) - len(self.pending) - len(self.running)
+        self.tell(f"[{ended}/{len(self.trials)}] {trial.name}: {text}")
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """What still runs at the end of the block is stopped, and saves what it has."""
+        try:
+            yield
+        finally:
+            for running in self.running:
+                running.process.terminate()
+            for running in self.running:
+                running.process.wait()
+                running.held.close()
+
+
+@contextmanager
+def _stops() -> Iterator[None]:
+    """Signals that end this process unwind it."""
+    stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""The encoder of a trained model as the backbone of a task: its inputs' rows alone, frozen or adapted as configured.
+
+In: the shape and the weights of an encoder, a vocabulary of its inputs. Out: the network that a head stands on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.finetune.learning import adapt
+from fourm_engine.nn.adapt import plain_state
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Entry, Vocabulary
+
+M = TypeVar("M", bound=nn.Module)
+_DECODER = {"context_proj", "decoder", "decoder_norm", "heads"}
+_OF_DECODER = {"decoder_table", "mask_token"}  # in the embedding
+
+
+def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
+    """The vocabulary of some modalities alone, in the same order."""
+    entries, start = list[Entry](), 0
+    for entry in vocabulary:
+        if entry.name in names:
+            entries.append(replace(entry, index=len(entries), start=start, stop=start + entry.size))
+            start += entry.size
+    return Vocabulary(entries)
+
+
+def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
+    """A `Transformer` without the parts that only a decoder needs, on the meta device."""
+    with torch.device("meta"):
+        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+    alone = _without(network, _DECODER)
+    alone.embedding = _without(network.embedding, _OF_DECODER)
+    return alone
+
+
+def learning(
+    config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, weights: dict[str, Tensor]
+) -> Transformer:
+    """An encoder with these weights on the CPU; what `settings` freezes is frozen, its adapters are there. Raises
+    ValueError, naming the setting, for a name that no parameter of the encoder has."""
+    network = encoder_alone(config, inputs)
+    network.to_empty(device="cpu")
+    network.tabulate()
+    network.load_state_dict(weights)
+    adapt(network, settings, config)
+    if not inputs.size:  # no input has tokens: a table without rows
+        network.embedding.encoder_table.requires_grad_(False)
+    return network
+
+
+def plain_weights(
+    config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The state of an ordinary encoder from that of one that is `learning`, adapters merged."""
+    network = encoder_alone(config, inputs)
+    adapt(network, settings, config)
+    network.to_empty(device="cpu").load_state_dict(state)
+    return plain_state(network)
+
+
+def _without(module: M, names: Collection[str]) -> M:
+    """`module` without some of its parts; the others are the same objects."""
+    other = copy.copy(module)
+    for kind in ("_modules", "_parameters"):
+        other.__dict__[kind] = {name: part for name, part in module.__dict__[kind].items() if name not in names}
+    return other

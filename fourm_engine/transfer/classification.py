@@ -1,0 +1,135 @@
+"""Classification: one class a sample, or several.
+
+In: names of samples and their labels. Out: targets, cross-entropies, top-1 and top-5, or the mean average precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.views import SampleViews
+from fourm_engine.transfer.answers import Classes
+from fourm_engine.transfer.config import ClassificationConfig
+from fourm_engine.transfer.labels import Labels
+from fourm_engine.transfer.objective import Measures, Objective, Target
+
+#: Scores of several labels are counted in so many bins of logits from -MOST to MOST.
+BINS, MOST = 1024, 16.0
+TOP = 5
+
+
+class Classification(Objective):
+    """`labels`: sample -> its labels, all among `classes`."""
+
+    kind = "classification"
+
+    def __init__(self, config: ClassificationConfig, classes: Sequence[str], labels: Labels | None = None) -> None:
+        self.config, self.classes, self.labels = config, tuple(classes), labels or {}
+        self.outputs = len(self.classes)
+        self._ids = {label: i for i, label in enumerate(self.classes)}
+        self.loss_name = "binary cross-entropy" if config.several else "cross-entropy"
+        self.best = ("mAP" if config.several else "top-1", True)
+
+    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, None]:
+        ids = [self._ids[label] for label in self.labels[name]]
+        if not self.config.several:
+            return {"label": np.array(ids[0])}, None
+        there = np.zeros(self.outputs, np.float32)
+        there[ids] = 1
+        return {"labels": there}, None
+
+    def has(self, data: AlignedData, row: int) -> bool:
+        return data.names[row] in self.labels
+
+    def mixed(self, a: Target, b: Target, share: float) -> Target:
+        """What a sample of which `share` is a and the rest b is of."""
+        if self.config.several:
+            return {"labels": (share * a["labels"] + (1 - share) * b["labels"]).astype(np.float32)}
+        return {"label": a["label"], "other": b["label"], "share": np.array(share, np.float32)}
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        return sum(len(tensor) for key, tensor in targets.items() if key in ("label", "labels"))
+
+    def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        output = output.float()
+        if self.config.several:  # a mean over the classes, so that its size does not depend on their number
+            return F.binary_cross_entropy_with_logits(output, targets["labels"], reduction="sum") / self.outputs
+        smoothing = self.config.label_smoothing
+        if "other" not in targets:
+            return F.cross_entropy(output, targets["label"], reduction="sum", label_smoothing=smoothing)
+        one, other = (
+            F.cross_entropy(output, targets[key], reduction="none", label_smoothing=smoothing)
+            for key in ("label", "other")
+        )
+        return (targets["share"] * one + (1 - targets["share"]) * other).sum()
+
+    def measures(self) -> Measures:
+        return _MeanPrecision(self) if self.config.several else _Top(self)
+
+    def identity(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json", exclude={"labels", "val_labels"})
+        return {**{f"task.{key}": value for key, value in config.items()}, "task.classes": list(self.classes)}
+
+    def answer(self, output: Tensor) -> Classes:
+        """Of one sample's output (classes,)."""
+        several = self.config.several
+        shares = output.double().sigmoid() if several else output.double().softmax(0)
+        order = shares.argsort(descending=True, stable=True).tolist()
+        return Classes({self.classes[i]: float(shares[i]) for i in order}, several)
+
+
+class _Top(Measures):
+    """Shares of the samples whose class is the likeliest, and among the five likeliest."""
+
+    def __init__(self, task: Classification) -> None:
+        self.task, self._sums = task, np.zeros(4)
+
+    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+        label = targets["label"]
+        first = output.topk(min(TOP, output.shape[1]), dim=1).indices == label[:, None]
+        loss = F.cross_entropy(output.float(), label, reduction="sum")
+        self._sums += [len(label), float(first[:, 0].sum()), float(first.sum()), float(loss)]
+
+    def numbers(self) -> list[float]:
+        return self._sums.tolist()
+
+    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
+        n, first, five, loss = numbers
+        top5 = {f"top-{TOP}": five / n} if self.task.outputs > TOP else {}
+        return {"top-1": first / n, **top5, self.task.loss_name: loss / n}
+
+
+class _MeanPrecision(Measures):
+    """Mean over the classes that occur of the average precision, from how many samples with and without a class have a
+    score in each bin: samples of one bin are on the curve together."""
+
+    def __init__(self, task: Classification) -> None:
+        self.task, self._sums = task, np.zeros(2)
+        self._counts = np.zeros((2, task.outputs, BINS))  # with the class, without it
+
+    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+        labels = targets["labels"]
+        self._sums += [len(labels), float(self.task.loss(output, targets))]
+        bins = ((output.float().clamp(-MOST, MOST) + MOST) / (2 * MOST) * (BINS - 1)).round().long().cpu().numpy()
+        column = np.broadcast_to(np.arange(bins.shape[1]), bins.shape)
+        np.add.at(self._counts, ((labels.cpu().numpy() < 0.5).astype(int), column, bins), 1)
+
+    def numbers(self) -> list[float]:
+        return [*self._sums.tolist(), *self._counts.ravel().tolist()]
+
+    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
+        n, loss = numbers[:2]
+        with_class, without = np.asarray(numbers[2:]).reshape(self._counts.shape)[..., ::-1].cumsum(-1)
+        there = with_class[:, -1] > 0
+        if not there.any():
+            return {"mAP": float("nan"), self.task.loss_name: loss / n}
+        found = with_class[there]
+        precision = found / np.maximum(found + without[there], 1)
+        gained = np.diff(found, axis=-1, prepend=0) / found[:, -1:]
+        return {"mAP": float((gained * precision).sum(-1).mean()), self.task.loss_name: loss / n}

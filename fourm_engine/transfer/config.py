@@ -1,0 +1,73 @@
+"""The `task` section of a config: what a head on an encoder learns, from what, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    #: An installed head (entry points `fourm.heads.v1`), and what else it is made with.
+    head: str
+    head_options: dict[str, Any] = Field(default_factory=dict)
+    #: Stochastic depth: the share of the samples for which a branch of the last block of the encoder is left out; of
+    #: the first block 0, rising linearly between.
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    #: Probability with which each input of a training sample is left out; one always stays.
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ClassificationConfig(_Task):
+    """One class a sample, or with `several` any number of them."""
+
+    kind: Literal["classification"] = "classification"
+    head: str = "linear"
+    #: Where the labels are: null, the first folder of a sample's name (`<class>/0001`); or a file for training and
+    #: validation, or one each: CSV of rows `name,label`, JSON {name: label or [labels]}, or COCO's JSON of instances.
+    labels: Path | None = None
+    val_labels: Path | None = None
+    several: bool = False
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    #: Parameters of the Beta distributions from which the shares of two mixed samples are drawn: of all their numbers
+    #: (mixup, arXiv 1710.09412), or of the area of a rectangle (cutmix, arXiv 1905.04899); 0: never. With both, each
+    #: pair of samples draws one of the two.
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassificationConfig:
+        if self.several and self.labels is None:
+            raise ValueError("several: a sample lies in one folder; name a file of labels (task.labels)")
+        if self.several and self.label_smoothing:
+            raise ValueError("label_smoothing is for one class a sample; leave it out, or set several: false")
+        if self.val_labels is not None and self.labels is None:
+            raise ValueError("val_labels goes with labels; set both")
+        return self
+
+
+class SegmentationConfig(_Task):
+    """A class a pixel."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    head: str = "convnext"
+    #: The modality of class maps that is learned; it need not be known to the model.
+    target: str
+    #: Class ids that are neither learned nor predicted nor measured, such as [0] for ADE20K, where 0 is "other".
+    ignore: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+
+
+class RegressionConfig(_Task):
+    """Numbers a pixel, in the target's normalised form; measured in the target's units."""
+
+    kind: Literal["regression"] = "regression"
+    head: str = "convnext"
+    #: The modality of feature maps that is learned; it need not be known to the model.
+    target: str
+    loss: Literal["l1", "mse"] = "l1"
+
+
+TaskConfig = Annotated[ClassificationConfig | SegmentationConfig | RegressionConfig, Field(discriminator="kind")]

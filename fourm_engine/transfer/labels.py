@@ -1,0 +1,143 @@
+"""Labels of samples: from the folders that they lie in, or from a file.
+
+In: names of samples; a file of rows `name,label` (CSV), of {name: label or [labels]} (JSON), or COCO's JSON of
+instances. Out: name -> its labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.splits import samples_of
+from fourm_plugins.counting import counted
+
+log = logging.getLogger(__name__)
+MAX_BYTES = 1 << 30
+MAX_CLASSES = 1 << 20
+#: First rows of tables that are no sample.
+_HEADERS = [[name, label] for name in ("name", "file", "filename", "image", "path") for label in ("label", "class")]
+
+Labels = Mapping[str, tuple[str, ...]]
+
+
+def of_folders(names: Collection[str]) -> Labels:
+    """The first folder of each name. Raises ValueError where a sample lies in none."""
+    labels = {}
+    for name in names:
+        folder, inside, _ = name.partition("/")
+        if not inside:
+            raise ValueError(
+                f"sample {name!r} lies in no folder of a class; lay the data out as CLASS/PICTURE (for pictures right "
+                f"below the data set, set `source: .` of the input), or name a file of labels (task.labels)"
+            )
+        labels[name] = (folder,)
+    return labels
+
+
+def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
+    """Those of `names` that the file labels. Raises ValueError naming the file for what cannot be read, for a second
+    label of a sample where `several` is False, and where it labels none of them."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: larger than {MAX_BYTES} bytes; this is no file of labels")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"{path}: labels cannot be read: {why}") from None
+    rows = _json(path, text) if path.suffix.lower() == ".json" else _csv(path, text)
+    found: dict[str, tuple[str, ...]] = {}
+    for listed, name in samples_of(list(rows), names).items():
+        found[name] = tuple(dict.fromkeys((*found.get(name, ()), *rows[listed])))
+    if not found:
+        raise ValueError(
+            f"{path}: none of the {counted(len(rows), 'name')} there, such as {next(iter(rows), '')!r}, is a sample, "
+            f"such as {next(iter(names), '')!r}"
+        )
+    if not several and (double := next((name for name, its in found.items() if len(its) != 1), None)) is not None:
+        its = ", ".join(found[double]) or "none"
+        raise ValueError(f"{path}: {double!r} has {counted(len(found[double]), 'label')} ({its}); set task.several")
+    return found
+
+
+def _csv(path: Path, text: str) -> dict[str, tuple[str, ...]]:
+    rows: dict[str, tuple[str, ...]] = {}
+    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+        if not row or (number == 1 and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
+            continue
+        if len(row) != 2 or not row[0].strip():
+            raise ValueError(f"{path}:{number}: expected `name,label`, not {','.join(row)!r:.80}")
+        name, label = (cell.strip() for cell in row)
+        rows[name] = (*rows.get(name, ()), *([label] if label else []))
+    return rows
+
+
+def _json(path: Path, text: str) -> dict[str, tuple[str, ...]]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys():
+        try:
+            return _coco(document)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not COCO's JSON of instances: {type(error).__name__} {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected {{name: label}}, not a {type(document).__name__}")
+    rows = {}
+    for name, its in document.items():
+        its = [its] if isinstance(its, (str, int)) and not isinstance(its, bool) else its
+        if not (isinstance(its, list) and all(isinstance(one, (str, int)) for one in its)):
+            raise ValueError(f"{path}: {name!r}: expected a label or a list of them, not {its!r:.80}")
+        rows[name] = tuple(str(one) for one in its)
+    return rows
+
+
+def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Of each picture, without the extension of its file, the categories of its instances, each once."""
+    names = {one["id"]: str(one["name"]) for one in document["categories"]}
+    rows: dict[Any, list[str]] = {one["id"]: [] for one in document["images"]}
+    for one in document["annotations"]:
+        rows[one["image_id"]].append(names[one["category_id"]])
+    files = {one["id"]: str(PurePosixPath(one["file_name"]).with_suffix("")) for one in document["images"]}
+    return {files[picture]: tuple(dict.fromkeys(its)) for picture, its in rows.items()}
+
+
+def classes_of(labels: Labels) -> tuple[str, ...]:
+    """All labels, sorted; numbers by their value. Raises ValueError where there are fewer than two."""
+    found = {label for its in labels.values() for label in its}
+    if not 2 <= len(found) <= MAX_CLASSES:
+        named = f": {', '.join(sorted(found)[:3])}" if found else ""
+        raise ValueError(f"the training samples have {counted(len(found), 'class', 'classes')}{named}; two are needed")
+    numbers = all(label.isdecimal() for label in found)
+    return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
+    """The samples whose labels are all among `classes`; a line says how many others there are."""
+    known = set(classes)
+    kept = {name: its for name, its in labels.items() if known.issuperset(its)}
+    if others := sorted(labels.keys() - kept.keys()):
+        log.warning(
+            "%s held out, such as %s, of classes that no training sample has; not measured",
+            counted(len(others), "sample is", "samples are"),
+            shown(others[0]),
+        )
+    return kept
+
+
+def check_known(labels: Labels, classes: Sequence[str], where: str) -> None:
+    """Raises ValueError for a label that is none of the training samples'."""
+    known = set(classes)
+    for name, its in labels.items():
+        if unknown := [label for label in its if label not in known]:
+            raise ValueError(
+                f"{where}: sample {name!r} is of class {unknown[0]!r}, which no training sample has; correct it, or "
+                f"leave the sample out"
+            )

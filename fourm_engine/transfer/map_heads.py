@@ -1,0 +1,120 @@
+"""Heads that make a map of each sample, from the features of its grids.
+
+In: (B, D, h, w) of every input that is a grid, stacked on the channels. Out: (B, outputs, H, W).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fourm_plugins.head import HeadFeatures, HeadSpec
+
+LAYER_SCALE = 1e-6
+#: Sides of the grids onto which the coarsest level is pooled (PSPNet, arXiv 1612.01105).
+POOLED = (1, 2, 3, 6)
+
+
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, h, w)."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class _MapHead(nn.Module):
+    def __init__(self, spec: HeadSpec, name: str) -> None:
+        super().__init__()
+        if spec.size is None:
+            raise ValueError(f"{name} makes maps, and the task wants one vector a sample; use linear or attentive")
+        if not spec.grids:
+            raise ValueError(f"{name} needs an input that is a grid, and there is none; add one to modalities.select")
+        self.names, self.size = tuple(spec.grids), spec.size
+        self.grid = next(iter(spec.grids.values()))
+        self.channels = spec.width * len(self.names)
+
+    def stacked(self, features: HeadFeatures) -> Tensor:
+        """(B, inputs · D, h, w), all on the grid of the first input."""
+        maps = (features.maps[name] for name in self.names)
+        return torch.cat([x if x.shape[2:] == self.grid else _resized(x, self.grid) for x in maps], dim=1)
+
+
+class ConvNeXtBlock(nn.Module):
+    """x + scale · MLP(norm(depthwise 7x7 x)) (ConvNeXt, arXiv 2201.03545)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.scale = nn.Parameter(LAYER_SCALE * torch.ones(width))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BHWC = self.norm(self.depthwise(x_BCHW).permute(0, 2, 3, 1))
+        return x_BCHW + (self.scale * self.fc2(F.gelu(self.fc1(y_BHWC)))).permute(0, 3, 1, 2)
+
+
+class ConvNeXt(_MapHead):
+    """Each token becomes `upsample` x `upsample` cells of `width` channels, on which `blocks` ConvNeXt blocks work; a
+    linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M)."""
+
+    def __init__(self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4) -> None:
+        super().__init__(spec, "convnext")
+        self.project = nn.Conv2d(self.channels, width * upsample**2, 1)
+        self.shuffle = nn.PixelShuffle(upsample)
+        self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
+        self.output = nn.Conv2d(width, spec.outputs, 1)
+
+    def forward(self, features: HeadFeatures) -> Tensor:
+        x = self.blocks(self.shuffle(self.project(self.stacked(features))))
+        return _resized(self.output(x), self.size)
+
+
+def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, kernel, padding=kernel // 2), ChannelNorm(width), nn.GELU())
+
+
+class Pyramid(_MapHead):
+    """A pyramid of 4, 2, 1 and ½ times the tokens' grid, made of the last features alone (ViTDet, arXiv 2203.16527);
+    pooled context at the coarsest level, sums from there down, and all levels fused at the finest one (UPerNet,
+    arXiv 1807.10221). All levels have `width` channels."""
+
+    def __init__(self, spec: HeadSpec, *, width: int = 256) -> None:
+        super().__init__(spec, "pyramid")
+        channels = self.channels
+        self.levels = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(channels, width, 2, 2),
+                    ChannelNorm(width),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(width, width, 2, 2),
+                ),
+                nn.ConvTranspose2d(channels, width, 2, 2),
+                nn.Conv2d(channels, width, 1),
+                nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(channels, width, 1)),
+            ]
+        )
+        self.norms = nn.ModuleList(ChannelNorm(width) for _ in self.levels)
+        self.pooled = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), nn.Conv2d(width, width, 1)) for n in POOLED)
+        self.context = _conv(width * (1 + len(POOLED)), width, 3)
+        self.smooth = nn.ModuleList(_conv(width, width, 3) for _ in self.levels[:-1])
+        self.fuse = _conv(width * len(self.levels), width, 3)
+        self.output = nn.Conv2d(width, spec.outputs, 1)
+
+    def forward(self, features: HeadFeatures) -> Tensor:
+        x = self.stacked(features)
+        levels = [norm(level(x)) for level, norm in zip(self.levels, self.norms, strict=True)]
+        top = levels[-1]
+        context = [_resized(pooled(top), top.shape[2:]) for pooled in self.pooled]
+        levels[-1] = self.context(torch.cat([top, *context], dim=1))
+        for i in range(len(levels) - 2, -1, -1):
+            levels[i] = levels[i] + _resized(levels[i + 1], levels[i].shape[2:])
+        smooth = [conv(level) for conv, level in zip(self.smooth, levels, strict=False)] + levels[-1:]
+        fused = self.fuse(torch.cat([_resized(level, levels[0].shape[2:]) for level in smooth], dim=1))
+        return _resized(self.output(fused), self.size)

@@ -1,0 +1,102 @@
+"""TaskModel: an encoder with a trained head, as a user holds it: values in, answers out.
+
+model = fm.load_head("runs/flowers")
+model.predict({"rgb": "photo.png"}).likeliest(3)      # of a classification: (class, probability)
+model.predict({"rgb": "photo.png"}).render()          # of a dense task: a picture of the map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourm_engine.device import choose_device
+from fourm_engine.generate.inputs import InputReader
+from fourm_engine.generate.request import inputs_of, no_such
+from fourm_engine.masking.pack import ordered, pack_inputs
+from fourm_engine.modalities import Modalities
+from fourm_engine.transfer.answers import Answer
+from fourm_engine.transfer.network import TaskBatch, TaskNetwork
+from fourm_engine.transfer.objective import Objective
+from fourm_engine.transfer.saved import load, locate
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+
+class TaskModel:
+    """`inputs`: the modalities that it sees. Made by `load_head`."""
+
+    def __init__(
+        self,
+        network: TaskNetwork,
+        objective: Objective,
+        inputs: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        vocabulary: Vocabulary,
+    ) -> None:
+        self.network, self.objective, self.inputs, self.vocabulary = network, objective, inputs, vocabulary
+        self.tokenizers = dict(tokenizers)
+        self.reader = InputReader(inputs, tokenizers, self._find)
+
+    def __repr__(self) -> str:
+        learned = self.objective.modality.name if self.objective.modality else f"{self.objective.outputs} classes"
+        return f"<TaskModel: {self.objective.kind} of {', '.join(self.inputs)}: {learned}, on {self.device}>"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> TaskModel:
+        device = choose_device(device)
+        self.network.to(device)
+        for tokenizer in self.tokenizers.values():
+            tokenizer.to(device)
+        return self
+
+    def predict(self, sample: Mapping[str, Any]) -> Answer:
+        """The answer for one sample, {name of an input: value}; a value is what `FourM.generate` takes. Raises
+        ValueError, one line, for a sample without any input and for what does not fit."""
+        return self.predict_batch([sample])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """The answers for several samples, computed together; each follows from its own sample."""
+        shown = []
+        for sample in inputs_of(samples):
+            read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
+            if not any(map(len, read.shown.values())):
+                raise ValueError(f"a sample without any input; give one of {', '.join(self.inputs)}")
+            shown.append({name: read.shown[name] for name in ordered(self.vocabulary, read.shown)})
+        capacity = max((sum(map(len, one.values())) for one in shown), default=0)
+        output = self.network(TaskBatch(*pack_inputs(shown, self.vocabulary, capacity, self.device), {}, 0))
+        return [self.objective.answer(row) for row in output.float().cpu()]
+
+    def _find(self, name: str) -> Modality[Any]:
+        """An input by its name, or by what stands before "@" in that of one alone."""
+        alike = [modality for known, modality in self.inputs.items() if known.partition("@")[0] == name]
+        if len(alike) == 1:
+            return alike[0]
+        if name in self.inputs:
+            return self.inputs[name]
+        raise ValueError(no_such(name, self.inputs))
+
+
+def load_head(
+    path: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    disable: Iterable[str] = (),
+    providers: Mapping[str, str] | None = None,
+    manager: PluginManager | None = None,
+) -> TaskModel:
+    """What `fourm finetune` trained: a run's folder, its `best/` (with `train.keep_best`), or a folder `head/`.
+    `device`: by default a GPU if there is one; `disable`, `providers`, `manager`: as of `FourM.from_pretrained`.
+
+    Raises ValueError, one line, where nothing is there, or something is damaged or not installed."""
+    host = manager or PluginManager(disabled=disable, providers=providers)
+    return TaskModel(*load(locate(Path(path)), host)).to(choose_device(device))

@@ -1,0 +1,96 @@
+"""TaskNetwork: the encoder of a model and a head on it, as one module.
+
+In: the packed inputs of a batch. Out: what the head makes of their features, (B, outputs) or (B, outputs, H, W).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourm_engine.batch import Patches, TensorFields, Tokens
+from fourm_engine.nn.blocks import EncoderBlock
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.activation import blame
+from fourm_plugins.head import HeadFeatures, HeadSpec
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.spec import Grid
+
+
+@dataclass
+class TaskBatch(TensorFields):
+    """Packed inputs of B samples, what is to be learned of them, and over how many items losses are summed (on the
+    host)."""
+
+    tokens: Tokens  # (B, N)
+    continuous: dict[str, Patches]
+    targets: dict[str, Tensor]
+    count: int
+
+
+class TaskNetwork(nn.Module):
+    """`backbone`: an encoder of `inputs`, the vocabulary of what samples may have."""
+
+    def __init__(self, backbone: Transformer, inputs: Vocabulary, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.grids = {e.name: (e.index, e.layout.height, e.layout.width) for e in inputs if isinstance(e.layout, Grid)}
+
+    def forward(self, batch: TaskBatch) -> Tensor:
+        values, valid = self.backbone.encode_features(batch.tokens, batch.continuous)
+        maps = {name: _map(values, batch.tokens, *grid) for name, grid in self.grids.items()}
+        return self.head(HeadFeatures(values, valid, maps))
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.backbone.encoder)
+
+    def set_drop_path(self, rate: float) -> None:
+        """0 in the first block, `rate` in the last, linear between."""
+        blocks = self.blocks()
+        for i, block in enumerate(blocks):
+            assert isinstance(block, EncoderBlock)
+            block.drop_path = rate * i / (len(blocks) - 1) if len(blocks) > 1 else rate
+
+
+def _map(values_BND: Tensor, tokens: Tokens, index: int, height: int, width: int) -> Tensor:
+    """(B, D, h, w) of the tokens of one modality; 0 where there is none. Nothing waits for the device."""
+    B, _, D = values_BND.shape
+    cells = height * width
+    at_BN = torch.where(tokens.mod == index, tokens.pos, cells)  # all other tokens go to a cell that is dropped
+    map_BCD = values_BND.new_zeros(B, cells + 1, D).scatter(1, at_BN[..., None].expand(-1, -1, D), values_BND)
+    return map_BCD[:, :cells].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+def head_spec(width: int, inputs: Vocabulary, outputs: int, size: tuple[int, int] | None) -> HeadSpec:
+    grids = {e.name: (e.layout.height, e.layout.width) for e in inputs if isinstance(e.layout, Grid)}
+    return HeadSpec(width, outputs, grids, size)
+
+
+def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: PluginManager) -> nn.Module:
+    """An installed head. Raises ValueError, naming the setting, where it cannot be made with these options, and what it
+    makes is no module."""
+    make, plugin = host.head(name), host.find("head", name)
+    setting = f"task.head={name}{f' with {dict(options)}' if options else ''}"
+    try:
+        inspect.signature(make).bind(spec, **options)
+        with blame(plugin):
+            head = make(spec, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"{setting}: {' '.join(str(error).split())}") from error
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"{setting}: {plugin.value} made a {type(head).__name__}, no torch.nn.Module")
+    return head
+
+
+def check_output(output: Tensor, spec: HeadSpec, samples: int, name: str) -> None:
+    """Raises ValueError where a head makes another shape than its task needs."""
+    wanted = (samples, spec.outputs, *(spec.size or ()))
+    if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"task.head={name}: it makes {made}, and the task needs {wanted}")

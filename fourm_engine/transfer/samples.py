@@ -1,0 +1,190 @@
+"""Samples of a task: inputs and a target, read from raw files through one view.
+
+The item at a position is a pure function of (seed, position), whatever process computes it: crops, inputs that are left
+out, and the partner that a sample is mixed with (position 2i with 2i + 1). A sample that cannot be used is replaced by
+the next of the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from fourm_engine.data.bad_files import BadFile
+from fourm_engine.data.config import DataConfig
+from fourm_engine.data.order import Order, sample_rng
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.store import RawStore
+from fourm_engine.data.views import DrawnViews, ViewDrawer
+from fourm_engine.device import rank_and_world
+from fourm_engine.masking.pack import Shown, ordered, pack_inputs
+from fourm_engine.transfer.classification import Classification
+from fourm_engine.transfer.mixing import Mixing
+from fourm_engine.transfer.network import TaskBatch
+from fourm_engine.transfer.objective import Objective, Target, stacked
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import counted
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
+
+#: Beside the seed of a run: the generator of a pair of samples that are mixed.
+_PAIR = 0x6D6978
+
+
+@dataclass(frozen=True)
+class TaskSample:
+    """Inputs by name, what is to be learned, and the true value in the modality's units, where there is one."""
+
+    shown: dict[str, Shown]
+    target: Target
+    truth: Any = None
+
+
+class TaskSamples(Dataset[TaskSample]):
+    """The samples of `data` that have an input and a target.
+
+    Args:
+        inputs, tokenizers: name -> modality, and of those with tokens, their tokenizer.
+        vocabulary: of the inputs.
+        mixing: of two samples, as they are trained on; `dropout`: as `task.modality_dropout`.
+
+    Raises ValueError where no sample can be used, as far as names tell."""
+
+    def __init__(
+        self,
+        data: AlignedData,
+        inputs: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        objective: Objective,
+        vocabulary: Vocabulary,
+        drawer: ViewDrawer,
+        config: DataConfig,
+        *,
+        seed: int,
+        training: bool,
+        batch_size: int | None = None,
+        mixing: Mixing | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        self.data, self.objective, self.vocabulary, self.seed = data, objective, vocabulary, seed
+        self.inputs, self.training = ordered(vocabulary, inputs), training
+        self.mixing, self.dropout = mixing, dropout
+        seen = DrawnViews(drawer, data, config.views if training else 1)
+        self.store = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20)
+        names, wanted = range(len(data.names)), set(self.inputs)
+        usable = [row for row in names if wanted & data.has_at(row) and objective.has(data, row)]
+        self._rows = np.array(usable, np.int64)
+        if not usable:
+            raise ValueError(
+                f"{data.root}: none of the {counted(len(names), 'sample')} has both an input ({', '.join(self.inputs)})"
+                f" and a target; {data.report()}"
+            )
+        world = rank_and_world()[1]
+        lanes = config.lanes if training else 1
+        self.order = Order.choose(
+            np.array([len(usable)]), seed, lanes=lanes, window=config.window, batch_size=batch_size, world=world
+        )
+        #: Tokens of a sample with all inputs.
+        self.capacity = sum(entry.layout.num_tokens for entry in vocabulary)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def describe(self) -> str:
+        left = len(self.data.names) - len(self)
+        return self.data.describe() + (f"; {left} without an input or a target are left out" if left else "")
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.store.identity(), **self.order.identity(), "samples": len(self)}
+
+    def __getitem__(self, position: int) -> TaskSample:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[TaskSample]:
+        """The samples of a micro-batch. A DataLoader calls it."""
+        read: dict[int, TaskSample] = {}
+
+        def at(position: int) -> TaskSample:
+            if position not in read:
+                read[position] = self._at(position)
+            return read[position]
+
+        if self.mixing is None:
+            return [self._thinned(at(position), position) for position in positions]
+        return [self._thinned(self._mixed(at(p), at(p ^ 1), p), p) for p in positions]
+
+    def name(self, position: int) -> str:
+        """Of the sample at a position, which is read to know whether another one replaces it."""
+        return self._found(position)[0]
+
+    def held_out(self, index: int) -> TaskSample | None:
+        """Sample number `index`, through its centre crop, or None where it cannot be used."""
+        return self._read(index, 0)
+
+    def collated(self, samples: Sequence[TaskSample]) -> TaskBatch:
+        tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, self.capacity, "cpu")
+        targets = stacked([sample.target for sample in samples])
+        return TaskBatch(tokens, continuous, targets, self.objective.count(targets))
+
+    def empty(self) -> TaskBatch:
+        """A batch of one sample without inputs and targets."""
+        return TaskBatch(*pack_inputs([{}], self.vocabulary, self.capacity, "cpu"), {}, 0)
+
+    def _at(self, position: int) -> TaskSample:
+        return self._found(position)[1]
+
+    def _found(self, position: int) -> tuple[str, TaskSample]:
+        epoch, index = divmod(position, len(self))
+        number = int(sample_rng(self.seed, epoch, index).integers(self.store.views))
+        for row in self.order.rows(position):
+            if (sample := self._read(row, number)) is not None:
+                return self.data.names[int(self._rows[row])], sample
+        raise ValueError(f"{self.data.root}: none of the {counted(len(self), 'sample')} can be used; see the warnings")
+
+    def _read(self, index: int, number: int) -> TaskSample | None:
+        row = int(self._rows[index])
+        name, there, shown = self.data.names[row], self.store.has(row), dict[str, Shown]()
+        try:
+            target, truth = self.objective.target(self.data, name, self.store.seen.get(name, number), number)
+        except BadFile as bad:
+            self.data.skip(name, bad)
+            return None
+        for modality in self.inputs:
+            if modality not in there:
+                continue
+            try:
+                shown[modality] = self._shown(modality, self.store.load(row, modality, number))
+            except BadFile as bad:
+                self.data.skip(name, bad)
+        return TaskSample(shown, target, None if self.training else truth) if shown else None
+
+    def _shown(self, name: str, content: np.ndarray) -> Shown:
+        if self.data.modalities[name].spec.continuous:
+            return Shown(np.arange(len(content)), np.full(len(content), -1, np.int64), content)
+        tokenizer = self.store.tokenizers[name]
+        if isinstance(tokenizer, TextTokenizer):
+            content = np.append(content, tokenizer.end_id)[: self.data.modalities[name].spec.layout.num_tokens]
+        return Shown.tokens(content)
+
+    def _mixed(self, a: TaskSample, b: TaskSample, position: int) -> TaskSample:
+        assert self.mixing is not None
+        assert isinstance(self.objective, Classification)
+        drawn = self.mixing.draw(np.random.default_rng([self.seed, _PAIR, position // 2]))
+        if a.shown.keys() != b.shown.keys():  # one of them lacks an input
+            return replace(a, target=self.objective.mixed(a.target, a.target, 1.0))
+        return TaskSample(
+            self.mixing.mixed(a.shown, b.shown, drawn), self.objective.mixed(a.target, b.target, drawn.share)
+        )
+
+    def _thinned(self, sample: TaskSample, position: int) -> TaskSample:
+        """The sample with some of its inputs left out, never all."""
+        if not self.dropout or len(sample.shown) < 2:
+            return sample
+        rng = np.random.default_rng([self.seed, _PAIR + 1, position])
+        kept = [name for name in sample.shown if rng.random() >= self.dropout]
+        kept = kept or [list(sample.shown)[int(rng.integers(len(sample.shown)))]]
+        return replace(sample, shown={name: sample.shown[name] for name in kept})

@@ -1,0 +1,225 @@
+"""The folder of a trained task: `config.json`, `model.safetensors` (encoder and head), `tokenizers/<token space>/…`.
+
+In and out: what the task is, as names and numbers, and tensors by name. As for exported models, nothing in a folder is
+imported, unpickled or evaluated; heads, modalities and tokenizers are looked up by name among what is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fourm_engine import exported
+from fourm_engine.exported import Distribution, ExportedConfig, Name, SavedModality, described
+from fourm_engine.files import replacing_folder
+from fourm_engine.loading import modality_of
+from fourm_engine.modalities import Modalities
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.tokenizers.store import load_tokenizers, save_tokenizer
+from fourm_engine.transfer.backbone import encoder_alone
+from fourm_engine.transfer.classification import Classification
+from fourm_engine.transfer.config import ClassificationConfig, TaskConfig
+from fourm_engine.transfer.dense import Regression, Segmentation
+from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
+from fourm_engine.transfer.objective import Objective
+from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.weights import check_shapes
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+HEAD = "head"  # in the folder of a run
+FORMAT = "fourm-head"
+_HEADER = 64  # characters of a config that begin with its format
+_FILES = (exported.CONFIG, exported.WEIGHTS, exported.TOKENIZERS)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class SavedHead(_Strict):
+    """Which package's head it is."""
+
+    distribution: Distribution
+    version: str = Field(max_length=128)
+
+
+class SavedTarget(_Strict):
+    name: Name
+    modality: SavedModality
+
+
+class SavedTask(_Strict):
+    """`classes` of a classification, `target` of a dense task; `encoder`: the inputs alone."""
+
+    format: Literal["fourm-head"] = "fourm-head"
+    version: Literal[1] = 1
+    task: TaskConfig
+    head: SavedHead
+    classes: list[Annotated[str, StringConstraints(max_length=4096)]] | None = None
+    target: SavedTarget | None = None
+    encoder: ExportedConfig
+    #: Held-out measures of these weights; null: not finite.
+    scores: dict[str, float | None]
+
+
+def objective_of(
+    config: TaskConfig, *, classes: list[str] | None = None, target: Modality[Any] | None = None
+) -> Objective:
+    """What is learned, without labels. Raises ValueError where classes or target are missing, or do not fit."""
+    if isinstance(config, ClassificationConfig):
+        if not classes:
+            raise ValueError("a classification needs classes")
+        return Classification(config, classes)
+    if target is None:
+        raise ValueError(f"a {config.kind} needs the modality of its target")
+    return Segmentation(config, target) if config.kind == "segmentation" else Regression(config, target)
+
+
+def save(
+    folder: Path,
+    backbone: Mapping[str, Tensor],
+    head: Mapping[str, Tensor],
+    *,
+    config: ModelConfig,
+    task: TaskConfig,
+    objective: Objective,
+    inputs: Modalities,
+    target: Modalities,
+    tokenizers: Mapping[str, Tokenizer],
+    vocabulary: Vocabulary,
+    host: PluginManager,
+    scores: Mapping[str, float],
+) -> None:
+    """Write the folder; it appears whole, and replaces an earlier one of its kind. `target`: the modality that is
+    learned, if it is one. Raises ValueError where the folder holds something else."""
+    if folder.is_dir() and (foreign := sorted(p.name for p in folder.iterdir() if p.name not in _FILES)):
+        raise ValueError(f"{folder} holds {foreign[0]!r}, which no trained task does; move it away")
+    plugin = host.find("head", task.head)
+    spaces = {space: specs[0].name for space, specs in inputs.token_spaces.items()}
+    document = SavedTask(
+        task=_without_folders(task),
+        head=SavedHead(distribution=plugin.distribution, version=plugin.version),
+        classes=list(objective.classes) if isinstance(objective, Classification) else None,
+        target=next((SavedTarget(name=n, modality=described(m, target.plugins[n])) for n, m in target.items()), None),
+        encoder=ExportedConfig(
+            model=config.model_copy(update={"compile": False}),
+            vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
+            modalities={name: described(modality, inputs.plugins[name]) for name, modality in inputs.items()},
+            tokenizers={space: tokenizers[name].fingerprint for space, name in spaces.items()},
+        ),
+        scores={name: score if abs(score) < float("inf") else None for name, score in scores.items()},
+    )
+    document.encoder.build_vocabulary()
+    tensors = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    tensors |= {f"head.{name}": tensor for name, tensor in head.items()}
+    with replacing_folder(folder) as temporary:
+        text = json.dumps(document.model_dump(mode="json"), indent=1)
+        (temporary / exported.CONFIG).write_text(text, encoding="utf-8")
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(plain, temporary / exported.WEIGHTS, metadata={"format": "pt"})
+        (temporary / exported.TOKENIZERS).mkdir()
+        for space, name in spaces.items():
+            members = [inputs[spec.name] for spec in inputs.token_spaces[space]]
+            save_tokenizer(tokenizers[name], temporary / exported.TOKENIZERS / space, manager=host, modalities=members)
+
+
+def locate(path: Path) -> Path:
+    """The folder of a trained task: itself, or `head/` of a run. Raises ValueError where there is none."""
+    for candidate in (path, path / HEAD):
+        if (candidate / exported.CONFIG).is_file() and (candidate / exported.WEIGHTS).is_file():
+            return candidate
+    what = "no such folder" if not path.exists() else f"neither it nor {HEAD}/ in it holds a trained task"
+    raise ValueError(f"{path}: {what}; `fourm finetune` makes one, in <run>/{HEAD}")
+
+
+def is_task(path: str) -> bool:
+    """Whether a run, or a folder, is of a trained task rather than of a model."""
+    folder = Path(path)
+    if (folder / "model" / exported.CONFIG).is_file():
+        return False
+    try:
+        return FORMAT in (locate(folder) / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
+    except (OSError, ValueError):
+        return False
+
+
+def read_task(folder: Path) -> SavedTask:
+    """Raises ValueError naming file, key and reason."""
+    path = folder / exported.CONFIG
+    if path.stat().st_size > exported.MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: larger than {exported.MAX_CONFIG_BYTES} bytes; this is no task's config")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") != FORMAT:
+            raise ValueError("this is no trained task (`fourm finetune` makes one); models are for fourm generate")
+        saved = SavedTask.model_validate_json(json.dumps(data))
+        saved.encoder.build_vocabulary()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}; it is damaged, take it from the original again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path}: {key}: {first['msg']}; it is damaged, or of another version") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    exported.check_size(saved.encoder, path)
+    return saved
+
+
+def load(
+    folder: Path, manager: PluginManager
+) -> tuple[TaskNetwork, Objective, Modalities, dict[str, Tokenizer], Vocabulary]:
+    """The network on the CPU, in evaluation mode, what it learned, and its inputs. Raises ValueError: a file is missing
+    or damaged, a plugin or tokenizer is not what it was trained with."""
+    saved = read_task(folder)
+    encoder, path = saved.encoder, folder / exported.WEIGHTS
+    instances = [modality_of(name, one, manager, folder) for name, one in encoder.modalities.items()]
+    plugins = {name: manager.find("modality", one.plugin) for name, one in encoder.modalities.items()}
+    inputs = Modalities(instances, plugins, manager)
+    tokenizers = load_tokenizers(folder / exported.TOKENIZERS, inputs.token_spaces, manager, modalities=inputs)
+    for name, tokenizer in tokenizers.items():
+        space = inputs[name].spec.token_space
+        if space is not None and tokenizer.fingerprint != encoder.tokenizers.get(space.name):
+            raise ValueError(f"{folder}: tokenizer {space.name!r} is another than the task was trained with")
+    at = saved.target
+    target = None if at is None else modality_of(at.name, at.modality, manager, folder)
+    try:
+        objective = objective_of(saved.task, classes=saved.classes, target=target)
+    except ValueError as error:
+        raise ValueError(f"{folder / exported.CONFIG}: {error}") from None
+    vocabulary = encoder.build_vocabulary()
+    spec = head_spec(encoder.model.width, vocabulary, objective.outputs, objective.size)
+    backbone = encoder_alone(encoder.model, vocabulary)
+    with torch.device("meta"):  # what it claims is compared with the file before memory is taken
+        shape = TaskNetwork(backbone, vocabulary, make_head(saved.task.head, saved.task.head_options, spec, manager))
+    expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            check_shapes(shapes, expected, f"{path} does not fit {exported.CONFIG}")
+            backbone.to_empty(device="cpu")
+            backbone.tabulate()
+            head = make_head(saved.task.head, saved.task.head_options, spec, manager)
+            network = TaskNetwork(backbone, vocabulary, head)
+            network.load_state_dict({name: file.get_tensor(name) for name in expected})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    return network.eval(), objective, inputs, tokenizers, vocabulary
+
+
+def _without_folders(task: TaskConfig) -> TaskConfig:
+    """The section with the names of files alone: where they lie is another machine's."""
+    if not isinstance(task, ClassificationConfig):
+        return task
+    files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}
+    return task.model_copy(update=files)

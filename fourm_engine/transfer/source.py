@@ -1,0 +1,119 @@
+"""What a task's encoder starts from: a model, or the encoder of a trained task (as ImageNet-21k before ImageNet-1k).
+
+In: the `finetune` section and the inputs. Out: `TaskSource`: their vocabulary, tokenizers, and the encoder's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fourm_engine import exported
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.finetune.source import SIZE_SETTINGS, Description, Source, check_known, describe
+from fourm_engine.identity import check_identity
+from fourm_engine.modalities import Modalities
+from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.transfer.backbone import encoder_alone, inputs_of
+from fourm_engine.transfer.saved import SavedTask, is_task, locate, read_task
+from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.weights import check_shapes
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """`inputs`: their vocabulary, with the layouts of this run. `read()`: the weights of an encoder of them."""
+
+    file: Path
+    model: ModelConfig
+    training: Modalities
+    inputs: Vocabulary
+    tokenizers: Callable[[Path], Mapping[str, Tokenizer]]
+    read: Callable[[], dict[str, Tensor]]
+
+
+def describe_source(source: str, manager: PluginManager) -> Description:
+    """What a model or a trained task says of itself. Raises ValueError where there is neither, or it is damaged."""
+    if not is_task(source):
+        return describe(source, manager)
+    folder = locate(Path(source))
+    encoder = read_task(folder).encoder
+    settings = {name: {"plugin": m.plugin, **m.settings} for name, m in encoder.modalities.items()}
+    tokenizers = folder / exported.TOKENIZERS
+    return Description(folder / exported.WEIGHTS, encoder.model, encoder.build_vocabulary(), settings, tokenizers)
+
+
+def open_source(name: str, training: Modalities, manager: PluginManager) -> TaskSource:
+    """Raises ValueError as `Source.open` does."""
+    if is_task(name):
+        return _of_task(name, locate(Path(name)), training, manager)
+    model = describe(name, manager).model.model_copy(update={"compile": False})
+    source = Source.open(FinetuneConfig(source=name), training, model, manager)
+    inputs = inputs_of(source.vocabulary, list(training))
+
+    def read() -> dict[str, Tensor]:
+        with torch.device("meta"):
+            whole = Transformer(model, source.vocabulary)
+        whole.to_empty(device="cpu")
+        whole.tabulate()
+        source.take_over(whole)
+        return _rows(whole.state_dict(), source.vocabulary, inputs, model)
+
+    return TaskSource(source.weights, model, training, inputs, source.tokenizers, read)
+
+
+def _of_task(name: str, folder: Path, training: Modalities, manager: PluginManager) -> TaskSource:
+    saved = read_task(folder)
+    check_known(name, saved.encoder.modalities, training)
+    for one, modality in training.items():
+        where, remedy = f"{name}: {one!r} of the model", "leave the setting out to keep the model's"
+        check_identity(
+            saved.encoder.modalities[one].identity, modality, where=where, remedy=remedy, ignore=SIZE_SETTINGS
+        )
+    known = saved.encoder.build_vocabulary().resized(training.specs)
+    inputs, file = inputs_of(known, list(training)), folder / exported.WEIGHTS
+
+    def tokenizers(place: Path) -> dict[str, Tokenizer]:
+        loaded = load_tokenizers(place, training.token_spaces, manager, modalities=training)
+        for one, tokenizer in loaded.items():
+            space = training[one].spec.token_space
+            if space is not None and saved.encoder.tokenizers.get(space.name) != tokenizer.fingerprint:
+                raise ValueError(
+                    f"{place}: the tokenizer of {one!r} is not the one that {name} was trained with; set "
+                    f"tokenizers.folder: {folder / exported.TOKENIZERS}"
+                )
+        return loaded
+
+    return TaskSource(file, saved.encoder.model, training, inputs, tokenizers, lambda: _backbone(file, saved, inputs))
+
+
+def _backbone(file: Path, saved: SavedTask, inputs: Vocabulary) -> dict[str, Tensor]:
+    known, model = saved.encoder.build_vocabulary(), saved.encoder.model
+    expected = {name: tuple(tensor.shape) for name, tensor in encoder_alone(model, known).state_dict().items()}
+    prefix = "backbone."
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
+            shapes = {name[len(prefix) :]: tuple(opened.get_slice(name).get_shape()) for name in names}
+            check_shapes(shapes, expected, f"{file} does not fit {exported.CONFIG}")
+            return _rows({name[len(prefix) :]: opened.get_tensor(name) for name in names}, known, inputs, model)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+
+
+def _rows(state: Mapping[str, Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig) -> dict[str, Tensor]:
+    """Those of `state`, of a network of `known`, that an encoder of `inputs` has."""
+    weights = {name: state[name].clone() for name in encoder_alone(model, inputs).state_dict()}
+    rows = [slice(known[e.name].start, known[e.name].stop) for e in inputs]
+    weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][one] for one in rows])
+    weights["embedding.modality"] = state["embedding.modality"][[known[e.name].index for e in inputs]].clone()
+    return weights

@@ -1,0 +1,206 @@
+"""HeadTask: the encoder of a trained model and a head on it learn a task, with the one trainer.
+
+In: an opened source, labelled samples, an installed head. Out: `<run>/head/`, which `TaskModel` loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fourm_engine import identity
+from fourm_engine.data.loader import MicroBatches, default_workers
+from fourm_engine.data.order import Share
+from fourm_engine.data.workers import Told, ahead, end_with_parent, items
+from fourm_engine.finetune.config import FinetuneConfig
+from fourm_engine.modalities import Modalities
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import sum_numbers
+from fourm_engine.train.task import Loss, Task
+from fourm_engine.transfer.backbone import learning, plain_weights
+from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig, SegmentationConfig
+from fourm_engine.transfer.network import TaskBatch, TaskNetwork, check_output, head_spec, make_head
+from fourm_engine.transfer.objective import Objective
+from fourm_engine.transfer.samples import TaskSample, TaskSamples
+from fourm_engine.transfer.saved import HEAD, save
+from fourm_engine.transfer.source import TaskSource
+from fourm_engine.weights import digest_of
+from fourm_plugins.head import HeadFeatures
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.tokenizer import Tokenizer
+
+
+class HeadTask(Task):
+    """Args:
+    source: what the encoder starts from, and the inputs.
+    settings: what of the encoder is frozen or adapted.
+    config: the section `task`, and the objective that is made of it.
+    target: the modality that is learned, if it is one.
+    tokenizers: of the inputs that have tokens.
+    data, held_out: training samples, and those that are measured, or None."""
+
+    def __init__(
+        self,
+        source: TaskSource,
+        settings: FinetuneConfig,
+        config: ClassificationConfig | SegmentationConfig | RegressionConfig,
+        objective: Objective,
+        target: Modalities,
+        tokenizers: Mapping[str, Tokenizer],
+        data: TaskSamples,
+        held_out: TaskSamples | None,
+        host: PluginManager,
+        *,
+        workers: int | None = 0,
+    ) -> None:
+        self.source, self.settings, self.config, self.objective = source, settings, config, objective
+        self.tokenizers, self.data, self.held_out, self.workers = dict(tokenizers), data, held_out, workers
+        self.target, self.host, self.inputs = target, host, source.inputs
+        self.spec = head_spec(source.model.width, self.inputs, objective.outputs, objective.size)
+        self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
+        self.name, self.best = objective.kind, objective.best
+        self._digest = digest_of(source.file)
+
+    def head(self) -> nn.Module:
+        return make_head(self.config.head, self.config.head_options, self.spec, self.host)
+
+    def model(self) -> nn.Module:
+        backbone = learning(self.source.model, self.inputs, self.settings, self.source.read())
+        network = TaskNetwork(backbone, self.inputs, self.head())
+        network.set_drop_path(self.config.drop_path)
+        return network
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if self.held_out is None and config.keep_best:
+            raise ValueError("train.keep_best needs held-out samples to choose by; set data.val, or leave it out")
+        frozen = self.settings.freeze is not None and "*" in self.settings.freeze
+        if frozen and self.settings.lora is None and self.config.drop_path:
+            raise ValueError("task.drop_path is for an encoder that learns, and finetune.freeze names all of it")
+        head, spec, n = self.head(), self.spec, 2
+        maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
+        features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps)
+        with torch.no_grad():
+            check_output(head.eval()(features), spec, n, self.config.head)
+
+    def batches(self, start_step: int, share: Share) -> Iterator[TaskBatch]:
+        on_gpu = torch.cuda.is_initialized()
+        loader = DataLoader(
+            Told(self.data),
+            batch_sampler=MicroBatches(share, start_step),
+            num_workers=default_workers(on_gpu=on_gpu) if self.workers is None else self.workers,
+            collate_fn=partial(_collated, self.data),
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=on_gpu,
+            worker_init_fn=end_with_parent,
+        )
+        yield from items(loader)
+
+    def counts(self, batch: TaskBatch) -> dict[str, float]:
+        return {self.objective.loss_name: float(batch.count)}
+
+    def tokens(self, batch: TaskBatch) -> int:
+        return int((batch.tokens.mod >= 0).sum())
+
+    def loss(self, model: nn.Module, batch: TaskBatch, step: int) -> Loss:
+        return Loss({self.objective.loss_name: self.objective.loss(model(batch), batch.targets)})
+
+    def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
+        return [self.data.name(position) for position in share.positions(step, micro)]
+
+    def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
+        """Measures of all held-out samples, each through its centre crop."""
+        if self.held_out is None:
+            return {}
+        device, measures = next(model.parameters()).device, self.objective.measures()
+        size, total, used = max(1, share.micro_batch_size), len(self.held_out), 0.0
+        # Every process passes equally many batches.
+        starts = range(share.rank * size, total + share.rank * size, size * share.world)
+        parts = [range(min(start, total), min(start + size, total)) for start in starts]
+        samples = ahead(_HeldOut(self.held_out), [i for part in parts for i in part], workers=self.workers or 0)
+        for part in parts:
+            read = [sample for sample in islice(samples, len(part)) if sample is not None]
+            batch = (self.held_out.collated(read) if read else self.held_out.empty()).to(device)
+            output = model(batch)
+            if read:
+                measures.add(output, batch.targets, [sample.truth for sample in read])
+                used += len(read)
+        used, *numbers = sum_numbers([used, *measures.numbers()])
+        if not used:
+            raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
+        return {name: (score, 1.0) for name, score in measures.scores(numbers).items()}
+
+    def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
+        for name, tensor in weights.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        config = self.source.model
+        backbone = plain_weights(config, self.inputs, self.settings, parts["backbone"])
+        save(
+            folder / HEAD,
+            backbone,
+            parts["head"],
+            config=config,
+            task=self.config,
+            objective=self.objective,
+            inputs=self.source.training,
+            target=self.target,
+            tokenizers=self.tokenizers,
+            vocabulary=self.inputs,
+            host=self.host,
+            scores=scores,
+        )
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        assert isinstance(model, TaskNetwork)
+        return model.blocks()
+
+    def above(self, name: str) -> int:
+        """Layers, from the top: the head, the encoder's blocks, embeddings; the last norm belongs to the last block."""
+        blocks = self.source.model.encoder_blocks
+        part, _, rest = name.partition(".")
+        if part == "head":
+            return 0
+        part, _, rest = rest.partition(".")
+        if part == "encoder":
+            return blocks - int(rest.partition(".")[0])
+        return 1 if part == "encoder_norm" else blocks + 1
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        embeds = name.startswith("backbone.embedding.") and not name.startswith("backbone.embedding.projections.")
+        return not embeds and name != "backbone.registers"
+
+    def identity(self) -> dict[str, Any]:
+        lora = None if self.settings.lora is None else self.settings.lora.model_dump(mode="json")
+        facts = {"finetune.source": self._digest, "finetune.freeze": self.settings.freeze, "finetune.lora": lora}
+        facts |= {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
+        for modality in self.source.training.values():
+            facts |= identity.facts(modality)
+        return facts | self.objective.identity() | {f"data.{k}": v for k, v in self.data.identity().items()}
+
+    def versions(self) -> dict[str, str]:
+        plugin = self.host.find("head", self.config.head)
+        used = {f"plugin {n}": p for m in (self.source.training, self.target) for n, p in m.plugins.items()}
+        return {name: f"{p.distribution} {p.version}" for name, p in {**used, f"head {plugin.name}": plugin}.items()}
+
+
+class _HeldOut:
+    """Held-out samples by number, as a loader's workers read them."""
+
+    def __init__(self, samples: TaskSamples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> TaskSample | None:
+        return self.samples.held_out(index)
+
+
+def _collated(data: TaskSamples, samples: list[TaskSample] | Exception) -> TaskBatch | Exception:
+    return samples if isinstance(samples, Exception) else data.collated(samples)

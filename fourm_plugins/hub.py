@@ -1,0 +1,41 @@
+"""Whether what a user names is a path here, or something on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from fourm_plugins.suggest import nearest
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: Endings of files that are named by their path.
+FILES = (".json", ".safetensors", ".yaml")
+
+
+def is_path(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` can only be a path: it is there, or the folder is that it begins with; it begins with `.`, `/`
+    or `~`, ends as a file, or has more parts than the id of a model on the Hub (owner/name)."""
+    text = os.fspath(source)
+    if isinstance(source, os.PathLike) or Path(text).exists():
+        return True
+    if not HUB_ID.fullmatch(text):
+        return "/" in text or os.sep in text
+    return text.startswith(".") or text.endswith(FILES) or Path(text.split("/")[0]).exists()
+
+
+def check_there(source: str | os.PathLike[str], *, beside: Path | None = None) -> None:
+    """Raise ValueError, one line, where `source` is a path, and nothing is there; an id of the Hub is not looked up.
+
+    beside: the folder of the file that names it. Paths are not relative to it, which the line says where it helps."""
+    path = Path(source)
+    if path.exists():
+        return
+    what = f"{source}: no such {'file' if path.suffix in FILES else 'folder'}"
+    if beside is not None and (beside / path).exists():
+        raise ValueError(f"{what}; paths are relative to where the command is typed: write {beside / path}")
+    if is_path(source):
+        there = next((parent for parent in path.absolute().parents if parent.is_dir()), Path.cwd())
+        name = path.absolute().relative_to(there).parts[0]
+        near = nearest(name, os.listdir(there)) if os.access(there, os.R_OK) else None
+        raise ValueError(what + (f"; did you mean {there / near}?" if near else f"; {there} has no {name}"))

@@ -1,0 +1,117 @@
+"""`fourm generate` and `fourm edit`: options reach the model, what is made of several samples is written."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fourm_engine.cli import app
+from fourm_engine.model import FourM
+from tests.generate.toys import PLUGINS, install, make_model, picture
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(command, *words) of a model in ./run, with a picture in ./photo.png; the output and whether it succeeded."""
+    install(tmp_path / "site", list(PLUGINS))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.chdir(tmp_path)
+    make_model().save_pretrained(tmp_path / "run")
+    Image.fromarray(picture()).save("photo.png")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        if done.exit_code and not isinstance(done.exception, (SystemExit, ValueError)):
+            raise done.exception
+        return f"{done.output}{done.exception if isinstance(done.exception, ValueError) else ''}"
+
+    return run
+
+
+GIVEN = ("run", "--input", "colour=photo.png")
+
+
+def test_explaining_needs_no_folder_and_writes_none(run, tmp_path):
+    told = run("generate", *GIVEN, "--guidance", "-1", "--scheme", "remask", "--order", "share=0.2", "--explain")
+    assert "1. height: remask, share 0.2, 8 steps" in told
+    assert "branch 2, with all: times -1" in told
+    assert "3. words: left to right" in told
+    assert told.rstrip().endswith("nothing was run")
+    assert not (tmp_path / "out").exists()
+    assert "--out is missing; name the folder" in run("generate", *GIVEN)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save("mask.png")
+    assert "1. colour: halton, 4 steps" in run(
+        "edit", *GIVEN, "--mask", "mask.png", "--scheme", "halton", "--steps", "4", "--explain"
+    )
+
+
+def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_path):
+    run("generate", *GIVEN, "--target", "height", "--n-samples", "2", "--out", "each")
+    assert {p.name for p in (tmp_path / "each").iterdir()} >= {"height-0.npy", "height-1.npy", "sheet.png"}
+    words = ("--target", "height", "--target", "words", "--n-samples", "3", "--reduce", "height=mean")
+    told = run("generate", *GIVEN, *words, "--out", "one")
+    names = {p.name for p in (tmp_path / "one").iterdir()}
+    assert names >= {
+        "height.npy",
+        "height.view.png",
+        "height.spread.npy",
+        "height.spread.png",
+        "words.txt",
+        "sheet.png",
+    }
+    assert "one/height.spread.npy" in told
+    assert np.load("one/height.spread.npy").shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (("--guidance", "2"), {"guidance": 2.0}),
+        (("--guidance", "0,3", "--steps", "4"), {"guidance": [0.0, 3.0], "steps": 4}),
+        (("--guidance", "colour=0,3", "--guidance", "words=-1"), {"guidance": {"colour": [0.0, 3.0], "words": -1.0}}),
+        (("--plan", "height,words"), {"plan": ["height", "words"]}),
+        (("--plan", "auto"), {"plan": "auto"}),
+        (("--scheme", "remask", "--order", "share=0.2"), {"scheme": "remask", "order": {"share": 0.2}}),
+        (("--samples", "3", "--reduce", "vote"), {"n_samples": 3, "reduce": "vote"}),
+        (("--reduce", "a=vote", "--reduce", "b=mean"), {"reduce": {"a": "vote", "b": "mean"}}),
+        (("--temperature", "0.5", "--top-k", "3", "--seed", "7"), {"temperature": 0.5, "top_k": 3, "seed": 7}),
+    ],
+)
+def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, words, options):
+    given = {}
+    monkeypatch.setattr(FourM, "generate", lambda self, inputs, targets, **more: given.update(more) or {})
+    with pytest.raises(AttributeError):  # nothing was generated
+        run("generate", *GIVEN, "--out", "out", *words)
+    left = {k: v for k, v in given.items() if v not in (None, False) and (k, v) not in (("seed", 0), ("n_samples", 1))}
+    assert left == options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--guidance", "much"), "--guidance: 'much' is no number"),
+        (("--guidance", "1,"), "--guidance: '' is no number"),
+        (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
+        (("--order", "share=x"), "--order: 'x' is no number"),
+        (("--reduce", "mean"), "reduce has no effect on one sample"),
+        (("--plan", "auto"), "plan='auto' needs the any-to-any matrix of the run, and "),
+        (("--batch-size", "3"), "--batch-size is for many samples"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line_and_leave_no_folder(run, tmp_path, words, message):
+    told = run("generate", *GIVEN, "--target", "height", "--out", "out", *words)
+    assert message in re.sub(r"\s+", " ", told)
+    assert not list((tmp_path / "out").glob("*.npy"))
+
+
+def test_what_is_of_one_sample_is_refused_for_a_folder(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for option in (("--explain",), ("--reduce", "mean")):
+        told = run("generate", "run", "--input", "colour=photos", "--target", "height", "--out", "out", *option)
+        assert f"{option[0]} is for one sample, not for a folder" in told

@@ -1,0 +1,80 @@
+"""docs/python.md: every recipe runs as written, and nothing that Python users may say is missing from it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pydoc
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fourm_engine as fm
+from fourm_engine.generate.plan import Options
+from fourm_engine.model import FourM
+from fourm_engine.nn.transformer import ModelConfig, Transformer
+from fourm_engine.vocabulary import Vocabulary
+from tests.generate.toys import Colour, Height, Words, picture, tokenizers
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "python.md").read_text()
+RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> FourM:
+    """Toys under the names of the page, beside a run with a matrix."""
+    mods = {"caption": Words("caption"), "depth": Height("depth"), "rgb": Colour("rgb")}
+    mods["rgb@pixels"] = Colour("rgb@pixels", pixels=True)
+    vocabulary = Vocabulary.build(m.spec for m in mods.values())
+    network = Transformer(ModelConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2), vocabulary)
+    nats = {"nothing": {"rgb": 4.0, "depth": 2.0}, "caption": {"rgb": 3.9, "depth": 1.0}, "depth": {"rgb": 2.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "pairs": nats}))
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    made = FourM(network, mods, tokenizers(mods), vocabulary, origin=(tmp_path / "model", None))
+    monkeypatch.setattr(FourM, "from_pretrained", lambda path: made)
+    return made
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda text: text.split("\n")[0][:30])
+def test_every_recipe_runs_and_is_short(model, recipe):
+    assert len([line for line in recipe.splitlines() if line.strip()]) <= 5
+    exec(compile(recipe, "docs/python.md", "exec"), {"fm": fm, "np": np, "model": model})
+
+
+def test_every_option_is_in_the_signature_in_its_docstring_and_on_the_page():
+    recipes = "\n".join(RECIPES)
+    options = inspect.signature(FourM.generate).parameters.keys() - {"self", "inputs", "targets"}
+    assert set(Options.model_fields) <= options
+    for name in options:
+        assert re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", inspect.getdoc(FourM.generate), re.MULTILINE), name
+        assert f"{name}=" in recipes or name in ("prompt_sentinel", "batch_size"), name
+    told = inspect.getdoc(fm.Stage)
+    assert list(inspect.signature(fm.Stage).parameters) == list(fm.Stage.model_fields)
+    for name in fm.Stage.model_fields:
+        assert re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", told, re.MULTILINE), name
+    for name in ("keep", "weight", "region"):
+        assert "fm.Condition(" in recipes
+        assert f"{name}=" in recipes
+
+
+def test_the_package_lists_and_explains_what_it_has():
+    assert set(fm.__all__) <= set(dir(fm))
+    assert not [name for name in dir(fm) if name.startswith("_") and not name.startswith("__")]
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", fm.__version__)
+    told = pydoc.render_doc(fm, renderer=pydoc.plaintext)
+    for name in fm.__all__:
+        assert name in fm.__doc__
+        assert getattr(fm, name).__doc__
+        assert name in told
+    with pytest.raises(AttributeError, match="has no attribute 'Stages'"):
+        fm.Stages  # noqa: B018
+
+
+def test_a_model_of_many_modalities_says_what_it_is_in_a_line_each(model):
+    assert len(repr(model).splitlines()) == 5
+    assert repr(model).splitlines()[1] == "  caption: input and target, 10 tokens a sample"

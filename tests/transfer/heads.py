@@ -1,0 +1,145 @@
+"""A small trained model, data of tasks in the formats of their sets, and runs of `fourm finetune` on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from fourm_engine import exported
+from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.nn.transformer import ModelConfig, Transformer
+from fourm_engine.pretrain.task import EXPORT
+from fourm_engine.recipes.finetune_task import finetune
+from fourm_engine.recipes.task_config import load_task_config
+
+MODEL = {"width": 32, "encoder_blocks": 2, "decoder_blocks": 1, "heads": 2}
+#: 4 x 4 tokens.
+PIXELS = {"image_size": 32, "patch_size": 8}
+COLOURS = {"blue": (20, 30, 220), "green": (20, 210, 40), "red": (220, 30, 20)}
+TRAIN = {"batch_size": 6, "steps": 8, "lr": 3e-3, "log_every": 4, "device": "cpu", "threads": 1}
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def model(folder: Path) -> Path:
+    """A model of two inputs of numbers, with weights as they are drawn."""
+    settings = {"rgb@pixels": PIXELS, "near": {"plugin": "rgb@pixels", **PIXELS, "source": "near"}}
+    manager = load_manager(config := ModalitiesConfig(select=list(settings), settings=settings))
+    modalities = load_modalities(config, manager)
+    torch.manual_seed(0)
+    vocabulary = modalities.vocabulary()
+    exported.save(folder / EXPORT, Transformer(ModelConfig(**MODEL), vocabulary), modalities, {}, vocabulary)
+    return folder
+
+
+def picture(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (40, 48)) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(-20, 20, (*size, 3))
+    return np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def folders(root: Path, each: int = 4, extension: str = "png") -> Path:
+    """Image folders: `train/red/0.png` and so on."""
+    for part, first in (("train", 0), ("val", 100)):
+        for name, colour in COLOURS.items():
+            for i in range(each):
+                write(root / part / name / f"{i}.{extension}", picture(colour, first + i))
+    return root
+
+
+def config(out: Path, source: Path, root: Path, task: dict[str, Any], **sections: Any) -> Path:
+    """A config of pictures as the one input. `sections` go over its sections, key by key."""
+    raw: dict[str, Any] = {
+        "run": str(out / "run"),
+        "finetune": {"source": str(source)},
+        "modalities": {"select": ["rgb@pixels"], "settings": {"rgb@pixels": {"source": "."}}},
+        "data": {"train": str(root / "train"), "val": str(root / "val")},
+        "task": task,
+        "train": TRAIN,
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
+    path = out / "task.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def run(path: Path, *overrides: str) -> Path:
+    """Train; the run's folder."""
+    loaded = load_task_config(path, overrides)
+    finetune(loaded, tell=silent)
+    return loaded.run
+
+
+def scores(run: Path) -> dict[str, float]:
+    """The last evaluation."""
+    return json.loads((run / "finished.json").read_text())["scores"]
+
+
+def scenes(number: int, first: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(picture, class ids 1 to 3, metres) of red, green and blue stripes, 1, 2 and 4 metres away."""
+    made = []
+    for i in range(number):
+        order = np.random.default_rng(first + i).permutation(3)
+        kinds = np.repeat(order, 16)[None].repeat(48, 0)
+        colours = np.stack([picture(colour, first + i, (48, 48)) for colour in COLOURS.values()])
+        rows, columns = np.mgrid[:48, :48]
+        made.append((colours[kinds, rows, columns], kinds + 1, np.array([1.0, 2.0, 4.0])[kinds]))
+    return made
+
+
+def ade20k(root: Path, number: int = 8) -> Path:
+    """As ADE20K is laid out: `images/training/…jpg`, `annotations/training/…png`, where 0 is none of the classes."""
+    for part, short, first in (("training", "train", 0), ("validation", "val", 100)):
+        for i, (rgb, classes, _) in enumerate(scenes(number, first)):
+            classes[:4] = 0
+            write(root / f"images/{part}/ADE_{short}_{i:08}.jpg", rgb)
+            write(root / f"annotations/{part}/ADE_{short}_{i:08}.png", classes.astype(np.uint8))
+    return root
+
+
+def nyuv2(root: Path, number: int = 8) -> Path:
+    """As NYUv2 is laid out: `train/rgb/…jpg` and `train/depth/…png`, 16 bits of millimetres, 0 where unknown."""
+    for part, first in (("train", 0), ("val", 100)):
+        for i, (rgb, _, metres) in enumerate(scenes(number, first)):
+            metres[:4] = 0
+            write(root / f"{part}/rgb/{i:05}.jpg", rgb)
+            write(root / f"{part}/depth/{i:05}.png", (metres * 1000).astype(np.uint16))
+    return root
+
+
+HEAD = {"width": 16, "upsample": 2, "blocks": 1}
+
+
+def segmentation(out: Path, source: Path, root: Path, **sections: Any) -> Path:
+    settings = {
+        "rgb@pixels": {"source": "images"},
+        "semseg": {"source": "annotations", "num_classes": 4, "image_size": 32, "patch_size": 8},
+    }
+    task = {"kind": "segmentation", "target": "semseg", "ignore": [0], "head_options": HEAD}
+    given: dict[str, Any] = {
+        "modalities": {"settings": settings},
+        "data": {"train": str(root), "val": str(root), "held_out": ["validation"]},
+        **sections,
+    }
+    return config(out, source, root, {**task, **given.pop("task", {})}, **given)
+
+
+def regression(out: Path, source: Path, root: Path, **sections: Any) -> Path:
+    depth = {"image_size": 32, "patch_size": 8, "min_depth": 0.5, "max_depth": 8.0}
+    task = {"kind": "regression", "target": "depth", "head_options": HEAD}
+    given: dict[str, Any] = {"modalities": {"settings": {"rgb@pixels": {"source": "rgb"}, "depth": depth}}, **sections}
+    return config(out, source, root, {**task, **given.pop("task", {})}, **given)

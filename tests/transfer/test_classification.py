@@ -1,0 +1,216 @@
+"""Classes of samples are learned from folders and files of labels; what is frozen stays; no answer is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import fourm_engine as fm
+from fourm_engine.cli import app
+from fourm_engine.transfer.classification import Classification
+from fourm_engine.transfer.config import ClassificationConfig
+from fourm_engine.transfer.labels import check_known, classes_of, of_file, only_known
+from tests.transfer.heads import COLOURS, config, picture, run, scores, write
+
+CLASSES = {"kind": "classification"}
+
+
+@pytest.fixture(scope="module")
+def trained(source, pictures, tmp_path_factory):
+    path = config(tmp_path_factory.mktemp("trained"), source, pictures, CLASSES)
+    done = CliRunner().invoke(app, ["finetune", str(path), "train.steps=30"])
+    assert done.exit_code == 0, done.output
+    return path.parent / "run"
+
+
+def backbone(run) -> dict[str, torch.Tensor]:
+    weights = load_file(run / "head/model.safetensors")
+    return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+
+
+def test_a_class_for_each_folder_is_learned_and_told_with_its_probability(trained, pictures):
+    assert scores(trained)["top-1"] == 1
+    picture = pictures / "val/red/1.png"
+    told = fm.load_head(trained, device="cpu").predict({"rgb": picture})
+    assert next(iter(told.probabilities)) == "red"
+    assert set(told.probabilities) == set(COLOURS)
+    assert sum(told.probabilities.values()) == pytest.approx(1)
+    done = CliRunner().invoke(app, ["predict", str(trained), "--input", f"rgb={picture}", "-k", "2"])
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for _, name in lines] == list(told.probabilities)[:2]
+    assert float(lines[0][0]) == pytest.approx(told.probabilities["red"], abs=1e-3)
+
+
+def test_held_out_labels_are_measured_against_and_never_shown(source, pictures, tmp_path):
+    """Of a set whose held-out folders are named wrongly nothing is right: an answer that is told would be."""
+    data = tmp_path / "data"
+    shutil.copytree(pictures / "train", data / "train")
+    wrong = {"red": "green", "green": "blue", "blue": "red"}
+    for name, other in wrong.items():
+        shutil.copytree(pictures / "val" / name, data / "val" / other)
+    assert scores(run(config(tmp_path, source, data, CLASSES), "train.steps=30"))["top-1"] == 0
+
+
+def test_a_frozen_encoder_keeps_every_bit_and_a_free_one_learns(source, pictures, trained, tmp_path):
+    before = load_file(source / "model/model.safetensors")
+    sections = {"finetune": {"freeze": ["*"]}}
+    frozen = backbone(run(config(tmp_path, source, pictures, {**CLASSES, "head": "attentive"}, **sections)))
+    free = backbone(trained)
+    shared = [name for name in frozen if name in before and name != "embedding.modality"]
+    assert len(shared) >= 12
+    assert all(torch.equal(frozen[name], before[name]) for name in shared)
+    moved = {name for name in shared if not torch.equal(free[name], before[name])}
+    assert {"encoder.0.attn.qkv.weight", "encoder_norm.weight", "embedding.projections.rgb@pixels.weight"} <= moved
+    assert not [name for name in frozen if name.startswith(("decoder", "heads", "context_proj"))]
+
+
+def test_lora_trains_adapters_and_the_head_alone_and_merges_them(source, pictures, tmp_path):
+    before = load_file(source / "model/model.safetensors")
+    folder = run(config(tmp_path, source, pictures, CLASSES, finetune={"lora": {"rank": 2, "alpha": 4.0}}))
+    after = backbone(folder)
+    changed = {name for name, w in after.items() if name in before and w.shape == before[name].shape}
+    changed = {name for name in changed if not torch.equal(after[name], before[name])}
+    parts = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "mlp.fc3"}
+    assert changed == {f"encoder.{i}.{part}.weight" for i in (0, 1) for part in parts}
+    assert not any("parametrizations" in name for name in after)
+    told = fm.load_head(folder, device="cpu").predict({"rgb@pixels": pictures / "val/blue/0.png"})
+    assert len(told.probabilities) == 3
+
+
+def test_a_run_that_is_continued_is_the_run_that_never_stopped(source, pictures, tmp_path):
+    same = {"train": {"schedule": "constant", "steps": 6}}
+    task = {**CLASSES, "mixup": 0.4, "drop_path": 0.3, "label_smoothing": 0.1}
+    data = {"augment": True}
+    whole = run(config(tmp_path / "whole", source, pictures, task, data=data, **same))
+    parts = config(tmp_path / "parts", source, pictures, task, data=data, **same)
+    run(parts, "train.steps=3")
+    part = run(parts)
+    a, b = (load_file(folder / "head/model.safetensors") for folder in (whole, part))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    again = CliRunner().invoke(app, ["finetune", str(parts), "task.mixup=0.2", "train.steps=8"])
+    assert again.exit_code == 1
+    assert "task.mixup was 0.4, is 0.2" in str(again.exception)
+
+
+def test_the_encoder_of_a_trained_task_is_where_the_next_one_starts(source, pictures, trained, tmp_path):
+    """As ImageNet-1k after ImageNet-21k."""
+    sections = {"finetune": {"source": str(trained), "freeze": ["*"]}}
+    folder = run(config(tmp_path, source, pictures, CLASSES, **sections))
+    a, b = backbone(trained), backbone(folder)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert scores(folder)["top-1"] >= 2 / 3  # of features that have been learned
+
+
+def test_several_labels_a_sample_are_learned_from_a_file(source, tmp_path):
+    rows = ["name,label"]
+    for i in range(12):
+        there = [name for bit, name in enumerate(COLOURS) if (i % 7 + 1) >> bit & 1]
+        stripes = [picture(COLOURS[name], i, (36, 36 // len(there))) for name in there]
+        write(tmp_path / f"data/{i:02}.png", np.concatenate(stripes, axis=1))
+        rows += [f"{i:02},{label}" for label in there]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    task = {**CLASSES, "several": True, "labels": str(tmp_path / "labels.csv")}
+    data = {"train": str(tmp_path / "data"), "val": str(tmp_path / "data"), "held_out": 0.3}
+    folder = run(config(tmp_path, source, tmp_path, task, data=data), "train.steps=40")
+    told = fm.load_head(folder, device="cpu").predict({"rgb": tmp_path / "data/06.png"})  # all three
+    assert set(told.probabilities) == set(COLOURS)
+    assert min(told.probabilities.values()) > 0.5  # each by itself
+    assert scores(folder)["mAP"] > 0.8
+    assert str(tmp_path) not in (folder / "head/config.json").read_text()
+
+
+COCO = {
+    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}, {"id": 8, "file_name": "c.jpg"}],
+    "annotations": [
+        {"image_id": i, "category_id": c, "bbox": [0, 0, 1, 1]} for i, c in [(7, 3), (7, 3), (9, 3), (9, 1)]
+    ],
+    "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "a.jpg,dog\nb.jpg,dog\nb.jpg,cat\nc.jpg,\n"),
+        ("labels.json", json.dumps({"a": "dog", "b": ["dog", "cat"], "c": []})),
+        ("instances_train2017.json", json.dumps(COCO)),
+    ],
+)
+def test_labels_are_read_as_sets_have_them(tmp_path, file, text):
+    (tmp_path / file).write_text(text)
+    found = of_file(tmp_path / file, ["a", "b", "c", "d"], several=True)
+    assert found == {"a": ("dog",), "b": ("dog", "cat"), "c": ()}
+    assert classes_of(found) == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"'b' has 2 labels \(dog, cat\); set task.several"):
+        of_file(tmp_path / file, ["a", "b"], several=False)
+
+
+def test_measures_are_what_they_are_called():
+    rng = np.random.default_rng(0)
+    output, label = torch.tensor(rng.normal(size=(40, 9))), torch.tensor(rng.integers(0, 9, 40))
+    task = Classification(ClassificationConfig(), [f"{i}" for i in range(9)])
+    measures = task.measures()
+    for part in (slice(0, 15), slice(15, 40)):
+        measures.add(output[part], {"label": label[part]}, [None] * 40)
+    order = output.argsort(1, descending=True)
+    found = measures.scores(measures.numbers())
+    assert found["top-1"] == pytest.approx(np.mean((order[:, 0] == label).numpy()))
+    assert found["top-5"] == pytest.approx(np.mean((order[:, :5] == label[:, None]).any(1).numpy()))
+
+    labels = torch.tensor(rng.random((40, 9)) < 0.3, dtype=torch.float32)
+    several = Classification(ClassificationConfig(several=True, labels="x.csv"), [f"{i}" for i in range(9)])
+    precision = several.measures()
+    precision.add(output, {"labels": labels}, [None] * 40)
+    expected = []
+    for k in range(9):
+        hits = labels[output[:, k].argsort(descending=True), k].numpy()
+        expected.append((hits.cumsum() / np.arange(1, 41))[hits > 0].mean())
+    assert precision.scores(precision.numbers())["mAP"] == pytest.approx(np.mean(expected), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("task", "sections", "message"),
+    [
+        ({}, {}, "task.kind is None: one of classification, segmentation, regression"),
+        (
+            {**CLASSES, "head": "convnext"},
+            {},
+            "convnext makes maps, and the task wants one vector a sample; use linear",
+        ),
+        ({**CLASSES, "head": "linaer"}, {}, "no installed plugin provides the head 'linaer'; did you mean 'linear'"),
+        (
+            {**CLASSES, "head_options": {"widht": 3}},
+            {},
+            "task.head=linear with {'widht': 3}: got an unexpected keyword",
+        ),
+        ({**CLASSES, "ignore": [0]}, {}, "task.classification.ignore"),
+        ({**CLASSES, "several": True}, {}, "several: a sample lies in one folder; name a file of labels"),
+        ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
+        (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows near, rgb@pixels"),
+        (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: targets and inputs of a task are read from raw data"),
+        (CLASSES, {"finetune": {"freeze": ["decoder"]}}, "finetune.freeze: no parameter is called 'decoder'"),
+        ({**CLASSES, "drop_path": 0.1}, {"finetune": {"freeze": ["*"]}}, "drop_path is for an encoder that learns"),
+        (CLASSES, {"train": {"keep_best": True}, "data": {"val": None}}, "keep_best needs held-out samples"),
+        (CLASSES, {"masking": {"input_tokens": 3}}, "masking"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_setting(source, pictures, tmp_path, task, sections, message):
+    done = CliRunner().invoke(app, ["finetune", str(config(tmp_path, source, pictures, task, **sections))])
+    assert done.exit_code == 1
+    assert message in " ".join(str(done.exception or done.output).split())
+    assert not (tmp_path / "run/head").exists()
+
+
+def test_a_class_that_is_held_out_whole_by_chance_is_left_out_with_a_line(caplog):
+    labels = {"a/1": ("a",), "b/1": ("b",), "c/7": ("c",)}
+    assert only_known(labels, ["a", "b"]) == {"a/1": ("a",), "b/1": ("b",)}
+    assert "1 sample is held out, such as c/7, of classes that no training sample has" in caplog.text
+    with pytest.raises(ValueError, match=r"data\.val: sample 'c/7' is of class 'c', which no training sample has"):
+        check_known(labels, ["a", "b"], "data.val")

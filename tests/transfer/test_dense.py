@@ -1,0 +1,117 @@
+"""Class maps and values a pixel are learned from the layouts of ADE20K and NYUv2, and come back in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import fourm_engine as fm
+from fourm_engine.cli import app
+from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
+from fourm_engine.transfer.dense import Regression, Segmentation
+from tests.transfer.heads import HEAD, nyuv2, regression, run, scores, segmentation
+
+
+def modality(name: str, **settings):
+    config = ModalitiesConfig(select=[name], settings={name: {"image_size": 16, "patch_size": 8, **settings}})
+    return load_modalities(config, load_manager(config))[name]
+
+
+@pytest.mark.parametrize("head", ["convnext", "pyramid"])
+def test_ade20k_is_learned_without_its_class_of_none(source, ade, tmp_path, head):
+    task = {"head": head, "head_options": HEAD if head == "convnext" else {"width": 8}}
+    folder = run(segmentation(tmp_path, source, ade, task=task), "train.steps=30")
+    assert scores(folder)["mIoU"] > 0.6
+    assert scores(folder).keys() == {"mIoU", "pixel accuracy", "cross-entropy"}
+    picture = next((ade / "images/validation").iterdir())
+    told = fm.load_head(folder, device="cpu").predict({"rgb": picture})
+    assert set(np.unique(told.value)) <= {1, 2, 3}  # 0 is neither learned nor predicted
+    truth = np.asarray(Image.open(ade / f"annotations/validation/{picture.stem}.png").resize((32, 32), 0))
+    assert (told.value == truth)[4:].mean() > 0.7
+
+
+def test_nyuv2_is_learned_in_metres_and_predicted_as_files(source, nyu, tmp_path):
+    folder = run(regression(tmp_path, source, nyu), "train.steps=40")
+    assert scores(folder).keys() == {"AbsRel", "delta1", "RMSE", "l1"}
+    assert scores(folder)["AbsRel"] < 0.35
+    picture = next((nyu / "val/rgb").iterdir())
+    out = ["--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["predict", str(folder), "--input", f"rgb={picture}", *out])
+    assert done.exit_code == 0, done.output
+    counts = np.asarray(Image.open(tmp_path / "out/depth.png"))
+    assert counts.dtype == np.uint16
+    told = fm.load_head(folder, device="cpu").predict({"rgb": picture}).value
+    np.testing.assert_allclose(counts / 1000, told, atol=1e-3)
+    assert Image.open(tmp_path / "out/depth.view.png").mode == "RGB"
+    without = CliRunner().invoke(app, ["predict", str(folder), "--input", f"rgb={picture}"])
+    assert "predicts a map of 'depth'; name a folder for it: --out" in str(without.exception)
+
+
+def test_a_target_that_is_among_the_inputs_is_refused(source, nyu, tmp_path):
+    both = regression(tmp_path, source, nyu, modalities={"select": ["rgb@pixels", "depth"], "settings": {}})
+    done = CliRunner().invoke(app, ["finetune", str(both)])
+    assert "'depth' is an input, too, and would tell the answer" in str(done.exception)
+    task = {"kind": "regression", "target": "copy"}
+    settings = {"rgb@pixels": {"source": "rgb"}, "copy": {"plugin": "rgb", "image_size": 32, "patch_size": 8}}
+    same = regression(tmp_path, source, nyu, task=task, modalities={"settings": settings})
+    done = CliRunner().invoke(app, ["finetune", str(same)])
+    assert "'copy' reads the files of the input 'rgb@pixels' (rgb/), and would tell the answer" in str(done.exception)
+
+
+def test_two_inputs_are_fused_and_either_alone_is_enough_for_an_answer(source, tmp_path):
+    data = nyuv2(tmp_path / "nyu", 4)
+    for part in ("train", "val"):
+        (data / part / "near").symlink_to(data / part / "rgb")
+    settings = {
+        "rgb@pixels": {"source": "rgb"},
+        "depth": {"image_size": 32, "patch_size": 8, "min_depth": 0.5, "max_depth": 8.0},
+    }
+    sections = {"modalities": {"select": ["rgb@pixels", "near"], "settings": settings}}
+    folder = run(regression(tmp_path, source, data, task={"modality_dropout": 0.5}, **sections))
+    model, picture = fm.load_head(folder, device="cpu"), next((data / "val/rgb").iterdir())
+    answers = [model.predict(dict.fromkeys(given, picture)).value for given in (("rgb", "near"), ("rgb",), ("near",))]
+    assert not np.allclose(answers[0], answers[1])
+    assert not np.allclose(answers[1], answers[2])
+    batch = [a.value for a in model.predict_batch([{"rgb": picture}, {"rgb": picture, "near": picture}])]
+    np.testing.assert_allclose(batch[1], answers[0], rtol=1e-5)  # whatever is beside it
+    with pytest.raises(ValueError, match="a sample without any input; give one of near, rgb@pixels"):
+        model.predict({})
+
+
+def test_iou_is_over_all_pixels_of_all_samples_and_leaves_out_what_is_ignored():
+    task = Segmentation(SegmentationConfig(target="semseg", ignore=[1]), modality("semseg", num_classes=4))
+    assert task.ids.tolist() == [0, 2, 3]
+    rng = np.random.default_rng(0)
+    true, guess = torch.tensor(rng.integers(-1, 3, (6, 4, 4))), torch.tensor(rng.integers(0, 3, (6, 4, 4)))
+    output, measures = torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float(), task.measures()
+    for part in (slice(0, 2), slice(2, 6)):
+        measures.add(output[part], {"classes": true[part]}, [None] * 6)
+    known = true >= 0
+    iou = [((true == k) & (guess == k)).sum() / (((true == k) | (guess == k)) & known).sum() for k in range(3)]
+    found = measures.scores(measures.numbers())
+    assert found["mIoU"] == pytest.approx(float(np.mean(iou)))
+    assert found["pixel accuracy"] == pytest.approx(float((true == guess)[known].float().mean()))
+
+
+def test_unknown_pixels_are_neither_learned_nor_measured():
+    depth = modality("depth", min_depth=0.5, max_depth=8.0)
+    task = Regression(RegressionConfig(target="depth"), depth)
+    truth = np.full((16, 16), 2.0, np.float32)
+    truth[:8] = np.nan
+    values = torch.tensor(depth.normalise(truth))[None]
+    output = values.nan_to_num(nan=5.0).clone().requires_grad_()
+    loss = task.loss(output + 0.1, {"values": values})
+    loss.backward()
+    assert task.count({"values": values}) == 128
+    assert float(loss.detach()) == pytest.approx(12.8, rel=1e-4)
+    assert not output.grad[0, 0, :8].any()
+    measures = task.measures()
+    measures.add(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
+    found = measures.scores(measures.numbers())
+    assert (found["AbsRel"], found["RMSE"]) == (pytest.approx(0.1, rel=1e-3), pytest.approx(0.2, rel=1e-3))
+    with pytest.raises(ValueError, match="'depth' is a feature map, and segmentation learns a class map"):
+        Segmentation(SegmentationConfig(target="depth"), depth)
