@@ -32,6 +32,9 @@ from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
+#: Of what `fourm finetune` leaves, whose folder has a config of its own.
+HEAD_FORMAT = "fourm-head"
+NO_MODEL = "holds a trained task, not a model; fourm predict, or fm.load_head in Python, is for it"
 #: Key of the metadata of the weights.
 PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
@@ -115,6 +118,8 @@ def read_config(folder: Path) -> ExportedConfig:
         raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no model's config")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") == HEAD_FORMAT:
+            raise ValueError(NO_MODEL)
         # As JSON again, since the model's section is strict about types and JSON has no tuples.
         config = ExportedConfig.model_validate_json(json.dumps(data))
         config.build_vocabulary()
@@ -259,6 +264,8 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
+    if (folder / "head" / CONFIG).is_file():
+        raise ValueError(f"{folder}: {NO_MODEL}")
     if folder.exists():
         raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
     check_there(path_or_id)

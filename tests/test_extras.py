@@ -38,7 +38,7 @@ def test_an_optional_module_that_is_installed_is_returned():
 def test_loading_a_model_imports_no_extra():
     code = (
         "import sys, fourm_engine as fm; fm.FourM\n"
-        "extras = {'s3fs', 'gcsfs', 'aiohttp'}\n"
+        "extras = {'s3fs', 'gcsfs', 'aiohttp', 'optuna'}\n"
         "extras |= {'diffusers', 'matplotlib', 'tensorboard', 'transformers', 'torchmetrics', 'scipy'}\n"
         "assert not extras & set(sys.modules), extras & set(sys.modules)"
     )

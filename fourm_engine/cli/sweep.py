@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourm_engine.cli.options import Overrides
 from fourm_engine.cli.tables import literal, new_table, printable, show
 
 if TYPE_CHECKING:
@@ -20,26 +21,30 @@ Jobs = Annotated[int, typer.Option(min=1, help="Trials at the same time, each in
 Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, in place of a table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list its trials; train nothing.")]
 
+Report = Annotated[bool, typer.Option("--report", help="Report what is there by now; train nothing.")]
+
 
 def sweep(
     file: File,
+    overrides: Overrides = None,
     *,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
+    report: Report = False,
     as_json: Json = False,
 ) -> None:
     """Train the trials of a sweep that are missing, and compare them. Start it again to go on; several may share it."""
     from fourm_engine.sweep.sweep import Sweep
 
-    found = Sweep(file, tell=lambda line: typer.echo(line, err=True))
+    found = Sweep(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
     if dry_run:
         list_trials(found)
         return
-    report = found.run(jobs=jobs)
+    results = found.report() if report else found.run(jobs=jobs)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1, default=str))
+        typer.echo(json.dumps(results.to_json(), indent=1, default=str))
         return
-    show_results(report)
+    show_results(results)
 
 
 def show_results(report: Results) -> None:
@@ -56,31 +61,33 @@ def show_results(report: Results) -> None:
 
 def suite(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A suite file; see docs/sweeps.md.")],
+    overrides: Overrides = None,
     *,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
+    report: Report = False,
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a transfer suite, encoders by tasks by seeds, and compare. Start it again to go on."""
     from fourm_engine.sweep.results import spread
     from fourm_engine.sweep.suite import Suite
 
-    found = Suite(file, tell=lambda line: typer.echo(line, err=True))
+    found = Suite(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
     if dry_run:
         list_trials(found)
         return
-    report = found.run(jobs=jobs)
+    results = found.report() if report else found.run(jobs=jobs)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1, default=str))
+        typer.echo(json.dumps(results.to_json(), indent=1, default=str))
         return
-    heads = [f"{label}: {r.measure.key} ({r.measure.goal})" for label, r in report.tasks.items()]
-    ranks = report.mean_ranks()
+    heads = [f"{label}: {r.measure.key} ({r.measure.goal})" for label, r in results.tasks.items()]
+    ranks = results.mean_ranks()
     table = new_table("encoder", *map(literal, heads), "mean rank")
     for name in [*ranks, *(encoder for encoder in found.config.encoders if encoder not in ranks)]:
-        groups = [report.group(task, name) for task in report.tasks]
+        groups = [results.group(task, name) for task in results.tasks]
         cells = [f"{spread(group)} (rank {group.rank})" if group and group.rank else "" for group in groups]
         table.add_row(literal(name), *cells, f"{ranks[name]:.3g}" if name in ranks else "")
-    show([table], list(map(printable, report.notes)))
+    show([table], list(map(printable, results.notes)))
 
 
 def list_trials(found: Sweep | Suite) -> None:

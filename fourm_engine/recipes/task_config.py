@@ -106,6 +106,12 @@ def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRun
     """Read `path`, apply `section.key=value` overrides, fill in what the model says of its inputs, validate. Raises
     ConfigError."""
     path = Path(path)
+    raw = read_task(path, overrides)
+    return parse_task_config(raw, str(path)) if started.is_stored(path) else resolve_task(raw, path)
+
+
+def read_task(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """`path` with its overrides as nested values, not validated yet. Raises ConfigError where it names no task."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path, PATHS)
     for override in overrides:
@@ -118,14 +124,17 @@ def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRun
     kind = raw["task"].get("kind")
     if kind not in ("classification", "segmentation", "regression"):
         raise ConfigError(f"{path}: task.kind is {kind!r}: one of classification, segmentation, regression")
-    config = parse_task_config(raw, str(path))
-    if started.is_stored(path):
-        return config
+    return raw
+
+
+def resolve_task(raw: dict[str, Any], origin: Path) -> TaskRunConfig:
+    """Validate what `read_task` gave of `origin`, and fill in what the model says of its inputs. Raises ConfigError."""
+    config = parse_task_config(raw, str(origin))
     try:
         description = describe_source(config.finetune.source, load_manager(config.modalities))
         check_known(config.finetune.source, description.settings, config.modalities.select)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{origin}: {error}") from None
     return completed(config, description)
 
 

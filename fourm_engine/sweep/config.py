@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from fourm_engine.data.splits import drawn
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
 
 #: Trials of one file; more is a mistake.
 MAX_TRIALS = 10_000
+#: What a command writes, unless a suite says otherwise.
+RESULT = "result.json"
 #: Dotted names of settings.
 _KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
 Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
@@ -167,18 +170,20 @@ class SweepConfig(Strict):
             raise ValueError("budget.trials counts the draws of `random`, and there is none; leave it out")
         if self.sampler == "optuna" and not self.random:
             raise ValueError("sampler: optuna draws the keys of `random`, and there are none; leave it out")
-        if lengths := [key for key in LENGTHS if self.budget.steps is not None and key in {*keys, *self.settings}]:
-            raise ValueError(f"budget.steps and {lengths[0]} both say how long trials are; keep one")
+        lengths = {"train.steps", "train.samples", "train.tokens"} & {*keys, *self.settings}
+        if lengths and self.budget.steps is not None:
+            raise ValueError(f"budget.steps and {min(lengths)} both say how long trials are; keep one")
         return self
 
 
-#: Settings that say how long a run is.
-LENGTHS = ("train.steps", "train.samples", "train.tokens")
-
-
-def read_file(path: Path, model: type[M]) -> M:
-    """A sweep or suite file. Raises ConfigError, a line for each fault."""
+def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
+    """A sweep or suite file, with `section.key=value` overrides. Raises ConfigError, a line for each fault."""
     raw = read_yaml(path)
+    for override in overrides:
+        apply_override(raw, override)
+    for kind, key in (("sweep", "base"), ("suite", "encoders")):
+        if key in raw and key not in model.model_fields:
+            raise ConfigError(f"{path}: is the file of a {kind}, as its {key} says; type fourm {kind} {path}")
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from fourm_engine.files import write_atomically
+from fourm_engine.files import write_atomically, writing
 from fourm_engine.lock import Busy, at_work, now, one_at_a_time
-from fourm_engine.recipes.runs import flat
+from fourm_engine.recipes.runs import flat, is_run
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.yaml_config import ConfigError, read_yaml
 from fourm_plugins.counting import counted
@@ -43,9 +43,13 @@ class Outcome:
 
 
 class SweepFolder:
-    """`out`, and the file at `path` that says what belongs there."""
+    """`out`, and the file at `path` that says what belongs there. Raises ConfigError where `out` cannot be it."""
 
     def __init__(self, out: Path, path: Path) -> None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{path}: out: {out} is a file; name a folder")
+        if is_run(out):
+            raise ConfigError(f"{path}: out: {out} is the folder of a run; name one for the trials alone")
         self.out, self.path = out, path
 
     def config(self, trial: Trial) -> Path:
@@ -121,9 +125,10 @@ class SweepFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One process of those that share the sweep at a time."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(self.out / ".sweep-gate"):
-            yield
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(self.out / ".sweep-gate"):
+                yield
 
     def draws(self) -> dict[int, dict[str, Any]]:
         """draw -> {key: value}: what a search that learns has drawn. Raises ConfigError for a damaged file."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from fourm_engine.evaluate.metrics_file import LARGEST, numbers
 from fourm_engine.recipes.runs import KnownRun, covered, is_run, open_run
-from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.config import RESULT, Measure
 
-#: What a command leaves: a file that it writes, or its standard output.
-RESULT, OUTPUT = "result.json", "output.json"
+#: The standard output of a command.
+OUTPUT = "output.json"
 MAX_BYTES = 1 << 24
 #: What runs measure, for the axis of a scaling plot.
 MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
@@ -39,12 +39,12 @@ class Measured:
         return mean(values) if values else None
 
 
-def measured(folder: Path, measure: Measure) -> Measured:
-    """What the files in a trial's folder say."""
+def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
+    """What the files in a trial's folder say; `result` is the file that a command writes."""
     run = open_run(folder) if is_run(folder) else None
     kind, _, rest = measure.key.partition(".")
     if kind == "result":
-        value = _of_result(folder, rest)
+        value = _of_result(folder, result, rest)
         return Measured({} if value is None else {measure.key: value}, [], _numbers(run))
     if run is None:
         return Measured()
@@ -81,9 +81,9 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
     return found
 
 
-def _of_result(folder: Path, path: str) -> float | None:
+def _of_result(folder: Path, result: str, path: str) -> float | None:
     """The number at a dotted path of what a command left; a name with dots in it is taken as it is."""
-    for name in (RESULT, OUTPUT):
+    for name in (result, OUTPUT):
         try:
             with open(folder / name, "rb") as file:
                 found = _at(json.loads(file.read(MAX_BYTES)), path)

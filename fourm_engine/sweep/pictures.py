@@ -22,6 +22,8 @@ from fourm_engine.sweep.trial import short_names, shown
 #: Lines of one picture, and names along one axis; more cannot be told apart.
 MAX_LINES, MAX_NAMES = 10, 24
 FORMATS = ("png", "svg")
+#: Evaluations up to which each is marked on its curve.
+FEW = 20
 #: From this ratio of the largest to the smallest on, an axis is logarithmic.
 WIDE = 8
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "fourm", "font.size": 9, "font.family": "sans-serif"}
@@ -106,7 +108,8 @@ def _curves(panel: Any, *, report: Results) -> bool:
         x, colour = sorted(at), f"C{number % 10}"
         y = [mean(at[step]) for step in x]
         deviations = [stdev(at[step]) if len(at[step]) > 1 else 0.0 for step in x]
-        panel.plot(x, y, color=colour, label=_label(group), linewidth=1.4)
+        marker = "o" if len(x) <= FEW else None
+        panel.plot(x, y, color=colour, label=_label(group), linewidth=1.4, marker=marker, markersize=3.5)
         if any(deviations):
             low, high = ([b + sign * d for b, d in zip(y, deviations, strict=True)] for sign in (-1, 1))
             panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -6,20 +6,17 @@ the same trials, and a file with more values gives those and more.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.recipes.config import read_raw, resolve
-from fourm_engine.sweep.config import LENGTHS, MAX_TRIALS, SweepConfig
+from fourm_engine.sweep.config import MAX_TRIALS, SweepConfig
+from fourm_engine.sweep.contents import content_of, read_base
 from fourm_engine.sweep.trial import Trial, name_of, short_names
-from fourm_engine.yaml_config import ConfigError, set_key
+from fourm_engine.yaml_config import ConfigError
 
 TRIALS = "trials"
-#: What a run needs that a config which another run stored may have lost.
-NEEDED = ("data.train", "data.val", "data.tokens", "tokenizers.folder")
 #: draw -> {key: value} of a search that learns.
 Draws = Mapping[int, Mapping[str, Any]]
 
@@ -31,9 +28,7 @@ class Plan:
         self.config, self.path = config, path
         if config.base.resolve() == path.resolve():
             raise ConfigError(f"{path}: base names this file; name the config to start from")
-        self.base = read_raw(config.base, needed=NEEDED)
-        if self.base.get("extend") is not None:
-            raise ConfigError(f"{path}: base {config.base} extends a model, which takes a run of its own; name another")
+        self.base = read_base(config.base)
 
     def points(self, draws: Draws) -> list[tuple[dict[str, Any], dict[str, Any] | None, int | None]]:
         """(point, its settings, its draw) of every point, without seeds; settings are None before they are drawn."""
@@ -108,30 +103,6 @@ class Plan:
                 for _, settings, number in points:
                     if number == 0 and settings is not None:
                         self.content(settings, self.config.seeds[0], TRIALS, f"{self.path}: random: {key}={value}")
-
-
-def content_of(
-    base: Mapping[str, Any], settings: Mapping[str, Any], seed: int, run: Path, origin: str
-) -> dict[str, Any]:
-    """The config `base` with `settings`, {dotted key: value}, for a run in the folder `run`, validated. A config that
-    fine-tunes leaves open what it takes from its source.
-
-    Raises ConfigError, which begins with `origin`."""
-    raw = with_settings(base, settings, origin)
-    raw |= {"run": str(run), "seed": seed}
-    resolve(copy.deepcopy(raw), Path(origin))
-    return raw
-
-
-def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """A copy of `base` with settings; a length takes the place of another. Raises ConfigError."""
-    raw = copy.deepcopy(dict(base))
-    for key, value in settings.items():
-        if key in LENGTHS:
-            for other in LENGTHS:
-                set_key(raw, other, None, f"{origin}: {other}")
-        set_key(raw, key, copy.deepcopy(value), f"{origin}: {key}")
-    return raw
 
 
 def _entry(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

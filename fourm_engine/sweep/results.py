@@ -14,6 +14,7 @@ import yaml
 
 from fourm_engine.files import write_atomically
 from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import Measured, measured
 from fourm_engine.sweep.trial import Trial, shown
@@ -135,7 +136,7 @@ def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -
     for trial in trials:
         outcome = folder.outcome(trial)
         done = outcome is not None and outcome.state == DONE
-        numbers = measured(folder.out / trial.folder, measure) if done else Measured()
+        numbers = measured(folder.out / trial.folder, measure, trial.result) if done else Measured()
         found.append((trial, outcome, numbers))
     terms = [set(numbers.terms) for _, _, numbers in found if numbers.terms]
     over = set.intersection(*terms) if terms else set()
@@ -185,8 +186,9 @@ def write_best(report: Results, out: Path, origin: Path) -> Path | None:
     path, group = out / BEST, report.best
     point = ", ".join(f"{key} {shown(value)}" for key, value in group.point.items()) or "the base"
     said = f"{report.measure.key} {spread(group)} over {counted(len(group.values), 'seed')}"
+    said = f"# The best of {origin}: {_line(point)}; {said}.\n# fourm {command_of(content)} {path}\n"
     text = yaml.safe_dump({**content, "run": str(out / "best")}, sort_keys=False, allow_unicode=True)
-    write_atomically(path, f"# The best of {origin}: {_line(point)}; {said}.\n# fourm train {path}\n{text}")
+    write_atomically(path, said + text)
     return path
 
 

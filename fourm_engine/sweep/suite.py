@@ -6,9 +6,8 @@ run or a command's result for each encoder, task and seed; `OUT/suite.json`, pic
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -17,14 +16,13 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from fourm_engine.files import write_atomically
-from fourm_engine.recipes.config import parse_config, read_raw
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.sweep.config import Label, Measure, Seeds, Settings, Strict, read_file
+from fourm_engine.sweep.config import RESULT, Label, Measure, Seeds, Settings, Strict, read_file
+from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import measured
 from fourm_engine.sweep.pictures import draw_all
-from fourm_engine.sweep.plan import NEEDED, content_of, with_settings
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.work import Work
@@ -59,13 +57,14 @@ class Encoder(Strict):
 class TransferTask(Strict):
     """What is learned from an encoder, and the number that counts."""
 
-    #: A config; the encoder becomes its `finetune.source`.
+    #: A config of `fourm train`, or of `fourm finetune` (with a head); the encoder becomes its `finetune.source`.
     train: Path | None = None
     #: What differs from that config.
     settings: Settings = Field(default_factory=dict)
     #: Words of a `fourm` command in place of a config. {encoder}, {seed}, {out} (the folder of this trial) and {name}
-    #: (of the encoder) are filled in. The number is in the JSON that it prints, or writes to {out}/result.json.
+    #: (of the encoder) are filled in. The number is in the JSON that it writes to {out}/RESULT, or prints.
     command: tuple[Word, ...] | None = Field(default=None, min_length=1)
+    result: Annotated[str, StringConstraints(pattern=r"^[^/\\.][^/\\]*$", max_length=100)] = RESULT
     measure: Measure = Field(default_factory=Measure)
 
     @model_validator(mode="after")
@@ -118,9 +117,9 @@ class Suite:
     """The trials of a suite file, and what is there of them. Raises ConfigError, before anything is written, for a file
     or a config that cannot be used, and for trials of another file in its folder."""
 
-    def __init__(self, path: Path, *, tell: Tell = say) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell, self.notes = path, tell, list[str]()
-        self.config = read_file(path, SuiteConfig)
+        self.config = read_file(path, SuiteConfig, overrides)
         self.folder = SweepFolder(self.config.out, path)
         self.encoders = {
             label: self._pretraining(label, encoder)
@@ -136,20 +135,21 @@ class Suite:
     def _pretraining(self, label: str, encoder: Encoder) -> Trial:
         assert encoder.train is not None
         folder = f"{ENCODERS}/{slug(label)}"
-        base = read_raw(encoder.train, needed=NEEDED)
+        base = read_base(encoder.train)
         origin = f"{self.path}: encoders.{label}"
         seed = base.get("seed", 0)
         content = content_of(base, encoder.settings, seed, self.config.out / folder, origin)
         return Trial(folder, {"encoder": label}, seed, content)
 
     def _of_task(self, label: str, task: TransferTask) -> list[Trial]:
-        base = None if task.train is None else read_raw(task.train, needed=NEEDED)
+        base = None if task.train is None else read_base(task.train)
+        needs_model = is_task(base or {}) or any("{encoder}" in word for word in task.command or ())
         trials = []
         for name, encoder in self.config.encoders.items():
             needs = self.encoders[name].folder if name in self.encoders else None
             source = encoder.source if needs is None else str(self.config.out / needs)
-            if source is None and any("{encoder}" in word for word in task.command or ()):
-                self.notes.append(f"tasks.{label}: left out for {name}, which has no model to run the command on")
+            if source is None and needs_model:
+                self.notes.append(f"tasks.{label}: left out for {name}, which has no model to start from")
                 continue
             for seed in self.config.seeds:
                 folder = f"{TASKS}/{name_of({'task': label, 'encoder': name, 'seed': seed})}"
@@ -158,7 +158,7 @@ class Suite:
                 else:
                     settings = {**task.settings, **encoder.in_tasks}
                     content = self._training(label, name, base, settings, source, seed, folder)
-                trials.append(Trial(folder, {"encoder": name}, seed, content, task.measure, needs))
+                trials.append(Trial(folder, {"encoder": name}, seed, content, task.measure, needs, result=task.result))
         return trials
 
     def _command(self, task: TransferTask, source: str | None, name: str, seed: int, folder: str) -> dict[str, Any]:
@@ -194,14 +194,8 @@ class Suite:
         set_key(raw, "finetune.source", source, origin)
         if name not in self.encoders:
             return content_of(raw, {}, seed, self.config.out / folder, origin)
-        # The model is not there yet: check the rest with the shape that it will have.
         raw |= {"run": str(self.config.out / folder), "seed": seed}
-        filled = copy.deepcopy(raw)
-        for section in ("model", "modalities", "tokenizers"):
-            given = filled.get(section) or {}
-            if isinstance(given, dict):
-                filled[section] = {**(self.encoders[name].content.get(section) or {}), **given}
-        parse_config(filled, origin)
+        check_from(raw, self.encoders[name].content, origin)
         return raw
 
     def run(self, *, jobs: int = 1) -> SuiteResults:
@@ -242,7 +236,7 @@ class Suite:
         return found
 
     def _said(self, trial: Trial) -> str:
-        value = measured(self.folder.out / trial.folder, trial.measure).value()
+        value = measured(self.folder.out / trial.folder, trial.measure, trial.result).value()
         if trial.folder.startswith(ENCODERS):
             return "trained"
         return f"done, but left no finite {trial.measure.key}" if value is None else f"{trial.measure.key} {value:.4g}"

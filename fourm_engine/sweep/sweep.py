@@ -5,6 +5,7 @@ In: the path of a sweep file. Out: `OUT/trials/`, `OUT/sweep.json`, `OUT/best.ya
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -12,6 +13,7 @@ from typing import Any
 
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.config import SweepConfig, read_file
+from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import MEASURED, measured
 from fourm_engine.sweep.pictures import draw_all
@@ -29,9 +31,9 @@ class Sweep:
     """The trials of a sweep file, and what is there of them. Raises ConfigError, before anything is written, for a file
     that cannot be used, a key that no config has, a value that it refuses, and trials of another file in its folder."""
 
-    def __init__(self, path: Path, *, tell: Tell = say) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell = path, tell
-        self.config = read_file(path, SweepConfig)
+        self.config = read_file(path, SweepConfig, overrides)
         self.plan = Plan(self.config, path)
         self.folder = SweepFolder(self.config.out, path)
         self.draws = self.folder.draws()
@@ -94,7 +96,7 @@ class Sweep:
         if pictures:
             report.notes.append(f"pictures: {', '.join(map(str, pictures))} (and .svg)")
         if best is not None:
-            report.notes.append(f"best: fourm train {best}")
+            report.notes.append(f"best: fourm {command_of(self.plan.base)} {best}")
         return report
 
     def _said(self, trial: Trial) -> str:
@@ -135,6 +137,6 @@ class Sweep:
         return values
 
 
-def sweep(path: Path, *, jobs: int = 1, tell: Tell = say) -> Results:
+def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, tell: Tell = say) -> Results:
     """Train what is missing of the sweep file at `path`, and report. Raises ValueError for what a user can fix."""
-    return Sweep(path, tell=tell).run(jobs=jobs)
+    return Sweep(path, overrides, tell=tell).run(jobs=jobs)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.config import RESULT, Measure
 
 #: Of a folder's name.
 MAX_NAME = 120
@@ -30,6 +30,8 @@ class Trial:
     measure: Measure = field(default_factory=Measure)
     #: The folder of a trial that must be done before.
     needs: str | None = None
+    #: File in which a command leaves its numbers.
+    result: str = RESULT
     #: Number of the draw, in a search that learns.
     draw: int | None = None
 
@@ -49,7 +51,8 @@ def name_of(parts: Mapping[str, Any]) -> str:
         text = shown(value)
         clean = slug(text)
         said.append(f"{_ODD.sub('-', key)}={clean}")
-        whole &= clean == text.replace(" ", "-") and not isinstance(value, dict)
+        plain = not any(isinstance(v, dict | list) for v in (value if isinstance(value, list) else [value]))
+        whole &= plain and clean == text.replace(" ", "-")
     name = ",".join(said)
     if whole and len(name) <= MAX_NAME:
         return name
@@ -59,7 +62,7 @@ def name_of(parts: Mapping[str, Any]) -> str:
 
 def slug(text: str) -> str:
     """A text as the name of a folder."""
-    return _ODD.sub("-", text).strip("-.")[:MAX_NAME] or "-"
+    return _ODD.sub("-", text).strip(".")[:MAX_NAME] or "-"
 
 
 def shown(value: Any) -> str:

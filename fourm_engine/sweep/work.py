@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from fourm_engine.device import usable_cores
+from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
 from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
@@ -90,7 +91,11 @@ class Work:
         """Returns when every trial has ended, here or in another process. What stops this process (Ctrl-C, SIGTERM,
         SIGHUP) stops its trials, which save what they have.
 
-        Raises ValueError where the first trials fail for one reason."""
+        Raises ValueError where the first trials fail for one reason, and under torchrun."""
+        if rank_and_world()[1] > 1:
+            raise ValueError(
+                "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
+            )
         waits = False
         with _stops(), self._ending():
             while self.pending or self.running:
@@ -149,10 +154,10 @@ class Work:
         trial = self.drawn(trial)
         path = self.folder.write(trial)
         outcome = self.folder.outcome(trial)
-        words = [str(word) for word in trial.content["command"]] if trial.is_command else ["train", str(path)]
+        words = trial.content["command"] if trial.is_command else [command_of(trial.content), str(path)]
         cut = outcome is not None and outcome.state == CUT
         if outcome is not None and outcome.state == CUT:  # stopped while it was evaluated
-            words += [f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
+            words = [*words, f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
         lines = read_lines(self.folder.out / trial.folder / METRICS)
         before = max((line.numbers.get("seconds", 0.0) for line in lines), default=0.0)

@@ -1,0 +1,134 @@
+"""What a sweep compares: numbers of runs and commands, ranks, error bars, pictures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.folder import DONE, Outcome, SweepFolder
+from fourm_engine.sweep.measured import measured
+from fourm_engine.sweep.pictures import draw_all, power_law
+from fourm_engine.sweep.results import results_of, spread, table_of
+from fourm_engine.sweep.trial import Trial
+from tests.recipes.test_runs import write
+
+MEASURES = [
+    ("eval", "last", 2.0),
+    ("eval.a", "last", 2.0),
+    ("eval.accuracy", "last", 0.5),
+    ("loss", "last", 1.0),
+    ("loss.a", "best", 1.0),
+    ("pairs", "last", 3.0),
+    ("pairs", "best", 2.0),
+    ("pairs.b + c.a", "last", 4.0),
+    ("result.tasks.top.1", "last", 0.75),
+    ("result.tasks.none", "last", None),
+    ("eval.absent", "last", None),
+]
+
+
+@pytest.mark.parametrize(("key", "at", "expected"), MEASURES)
+def test_a_measure_is_read_from_what_a_run_or_a_command_left(tmp_path, key, at, expected):
+    folder = write(tmp_path / "run")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 50, "pairs": {"b": {"a": 2.0}}}) + "\n")
+        file.write(json.dumps({"step": 100, "pairs": {"b": {"a": 2.0}, "b + c": {"a": 4.0}}}) + "\n")
+    (folder / "result.json").write_text(json.dumps({"tasks": {"top.1": 0.75, "none": None, "yes": True}}))
+    assert measured(folder, Measure(key=key, at=at)).value() == expected
+
+
+def test_a_command_may_print_its_result(tmp_path):
+    (tmp_path / "output.json").write_text('{"accuracy": 0.5}')
+    assert measured(tmp_path, Measure(key="result.accuracy")).value() == 0.5
+    (tmp_path / "result.json").write_text("{")  # damaged
+    assert measured(tmp_path, Measure(key="result.accuracy")).value() == 0.5
+    assert measured(tmp_path / "absent", Measure(key="result.accuracy")).value() is None
+
+
+def test_what_runs_measure_is_there_for_scaling_plots(tmp_path):
+    folder = write(tmp_path / "run", record={"parameters": 1000, "state": "ended"})
+    assert measured(folder, Measure()).numbers == {"parameters": 1000, "steps": 100, "samples": 400, "seconds": 10}
+
+
+def trial(folder, point, seed, losses, measure, *, parameters=1000):
+    """A trial that is done, whose held-out `losses` fell to these."""
+    one = Trial(f"trials/{'-'.join(map(str, point.values()))}-{seed}", point, seed, {"train": {}}, measure)
+    run = folder.out / one.folder
+    run.mkdir(parents=True)
+    rows = [{"step": step, "loss": 1.0, "losses": dict.fromkeys(losses, 1.0)} for step in (5, 10)]
+    rows += [{"step": s, "eval": {k: v * f for k, v in losses.items()}} for s, f in ((5, 2), (10, 1))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "run.json").write_text(json.dumps({"format": 1, "state": "ended", "parameters": parameters}))
+    folder.end(one, Outcome(DONE))
+    return one
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return SweepFolder(tmp_path / "out", tmp_path / "sweep.yaml")
+
+
+def test_ranks_follow_the_goal_and_points_without_all_seeds_come_last(folder):
+    for goal, order in (("min", ["low", "high", "half"]), ("max", ["high", "low", "half"])):
+        measure = Measure(goal=goal)
+        folder.out = folder.out.with_name(goal)
+        trials = [
+            trial(folder, {"k": name}, seed, {"a": value}, measure)
+            for name, values in {"high": (3.0, 5.0), "low": (2.0, 2.0), "half": (1.0,)}.items()
+            for seed, value in enumerate(values)
+        ]
+        trials.append(Trial("trials/half-1", {"k": "half"}, 1, {}, measure))
+        report = results_of(trials, folder, measure)
+        assert [group.point["k"] for group in report.ranked] == order
+        assert report.best.point == {"k": order[0]}
+        assert any("without all seeds" in note for note in report.notes)
+    assert [spread(group) for group in report.ranked] == ["4 ± 1.4", "2 ± 0", "1"]
+    columns, rows = table_of(report)
+    assert columns[:4] == ["", "k", "eval (max)", "seeds"]
+    assert rows[2] == ["3", "half", "1", "1/2", "10", "1 not trained yet"]
+
+
+def test_trials_with_different_losses_are_compared_by_those_that_all_have(folder):
+    measure = Measure()
+    trials = [
+        trial(folder, {"k": 1}, 0, {"a": 2.0, "b": 9.0}, measure),
+        trial(folder, {"k": 2}, 0, {"a": 3.0}, measure),
+    ]
+    report = results_of(trials, folder, measure)
+    assert [group.mean for group in report.groups] == [2.0, 3.0]
+    assert report.over == ["a"]
+    assert report.notes == ["trials have different held-out losses; eval is the mean of those that all have: a"]
+
+
+def test_a_power_law_is_met_exactly_and_two_points_are_none():
+    assert power_law([(x, 3 * x**-0.5) for x in (1.0, 10.0, 1000.0)]) == pytest.approx(-0.5)
+    assert power_law([(1.0, 2.0), (2.0, 1.0), (2.0, 1.1)]) is None
+
+
+def test_pictures_have_axes_and_error_bars_and_name_every_line(folder):
+    measure = Measure()
+    trials = [
+        trial(folder, {"model.width": w, "task": task}, seed, {"a": loss / w + seed}, measure, parameters=100 * w)
+        for w in (8, 16, 128)
+        for task, loss in (("plain", 10.0), ("<$odd$>", 20.0))
+        for seed in (0, 1)
+    ]
+    report = results_of(trials, folder, measure)
+    written = draw_all(report, folder.out, ["parameters"])
+    assert [path.name for path in written] == ["curves.png", "by-width.png", "by-task.png", "scaling-parameters.png"]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)
+    texts = {path.stem: path.with_suffix(".svg").read_text() for path in written}
+    assert all("mean ± one standard deviation over seeds" in text for text in texts.values())
+    assert all("eval (lower is better)" in text and "&lt;$odd$&gt;" in text for text in texts.values())
+    for stem, label in (("curves", "step"), ("by-width", "model.width"), ("scaling-parameters", "parameters")):
+        assert f">{label}<" in texts[stem]
+    assert "∝ x^-" in texts["scaling-parameters"]
+    assert "width 128" in texts["curves"]
+
+
+def test_without_any_number_no_picture_is_drawn(folder):
+    report = results_of([Trial("trials/x", {"k": 1}, 0)], folder, Measure())
+    assert draw_all(report, folder.out, ["parameters"]) == []
+    assert not folder.out.exists()
