@@ -4,6 +4,8 @@
 
 Prints seconds and, for the process that took most, the peak of its resident memory beyond what it held before; beside
 it the share: all parameters in float32 / processes. The vocabulary is that of the published 4M-7 models.
+
+With `--source FILE` the weights are read from a safetensors file, as fine-tuning reads them; the first call writes it.
 """
 
 from __future__ import annotations
@@ -11,12 +13,17 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.published import Samples
+from fourm_engine.device import rank_and_world
+from fourm_engine.finetune.starting import planned
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.task import planned_network
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import gather_json, processes, rank, world_size
@@ -28,11 +35,16 @@ from fourm_engine.vocabulary import Vocabulary
 class Planner:
     """Of a task, what a start needs."""
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
-        self.config, self.vocabulary = config, vocabulary
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, source: Path | None = None) -> None:
+        self.config, self.vocabulary, self.source = config, vocabulary, source
 
     def planned(self, seed: int) -> Planned:
-        return planned_network(self.config, self.vocabulary, seed)
+        if self.source is None:
+            return planned_network(self.config, self.vocabulary, seed)
+        with torch.device("meta"):
+            network = Transformer(self.config, self.vocabulary)
+        known = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        return planned(network, self.source, known, seed=seed)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         return [*model.encoder, *model.decoder]  # type: ignore[misc]
@@ -52,10 +64,17 @@ def peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="L", choices=["Ti", "S", "B", "L", "XL"])
+    parser.add_argument("--source", type=Path)
     options = parser.parse_args()
+    if options.source is not None and not options.source.exists():
+        vocabulary = Samples(tokens=128).vocabulary
+        if rank_and_world()[0] == 0:
+            save_file(Transformer(ModelConfig(size=options.size), vocabulary).state_dict(), options.source)
+            print(f"{options.source}: written; call it again")
+        return
     config = TrainConfig(batch_size=world_size(), steps=1, lr=1e-4, device="cpu", parallel="shard")
     with processes(config) as device:
-        task = Planner(ModelConfig(size=options.size), Samples(tokens=128).vocabulary)
+        task = Planner(ModelConfig(size=options.size), Samples(tokens=128).vocabulary, options.source)
         # What a first collective, mesh and module cost is paid before.
         started(Planner(ModelConfig(size="Ti"), task.vocabulary), config, device, seed=0, bf16=False)  # type: ignore
         before, began = resident(), time.perf_counter()

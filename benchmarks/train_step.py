@@ -24,6 +24,7 @@ from benchmarks.obvious import Obvious, dense
 from benchmarks.obvious import optimiser as obvious_optimiser
 from benchmarks.published import Samples
 from fourm_engine.batch import Batch
+from fourm_engine.device import keep_memory
 from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
 from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
@@ -127,6 +128,8 @@ def main() -> None:
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_memory()  # as the trainer does
     samples, rng = Samples(tokens=options.tokens), np.random.default_rng(0)
     began = time.perf_counter()
     batches = [samples.batch(options.batch, rng) for _ in range(4)]

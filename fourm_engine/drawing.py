@@ -47,6 +47,25 @@ def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:
     return whole
 
 
+def legend_of(modality: Modality, values: Sequence[Any], side: int) -> Image | None:
+    """What explains the pictures of `Modality.render_all`, as a picture of `side` pixels: a scale, or a key of all that
+    occurs; None for pictures that explain themselves."""
+    legends = [legend for value in values if (legend := modality.legend(value)) is not None]
+    if not legends:
+        return None
+    if isinstance(legends[0], Scale):
+        drawn = _scale(legends[0], side)
+    else:
+        entries = dict.fromkeys(entry for legend in legends if isinstance(legend, Key) for entry in legend.entries)
+        drawn = _key(Key(tuple(entries)))
+    from PIL import Image as pil
+
+    drawn = fit(drawn, side) if max(drawn.size) > side else drawn
+    whole = pil.new("RGB", (side, side), "white")
+    whole.paste(drawn, (0, 0))
+    return whole
+
+
 def _scale(scale: Scale, height: int) -> Image:
     """The bar with its unit above, its marks at the right."""
     from PIL import Image as pil

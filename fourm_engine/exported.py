@@ -32,6 +32,9 @@ from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, TOKENIZERS = "config.json", "model.safetensors", "tokenizers"
+#: Of what `fourm finetune` leaves, whose folder has a config of its own.
+HEAD_FORMAT = "fourm-head"
+NO_MODEL = "holds a trained task, not a model; fourm predict, or fm.load_head in Python, is for it"
 #: Key of the metadata of the weights.
 PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
@@ -115,6 +118,8 @@ def read_config(folder: Path) -> ExportedConfig:
         raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no model's config")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") == HEAD_FORMAT:
+            raise ValueError(NO_MODEL)
         # As JSON again, since the model's section is strict about types and JSON has no tuples.
         config = ExportedConfig.model_validate_json(json.dumps(data))
         config.build_vocabulary()
@@ -144,6 +149,19 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     """The network with the file's weights, on the CPU.
 
     Raises ValueError naming tensors that are missing, unknown or misshapen."""
+    network = checked_network(folder, config)
+    network.to_empty(device="cpu")
+    network.tabulate()
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: a truncated file ({error}); fetch it again") from None
+    return network.eval()
+
+
+def checked_network(folder: Path, config: ExportedConfig) -> Transformer:
+    """The network without memory, whose weights the file has. Raises ValueError as `load_network`."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} holds no exported model: {WEIGHTS} is missing")
@@ -153,10 +171,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
-            network.to_empty(device="cpu")
-            network.tabulate()
-            network.load_state_dict({name: file.get_tensor(name) for name in expected})
+        check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
     return network.eval()
@@ -249,6 +264,8 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
+    if (folder / "head" / CONFIG).is_file():
+        raise ValueError(f"{folder}: {NO_MODEL}")
     if folder.exists():
         raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
     check_there(path_or_id)

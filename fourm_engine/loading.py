@@ -62,8 +62,10 @@ def load_parts(
     tokenizers: Mapping[str, str | Path] | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
     adapter: str | Path | None = None,
+    weights: bool = True,
 ) -> Parts:
-    """The arguments, and what is raised, are those of `FourM.from_pretrained`."""
+    """The arguments, and what is raised, are those of `FourM.from_pretrained`. Without `weights` the network of an
+    exported model is checked, and has no memory."""
     device = choose_device(device)
     disable = names_of("disable", disable)
     if manager is not None and (disable or providers):
@@ -82,9 +84,11 @@ def load_parts(
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
         config = exported.read_config(folder)
-        parts = _exported(folder, config, domains, tokenizers or {}, host, freeze=manager is None)
+        blank = None if weights else exported.checked_network(folder, config)
+        parts = _exported(folder, config, domains, tokenizers or {}, host, freeze=manager is None, network=blank)
         parts = replace(parts, published=exported.published_arguments(folder))
-    parts.network.to(device)
+    if weights or source:
+        parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
         tokenizer.to(device)
     return parts

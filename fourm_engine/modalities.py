@@ -31,7 +31,7 @@ class ModalitiesConfig(BaseModel):
     """Which modalities take part. With `select: installed` all that are installed do, and settings of others are
     reported and left out; with a list of names exactly these do, and an absent one ends the run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     select: Literal["installed"] | list[str] = "installed"
     #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,

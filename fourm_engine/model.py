@@ -33,6 +33,8 @@ from fourm_engine.generate.prepare import prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
 from fourm_engine.generate.shown import Sample, SequenceIds, continued
+from fourm_engine.generate.vary import Variation
+from fourm_engine.generate.vary import vary as variation
 from fourm_engine.loading import load_parts
 from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.modalities import Modalities
@@ -292,6 +294,9 @@ class FourM:
         )
         targets, samples = prepared.targets, prepared.samples
         ways = reductions_of(reduce, targets, self.modalities)
+        for tokenizer in (self.tokenizers[target] for target in ways):
+            if isinstance(tokenizer, AbsentTokenizer):
+                tokenizer.decode([])  # says which one is missing, before anything runs
         if explain:
             explanation = explained(prepared, self.sampler)
             print(explanation)
@@ -328,6 +333,26 @@ class FourM:
         Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to make."""
         inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
         return self.generate(inputs, targets, **options)
+
+    def vary(
+        self,
+        inputs: Mapping[str, Any],
+        targets: Sequence[str] | str | None = None,
+        *,
+        vary: Mapping[str, Sequence[Any]],
+        seed: int = 0,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> Variation:
+        """Generate with one thing over a range, or two; the rest, the seed included, stays as it is. Look at
+        `Variation.sheet()`.
+
+        `vary`: {what: values}. What is a part of an input by its number, "boxes.0.x" (`Modality.parts`); an input, with
+        whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p",
+        "top_k", "steps". `options`: as of `generate`.
+
+        Raises ValueError, one line, for what cannot vary so, before anything is generated."""
+        return variation(self, inputs, targets, vary, seed=seed, batch_size=batch_size, **options)
 
     def _nats(self) -> Nats:
         """The any-to-any matrix of the run that the model is of."""

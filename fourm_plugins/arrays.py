@@ -50,3 +50,13 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
         return "holds infinite values, or nothing but NaN" if unusable else ""
     bad = int((~np.isfinite(array)).sum())
     return f"{counted(bad, 'value is', 'values are')} NaN or infinite" if bad else ""
+
+
+def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:
+    """Numbers as float32; NaN and infinity stay. Raises SampleError for a finite one beyond `most`, by default all that
+    would become infinite."""
+    beyond = np.isfinite(array) & (np.abs(np.asarray(array, np.float64)) > most)
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0][:2]
+        raise SampleError(f"{array[row, column].flat[0]:.3g} at row {row}, column {column} is beyond {most:g}")
+    return np.asarray(array, np.float32)

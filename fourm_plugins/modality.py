@@ -50,7 +50,7 @@ class Metric:
 class Settings(BaseModel):
     """What a user may set for a modality in a config. Misspelt keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: What to set for an instance that is small enough to be tested in seconds: a few tokens, a few codes.
     small: ClassVar[Mapping[str, Any]] = {}
@@ -286,6 +286,15 @@ class Modality(ABC, Generic[Value]):
         """What explains the colours of the picture that `render` makes of `value`: a `Scale` of a quantity, a `Key` of
         classes that occur; None for a picture that explains itself, and for text."""
         return None
+
+    def parts(self, value: Value) -> Mapping[str, float]:
+        """What of a value can be varied by a number, and its number now, such as {"0.x": 0.4} where a first box lies.
+        Empty where nothing can."""
+        return {}
+
+    def with_part(self, value: Value, part: str, number: float) -> Value:
+        """`value` with another number for one of its `parts`. Raises `SampleError` for a number that cannot be."""
+        raise SampleError(f"no part of it can be varied by a number; {part!r} is none")
 
     def class_names(self) -> tuple[str, ...]:
         """Names of a class map's classes in the order of their ids; empty if they have none."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ import torch
 from fourm_engine import device
 from fourm_engine.device import quickest, settle_threads
 from fourm_engine.recipes import tell
+from fourm_engine.train import distributed
 from fourm_engine.train.distributed import processes
 from tests.train.toy_task import config
 
@@ -108,3 +113,42 @@ def test_every_command_that_computes_settles_its_threads(recipe):
     from fourm_engine import recipes
 
     assert "choose_threads(" in inspect.getsource(__import__(f"{recipes.__name__}.{recipe}", fromlist=[""]))
+
+
+FAULTS = """
+import ctypes, resource, sys
+from fourm_engine.device import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+for turn in range(6):
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    memory = libc.malloc(100 << 20)
+    libc.memset(memory, 1, 100 << 20)
+    libc.free(memory)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc")
+def test_memory_that_a_step_frees_is_there_in_the_next_one():
+    """Page faults of five allocations after the first."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+
+    keep, leave = faults("keep"), faults("leave")
+    assert keep < 100
+    assert leave > 100
+
+
+def test_a_run_on_a_cpu_keeps_its_memory(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(distributed, "keep_memory", lambda: called.append(True))
+    with processes(config(threads=1)):
+        assert called

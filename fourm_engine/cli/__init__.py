@@ -34,6 +34,7 @@ from fourm_engine.cli import (
     tokenize,
     tokenizer,
     train,
+    vary,
 )
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.no_plugin import add_no_plugin
@@ -61,6 +62,7 @@ app.command("extend")(extend.extend)
 app.command("finetune")(finetune.finetune)
 app.command("generate")(generate.generate)
 app.command("edit")(edit.edit)
+app.command("vary")(vary.vary)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("search")(embed.search)

@@ -39,6 +39,7 @@ BUILT_IN = (
     "tokenize",
     "tokenizer",
     "train",
+    "vary",
 )
 
 

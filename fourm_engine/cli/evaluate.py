@@ -25,12 +25,17 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which samples, and what is drawn.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Pretrained vision network, a folder or Hub id: also the Fréchet distance in its features."),
+    ] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
 ) -> None:
     """Score a trained model on held-out samples; write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
     options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
+    options["features"] = features
     report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)

@@ -9,21 +9,25 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fourm_engine.cli.options import Device, Disable, Providers, Tokenizers, pairs
+from fourm_engine.cli.options import Device, Disable, Providers, Seed, Tokenizers, pairs
 
 
 def generates(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options of `_options`, too. It gets what they mean as `options`, {argument of the recipe:
     value}."""
-    shown = [*_parameters(command), *(shared := _parameters(_options))]
+    shown = [p for p in _parameters(command) if p.name != "options"] + (shared := _parameters(_options))
+    keyword = Parameter.KEYWORD_ONLY
+    taken = Signature([p if p.default is Parameter.empty else p.replace(kind=keyword) for p in shown])
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
+    def run(*first: Any, **more: Any) -> None:
+        bound = taken.bind(*first, **more)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
         options = _options(**{p.name: given.pop(p.name) for p in shared})
         command(**given, options=options)
 
-    shown = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in shown if p.name != "options"]
-    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    run.__signature__ = taken  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in shown}
     del run.__wrapped__  # typer would look at the command's own
     return run
@@ -35,7 +39,7 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 
 def _options(
-    seed: Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")] = 0,
+    seed: Seed = 0,
     samples: Annotated[
         int, typer.Option("--n-samples", "--samples", min=1, help="How many answers, drawn with seeds from --seed on.")
     ] = 1,

@@ -22,6 +22,7 @@ def probe(
         Path | None,
         typer.Option(help="JSON {sample: class} or CSV sample,class: then DATA is as data.train of a config."),
     ] = None,
+    val_labels: Annotated[Path | None, typer.Option(help="The same as --labels, of --val, where names recur.")] = None,
     val: Annotated[str | None, typer.Option(help="The same as DATA, of the validation samples.")] = None,
     share: Annotated[
         float, typer.Option("--held-out", min=0.01, max=0.99, help="Share of each class, where there is no --val.")
@@ -52,6 +53,7 @@ def probe(
         out,
         val=val,
         labels=labels,
+        val_labels=val_labels,
         share=share,
         probes=probes or recipe.PROBES,
         shots=shots or (),

@@ -54,7 +54,7 @@ class TrainingSet(BaseModel):
     """One of several data sets to train on together, an entry of the list `data.train`: raw data, its tokens, or
     both."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: Source | None = None
     #: Its tokens, in a folder of no other data set.
@@ -97,7 +97,7 @@ class DataConfig(BaseModel):
     made by `fourm tokenize`, are in `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://,
     gs://, https://, hf://)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: A folder or URL; tars of a folder, by a pattern such as `data/shard-{00..09}.tar`; `pipe:` and a command that
     #: prints one; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets that are mixed.

@@ -8,6 +8,7 @@ each data set has its own epochs, with every sample once per epoch, and everythi
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -87,6 +88,10 @@ class Mixture(Store):
         store, row = self._find(row)
         store.skip(row, bad)
 
+    def row_of(self, part: int, row: int) -> int:
+        """The row here of that of a store."""
+        return self._begins[part] + row
+
     def _find(self, row: int) -> tuple[Store, int]:
         part = 0
         while row >= self._begins[part + 1]:
@@ -161,6 +166,18 @@ class MixedOrder:
         block, offset = divmod(index, BLOCK)
         parts, counts = self._arranged(lane, block)
         return int(parts[offset]), int(counts[offset]) * self.lanes + lane
+
+    def position(self, row: int, epoch: int) -> int:
+        """Where a row comes in an epoch of its data set: the inverse of `row`."""
+        part = bisect_right(self._begins, row) - 1
+        count, lane = divmod(self.orders[part].position(row - self._begins[part], epoch), self.lanes)
+        most = 1
+        while self._counts(lane, most)[part] <= count:
+            most *= 2
+        block = bisect_right(range(most), count, key=lambda block: int(self._counts(lane, block)[part])) - 1
+        parts, counts = self._arranged(lane, block)
+        offset = int(np.flatnonzero((parts == part) & (counts == count))[0])
+        return (block * BLOCK + offset) * self.lanes + lane
 
     def rows(self, position: int) -> Iterator[int]:
         """The row at a position, then those that replace it, which are of the same data set."""

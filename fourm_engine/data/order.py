@@ -138,15 +138,32 @@ class Order:
             for further in range(length):
                 yield self._row(epoch, lane, (slot + further) % length)
 
+    def position(self, row: int, epoch: int) -> int:
+        """Where a row comes in an epoch: the inverse of `row`."""
+        ends, shifts = self._epoch(epoch)
+        begins = [0, *ends[:-1]]
+        laid = next(row - s for begin, end, s in zip(begins, ends, shifts, strict=True) if begin <= row - s < end)
+        short, longer = divmod(self.n, self.lanes)
+        first = longer * (short + 1)  # of the shorter lanes
+        lane = laid // (short + 1) if laid < first else longer + (laid - first) // short
+        slot = laid - lane * short - min(lane, longer)
+        window, begin, end = self._window(lane, slot)
+        slot = begin + int(np.flatnonzero(self._shuffled(epoch, lane, window, end - begin) == slot - begin)[0])
+        return epoch * self.n + slot * self.lanes + lane
+
+    def _window(self, lane: int, slot: int) -> tuple[int, int, int]:
+        """(number of the window of a slot, its first slot, where it ends)."""
+        length = self._length(lane)
+        windows = max(1, round(length / self._window_rows))  # of equal length, so that none is a mere rest
+        window = ((slot + 1) * windows - 1) // length
+        return window, window * length // windows, (window + 1) * length // windows
+
     def _length(self, lane: int) -> int:
         """Rows of a lane. The longer lanes come first, so that index i is slot i // lanes of lane i % lanes."""
         return (self.n - lane + self.lanes - 1) // self.lanes
 
     def _row(self, epoch: int, lane: int, slot: int) -> int:
-        length = self._length(lane)
-        windows = max(1, round(length / self._window_rows))  # of equal length, so that none is a short remainder
-        window = ((slot + 1) * windows - 1) // length
-        begin, end = window * length // windows, (window + 1) * length // windows
+        window, begin, end = self._window(lane, slot)
         slot = begin + int(self._shuffled(epoch, lane, window, end - begin)[slot - begin])
         ends, shifts = self._epoch(epoch)
         short, longer = divmod(self.n, self.lanes)

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, sheet
 from fourm_engine.evaluate.pictures import hide
-from fourm_engine.generate.inputs import Condition, Ids, Typed
 from fourm_engine.generate.result import Results
+from fourm_engine.generate.vary import seen
 from fourm_engine.model import FourM
 from fourm_plugins.spec import Grid
-from fourm_plugins.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +60,10 @@ class Steps:
         moves nothing."""
         if all(len(events) < 2 for events in self.events.values()):
             raise ValueError("an animation needs more than one step; raise steps (--steps 8)")
-        given = [Cell(input_shown(self.model, name, value), name) for name, value in inputs.items()]
+        given = []
+        for name, value in inputs.items():
+            modality, looked_at = seen(self.model, name, value)
+            given.append(Cell(modality.render(looked_at), name))
         done, rows = dict[str, Cell](), list[list[Cell | None]]()
         for target, events in self.events.items():
             chosen = sorted({round(k) for k in np.linspace(0, len(events) - 1, min(len(events), MAX_FRAMES))})
@@ -92,21 +93,6 @@ class Steps:
         if isinstance(rendered, str) or not isinstance(layout, Grid):
             return rendered
         return hide(rendered, known.reshape(layout.height, layout.width))
-
-
-def input_shown(model: FourM, name: str, given: Any) -> Any:
-    """An input, rendered as the model sees it."""
-    given = given.value if isinstance(given, Condition) else given
-    if isinstance(given, Ids):
-        modality = model.modalities[name]
-        return modality.render(modality.denormalise(model.tokenizers[name].decode([given.ids])[0]))
-    modality = model.reader.instance(name, raw=True)
-    value = modality.from_text(given.text) if isinstance(given, Typed) else modality.value(given)
-    if modality.spec.layout.kind != "sequence" or not isinstance(value, str):
-        shape = array_aspect(modality.spec) or 1.0
-        view = View.centre(source_aspect=modality.aspect(value) or shape, target_aspect=shape)
-        value = modality.augment(value, view)
-    return modality.render(value)
 
 
 def _nearest(known: np.ndarray, columns: int) -> np.ndarray:

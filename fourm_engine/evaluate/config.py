@@ -15,7 +15,7 @@ Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Fi
 class EvalTask(BaseModel):
     """One row of the report: the inputs and the targets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     name: str = Field(min_length=1)
     #: Input modalities.
@@ -48,7 +48,7 @@ class EvalTask(BaseModel):
 class EvaluateConfig(BaseModel):
     """Without `tasks`, everything is predicted from every single input (`chain: false`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     tasks: list[EvalTask] = Field(default_factory=list)
     #: Held-out samples to predict, drawn by the seed; all if there are fewer.

@@ -12,7 +12,7 @@ from fourm_engine.nn.config import LoraConfig
 class ExtendConfig(BaseModel):
     """Extends a trained model with new modalities; written by `fourm extend`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Folder of the run or exported model to extend, or a Hub id.
     source: str

@@ -105,7 +105,7 @@ def _load(folder: Path) -> CachedFeatures | None:
     """None where they are not there, or damaged, so that they are computed again."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        arrays = {}
+        arrays = dict[str, np.ndarray]()
         for kind, shape in facts["shapes"].items():
             count = int(np.prod([int(edge) for edge in shape]))
             if (folder / kind).stat().st_size != count * np.dtype(_TYPES[kind]).itemsize:

@@ -196,9 +196,7 @@ class Encoder(nn.Module):
         """16 hex digits of the weights, tokenizers and grids: features of equal encoders may be compared."""
         digest = hashlib.sha256(repr(self._tokenizers).encode())
         digest.update(repr([(e.name, e.layout) for e in self.vocabulary if e.position_grid]).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest_weights(self, digest)
         return digest.hexdigest()[:16]
 
 
@@ -220,6 +218,13 @@ def encoder(
     input or its tokenizer cannot have."""
     model = FourM.from_pretrained(path_or_id, **options)
     return Encoder(model if size is None else resized(model, inputs, size), inputs)
+
+
+def digest_weights(module: nn.Module, digest: Any) -> None:
+    """Add all weights of a module to a digest of `hashlib`."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def _scaled(map_BDhw: Tensor, scale: float) -> Tensor:

@@ -1,11 +1,13 @@
 """An index of features: a folder with `features.npy`, float32 (n, D), and `index.json`, the names of its n samples.
 
-In: names and features, or such a folder. Out: the folder, which appears whole, and the nearest samples of a query.
+In: names and features, or such a folder. Out: the folder, which appears whole, and the nearest samples of a query:
+exact below `EXACT` samples; beyond by a graph of neighbours (`graph.usearch`), where the extra `search` is installed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,32 +15,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_engine.files import replacing_folder
+from fourm_plugins.extras import optional
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-FORMAT = 1
-DESCRIPTION, FEATURES = "index.json", "features.npy"
+log = logging.getLogger(__name__)
+FORMAT = 2
+DESCRIPTION, FEATURES, GRAPH = "index.json", "features.npy", "graph.usearch"
+#: Samples from which on a graph is made, and used.
+EXACT = 100_000
 #: Rows that are compared with a query at a time.
 _BLOCK = 1 << 16
+_EXTRA = "fourm-engine[search]"
 _REMEDY = "make it again with `fourm embed`"
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """`names[i]` has `features[i]`, made from the modalities `inputs` by the encoder with this `fingerprint`."""
+    """`names[i]` has `features[i]`, made from the modalities `inputs` by the encoder with this `fingerprint`; of the
+    modality `predicted`, where they are features that the model predicts. `size`: {input: pixels} where it was shown at
+    another size than the model was trained at."""
 
     names: list[str]
     features: Float[np.ndarray, "n D"]
     inputs: list[str]
     fingerprint: str
+    predicted: str | None = None
+    size: dict[str, tuple[int, int]] | None = None
+    graph: Path | None = None
 
     def save(self, folder: Path) -> None:
         """Write `folder`; an earlier index there is replaced. Raises ValueError where something else is there."""
         check_free(folder)
         facts = {"format": FORMAT, "inputs": self.inputs, "encoder": self.fingerprint, "samples": self.names}
+        facts |= {"predicted": self.predicted, "size": self.size}
+        graph = _usearch(self.features.shape[1]) if len(self.names) >= EXACT else None
         with replacing_folder(folder) as temporary:
             np.save(temporary / FEATURES, np.ascontiguousarray(self.features, np.float32))
+            if graph is not None:
+                graph.add(np.arange(len(self.names)), np.ascontiguousarray(self.features, np.float32))
+                graph.save(str(temporary / GRAPH))
             (temporary / DESCRIPTION).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -65,21 +82,65 @@ class Index:
             raise ValueError(f"{folder / FEATURES}: not float32 (n, D); {_REMEDY}")
         if len(features) != len(names):
             raise ValueError(f"{folder}: {len(names)} names, but {len(features)} features; {_REMEDY}")
-        return cls(names, features, inputs, fingerprint)
+        predicted, size = facts.get("predicted"), facts.get("size")
+        if not (isinstance(predicted, (str, type(None))) and (size is None or _are_sizes(size))):
+            raise ValueError(f"{path}: predicted or size is damaged; {_REMEDY}")
+        graph = folder / GRAPH if (folder / GRAPH).is_file() else None
+        sizes = None if size is None else {name: (edges[0], edges[1]) for name, edges in size.items()}
+        return cls(names, features, inputs, fingerprint, predicted, sizes, graph)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
         """(name, cosine) of the `k` samples nearest to `query`, the nearest first; all of them where there are fewer.
-        Every sample is compared."""
+        Every sample is compared, unless there is a graph."""
+        if self.graph is not None and (rows := self._near(query, k)) is not None:
+            block = np.asarray(self.features[rows])
+            cosines = block @ (query / _length(query)) / _length(block)
+            return [(self.names[rows[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
         unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
         for start in range(0, len(scores), _BLOCK):
             block = np.asarray(self.features[start : start + _BLOCK])
             scores[start : start + _BLOCK] = block @ unit / _length(block)
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
+    def _near(self, query: np.ndarray, k: int) -> np.ndarray | None:
+        """Rows that the graph gives; None where it cannot be used."""
+        graph = _usearch(self.features.shape[1])
+        if graph is None:
+            return None
+        try:
+            graph.view(str(self.graph))
+        except Exception as error:  # of any type
+            raise ValueError(f"{self.graph}: damaged ({' '.join(str(error).split()):.200}); {_REMEDY}") from None
+        if len(graph) != len(self.names) or graph.ndim != len(query):
+            raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
+        found: Any = graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph)))
+        rows = np.asarray(found.keys, np.int64)
+        if ((rows < 0) | (rows >= len(self.names))).any():
+            raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
+        return rows
+
+
+def _usearch(width: int) -> Any:
+    """An empty graph of usearch; None, with a line in the log, where that is not installed."""
+    try:
+        module = optional("usearch.index", what=f"a graph of {EXACT} samples and more needs", install=_EXTRA)
+    except ValueError as error:
+        log.warning("every sample is compared; %s", error)
+        return None
+    return module.Index(ndim=width, metric="cos", dtype="f32")
+
 
 def _strings(facts: dict[str, Any], key: str) -> list[str] | None:
     given = facts.get(key)
     return given if isinstance(given, list) and all(isinstance(one, str) for one in given) else None
+
+
+def _are_sizes(given: Any) -> bool:
+    """{name: [height, width]}."""
+    pairs: list[Any] = list(given.values()) if isinstance(given, dict) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return False
+    return all(type(edge) is int and 0 < edge < 1 << 16 for pair in pairs for edge in pair)
 
 
 def _length(features: np.ndarray) -> np.ndarray:

@@ -35,27 +35,23 @@ _BLOCK = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n samples with their classes in [0, C). `tokens` and `valid` are there where they are needed, perhaps mapped from
-    a file."""
+    """n samples with their classes in [0, C). `tokens` and `valid`, where they are needed, may be mapped from a file
+    and hold more samples; those of sample i are at `rows[i]`."""
 
     names: list[str]
     labels: Int[Tensor, " n"]
     pooled: Float[Tensor, "n D"]
-    tokens: Float[np.ndarray, "n N D"] | None = field(default=None, repr=False)
-    valid: Bool[np.ndarray, "n N"] | None = field(default=None, repr=False)
+    tokens: Float[np.ndarray, "m N D"] | None = field(default=None, repr=False)
+    valid: Bool[np.ndarray, "m N"] | None = field(default=None, repr=False)
+    rows: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def at(self, rows: Tensor) -> Labelled:
         index = rows.numpy()
-        return Labelled(
-            [self.names[i] for i in index],
-            self.labels[rows],
-            self.pooled[rows],
-            None if self.tokens is None else self.tokens[index],
-            None if self.valid is None else self.valid[index],
-        )
+        names, at = [self.names[i] for i in index], index if self.rows is None else self.rows[index]
+        return Labelled(names, self.labels[rows], self.pooled[rows], self.tokens, self.valid, at)
 
 
 def knn(
@@ -77,25 +73,32 @@ class Linear:
 
     def __init__(self, train: Labelled, classes: int, decay: float, start: Linear | None = None) -> None:
         x = train.pooled.double()
-        self.mean, self.scale = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
+        deviation = x.std(0, unbiased=False)
+        # What hardly varies among a few samples is not blown up.
+        least = 0.05 * deviation.square().mean().sqrt().clamp(min=1e-6)
+        self.weight: Tensor
+        self.bias: Tensor
+        self.mean, self.scale = x.mean(0), deviation.clamp(min=float(least))
         x = (x - self.mean) / self.scale
-        self.weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
-        self.bias = torch.zeros(classes, dtype=x.dtype) if start is None else start.bias.clone()
-        parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
+        weight = torch.zeros(classes, x.shape[1], dtype=x.dtype) if start is None else start.weight.clone()
+        bias = torch.zeros(classes, dtype=x.dtype) if start is None else start.bias.clone()
         optimiser = torch.optim.LBFGS(
-            parameters, max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+            [weight.requires_grad_(), bias.requires_grad_()],
+            max_iter=200,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-9,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            loss = F.cross_entropy(x @ self.weight.T + self.bias, train.labels)
-            loss = loss + decay / 2 * self.weight.square().sum()
+            loss = F.cross_entropy(x @ weight.T + bias, train.labels) + decay / 2 * weight.square().sum()
             loss.backward()
             return loss
 
         with torch.enable_grad():
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
-        self.weight, self.bias = self.weight.detach(), self.bias.detach()
+            optimiser.step(closure)
+        self.weight, self.bias = weight.detach(), bias.detach()
 
     def scores(self, samples: Labelled) -> Float[Tensor, "n C"]:
         x = (samples.pooled.double() - self.mean) / self.scale
@@ -203,6 +206,7 @@ def _attentive_scores(probe: Attentive, samples: Labelled, batch_size: int, devi
 def _tokens(samples: Labelled, rows: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     assert samples.tokens is not None
     assert samples.valid is not None
+    rows = rows if samples.rows is None else samples.rows[rows]
     x = torch.from_numpy(samples.tokens[rows].astype(np.float32))
     return x.to(device), torch.from_numpy(samples.valid[rows].copy()).to(device)
 

@@ -6,15 +6,28 @@ in a warning, and left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.folder import FolderSource
-from fourm_engine.features.encoder import Encoder, ReadSample
+from fourm_engine.features.encoder import ReadSample
+from fourm_engine.generate.inputs import InputReader
 from fourm_plugins.errors import SampleError
+
+
+class Reader(Protocol):
+    """An `Encoder`, or what reads as it does."""
+
+    reader: InputReader
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """Name -> modality that its values are shown as."""
+
+    def read(self, inputs: Mapping[str, Any]) -> ReadSample: ...
 
 
 class Samples(Protocol):
@@ -31,9 +44,10 @@ class Samples(Protocol):
 class DataSamples:
     """Samples of a data set, of what they have of the encoder's inputs."""
 
-    def __init__(self, encoder: Encoder, root: str) -> None:
+    def __init__(self, encoder: Reader, root: str, split: str | None = None) -> None:
         self.encoder = encoder
-        self.data = AlignedData(root, {name: encoder.reader.modalities[name] for name in encoder.inputs.values()})
+        modalities = {name: encoder.reader.modalities[name] for name in encoder.inputs.values()}
+        self.data = AlignedData(root, modalities, split)
         self.names: Sequence[str] = self.data.names
 
     def read(self, name: str) -> ReadSample | None:
@@ -60,7 +74,7 @@ class ClassFolder:
 
     Raises ValueError where no such file is there, and for one that lies in no class."""
 
-    def __init__(self, encoder: Encoder, folder: Path, name: str) -> None:
+    def __init__(self, encoder: Reader, folder: Path, name: str) -> None:
         self.encoder, self.name = encoder, name
         self.modality = encoder.reader.modalities[encoder.inputs[name]]
         if not folder.is_dir():

@@ -11,7 +11,7 @@ class FinetuneConfig(BaseModel):
     """Starts from a trained model. Its shape, the settings of its modalities and its tokenizers are those of the run
     where the config says nothing else. A modality at another size keeps its rows; its positions are interpolated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Folder of a run or of an exported model, a published model (file or folder), or a Hub id.
     source: str

@@ -124,7 +124,7 @@ class Source:
             given = {
                 name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
             }
-        parts = _load(settings.source, manager, given)
+        parts = _load(settings.source, manager, given, weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
         check_known(settings.source, parts.modalities, training)
@@ -149,7 +149,7 @@ class Source:
             parts.missing,
             parts.origin,
             {name: tuple(parameter.shape) for name, parameter in parts.network.named_parameters()},
-            [parts.network],
+            [parts.network] if is_published else [],
             lambda: _load(settings.source, manager, given),
         )
 
@@ -210,7 +210,9 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
         raise ValueError(f"model.registers is {now['registers']}, but {source} has {was['registers']}; keep them")
 
 
-def _load(source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None) -> Parts:
+def _load(
+    source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None, *, weights: bool = True
+) -> Parts:
     return load_parts(
         source,
         device="cpu",
@@ -221,6 +223,7 @@ def _load(source: str, manager: PluginManager, settings: Mapping[str, dict[str, 
         revision=None,
         tokenizers=None,
         settings=settings,
+        weights=weights,
     )
 
 

@@ -17,7 +17,7 @@ class AdaptConfig(BaseModel):
     """A second, short fit of a grid's tokenizer on batches of several sizes, after which it serves all of them and
     sizes between. Anything not set here is as in the first fit, which is at the modality's own size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     steps: int = Field(ge=1)
     #: [height, width] in pixels, in addition to the modality's own size; each batch has one of them, drawn by its step.
@@ -77,7 +77,7 @@ class FitConfig(TrainConfig):
 class FitOverride(BaseModel):
     """What differs for one token space; null: as in `fit`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     batch_size: int | None = Field(default=None, ge=1)
     accumulate: int | None = Field(default=None, ge=1)
@@ -93,7 +93,7 @@ class FitOverride(BaseModel):
 class TokenizersConfig(BaseModel):
     """Fitted tokenizers live in `folder/<token space>/`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     folder: LocalFolder
     fit: FitConfig = FitConfig()

@@ -130,7 +130,7 @@ def _parallel(
         run = {(which[k * len(samples) + b], state[b]): b for k, b in np.argwhere(used).tolist() if b in kept}
         if not run:
             continue
-        lengths = {key: length(rows[first[key[0]]]) + n - left[b] for key, b in run.items()}
+        lengths = {key: max(1, sum(map(len, rows[first[key[0]]].values())) + n - left[b]) for key, b in run.items()}
         decoded = {b: count if beforehand else left[b] for b, count in kept.items()}
         flops = _flops_of(sampler, {}, 0, 0, {stage.target: sum(decoded.values())})
         flops += sum(_flops_of(sampler, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())

@@ -108,7 +108,8 @@ class Results(dict[str, Generated]):
 
     def __repr__(self) -> str:
         of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""
-        return f"<Results{of}: {', '.join(map(repr, self.values())) or 'none'}>"
+        between = ", " if len(self) < 3 else ",\n  "  # a line each
+        return f"<Results{of}: {between.join(map(repr, self.values())) or 'none'}>"
 
     def grid(self, *, cell: int = 192) -> Image.Image:
         """The contact sheet: the targets side by side; of several samples a row a target: what was made of them, its

@@ -34,7 +34,7 @@ class Component(BaseModel):
     """One strategy of the mixture. Keys of `input`, `target` and `keep` are names of modalities; "*" means every
     modality that is not named there and can be an input (target). To exclude one from the wildcard, name it with 0."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     #: How often it is drawn, relative to the others.
@@ -75,7 +75,7 @@ class Component(BaseModel):
 class MaskingConfig(BaseModel):
     """Totals of input and target tokens per sample, drawn uniformly from inclusive ranges, and the mixture."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input_tokens: TokenRange = (128, 128)
     target_tokens: TokenRange = (128, 128)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Parameters that hold something of every modality, in rows: ids, and for the last a modality each.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
-_POSITIONS = "embedding.learned_positions."
+POSITIONS = "embedding.learned_positions."
 #: Those whose new rows are drawn at the size of the rows that are there. Output rows start small, at ln V.
 _SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
@@ -71,14 +71,18 @@ def take_over(network: Transformer, source: Transformer) -> None:
     for name, tensor in network.state_dict().items():
         if name not in known:
             continue  # a projection or learned positions of a new modality, registers
-        if name.startswith(_POSITIONS) and len(tensor) != len(known[name]):
-            wide = F.interpolate(known[name].T[None], len(tensor), mode="linear", align_corners=False)
-            tensor.copy_(wide[0].T)
+        if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
+            tensor.copy_(resized(known[name], len(tensor)))
             continue
         count = len(known[name])
         if name in _SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
         tensor[:count] = known[name]
+
+
+def resized(positions: Tensor, number: int) -> Tensor:
+    """Learned positions (n, D), interpolated to another number of them."""
+    return F.interpolate(positions.T[None], number, mode="linear", align_corners=False)[0].T
 
 
 def freeze_known(network: Transformer, known: Vocabulary) -> None:

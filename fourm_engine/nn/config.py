@@ -26,7 +26,7 @@ class ModelConfig(BaseModel):
     The published models are `mlp="gelu", bias=True` and `mlp="swiglu", bias=False`, these with and without `qk_norm`.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
     width: int = Field(gt=0, description="width D of the residual stream, a multiple of 4 and of `heads`")
@@ -58,7 +58,7 @@ class ModelConfig(BaseModel):
 class LoraConfig(BaseModel):
     """Low-rank adapters beside weight matrices (LoRA, arXiv 2106.09685)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     rank: int = Field(default=8, ge=1, le=4096)
     #: An adapter's output is scaled by alpha / rank.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 class LossConfig(BaseModel):
     """The loss of a step is the average over modalities of each one's mean cross-entropy (4M, section 2.3)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: "present": over the modalities that the step has targets of. "all": over every modality that can be a target, so
     #: that an absent one counts as 0, as in the published models.

@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     """All that a run is made of. Paths are relative to the working directory; in the config that a run stored, to where
     it was started (`fourm_engine.recipes.started`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder

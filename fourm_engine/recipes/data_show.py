@@ -15,10 +15,11 @@ import numpy as np
 from fourm_engine.batch import PackedSample
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.data_store import DataStore
-from fourm_engine.data.order import epoch_order
+from fourm_engine.data.mixture import Mixture
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.store import Store
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
@@ -27,11 +28,10 @@ from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.files import write_atomically
 from fourm_engine.masking.budgets import Budgets, Drawn
-from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_tokenizers
-from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid
@@ -59,48 +59,43 @@ def show(
         return _unmasked(config, modalities, tokenizers, name, view or 0, lacking)
     activate_kinds(modalities, manager, maskers=True)
     known = set[str]()
-    for part, training in _parts(config):
-        store = DataStore.from_config(config.data, modalities, tokenizers, training=training, seed=config.seed)
-        sample = samples_of([name], store.names).get(name)
-        if sample is None:
-            known.update(store.names)
-            continue
-        if view is not None and not 0 <= view < store.views:
-            raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} of a sample, from 0 on")
-        drawing = Drawing(config, modalities, tokenizers, manager, store)
-        packed, position = drawing.draw(sample, epoch, view)
-        return _shown(config, modalities, tokenizers, drawing, store, part, sample, packed, position)
+    for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
+        drawing = Drawing(
+            open_samples(config, modalities, tokenizers, manager, modalities.vocabulary(), training=training)
+        )
+        whole = drawing.store.inner
+        for at, store in enumerate(whole.stores.values() if isinstance(whole, Mixture) else [whole]):
+            assert isinstance(store, DataStore)
+            sample = samples_of([name], store.names).get(name)
+            if sample is None:
+                known.update(store.names)
+                continue
+            if view is not None and not 0 <= view < store.views:
+                raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} of a sample, from 0 on")
+            row = list(store.names).index(sample)
+            packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
+            return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
     raise _no_sample(name, known)
 
 
 class Drawing:
-    """The masked samples of a store, and what was drawn for the last one."""
+    """Watches what is drawn of the samples of a run, in the order of the run."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        modalities: Modalities,
-        tokenizers: Mapping[str, Tokenizer],
-        manager: PluginManager,
-        store: Store,
-    ) -> None:
-        self.vocabulary: Vocabulary = modalities.vocabulary()
-        self.store = _Watched(store)
-        self.budgets = _Noted(config.masking, modalities.specs)
-        maskers = build_maskers(modalities, tokenizers, manager.masker_class)
-        self.samples = MaskedSamples(self.store, self.budgets, maskers, self.vocabulary, seed=config.seed)
+    def __init__(self, samples: MaskedSamples) -> None:
+        self.samples, self.vocabulary = samples, samples.vocabulary
+        self.store = samples.store = _Watched(samples.store)
+        self.budgets = samples.budgets = _Noted.of(samples.budgets)
 
-    def draw(self, sample: str, epoch: int, view: int | None) -> tuple[PackedSample, int]:
-        """A sample, packed, at its position of an epoch. Raises ValueError where it is never used."""
-        row = list(self.store.names).index(sample)
+    def draw(self, row: int, epoch: int, view: int | None) -> tuple[PackedSample, int]:
+        """The sample of a row, packed, at its position of an epoch. Raises ValueError where it is never used."""
         self.store.view = view
-        position = epoch * len(self.samples) + index_of(self.samples, row, epoch)
+        position = self.samples.order.position(row, epoch)
         packed = self.samples[position]
         if self.store.row != row:  # another one took its place
             has = ", ".join(sorted(self.store.has(row))) or "nothing that can be read"
             raise ValueError(
-                f"{shown(sample)} is never trained on: it has {has}, and no component of masking.mixture has both "
-                f"inputs and targets among these"
+                f"{shown(str(self.store.names[row]))} is never trained on: it has {has}, and no component of "
+                f"masking.mixture has both inputs and targets among these"
             )
         return packed, position
 
@@ -108,11 +103,6 @@ class Drawing:
     def contents(self) -> dict[str, np.ndarray]:
         """Modality -> what was loaded of the last sample."""
         return self.store.loaded
-
-
-def index_of(samples: MaskedSamples, row: int, epoch: int) -> int:
-    """Where in the order of an epoch a row comes."""
-    return int(np.flatnonzero(epoch_order(len(samples), samples.seed, epoch) == row)[0])
 
 
 class _Watched(Store):
@@ -158,6 +148,12 @@ class _Noted(Budgets):
 
     last: Drawn | None = None
 
+    @classmethod
+    def of(cls, budgets: Budgets) -> _Noted:
+        noted = cls.__new__(cls)
+        noted.__dict__.update(budgets.__dict__)
+        return noted
+
     def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
         self.last = super().draw(rng, available)
         return self.last
@@ -169,12 +165,13 @@ def _shown(
     tokenizers: Mapping[str, Tokenizer],
     drawing: Drawing,
     store: DataStore,
+    row: int,
     part: str,
     sample: str,
     packed: PackedSample,
     position: int,
 ) -> ShownSample:
-    drawn, view, vocabulary = drawing.budgets.last, drawing.store.drawn_view, drawing.vocabulary
+    drawn, view, vocabulary = drawing.budgets.last, drawing.store.drawn_view % store.views, drawing.vocabulary
     assert drawn is not None
     raw = store.raw
     has = drawing.store.has(drawing.store.row) | (raw.data.has(sample) if raw else set())
@@ -185,8 +182,8 @@ def _shown(
         file, crop, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
         remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
         content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
-        if content is None and not remark and name in store.has(drawing.store.row):
-            content = _load(store, drawing.store.row, name, view)
+        if content is None and not remark and name in store.has(row):
+            content = _load(store, row, name, view)
         if content is not None and name in tokenizers:
             decoded = modalities[name].render(modalities[name].denormalise(tokenizers[name].decode([content])[0]))
             seen = decoded if seen is None else seen
@@ -284,13 +281,13 @@ def _unmasked(
 ) -> ShownSample:
     """Without all tokenizers there is no mask; files and crops can be shown."""
     known = set[str]()
-    for part, training in _parts(config):
-        data = AlignedData.from_config(modalities, config.data, training=training)
+    for part, training, one in _parts(config, modalities):
+        data = AlignedData.from_config(one.modalities, one.config, training=training)
         if (sample := samples_of([name], data.names).get(name)) is None:
             known.update(data.names)
             continue
-        drawer = ViewDrawer.from_config(modalities, config.data, training=training, seed=config.seed)
-        seen = DrawnViews(drawer, data, config.data.views if training else 1)
+        drawer = ViewDrawer.from_config(one.modalities, one.config, training=training, seed=config.seed)
+        seen = DrawnViews(drawer, data, one.config.views if training else 1)
         if not 0 <= view < seen.views:
             raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} of a sample, from 0 on")
         crops = seen.get(sample, view)
@@ -299,22 +296,28 @@ def _unmasked(
             file, crop, picture, reason = _pictures(data, sample, modality, crops, view)
             decoded = None
             if modality in tokenizers and not reason:
-                one = modalities[modality]
-                array = data.array(sample, modality, view_of(one.spec, crops, view))
+                spec = one.modalities[modality].spec
+                array = data.array(sample, modality, view_of(spec, crops, view))
                 ids = tokenizers[modality].encode([array])
-                decoded = one.render(one.denormalise(tokenizers[modality].decode(ids)[0]))
+                decoded = modalities[modality].render(
+                    modalities[modality].denormalise(tokenizers[modality].decode(ids)[0])
+                )
             rows.append(ShownModality(modality, file=file, crop=crop, seen=picture, decoded=decoded, remark=reason))
         crops = {group: one for group, one in crops.items() if _used(modalities, has, group)}
         notes = [f"no mask: {reason}" for reason in lacking]
-        if absent := sorted(modalities.keys() - has):
+        if absent := sorted(one.modalities.keys() - has):
             notes.append(f"lacks {', '.join(absent)}")
         return ShownSample(sample, part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
     raise _no_sample(name, known)
 
 
-def _parts(config: RunConfig) -> list[tuple[str, bool]]:
-    parts = [("train", True)] if config.data.train is not None or config.data.tokens is not None else []
-    return parts + ([("val", False)] if config.data.val is not None else [])
+def _parts(config: RunConfig, modalities: Modalities) -> list[tuple[str, bool, DataSet]]:
+    """(name of the part, whether it is trained on, its data set), for each data set."""
+    training = config.data.train is not None or config.data.tokens is not None
+    parts = [("train", True, one) for one in data_sets(config.data, modalities)] if training else []
+    return parts + (
+        [("val", False, DataSet("data.val", config.data, modalities))] if config.data.val is not None else []
+    )
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:

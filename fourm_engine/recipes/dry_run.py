@@ -6,6 +6,7 @@ a step, memory by part, hours. Nothing is written, and the model has no memory (
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.train.console import packed, si
 from fourm_engine.train.parallel import copies
 from fourm_engine.train.utilisation import Peak, named_peak, peak
@@ -57,6 +59,7 @@ class DryRun:
     processes: int
     mfu: float
     peak: Peak
+    refused: str = ""  # what the run itself would end with
 
     @property
     def step_seconds(self) -> float:
@@ -94,6 +97,9 @@ class DryRun:
                 f"{self.batch_size / self.step_seconds:.3g} samples/s",
             ]
         )
+        if self.refused:
+            said = f"the run would end: {self.refused}"
+            lines += textwrap.wrap(said, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
         return lines
 
 
@@ -150,6 +156,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         world,
         mfu,
         known,
+        _refused(config, modalities) if here else "",
     )
 
 
@@ -211,6 +218,15 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
             else:
                 lines.append(f"data found: {one.key}: none here ({folder if folder is not None else tokens})")
     return lines, kinds
+
+
+def _refused(config: RunConfig, modalities: Modalities) -> str:
+    """What training would say of tokens that are not there; before they are made, that is no error here."""
+    try:
+        check_tokens_there(config, modalities)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _counted(line: str, counts: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,21 @@ import numpy as np
 import torch
 
 from fourm_engine.data.raw.names import shown
-from fourm_engine.features.encoder import encoder
+from fourm_engine.features.encoder import Encoder, encoder
 from fourm_engine.features.index import Index, check_free
+from fourm_engine.features.labels import read_labels
+from fourm_engine.features.predicted import Predicted
 from fourm_engine.features.reading import DataSamples, batches
+from fourm_engine.features.retrieval import Retrieval
+from fourm_engine.features.retrieval import evaluate as measure
+from fourm_engine.features.sizes import Size
+from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
+from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
 from fourm_plugins.counting import counted
+from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
 
 @torch.inference_mode()
@@ -26,6 +35,9 @@ def embed(
     inputs: Sequence[str],
     out: Path,
     *,
+    split: str | None = None,
+    predict: str | None = None,
+    size: Size | Mapping[str, Size] | None = None,
     batch_size: int = 32,
     device: str | None = None,
     tell: Tell = say,
@@ -36,14 +48,17 @@ def embed(
     Args:
         run: folder of a run, an exported model, or a Hub id.
         root: a folder of data, as `data.train` names one.
+        split: a list of `splits.json` there, whose samples alone are taken.
+        predict: a modality; then its features as the model predicts them from the inputs, see `Predicted`.
+        size: of the inputs, see `fourm_engine.features.encoder.encoder`.
 
     Raises ValueError where `out` holds something else, where nothing can be used, or features are not finite."""
     out = Path(out)
     with at_work(out, replaced=True):
         check_free(out)
         choose_threads(device)
-        network = encoder(run, inputs, device=device, manager=manager_of_run(run))
-        data = DataSamples(network, str(root))
+        network = _network(run, inputs, predict, size, device)
+        data = DataSamples(network, str(root), split)
         names, features = list[str](), list[np.ndarray]()
         progress = Progress(str(root), tell)
         for batch, done in batches(data, data.names, batch_size):
@@ -55,14 +70,16 @@ def embed(
             progress(done, len(data.names))
         if not names:
             raise ValueError(f"{root}: none of its {counted(len(data.names), 'sample')} can be used; see the warnings")
-        index = Index(names, np.concatenate(features), list(network.inputs), network.fingerprint())
-        index.save(out)
+        sizes = None if size is None else _edges(network)
+        Index(names, np.concatenate(features), list(network.inputs), network.fingerprint(), predict, sizes).save(out)
     left = len(data.names) - len(names)
     tell(
-        f"{out}: {counted(len(names), 'sample')}, {network.num_features} features each, of {', '.join(network.inputs)}"
+        f"{out}: {counted(len(names), 'sample')}, {network.num_features} features each, "
+        + (f"{predict} of " if predict else "of ")
+        + ", ".join(network.inputs)
         + (f"; {left} could not be used" if left else "")
     )
-    return index
+    return Index.load(out)
 
 
 @torch.inference_mode()
@@ -76,7 +93,12 @@ def search(
     Raises ValueError where the index is missing, damaged or another model's, and for a query that does not fit."""
     index = Index.load(Path(folder))
     choose_threads(device)
-    network = encoder(run, device=device, manager=manager_of_run(run))
+    names: list[str] | None = None
+    if index.predicted is not None:
+        names = list(query)
+    elif index.size is not None:
+        names = list(dict.fromkeys([*index.inputs, *query]))
+    network = _network(run, names, index.predicted, index.size, device)
     if network.fingerprint() != index.fingerprint or index.features.shape[1] != network.num_features:
         raise ValueError(f"{folder}: made by another model than {run}; name that one, or make it again: `fourm embed`")
     sample = network.read(query)
@@ -86,3 +108,39 @@ def search(
     for name, cosine in found:
         tell(f"{cosine:.4f} {shown(name)}")
     return found
+
+
+def evaluate(folder: Path, queries: Path, *, labels: Path | None = None, out: Path | None = None) -> Retrieval:
+    """How well the index in `folder` finds the samples of the one in `queries`; written to `out` as JSON, too.
+
+    Raises ValueError as `fourm_engine.features.retrieval.evaluate` does."""
+    table = None if labels is None else read_labels(labels)
+    result = measure(Index.load(Path(queries)), Index.load(Path(folder)), table)
+    if out is not None:
+        facts = {"index": str(folder), "queries_of": str(queries), **result.to_json()}
+        write_atomically(Path(out), json.dumps(facts, indent=1))
+    return result
+
+
+def _network(
+    run: str | Path,
+    inputs: Sequence[str] | None,
+    predict: str | None,
+    size: Size | Mapping[str, Size] | None,
+    device: str | None,
+) -> Encoder | Predicted:
+    if predict is None:
+        return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
+    if size is not None:
+        raise ValueError(
+            "--predict: predicted features are of the sizes that the model was trained at; leave --size out"
+        )
+    model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
+    return Predicted(model, model.reader.input_names if inputs is None else inputs, predict)
+
+
+def _edges(network: Encoder | Predicted) -> dict[str, tuple[int, int]]:
+    """{input: (height, width)} of the inputs that are grids."""
+    specs = {name: network.reader.modalities[shown_as].spec for name, shown_as in network.inputs.items()}
+    arrays = {name: spec.array for name, spec in specs.items() if isinstance(spec.layout, Grid)}
+    return {name: (a.height, a.width) for name, a in arrays.items() if isinstance(a, (FeatureMap, ClassMap))}

@@ -25,7 +25,7 @@ from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.report import write_report
 from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.evaluate.samples import Samples, load_samples
-from fourm_engine.evaluate.tasks import resolve_tasks
+from fourm_engine.evaluate.tasks import Task, resolve_tasks
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
@@ -61,6 +61,7 @@ def evaluate(
     samples: int | None = None,
     seed: int | None = None,
     matrix: bool = True,
+    features: str | None = None,
     extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> Evaluated:
     """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
@@ -72,6 +73,8 @@ def evaluate(
         data: folder or URL of held-out samples, in place of the config's `data.val`.
         samples, seed: in place of the config's.
         matrix: whether to measure the any-to-any matrix.
+        features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as
+            the Fréchet distance between all that was predicted and all that is true (`Modality.network_metrics`).
         extra_metrics: modality -> further metrics, scored after its own.
 
     Raises ValueError: no model, no config, no held-out data, or data that cannot be used."""
@@ -97,6 +100,8 @@ def evaluate(
             remedy = "leave the section out, as the model has its settings"
             check_settings(run_config.modalities, model.modalities, manager, where=where, remedy=remedy)
         tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
+        if features is not None:
+            extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
         predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
         results, pictures = [], {}
@@ -114,6 +119,17 @@ def evaluate(
         evaluation.save(out / JSON)
         write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
         return Evaluated(evaluation, pictures, out)
+
+
+def _with_features(
+    features: str, model: FourM, tasks: Sequence[Task], others: Mapping[str, Sequence[Metric]]
+) -> dict[str, list[Metric]]:
+    """Target -> the metrics that it has in the features of a network, before `others`."""
+    targets = dict.fromkeys(target for task in tasks for target in task.targets)
+    found = {name: model.modalities[name].network_metrics(features) for name in targets}
+    if not any(found.values()):
+        raise ValueError(f"--features: none of the targets {', '.join(targets)} is measured in features; leave it out")
+    return {name: [*found.get(name, ()), *others.get(name, ())] for name in {*found, *others}}
 
 
 def _read_config(

@@ -93,6 +93,7 @@ def task_of(
         if config.tokenizers.folder is None:
             raise ValueError("tokenizers.folder: not set, and a published model has no tokenizers; name the folder")
         tokenizers = dict(source.tokenizers(config.tokenizers.folder))
+    _check_layout(config, inputs)
     train = AlignedData.from_config(everything, config.data, training=True)
     val = None if config.data.val is None else AlignedData.from_config(everything, config.data, training=False)
     objectives = _objectives(config, target, train, val)
@@ -130,6 +131,22 @@ def task_of(
         manager,
         workers=config.data.workers,
     )
+
+
+def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
+    """Raises ValueError where pictures lie in folders of classes and the one input looks for a folder of its own."""
+    if not isinstance(config.task, ClassificationConfig) or len(inputs) != 1:
+        return
+    ((name, modality),) = inputs.items()
+    for part, root in (("train", config.data.folder), ("val", config.data.val)):
+        if not isinstance(root, Path) or not root.is_dir() or (root / modality.spec.source).is_dir():
+            continue
+        files = (file for file in root.glob("*/*") if file.suffix.lower().lstrip(".") in modality.spec.extensions)
+        if (file := next(files, None)) is not None:
+            raise ValueError(
+                f"data.{part}: {root} has no folder {modality.spec.source}/, but {file.relative_to(root)}; for folders "
+                f"of classes right below it set modalities.settings.{name}.source: ."
+            )
 
 
 def _objectives(

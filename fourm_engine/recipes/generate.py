@@ -15,6 +15,7 @@ from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.result import Generated, Results
+from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
@@ -64,8 +65,7 @@ def generate(
             raise ValueError("--animate shows what --explain does not run; leave one of them out")
     if out is None and not explain:
         raise ValueError("--out is missing; name the folder for the results")
-    settled = bool(providers or disable)
-    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+    manager = _manager(run, providers, disable)
     with nullcontext() if out is None or explain else at_work(out):
         choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
@@ -81,6 +81,36 @@ def generate(
             write_atomically(animate, animated(frames, animate))
             tell(f"{animate}: {counted(len(frames), 'frame')}")
         return results
+
+
+def vary(
+    run: str | Path,
+    inputs: Mapping[str, Any],
+    targets: Sequence[str] | None,
+    axes: Mapping[str, Sequence[Any]],
+    out: Path,
+    *,
+    device: str | None = None,
+    tokenizers: Mapping[str, str | Path] | None = None,
+    providers: Mapping[str, str] | None = None,
+    disable: Sequence[str] = (),
+    tell: Tell = say,
+    **options: Any,
+) -> Variation:
+    """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
+    choose_threads(device)
+    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=_manager(run, providers, disable))
+    options = {key: value for key, value in options.items() if value is not None}
+    variation = model.vary(inputs, targets, vary=axes, **options)
+    write_atomically(out, png(variation.sheet()))
+    tell(f"{out}: {counted(len(variation.results), 'result')}")
+    return variation
+
+
+def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequence[str]) -> PluginManager:
+    """Which plugins count; by default what the run chose."""
+    settled = bool(providers or disable)
+    return PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:

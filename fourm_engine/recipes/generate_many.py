@@ -82,6 +82,8 @@ def generate_many(
         raise ValueError(
             f"--share {part}/{parts}: the first of {parts} parts is 0/{parts}, the last {parts - 1}/{parts}"
         )
+    if not targets:
+        raise ValueError("--target is missing; name what is generated of every sample")
     targets = targets_of(targets)
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)

@@ -42,6 +42,7 @@ def probe(
     *,
     val: str | Path | None = None,
     labels: Path | None = None,
+    val_labels: Path | None = None,
     share: float = 0.2,
     probes: Sequence[str] = PROBES,
     shots: Sequence[int] = (),
@@ -59,6 +60,7 @@ def probe(
     Args:
         data: a folder with a sub-folder a class, or with `train` and `val` folders of such; with a file of `labels`
             (`read_labels`) a data set, as `data.train` of a config names one.
+        val_labels: of `val`, whose samples may be called as those of `data`.
         val: the same of validation samples; without it, and without a `val` folder, a `share` of each class.
         shots, seeds: few-shot probes of so many samples a class, each drawn with so many seeds; without `shots`, those
             of `SHOTS` that every class has.
@@ -73,17 +75,18 @@ def probe(
         choose_threads(device)
         network = encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
         before = network.fingerprint()
-        train, held, left = _samples(network, data, val, labels, out, tell, "attentive" in probes, batch_size)
+        tokens, files = "attentive" in probes, (labels, val_labels)
+        train, held, left = _samples(network, data, val, files, out, tell, tokens, batch_size)
         classes = sorted(set(train[1]))
         if len(classes) < 2:
             raise ValueError(f"{data}: all training samples are of the class {classes[0]!r}; two are needed")
         known = {label: i for i, label in enumerate(classes)}
         if held is None:
-            everything = _labelled(*train, known)
+            everything = _labelled(train, known)
             rows = probing.held_out(everything.labels, len(classes), share, seed)
             fit, other = everything.at((~rows).nonzero()[:, 0]), everything.at(rows.nonzero()[:, 0])
         else:
-            fit, other = _labelled(*train, known), _labelled(*held, known)
+            fit, other = _labelled(train, known), _labelled(held, known)
         if not len(other):
             raise ValueError(f"{val or data}: no validation sample is of a class that training samples have")
         counts = torch.bincount(fit.labels, minlength=len(classes))
@@ -151,25 +154,32 @@ def _samples(
     network: Encoder,
     data: str | Path,
     val: str | Path | None,
-    labels: Path | None,
+    labels: tuple[Path | None, Path | None],
     out: Path,
     tell: Tell,
     tokens: bool,
     batch_size: int,
-) -> Any:
+) -> tuple[_Classed, _Classed | None, int]:
     """Training and (None where there are none) validation samples, as (names, classes, features); how many samples are
     left out."""
     folders: list[str | Path | None] = [data, val]
-    if labels is None and val is None and (Path(data) / TRAIN).is_dir():
+    if labels[0] is None and val is None and (Path(data) / TRAIN).is_dir():
         beside = next((Path(data) / name for name in VAL if (Path(data) / name).is_dir()), None)
         if beside is not None:
             folders = [Path(data) / TRAIN, beside]
-    table, found, left = None if labels is None else read_labels(labels), [], 0
-    for folder in folders:
+    if labels[1] is not None and (labels[0] is None or val is None):
+        raise ValueError("--val-labels: is for --val beside --labels; give both, or leave it out")
+    found, left, names = list[_Classed](), 0, set[str]()
+    for folder, path in zip(folders, (labels[0], labels[1] or labels[0]), strict=True):
         if folder is None:
-            found.append(None)
             continue
-        samples, known = _open(network, folder, table, labels)
+        samples, known = _open(network, folder, path)
+        if labels[0] is not None and labels[1] is None and (both := names.intersection(known)):
+            raise ValueError(
+                f"{labels[0]}: {min(both)!r} is a sample of {data} and of {val}, and a file names one class; give the "
+                "classes of the latter as --val-labels"
+            )
+        names.update(known)
         cached = features_of(
             network,
             samples,
@@ -185,19 +195,17 @@ def _samples(
         )
         left += len(samples.names) - len(cached.names)
         found.append((cached.names, [known[name] for name in cached.names], cached.arrays))
-    return (*found, left)
+    return found[0], found[1] if len(found) > 1 else None, left
 
 
-def _open(
-    network: Encoder, folder: str | Path, table: Mapping[str, str] | None, labels: Path | None
-) -> tuple[Samples, dict[str, str]]:
+def _open(network: Encoder, folder: str | Path, labels: Path | None) -> tuple[Samples, dict[str, str]]:
     """Samples, and {name: class} of those that have one."""
-    if table is None:
+    if labels is None:
         if len(network.inputs) > 1:
             raise ValueError("--input: a folder of classes holds one modality; give one, or a data set and --labels")
         samples: Samples = ClassFolder(network, Path(folder), next(iter(network.inputs)))
         return samples, {name: name.partition("/")[0] for name in samples.names}
-    samples = DataSamples(network, str(folder))
+    samples, table = DataSamples(network, str(folder)), read_labels(labels)
     known = {name: table[name] for name in samples.names if name in table}
     if not known:
         raise ValueError(
@@ -207,15 +215,15 @@ def _open(
     return samples, known
 
 
-def _labelled(names: list[str], labels: list[str], arrays: dict[str, np.ndarray], known: Mapping[str, int]) -> Labelled:
+def _labelled(samples: _Classed, known: Mapping[str, int]) -> Labelled:
     """Those of known classes, in the order of their names."""
+    names, labels, arrays = samples
     rows = [i for i, label in enumerate(labels) if label in known]
-    whole = len(rows) == len(labels)
-    parts = {kind: array if whole else array[rows] for kind, array in arrays.items()}
     return Labelled(
         [names[i] for i in rows],
         torch.tensor([known[labels[i]] for i in rows], dtype=torch.int64),
-        torch.from_numpy(np.array(parts["pooled"])),
-        parts.get("tokens"),
-        parts.get("valid"),
+        torch.from_numpy(np.array(arrays["pooled"])[rows]),
+        arrays.get("tokens"),
+        arrays.get("valid"),
+        np.array(rows, np.int64),
     )

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
@@ -112,7 +113,9 @@ class DataInputs:
     ) -> DataInputs:
         """Raises ValueError where there is no such data set, or no sample with all of `wanted`."""
         modalities = {name: find(name) for name in wanted}
-        data = AlignedData(root, {modality.name: modality for modality in modalities.values()}, split)
+        config = DataConfig(val=source_of(root), val_split=split)
+        readers = {modality.name: modality for modality in modalities.values()}
+        data = AlignedData.from_config(readers, config, training=False)
         return cls(data, {name: modality.name for name, modality in modalities.items()}, dict(common))
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -17,21 +18,46 @@ RECENT = 256
 
 
 class ReadAhead(Generic[T]):
-    """Calls `fetch` of what is planned, in order, in daemon threads, which each process starts when it first plans.
+    """Fetches what is planned, in order, in daemon threads, which each process starts when it first plans. They end
+    with this object, or by `close`.
 
     What fails is left to the reader, who will meet the same error. `limit`: what may wait."""
 
-    def __init__(self, fetch: Callable[[T], object], limit: int) -> None:
-        self._fetch, self._limit, self._pid = fetch, limit, 0
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._queue: _Queue[T] | None = None
 
-    def plan(self, items: Iterable[T]) -> None:
+    def plan(self, items: Iterable[T], fetch: Callable[[T], object]) -> None:
         """Add `items` to what waits, those left out that came just now, and those for which there is no room: a reader
-        that goes on names them again."""
-        if self._pid != os.getpid():
-            self._pid, self._changed = os.getpid(), threading.Condition()
-            self._waiting, self._recent = deque[T](), deque[T](maxlen=RECENT)
-            for _ in range(THREADS):
-                threading.Thread(target=self._work, name="read-ahead", daemon=True).start()
+        that goes on names them again. `fetch`, a method, keeps its object alive only while it runs."""
+        if self._queue is None or self._queue.pid != os.getpid():
+            self._queue = _Queue(self._limit)
+            # Not at the end of the process, which daemons do not outlive.
+            weakref.finalize(self, self._queue.close).atexit = False
+            for number in range(THREADS):
+                arguments = self._queue, weakref.WeakMethod(fetch)
+                threading.Thread(target=_work, args=arguments, name=f"read-ahead-{number}", daemon=True).start()
+        self._queue.add(items)
+
+    def close(self) -> None:
+        """End the threads of this process, each after what it fetches now. Planning begins anew."""
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_limit": self._limit, "_queue": None}
+
+
+class _Queue(Generic[T]):
+    """What waits in the process `pid`."""
+
+    def __init__(self, limit: int) -> None:
+        self.pid, self._limit, self._open = os.getpid(), limit, True
+        self._changed = threading.Condition()
+        self._waiting, self._recent = deque[T](), deque[T](maxlen=RECENT)
+
+    def add(self, items: Iterable[T]) -> None:
         with self._changed:
             for item in items:
                 if len(self._waiting) < self._limit and item not in self._recent:
@@ -39,16 +65,25 @@ class ReadAhead(Generic[T]):
                     self._recent.append(item)
             self._changed.notify_all()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                item = self._waiting.popleft()
-            try:
-                self._fetch(item)
-            except Exception as error:
-                log.debug("read ahead: %s", error)
+    def take(self) -> T | None:
+        """The next item, which is waited for; None once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._open)
+            return self._waiting.popleft() if self._open else None
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"_fetch": self._fetch, "_limit": self._limit, "_pid": 0}
+    def close(self) -> None:
+        if self.pid == os.getpid():  # a fork has none of the threads, and one of them may have held the lock
+            with self._changed:
+                self._open = False
+                self._changed.notify_all()
+
+
+def _work(queue: _Queue[T], fetch: weakref.WeakMethod[Callable[[T], object]]) -> None:
+    while (item := queue.take()) is not None:
+        if (call := fetch()) is None:
+            return
+        try:
+            call(item)
+        except Exception as error:
+            log.debug("read ahead: %s", error)
+        del call  # between two items it keeps nothing alive

@@ -21,7 +21,7 @@ class RemoteConfig(BaseModel):
     """Shards of a remote store are read from copies in `cache`, which all processes of a machine share. A store that
     does not answer, or not with all bytes, is asked again after 0.5, 1, 2, … 30 s, each randomly shortened."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Folder of the copies, on a fast disk of this machine.
     cache: LocalFolder = Field(default_factory=_user_cache)

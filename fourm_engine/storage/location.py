@@ -108,7 +108,8 @@ class Location:
     def ahead(self, shards: Iterable[Shard]) -> None:
         """Copy `shards` in the background; at most `data.remote.ahead` wait, further ones are dropped."""
         if self._remote.cache.max_bytes:
-            self._remote.ahead.plan((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
+            items = ((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
+            self._remote.ahead.plan(items, self._remote.fetch)
 
 
 class _Remote:
@@ -119,7 +120,7 @@ class _Remote:
         self.store = Store(scheme, timeout_s=config.timeout_s, give_up_s=config.give_up_s)
         self.cache = ShardCache(config.cache, int(config.cache_gb * 2**30))
         self.known: dict[Url, Facts] = {}
-        self.ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(self._fetch, config.ahead)
+        self.ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(config.ahead)
         self._blocks: OrderedDict[tuple[Url, int], bytes] = OrderedDict()
         self._pinned: OrderedDict[Url, int] = OrderedDict()
         self._pid = os.getpid()
@@ -195,7 +196,7 @@ class _Remote:
                 return
         raise Changed(url, f"its {algorithm} is {total.hexdigest() if total else ''}, not {expected}")
 
-    def _fetch(self, shard: tuple[Url, int | None, str | None]) -> None:
+    def fetch(self, shard: tuple[Url, int | None, str | None]) -> None:
         url, size, digest = shard
         size, facts = self._checked(url, size, digest)
         handle = self._copy(url, size, digest, facts, wait=False, patience=min(self.config.give_up_s, _PATIENCE_AHEAD))

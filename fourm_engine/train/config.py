@@ -22,7 +22,7 @@ LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 class TrainConfig(BaseModel):
     """How a run learns. `plan` gives its lengths in optimiser steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
     batch_size: int = Field(ge=1)
@@ -147,6 +147,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"warmup={warmup} and cooldown={cooldown} exceed steps={length}; lower them")
         peak = self.lr if self.base_lr is None else self.base_lr * self.batch_size / BASE_BATCH
         assert peak is not None
+        if self.profile is not None and self.profile[0] > length:
+            raise ValueError(f"profile={list(self.profile)} begins after the last step, {length}; choose earlier ones")
         if self.min_lr > peak:
             raise ValueError(f"min_lr={self.min_lr} is above lr={peak}; lower it")
         return Plan(self.schedule, length, peak, self.min_lr, warmup, cooldown)
@@ -175,6 +177,8 @@ class TrainConfig(BaseModel):
                 f"profile={list(self.profile)}: expected the first and the last of at most {MAX_PROFILED} steps, "
                 f"such as [11, 15]"
             )
+        if self.pairs_inputs == ():
+            raise ValueError("pairs_inputs=[] names no input; leave it out for each modality alone")
         if self.keep_every and self.keep_every % self.checkpoint_every:
             raise ValueError(
                 f"keep_every={self.keep_every} and checkpoint_every={self.checkpoint_every}: make the first a multiple "

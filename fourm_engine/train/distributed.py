@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.device import local_rank, rank_and_world, settle_threads
+from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,8 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
     if on_gpu:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    if not on_gpu:
+        keep_memory()
     said = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
     if said and rank_and_world()[0] == 0:
         print(said, file=sys.stderr, flush=True)

@@ -51,6 +51,7 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.places import check_places
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.record import recorded
 from fourm_engine.train.replay import NotFinite, examine, read_step
@@ -104,6 +105,7 @@ class Trainer:
             Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
 
         Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
+        check_places(self.folder)
         with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)

@@ -6,6 +6,7 @@ or chrome://tracing opens, and `rank-R.txt`, the operators that took most time a
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,6 +45,7 @@ class Profile:
         if self.window is None or not self.window[0] <= step <= self.window[1]:
             return
         if self._profiler is None:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of lines on stderr that say when it starts and stops
             gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
             self._profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU, *gpu], profile_memory=True)
             self._profiler.start()

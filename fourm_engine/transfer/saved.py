@@ -37,7 +37,6 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 HEAD = "head"  # in the folder of a run
-FORMAT = "fourm-head"
 _HEADER = 64  # characters of a config that begin with its format
 _FILES = (exported.CONFIG, exported.WEIGHTS, exported.TOKENIZERS)
 
@@ -148,7 +147,7 @@ def is_task(path: str) -> bool:
     if (folder / "model" / exported.CONFIG).is_file():
         return False
     try:
-        return FORMAT in (locate(folder) / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
+        return exported.HEAD_FORMAT in (locate(folder) / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
     except (OSError, ValueError):
         return False
 
@@ -160,7 +159,7 @@ def read_task(folder: Path) -> SavedTask:
         raise ValueError(f"{path}: larger than {exported.MAX_CONFIG_BYTES} bytes; this is no task's config")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("format") != FORMAT:
+        if isinstance(data, dict) and data.get("format") != exported.HEAD_FORMAT:
             raise ValueError("this is no trained task (`fourm finetune` makes one); models are for fourm generate")
         saved = SavedTask.model_validate_json(json.dumps(data))
         saved.encoder.build_vocabulary()

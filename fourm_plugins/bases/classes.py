@@ -169,9 +169,48 @@ class ClassGrid(GridModality):
         """The classes that occur, the largest first, and at last "no class"."""
         ids, counts = np.unique(value, return_counts=True)
         order = sorted(zip(counts.tolist(), ids.tolist()), key=lambda pair: (pair[1] < 0, -pair[0], pair[1]))
-        names, colours = self.settings.classes, images.palette(self.settings.num_classes).tolist()
-        named = {i: names[i] if i < len(names) else f"class {i}" for _, i in order if i >= 0}
-        return Key(tuple((tuple(colours[i]), named[i]) if i >= 0 else (images.NOTHING, "no class") for _, i in order))
+        colours = images.palette(self.settings.num_classes).tolist()
+        return Key(
+            tuple((tuple(colours[i]), self._named(i)) if i >= 0 else (images.NOTHING, "no class") for _, i in order)
+        )
+
+    def parts(self, value: np.ndarray) -> dict[str, float]:
+        """Of each class that occurs: "wall.x" and "wall.y", the middle of its region as shares of width and height, and
+        "wall.size", 1 as it is."""
+        height, width = value.shape
+        parts = dict[str, float]()
+        for i in np.unique(value[value >= 0]).tolist():
+            rows, columns = np.nonzero(value == i)
+            name = self._named(i)
+            parts |= {f"{name}.x": float(columns.mean() + 0.5) / width, f"{name}.y": float(rows.mean() + 0.5) / height}
+            parts[f"{name}.size"] = 1.0
+        return parts
+
+    def with_part(self, value: np.ndarray, part: str, number: float) -> np.ndarray:
+        """The region of a class moved or scaled about its middle; what it leaves is filled with the nearest of what
+        lies around it, and what it covers is gone."""
+        now, (name, _, which) = self.parts(value), part.rpartition(".")
+        if part not in now:
+            raise SampleError(f"no {part!r} in it; it has {', '.join(now)}")
+        if which == "size" and not 0 < number <= 100:
+            raise SampleError(f"{part}: {number:g} is no size; 1 is as it is, 0.5 half as large")
+        region = value == next(i for i in np.unique(value).tolist() if i >= 0 and self._named(i) == name)
+        if region.all():
+            raise SampleError(f"{name} covers all of it; nothing else could be seen")
+        height, width = value.shape
+        size, middle = (number if which == "size" else 1.0), (now[f"{name}.y"] * height, now[f"{name}.x"] * width)
+        move = {axis: (number - now[part]) * n if which == axis else 0.0 for axis, n in (("y", height), ("x", width))}
+        rows = _from(height, middle[0], move["y"], size)
+        columns = _from(width, middle[1], move["x"], size)
+        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+        moved = region[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)[None]] & inside
+        if not moved.any():
+            raise SampleError(f"{part}: at {number:g} nothing of it is left in the picture")
+        return np.where(moved, value[region][0], _filled(value, region))
+
+    def _named(self, i: int) -> str:
+        names = self.settings.classes
+        return names[i] if i < len(names) else f"class {i}"
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.settings.classes)
@@ -237,6 +276,27 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
     elif last >= 255:
         settings["ignore"] = (None, "every id is a class")
     return settings
+
+
+def _from(length: int, middle: float, move: float, size: float) -> np.ndarray:
+    """int64 (length,): the pixel that each shows of what was moved, and then scaled about its `middle`."""
+    return np.asarray(np.floor((np.arange(length) + 0.5 - middle - move) / size + middle), np.int64)
+
+
+def _filled(value: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """`value` with the nearest of what lies around it in a `hole`, bool (H, W), which does not cover all."""
+    value, hole = np.array(value), np.array(hole)
+    while hole.any():
+        before, known = value.copy(), ~hole
+        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            there, from_there = np.roll(known, step, axis), np.roll(before, step, axis)
+            edge = [slice(None), slice(None)]
+            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
+            there[tuple(edge)] = False
+            take = hole & there
+            value[take] = from_there[take]
+            hole &= ~take
+    return value
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from fourm_plugins import door, images
+from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Metric
@@ -23,6 +24,7 @@ from fourm_plugins.spec import FeatureMap, Grid
 from fourm_plugins.view import View
 
 _CELL = 16  # pixels of a feature in pictures for people
+_LARGEST = 1e15  # of a number of a feature, of which float32 holds the squared length
 
 
 class FeatureSettings(images.TokenSettings):
@@ -72,7 +74,7 @@ class FeatureGrid(GridModality):
         channels = self.settings.channels
         if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
             raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
-        value = door.channels_last(array, (channels,), self.wants()).astype(np.float32)
+        value = as_float32(door.channels_last(array, (channels,), self.wants()), _LARGEST)
         if not np.isfinite(value).all():
             row, column, _ = np.argwhere(~np.isfinite(value))[0]
             raise SampleError(f"feature at row {row}, column {column} is NaN or infinite")

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
+from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Scale, round_numbers
@@ -106,7 +107,7 @@ class ScalarGrid(GridModality):
         array = door.one_channel(array, self.wants())
         if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
             raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
-        return self._known(array.astype(np.float32))
+        return self._known(as_float32(array))
 
     def wants(self) -> str:
         return f"{self.unit or 'the quantity'} as float32 (H, W), or a file (.{', .'.join(self.spec.extensions)})"

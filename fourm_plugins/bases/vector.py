@@ -156,6 +156,15 @@ class ScalarVector(StandardModality[Row]):
         numbers = {name: "–" if math.isnan(number) else f"{number:.4g}" for name, number in value.items()}
         return "\n".join(f"{c.name} {numbers[c.name]} {c.unit}".rstrip() for c in self.settings.columns)
 
+    def parts(self, value: Row) -> Row:
+        """Its columns."""
+        return {name: number for name, number in value.items() if not math.isnan(number)}
+
+    def with_part(self, value: Row, part: str, number: float) -> Row:
+        if part not in value:
+            raise SampleError(f"no column {part!r}; it has {', '.join(value)}")
+        return value | {part: float(number)}
+
     def metrics(self) -> tuple[Metric, ...]:
         """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. Numbers
         missing in the truth do not count; those missing in a prediction are wrong by the whole range. 0 if nothing is

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourm_plugins.spec import TokenizerRecipe
-from fourm_plugins.testing import coexistence, imports, masker, packaging, spec, tokenizer, training, transforms
+from fourm_plugins.testing import (
+    coexistence,
+    imports,
+    looking,
+    masker,
+    packaging,
+    spec,
+    tokenizer,
+    training,
+    transforms,
+)
 from fourm_plugins.testing.check import BAD, Check, Outcome, Report, check_expectations, run_check
 from fourm_plugins.testing.subject import Subject
 
@@ -24,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     *packaging.CHECKS,
     *spec.CHECKS,
     *transforms.CHECKS,
+    *looking.CHECKS,
     *tokenizer.CHECKS,
     *masker.CHECKS,
     *training.CHECKS,

@@ -38,10 +38,8 @@ def test_two_are_compared_and_drawn(tmp_path):
 
 def test_a_comparison_is_brief_and_eighty_columns_wide_and_all_of_it_on_demand(tmp_path):
     one, two = write(tmp_path / ("long/" * 20) / "one"), write(tmp_path / ("long/" * 20) / "two", lr=0.2)
-    for folder, more in (
-        (one, {"left": None}),
-        (two, {"left": 3, "section": {"a": list(range(99)), "b": {"c": 1, "d": 2}}}),
-    ):
+    section = {"a": list(range(99)), "b": {"c": 1, "d": 2}}
+    for folder, more in ((one, {"left": None}), (two, {"left": 3, "section": section})):
         path = folder / "config.yaml"
         path.write_text(json.dumps(json.loads(path.read_text()) | more | {"both": {"list": [0] * 50}}))
     (two / "config.yaml").write_text((two / "config.yaml").read_text().replace("[0, 0,", "[1, 0,"))

@@ -167,6 +167,11 @@ BROKEN = (
         "    def metrics(self)",
         "    def render_all(self, values):\n        return [self.render(values[0])]\n\n    def metrics(self)",
     ),
+    Broken(
+        "parts_can_be_varied",
+        "    def metrics(self)",
+        "    def with_part(self, value, part, number):\n        return value\n\n    def metrics(self)",
+    ),
     Broken("measures_prefer_the_truth", "slice(0, 2)), False", "slice(0, 2)), True"),
     Broken("constants_are_values", "values[0].shape).astype(np.float32)", "values[0].shape).astype(np.float64)"),
     # Tokenizer

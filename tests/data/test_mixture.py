@@ -34,6 +34,15 @@ def mixed(sizes, weights, lanes, seed=0):
     return MixedOrder(orders, weights, seed, lanes=lanes)
 
 
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_the_position_of_a_row_of_a_mixture_is_where_it_comes(lanes):
+    order = mixed([16, 80, 8], [0.5, 8.0, 0.01], lanes)
+    for row in (0, 15, 16, 40, 95, 96, 103):
+        for epoch in (0, 1, 30):
+            assert order.row(order.position(row, epoch)) == row
+    assert len({order.position(7, epoch) for epoch in range(20)}) == 20
+
+
 def memory(n, value, modalities=TOKENS):
     contents = {name: np.full(TOKENS[name], value) for name in modalities}
     return MemoryStore({f"{value}-{i}": contents for i in range(n)})

@@ -26,6 +26,16 @@ def test_every_epoch_holds_every_row_once_whatever_the_shards_lanes_and_windows(
     assert sorted(order.row(epoch * n + index) for index in range(n)) == list(range(n))
 
 
+@settings(max_examples=25, deadline=None)
+@given(sizes=SIZES, lanes=st.integers(1, 20), window=st.integers(1, 5), epoch=st.integers(0, 9))
+def test_the_position_of_a_row_is_where_it_comes(sizes, lanes, window, epoch):
+    order = Order(np.array(sizes), 3, lanes=lanes, window=window)
+    for row in range(0, order.n, max(1, order.n // 20)):
+        position = order.position(row, epoch)
+        assert position // order.n == epoch
+        assert order.row(position) == row
+
+
 @settings(max_examples=40, deadline=None)
 @given(sizes=SIZES, lanes=st.integers(1, 20), at=st.integers(0, 1000))
 def test_a_row_that_cannot_be_used_is_replaced_by_each_other_one_at_most_once(sizes, lanes, at):

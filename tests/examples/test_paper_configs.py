@@ -20,8 +20,10 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig, load_config
 from fourm_engine.recipes.dry_run import dry_run
+from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.yaml_config import read_yaml
+from fourm_plugins.view import View
 
 PAPER = Path(__file__).parents[2] / "examples/paper"
 CONFIGS = sorted(path.name for path in PAPER.glob("*.yaml"))
@@ -78,6 +80,23 @@ def test_4m_21_has_the_grids_of_16x16_and_the_backbone_of_the_published_xl():
     assert on_meta(config.model, vocabulary).parameter_counts()["backbone"] == 2_822_971_392
     assert {vocabulary[name].layout.num_tokens for name in ("dinov2", "imagebind")} == {256}
     assert [c.weight for c in config.masking.mixture] == [1, 1, 1, 1, 1, 0.5]
+    assert len(modalities) == 14
+    assert [vocabulary[name].layout.num_tokens for name in ("caption", "metadata", "color_palette")] == [256, 40, 23]
+    assert {vocabulary[name].size for name in ("canny_edge", "sam_edge", "dinov2", "imagebind", "clip")} == {8192}
+    (texts,) = (specs for space, specs in modalities.token_spaces.items() if space == "text")
+    assert {spec.name for spec in texts} == {"caption", "boxes", "metadata", "color_palette"}
+
+
+def test_a_palette_is_a_token_a_number():
+    _, modalities = loaded("4m-21.yaml")
+    palette = modalities["color_palette"]
+    text = palette.normalise(
+        palette.augment(palette.read({"txt": b"v1=2 v0=0 v0=128 v0=255 v0=7 v0=8 v0=9\n"}), View())
+    )
+    tokenizer = WordPieceTokenizer([palette.spec], coordinate_bins=1000)
+    ids = tokenizer.encode([text])[0]
+    assert len(ids) == 7
+    assert tokenizer.decode([ids])[0] == text
 
 
 def test_the_text_to_image_specialist_is_the_xl_that_it_starts_from(tmp_path, monkeypatch):

@@ -124,7 +124,7 @@ def test_what_cannot_be_searched_is_one_line(run, tmp_path):
     facts = json.loads((tmp_path / "index/index.json").read_text())
     for text, message in (
         ("{", "not JSON"),
-        ('{"format": 2}', "not an index of format 1"),
+        ('{"format": 1}', "not an index of format 2"),
         (json.dumps(facts | {"samples": 3}), "samples, inputs or encoder is damaged"),
         (json.dumps(facts | {"samples": ["one"]}), "1 names, but 5 features"),
     ):

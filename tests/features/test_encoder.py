@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import fourm_engine as fm
+from fourm_engine.cli.embed import embed, search
 from fourm_engine.convert.absent import absent
 from fourm_engine.features.encoder import Encoder
+from fourm_engine.features.index import Index
 from fourm_engine.features.sizes import resized
 from fourm_engine.generate import Condition, Ids
 from fourm_engine.modalities import Modalities
@@ -195,3 +197,20 @@ def test_a_modality_without_sizes_refuses_one(model):
         resized(model, ["colour"], 16)
     with pytest.raises(ValueError, match="no grid is among the inputs words"):
         resized(model, ["words"], 16)
+
+
+def test_an_index_of_another_size_is_searched_at_that_size(pictures, tmp_path, capsys):
+    pictures.save_pretrained(tmp_path / "run/model")
+    (tmp_path / "data/rgb").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / f"data/rgb/s{i}.png").write_bytes(
+            pictures.modalities["rgb@pixels"].write(picture(i, 64, 64))["png"]
+        )
+    for name, size in (("small", None), ("large", ["64"])):
+        embed(str(tmp_path / "run"), str(tmp_path / "data"), ["rgb"], tmp_path / name, size=size)
+    small, large = Index.load(tmp_path / "small"), Index.load(tmp_path / "large")
+    assert (small.size, large.size) == (None, {"rgb": (64, 64)})
+    assert np.abs(small.features - large.features).max() > 1e-3
+    capsys.readouterr()
+    search(tmp_path / "large", str(tmp_path / "run"), [f"rgb={tmp_path}/data/rgb/s1.png"], k=1)
+    assert capsys.readouterr().out == "1.0000 s1\n"

@@ -102,6 +102,16 @@ def test_validation_folders_are_held_out_and_labels_decide(run):
     lines = [f"{name},{label}" for name, label in labels.items()]
     (run.parent / "labels.csv").write_text("\n".join(["sample,class", *lines]))
     assert probe(run, "data", labels=run.parent / "labels.csv")["probes"] == by_json["probes"]
+    # Of two data sets with samples of one name, each has its own labels.
+    swapped = {name: next(c for c in CLASSES if c != label) for name, label in labels.items()}
+    (run.parent / "swapped.json").write_text(json.dumps(swapped))
+    own = {"val": run.parent / "data", "labels": run.parent / "labels.json"}
+    twice = probe(run, "data", **own, val_labels=run.parent / "swapped.json", probes=["linear"])
+    assert (twice["val"], twice["probes"]["linear"]["top1"]) == (20, 0.0)
+    with pytest.raises(
+        ValueError, match=r"is a sample of .* and of .*; give the classes of the latter as --val-labels"
+    ):
+        probe(run, "data", **own)
     # Labels that have nothing to do with the pictures cannot be read from them.
     odd = {name: str(i % 2) for i, name in enumerate(labels)}
     (run.parent / "labels.json").write_text(json.dumps(odd))

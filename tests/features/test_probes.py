@@ -64,6 +64,17 @@ def test_few_shots_are_so_many_of_each_class_and_another_seed_draws_others():
     assert accuracies[0] < accuracies[1]
 
 
+def test_a_share_of_the_samples_has_its_tokens_without_a_copy():
+    tokens, valid = np.arange(24, dtype=np.float16).reshape(4, 2, 3), np.eye(4, 2, dtype=bool)
+    whole = Labelled(list("abcd"), torch.arange(4), torch.zeros(4, 3), tokens, valid)
+    part = whole.at(torch.tensor([3, 1, 2])).at(torch.tensor([2, 0]))
+    assert part.names == ["c", "d"]
+    assert part.tokens is tokens
+    x, there = probes._tokens(part, slice(0, 2), "cpu")
+    np.testing.assert_array_equal(x, tokens[[2, 3]])
+    np.testing.assert_array_equal(there, valid[[2, 3]])
+
+
 def test_measures():
     scores = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 3, 2]])
     labels = torch.tensor([0, 1, 2, 2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,47 +42,49 @@ def test_explaining_prints_the_plan_and_runs_neither_network_nor_tokenizer(toys,
     assert repr(out.explanation).startswith("<Explanation: 2 stages, ")
 
 
-@pytest.mark.parametrize(
-    ("targets", "options"),
-    [
-        ("height", {}),
-        ("height", {"n_samples": 3, "guidance": 2.0}),
-        ("height", {"scheme": "random_order", "steps": 5, "n_samples": 2}),
-        (["height", "pose"], {"scheme": "halton", "steps": 3, "guidance": {"colour": 2.0}}),
-        ("height", {"guidance": [0.0, 4.0], "steps": 6}),
-        (["height", "words"], {"n_samples": 3, "guidance": -1.0}),
-    ],
-)
-def test_the_flops_are_about_those_that_torch_counts(toys, targets, options, monkeypatch):
-    if "words" in targets:  # so that no text ends early
-        monkeypatch.setitem(toys.sampler.sequences, "words", _endless(toys.sampler.sequences["words"]))
-    told = toys.generate(COLOUR, targets, explain=True, **options).explanation
+def test_the_flops_are_about_those_that_torch_counts(toys, monkeypatch):
+    special = toys.sampler.sequences["words"]  # so that no text ends early
+    monkeypatch.setitem(toys.sampler.sequences, "words", replace(special, stop=frozenset({10**6})))
+    options = {"n_samples": 2, "guidance": -1.0, "steps": 2}
+    told = toys.generate(COLOUR, ["height", "words"], explain=True, **options).explanation
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        toys.generate(COLOUR, targets, **options)
+        toys.generate(COLOUR, ["height", "words"], **options)
     assert told.flops == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
-def _endless(ids):
-    return type(ids)(ids.end, ids.start, frozenset({10**6}))
+STAGES = [Stage("height", steps=4), Stage("pose", steps=2, temperature=1.0)]
 
 
-def test_rows_are_counted_as_the_encoder_runs_them(toys, monkeypatch):
-    inputs = {"colour": Condition(picture(), weight=3, region=(0, 0, 0.5, 0.5)), "words": "abc"}
-    options = {"n_samples": 3, "plan": [Stage("height", steps=4), Stage("pose", steps=2, temperature=1.0)]}
-    told = toys.generate(inputs, "pose", explain=True, **options).explanation
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_samples": 3, "guidance": 2.0},
+        {"n_samples": 2, "scheme": "random_order", "steps": 5},
+        {"scheme": "halton", "steps": 3, "guidance": {"words": 2.0}},
+        {"guidance": [0.0, 4.0], "steps": 6},
+        {"n_samples": 3, "plan": STAGES},
+        {"region": (0, 0, 0.5, 0.5), "n_samples": 2, "plan": STAGES},
+    ],
+)
+def test_rows_are_counted_as_the_encoder_runs_them(toys, monkeypatch, options):
+    options, region = dict(options), options.get("region")
+    condition = Condition(picture(), weight=3, region=options.pop("region")) if region else picture()
+    inputs = {"colour": condition, "words": "abc"}
+    told = toys.generate(inputs, ["height", "pose"], explain=True, **options).explanation
     rows, encode = [], toys.network.encode
 
     def spy(tokens, continuous):
-        rows.extend((tokens.mod >= 0).sum(1).tolist())
+        rows.extend((tokens.mod >= 0).sum(1).clamp(min=1).tolist())  # one without a token takes a slot
         return encode(tokens, continuous)
 
     monkeypatch.setattr(toys.network, "encode", spy)
-    toys.generate(inputs, "pose", **options)
+    toys.generate(inputs, ["height", "pose"], **options)
     passes = [each for stage in told.stages for each in stage.passes]
     assert sum(each.rows for each in passes) == len(rows)
     assert sum(each.encoder_tokens for each in passes) == sum(rows)
     assert [stage.stage.target for stage in told.stages] == ["height", "pose"]
-    assert "branch 1, without colour@pixels (region 1): times -2" in str(told)
+    assert ("branch 1, without colour@pixels (region 1): times -2" in str(told)) == bool(region)
 
 
 def test_a_text_and_an_adaptive_order_are_told_as_the_most_that_may_run(toys):

@@ -120,6 +120,6 @@ def test_the_command_takes_paths_and_text_and_mistakes_neither(folder, capsys):
 
     for given in (f"words={folder / 'words.txt'}", "words=hello there", "words=text:not/a/file.txt"):
         command(given)
-    for given in ("words=gone.txt", f"words={folder}/gone.txt", f"colour={folder}", "colour=text:red"):
-        with pytest.raises(ValueError, match=rf"^input '{given.partition('=')[0]}': (no such file|.*folder|cannot be)"):
+    for given in ("words=gone.txt", f"words={folder}/gone.txt", "colour=text:red"):
+        with pytest.raises(ValueError, match=rf"^input '{given.partition('=')[0]}': (no such file|cannot be)"):
             command(given)

@@ -195,6 +195,12 @@ class Pose(Words):
             alignment=None,
         )
 
+    def read(self, files):
+        return np.frombuffer(files["npy"], np.float32)
+
+    def write(self, value):
+        return {"npy": np.asarray(value, np.float32).tobytes()}
+
     def augment(self, value, view):
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.evaluate.masks import DROPPED, SHOWN, TARGET, overlay
 from fourm_engine.modalities import load_manager
@@ -71,6 +73,7 @@ def samples_of(config, training=True):
         modalities.vocabulary(),
         seed=config.seed,
         training=training,
+        batch_size=config.train.batch_size,
         masker_class=manager.masker_class,
     )
 
@@ -92,6 +95,37 @@ def test_the_mask_is_that_of_the_packed_sample_at_the_position(fitted, epoch):
         assert all(taken <= budget for one in sample.modalities for taken, budget in zip(one.taken, one.budgets))
         assert sample.totals == (packed.encoder.shape[1], packed.decoder.shape[1])
         assert sample.component == packed.component
+
+
+def test_the_position_is_that_of_the_run_whose_data_is_read_in_lanes(fitted, monkeypatch):
+    monkeypatch.setattr("fourm_engine.data.order.FULL_ROWS", 0)
+    lanes = fitted.model_copy(update={"data": fitted.data.model_copy(update={"lanes": 2})})
+    samples = samples_of(lanes)
+    assert samples.order.lanes == 2
+    shown = [show(lanes, f"s{k}", epoch=1) for k in range(5)]
+    assert [samples.name(one.position) for one in shown] == [f"s{k}" for k in range(5)]
+    assert [one.component for one in shown] == [samples[one.position].component for one in shown]
+    assert [one.position for one in shown] != [show(fitted, f"s{k}", epoch=1).position for k in range(5)]
+
+
+def test_a_sample_of_one_of_several_data_sets_is_shown_at_its_position_in_their_mixture(fitted, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "data", other)
+    for path in [*other.glob("*/*.*")]:
+        path.rename(path.with_name(f"t{path.name}"))
+    (other / "splits.json").unlink()
+    sets = ({"path": str(tmp_path / "data"), "split": "train", "weight": 1}, {"path": str(other), "weight": 5})
+    data = DataConfig.model_validate(fitted.data.model_dump() | {"train": list(sets), "train_split": None})
+    both = fitted.model_copy(update={"data": data})
+    samples = samples_of(both)
+    for name in ("s1", "ts1", "ts6"):
+        for epoch in (0, 3):
+            sample = show(both, name, epoch=epoch)
+            assert (sample.sample, sample.part) == (name, "train")
+            assert samples.name(sample.position) == name
+            assert sample.component == samples[sample.position].component
+    shutil.rmtree(fitted.tokenizers.folder)
+    assert show(both, "ts1").position is None
 
 
 def test_the_picture_is_the_one_that_the_model_gets(fitted):

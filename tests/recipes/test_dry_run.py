@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import yaml
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.modalities import load_manager
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.dry_run import NONE_HERE, dry_run, in_words
+from fourm_engine.recipes.tokens_there import check_tokens_there
 from tests.folders import names, write
 
 SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
@@ -108,6 +112,20 @@ def test_the_data_that_is_here_is_counted(path, tmp_path):
     assert "4 samples" in line
     assert line.endswith("  depth 3  rgb 4")
     assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokns"])
+def test_tokens_whose_folder_is_misspelt_are_told_as_training_tells_them(path, tmp_path, name):
+    for modality in ("rgb", "depth"):
+        write(tmp_path / "data", modality, modality, names(4))
+    (tmp_path / "tokens").mkdir()
+    config = load_config(path, [f"data.tokens={tmp_path / name}"])
+    report = dry_run(config, gpu="H100")
+    with nullcontext() if name == "tokens" else pytest.raises(ValueError, match="did you mean") as caught:
+        check_tokens_there(config, config.load_modalities(load_manager(config.modalities)))
+    assert report.refused == ("" if name == "tokens" else str(caught.value))
+    said = " ".join(" ".join(report.lines()).split())
+    assert ("the run would end: data.tokens: " in said) == (name != "tokens")
 
 
 @pytest.mark.parametrize(

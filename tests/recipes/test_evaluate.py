@@ -13,6 +13,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
 from fourm_engine.recipes.evaluate import evaluate
+from fourm_plugins import Metric
 from tests.pretrain.fourm_run import Host
 
 
@@ -135,3 +136,26 @@ def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data,
             ValueError, match=r"config\.yaml: .*modalities\.settings\.a\.tokens was 4, is 2; restore it"
         ):
             evaluate(run, matrix=False)
+
+
+def test_predictions_are_measured_in_features_where_a_modality_knows_how(run, data, model, monkeypatch):
+    task = {"name": "all", "inputs": ["a"], "targets": ["b", "words"]}
+    write_config(run, data, tasks=[task], samples=8, pictures=0)
+    with pytest.raises(ValueError, match="--features: none of the targets b, words is measured in features"):
+        evaluate(run, features="net", matrix=False)
+    seen = []
+
+    def distance(predictions, truths):
+        seen.append((len(predictions), len(truths)))
+        return 1.5
+
+    labels = type(model.modalities["b"])
+    monkeypatch.setattr(labels, "network_metrics", lambda self, name: (Metric(f"distance in {name}", distance, False),))
+    scores = evaluate(run, features="net", matrix=False).evaluation.tasks[0].scores
+    assert [(score.metric, score.prediction, score.ceiling) for score in scores["b"]][1] == (
+        "distance in net",
+        1.5,
+        1.5,
+    )
+    assert [score.metric for score in scores["words"]] == ["exact"]
+    assert len({count for pair in seen for count in pair}) == 1  # all samples at once

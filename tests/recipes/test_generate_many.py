@@ -313,6 +313,11 @@ def test_what_cannot_be_is_one_line(monkeypatch, capsys, run, tmp_path, words, s
     assert not files(tmp_path / "made") if (tmp_path / "made").exists() else True
 
 
+def test_what_is_generated_is_said_for_many_samples(many):
+    with pytest.raises(ValueError, match="--target is missing"):
+        many([])
+
+
 def test_two_commands_never_do_the_same_part_at_once(many, tmp_path):
     import fcntl
 

@@ -19,18 +19,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        *(
-            "runs/dmeo",
-            "models/any",
-            "./runs",
-            "../runs",
-            "/nowhere",
-            "~/model",
-            "a/b/c",
-            "a/",
-            "org/model.safetensors",
-        ),
-        *("tokens.d/x.json", Path("org/name"), "runs/demo", "runs"),
+        *("runs/dmeo", "models/any", "./runs", "../runs", "/nowhere", "~/model", "a/b/c", "a/"),
+        *("org/model.safetensors", "tokens.d/x.json", Path("org/name"), "runs/demo", "runs"),
     ],
 )
 def test_what_looks_like_a_path_is_one(source):

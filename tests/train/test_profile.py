@@ -13,7 +13,7 @@ def traced(run, rank=0):
     return {event["name"] for event in events if event.get("name", "").startswith("step ")}
 
 
-def test_a_window_of_steps_is_traced_with_times_and_memory(tmp_path, capsys):
+def test_a_window_of_steps_is_traced_with_times_and_memory(tmp_path, capfd):
     Trainer(ToyTask(), config(steps=6, profile=[3, 4]), tmp_path, seed=1).run()
     assert traced(tmp_path) == {"step 3", "step 4"}
     Trainer(ToyTask(), config(steps=6), tmp_path / "plain", seed=1).run()
@@ -22,7 +22,9 @@ def test_a_window_of_steps_is_traced_with_times_and_memory(tmp_path, capsys):
     assert table.startswith("steps 3 to 4, process 0; most memory so far: ")
     assert "Self CPU Mem" in table
     said = f"toy: profile of steps 3 to 4; open it at https://ui.perfetto.dev\n    {tmp_path}/profile/rank-0.json.gz"
-    assert said in capsys.readouterr().out
+    out, err = capfd.readouterr()
+    assert said in out
+    assert "profiler_st" not in err  # lines of its library
 
 
 def test_a_run_that_fails_within_the_window_leaves_its_trace(tmp_path):
@@ -31,8 +33,15 @@ def test_a_run_that_fails_within_the_window_leaves_its_trace(tmp_path):
     assert "step 5" in traced(tmp_path)
 
 
-def test_a_run_beyond_the_window_traces_nothing(tmp_path):
-    Trainer(ToyTask(), config(steps=4, profile=[5, 6]), tmp_path, seed=1).run()
+def test_a_window_beyond_the_end_of_the_run_is_refused():
+    config(steps=5, profile=[5, 6])
+    with pytest.raises(ValueError, match=r"profile=\[5, 6\] begins after the last step, 4; choose earlier ones"):
+        config(steps=4, profile=[5, 6])
+
+
+def test_a_run_that_goes_on_beyond_the_window_traces_nothing(tmp_path):
+    Trainer(ToyTask(), config(steps=4), tmp_path, seed=1).run()
+    Trainer(ToyTask(), config(steps=6, profile=[2, 3]), tmp_path, seed=1).run()
     assert not (tmp_path / "profile").exists()
 
 

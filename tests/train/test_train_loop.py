@@ -259,3 +259,9 @@ def test_a_damaged_note_of_a_finished_run_has_its_end_done_again(tmp_path, conte
     (tmp_path / "finished.json").write_bytes(content)
     train(tmp_path, steps=8)
     assert json.loads((tmp_path / "finished.json").read_text()) == json.loads(first)
+
+
+def test_best_weights_are_kept_only_where_something_says_which_are_better(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.keep_best: nothing says which evaluation of toy is better"):
+        Trainer(ToyTask(), config(keep_best=True), tmp_path / "run").run()
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from fourm_engine import exported
+from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.pretrain.task import EXPORT
@@ -30,13 +31,20 @@ def silent(line: str) -> None:
 
 
 def model(folder: Path) -> Path:
-    """A model of two inputs of numbers, with weights as they are drawn."""
-    settings = {"rgb@pixels": PIXELS, "near": {"plugin": "rgb@pixels", **PIXELS, "source": "near"}}
+    """A model of two inputs of numbers and one of words, with weights as they are drawn."""
+    settings: dict[str, Any] = {
+        "rgb@pixels": PIXELS,
+        "near": {"plugin": "rgb@pixels", **PIXELS, "source": "near"},
+        "caption": {"max_tokens": 8, "text": {"vocabulary_size": 400, "coordinate_bins": 8}},
+    }
     manager = load_manager(config := ModalitiesConfig(select=list(settings), settings=settings))
     modalities = load_modalities(config, manager)
     torch.manual_seed(0)
     vocabulary = modalities.vocabulary()
-    exported.save(folder / EXPORT, Transformer(ModelConfig(**MODEL), vocabulary), modalities, {}, vocabulary)
+    words = make_tokenizer([modalities["caption"]], manager)
+    words.fit(lambda: [f"a {colour} square" for colour in COLOURS])
+    network = Transformer(ModelConfig(**MODEL), vocabulary)
+    exported.save(folder / EXPORT, network, modalities, {"caption": words}, vocabulary)
     return folder
 
 

@@ -62,9 +62,10 @@ def test_a_frozen_encoder_keeps_every_bit_and_a_free_one_learns(source, pictures
     sections = {"finetune": {"freeze": ["*"]}}
     frozen = backbone(run(config(tmp_path, source, pictures, {**CLASSES, "head": "attentive"}, **sections)))
     free = backbone(trained)
-    shared = [name for name in frozen if name in before and name != "embedding.modality"]
+    shared = [name for name in frozen if name in before and frozen[name].shape == before[name].shape]
     assert len(shared) >= 12
     assert all(torch.equal(frozen[name], before[name]) for name in shared)
+    assert torch.equal(frozen["embedding.modality"], before["embedding.modality"][2:])  # caption, near, rgb@pixels
     moved = {name for name in shared if not torch.equal(free[name], before[name])}
     assert {"encoder.0.attn.qkv.weight", "encoder_norm.weight", "embedding.projections.rgb@pixels.weight"} <= moved
     assert not [name for name in frozen if name.startswith(("decoder", "heads", "context_proj"))]
@@ -193,7 +194,8 @@ def test_measures_are_what_they_are_called():
         ({**CLASSES, "ignore": [0]}, {}, "task.classification.ignore"),
         ({**CLASSES, "several": True}, {}, "several: a sample lies in one folder; name a file of labels"),
         ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
-        (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows near, rgb@pixels"),
+        (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows caption, near, rgb@pixels"),
+        (CLASSES, {"modalities": {"settings": {}}}, "set modalities.settings.rgb@pixels.source: ."),
         (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: targets and inputs of a task are read from raw data"),
         (CLASSES, {"finetune": {"freeze": ["decoder"]}}, "finetune.freeze: no parameter is called 'decoder'"),
         ({**CLASSES, "drop_path": 0.1}, {"finetune": {"freeze": ["*"]}}, "drop_path is for an encoder that learns"),
@@ -214,3 +216,26 @@ def test_a_class_that_is_held_out_whole_by_chance_is_left_out_with_a_line(caplog
     assert "1 sample is held out, such as c/7, of classes that no training sample has" in caplog.text
     with pytest.raises(ValueError, match=r"data\.val: sample 'c/7' is of class 'c', which no training sample has"):
         check_known(labels, ["a", "b"], "data.val")
+
+
+def test_inputs_of_tokens_learn_with_their_rows_alone_and_take_their_tokenizer_along(source, pictures, tmp_path):
+    """A sample is its words or its picture: what has only the other's input is answered, too."""
+    data = tmp_path / "data"
+    for part in ("train", "val"):
+        shutil.copytree(pictures / part, data / part / "rgb")
+        for name in COLOURS:
+            for i in range(4):
+                file = data / part / f"caption/{name}/{i}.txt"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"a {name} square")
+    modalities = {"select": ["caption", "rgb@pixels"], "settings": {}}
+    task = {**CLASSES, "modality_dropout": 0.4}
+    folder = run(config(tmp_path, source, data, task, modalities=modalities), "train.steps=30")
+    assert scores(folder)["top-1"] == 1
+    model = fm.load_head(folder, device="cpu")
+    assert list(model.tokenizers) == ["caption"]
+    for sample in ({"caption": "a green square"}, {"rgb": pictures / "val/green/3.png"}):
+        assert model.predict(sample).likeliest(1)[0][0] == "green"
+    before, after = load_file(source / "model/model.safetensors"), backbone(folder)
+    assert after["embedding.modality"].shape == (2, 32)  # "near" takes no part
+    assert after["embedding.encoder_table"].shape == before["embedding.encoder_table"].shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -99,14 +100,16 @@ def test_the_share_of_a_mixed_sample_is_the_share_of_its_numbers():
         Mixing(ClassificationConfig(mixup=1.0), Vocabulary([tokens]))
 
 
-def test_the_best_weights_are_kept_beside_the_last(source, pictures, tmp_path):
-    """A rate that is far too high spoils what was learned."""
+def test_the_best_weights_are_kept_beside_the_last_also_by_a_run_that_goes_on(source, pictures, tmp_path):
+    """A rate that is far too high spoils what was learned; a later evaluation that is as good does not count."""
     train = {"keep_best": True, "eval_every": 10, "steps": 20, "schedule": "constant"}
     path = config(tmp_path, source, pictures, CLASSES, train=train)
-    run(path, "train.steps=10")
+    then = load_file(run(path, "train.steps=10") / "head/model.safetensors")
+    assert scores(tmp_path / "run")["top-1"] == 1
     folder = run(path, "train.lr=10")
-    assert scores(folder)["top-1"] < 1
+    assert json.loads((folder / "best/best.json").read_text()) == {"step": 10, "measure": "top-1", "score": 1.0}
     best, last = (load_file(folder / part / "model.safetensors") for part in ("best/head", "head"))
+    assert all(torch.equal(best[name], then[name]) for name in then)
     assert not all(torch.equal(best[name], last[name]) for name in best)
     model = fm.load_head(folder / "best", device="cpu")
     told = [next(iter(model.predict({"rgb": p}).probabilities)) for p in sorted((pictures / "val").rglob("0.png"))]

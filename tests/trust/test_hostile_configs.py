@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
-from fourm_engine.recipes.config import load_config
-from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_engine.recipes.config import load_config, parse_config
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.manager import PluginError, PluginManager
 from tests.recipes.test_config import MINIMAL
 
@@ -54,6 +54,22 @@ def test_a_hostile_file_is_refused_in_one_line_and_at_once(tmp_path, what):
     assert time.process_time() - began < 10
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e400"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("train.lr", "train.weight_decay", "train.clip", "train.eps", "train.watchdog_s", "model.mlp_ratio"),
+        *("tokenizers.fit.lr", "data.flip", "data.remote.cache_gb", "finetune.lora.alpha", "masking.mixture.0.weight"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_by_its_setting(key, value):
+    raw = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    raw |= {"masking": raw["masking"] | {"mixture": [{"name": "all"}]}, "finetune": {"source": "x", "lora": {}}}
+    apply_override(raw, f"{key}={value}")
+    with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
+        parse_config(raw, "config.yaml")
 
 
 @pytest.mark.parametrize("value", ["!!python/object/apply:os.system ['touch owned']", "[" * 100_000, "&a [*a]"])

@@ -202,6 +202,28 @@ class Boxes(SequenceModality[list[Box]]):
             draw.text((x + 3 - x0, y + 2 - y0), text, fill="white" if dark else "black")
         return canvas
 
+    def parts(self, value: list[Box]) -> dict[str, float]:
+        """Of box 0, 1, …: "0.x" and "0.y", where its middle lies, "0.width" and "0.height", all in [0, 1]."""
+        parts = {}
+        for i, box in enumerate(value):
+            parts |= {f"{i}.x": (box.x0 + box.x1) / 2, f"{i}.y": (box.y0 + box.y1) / 2}
+            parts |= {f"{i}.width": box.x1 - box.x0, f"{i}.height": box.y1 - box.y0}
+        return parts
+
+    def with_part(self, value: list[Box], part: str, number: float) -> list[Box]:
+        """A box moved, or resized about its middle, and cut to the picture."""
+        if part not in self.parts(value):
+            raise SampleError(f"no {part!r} in it; it has {', '.join(self.parts(value)) or 'no box'}")
+        index, _, which = part.partition(".")
+        now = {key: self.parts(value)[f"{index}.{key}"] for key in ("x", "y", "width", "height")} | {which: number}
+        left, right = now["x"] - now["width"] / 2, now["x"] + now["width"] / 2
+        top, bottom = now["y"] - now["height"] / 2, now["y"] + now["height"] / 2
+        corners = [min(max(float(x), 0.0), 1.0) for x in (left, top, right, bottom)]
+        if corners[0] >= corners[2] or corners[1] >= corners[3]:
+            raise SampleError(f"{part}: at {number:g} nothing of the box is left in the picture")
+        box = value[int(index)]
+        return [*value[: int(index)], Box(box.label, *corners, score=box.score), *value[int(index) + 1 :]]
+
     def metrics(self) -> tuple[Metric, ...]:
         return (
             Metric("AP50, class ignored", average_precision, True),

@@ -21,12 +21,14 @@ from pydantic import Field, model_validator
 from fourm_depth.labeller import DepthLabeller, DepthOptions
 from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, fitted, root_mean_squared_error
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
+from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
-_TRIM = 0.1  # share of the depths that "per_image" leaves out at either end
+FARTHEST = 1e9  # metres; what is beyond is damage, and would outweigh all else in "per_image"
+_TRIM = 0.1  # share of the depths left out at either end by "per_image"
 
 
 class DepthSettings(images.TokenSettings):
@@ -117,7 +119,7 @@ class Depth(GridModality):
         if (depth < 0).any():
             row, column = np.argwhere(depth < 0)[0]
             raise SampleError(f"depth of {depth[row, column]:g} m at row {row}, column {column}; metres are positive")
-        return _measured(depth.astype(np.float32))
+        return _measured(as_float32(depth, FARTHEST))
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
         """A PNG if its range can hold the depths, else .npy."""

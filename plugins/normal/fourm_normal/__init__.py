@@ -15,6 +15,7 @@ from PIL import Image
 from fourm_normal.labeller import NormalLabeller, NormalOptions
 from fourm_normal.measures import constants, geodesic_median, mean_angle, median_angle, share_within
 from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
+from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
 from fourm_plugins.recognition import LOOKED, Glimpse, Recognised, contents, glimpse, median_size, picture_size, usable
@@ -72,7 +73,7 @@ class Normal(GridModality):
             return _vectors(array)
         if array.dtype.kind != "f":
             raise self.refusal(array)
-        vectors = array.astype(np.float32)
+        vectors = as_float32(array)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         known = np.isfinite(length) & (length > 0)
         if (wrong := known & (abs(length - 1) > _ROUNDING)).any():

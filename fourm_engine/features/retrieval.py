@@ -1,0 +1,137 @@
+"""How well one index finds the samples of another: recall and nDCG, beside chance.
+
+In: an index of queries and one that is searched, made by one model, with samples in common; perhaps their classes. Out:
+numbers. A query's right answer is the sample of its name in the other index; with classes, every other sample of its
+class, and never itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_engine.features.index import Index
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+RECALL_AT = (1, 5, 10)
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Found:
+    """`recall`: k -> share of the queries with a right answer among the first k. `ndcg`: mean normalised discounted
+    cumulative gain of the whole ranking, a right answer gaining 1."""
+
+    recall: dict[int, float]
+    ndcg: float
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """`centred`: after each index's mean was subtracted, which takes a constant between modalities away. `chance`: of a
+    random ranking, exactly."""
+
+    queries: int
+    candidates: int
+    plain: Found
+    centred: Found
+    chance: Found
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = None) -> Retrieval:
+    """Raises ValueError: indexes of different models, of the same features (every sample would find itself), or without
+    samples, or classes, in common."""
+    if queries.fingerprint != index.fingerprint or queries.features.shape[1] != index.features.shape[1]:
+        raise ValueError("--evaluate: the indexes were made by different models; make both with one: `fourm embed`")
+    if labels is None and sorted(queries.inputs) == sorted(index.inputs):
+        raise ValueError(
+            f"--evaluate: both indexes are of {', '.join(index.inputs)}, and every sample finds itself; give one of "
+            "other inputs, or --labels"
+        )
+    x, y = np.asarray(queries.features), np.asarray(index.features)
+    answers = _Answers.of(queries.names, index.names, labels)
+    if not len(answers.rows):
+        what = "sample" if labels is None else "class with another sample"
+        raise ValueError(f"--evaluate: the indexes have no {what} in common; make both of one data set")
+    return Retrieval(
+        len(answers.rows),
+        len(index.names),
+        _measured(x[answers.rows], y, answers),
+        _measured(x[answers.rows] - x.mean(0), y - y.mean(0), answers),
+        _chance(answers),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """Which candidates are right for the queries `rows`, those that have any: those with their number, but, of classes,
+    not the query itself. Names and classes are numbers."""
+
+    rows: Int[np.ndarray, " q"]
+    counts: Int[np.ndarray, " q"]  # right answers
+    wanted: Int[np.ndarray, " q"]
+    numbers: Int[np.ndarray, " n"]
+    themselves: tuple[Int[np.ndarray, " q"], Int[np.ndarray, " n"]] | None
+
+    @classmethod
+    def of(cls, queries: Sequence[str], candidates: Sequence[str], labels: Mapping[str, str] | None) -> _Answers:
+        at = {name: i for i, name in enumerate(dict.fromkeys([*queries, *candidates]))}
+        names = tuple(np.array([at[name] for name in side], np.int64) for side in (queries, candidates))
+        if labels is None:
+            counts = np.isin(names[0], names[1]).astype(np.int64)
+            rows = counts.nonzero()[0]
+            return cls(rows, counts[rows], names[0][rows], names[1], None)
+        known = {label: i for i, label in enumerate(dict.fromkeys(labels.values()))}
+        # Without a class: in none.
+        wanted = np.array([known.get(labels.get(name, ""), -1) for name in queries], np.int64)
+        numbers = np.array([known.get(labels.get(name, ""), -2) for name in candidates], np.int64)
+        number, count = np.unique(numbers, return_counts=True)
+        among = dict(zip(number.tolist(), count.tolist()))
+        counts = np.array([among.get(label, 0) for label in wanted.tolist()], np.int64)
+        counts -= (counts > 0) & np.isin(names[0], names[1])
+        rows = counts.nonzero()[0]
+        return cls(rows, counts[rows], wanted[rows], numbers, (names[0][rows], names[1]))
+
+    def themselves_among(self, rows: slice, order: np.ndarray) -> np.ndarray | None:
+        return None if self.themselves is None else self.themselves[0][rows, None] == self.themselves[1][order]
+
+
+def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Found:
+    # Equal scores come in a drawn order, so that features without difference are at chance.
+    order = np.random.default_rng(0).permutation(len(y))
+    y, discount = _unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
+    ideal = discount.cumsum()[answers.counts - 1]
+    hits, gains = np.zeros((len(x), len(RECALL_AT)), bool), np.zeros(len(x))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        scores, right = _unit(x[rows]) @ y.T, answers.wanted[rows, None] == answers.numbers[order]
+        if (itself := answers.themselves_among(rows, order)) is not None:
+            scores[itself], right = -np.inf, right & ~itself
+        right = np.take_along_axis(right, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+        hits[rows] = np.stack([right[:, :k].any(1) for k in RECALL_AT], axis=1)
+        gains[rows] = (right * discount).sum(1) / ideal[rows]
+    return Found({k: float(hits[:, i].mean()) for i, k in enumerate(RECALL_AT)}, float(gains.mean()))
+
+
+def _chance(answers: _Answers) -> Found:
+    """The expectation over all rankings."""
+    n, counts, recall = len(answers.numbers) - (answers.themselves is not None), answers.counts, {}
+    for k in RECALL_AT:
+        missed = np.ones(len(counts))  # none of the first k is right, drawn one after another
+        for i in range(min(k, n)):
+            missed *= np.maximum(0, 1 - counts / (n - i))
+        recall[k] = float(1 - missed.mean())
+    discount = 1 / np.log2(np.arange(n) + 2)
+    return Found(recall, float((counts / n * discount.sum() / discount.cumsum()[counts - 1]).mean()))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -1,0 +1,182 @@
+"""Probing: one thing of a request over a range, and the results side by side.
+
+In: a model, inputs, and what varies: a part of an input (where a box is, how large a class), an input, or an option.
+Out: a `Variation`: the results of every point, and the sheet of them. All points have one seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fourm_engine.data.raw.aspect import array_aspect
+from fourm_engine.drawing import Cell, legend_of, sheet
+from fourm_engine.generate.inputs import Condition, Ids, InputReader, Typed
+from fourm_engine.generate.result import Results
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
+from fourm_plugins.tokenizer import Tokenizer
+from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Options that may vary; a weight is `guidance`, or `guidance.NAME` of one input.
+OPTIONS = ("seed", "guidance", "temperature", "top_p", "top_k", "steps")
+#: Points of a sheet.
+MAX_POINTS = 400
+
+
+class Generates(Protocol):
+    """What is needed of a `FourM`."""
+
+    reader: InputReader
+
+    @property
+    def modalities(self) -> Mapping[str, Any]: ...
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]: ...
+
+    def generate_batch(self, inputs: Sequence[Mapping[str, Any]], targets: Any, **options: Any) -> list[Results]: ...
+
+
+@dataclass(frozen=True)
+class Variation:
+    """`axes`: one or two of what varied -> its values. `points`: of each result, the last axis the fastest, what had
+    which value; `inputs`: what it was made from."""
+
+    model: Generates
+    axes: dict[str, list[Any]]
+    points: list[dict[str, Any]]
+    inputs: list[dict[str, Any]]
+    results: list[Results]
+
+    def sheet(self, *, cell: int = 160) -> Image:
+        """A column a value of the last axis; of every value of the first, where there are two, a row for each input of
+        which a part varies and each target, with what explains its colours at the end."""
+        width, shown = len(list(self.axes.values())[-1]), dict[str, tuple[list[Any], Any]]()
+        for name in dict.fromkeys(what.partition(".")[0] for what in self.axes):
+            if name in self.inputs[0]:
+                values = [seen(self.model, name, given[name]) for given in self.inputs]
+                pictures = values[0][0].render_all([value for _, value in values])
+                if name not in self.axes or not isinstance(pictures[0], str):  # a text stands in the captions
+                    shown[name] = pictures, legend_of(values[0][0], [value for _, value in values], cell)
+        for name, one in self.results[0].items():
+            made = [result[name].value for result in self.results]
+            shown[name] = one.modality.render_all(made), legend_of(one.modality, made, cell)
+        rows, last = list[tuple[str, list[Cell | None]]](), list(self.axes)[-1]
+        for start in range(0, len(self.points), width):
+            points = self.points[start : start + width]
+            before = [f"{what} {_short(value)}, " for what, value in points[0].items() if what != last]
+            for name, (pictures, legend) in shown.items():
+                cells: list[Cell | None] = [
+                    Cell(picture, f"{last} {_short(point[last])}" if name == next(iter(shown)) else "")
+                    for picture, point in zip(pictures[start : start + width], points, strict=True)
+                ]
+                rows.append(("".join(before) + name, [*cells, Cell(legend) if legend is not None else None]))
+        return sheet(rows, cell=cell)
+
+
+def vary(
+    model: Generates,
+    inputs: Mapping[str, Any],
+    targets: Sequence[str] | str | None,
+    axes: Mapping[str, Sequence[Any]],
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    **options: Any,
+) -> Variation:
+    """See `FourM.vary`. Raises ValueError, one line, for what cannot vary so, before anything is generated."""
+    if not 1 <= len(axes) <= 2:
+        raise ValueError(f"vary takes one thing or two, {{what: values}}; given: {len(axes)}")
+    for what, values in axes.items():
+        if isinstance(values, str) or len(list(values)) < 2:
+            raise ValueError(f"{what}: at least two values are needed to compare; given: {values!r:.80}")
+    ranges = {what: list(values) for what, values in axes.items()}
+    points = [dict(zip(ranges, values, strict=True)) for values in itertools.product(*ranges.values())]
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"{len(points)} results of one sheet, at most {MAX_POINTS}; give fewer values")
+    made = [_point(model, inputs, {"seed": seed, **options}, point) for point in points]
+    results = [Results() for _ in points]
+    groups: dict[str, list[int]] = {}
+    for i, (_, chosen) in enumerate(made):
+        groups.setdefault(repr({k: v for k, v in chosen.items() if k != "seed"}), []).append(i)
+    for members in groups.values():
+        seeds = [made[i][1]["seed"] for i in members]
+        others = {key: value for key, value in made[members[0]][1].items() if key != "seed"}
+        one = model.generate_batch([made[i][0] for i in members], targets, seeds=seeds, batch_size=batch_size, **others)
+        for i, result in zip(members, one, strict=True):
+            results[i] = result
+    return Variation(model, ranges, points, [given for given, _ in made], results)
+
+
+def _point(
+    model: Generates, inputs: Mapping[str, Any], options: Mapping[str, Any], point: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(inputs, options) of one point."""
+    inputs, options = dict(inputs), dict(options)
+    for what, value in point.items():
+        name, dot, part = what.partition(".")
+        if name in inputs:
+            inputs[name] = _with_part(model, name, inputs[name], part, value) if dot else value
+        elif name == "guidance" and dot:
+            weights = options.get("guidance") or {}
+            if not isinstance(weights, Mapping):
+                raise ValueError(f"{what}: guidance is one number for all; leave it out, or vary guidance")
+            options["guidance"] = {**weights, part: value}
+        elif what in OPTIONS:
+            options[what] = int(value) if what in ("seed", "top_k", "steps") and value == int(value) else value
+        elif not dot and name in model.modalities:
+            inputs[name] = value
+        else:
+            known = did_you_mean(name, [*inputs, *OPTIONS], otherwise="there are")
+            raise ValueError(f"{what!r} is neither a part of an input, nor an option; {known}")
+    return inputs, options
+
+
+def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) -> Any:
+    modality = model.reader.instance(name, raw=True)
+    value = _value(modality, given)
+    if not isinstance(number, (int, float)):
+        raise ValueError(f"{name}.{part}: {number!r:.60} is no number")
+    try:
+        if part not in (parts := modality.parts(value)):
+            there = did_you_mean(part, parts, otherwise="it has") if parts else "nothing of it varies by a number"
+            raise SampleError(f"no part {part!r} in what is given; {there}")
+        return modality.with_part(value, part, float(number))
+    except SampleError as error:
+        raise ValueError(f"input {name!r}: {error}") from error
+
+
+def _value(modality: Modality, given: Any) -> Any:
+    try:
+        return modality.from_text(given.text) if isinstance(given, Typed) else modality.value(given)
+    except SampleError as error:
+        raise ValueError(f"input {modality.name!r}: {error}") from error
+
+
+def seen(model: Generates, name: str, given: Any) -> tuple[Modality, Any]:
+    """The modality of an input, and its value as the model sees it."""
+    given = given.value if isinstance(given, Condition) else given
+    if isinstance(given, Ids):
+        modality = model.modalities[name]
+        return modality, modality.denormalise(model.tokenizers[name].decode([given.ids])[0])
+    modality = model.reader.instance(name, raw=True)
+    value = _value(modality, given)
+    if modality.spec.layout.kind != "sequence" or not isinstance(value, str):
+        shape = array_aspect(modality.spec) or 1.0
+        view = View.centre(source_aspect=modality.aspect(value) or shape, target_aspect=shape)
+        value = modality.augment(value, view)
+    return modality, value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return f"{value:.4g}"
+    text = value.text if isinstance(value, Typed) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

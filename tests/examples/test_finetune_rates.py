@@ -1,0 +1,32 @@
+"""The rates of the examples of fine-tuning are ones with which a model learns; docs/fine-tuning.md says how much."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fourm_engine.train.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+DOCS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/fine-tuning.md").read_text(), re.DOTALL)
+EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.yaml")) if "finetune:" in path.read_text()]
+
+
+@pytest.mark.parametrize("text", [*DOCS, *(path.read_text() for path in EXAMPLES)])
+def test_an_example_of_fine_tuning_learns(text):
+    raw = yaml.safe_load(text)
+    if "train" in raw:
+        assert (
+            TrainConfig.model_validate(raw["train"] | {"tokens": None, "warmup_tokens": None} | length(raw)).plan().lr
+            >= 1e-4
+        )
+
+
+def length(raw):
+    return {"steps": raw["train"].get("steps", 1000), "warmup": raw["train"].get("warmup", 0)}
+
+
+def test_there_are_such_examples():
+    assert {path.name for path in EXAMPLES} >= {"finetune.yaml", "text-to-image.yaml"}
+    assert any("lr: 5.0e-4" in text for text in DOCS)
