@@ -71,7 +71,7 @@ def shards(folder: Path):
 
 def generated(folder: Path):
     modality = SimpleNamespace(write=lambda value: {"txt": b"text"})
-    one = SimpleNamespace(modality=modality, value=None, render=lambda: Image.new("RGB", (4, 4)))
+    one = SimpleNamespace(modality=modality, value=None, spread=None, show=lambda: Image.new("RGB", (4, 4)))
     return lambda: write_generated(one, folder, "stem")
 
 
