@@ -197,7 +197,7 @@ def _without(hidden: frozenset[str]) -> str:
 
 def _lines(told: ExplainedStage) -> list[str]:
     stage, passes = told.stage, told.passes
-    how = [f"{told.samples} samples"] if told.samples > 1 else []
+    how = [counted(told.samples, "sample")] if told.samples > 1 else []
     if stage.scheme == "autoregressive":
         how += ["left to right", f"at most {counted(passes[0].decoded, 'token')}"]
     else:

@@ -191,6 +191,7 @@ def test_any_damage_is_said_and_mended(tmp_path, how, caplog):
 
 
 def test_a_small_data_set_is_left_alone_and_a_large_one_is_indexed_on_the_way(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     write_layout(tmp_path, DATA, "webdataset")
     held(tmp_path)
     assert not (tmp_path / INDEX).exists()
