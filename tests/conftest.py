@@ -14,6 +14,8 @@ from tests.sdk.sites import put
 
 # Equal bits on every machine, and no measuring. Before torch is imported; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Set by pytest-xdist to the width of its terminal: what commands print is that of a pipe.
+os.environ.pop("COLUMNS", None)
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -92,7 +92,7 @@ def extension(folder: Path):
 
 
 def sheet(folder: Path):
-    picture = SimpleNamespace(render=lambda value: Image.new("RGB", (4, 4)))
+    picture = SimpleNamespace(render_all=lambda values: [Image.new("RGB", (4, 4)) for _ in values])
     return lambda: sheets._draw(folder, {"m": picture}, ["m"], {"s": {"m": (1, 1)}}, ["s"])
 
 

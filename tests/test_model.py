@@ -263,7 +263,7 @@ def test_the_command_names_what_is_wrong(model, tmp_path, given, message):
         ({"samples": 3, "temperature": 0.0}, "3 samples of one input with a plan that draws nothing"),
         ({"temperature": 0.0, "top_p": 0.9}, "top_p has no effect at temperature 0"),
         ({"steps": 17}, "steps 17 are more than the 16 tokens of 'height'"),
-        ({"guidance": 2.0}, "guidance has no effect on 'height'"),
+        ({"guidance": ["2.0"]}, "guidance has no effect on 'height'"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"seed": -1}, "seed -1 is not in"),
     ],

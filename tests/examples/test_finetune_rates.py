@@ -10,7 +10,11 @@ from fourm_engine.train.config import LENGTHS, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/fine-tuning.md").read_text(), re.DOTALL)
-EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.yaml")) if "\nfinetune:" in (text := path.read_text()) and "\ntask:" not in text]
+EXAMPLES = [
+    path
+    for path in sorted(ROOT.glob("examples/*/*.yaml"))
+    if "\nfinetune:" in (text := path.read_text()) and "\ntask:" not in text
+]
 
 
 @pytest.mark.parametrize("text", [*DOCS, *(path.read_text() for path in EXAMPLES)])
