@@ -10,11 +10,8 @@ from fourm_engine.train.config import LENGTHS, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/fine-tuning.md").read_text(), re.DOTALL)
-EXAMPLES = [
-    path
-    for path in sorted(ROOT.glob("examples/*/*.yaml"))
-    if "\nfinetune:" in (text := path.read_text()) and "\ntask:" not in text
-]
+TEXTS = {path: path.read_text() for path in sorted(ROOT.glob("examples/*/*.yaml"))}
+EXAMPLES = [path for path, text in TEXTS.items() if "\nfinetune:" in text and "\ntask:" not in text]
 
 
 @pytest.mark.parametrize("text", [*DOCS, *(path.read_text() for path in EXAMPLES)])
