@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,7 @@ from fourm_engine.cli.tables import literal, new_table, printable, show
 
 if TYPE_CHECKING:
     from fourm_engine.sweep.results import Results
-    from fourm_engine.sweep.suite import Suite
+    from fourm_engine.sweep.suite import Suite, SuiteResults
     from fourm_engine.sweep.sweep import Sweep
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file; see docs/sweeps.md.")]
@@ -36,15 +37,27 @@ def sweep(
     """Train the trials of a sweep that are missing, and compare them. Start it again to go on; several may share it."""
     from fourm_engine.sweep.sweep import Sweep
 
-    found = Sweep(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
+    _run(Sweep(file, overrides or (), tell=_tell), show_results, jobs, dry_run, report, as_json)
+
+
+def _run(
+    found: Sweep | Suite, table: Callable[[Any], None], jobs: int, dry_run: bool, report: bool, as_json: bool
+) -> None:
+    """Do what the options say, and show the results by `table` or as JSON."""
     if dry_run:
-        list_trials(found)
+        for trial in found.trials:
+            outcome = found.folder.outcome(trial)
+            typer.echo(f"{trial.folder}: {'to be done' if outcome is None else outcome.state}")
         return
     results = found.report() if report else found.run(jobs=jobs)
     if as_json:
         typer.echo(json.dumps(results.to_json(), indent=1, default=str))
-        return
-    show_results(results)
+    else:
+        table(results)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def show_results(report: Results) -> None:
@@ -69,28 +82,20 @@ def suite(
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a transfer suite, encoders by tasks by seeds, and compare. Start it again to go on."""
-    from fourm_engine.sweep.results import spread
     from fourm_engine.sweep.suite import Suite
 
-    found = Suite(file, overrides or (), tell=lambda line: typer.echo(line, err=True))
-    if dry_run:
-        list_trials(found)
-        return
-    results = found.report() if report else found.run(jobs=jobs)
-    if as_json:
-        typer.echo(json.dumps(results.to_json(), indent=1, default=str))
-        return
+    found = Suite(file, overrides or (), tell=_tell)
+    _run(found, lambda results: show_suite(results, list(found.config.encoders)), jobs, dry_run, report, as_json)
+
+
+def show_suite(results: SuiteResults, encoders: list[str]) -> None:
+    from fourm_engine.sweep.results import spread
+
     heads = [f"{label}: {r.measure.key} ({r.measure.goal})" for label, r in results.tasks.items()]
     ranks = results.mean_ranks()
     table = new_table("encoder", *map(literal, heads), "mean rank")
-    for name in [*ranks, *(encoder for encoder in found.config.encoders if encoder not in ranks)]:
+    for name in [*ranks, *(encoder for encoder in encoders if encoder not in ranks)]:
         groups = [results.group(task, name) for task in results.tasks]
         cells = [f"{spread(group)} (rank {group.rank})" if group and group.rank else "" for group in groups]
         table.add_row(literal(name), *cells, f"{ranks[name]:.3g}" if name in ranks else "")
     show([table], list(map(printable, results.notes)))
-
-
-def list_trials(found: Sweep | Suite) -> None:
-    for trial in found.trials:
-        outcome = found.folder.outcome(trial)
-        typer.echo(f"{trial.folder}: {'to be done' if outcome is None else outcome.state}")

@@ -11,13 +11,12 @@ What a value may be is what `FourM.generate` takes. Gradients flow, so that it m
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +26,13 @@ from fourm_engine.features.sizes import Size, resized
 from fourm_engine.generate.request import inputs_of, names_of
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.model import FourM
+from fourm_engine.nn.parts import without
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-M = TypeVar("M", bound=nn.Module)
 #: Of the levels of a pyramid: cells beside one of the grid, in rows and in columns.
 SCALES = (4.0, 2.0, 1.0, 0.5)
 
@@ -232,11 +231,3 @@ def _scaled(map_BDhw: Tensor, scale: float) -> Tensor:
     if scale > 1:
         return F.interpolate(map_BDhw, (rows, columns), mode="bilinear", align_corners=False)
     return map_BDhw if scale == 1 else F.adaptive_avg_pool2d(map_BDhw, (rows, columns))
-
-
-def without(module: M, names: Collection[str]) -> M:
-    """`module` without some of its parts; the others are the same objects."""
-    other = copy.copy(module)
-    for kind in ("_modules", "_parameters"):
-        other.__dict__[kind] = {name: part for name, part in module.__dict__[kind].items() if name not in names}
-    return other

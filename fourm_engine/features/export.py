@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.features.encoder import Encoder, ReadSample, without
+from fourm_engine.features.encoder import Encoder, ReadSample
 from fourm_engine.files import replacing_file
 from fourm_engine.masking.pack import Shown
+from fourm_engine.nn.parts import without
 from fourm_plugins.extras import optional
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 

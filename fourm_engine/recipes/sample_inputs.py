@@ -138,9 +138,9 @@ class DataInputs:
 
 
 class LineInputs:
-    """A line a sample, `{"rgb": "a.jpg", "caption": "a red cube", "seed": 3, "name": "a"}`: what is given of each
-    modality, a path (from the file's folder on), words, or JSON as in the modality's files. "name" is by default the
-    line's number, "seed" follows from the name."""
+    """A line a sample, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: what is given of each
+    modality, a path (relative to the file's folder), words, or JSON as in the modality's files. "name" is by default
+    the line's number, "seed" follows from the name."""
 
     def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
         """Reads all lines once. Raises ValueError, naming the line, for one that is no sample."""

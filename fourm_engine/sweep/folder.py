@@ -20,6 +20,7 @@ import yaml
 from fourm_engine.files import write_atomically, writing
 from fourm_engine.lock import Busy, at_work, now, one_at_a_time
 from fourm_engine.recipes.runs import flat, is_run
+from fourm_engine.recipes.tell import Tell
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.yaml_config import ConfigError, read_yaml
 from fourm_plugins.counting import counted
@@ -76,6 +77,15 @@ class SweepFolder:
             said = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
             return [f"{said}: not of this file any more, left out"]
         return []
+
+    def begin(self, trials: Sequence[Trial], notes: Sequence[str], tell: Tell) -> bool:
+        """Say how many trials are done, and the notes; whether any is left to do."""
+        states = [outcome.state for trial in trials if (outcome := self.outcome(trial)) is not None]
+        done, failed = states.count(DONE), states.count(FAILED)
+        more = f"; {failed} failed and are tried again" if failed else ""
+        for line in (f"{self.path}: {counted(len(trials), 'trial')} in {self.out}, {done} done{more}", *notes):
+            tell(line)
+        return done < len(trials)
 
     def _compare(self, trial: Trial) -> None:
         before = read_yaml(self.config(trial))

@@ -20,14 +20,13 @@ from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.sweep.config import RESULT, Label, Measure, Seeds, Settings, Strict, read_file
 from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
-from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
+from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.measured import measured
 from fourm_engine.sweep.pictures import draw_all
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.work import Work
 from fourm_engine.yaml_config import ConfigError, set_key
-from fourm_plugins.counting import counted
 
 ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
 Word = Annotated[str, StringConstraints(max_length=4096)]
@@ -200,14 +199,7 @@ class Suite:
 
     def run(self, *, jobs: int = 1) -> SuiteResults:
         """Run what is missing, `jobs` trials at a time, and report. Other processes may share them."""
-        states = [self.folder.outcome(trial) for trial in self.trials]
-        done = sum(outcome is not None and outcome.state == DONE for outcome in states)
-        failed = sum(outcome is not None and outcome.state == FAILED for outcome in states)
-        more = f"; {failed} failed and are tried again" if failed else ""
-        self.tell(f"{self.path}: {counted(len(self.trials), 'trial')} in {self.config.out}, {done} done{more}")
-        for note in self.notes:
-            self.tell(note)
-        if done < len(self.trials):
+        if self.folder.begin(self.trials, self.notes, self.tell):
             Work(self.folder, self.trials, jobs=jobs, said=self._said, tell=self.tell).run()
         return self.report()
 

@@ -24,7 +24,6 @@ from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.work import Work
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
-from fourm_plugins.counting import counted
 
 
 class Sweep:
@@ -50,14 +49,7 @@ class Sweep:
 
     def run(self, *, jobs: int = 1) -> Results:
         """Train the trials that are missing, `jobs` at a time, and report. Other processes may share them."""
-        states = [self.folder.outcome(trial) for trial in self.trials]
-        done = sum(outcome is not None and outcome.state == DONE for outcome in states)
-        failed = sum(outcome is not None and outcome.state == FAILED for outcome in states)
-        more = f"; {failed} failed and are tried again" if failed else ""
-        self.tell(f"{self.path}: {counted(len(self.trials), 'trial')} in {self.config.out}, {done} done{more}")
-        for note in self.notes:
-            self.tell(note)
-        if done < len(self.trials):
+        if self.folder.begin(self.trials, self.notes, self.tell):
             work = Work(
                 self.folder,
                 self.trials,

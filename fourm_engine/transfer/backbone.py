@@ -5,22 +5,20 @@ In: the shape and the weights of an encoder, a vocabulary of its inputs. Out: th
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.parts import without
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 
-M = TypeVar("M", bound=nn.Module)
 _DECODER = {"context_proj", "decoder", "decoder_norm", "heads"}
 _OF_DECODER = {"decoder_table", "mask_token"}  # in the embedding
 
@@ -39,8 +37,8 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     """A `Transformer` without the parts that only a decoder needs, on the meta device."""
     with torch.device("meta"):
         network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
-    alone = _without(network, _DECODER)
-    alone.embedding = _without(network.embedding, _OF_DECODER)
+    alone = without(network, _DECODER)
+    alone.embedding = without(network.embedding, _OF_DECODER)
     return alone
 
 
@@ -67,11 +65,3 @@ def plain_weights(
     adapt(network, settings, config)
     network.to_empty(device="cpu").load_state_dict(state)
     return plain_state(network)
-
-
-def _without(module: M, names: Collection[str]) -> M:
-    """`module` without some of its parts; the others are the same objects."""
-    other = copy.copy(module)
-    for kind in ("_modules", "_parameters"):
-        other.__dict__[kind] = {name: part for name, part in module.__dict__[kind].items() if name not in names}
-    return other

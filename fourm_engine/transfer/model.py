@@ -1,8 +1,8 @@
 """TaskModel: an encoder with a trained head, as a user holds it: values in, answers out.
 
 model = fm.load_head("runs/flowers")
-model.predict({"rgb": "photo.png"}).likeliest(3)      # of a classification: (class, probability)
-model.predict({"rgb": "photo.png"}).render()          # of a dense task: a picture of the map
+model.predict({given: "photo.png"}).likeliest(3)      # of a classification: (class, probability)
+model.predict({given: "photo.png"}).render()          # of a dense task: a picture of the map
 """
 
 from __future__ import annotations
