@@ -22,7 +22,7 @@ from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.inputs import Ids, Typed
+from fourm_engine.generate.given import Ids, Typed
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.generated_record import Record, digest_of_model

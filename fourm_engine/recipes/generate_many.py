@@ -15,7 +15,7 @@ from typing import Any
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.device import local_device, rank_and_world
-from fourm_engine.generate.inputs import Typed
+from fourm_engine.generate.given import Typed
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.request import targets_of
 from fourm_engine.lock import at_work

@@ -22,7 +22,7 @@ from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
-from fourm_engine.generate.inputs import Typed
+from fourm_engine.generate.given import Typed
 from fourm_plugins.counting import counted
 from fourm_plugins.door import looks_like_path
 from fourm_plugins.modality import Modality

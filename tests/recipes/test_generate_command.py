@@ -100,7 +100,7 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
         (("--order", "share=x"), "--order: 'x' is no number"),
         (("--reduce", "mean"), "reduce has no effect on one sample"),
-        (("--plan", "auto"), "plan='auto' needs the any-to-any matrix of the run, and "),
+        (("--plan", "auto"), "plan='auto' needs the run's any-to-any matrix, and "),
         (("--batch-size", "3"), "--batch-size is for many samples"),
     ],
 )
