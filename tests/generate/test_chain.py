@@ -94,7 +94,7 @@ def test_a_generated_condition_has_a_weight_of_its_own_in_later_stages(toys):
         (["posse", "words"], "no modality 'posse'; did you mean 'pose'?"),
         ("words", "plan: 'words' is neither 'auto' nor a list of stages and names"),
         ([3], "plan: 3 is not a Stage"),
-        ("auto", "plan='auto' reads the any-to-any matrix of a run, which this model was not loaded from"),
+        ("auto", "plan='auto' reads a run's any-to-any matrix, and this model was not loaded from a run"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_in_one_line(toys, plan, message):

@@ -250,7 +250,7 @@ def test_a_request_that_cannot_be_or_would_have_no_effect_is_refused_in_one_line
         ({"plan": [Stage(**HEIGHT, steps=4)]}, "are all the same"),
         ({"seeds": range(9)}, "10 samples, but 9 seeds"),
         ({"seeds": range(10), "seed": 4}, "seed has no effect together with seeds"),
-        ({"batch_size": 0}, "batch_size is at least 1; given: 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1; given: 0"),
     ],
 )
 def test_ten_samples_that_could_not_differ_are_refused(model, options, message):

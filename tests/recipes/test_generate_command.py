@@ -42,7 +42,7 @@ def test_explaining_needs_no_folder_and_writes_none(run, tmp_path):
     assert "3. words: left to right" in told
     assert told.rstrip().endswith("nothing was run")
     assert not (tmp_path / "out").exists()
-    assert "--out is missing; name the folder" in run("generate", *GIVEN)
+    assert "--out is missing; name a folder" in run("generate", *GIVEN)
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     Image.fromarray(mask).save("mask.png")
