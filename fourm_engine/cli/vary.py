@@ -21,7 +21,7 @@ def vary(
         typer.Option(
             "--vary",
             help="WHAT=FROM:TO:COUNT, WHAT=a,b,c, or WHAT=this|that for words and files. WHAT is a part of an input "
-            "(boxes.0.x), an input, guidance, guidance.NAME, temperature, top_p, top_k, steps, seed. Twice for a table.",
+            "(boxes.0.x), an input, guidance, guidance.NAME, temperature, top_p, top_k, steps, seed. Twice: a table.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The sheet, a .png.")],
