@@ -20,6 +20,8 @@ from fourm_plugins.counting import counted
 from fourm_plugins.spec import Sequence as SequenceLayout
 
 _WIDTH, _COLUMN = 120, 44
+#: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
+WHOLE = 0.75
 #: Line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
 
@@ -179,17 +181,29 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     specs = [found.modality.spec for found in survey.found]
     grid = (sizes.side // sizes.patch) ** 2
     counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
-    most = 256 if sizes.large else 128
-    shown_tokens = min(most, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
-    asked = min(most, max(1, sum(counts[s.name] for s in specs if s.target)))
+    whole = [s for s in specs if s.continuous]
+    # What is in the same files as a complete input says nothing new.
+    same = {s.name: {t.name: 0 for t in specs if t.target and t.files == s.files} for s in whole}
+    targets = {s.name: [t.name for t in specs if t.target and t.name not in same[s.name]] for s in whole}
+    most_in, most_out = (256, 512) if sizes.large else (128, 320)
+    fits = max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous))
+    shown_tokens = max((counts[s.name] for s in whole), default=min(most_in, fits))
+    everything = [s.name for s in specs if s.target]
+    asked = max(sum(counts[name] for name in names) for names in (list(targets.values()) or [everything]))
     yield 0, "masking:", "what the model sees of a sample, and predicts"
+    yield 1, _pair("sampler", "fill"), "what one modality cannot take of the tokens, others do; dirichlet: as in the paper"
     yield 1, _pair("input_tokens", [1, shown_tokens]), "tokens shown, a number drawn anew each time"
+    asked = min(most_out, asked or sum(map(counts.__getitem__, everything)))
     yield 1, _pair("target_tokens", asked), "tokens to predict; more learn more in a step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
-    for spec in (spec for spec in specs if spec.continuous):
-        component = {"name": f"{spec.name} to all", "weight": 0.5, "input": {spec.name: 1000}}
-        yield 2, f"- {_flow(component | {'input_tokens': counts[spec.name]})}", "all of it in, everything else out"
-    yield 2, f"- {_flow({'name': 'any to any', 'weight': 0.5})}", "a random part of all predicts another"
+    for spec in whole:
+        component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
+        component |= {"input": {spec.name: 1000}, "input_tokens": counts[spec.name]}
+        if targets[spec.name] and same[spec.name]:
+            component["target"] = {"*": 0.5, **same[spec.name]}
+        yield 2, f"- {_flow(component)}", "all of it in, everything else out"
+    rest = round(1 - WHOLE, 3) if whole else 1.0
+    yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
 
 def _about(found: Found) -> str:
