@@ -65,12 +65,14 @@ class LowRank(nn.Module):
 @torch.no_grad()
 def take_over(network: Transformer, source: Transformer) -> None:
     """Copy the weights of `source`, whose vocabulary `network`'s begins with. What is new stays as it was drawn, but
-    for embeddings, which get the root mean square of the rows that are there. Learned positions of another length are
-    interpolated."""
+    for embeddings, which get the root mean square of the rows that are there, and new blocks, which change nothing yet.
+    Learned positions of another length are interpolated."""
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
-        if name not in known:
-            continue  # a projection or learned positions of a new modality, registers
+        if name not in known:  # a projection or learned positions of a new modality, registers, a block
+            if ends_branch(name):
+                tensor.zero_()
+            continue
         if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
             tensor.copy_(resized(known[name], len(tensor)))
             continue
@@ -78,6 +80,11 @@ def take_over(network: Transformer, source: Transformer) -> None:
         if name in _SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
         tensor[:count] = known[name]
+
+
+def ends_branch(name: str) -> bool:
+    """Whether a weight is the last of a branch of a block, which at 0 adds nothing to the residual stream."""
+    return name.startswith(("encoder.", "decoder.")) and name.endswith((".proj.weight", ".fc2.weight"))
 
 
 def resized(positions: Tensor, number: int) -> Tensor:
