@@ -19,6 +19,7 @@ from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import Measured, measured
 from fourm_engine.sweep.trial import Trial, shown
 from fourm_plugins.counting import counted
+from fourm_plugins.printable import printable
 
 SWEEP, BEST, FORMAT = "sweep.json", "best.yaml", 1
 WAITING = "waiting"
@@ -201,7 +202,7 @@ def spread(group: Group | None, digits: int = 4) -> str:
 
 
 def _line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)[:300]
+    return printable(" ".join(text.split()), most=300)
 
 
 def table_of(report: Results) -> tuple[list[str], list[list[str]]]:

@@ -27,6 +27,7 @@ from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.train import record
 from fourm_plugins.counting import counted
+from fourm_plugins.printable import printable
 
 #: Seconds between looks at what runs, and at what other processes do.
 LOOK, LOOK_AT_OTHERS = 0.1, 0.5
@@ -244,7 +245,7 @@ class Work:
             return f"killed by {signal.Signals(-code).name}"
         if errors := _ERROR.findall(said):
             return str(errors[-1])
-        return "".join(c for c in said.rpartition("\n")[2] if c.isprintable())[:300] or f"exit code {code}"
+        return printable(said.rpartition("\n")[2], most=300) or f"exit code {code}"
 
     def _say(self, trial: Trial, text: str) -> None:
         ended = len(self.trials) - len(self.pending) - len(self.running)
