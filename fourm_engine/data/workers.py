@@ -125,18 +125,21 @@ def _watch(parent: int | None) -> None:
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
     """The items that a loader of `Told` yields. Raises the errors of its workers, and WorkerEnded if one ended."""
     iterator = iter(loader)
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not (ended := _ENDED.search(str(error))):
-                raise
-            raise WorkerEnded(
-                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
-                f"fewer, or to 0 to see where it ends"
-            ) from None
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    try:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not (ended := _ENDED.search(str(error))):
+                    raise
+                raise WorkerEnded(
+                    f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
+                    f"fewer, or to 0 to see where it ends"
+                ) from None
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        del iterator  # a traceback would keep it, and the workers
