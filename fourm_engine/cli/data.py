@@ -70,7 +70,9 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 
 @app.command("check")
 def check(
-    source: Annotated[str, typer.Argument(help="YAML config, a folder of data, or one of tokens; or NAME:LOCATION.")],
+    source: Annotated[
+        str, typer.Argument(help="YAML config; a folder of data or of tokens; tars, shard-{00..09}.tar; NAME:LOCATION.")
+    ],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
@@ -88,6 +90,7 @@ def check(
 ) -> None:
     """Read every file of a data set: counts, sizes, statistics, and what is damaged, missing, left over, duplicated,
     leaked or misaligned. Exit code 1 where training would end, or lose something."""
+    from fourm_engine.data.raw.root import is_pattern
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
@@ -98,7 +101,7 @@ def check(
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
         found = recipe.check_tokens(path)
-    elif path.is_dir() or (scheme_of(source) and not path.exists()):
+    elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
         found = recipe.check_folder(
             path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
         )
