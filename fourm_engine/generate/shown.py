@@ -108,6 +108,8 @@ class Sample:
     weights: dict[str, float] = field(default_factory=dict)
     #: What only a part of a condition weighs, by the name of the part.
     regions: dict[str, Region] = field(default_factory=dict)
+    #: Through which the inputs are seen, by their alignment group.
+    views: dict[str, View] = field(default_factory=dict)
 
     def without(self, hidden: AbstractSet[str]) -> dict[str, Shown]:
         """What is shown but for conditions and regions."""
