@@ -119,20 +119,17 @@ class Detection(Objective):
         wanted = logits.new_zeros(*classes.shape, self.outputs + 1).scatter(-1, classes[..., None] + 1, 1.0)[..., 1:]
         focal = ops.sigmoid_focal_loss(logits, wanted, reduction="sum")
         finds = classes >= 0
-        boxes, middles, sides = (
-            x[finds]
-            for x in (
-                targets["boxes"],
-                *(self._cells(x, output).expand(*classes.shape, 2) for x in (self.middles, self.sides)),
-            )
-        )
+        middles, sides = (x.expand(*classes.shape, 2)[finds] for x in self._cells(output))
+        boxes = targets["boxes"][finds]
         overlap = ops.generalized_box_iou_loss(_corners(middles, sides, reach[finds]), boxes, reduction="sum")
         near, far = middles - boxes[:, :2], boxes[:, 2:] - middles
         centrality = (torch.minimum(near, far) / torch.maximum(near, far)).prod(-1).sqrt()
         return focal + overlap + F.binary_cross_entropy_with_logits(central[finds][:, 0], centrality, reduction="sum")
 
-    def _cells(self, numbers: np.ndarray, like: Tensor) -> Tensor:
-        return torch.from_numpy(numbers).to(like.device, non_blocking=True)
+    def _cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells' middles and sides, (cells, 2)."""
+        middles, sides = (torch.from_numpy(x).to(like.device, non_blocking=True) for x in (self.middles, self.sides))
+        return middles, sides
 
     def measures(self) -> Measures:
         return _Coco(self)
@@ -148,7 +145,8 @@ class Detection(Objective):
         best = scores.flatten().topk(min(CANDIDATES, scores.numel()))
         kept = best.indices[best.values > MIN_SCORE]
         cells, classes = kept // self.outputs, kept % self.outputs
-        corners = _corners(*(self._cells(x, output)[cells] for x in (self.middles, self.sides)), reach[cells])
+        middles, sides = self._cells(output)
+        corners = _corners(middles[cells], sides[cells], reach[cells])
         boxes = (corners.cpu().numpy() / self.extent).clip(0, 1)
         labels, values = classes.cpu().numpy(), scores.flatten()[kept].cpu().numpy()
         chosen = _distinct(boxes, labels)[:MOST]
