@@ -29,12 +29,12 @@ def predict(
     device: str | None = None,
     tell: Tell = say,
 ) -> None:
-    """Tell the `k` likeliest classes of a sample, each with its probability, or the `k` likeliest objects, each with
-    its score and its place (x0, y0, x1, y1 in [0, 1]); write these, or the map that is predicted, into the folder
-    `out`: files of their format, and a picture to look at.
+    """Tell the `k` likeliest classes of a sample with probabilities, or the `k` likeliest objects with scores and
+    places (x0, y0, x1, y1 in [0, 1]); write these, or the predicted map, to the folder `out`: files of their format,
+    and a picture to look at.
 
-    Raises ValueError where nothing trained is there, where a map is predicted without `out`, and for a sample that does
-    not fit."""
+    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
+    fit."""
     choose_threads(device)
     model = load_head(run, device=device, manager=manager_of_run(run))
     if model.objective.modality is not None and out is None:
