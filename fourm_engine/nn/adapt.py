@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from fourm_plugins.suggest import did_you_mean
+from fourm_plugins.suggest import nearest
 
 if TYPE_CHECKING:
     from fourm_engine.nn.transformer import Transformer
@@ -65,15 +65,9 @@ class LowRank(nn.Module):
 
 @torch.no_grad()
 def take_over(network: Transformer, source: Transformer) -> None:
-<<<<<<< HEAD
-    """Copy the weights of `source`, whose vocabulary `network`'s begins with. What is new stays as it was drawn, but
-    for embeddings, which get the root mean square of the rows that are there, and new blocks, which change nothing yet.
-    Learned positions of another length are interpolated."""
-=======
     """Copy the weights of `source`, with whose vocabulary `network`'s starts. New weights stay as drawn, except
     embeddings, which get the root mean square of the known rows. Learned positions of another length are
     interpolated."""
->>>>>>> prose1
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
         if name not in known:  # a projection or learned positions of a new modality, registers, a block
@@ -133,11 +127,20 @@ def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what:
     for pattern in patterns:
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
         if not matching:
-            parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
-            known = parts if "." in pattern else {name.partition(".")[0] for name in parts}
-            raise ValueError(f"{setting}: no {what} is called {pattern!r}; {did_you_mean(pattern, known)}")
+            raise ValueError(f"{setting}: no {what} is called {pattern!r}; {_meant(pattern, names)}")
         matched.update(matching)
     return [name for name in names if name in matched]
+
+
+def _meant(pattern: str, names: Sequence[str]) -> str:
+    """The nearest part, whole or as "*.mlp"; where none is alike, the parts of the network."""
+    top = sorted({name.partition(".")[0] for name in names})
+    parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
+    known = parts if "." in pattern else top
+    if pattern.startswith("*."):
+        known = {f"*.{part}" for name in names for part in name.split(".") if not part.isdecimal()}
+    near = nearest(pattern, known)
+    return f"did you mean {near!r}?" if near else f"its parts: {', '.join(top)}"
 
 
 def add_lora(
