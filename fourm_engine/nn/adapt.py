@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from fourm_plugins.suggest import did_you_mean
+from fourm_plugins.suggest import nearest
 
 if TYPE_CHECKING:
     from fourm_engine.nn.transformer import Transformer
@@ -70,8 +70,10 @@ def take_over(network: Transformer, source: Transformer) -> None:
     interpolated."""
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
-        if name not in known:
-            continue  # a projection or learned positions of a new modality, registers
+        if name not in known:  # a projection or learned positions of a new modality, registers, a block
+            if ends_branch(name):
+                tensor.zero_()
+            continue
         if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
             tensor.copy_(resized(known[name], len(tensor)))
             continue
@@ -79,6 +81,11 @@ def take_over(network: Transformer, source: Transformer) -> None:
         if name in _SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
         tensor[:count] = known[name]
+
+
+def ends_branch(name: str) -> bool:
+    """Whether a weight is the last of a branch of a block, which at 0 adds nothing to the residual stream."""
+    return name.startswith(("encoder.", "decoder.")) and name.endswith((".proj.weight", ".fc2.weight"))
 
 
 def resized(positions: Tensor, number: int) -> Tensor:
@@ -120,11 +127,20 @@ def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what:
     for pattern in patterns:
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
         if not matching:
-            parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
-            known = parts if "." in pattern else {name.partition(".")[0] for name in parts}
-            raise ValueError(f"{setting}: no {what} is called {pattern!r}; {did_you_mean(pattern, known)}")
+            raise ValueError(f"{setting}: no {what} is called {pattern!r}; {_meant(pattern, names)}")
         matched.update(matching)
     return [name for name in names if name in matched]
+
+
+def _meant(pattern: str, names: Sequence[str]) -> str:
+    """The nearest part, whole or as "*.mlp"; where none is alike, the parts of the network."""
+    top = sorted({name.partition(".")[0] for name in names})
+    parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
+    known = parts if "." in pattern else top
+    if pattern.startswith("*."):
+        known = {f"*.{part}" for name in names for part in name.split(".") if not part.isdecimal()}
+    near = nearest(pattern, known)
+    return f"did you mean {near!r}?" if near else f"its parts: {', '.join(top)}"
 
 
 def add_lora(

@@ -206,4 +206,4 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
     embed(str(run), data, ["colour"], out)
     refused("give a run and --query", "search", out)
     refused("leave the run and --query out", "search", out, run, "--evaluate", out)
-    refused("--labels and --out are of --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")
+    refused("--labels and --out need --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")
