@@ -71,8 +71,7 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 @app.command("check")
 def check(
     source: Annotated[
-        str,
-        typer.Argument(help="YAML config, folder of data or tokens, shard-{00..09}.tar, or NAME:LOCATION."),
+        str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
     ],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
