@@ -48,6 +48,6 @@ step "train the model"
 torchrun --nproc-per-node="$processes" -m fourm_engine.train "$config" run="$run"
 
 step "evaluate on the held-out scenes"
-OMP_NUM_THREADS="$cores" python "$here/report.py" "$run"
+python "$here/report.py" "$run" --jobs "$processes"
 
 step "done: open $run/evaluation/report.html"
