@@ -32,23 +32,22 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
                 process.start()
                 there.close()  # so that it ends with the process
                 running[here] = number, process
-            for here in wait(list(running)):
-                assert isinstance(here, Connection)
-                number, process = running[here]
+            for pipe in [pipe for pipe in wait(list(running)) if isinstance(pipe, Connection)]:
+                number, ended = running[pipe]
                 try:
-                    result, error = here.recv()
+                    result, error = pipe.recv()
                 except EOFError:
-                    process.join()
-                    raise RuntimeError(f"a process was lost: exit code {process.exitcode}") from None
-                del running[here]
-                process.join()
+                    ended.join()
+                    raise RuntimeError(f"a process was lost: exit code {ended.exitcode}") from None
+                del running[pipe]
+                ended.join()
                 if error is not None:
                     raise error
                 yield number, result
     finally:
-        for _, process in running.values():
-            process.kill()
-            process.join()
+        for _, left in running.values():
+            left.kill()
+            left.join()
 
 
 def _work(piece: Callable[[], T], pipe: Connection) -> None:
