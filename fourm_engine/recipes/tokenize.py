@@ -11,7 +11,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.tokens.tally import TokenizeReport
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.device import keep_memory, local_device, rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 def tokenize(
     config: RunConfig, *, verify: bool = False, prune: bool = False, tell: Tell = say, warn: Tell = warn
 ) -> dict[str, TokenizeReport]:
-    """Write what is new or has changed below `data.tokens`, with the tokenizers of `tokenizers.folder`; under torchrun
-    the shards are shared out.
+    """Write new and changed tokens to `data.tokens`, with the tokenizers of `tokenizers.folder`; under torchrun the
+    shards are shared.
 
     Args:
         verify: compare files by content, not by size and time.
         prune: drop the tokens of files that have vanished.
-        warn: takes a line for each file left out.
+        warn: receives a line for each file left out.
 
     Returns split ("train", "val", or for a list of data sets "train.0") -> what this process did. Raises ValueError for
-    a tokenizer that is missing, fitted under other settings, or another than that of the shards; and BadFile for an
-    unusable file, where `data.on_error` is "raise"."""
+    a tokenizer that is missing, was fitted under other settings, or differs from that of the shards; BadFile for an
+    unusable file if `data.on_error` is "raise"."""
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
@@ -69,6 +69,8 @@ def tokenize_data(
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
     choose_threads()
+    if local_device().type == "cpu":
+        keep_memory()  # also that of the workers, which are forked
     rank, world = rank_and_world()
     reports = {}
     for name, one, training in _splits(config.data, modalities):
@@ -103,21 +105,21 @@ def tokenize_data(
 
 
 def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet, bool]]:
-    """(name, data set, whether it is trained on) of all that is tokenized: the training data, or each data set of the
-    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError where there is
+    """(name, data set, whether it is for training) for everything to tokenize: the training data, or each entry of the
+    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError if there is
     none."""
     sets = data_sets(data, modalities)
-    found = [
+    splits = [
         (one.key.removeprefix("data."), one, True)
         for one in sets
         if one.config.folder is not None and one.config.tokens is not None
     ]
-    if not found:
+    if not splits:
         raise ValueError(
             "data.train and data.tokens must be set: the raw data, and where its tokens go"
             if not data.sets
             else "no entry of the list data.train has both path and tokens: the raw data, and where its tokens go"
         )
     if data.val is not None and data.tokens is not None:
-        found.append(("val", DataSet("data.val", data, modalities), False))
-    return found
+        splits.append(("val", DataSet("data.val", data, modalities), False))
+    return splits

@@ -8,8 +8,9 @@ import torch
 
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
-from fourm_engine.generate.plan import Stage, default_plan, tokens_per_step
+from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.sampler import Sampler
+from fourm_engine.generate.schedules import tokens_per_step
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown, pack_inputs
 from tests.generate.toys import modalities, network
@@ -172,7 +173,7 @@ def test_a_weight_of_a_condition_itself_is_the_same_as_in_the_plan(sampler):
     plain = Stage(target="height", scheme="parallel")
     by_plan = sampler.run([s], [plain.model_copy(update={"guidance": {"colour": 2.5}})], [0])[0]
     assert np.array_equal(sampler.run([weighted], [plain], [0])[0]["height"].ids, by_plan["height"].ids)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="both with colour and in the plan"):
         sampler.run([weighted], [plain.model_copy(update={"guidance": 2.0})], [0])
 
 

@@ -179,7 +179,7 @@ def test_measures_are_what_they_are_called():
 @pytest.mark.parametrize(
     ("task", "sections", "message"),
     [
-        ({}, {}, "task.kind is None: one of classification, segmentation, regression"),
+        ({}, {}, "task.kind is None, not one of classification, segmentation, regression"),
         (
             {**CLASSES, "head": "convnext"},
             {},
@@ -191,12 +191,22 @@ def test_measures_are_what_they_are_called():
             {},
             "task.head=linear with {'widht': 3}: got an unexpected keyword",
         ),
-        ({**CLASSES, "ignore": [0]}, {}, "task.classification.ignore"),
+        ({**CLASSES, "ignore": [0]}, {}, "task.ignore: unknown key; known here: head, head_options"),
+        ({**CLASSES, "mixpu": 1}, {}, "task.mixpu: unknown key; did you mean task.mixup?"),
+        ({"kind": "segmentation", "target": "x", "ingore": []}, {}, "did you mean task.ignore?"),
+        ({**CLASSES, "cutmix": -1}, {}, "task.cutmix: Input should be greater than or equal to 0"),
+        ({"kind": "detection"}, {}, "task.labels: Field required"),
+        ({**CLASSES, "rand_augment": [11, 0]}, {}, "task.rand_augment.0: Input should be less than or equal to 10"),
+        (
+            {**CLASSES, "rand_augment": [9, 0.5]},
+            {"modalities": {"select": ["rgb@pixels", "near"]}},
+            "task.rand_augment turns and moves pictures, and there are two inputs that must stay aligned",
+        ),
         ({**CLASSES, "several": True}, {}, "several: a sample lies in one folder; name a file of labels"),
         ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
         (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows caption, near, rgb@pixels"),
         (CLASSES, {"modalities": {"settings": {}}}, "set modalities.settings.rgb@pixels.source: ."),
-        (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: targets and inputs of a task are read from raw data"),
+        (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: a task reads its inputs and targets from raw data"),
         (CLASSES, {"finetune": {"freeze": ["decoder"]}}, "finetune.freeze: no parameter is called 'decoder'"),
         ({**CLASSES, "drop_path": 0.1}, {"finetune": {"freeze": ["*"]}}, "drop_path is for an encoder that learns"),
         (CLASSES, {"train": {"keep_best": True}, "data": {"val": None}}, "keep_best needs held-out samples"),
