@@ -30,12 +30,13 @@ def evaluate(
         typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance."),
     ] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
     options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
-    options["features"] = features
+    options |= {"features": features, "jobs": jobs}
     report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)

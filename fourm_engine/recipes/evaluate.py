@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.report import write_report
-from fourm_engine.evaluate.results import Evaluation
+from fourm_engine.evaluate.results import Evaluation, Matrix, TaskResult
 from fourm_engine.evaluate.samples import Samples, load_samples
+from fourm_engine.evaluate.side_by_side import side_by_side
 from fourm_engine.evaluate.tasks import Task, resolve_tasks
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
@@ -63,6 +65,7 @@ def evaluate(
     matrix: bool = True,
     features: str | None = None,
     extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+    jobs: int = 1,
 ) -> Evaluated:
     """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
 
@@ -76,6 +79,7 @@ def evaluate(
         features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as by
             the Fréchet distance between predicted and true samples (`Modality.network_metrics`).
         extra_metrics: modality -> further metrics, scored after the modality's.
+        jobs: tasks (the matrix is one) at work at the same time, each in a process of one thread; on a CPU only.
 
     Raises ValueError for no model, no config, no held-out data, or data that cannot be used."""
     folder = Path(run)
@@ -95,6 +99,8 @@ def evaluate(
         began = time.perf_counter()
         manager = manager_of_run(run)
         model = FourM.from_pretrained(run, manager=manager)
+        if jobs > 1 and model.device.type != "cpu":
+            raise ValueError("--jobs is for a CPU, and the model is on a GPU; leave it out")
         if run_config is not None:
             where = f"{config or folder / CONFIG}: the model in {run} is another"
             remedy = "leave the section out, as the model has its settings"
@@ -104,21 +110,42 @@ def evaluate(
             extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
         predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
-        results, pictures = [], {}
-        for task in tasks:
-            result, pictures[task.name] = predictor.run(task)
-            results.append(result)
-            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
-        measured = None
-        if matrix:
-            measured = measure_matrix(model, held_out, predictor.ids, settings)
-            shape = len(measured.inputs), len(measured.targets)
-            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
+        tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
+        results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
-        evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
+        evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
         evaluation.save(out / JSON)
         write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
         return Evaluated(evaluation, pictures, out)
+
+
+def _work(
+    predictor: Predictor, tasks: Sequence[Task], *, jobs: int, matrix: bool
+) -> tuple[list[TaskResult], dict[str, list[SamplePictures]], Matrix | None]:
+    """The result of each task, its pictures, and the matrix."""
+
+    def run(task: Task) -> tuple[TaskResult, list[SamplePictures], list[str]]:
+        return *predictor.run(task), predictor.notes
+
+    def measure() -> Matrix:
+        return measure_matrix(predictor.model, predictor.held_out, predictor.ids, predictor.config)
+
+    found: dict[str, TaskResult] = {}
+    pictures: dict[str, list[SamplePictures]] = {}
+    measured: Matrix | None = None
+    # The matrix, which takes longest, first.
+    pieces: list[Callable[[], Any]] = [measure] * matrix + [partial(run, task) for task in tasks]
+    for number, result in side_by_side(pieces, jobs):
+        if matrix and number == 0:
+            measured = result
+            log.info("any-to-any matrix: %d x %d in %.1f s", len(result.inputs), len(result.targets), result.seconds)
+            continue
+        task, shown, notes = result
+        found[task.name], pictures[task.name] = task, shown
+        predictor.notes = list(dict.fromkeys([*predictor.notes, *notes]))
+        log.info("%s: %s in %.1f s", task.name, counted(task.samples, "sample"), task.seconds)
+    order = [task.name for task in tasks]
+    return [found[name] for name in order], {name: pictures[name] for name in order}, measured
 
 
 def _with_features(
