@@ -14,6 +14,7 @@ from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
+from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
@@ -37,6 +38,7 @@ def generate(
     edit: Mapping[str, Any] | None = None,
     explain: bool = False,
     animate: Path | None = None,
+    regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -54,6 +56,7 @@ def generate(
         edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
         explain: tell what would run, and run nothing.
         animate: a .gif or .png that shows the (first) sample after each step, written beside the results.
+        regions: input -> weights of regions of it.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins count; by default what the run chose.
         options: seed, n_samples, reduce, plan and those of decoding, as `FourM.generate` takes them.
@@ -71,6 +74,7 @@ def generate(
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
+        inputs = weighed(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.recorded():
             results = model.generate(inputs, targets, explain=explain, **options)
@@ -90,6 +94,7 @@ def vary(
     axes: Mapping[str, Sequence[Any]],
     out: Path,
     *,
+    regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -101,7 +106,7 @@ def vary(
     choose_threads(device)
     model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=_manager(run, providers, disable))
     options = {key: value for key, value in options.items() if value is not None}
-    variation = model.vary(inputs, targets, vary=axes, **options)
+    variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
     write_atomically(out, png(variation.sheet()))
     tell(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
