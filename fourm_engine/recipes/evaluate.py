@@ -17,6 +17,7 @@ from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
+from fourm_engine.evaluate.agreement import features_of
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
@@ -62,6 +63,8 @@ def evaluate(
     seed: int | None = None,
     matrix: bool = True,
     features: str | None = None,
+    agreement: str | None = None,
+    draws: int | None = None,
     extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
 ) -> Evaluated:
     """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
@@ -75,13 +78,14 @@ def evaluate(
         matrix: whether to measure the any-to-any matrix.
         features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as
             the Fréchet distance between all that was predicted and all that is true (`Modality.network_metrics`).
+        agreement, draws: in place of the config's.
         extra_metrics: modality -> further metrics, scored after its own.
 
     Raises ValueError: no model, no config, no held-out data, or data that cannot be used."""
     folder = Path(run)
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
-    given = {"samples": samples, "seed": seed}
+    given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
@@ -102,8 +106,9 @@ def evaluate(
         tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
         if features is not None:
             extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
+        contrast = None if settings.agreement is None else features_of(settings.agreement, model.modalities, tasks)
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
-        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
+        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
         results, pictures = [], {}
         for task in tasks:
             result, pictures[task.name] = predictor.run(task)

@@ -16,6 +16,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Generated, Results
+from fourm_engine.generate.tiles import tiled
 from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
@@ -38,6 +39,7 @@ def generate(
     edit: Mapping[str, Any] | None = None,
     explain: bool = False,
     animate: Path | None = None,
+    overlap: int | None = None,
     regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
@@ -56,6 +58,7 @@ def generate(
         edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
         explain: tell what would run, and run nothing.
         animate: a .gif or .png that shows the (first) sample after each step, written beside the results.
+        overlap: tokens that neighbouring tiles share, of a picture that is generated tile by tile (`tiled`).
         regions: input -> weights of regions of it.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins count; by default what the run chose.
@@ -77,7 +80,10 @@ def generate(
         inputs = weighed(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.recorded():
-            results = model.generate(inputs, targets, explain=explain, **options)
+            if overlap is None:
+                results = model.generate(inputs, targets, explain=explain, **options)
+            else:
+                results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
             _write_results(results, out, tell)
@@ -116,6 +122,17 @@ def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequ
     """Which plugins count; by default what the run chose."""
     settled = bool(providers or disable)
     return PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+
+
+def _tiled(
+    model: FourM, inputs: Mapping[str, Any], targets: Sequence[str] | None, *, overlap: int, **options: Any
+) -> Results:
+    if targets is None or len(targets) != 1:
+        raise ValueError("--overlap: tiles are of one --target; name it")
+    without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
+    if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
+        raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")
+    return Results({targets[0]: tiled(model, inputs, targets[0], overlap=overlap, **options)})
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:
