@@ -32,7 +32,8 @@ from fourm_engine.generate.plan import Guidance, Stage
 from fourm_engine.generate.prepare import prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds, continued
+from fourm_engine.generate.shown import Sample, SequenceIds
+from fourm_engine.generate.values import decoded
 from fourm_engine.generate.vary import Variation
 from fourm_engine.generate.vary import vary as variation
 from fourm_engine.loading import load_parts
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
 
 
 class FourM:
-    """Made by training or by `from_pretrained`.
+    """A trained model with its modalities and tokenizers, from training or `from_pretrained`.
 
-    `vocabulary` may hold modalities without a plugin here; `missing` says why. Their rows are kept and saved again."""
+    `vocabulary` may hold modalities whose plugin is not installed; `missing` says why. Their rows are kept, and saved
+    again."""
 
     def __init__(
         self,
@@ -64,8 +66,11 @@ class FourM:
         origin: tuple[Path, ExportedConfig] | None = None,
         published: dict[str, Any] | None = None,
     ) -> None:
-        """`tokenizers`: modality name -> tokenizer. `missing`: name -> why it is missing, and the remedy. `origin`:
-        where the model was loaded from. `published`: the arguments of the published model that this one is."""
+        """Args:
+        tokenizers: modality name -> tokenizer.
+        missing: modality name -> why it is missing, and the remedy.
+        origin: where the model was loaded from.
+        published: the arguments of the published model, if this is one."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
@@ -78,7 +83,7 @@ class FourM:
         sequences = {}
         for name, tokenizer in self.tokenizers.items():
             if isinstance(tokenizer, TextTokenizer) and name in modalities:
-                # Span masking closes every target with a sentinel, so that one after the text means: nothing follows.
+                # Span masking ends every target with a sentinel: one after the text means that nothing follows.
                 stop = frozenset({tokenizer.end_id, *tokenizer.sentinel_ids})
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
@@ -114,23 +119,25 @@ class FourM:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         adapter: str | Path | None = None,
     ) -> FourM:
-        """Load an exported model: a folder, a run's folder, or a Hugging Face Hub id (at `revision`); or a published 4M
-        model: its safetensors file, a folder with that file, or a Hub id.
+        """Load an exported model (a folder, a run's folder, or a Hugging Face Hub id at `revision`) or a published 4M
+        model (a safetensors file, a folder with one, or a Hub id).
 
-        `domains` limits the modalities whose plugins and tokenizers are loaded. A modality whose plugin is not
-        installed is listed in `missing`, and is an error only when requested. `device`: by default a GPU if there
-        is one. `disable` and `providers` settle which plugins are used, as in the `modalities` section of a config; or
-        give the `manager` that did.
+        Args:
+            device: by default a GPU if there is one.
+            domains: load the plugins and tokenizers of these modalities only. A modality whose plugin is not installed
+                is listed in `missing`, and is an error only when requested.
+            disable, providers: which plugins to use, as in the `modalities` section of a config; or the `manager` that
+                chose them.
+            tokenizers: {modality: file, folder or Hub id of a tokenizer, or a WordPiece vocabulary}, for models that
+                come without: published models, and some exports of them. A modality without a tokenizer takes and
+                returns token ids only.
+            settings: {modality: settings of its plugin}, for published models: override the settings that fit the
+                published data.
+            adapter: the folder of an adapter for this model (or of the `finetune.lora` run that wrote it), to merge
+                into the weights; an adapter of another model is an error.
 
-        Published models come without tokenizers, and exports of them may, too: then token ids alone go in and come out,
-        but for the modalities of `tokenizers`, {modality: file, folder or Hub id of a tokenizer, or a WordPiece
-        vocabulary}. `settings`, {modality: settings of its plugin}, is for published models, too: those of their plugin
-        that fit the published data are chosen, and these go over them.
-
-        `adapter`: the folder of an adapter (or of the run with `finetune.lora` that wrote it) of this model, which is
-        merged into its weights; one of another model is an error.
-
-        Raises ValueError: a file is missing or damaged, a plugin or tokenizer is not what it was trained with."""
+        Raises ValueError for a file that is missing or damaged, and for a plugin or tokenizer that differs from
+        training."""
         parts = load_parts(
             path_or_id,
             device=device,
@@ -148,13 +155,13 @@ class FourM:
     def grown(
         self, network: Transformer, modalities: Modalities, tokenizers: Mapping[str, Tokenizer], vocabulary: Vocabulary
     ) -> FourM:
-        """A model that knows more than this one: `vocabulary` begins with its own. What is missing here is missing
-        there, too, and is saved with it. It is no published model any more."""
+        """A larger model, whose `vocabulary` starts with this model's. What is missing here is missing there, too, and
+        is saved with it. It no longer counts as a published model."""
         return FourM(network, modalities, tokenizers, vocabulary, missing=self.missing, origin=self._origin)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, atomically; an earlier export in `folder` is replaced. Modalities that are missing here are
-        carried over from where the model was loaded."""
+        """Write the model, atomically, replacing an earlier export in `folder`. Modalities that are missing here are
+        copied from where the model was loaded."""
         exported.save(
             Path(folder),
             self.network,
@@ -167,19 +174,20 @@ class FourM:
         )
 
     def save_published(self, path: str | Path) -> None:
-        """Write `path` (a safetensors file) and `config.json` beside it, in the published format. Raises ValueError for
-        what the format cannot hold."""
+        """Write `path` (a safetensors file) in the published format, with `config.json` beside it. Raises ValueError
+        for anything the format cannot hold."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
         save_published(Path(path), self.network, self.vocabulary, specs, missing=self.missing, arguments=self.published)
 
-    # Use
+    # Generating and encoding
 
     @property
     def device(self) -> torch.device:
         return self.sampler.device
 
     def to(self, device: torch.device | str) -> FourM:
-        """Move the network and the tokenizers to `device`; returns self. Raises ValueError where it is not there."""
+        """Move the network and the tokenizers to `device`; returns self. Raises ValueError if there is no such
+        device."""
         device = choose_device(device)
         self.network.to(device)
         for tokenizer in self.tokenizers.values():
@@ -207,51 +215,38 @@ class FourM:
         order: Mapping[str, float] | None = None,
         prompt_sentinel: bool = False,
     ) -> Results:
-        """Generate `targets` of one sample in their order; each sees those before it, and what is known of later ones.
+        """Generate `targets` of one sample in order; each sees those before it, and the known part of later ones.
 
-        Without a temperature, top_p or top_k, what the inputs decide is computed rather than drawn, and `seed` changes
-        nothing of it.
+        Without temperature, top_p or top_k, what the inputs decide is computed rather than drawn, independently of
+        `seed`.
 
         Args:
-            inputs: name -> what you have of it (a path, bytes, a picture, an array or tensor, text: `Modality.value`),
-                token ids as `Ids`, or a `Condition`; may be empty.
-            targets: names, or one name; by default all that the inputs do not give.
-            seed: of what is drawn; sample i of several has seed + i.
-            n_samples: how many samples to draw, from one encoding of the inputs; see `Results.samples`.
-            reduce: "mean", "median" or "vote" of the samples, or {target: one of them}; the result has a `spread`.
-            best: a function that scores the `Results` of a sample; those of the highest score are returned.
+            inputs: name -> anything that `Modality.value` reads (path, bytes, picture, array, tensor, text), token ids
+                as `Ids`, or a `Condition`; may be empty.
+            targets: names, or one name; by default everything that the inputs do not give.
+            seed: seed of the random draws; sample i of several has seed + i.
+            n_samples: how many samples to draw from one encoding of the inputs; see `Results.samples`.
+            reduce: "mean", "median" or "vote" over the samples, or {target: one of them}; the result has a `spread`.
+            best: a function that scores the `Results` of a sample; returns those with the highest score.
             explain: print what would run, and run nothing; see `Results.explanation`.
-            plan: names or `Stage`s to generate in turn, others than `targets` among them; or "auto", which picks them
-                from the any-to-any matrix of the run. Stages take the place of the options that follow.
+            plan: names or `Stage`s to generate in turn, including modalities beyond `targets`; or "auto", which picks
+                them from the run's any-to-any matrix. Stages replace the options below.
             batch_size: samples that run at a time.
             steps: decoding steps of grids and vectors.
-            temperature: 0 takes the likeliest tokens; above it, they are drawn.
-            top_p, top_k: what may be drawn: the fewest tokens of this probability; the k likeliest.
-            guidance: a weight of all conditions, or {name: weight}; each a number, or a list, a schedule over steps.
+            temperature: 0 takes the likeliest tokens; above 0, tokens are drawn.
+            top_p, top_k: what may be drawn: the fewest tokens with this total probability; the k likeliest.
+            guidance: a weight for all conditions, or {name: weight}; each a number, or a list as a schedule over steps.
             scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
             order: settings of the scheme, {"share": 0.1}.
             prompt_sentinel: as the published models were sampled; see `Stage`.
 
-        Raises ValueError, one line, for names the model does not know, values that do not fit, and requests that cannot
-        have the effect that they name."""
+        Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
+        would have no effect."""
+        options = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k, "guidance": guidance}
+        options |= {"scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
+        samples: dict[str, Any] = {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best}
         return self.generate_batch(
-            [inputs],
-            targets,
-            seed=seed,
-            n_samples=n_samples,
-            reduce=reduce,
-            best=best,
-            explain=explain,
-            plan=plan,
-            batch_size=batch_size,
-            steps=steps,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            guidance=guidance,
-            scheme=scheme,
-            order=order,
-            prompt_sentinel=prompt_sentinel,
+            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, **samples, **options
         )[0]
 
     def generate_batch(
@@ -269,14 +264,14 @@ class FourM:
         batch_size: int = 16,
         **options: Any,
     ) -> list[Results]:
-        """`generate` of several samples, `batch_size` at a time, with its `options`. A sample's result follows from its
-        own inputs and seed (`seed` + its index, or its entry of `seeds`), whatever else is in the batch; with
-        `n_samples`, those of the first input come first.
+        """Like `generate`, with its `options`, for several samples, `batch_size` at a time. The result of a sample
+        depends only on its inputs and seed (`seed` + its index, or its entry of `seeds`), not on the rest of the batch;
+        with `n_samples`, the samples of the first input come first.
 
-        If every one of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
+        If each of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
         everything is drawn, as with a temperature above 0."""
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size is at least 1; given: {batch_size!r:.80}")
+            raise ValueError(f"batch_size must be at least 1; given: {batch_size!r:.80}")
         check_combining(n_samples, reduce, best)
         prepared = prepare(
             inputs,
@@ -296,7 +291,7 @@ class FourM:
         ways = reductions_of(reduce, targets, self.modalities)
         for tokenizer in (self.tokenizers[target] for target in ways):
             if isinstance(tokenizer, AbsentTokenizer):
-                tokenizer.decode([])  # says which one is missing, before anything runs
+                tokenizer.decode([])  # raises the error that names it, before anything runs
         if explain:
             explanation = explained(prepared, self.sampler)
             print(explanation)
@@ -305,8 +300,8 @@ class FourM:
         for sample_plan, members in prepared.groups(batch_size):
             filled = self.sampler.run([samples[i] for i in members], sample_plan, [prepared.seeds[i] for i in members])
             for target in targets:
-                decoded = self._decode(target, [f[target] for f in filled], [samples[i] for i in members])
-                for i, generated in zip(members, decoded, strict=True):
+                values = self._decode(target, [f[target] for f in filled], [samples[i] for i in members])
+                for i, generated in zip(members, values, strict=True):
                     results[i][target] = generated
         if n_samples == 1:
             return results
@@ -322,15 +317,16 @@ class FourM:
         halo: int | None = None,
         **options: Any,
     ) -> Results:
-        """Generate anew a part of `sample` (name -> what you have of it), in its order; returns what is new.
+        """Generate a part of `sample` (name -> value, as in `generate`) again, in its order; returns the new values.
 
-        With a `mask`, the grids of the sample are edited under it: bool (H, W) of their pixels or tokens, True where
-        something else is to be, or a picture or its file, white there. Tokens more than `halo` (1) away are known.
-        Values are at the model's size, where pixels that the mask does not touch are bit for bit those of the input.
-        `change`, {name: new value}, replaces or adds modalities; without a mask, all that is neither changed nor among
-        `keep` follows from those. What is in `keep` stays as it is. `options` are those of `generate` (seed, plan, …).
+        With a `mask`, the grids of the sample are edited under it: bool (H, W) of pixels or tokens, True where to edit,
+        or a picture or its file, white there. Tokens more than `halo` (1) away from the mask are known. Values have the
+        model's size, and pixels that the mask does not touch equal those of the input bit for bit. `change`, {name: new
+        value}, replaces or adds modalities; without a mask, everything neither changed nor in `keep` is generated from
+        these. What is in `keep` stays. `options`: those of `generate` (seed, plan, …).
 
-        Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to make."""
+        Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to
+        generate."""
         inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
         return self.generate(inputs, targets, **options)
 
@@ -344,46 +340,31 @@ class FourM:
         batch_size: int = 16,
         **options: Any,
     ) -> Variation:
-        """Generate with one thing over a range, or two; the rest, the seed included, stays as it is. Look at
-        `Variation.sheet()`.
+        """Generate while one or two things vary, with the rest, including the seed, fixed. See `Variation.sheet()`.
 
-        `vary`: {what: values}. What is a part of an input by its number, "boxes.0.x" (`Modality.parts`); an input, with
-        whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p",
-        "top_k", "steps". `options`: as of `generate`.
+        `vary`: {what: values}, where `what` is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with whole
+        values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p", "top_k",
+        "steps". `options`: those of `generate`.
 
-        Raises ValueError, one line, for what cannot vary so, before anything is generated."""
+        Raises ValueError, one line, before anything is generated, for things that cannot vary."""
         return variation(self, inputs, targets, vary, seed=seed, batch_size=batch_size, **options)
 
     def _nats(self) -> Nats:
-        """The any-to-any matrix of the run that the model is of."""
+        """The any-to-any matrix of the run that trained this model."""
         if self._origin is None:
-            raise ValueError("plan='auto' reads the any-to-any matrix of a run, which this model was not loaded from")
+            raise ValueError("plan='auto' reads a run's any-to-any matrix, and this model was not loaded from a run")
         return read_nats(self._origin[0])
 
     def _decode(self, target: str, filled: Sequence[Filled], samples: Sequence[Sample]) -> list[Generated]:
         modality, tokenizer = self.modalities[target], self.tokenizers[target]
         if isinstance(tokenizer, AbsentTokenizer):
             return [Undecoded(modality, f.ids, tokenizer) for f in filled]
-        expected = filled[0].probabilities is not None  # of one stage, so all or none
-        if expected:
-            arrays = [tokenizer.decode_expected(f.probabilities[None])[0] for f in filled]  # type: ignore[index]
-        else:
-            arrays = tokenizer.decode([f.ids for f in filled])
-        results = []
-        for f, array, sample in zip(filled, arrays, samples, strict=True):
-            value, kept = modality.denormalise(array), sample.kept.get(target)
-            pixels = None if kept is None else kept.pixels
-            if kept is not None and pixels is not None:
-                value = modality.compose(kept.value, value, pixels)
-            elif kept is not None and isinstance(value, str):
-                beginning = modality.denormalise(tokenizer.decode([sample.known[target].ids])[0])
-                value = continued(kept.value, beginning, value)
-            results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
-        return results
+        return decoded(modality, tokenizer, filled, samples)
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """Features of the encoder for transfer, after its final norm, and which slots hold a token."""
+        """Encoder features after the final norm, float (B, N, D), and which slots hold a token, bool (B, N). For
+        transfer."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)

@@ -186,11 +186,11 @@ def test_a_trained_model_is_extended_by_a_modality_and_tells_what_it_forgets(tra
     [
         ("run", "semsge", "new", r"no installed plugin provides the modality 'semsge'; did you mean 'semseg'\?"),
         ("run", "depth", "new", r"'depth' is in the model already"),
-        ("run", "semseg", "run", r"--out .*run: that is the model that is extended"),
-        ("run", "semseg", "data", r"--out .*data: it is there, and no run of `fourm extend`"),
+        ("run", "semseg", "run", r"--out .*run: holds the model to extend"),
+        ("run", "semseg", "data", r"--out .*data: exists, and is not a run of `fourm extend`"),
         ("unfinished", "semseg", "new", r"holds no exported model yet; finish it first: fourm train .*config.yaml"),
         ("data", "semseg", "new", r"holds no exported model"),
-        ("run/model", "semseg", "new", r"config.yaml: no such file; say with --config"),
+        ("run/model", "semseg", "new", r"config.yaml: no such file; name the config"),
     ],
 )
 def test_what_cannot_be_extended_is_named_before_anything_is_written(trained, source, add, out, message):

@@ -159,7 +159,7 @@ def test_the_expected_code_is_decoded_in_one_step(model):
         ({"color": 1}, ["height"], "no modality 'color'; did you mean 'colour'"),
         ({"colour": picture()}, ["colour@pixels"], "'colour@pixels' is input only"),
         ({}, ["height", "height"], "requested twice"),
-        ({"height": Ids([0] * 16)}, ["height"], "'height' is given in full and a target, too"),
+        ({"height": Ids([0] * 16)}, ["height"], "'height' is both given in full and a target"),
         ({"height": Ids([0] * 15)}, ["pose"], "15 ids, but it has 16 tokens"),
         ({"height": Ids([8] + [0] * 15)}, ["pose"], r"id 8 is outside \[0, 8\)"),
         ({"colour@pixels": Ids([0] * 16)}, ["pose"], "has no token ids"),

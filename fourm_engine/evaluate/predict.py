@@ -19,7 +19,7 @@ from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
 from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
-from fourm_engine.generate.inputs import Condition, Ids
+from fourm_engine.generate.given import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.quantisers.base import usage_of

@@ -1,5 +1,5 @@
-"""Tokens from tokens. In: what a user gives of some modalities, and a plan of stages, one for each target. Out: the ids
-of the targets, which `FourM` decodes to values."""
+"""Generation, from tokens to tokens: inputs from a user and a plan of stages, one a target, give the ids of the
+targets. `FourM` decodes them to values."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourm_engine.generate.inputs import Condition, Ids, Typed
+    from fourm_engine.generate.given import Condition, Ids, Typed
     from fourm_engine.generate.plan import Options, Stage, default_plan
     from fourm_engine.generate.result import Generated
 
 __all__ = ["Condition", "Generated", "Ids", "Options", "Stage", "Typed", "default_plan"]
 
-_PLACES = {
-    "Condition": "inputs",
+_MODULES = {
+    "Condition": "given",
     "Generated": "result",
-    "Ids": "inputs",
+    "Ids": "given",
     "Options": "plan",
     "Stage": "plan",
-    "Typed": "inputs",
+    "Typed": "given",
     "default_plan": "plan",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, since configs hold `Options` and are read by commands that need no torch.
-    if name in _PLACES:
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    # Lazy, because configs use `Options`, and the commands that read them do not need torch.
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Several samples of one input made one: their mean, median or vote with its spread, or the best by a scorer.
+"""Combining several samples of one input: their mean, median or vote with its spread, or the best by a scorer.
 
-In: `Results` of samples. Out: `Results` of which `samples` are those. `calibration` tells whether their spread predicts
-the error.
+In: one `Results` per sample. Out: one `Results`, which keeps them as `samples`. `calibration` measures whether their
+spread predicts the error.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.several import How
 
-#: "mean", of all targets, or of each, {target: "mean"}.
+#: "mean" for all targets, or one for each, {target: "mean"}.
 Reduce = str | Mapping[str, str]
 Scorer = Callable[[Results], float]
 
 
 def reductions_of(reduce: Reduce | None, targets: Sequence[str], modalities: Mapping[str, Modality]) -> dict[str, How]:
-    """Target -> how its samples are made one. Raises ValueError for what a modality does not know."""
+    """Target -> how its samples are reduced. Raises ValueError for a reduction that a modality does not support."""
     if reduce is None:
         return {}
     if not isinstance(reduce, (str, Mapping)):
-        raise ValueError(f"reduce: 'mean', 'median' or 'vote', or {{target: one of them}}; given: {reduce!r:.80}")
+        raise ValueError(f"reduce is 'mean', 'median' or 'vote', or {{target: one of them}}; given: {reduce!r:.80}")
     ways = dict.fromkeys(targets, reduce) if isinstance(reduce, str) else dict(reduce)
     for target, how in ways.items():
         if target not in targets:
-            raise ValueError(f"reduce: {target!r} is no target; targets: {', '.join(targets)}")
+            raise ValueError(f"reduce: {target!r} is not a target; targets: {', '.join(targets)}")
         possible = modalities[target].reductions
         if how not in possible:
-            each = f"; several targets: reduce={{{target!r}: {possible[0]!r}}}" if len(targets) > 1 else ""
-            raise ValueError(f"reduce={how!r:.80} does not apply to {target!r}, but {' and '.join(possible)}{each}")
+            each = f"; for several targets: reduce={{{target!r}: {possible[0]!r}}}" if len(targets) > 1 else ""
+            raise ValueError(f"reduce={how!r:.80} does not apply to {target!r}; choose {' or '.join(possible)}{each}")
     return cast("dict[str, How]", ways)
 
 
 def check_combining(n_samples: int, reduce: Reduce | None, best: Scorer | None) -> None:
-    """Raises ValueError for what has no effect."""
+    """Raise ValueError for settings that would have no effect."""
     name = "reduce" if reduce is not None else "best"
     if (reduce is not None or best is not None) and n_samples == 1:
         raise ValueError(f"{name} has no effect on one sample; raise n_samples, or leave it out")
     if reduce is not None and best is not None:
-        raise ValueError("reduce and best both make one of the samples; leave one out")
+        raise ValueError("reduce and best are alternatives; leave one out")
     if best is not None and not callable(best):
-        raise ValueError(f"best: a function of the results of a sample is due; given: {best!r:.80}")
+        raise ValueError(f"best is a function that scores the results of a sample; given: {best!r:.80}")
 
 
 def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
-    """One `Results` of all samples: where they are not reduced, those of the first, or of the best."""
+    """One `Results` of all samples. A target that is not reduced takes its value from the first sample, or from the
+    best."""
     scores = [] if best is None else [_score(best, sample) for sample in samples]
     chosen = samples[int(np.argmax(scores))] if scores else samples[0]
     made = {
@@ -62,7 +63,7 @@ def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer
 
 
 def reduced(samples: Sequence[Generated], how: How) -> Generated:
-    """The mean, median or vote of values, with its spread; `tokens` are those of the sample that is nearest to it."""
+    """The mean, median or vote of the values, with its spread; `tokens` are those of the sample nearest to it."""
     modality, values = samples[0].modality, [sample.value for sample in samples]
     value = modality.reduce(values, how)
     distances = [_mean(modality.spread([one, value])) for one in values]
@@ -75,14 +76,14 @@ def _score(best: Scorer, sample: Results) -> float:
     try:
         number = float(score)
     except (TypeError, ValueError):
-        raise ValueError(f"best: the scorer returns {score!r:.80}, which is no number") from None
+        raise ValueError(f"best: the scorer returns {score!r:.80}, not a number") from None
     if np.isnan(number):
-        raise ValueError("best: the scorer returns NaN; let it return a number, the higher the better")
+        raise ValueError("best: the scorer returns NaN; return a number, higher is better")
     return number
 
 
 def numbers(spread: Any) -> np.ndarray:
-    """A spread as float64 numbers, (n,)."""
+    """A spread as float64 (n,)."""
     parts = list(spread.values()) if isinstance(spread, Mapping) else spread
     return np.asarray(parts, np.float64).reshape(-1)
 
@@ -95,28 +96,28 @@ def _mean(spread: Any) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`correlation`: Spearman's, of spread and error, place by place: 1 where the order is the same, 0 where the spread
-    says nothing. `spread` and `error`: their means in groups of equally many places, of rising spread."""
+    """`correlation`: Spearman's rank correlation of spread and error over all elements: 1 if both rank them alike, 0 if
+    the spread says nothing. `spread` and `error`: their means in groups of equal size, by rising spread."""
 
     correlation: float
     spread: tuple[float, ...]
     error: tuple[float, ...]
-    places: int
+    elements: int
 
     def __repr__(self) -> str:
         rows = "  ".join(f"{s:.3g}→{e:.3g}" for s, e in zip(self.spread, self.error, strict=True))
-        return f"<Calibration: rank correlation {self.correlation:.2f} over {counted(self.places, 'place')}; {rows}>"
+        return f"<Calibration: rank correlation {self.correlation:.2f}, {counted(self.elements, 'element')}; {rows}>"
 
 
 def calibration(generated: Generated | Sequence[Generated], truth: Any, *, groups: int = 10) -> Calibration:
-    """Whether the spread of samples predicts the error of what they were reduced to.
+    """Whether the spread of samples predicts the error of their reduction.
 
     Args:
-        generated: results of `reduce`, of one input or of several.
-        truth: the true value at the size of the result, or one for each of several.
-        groups: how many groups of equally many places to average spread and error over.
+        generated: results of `reduce`, for one input or several.
+        truth: the true value at the size of the result, or one for each result.
+        groups: number of equally large groups over which to average spread and error.
 
-    Raises ValueError for results without a spread, and truths of another number or size."""
+    Raises ValueError for results without a spread, and for truths whose number or size differs."""
     results, truths = ([generated], [truth]) if isinstance(generated, Generated) else (list(generated), list(truth))
     if not results or len(results) != len(truths):
         raise ValueError(f"calibration: {counted(len(results), 'result')}, but {counted(len(truths), 'truth')}")
@@ -131,13 +132,13 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
         spreads.append(numbers(result.spread))
         errors.append(error)
         if len(errors[-1]) != len(spreads[-1]):
-            raise ValueError(f"{result.modality.name!r}: the truth is not of the size of the result")
+            raise ValueError(f"{result.modality.name!r}: the truth differs in size from the result")
     spread_N, error_N = np.concatenate(spreads), np.concatenate(errors)
     known_N = np.isfinite(spread_N) & np.isfinite(error_N)
     spread_N, error_N = spread_N[known_N], error_N[known_N]
     groups = min(groups, len(spread_N))
     if groups < 1:
-        raise ValueError("calibration: no place has both a spread and a truth")
+        raise ValueError("calibration: no element has both a spread and a truth")
     parts = np.array_split(np.argsort(spread_N, kind="stable"), groups)
     return Calibration(
         _correlation(_ranks(spread_N), _ranks(error_N)),
@@ -148,7 +149,7 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
 
 
 def _ranks(x_N: np.ndarray) -> np.ndarray:
-    """Ranks of numbers, equal ones sharing the mean of theirs."""
+    """Ranks; ties share their mean rank."""
     _, inverse, counts = np.unique(x_N, return_inverse=True, return_counts=True)
     ends = counts.cumsum()
     return (ends - (counts + 1) / 2)[inverse]

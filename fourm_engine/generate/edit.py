@@ -1,7 +1,7 @@
-"""Edits of one sample as requests for generation: a part under a mask anew, or the rest after a change.
+"""Edits of a sample as generation requests: regenerate the part under a mask, or the rest after a change.
 
-In: what a user has of a sample, a mask (an array, a picture or its file) and what to change. Out: the inputs and
-targets that `FourM.generate` takes. What cannot be edited so raises ValueError: one line, in the user's names.
+In: a sample, a mask (array, picture or file) and the changes. Out: inputs and targets for `FourM.generate`. Raises
+ValueError, one line in the user's names, for an edit that cannot be made.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fourm_engine.generate.inputs import Condition
+from fourm_engine.generate.given import Condition
 from fourm_engine.generate.masks import read_mask
 from fourm_engine.generate.request import inputs_of, names_of
 from fourm_plugins.modality import Modality
 
-#: Tokens around a mask that are generated anew: what encoded them saw some of what the mask hides.
+#: Tokens around a mask to regenerate, too: their encoder saw some of what the mask hides.
 HALO = 1
 
 
@@ -27,9 +27,9 @@ def edited(
     keep: Iterable[str] | str = (),
     halo: int | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The inputs and targets of an edit; see `FourM.edit`. `find(name)` gives a modality or raises ValueError."""
+    """The inputs and targets of an edit; see `FourM.edit`. `find(name)` returns a modality or raises ValueError."""
     if not isinstance(change, Mapping | None):
-        raise ValueError(f"change: {{name: value}} is due, not {type(change).__name__}; say what the value is of")
+        raise ValueError(f"change is a mapping {{name: value}}, not {type(change).__name__}")
     (sample,), (change,) = inputs_of([sample]), inputs_of([change or {}])
     kept = names_of("keep", keep)
     if mask is None and not change:
@@ -37,7 +37,7 @@ def edited(
     if absent := [name for name in kept if name not in sample]:
         raise ValueError(f"keep: the sample has no {absent[0]!r}; it has {', '.join(sample) or 'nothing'}")
     if both := [name for name in kept if name in change]:
-        raise ValueError(f"{both[0]!r} is to be changed and kept; leave it out of one")
+        raise ValueError(f"{both[0]!r} is in both change and keep; leave it out of one")
     rest = [name for name in sample if name not in change and name not in kept]
     if mask is None:
         if halo is not None:
@@ -45,7 +45,7 @@ def edited(
         if fixed := [name for name in rest if not find(name).spec.target]:
             raise ValueError(f"{fixed[0]!r} is input only and cannot follow the change; keep it, or leave it out")
         if not rest:
-            raise ValueError("nothing of the sample is left to follow the change; keep or change less of it")
+            raise ValueError("no modality of the sample is left to follow the change; keep or change fewer")
         return {**{name: sample[name] for name in kept}, **change}, rest
     halo = HALO if halo is None else halo
     if not isinstance(halo, int) or halo < 0:
@@ -55,6 +55,6 @@ def edited(
         what = f"{', '.join(rest)}: no grid that can be generated" if rest else "nothing that is not kept or changed"
         raise ValueError(f"mask: the sample has {what}; a mask edits pictures and maps")
     if partial := [name for name in targets if isinstance(sample[name], Condition)]:
-        raise ValueError(f"{partial[0]!r}: give its value; the mask says which part of it is known")
+        raise ValueError(f"{partial[0]!r}: give the value without a Condition; the mask says which part is known")
     known = ~read_mask(mask)
     return {**sample, **change, **{name: Condition(sample[name], known, halo=halo) for name in targets}}, targets

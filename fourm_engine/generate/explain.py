@@ -1,7 +1,7 @@
-"""What a request would run, without running it: stages, steps, tokens, branches of guidance, rough FLOPs.
+"""What a request would run, without running it: stages, steps, tokens, guidance branches, approximate FLOPs.
 
-In: `Prepared` samples with their plans. Out: an `Explanation`, whose text people read. What depends on what is decoded
-(where a text ends, when an adaptive order is done) counts in full, so that numbers are those of the most that may run.
+In: `Prepared` samples with their plans. Out: an `Explanation`, whose `str` is for people. Where the work depends on
+what is decoded (the end of a text, an adaptive order), the figures are upper bounds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from fourm_engine.generate.guidance import Branches, branches
 from fourm_engine.generate.orders import Order
-from fourm_engine.generate.plan import Stage, tokens_per_step
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared
 from fourm_engine.generate.rows import distinct, length
 from fourm_engine.generate.sampler import Sampler
+from fourm_engine.generate.schedules import tokens_per_step
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.flops import forward_flops
@@ -26,25 +27,25 @@ from fourm_plugins.counting import counted
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of the network: of a step, all rows that it needs. Of a sequence there is one, for all its tokens."""
+    """One pass of the network: all the rows of a decoding step. A sequence counts as one pass over all its tokens."""
 
     step: int
     branches: int
-    rows: int  # that the encoder runs
-    encoder_tokens: int  # of all rows
-    decoded: int  # tokens that each sample predicts
-    kept: int  # of these
+    rows: int  # rows that the encoder runs
+    encoder_tokens: int  # over all rows
+    decoded: int  # tokens predicted per sample
+    kept: int  # how many of them are kept
     flops: float
 
 
 @dataclass(frozen=True)
 class ExplainedStage:
-    """One stage of one group of samples."""
+    """One stage for one group of samples."""
 
     stage: Stage
     samples: int
     sees: tuple[str, ...]
-    guidance: tuple[str, ...]  # a line a branch
+    guidance: tuple[str, ...]  # one line per branch
     passes: tuple[Pass, ...]
     at_most: bool
 
@@ -55,7 +56,7 @@ class ExplainedStage:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The stages, in the order in which they would run; `str` of it is for people."""
+    """The stages in the order in which they would run; `str` gives the text."""
 
     inputs: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -74,11 +75,11 @@ class Explanation:
         for number, told in enumerate(self.stages, 1):
             lines += [f"{number}. {line}" if i == 0 else f"   {line}" for i, line in enumerate(_lines(told))]
         bound = "at most " if any(stage.at_most for stage in self.stages) else ""
-        return "\n".join([*lines, f"in all: {bound}{_flops(self.flops)}; nothing was run"])
+        return "\n".join([*lines, f"total: {bound}{_flops(self.flops)}; nothing was run"])
 
 
 def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
-    """What `prepared` would run."""
+    """Explain what `prepared` would run."""
     inputs = dict[str, str]()
     for sample, names in zip(prepared.samples, prepared.names, strict=True):
         for name, instance in names.items():
@@ -90,7 +91,7 @@ def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
         samples = [sampler.started(prepared.samples[i]) for i in members]
         for stage in plan:
             stages.append(_stage(stage, samples, sampler))
-            if stage.target in sampler.inputs:  # what later stages see of it: as many tokens as it may have
+            if stage.target in sampler.inputs:  # later stages see as many tokens as it may have
                 n = sampler.vocabulary[stage.target].layout.num_tokens
                 made = [Shown.tokens(np.full(n, 0 if stage.deterministic else b)) for b in range(len(samples))]
                 samples = [
@@ -112,7 +113,7 @@ def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler) -> Explain
 def _parallel(
     stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, sampler: Sampler
 ) -> list[Pass]:
-    """As `parallel.Parallel` runs them."""
+    """The passes that `parallel.Parallel` would run."""
     beforehand = stage.scheme == "random_order" or (order is not None and order.beforehand() is not None)
     n, rows, known = (
         sampler.vocabulary[stage.target].layout.num_tokens,
@@ -120,7 +121,7 @@ def _parallel(
         _known(samples, stage.target),
     )
     which, first = distinct(rows)
-    state, _ = distinct(known)  # samples of which the same is known share their rows
+    state, _ = distinct(known)  # samples with equal known tokens share their rows
     state = [-1 - b for b in range(len(samples))] if stage.scheme == "random_order" else state
     left, passes = [n - sum(map(len, row.values())) for row in known], []
     counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
@@ -145,7 +146,7 @@ def _parallel(
 
 
 def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, sampler: Sampler) -> Pass:
-    """One encoding of each row that differs, and a token at a time of every sample and branch."""
+    """One encoding of each distinct row, then one token at a time for every sample and branch."""
     n = sampler.vocabulary[stage.target].layout.num_tokens
     limit = min(stage.max_tokens or n, n)
     rows = [{**row, **part} for row, part in zip(ways.rows(samples), _known(samples, stage.target) * len(ways))]
@@ -167,7 +168,7 @@ def _known(samples: Sequence[Sample], target: str) -> list[dict[str, Shown]]:
 def _flops_of(
     sampler: Sampler, row: Mapping[str, Shown], encoded: int, decoded: int, targets: Mapping[str, float] | None = None
 ) -> float:
-    """Of one row, or of the head alone, whose product is made once for all branches."""
+    """FLOPs of one row; with `targets`, of the output heads alone, which run once for all branches."""
     patches = {name: len(part) for name, part in row.items() if part.features is not None}
     parts = forward_flops(
         sampler.network.config,
@@ -182,17 +183,17 @@ def _flops_of(
 
 
 def _taken(ways: Branches, samples: int) -> tuple[str, ...]:
-    """A line a branch: what it does not see, and how much of it is taken."""
+    """One line per branch: what it does not see, and its share."""
     first, last = ways.shares(samples, 0.0), ways.shares(samples, 1.0)
     lines = []
     for k, hidden in enumerate(ways.hidden):
         shares = [f"{x:.3g}" if x == y else f"{x:.3g} to {y:.3g}" for x, y in zip(first[k], last[k], strict=True)]
-        lines.append(f"branch {k + 1}, {_without(hidden)}: times {', '.join(dict.fromkeys(shares))}")
+        lines.append(f"branch {k + 1}, {_without(hidden)}: share {', '.join(dict.fromkeys(shares))}")
     return tuple(lines) if len(lines) > 1 else ()
 
 
 def _without(hidden: frozenset[str]) -> str:
-    return f"without {', '.join(sorted(hidden))}" if hidden else "with all"
+    return f"without {', '.join(sorted(hidden))}" if hidden else "sees everything"
 
 
 def _lines(told: ExplainedStage) -> list[str]:
@@ -210,8 +211,8 @@ def _lines(told: ExplainedStage) -> list[str]:
     lines = [f"{stage.target}: {', '.join(how)}; sees {', '.join(told.sees) or 'nothing'}"]
     if stage.scheme != "autoregressive":
         idle = stage.steps - len(passes)
-        skipped = f" ({counted(idle, 'step')} of none not run)" if idle else ""
-        lines.append(f"tokens kept in each step: {' '.join(str(each.kept) for each in passes)}{skipped}")
+        skipped = f" ({counted(idle, 'empty step')} skipped)" if idle else ""
+        lines.append(f"tokens kept per step: {' '.join(str(each.kept) for each in passes)}{skipped}")
     lines += told.guidance
     bound = "at most " if told.at_most else ""
     rows, tokens = sum(each.rows for each in passes), sum(each.encoder_tokens for each in passes)

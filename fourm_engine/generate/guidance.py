@@ -1,7 +1,7 @@
 """Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598).
 
-In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how what they predict combines,
-u + Σ wᵢ (cᵢ − u), each weight a number or a schedule over the steps. A branch of which nothing is taken is skipped.
+In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how their predictions combine, u +
+Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Weight = float | list[float]
 
 @dataclass(frozen=True)
 class Branches:
-    """K branches over B samples. The first is u (or, alone, the plain model); `weights` are those of the others."""
+    """K branches over B samples. The first is u (or, alone, the plain model); `weights` belong to the others."""
 
-    hidden: tuple[frozenset[str], ...]  # K sets of conditions, and of regions of them, that a branch does not see
+    hidden: tuple[frozenset[str], ...]  # K sets: the conditions and regions that a branch does not see
     weights: list[list[Weight]]  # (K - 1) lists of B
-    placeholders: dict[str, Shown]  # what a hidden sequence is replaced by
+    placeholders: dict[str, Shown]  # what replaces a hidden sequence
     target: str
 
     def __len__(self) -> int:
         return len(self.hidden)
 
     def rows(self, samples: Sequence[Sample]) -> list[dict[str, Shown]]:
-        """What the encoder sees of each (branch, sample), branch by branch: K · B rows. The target's own tokens are the
-        sampler's business; of a target that was generated before, nothing is left."""
+        """What the encoder sees for each (branch, sample), branch by branch: K · B rows. The target's tokens are left
+        out: the sampler adds them, and a stage that generates a modality again starts over."""
         rows = []
         for hidden in self.hidden:
             for sample in samples:
@@ -55,22 +55,22 @@ class Branches:
         return rows
 
     def shares(self, samples: int, progress: float = 0.0) -> np.ndarray:
-        """(K, B) float64: how much of each branch is taken, 1 in all; `progress` is 0 at the first step and 1 at the
-        last."""
+        """(K, B) float64: the share of each branch, summing to 1 over branches. `progress` runs from 0 at the first
+        step to 1 at the last."""
         weights = np.array([[_weight(w, progress) for w in row] for row in self.weights]).reshape(-1, samples)
         return np.concatenate([1 - weights.sum(0, keepdims=True), weights])
 
     def combine(self, predicted: Tensor, progress: float = 0.0) -> Tensor:
-        """(K · B, …) -> (B, …), of logits, or of what they are linear in."""
+        """(K · B, …) -> (B, …): combine logits, or anything the logits are linear in."""
         shares = self.shares(len(predicted) // len(self), progress)
         return mix(predicted, np.arange(shares.size), shares)
 
 
 def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
-    """(R, …) -> (B, …): the sum over branches, each times its share (K, B). `rows`, (K · B), are those of (branch,
-    sample), branch by branch; a row whose share is 0 is not looked at."""
+    """(R, …) -> (B, …): the sum over branches, weighted by the shares (K, B). `rows` (K · B) index the first axis by
+    (branch, sample), branch by branch; where the share is 0, the index is ignored."""
     taken, rows = shares != 0, rows.reshape(shares.shape)
-    if (taken.sum(0) == 1).all():  # one branch a sample, whose share is 1
+    if (taken.sum(0) == 1).all():  # a single branch per sample, with share 1
         only = rows[taken.argmax(0), np.arange(shares.shape[1])]
         same = len(only) == len(predicted_R) and (only == np.arange(len(only))).all()
         return predicted_R if same else predicted_R[torch.from_numpy(only).to(predicted_R.device)]
@@ -92,7 +92,7 @@ def _weight(weight: Weight, progress: float) -> float:
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
     """The branches that a stage needs, at least one.
 
-    Raises ValueError: a weight for what is not a condition, or weights given twice."""
+    Raises ValueError for a weight of something that is not a condition, and for weights given twice."""
     conditions = sorted({name for sample in samples for name in sample.shown} - {stage.target})
     placeholders = {}
     if stage.prompt_sentinel:
@@ -101,7 +101,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
     weighted = ({name for sample in samples for name in sample.weights} | regions) - {stage.target}
     named = stage.guidance.keys() if isinstance(stage.guidance, dict) else set[str]()
     if weighted and stage.guidance is not None and (not named or named & weighted):
-        raise ValueError(f"guidance is given twice, by {', '.join(sorted(weighted))} and by the plan; drop one")
+        raise ValueError(f"guidance is given both with {', '.join(sorted(weighted))} and in the plan; drop one")
     if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}
         names = sorted(weighted | common.keys())
@@ -109,12 +109,12 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
             if name not in conditions and name not in regions:
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
-        # A sample without a weight for a condition has weight 1; a region that it lacks is nothing to weigh.
+        # A condition without a weight has weight 1; a region that a sample lacks has weight 0.
         carried = [
             dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples
         ]
         weights: list[list[Weight]] = [[common.get(name, own.get(name, 1.0)) for own in carried] for name in names]
-        # The published models replace what is hidden in plain guidance alone, not where conditions have weights.
+        # The published models replace hidden sequences in plain guidance only, not with weights per condition.
         own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
         return Branches(tuple(hidden), weights, own_sentinel, stage.target)
     weight: Weight = 1.0 if stage.guidance is None else stage.guidance
@@ -125,6 +125,6 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
 
 
 def unknown_condition(name: str, target: str, conditions: Iterable[str]) -> ValueError:
-    """The error for a guidance weight of what does not condition `target`."""
+    """The error for a guidance weight of something that is not a condition of `target`."""
     hint = did_you_mean(name, conditions, otherwise="conditions are:")
-    return ValueError(f"guidance weight for {name!r}, which is no condition of {target}; {hint}")
+    return ValueError(f"guidance weight for {name!r}, which is not a condition of {target}; {hint}")

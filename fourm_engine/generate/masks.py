@@ -1,7 +1,7 @@
-"""Masks and boxes that a user gives, and the tokens that they mean.
+"""Masks and boxes that a user gives, and the tokens that they mark.
 
-In: a bool array, a picture or its file, or a box in shares of the picture. Out: bool (n,) over the tokens of a grid as
-the model sees it. Errors are one line in the user's names.
+In: a bool array, a picture or its file, or a box in fractions of the picture. Out: bool (n,) over the tokens of a grid
+as the model sees it. Errors are one line in the user's names.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fourm_plugins.view import View
 
 
 def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> np.ndarray:
-    """bool (H, W), True where the edit (or what `where` says) is, of an array of two values or a picture (or its file),
-    light there.
+    """bool (H, W), True where the edit (or whatever `where` says) is, from an array of two values or a picture (or its
+    file) that is light there.
 
     Raises ValueError for anything else, and for a mask that marks nothing."""
     picture, named = given, what
@@ -45,25 +45,25 @@ def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> 
             )
         mask = array != 0
     if not mask.any():
-        raise ValueError(f"{named} marks nothing; make white (True) what it is to mark")
+        raise ValueError(f"{named} marks nothing; make the part to mark white (True)")
     return mask
 
 
 def _two_valued(array: np.ndarray) -> bool:
-    """Whether it holds 0 and one value above it: True, 1 or 255."""
+    """Whether the array holds only 0 and one value above it: True, 1 or 255."""
     return array.dtype == np.bool_ or bool(array.size == 0 or np.isin(array, (0, max(1, array.max()))).all())
 
 
 def is_box(given: Any) -> bool:
-    """Whether it is four numbers."""
+    """Whether `given` is four numbers."""
     return isinstance(given, (list, tuple)) and len(given) == 4 and all(isinstance(x, Real) for x in given)
 
 
 def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: View) -> np.ndarray:
-    """bool (n,): the tokens of the grid that a region touches: a box (x0, y0, x1, y1) in [0, 1] of the picture that was
-    given, y down, or what `read_mask` takes. `value`: the picture, or None of ids. Raises ValueError."""
+    """bool (n,): the tokens of the grid that a region touches: a box (x0, y0, x1, y1) in [0, 1] of the given picture, y
+    down, or anything that `read_mask` takes. `value`: the picture, or None for ids. Raises ValueError."""
     if not isinstance(spec.layout, Grid):
-        raise ValueError(f"{name!r} is a {spec.layout.kind}; regions are of grids. Leave region out")
+        raise ValueError(f"{name!r} is a {spec.layout.kind}; only grids have regions. Leave region out")
     what = f"{name!r}: region"
     if is_box(region):
         x0, y0, x1, y1 = map(float, region)
@@ -71,7 +71,7 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
             raise ValueError(f"{what} {list(region)}: a box is (x0, y0, x1, y1) in [0, 1] of the picture, x0 < x1")
         height, width = (spec.layout.height, spec.layout.width) if value is None else np.asarray(value).shape[:2]
         mask = np.zeros((height, width), np.bool_)
-        # To a thousandth of a pixel, so that a third of a picture of 9 pixels is 3.
+        # To a thousandth of a pixel, so that a third of 9 pixels is 3.
         rows, columns = (
             [math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)],
             [
@@ -88,8 +88,8 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
 def tokens_within(
     name: str, keep: np.ndarray, value: Any, spec: ModalitySpec, view: View, *, what: str = "keep"
 ) -> np.ndarray:
-    """bool (n,): the tokens of which `keep`, of tokens or of pixels of `value`, holds every pixel. Raises ValueError
-    where it is neither."""
+    """bool (n,): the tokens entirely within `keep`, a mask of tokens or of pixels of `value`. Raises ValueError if it
+    is neither."""
     assert isinstance(spec.layout, Grid)
     h, w = spec.layout.height, spec.layout.width
     if keep.dtype != np.bool_:
@@ -105,15 +105,16 @@ def tokens_within(
     kept = np.empty((h, w), np.bool_)
     for i in range(h):
         for j in range(w):
-            # Every pixel that the token's patch touches.
+            # every pixel that the token's patch touches
             y, x = slice(int(rows[i]), int(np.ceil(rows[i + 1]))), slice(int(columns[j]), int(np.ceil(columns[j + 1])))
             kept[i, j] = not unknown[y, x].any()
     return kept.reshape(-1)
 
 
 def weights_of(weight: Any, region: Any) -> list[tuple[float, Any]]:
-    """(weight, region) of each region that a `Condition` has; one without a region is the whole. [] without a weight.
-    Raises ValueError for weights that are no numbers, and as many regions as there are not."""
+    """(weight, region) for each region of a `Condition`; the region None is the whole. [] without a weight.
+
+    Raises ValueError for weights that are not numbers, or fewer or more weights than regions."""
     if region is None:
         pairs = [] if weight is None else [(weight, None)]
     elif isinstance(region, (list, tuple)) and not is_box(region):

@@ -1,7 +1,6 @@
-"""The orders that the engine brings beyond MaskGIT's, each as a package would: Halton points, remasking, and steps that
-keep what the model is sure of.
+"""The engine's decoding orders beyond MaskGIT, each written as a package would write it: Halton, remasking, entropy.
 
-In: what a step predicted (`fourm_plugins.order.Predicted`). Out: which tokens stay, how many, which are forgotten.
+In: what a step predicted (`fourm_plugins.order.Predicted`). Out: which tokens stay, how many, and which are forgotten.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from fourm_plugins.spec import Grid, Layout
 
 
 class Halton(DecodingOrder):
-    """Tokens in the order in which the points of Halton's sequence (bases 2 and 3) meet their cells, so that those of a
-    step lie far apart ("Halton scheduler", arXiv 2503.17076). Known beforehand: a step decodes what stays and nothing
-    else."""
+    """Visits tokens in the order in which the Halton sequence (bases 2 and 3) reaches their cells, so that the tokens
+    of a step lie far apart ("Halton scheduler", arXiv 2503.17076). The order is known beforehand: a step decodes only
+    the tokens that it keeps."""
 
     def beforehand(self) -> Tensor:
         n, grid = self.layout.num_tokens, self.layout
@@ -40,10 +39,10 @@ def _radical_inverse(i: int, base: int) -> float:
 
 
 class Remask(DecodingOrder):
-    """MaskGIT that changes its mind (ReMDM, arXiv 2503.00307): after each step but the last, `share` of what was known
-    before it is forgotten, drawn without replacement with weights exp(−probability), the model's when the token was
-    drawn. The number of steps is the budget: it stays, and so does what the schedule has revealed by each of them, but
-    for what the step before forgot."""
+    """MaskGIT that revises itself (ReMDM, arXiv 2503.00307): each step but the last forgets the fraction `share` of the
+    tokens known before it, drawn without replacement with weights exp(−p), p the model's probability when the token was
+    drawn. The number of steps stays the budget: after each step as many tokens are known as its schedule says, less
+    those just forgotten."""
 
     def __init__(self, layout: Layout, share: float = 0.1) -> None:
         super().__init__(layout)
@@ -56,7 +55,7 @@ class Remask(DecodingOrder):
         count = int(self.share * int(movable.sum()))
         if count == 0:
             return None
-        # The largest of log-weight + Gumbel noise are a draw without replacement.
+        # The top k of log-weight + Gumbel noise are a draw without replacement.
         noise = -(-predicted.uniform.clamp(1e-7, 1 - 1e-7).log()).log()
         scores = (noise - predicted.confidence.exp()).masked_fill(~movable, -torch.inf)
         forgotten = torch.zeros_like(movable)
@@ -65,9 +64,9 @@ class Remask(DecodingOrder):
 
 
 class Entropy(DecodingOrder):
-    """The tokens of the lowest entropy stay, and as many as the model is sure of: while their entropies, but for the
-    largest, sum to at most `bound` nats ("entropy-bounded unmasking", arXiv 2505.24857), never fewer than the schedule
-    says. A sample ends when all its tokens are there; `steps` is the most it may take."""
+    """Keeps the tokens of lowest entropy, as many as the model is sure of: while their entropies, except the largest,
+    sum to at most `bound` nats ("entropy-bounded unmasking", arXiv 2505.24857), and never fewer than the schedule says.
+    A sample ends when all its tokens are known; `steps` is the maximum."""
 
     adaptive = True
 

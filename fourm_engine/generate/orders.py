@@ -1,7 +1,7 @@
-"""Decoding orders of packages and of the engine itself, which registers its own as packages do. Built in are
-`parallel` (the most confident stay), `random_order` (chosen before they are decoded) and `autoregressive`.
+"""Decoding orders from packages and from the engine, which registers its orders as packages do. Built in are `parallel`
+(keep the most confident), `random_order` (choose before decoding) and `autoregressive`.
 
-In: an order's name, its settings, the layout, the plugin host. Out: `Order`, which checks what a plugin answers.
+In: an order's name, its settings, the layout, the plugin host. Out: `Order`, which checks what the plugin returns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Order:
-    """The order called `name`. Raises PluginError where it cannot be used, ValueError for settings that it does not
+    """The order called `name`. Raises PluginError if it cannot be used, ValueError for settings that it does not
     take."""
 
     def __init__(self, name: str, host: PluginManager, layout: Layout, settings: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Order:
             takes = list(inspect.signature(provided).parameters)[1:]
             if wrong := [setting for setting in settings if setting not in takes]:
                 listed = ", ".join(takes) or "none"
-                raise ValueError(f"order {name!r} has no setting {wrong[0]!r}; it has: {listed}")
+                raise ValueError(f"order {name!r} has no setting {wrong[0]!r}; its settings: {listed}")
             self._order = provided(layout, **settings)
         elif settings:
             raise ValueError(f"order {name!r} has no settings; leave order={dict(settings)} out")
@@ -44,12 +44,12 @@ class Order:
         self.layout, self.adaptive = layout, self._order.adaptive
 
     def beforehand(self) -> Tensor | None:
-        """float32 (n,), or None where `keep` decides."""
+        """float32 (n,), or None if `keep` decides."""
         scores = self._call(self._order.beforehand)
         return None if scores is None else self._scores(scores, torch.ones(self.layout.num_tokens, dtype=torch.bool))
 
     def keep(self, predicted: Predicted) -> Tensor:
-        """bool (n,): which unknown tokens stay."""
+        """bool (n,): the unknown tokens to keep."""
         unknown_N = predicted.unknown
         scores_N = self._scores(self._call(self._order.score, predicted), unknown_N)
         count, left = predicted.count, int(unknown_N.sum())
@@ -61,13 +61,13 @@ class Order:
         return kept_N & unknown_N
 
     def forget(self, predicted: Predicted) -> Tensor | None:
-        """bool (n,), or None for none: which known tokens are unknown again."""
+        """bool (n,): the known tokens to forget; None for none."""
         forgotten_N = self._call(self._order.forget, predicted)
         if forgotten_N is None:
             return None
         self._check_shape(forgotten_N, "forgets")
         if bool((forgotten_N & (predicted.unknown | predicted.given)).any()):
-            raise PluginError(f"{self._who} forgets tokens that are given, or not known yet")
+            raise PluginError(f"{self._who} forgets tokens that are given or not yet known")
         return forgotten_N
 
     @property
@@ -82,17 +82,17 @@ class Order:
         n = self.layout.num_tokens
         shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         if shape != (n,):
-            raise PluginError(f"{self._who} {verb} with {shape}, not with a tensor of {n} numbers")
+            raise PluginError(f"{self._who} {verb} with {shape} instead of a tensor of {n} numbers")
 
     def _scores(self, scores_N: Any, where_N: Tensor) -> Tensor:
         self._check_shape(scores_N, "scores")
         if bool(scores_N[where_N.to(scores_N.device)].isnan().any()):
-            raise PluginError(f"{self._who} scores with NaN, not with a tensor of {len(scores_N)} numbers")
+            raise PluginError(f"{self._who} scores with NaN instead of {len(scores_N)} numbers")
         return scores_N
 
 
 class _Scoring(DecodingOrder):
-    """A package's function; see `hookspecs.fourm_order`."""
+    """An order that is a package's function; see `hookspecs.fourm_order`."""
 
     def __init__(self, layout: Layout, function: Callable[..., Tensor]) -> None:
         super().__init__(layout)

@@ -1,8 +1,7 @@
-"""Parallel decoding: each step encodes again what is known so far and predicts the rest of a grid or vector from mask
-tokens.
+"""Parallel decoding: each step re-encodes the known tokens and predicts the rest of a grid or vector from mask tokens.
 
-In: samples, a stage, the branches of guidance. Out: the tokens of each sample. A step computes what it needs: rows that
-are equal once, no branch of which nothing is taken, no sample that is done, no token that will not be looked at.
+In: samples, a stage, the branches of guidance. Out: the tokens of each sample. A step computes only what it needs:
+equal rows once, no branch with share 0, no finished sample, no token that nobody looks at.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from torch import Tensor
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import Branches, mix
 from fourm_engine.generate.orders import Order
-from fourm_engine.generate.plan import Stage, temperatures, tokens_per_step
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, together
 from fourm_engine.generate.sampling import draw, log_probability, most_confident, uniforms
+from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.generate.shown import Sample
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.order import Predicted
 
-#: Told after each step: the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
+#: Called after each step with the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
 Watch = Callable[[str, np.ndarray, np.ndarray], None]
 
 
@@ -38,7 +38,7 @@ class Filled:
 
 
 class Parallel:
-    """One stage of a batch. `run` does it."""
+    """One stage for a batch of samples."""
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class Parallel:
         for b, sample in enumerate(samples):
             if part := sample.known.get(stage.target):
                 ids_Bn[b, part.pos], known_Bn[b, part.pos] = torch.from_numpy(part.ids), True
-        self.tokens = [n - int(count) for count in known_Bn.sum(1)]  # to generate, of each sample
+        self.tokens = [n - int(count) for count in known_Bn.sum(1)]  # to generate, per sample
         self.left = list(self.tokens)
         self.ids_Bn, self.known_Bn = ids_Bn.to(device), known_Bn.to(device)
         self.given_Bn, self.confidence_Bn = self.known_Bn.clone(), torch.zeros(batch, n, device=device)
 
-        # Everything random is drawn before the first step, in amounts that the other samples do not change.
+        # All random numbers are drawn before the first step, so that a sample's are the same in any batch.
         self.uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
         self.priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
         if order is not None:
             self.luck_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
             if (priority_n := order.beforehand()) is not None:
                 self.priority_Bn = priority_n.to(device).float().expand(batch, n)
-        # Linear takes fewer steps for few tokens.
+        # The linear schedule takes fewer steps for few tokens.
         counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in self.tokens]
         self.counts = [row + [0] * (stage.steps - len(row)) for row in counts]
         self.heats = [
@@ -93,13 +93,13 @@ class Parallel:
         which, first = distinct(rows)
         self.which = np.array(which).reshape(len(plan), batch)
         self.packing = Packing([rows[i] for i in first], vocabulary, device)
-        # Samples of which the same is known share their rows until they have tokens of their own.
+        # Samples with equal known tokens share their rows until they diverge.
         self.state, _ = distinct(
             [{stage.target: sample.known[stage.target]} if stage.target in sample.known else {} for sample in samples]
         )
         if stage.scheme == "random_order":
             self.state = [-1 - b for b in range(batch)]
-        # With compiled blocks every step of the stage has one shape; else no step is larger than it must be.
+        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
         self.fixed = network.config.compile
 
     def run(self, watch: Watch | None = None) -> list[Filled]:
@@ -127,7 +127,7 @@ class Parallel:
         stage, left = self.stage, [self.left[b] for b in active]
         at_A = torch.tensor(active, device=self.device)
         predicted_An, count_A = ~self.known_Bn[at_A], torch.tensor(count, device=self.device)
-        if self.priority_Bn is not None:  # only what this step reveals is predicted
+        if self.priority_Bn is not None:  # predict only what this step reveals
             predicted_An = most_confident(self.priority_Bn[at_A], predicted_An, count_A)
         chosen = count if self.priority_Bn is not None else left
         if self.fixed:
@@ -190,7 +190,7 @@ class Parallel:
         return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, luck_n)
 
     def _predict(self, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]) -> Tensor:
-        """The decoder's output (A, M, D), branches combined: logits are linear in it."""
+        """The decoder's output (A, M, D), branches combined, which the logits are linear in."""
         shares = self.plan.shares(len(self.left), step / max(1, self.stage.steps - 1))[:, active]
         rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
         content, of = list[int](), list[int]()
@@ -236,14 +236,13 @@ def _runs(lengths: Sequence[int]) -> list[slice]:
 
 
 def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions of the True entries of each row (at most `width`), ascending, in (B, width) slots; which slots hold
-    one."""
+    """The positions of the True entries of each row, ascending, in (B, width) slots, and which slots hold one."""
     index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
     return index_BM, mask_Bn.gather(1, index_BM)
 
 
 def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width: int) -> Tokens:
-    """The encoder's tokens, and after them `width` slots for the target's known tokens."""
+    """The encoder's tokens, followed by `width` slots for the target's known tokens."""
     if width == 0:
         return base
     index, slot = _compact(known_Bn, width)
@@ -253,7 +252,7 @@ def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width:
 
 
 def _narrow(tokens: Tokens, width: int) -> Tokens:
-    """The same without padding between the tokens; those at the front, which patches are counted by, stay."""
+    """The same tokens without padding between them. Those at the front stay, because patches are counted by them."""
     if tokens.shape[1] == width:
         return tokens
     index, _ = _compact(tokens.mod >= 0, width)

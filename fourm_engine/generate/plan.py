@@ -1,8 +1,7 @@
-"""What to generate, in which order and how: a plan is a list of stages.
+"""Plans: what to generate, in which order and how.
 
-In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler executes one after the
-other; what a stage has generated is an input of those that follow (chained generation, 4M section 3.2). Schedules say
-how many tokens each step reveals, at which temperature, as in the published models (MaskGIT, arXiv 2202.04200).
+In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler runs in turn; what a stage
+generates is an input of the following ones (chained generation, 4M section 3.2).
 """
 
 from __future__ import annotations
@@ -15,66 +14,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
 from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
-
-Schedule = Literal["cosine", "linear"]
-TemperatureSchedule = Literal["constant", "linear", "onex"]
-
-#: Below this a draw is greedy in float32 anyway; it keeps the division finite.
-MIN_TEMPERATURE = 1e-9
-
-
-def tokens_per_step(schedule: Schedule, steps: int, tokens: int) -> list[int]:
-    """Tokens revealed at each step; they sum to `tokens`.
-
-    Cosine: with s_i = ½(1 + cos(π i/n)), step i takes round(N (s_i − s_{i+1})), halves to even, the last the rest;
-    single steps may take none. Linear: min(n, N) steps as equal as can be, the larger ones first."""
-    if schedule == "linear":
-        steps = max(1, min(steps, tokens))
-        return [tokens // steps + (i < tokens % steps) for i in range(steps)]
-    shares = [0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps + 1)]
-    counts, left = [], tokens
-    for i in range(steps - 1):
-        # Many steps that all round up would otherwise reveal more tokens than there are.
-        counts.append(min(left, round(tokens * (shares[i] - shares[i + 1]))))
-        left -= counts[-1]
-    return [*counts, left]
-
-
-def temperatures(
-    schedule: TemperatureSchedule,
-    counts: Sequence[int],
-    *,
-    temperature: float,
-    minimum: float = 0.5,
-    power: float = 0.5,
-) -> list[float]:
-    """Temperature of each step that reveals `counts` tokens.
-
-    Constant: `temperature`. Linear: `temperature` times the share of tokens left before the step. Onex: the excess
-    over `minimum` falls like x^−power, x_k = 1 + 99 k/(N − 1) at step k, and with the share of tokens left after the
-    step. Both at least 1e-9. `minimum` and `power` matter to onex alone."""
-    total, done, result = max(1, sum(counts)), 0, []
-    for step, count in enumerate(counts):
-        if schedule == "constant":
-            result.append(temperature)
-        elif schedule == "linear":
-            # Of a sample that is done, while others of its batch go on, nothing is left; 0 could not be divided by.
-            result.append(max(temperature * (total - done) / total, MIN_TEMPERATURE))
-        else:
-            x = 1 + 99 * step / max(1, total - 1)
-            y = (x**-power - 100**-power) / (1 - 100**-power)
-            value = minimum + (temperature - minimum) * y * (1 - (done + count) / total)
-            result.append(max(value, MIN_TEMPERATURE))
-        done += count
-    return result
-
 
 Readout = Literal["sampled", "expected"]
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
-#: Steps of a grid of which nothing given shows the layout (a picture from a sentence), and of all that is drawn.
+#: Steps for a grid whose layout no input shows (a picture from a sentence), and for everything that is drawn.
 FREE_STEPS = 8
 
 
@@ -82,9 +29,7 @@ def _weights(value: Any) -> Any:
     weights = list(value.values()) if isinstance(value, Mapping) else [value]
     schedules = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
     if not all(isinstance(w, Real) and math.isfinite(w) for schedule in schedules for w in schedule):
-        raise ValueError(
-            "a finite number, or one for each of some inputs, {name: weight}; a list of numbers is a schedule"
-        )
+        raise ValueError("a finite number, or one per input, {name: weight}; a list of numbers is a schedule")
     if not weights:
         raise ValueError("it names no condition; leave it out")
     if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):
@@ -92,8 +37,8 @@ def _weights(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-#: One weight, or a weight for each named input. A weight is a number, or numbers from the first step to the last, in
-#: equal parts, with straight lines between them.
+#: One weight, or a weight per named input. A weight is a number, or a list of numbers, spaced evenly from the first
+#: step to the last and interpolated linearly.
 Guidance = Annotated[float | list[float] | dict[str, float | list[float]], BeforeValidator(_weights)]
 
 
@@ -103,13 +48,13 @@ def scheduled(guidance: Guidance | None) -> bool:
 
 
 class Options(BaseModel):
-    """What a user may say of how to generate; None leaves the choice to `default_plan`."""
+    """What a user may set for generation; None leaves the choice to `default_plan`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    #: Steps of parallel decoding, of grids and vectors.
+    #: Steps of parallel decoding, for grids and vectors.
     steps: int | None = Field(default=None, ge=1, le=8192)
-    #: 0 takes the likeliest token; above it, tokens are drawn.
+    #: 0 takes the likeliest token; above 0, tokens are drawn.
     temperature: Temperature | None = None
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
@@ -124,52 +69,51 @@ class Options(BaseModel):
     def _effects(self) -> Options:
         _check_drawing(self.temperature, self.top_p, self.top_k)
         if self.order and self.scheme is None:
-            raise ValueError(f"order={self.order} are settings of a scheme; name it, scheme='remask'")
+            raise ValueError(f"order={self.order} sets a scheme; name the scheme, such as scheme='remask'")
         if self.scheme == "autoregressive":
-            raise ValueError("scheme 'autoregressive' is that of sequences, which have no other; leave it out")
+            raise ValueError("scheme 'autoregressive' is the only one for sequences, and only for them; leave it out")
         if self.scheme is not None and self.steps == 1:
             raise ValueError(f"scheme {self.scheme!r} has no effect on one step; raise steps, or leave it out")
         return self
 
     @property
     def drawn(self) -> bool:
-        """Whether randomness is requested."""
+        """Whether the options ask for randomness."""
         return bool(self.temperature) or self.top_p is not None or self.top_k is not None
 
 
 class Stage(BaseModel):
-    """One target and how it is generated: `Stage("name", steps=8, scheme="halton")`. Without a scheme, what is not set
-    is chosen as by `default_plan`.
+    """One target and how to generate it: `Stage("name", steps=8, scheme="halton")`. Without a scheme, open settings are
+    chosen as by `default_plan`.
 
-    Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a number w there is one c, which sees everything
-    given and generated, and u sees nothing but the target's own tokens. With weights by name there is one cᵢ a named
-    condition, and u and every cᵢ see what is not named. 1 is plain, and so is None where no `Condition` has a weight; 0
-    is unconditional, and below it the result is led away from a condition. [0, 3] grows from 0 at the first step to 3
-    at the last.
+    Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a single weight there is one c, which sees everything
+    given and generated, and u sees nothing but the target's known tokens. With weights by name there is one cᵢ per
+    named condition, and u and all cᵢ also see what is not named. A weight of 1 is plain generation, as is None unless a
+    `Condition` has a weight; 0 is unconditional, and a negative weight leads the result away from the condition. [0, 3]
+    grows from 0 at the first step to 3 at the last.
 
     Args:
         target: the modality to generate.
         scheme: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens
-            drawn at random, as training does. autoregressive: sequences, left to right. halton, remask, entropy, and
-            those that packages add (entry points `fourm.orders.v1`): see docs/generation.md.
-        order: settings of such a scheme, {"share": 0.1}.
-        steps: of a grid or vector, at most a step a token.
-        schedule: how many tokens each step reveals: few at first ("cosine"), or equally many ("linear").
+            drawn at random, as in training. autoregressive: sequences, left to right. halton, remask, entropy, and the
+            orders of packages (entry points `fourm.orders.v1`): see docs/generation.md.
+        order: settings of the scheme, {"share": 0.1}.
+        steps: decoding steps of a grid or vector, at most one per token.
+        schedule: how many tokens each step reveals: few at first ("cosine") or equally many ("linear").
         temperature: 0 takes the likeliest token.
-        temperature_schedule: constant; linear, falling with the tokens that are left; onex, from `temperature` to
+        temperature_schedule: constant; linear, falling with the number of tokens left; onex, from `temperature` to
             `temperature_min` like 1 / x to the `temperature_power`.
-        temperature_min, temperature_power: of onex.
-        top_p: draws from the fewest tokens that hold this probability.
-        top_k: draws from the k likeliest tokens.
-        guidance: a weight, or {condition: weight}; each a number, or a list of numbers, which is a schedule.
-        readout: sampled: the value is decoded from the tokens. expected: it is decoded from the probability-weighted
-            codes, and the tokens are those that the steps chose.
-        max_tokens: a sequence ends here at the latest; None is the modality's own limit.
-        prompt_sentinel: what the published models were sampled with: the encoder sees the starting sentinel of a
-            sequence that is generated from nothing, and of a sequence that guidance by one number hides. Training shows
-            neither.
+        temperature_min, temperature_power: settings of onex.
+        top_p: draw from the fewest tokens with this total probability.
+        top_k: draw from the k likeliest tokens.
+        guidance: a weight, or {condition: weight}; each a number, or a list of numbers as a schedule.
+        readout: sampled: decode the value from the tokens. expected: decode it from the probability-weighted codes; the
+            tokens are those that the steps chose.
+        max_tokens: maximum length of a sequence; None is the modality's maximum.
+        prompt_sentinel: sample as the published models were: the encoder sees the start sentinel of a sequence that is
+            generated from nothing, and of a sequence that a single guidance weight hides. Training shows neither.
 
-    Raises ValueError, one line, for a setting that would have no effect beside the others."""
+    Raises ValueError, one line, for a setting that would have no effect."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -199,7 +143,7 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
-        if self.scheme is None:  # what is open decides, too
+        if self.scheme is None:  # settings that are still open matter, too
             return self
         fields = type(self).model_fields
         changed = {
@@ -220,12 +164,12 @@ class Stage(BaseModel):
         elif self.order and self.scheme in ("parallel", "random_order"):
             raise ValueError(f"scheme {self.scheme!r} has no settings; leave order={self.order} out")
         elif self.max_tokens is not None:
-            raise ValueError("max_tokens applies to autoregressive decoding alone; leave it out")
+            raise ValueError("max_tokens applies to autoregressive decoding only; leave it out")
         _check_drawing(self.temperature, self.top_p, self.top_k)
         if self.temperature_schedule != "constant" and self.temperature == 0:
             raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")
         if self.temperature_schedule != "onex" and (idle := sorted(changed & {"temperature_min", "temperature_power"})):
-            raise ValueError(f"{idle[0]} is for temperature_schedule='onex' alone; leave it out")
+            raise ValueError(f"{idle[0]} applies to temperature_schedule='onex' only; leave it out")
         if self.scheme != "autoregressive" and self.steps == 1 and scheduled(self.guidance):
             raise ValueError("a schedule of guidance has no effect on one step; raise steps, or give one number")
         if self.steps == 1 and self.schedule != "cosine":
@@ -245,14 +189,14 @@ class Stage(BaseModel):
 
     @property
     def deterministic(self) -> bool:
-        """Whether every seed gives the same."""
+        """Whether every seed gives the same result."""
         likeliest = self.temperature == 0 or self.top_k == 1
         return likeliest and (self.steps == 1 or self.scheme in ("parallel", "autoregressive", "halton", "entropy"))
 
     def completed(
         self, modalities: Mapping[str, Modality], given: Iterable[str] = (), *, several: bool = False
     ) -> Stage:
-        """With what a stage without a scheme leaves open, as `default_plan` chooses it. Raises ValueError."""
+        """This stage with its open settings filled in as by `default_plan`, if it has no scheme. Raises ValueError."""
         if self.scheme is not None:
             return self
         said = self.model_dump(include=self.model_fields_set - {"scheme"})
@@ -261,7 +205,7 @@ class Stage(BaseModel):
         return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | said)
 
 
-# Pydantic shows the arguments of `__init__`; people want to see the settings.
+# Pydantic would show the arguments of `__init__`; users want to see the settings.
 Stage.__signature__ = Signature(
     Parameter(name, Parameter.KEYWORD_ONLY if name != "target" else Parameter.POSITIONAL_OR_KEYWORD, **told)  # type: ignore[arg-type]
     for name, field in Stage.model_fields.items()
@@ -288,24 +232,24 @@ def default_plan(
     several: bool = False,
     **options: Any,
 ) -> list[Stage]:
-    """One stage a target, in the order given.
+    """One stage per target, in the order given.
 
-    A grid takes one greedy step where a grid of its own alignment group is given or already generated (a picture shows
-    where things are), and a vector always; where the modality allows it, the expected code is decoded. A grid of which
-    nothing shows the layout is drawn in eight steps from the nucleus, a sequence left to right. Where randomness is
-    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. Where a
-    `scheme` is, grids and vectors are drawn in eight steps or as many as `steps` says.
+    A vector takes one greedy step, and so does a grid if another grid of its alignment group is given or generated
+    before it (a picture shows where things are); where the modality allows it, the expected code is decoded. A grid
+    whose layout nothing shows is drawn in eight steps with nucleus sampling, a sequence left to right. If randomness is
+    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. With a
+    `scheme`, grids and vectors are drawn in eight steps, or in `steps`.
 
-    `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most a step a
-    token; the others, where given, apply to every stage. Raises ValueError, one line, for options that do not exist
-    or have no effect."""
+    `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most one step per
+    token; the others apply to every stage. Raises ValueError, one line, for options that do not exist or have no
+    effect."""
     try:
         chosen = Options(**options)
     except ValidationError as error:
         raise ValueError(_one_line(error, Options)) from None
     targets = [targets] if isinstance(targets, str) else list(targets)
     if unknown := [target for target in targets if target not in modalities]:
-        raise ValueError(f"no modality {unknown[0]!r}; there are: {', '.join(modalities)}")
+        raise ValueError(f"no modality {unknown[0]!r}; available: {', '.join(modalities)}")
     layouts = {target: modalities[target].spec.layout for target in targets}
     parallel = {target: layout.num_tokens for target, layout in layouts.items() if layout.kind != "sequence"}
     if idle := [name for name in ("steps", "scheme") if getattr(chosen, name) is not None and not parallel]:

@@ -1,4 +1,4 @@
-"""From what a user writes to samples, each with its plan; all that can be wrong is said before anything is computed.
+"""From a user's request to samples, each with its plan; reports every mistake before anything is computed.
 
 In: inputs, targets, a plan or options, seeds. Out: `Prepared`.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 from fourm_engine.generate import request
 from fourm_engine.generate.chain import Nats, choose_chain
-from fourm_engine.generate.inputs import Condition, Ids, InputReader
+from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.generate.shown import Sample
@@ -20,19 +21,19 @@ from fourm_plugins.modality import Modality
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples in the order of the seeds: each input `n_samples` times."""
+    """Samples in the order of their seeds: each input `n_samples` times."""
 
     targets: list[str]
     n_samples: int
     samples: list[Sample]
     plans: list[list[Stage]]
     seeds: list[int]
-    names: list[dict[str, str]]  # of each sample, name as given -> modality that it is shown as
+    names: list[dict[str, str]]  # per sample: name as given -> modality that shows it
     remarks: list[str] = field(default_factory=list)  # why the plan is what it is
 
     def groups(self, batch_size: int) -> Iterator[tuple[list[Stage], list[int]]]:
-        """Plans, and indices of samples that run together. What a sample weighs decides its branches, so that only
-        samples that weigh the same do."""
+        """(plan, indices) of samples that run together. The weights of a sample decide its branches, so only samples
+        with the same weighted conditions do."""
         groups: dict[Any, list[int]] = {}
         for i, (sample, plan) in enumerate(zip(self.samples, self.plans, strict=True)):
             groups.setdefault((repr(plan), *sorted(sample.weights), *sorted(sample.regions)), []).append(i)
@@ -56,8 +57,8 @@ def prepare(
     options: Mapping[str, Any],
     dry: bool = False,
 ) -> Prepared:
-    """`nats`: the any-to-any matrix of the run, for plan "auto". `dry`: to be looked at alone. The rest is as
-    `FourM.generate_batch` takes it."""
+    """`nats`: the run's any-to-any matrix, for plan "auto". `dry`: prepare only for an explanation. For the other
+    arguments see `FourM.generate_batch`."""
     inputs = request.inputs_of(inputs)
     if type(n_samples) is not int or n_samples < 1:
         raise ValueError(f"n_samples is at least 1; given: {n_samples!r:.80}")
@@ -85,12 +86,12 @@ def prepare(
             names = request.chain_of(steps, targets, shown)
         else:
             if options:
-                raise ValueError(f"{', '.join(options)}: the plan says how to generate; put it into its stages")
+                raise ValueError(f"{', '.join(options)}: the stages of the plan say how to generate; set it there")
             stages = request.plan_of(steps, targets, modalities, shown)
             names = [stage.target for stage in stages]
     for name in names:
         reader.find(name)
-    # What is wrong is better known before anything is read.
+    # Mistakes in the plan are better known before any input is read.
     for stage in [s.completed(modalities) for s in stages] or default_plan(names, modalities, **options):
         sampler.order(stage)
     read = [reader.read(sample, {*names}, dry=dry) for sample in inputs]
@@ -121,9 +122,9 @@ def prepare(
 
 
 def _given(inputs: Sequence[Mapping[str, Any]], reader: InputReader) -> list[str]:
-    """The modalities that all inputs are shown as, but for what is known of a part alone."""
+    """The modalities that show the inputs, without those given only in part."""
     if any(sample.keys() != inputs[0].keys() for sample in inputs):
-        raise ValueError("the inputs give different modalities, so that what to generate differs; name the targets")
+        raise ValueError("the inputs give different modalities; name the targets")
     whole = {name: value for name, value in (inputs[0] if inputs else {}).items() if not _partial(value)}
     values = {name: v.value if isinstance(v, Condition) else v for name, v in whole.items()}
     return [reader.instance(name, raw=not isinstance(value, Ids)).name for name, value in values.items()]
@@ -134,15 +135,15 @@ def _partial(value: Any) -> bool:
 
 
 def _others(inputs: Sequence[Mapping[str, Any]], given: Sequence[str], modalities: Mapping[str, Modality]) -> list[str]:
-    """All that can be generated and is not given, in whatever form."""
+    """All modalities that can be generated and are not given in any form."""
     there = _same(given, modalities)
     targets = [name for name, m in modalities.items() if m.spec.target and name not in there]
     if not targets:
-        raise ValueError(f"targets: all that this model generates is given ({', '.join(inputs[0])}); leave one out")
+        raise ValueError(f"targets: the inputs give all that the model generates ({', '.join(inputs[0])}); omit one")
     return targets
 
 
 def _same(given: Sequence[str], modalities: Mapping[str, Modality]) -> set[str]:
-    """The modalities of the same data as what is given: as pixels or as tokens, at any size."""
+    """All modalities of the same data as the given ones: pixels or tokens, at any size."""
     sources = {modalities[name].spec.source for name in given}
     return {name for name, m in modalities.items() if m.spec.source in sources}

@@ -1,7 +1,7 @@
-"""A request for generation, checked before anything is computed.
+"""Checks of a generation request before anything is computed.
 
-In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one form. A
-request that cannot be, or that cannot have the effect that it names, raises ValueError: one line, in the user's names.
+In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one canonical
+form. A request that is impossible, or has a part without effect, raises ValueError: one line, in the user's names.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from fourm_plugins.suggest import did_you_mean
 
 
 def names_of(what: str, given: str | Iterable[str]) -> list[str]:
-    """Names in the order given; a str is one name."""
+    """A list of names, in order; a str is one name."""
     if isinstance(given, str):
         return [given]
     if isinstance(given, (set, frozenset)) and len(given) > 1:
         raise ValueError(f"{what}: a set has no order; give a list")
     names = list(given) if isinstance(given, Iterable) else [given]
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise ValueError(f"{what}: {wrong[0]!r:.80} is no name of a modality")
+        raise ValueError(f"{what}: {wrong[0]!r:.80} is not the name of a modality")
     return names
 
 
 def no_such(name: str, known: Iterable[str]) -> str:
-    """The message about a modality that a model does not have."""
+    """The message for a modality that the model does not have."""
     return f"this model has no modality {name!r}; {did_you_mean(name, known, otherwise='it has')}"
 
 
 def targets_of(given: str | Iterable[str]) -> list[str]:
-    """At least one target, none of them twice."""
+    """At least one target, without repetition."""
     targets = names_of("targets", given)
     if not targets:
         raise ValueError("targets: none is given; name at least one modality")
@@ -49,19 +49,19 @@ def targets_of(given: str | Iterable[str]) -> list[str]:
 def inputs_of(given: Any) -> list[Mapping[str, Any]]:
     """The inputs of several samples."""
     if isinstance(given, Mapping):
-        raise ValueError("inputs: one mapping, where a list of them is due; `generate` takes one")
+        raise ValueError("inputs is a list of mappings, not a mapping; `generate` takes a single one")
     samples = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for sample in samples:
         if not isinstance(sample, Mapping):
-            raise ValueError(f"inputs: {{name: value}} is due, not {type(sample).__name__}; say what the value is of")
+            raise ValueError(f"inputs are {{name: value}}, not {type(sample).__name__}; name the modality of the value")
         names_of("inputs", sample)
     return samples
 
 
 def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
-    """One seed a sample."""
+    """One seed per sample."""
     if seeds is not None and seed != 0:
-        raise ValueError("seed has no effect beside seeds; leave one of them out")
+        raise ValueError("seed has no effect together with seeds; leave one out")
     try:
         result = [operator.index(seed) + i for i in range(samples)] if seeds is None else [*map(operator.index, seeds)]
     except TypeError:
@@ -74,28 +74,28 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
 
 
 def chain_of(names: Sequence[str], targets: Sequence[str], inputs: Collection[str]) -> list[str]:
-    """What a user generates in turn. `inputs`: modalities that later stages may be shown."""
+    """The modalities that a user generates in turn. `inputs`: modalities that later stages may see."""
     if absent := [target for target in targets if target not in names]:
         raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(names)}")
     last = max(i for i, name in enumerate(names) if name in targets)
     for i, name in enumerate(names):
         if name not in targets and (i > last or name not in inputs):
-            raise ValueError(f"plan: nothing sees what the stage of {name!r} makes, and it is no target")
+            raise ValueError(f"plan: {name!r} is neither a target nor seen by a later stage")
     return list(names)
 
 
 def plan_of(
     given: Iterable[Any], targets: Sequence[str], modalities: Mapping[str, Modality], inputs: Collection[str]
 ) -> list[Stage]:
-    """A user's own plan, of Stages and names."""
+    """A user's plan, of Stages and names."""
     plan = [Stage(step) if isinstance(step, str) else step for step in given]
     if wrong := [stage for stage in plan if not isinstance(stage, Stage)]:
-        raise ValueError(f"plan: {wrong[0]!r:.80} is no Stage; a plan is a list of Stages and names")
+        raise ValueError(f"plan: {wrong[0]!r:.80} is not a Stage; a plan is a list of Stages and names")
     plan = [Stage(**stage.model_dump(exclude_unset=True)) for stage in plan]  # model_copy checks nothing
     chain_of([stage.target for stage in plan], targets, inputs)
     for stage in plan:
         layout = modalities[stage.target].spec.layout if stage.target in modalities else None
-        if layout is None:  # told of by name, later
+        if layout is None:  # reported by name, later
             continue
         for name in ("steps", "max_tokens"):
             if (value := getattr(stage, name)) is not None and value > layout.num_tokens:
@@ -106,7 +106,7 @@ def plan_of(
 
 
 def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
-    """Whether several samples of each input are wanted: each is there more than once, with different seeds."""
+    """Whether a user wants several samples of each input: each occurs more than once, with different seeds."""
     drawn: dict[bytes, set[int]] = {}
     for sample, seed in zip(samples, seeds, strict=True):
         drawn.setdefault(_digest(sample), set()).add(seed)
@@ -114,16 +114,16 @@ def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
 
 
 def check_variety(plan: Sequence[Stage], count: int) -> None:
-    """Several samples of one input need something that is drawn."""
+    """Raise ValueError for several samples of one input if the plan draws nothing."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
             f"{counted(count, 'sample')} of one input with a plan that draws nothing (temperature 0, top_k 1) are all "
-            "the same; ask for one, or raise temperature"
+            "the same; request one, or raise temperature"
         )
 
 
 def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, Modality]) -> None:
-    """Something is left to generate of what is given in part."""
+    """Raise ValueError if a partly given target has nothing known, or nothing left to generate."""
     limits = {stage.target: stage.max_tokens for stage in plan}
     for name, part in sample.known.items():
         layout = modalities[name].spec.layout
@@ -131,7 +131,7 @@ def check_known(plan: Sequence[Stage], sample: Sample, modalities: Mapping[str, 
         if len(part) == 0:
             raise ValueError(f"{name!r}: nothing of it is given; leave it out of the inputs")
         if len(part) >= limit:
-            raise ValueError(f"{name!r}: {len(part)} of at most {limit} tokens are given, nothing is left to make")
+            raise ValueError(f"{name!r}: {len(part)} of at most {limit} tokens are given, none is left to generate")
 
 
 def guided(
@@ -143,10 +143,11 @@ def guided(
     sequences: Collection[str],
     chosen: bool,
 ) -> list[Stage]:
-    """The plan with guidance weights under the names that the sampler knows.
+    """The plan with guidance weights under the names that the sampler uses.
 
-    `shown_as`: name as the user gave it -> modality that it is shown as. `inputs`: modalities that the encoder may be
-    shown. `chosen`: whether a user wrote the plan; otherwise options are common to all stages, and must affect one."""
+    `shown_as`: name as the user gave it -> modality that shows it. `inputs`: modalities that the encoder may see.
+    `chosen`: whether a user wrote the plan; otherwise options are common to all stages, and must affect at least
+    one."""
     given = {instance: name for name, instance in shown_as.items()}
     seen = {instance for instance in given if instance in inputs}
     named = {name for stage in plan if isinstance(stage.guidance, dict) for name in stage.guidance}
@@ -160,7 +161,7 @@ def guided(
         named_here = {shown_as.get(name, name) for name in weights} if isinstance(weights, dict) else carriers
         if weights is not None and carriers & named_here:
             listed = ", ".join(sorted(given[name] for name in carriers))
-            raise ValueError(f"guidance is given twice, with the conditions {listed} and with the plan; drop one")
+            raise ValueError(f"guidance is given both with {listed} and in the plan; drop one")
         if isinstance(weights, dict):
             weights = {}
             for name, weight in stage.guidance.items():  # type: ignore[union-attr]
@@ -200,13 +201,13 @@ def guided(
 
 def _refuse_sentinel(target: str) -> None:
     raise ValueError(
-        f"prompt_sentinel has no effect on {target}: it is for sequences that are generated, or hidden by guidance of "
-        f"one number; leave it out"
+        f"prompt_sentinel has no effect on {target}: it is for sequences that are generated, or hidden by a single "
+        f"guidance weight; leave it out"
     )
 
 
 def _digest(sample: Sample) -> bytes:
-    """Equal for samples that are shown the same."""
+    """Equal for samples that show the same."""
     regions = {key: (region.pos.tolist(), region.weight) for key, region in sample.regions.items()}
     digest = hashlib.sha256(repr((sorted(sample.weights.items()), sorted(regions.items()))).encode())
     for kind, parts in (("shown", sample.shown), ("known", sample.known)):

@@ -1,4 +1,4 @@
-"""What generation gives back for one target of one sample."""
+"""Results of generation: a value, its tokens and pictures for each target of a sample."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from fourm_plugins.modality import Modality
 
 @dataclass(frozen=True, repr=False)
 class Generated:
-    """`value` is the modality's own (metres, a picture, a string, a list of boxes). `tokens` are the ids that were
-    chosen, int64 (n,), local to the modality's token space, a sequence without its end marker.
+    """One generated modality of one sample.
 
-    `decoded_from` tells what the value comes from. "tokens": from `tokens`, so that the tokenizer decodes them to this
-    value. "probabilities": from the model's distribution over the ids at each position, as their probability-weighted
-    code; `tokens` are then the ids chosen beside it, which decode to a similar value, but not to this one. "mean",
-    "median", "vote": from several samples (`reduce`); `tokens` are those of the sample that is nearest to the value,
-    and `spread` tells how far the samples lie apart, place by place (`Modality.spread`).
+    `value` has the modality's type (metres, a picture, a string, a list of boxes). `tokens` are the chosen ids, int64
+    (n,), local to the modality's token space; a sequence comes without its end marker.
 
-    `given`: of an edit of a picture (`Condition(value, keep=mask)`), bool (H, W), True where the value is what was
-    given and nothing was decoded; None for anything else."""
+    `decoded_from` says what the value was decoded from. "tokens": the tokenizer decodes `tokens` to this value.
+    "probabilities": the probability-weighted code of the model's distribution at each position; `tokens` are then the
+    ids chosen alongside, which decode to a similar value, but not to this one. "mean", "median", "vote": reduced from
+    several samples (`reduce`); `tokens` are those of the sample nearest to the value, and `spread` says how far the
+    samples differ, per element (`Modality.spread`).
+
+    `given`, for an edit of a picture (`Condition(value, keep=mask)`): bool (H, W), True where the value was given
+    rather than decoded; None otherwise."""
 
     modality: Modality
     tokens: np.ndarray
@@ -40,16 +42,16 @@ class Generated:
     spread: Any = None
 
     def render(self) -> Any:
-        """What to show a person: a `PIL.Image`, or a string."""
+        """The value for people: a `PIL.Image`, or a string."""
         return self.modality.render(self.value)
 
     def show(self, *, side: int = SIDE) -> Any:
-        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels; or a string."""
+        """`render` with a legend, a scale or a key of classes, at `side` pixels; or a string."""
         return show(self.modality, self.value, side=side)
 
     def show_spread(self, *, side: int = SIDE) -> Any:
-        """The spread of the samples: a picture with its scale, from dark (they agree) to light (they differ most); a
-        line of text where the spread is no map. Raises ValueError of a result that has none."""
+        """The spread of the samples: a picture with its scale, from dark (they agree) to light (they differ most), or a
+        line of text if the spread is not a map. Raises ValueError if there is no spread."""
         if self.spread is None:
             raise ValueError(f"{self.modality.name!r} has no spread; generate it with n_samples and reduce")
         if not isinstance(self.spread, np.ndarray) or self.spread.ndim != 2:
@@ -62,7 +64,7 @@ class Generated:
         return explained(picture, Scale(images.colour_map(np.linspace(0, 1, 256)), tuple(marks), unit), side=side)
 
     def remark(self) -> str:
-        """What the modality says of its value, such as what did not parse and was dropped; '' for nothing."""
+        """What the modality says of its value, such as parts that did not parse and were dropped; '' for nothing."""
         return self.modality.remark(self.value)
 
     def __repr__(self) -> str:
@@ -72,7 +74,7 @@ class Generated:
         return f"<Generated {self.modality.name!r}: {what}, {source}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the picture, or the text, and the remark below it."""
+        """What a notebook shows: the picture or text, with the remark below."""
         rendered, remark = self.show(), self.remark()
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
@@ -83,10 +85,10 @@ class Generated:
 
 
 class Results(dict[str, Generated]):
-    """What was generated, target -> `Generated`; a dict that shows itself in a notebook.
+    """What was generated, target -> `Generated`; a dict that displays itself in a notebook.
 
-    With `n_samples`, `samples` are the results of each, and what is in the dict is the first of them, their reduction
-    (`reduce`), or the one of the highest of `scores` (`best`). With `explain`, `explanation` tells what would run."""
+    With `n_samples`, `samples` are the results of each sample, and the dict holds the first of them, their reduction
+    (`reduce`), or the one with the highest of `scores` (`best`). With `explain`, `explanation` says what would run."""
 
     def __init__(
         self,
@@ -108,12 +110,12 @@ class Results(dict[str, Generated]):
 
     def __repr__(self) -> str:
         of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""
-        between = ", " if len(self) < 3 else ",\n  "  # a line each
+        between = ", " if len(self) < 3 else ",\n  "
         return f"<Results{of}: {between.join(map(repr, self.values())) or 'none'}>"
 
     def grid(self, *, cell: int = 192) -> Image.Image:
-        """The contact sheet: the targets side by side; of several samples a row a target: what was made of them, its
-        spread, and each sample. `cell`: pixels of a picture's longer side."""
+        """A contact sheet: the targets side by side; for several samples a row per target: the result, its spread, and
+        each sample. `cell`: pixels of a picture's longer side."""
         if len(self.samples) == 1:
             return sheet([("", [Cell(one.show(), name) for name, one in self.items()])], cell=cell)
         rows = []

@@ -1,6 +1,6 @@
-"""Which rows run through the encoder: equal ones once, those of about one length together.
+"""Batching rows of the encoder: equal rows run once, rows of similar length together.
 
-In: what each (branch, sample) shows. Out: `Context`s, each of rows of about one length, with little padding.
+In: what each (branch, sample) shows. Out: groups of rows, packed with little padding.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.vocabulary import Vocabulary
 
 Row = Mapping[str, Shown]
-#: So much of what runs together may be padding.
+#: Fraction of the slots of all groups that may be padding.
 PADDING = 0.1
 
 
 def length(row: Row) -> int:
-    """Slots that a row takes: one at least, which may be empty."""
+    """Slots that a row takes: at least one, which may be empty."""
     return max(1, sum(map(len, row.values())))
 
 
 def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
-    """The index among the distinct rows of each row, and of each distinct row the first that is like it."""
+    """For each row its index among the distinct rows, and for each distinct row the first one equal to it."""
     numbers: dict[tuple[object, ...], int] = {}
     which, first = [], list[int]()
     for i, row in enumerate(rows):
@@ -41,7 +41,7 @@ def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
 
 
 def together(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of rows that run together, in as few groups as leave at most `PADDING` of all slots empty."""
+    """Indices of rows that run together, in the fewest groups that leave at most `PADDING` of all slots empty."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     most = sum(lengths) / (1 - PADDING)
     # cost[i]: the fewest slots of the first i rows, in the groups so far; cut[g][i]: where the last of them begins.
@@ -62,7 +62,7 @@ def together(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class Packing:
-    """The tokens of rows, packed once for each group of them that runs together."""
+    """The tokens of rows, packed once per group that runs together."""
 
     def __init__(self, rows: Sequence[Row], vocabulary: Vocabulary, device: torch.device) -> None:
         self.rows, self.vocabulary, self.device = rows, vocabulary, device

@@ -1,10 +1,10 @@
-"""The sampler: executes a plan on a batch of samples, on tokens alone.
+"""The sampler: runs a plan on a batch of samples, on tokens alone.
 
-In: `Sample`s (local ids), a plan, a seed a sample. Out: for each sample and stage a `Filled`: its tokens, with
-probabilities where the stage requests them. Branches of guidance are stacked on the batch axis.
+In: `Sample`s (local ids), a plan, one seed per sample. Out: for each sample and stage a `Filled`: its tokens, and
+probabilities if the stage requests them. The branches of guidance are stacked on the batch axis.
 
-Grids and vectors are decoded in parallel (`generate/parallel.py`). Sequences are decoded left to right with cached keys
-and values from one encoding, each distinct row encoded once.
+Grids and vectors are decoded in parallel (`generate/parallel.py`); sequences left to right with cached keys and values
+from a single encoding of each distinct row.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ from fourm_plugins.manager import PluginManager
 
 __all__ = ["Filled", "Sampler"]
 
-#: On a GPU; each look waits for it.
-TOKENS_BETWEEN_LOOKS = 16
+#: Tokens between checks of whether all samples have ended: on a GPU, each check waits for the device.
+TOKENS_BETWEEN_CHECKS = 16
 
 
 class Sampler:
-    """`sequences` holds the special ids of every sequence that may be generated or hidden by guidance; `inputs` the
-    modalities that the encoder may be shown, which later stages see; `host` provides the orders that packages add."""
+    """Args:
+    sequences: the special ids of every sequence that may be generated, or hidden by guidance.
+    inputs: the modalities that the encoder may see, and so later stages.
+    host: provides the decoding orders of packages."""
 
     def __init__(
         self,
@@ -58,8 +60,7 @@ class Sampler:
 
     @contextmanager
     def watched(self, watch: Watch) -> Iterator[None]:
-        """In the block `watch` is told what is known after each step of a grid or vector and each token of a
-        sequence."""
+        """Within the block, `watch` is called after each step of a grid or vector and each token of a sequence."""
         before, self._watch = self._watch, watch
         try:
             yield
@@ -76,7 +77,7 @@ class Sampler:
 
     @torch.inference_mode()
     def run(self, samples: Sequence[Sample], plan: Sequence[Stage], seeds: Sequence[int]) -> list[dict[str, Filled]]:
-        """{target: Filled} of each sample. `samples` are left as they are."""
+        """{target: Filled} for each sample. Leaves `samples` unchanged."""
         assert len(samples) == len(seeds)
         if not samples:
             return []
@@ -104,16 +105,16 @@ class Sampler:
         return results
 
     def order(self, stage: Stage) -> Order | None:
-        """The order of a package that decides this stage, None where a built-in scheme does. Raises PluginError, and
+        """The decoding order of the stage, or None for a built-in scheme. Raises PluginError if it cannot be used, and
         ValueError for settings that it does not take."""
         if stage.scheme in BUILT_IN:
             return None
-        assert stage.scheme is not None  # as the request completed it
+        assert stage.scheme is not None  # the request has been completed
         return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
     def started(self, sample: Sample) -> Sample:
-        """A copy that shows what is known of targets, as stages before see it: behind the beginning of a sequence a
-        sentinel, as in training."""
+        """A copy of the sample that also shows the known part of its targets, as earlier stages see it: the beginning
+        of a sequence ends with a sentinel, as in training."""
         beginnings = {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
@@ -130,7 +131,7 @@ class Sampler:
             raise ValueError(f"{stage.target} is a {entry.layout.kind}: its scheme is {fitting}, not {stage.scheme}")
         return entry
 
-    # Left to right
+    # Left-to-right decoding
 
     def _left_to_right(self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator]) -> list[Filled]:
         entry, special = self.vocabulary[stage.target], self.sequences[stage.target]
@@ -174,14 +175,14 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> Tensor:
-        """Local ids, int64 (B, ≤ limit), until every row holds a `stop` id; what follows it in a row means nothing."""
+        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id; ids after it have no meaning."""
         entry, device = self.vocabulary[target], self.device
         batch = len(rows) // len(plan)
         used = sum(plan.shares(batch, step / max(1, limit - 1)) != 0 for step in range(limit)) > 0  # (K, B)
         which, first = distinct(rows)
         packing = Packing([rows[i] for i in first], self.vocabulary, device)
         users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
-        contexts, order = [], []  # `order`: which of the K · B rows each decoded one is
+        contexts, order = [], []  # `order`: index among the K · B rows of each decoded row
         for count in sorted({len(u) for u in users if len(u)}):
             alike = [i for i, u in enumerate(users) if len(u) == count]
             for group in together([length(packing.rows[i]) for i in alike]):
@@ -197,8 +198,8 @@ class Sampler:
         mod = torch.full((len(order),), entry.index, device=device)
         ids_B = torch.full((batch,), self.sequences[target].start, device=device)
         done_B, ids = torch.zeros(batch, dtype=torch.bool, device=device), []
-        # To look whether all are done is to wait for the device; what is decoded beyond the end means nothing.
-        look = 1 if device.type == "cpu" else TOKENS_BETWEEN_LOOKS
+        # A check waits for the device; tokens decoded beyond the end are dropped.
+        check_every = 1 if device.type == "cpu" else TOKENS_BETWEEN_CHECKS
         for step in range(limit):
             y = self.network.decode_step((ids_B + entry.start)[sample_R], torch.full_like(mod, step), mod, cache)
             y = mix(y, at, plan.shares(batch, step / max(1, limit - 1)))
@@ -210,6 +211,6 @@ class Sampler:
                 stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
                 self._watch(target, so_far_BL.cpu().numpy(), ~stopped_BL.cpu().numpy())
             done_B |= torch.isin(ids_B, stops)
-            if (step + 1) % look == 0 and bool(done_B.all()):
+            if (step + 1) % check_every == 0 and bool(done_B.all()):
                 break
         return torch.stack(ids, dim=1)

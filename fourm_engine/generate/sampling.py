@@ -1,8 +1,8 @@
 """Drawing tokens from logits, and choosing which of them to keep.
 
-In: logits (..., V) and uniform numbers drawn beforehand, one a token. Out: ids and their log-probabilities. Every
-sample of a batch has a generator of its own, so that its result depends neither on its place in the batch nor on its
-company. Nothing here sorts a vocabulary on a CPU: a threshold is enough to know what may be drawn.
+In: logits (..., V), and uniform numbers drawn beforehand, one per token. Out: ids and their log-probabilities. Every
+sample has its own generator, so its result depends neither on its index in the batch nor on the other samples. On a CPU
+nothing here sorts a vocabulary: a threshold suffices.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: On a CPU so many numbers are worked on at a time: about what its caches hold.
+#: Numbers processed at a time on a CPU: about as many as its caches hold.
 _CHUNK = 2**18
-#: Probabilities are added up in blocks of so many.
+#: Probabilities are summed in blocks of this size.
 _BLOCK = 128
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator a sample; the device changes nothing in what is drawn."""
+    """One CPU generator per sample, so that the device does not affect what is drawn."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
@@ -33,11 +33,10 @@ def uniforms(rngs: Sequence[torch.Generator], *shape: int, device: torch.device 
 def draw(
     logits: Tensor, uniform: Tensor, *, temperature: Tensor | None, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """One id a row of logits, by inverting the cumulative distribution at `uniform`, in float64.
+    """Draw one id per row of logits, by inverting the cumulative distribution at `uniform`, in float64.
 
-    `top_k` keeps the k likeliest (and what ties with the k-th). `top_p` then keeps the fewest tokens that together hold
-    at least the probability `top_p` (nucleus sampling, arXiv 1904.09751), of equals the first; the likeliest always
-    stays.
+    `top_k` keeps the k likeliest tokens (and ties with the k-th). `top_p` then keeps the fewest tokens whose total
+    probability reaches `top_p` (nucleus sampling, arXiv 1904.09751), the first among ties, and always the likeliest.
 
     Args:
         logits: (..., V) float.
@@ -56,15 +55,15 @@ def draw(
 
 
 def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
-    """Probabilities over that of the likeliest, float32."""
+    """Probabilities relative to the likeliest, float32."""
     x = logits_RV.float()
-    # The maximum goes first, so that a tiny temperature makes -inf of the others and never inf - inf.
+    # Subtracting the maximum first, a tiny temperature gives -inf for the others and never inf - inf.
     x = (x - x.amax(-1, keepdim=True)) / heat_R[:, None]
-    return F.threshold(x, -87.0, -torch.inf).exp_()  # nothing denormal, which takes a CPU ten times as long
+    return F.threshold(x, -87.0, -torch.inf).exp_()  # denormal numbers would make a CPU ten times slower
 
 
 def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Probabilities up to a factor, (R, V) float32, with 0 for what may not be drawn; see `draw`."""
+    """Unnormalised probabilities, (R, V) float32, with 0 for tokens that may not be drawn; see `draw`."""
     vocabulary = p_RV.shape[-1]
     if top_k is not None and top_k < vocabulary:
         p_RV = torch.where(p_RV >= _kth_largest(p_RV, top_k)[:, None], p_RV, 0.0)
@@ -72,7 +71,7 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
         return p_RV
     if p_RV.device.type != "cpu":
         return _above(p_RV, *_threshold(p_RV.sort(dim=-1, descending=True).values, top_p))
-    # The largest sixteenth holds the nucleus of most rows; only rows where it does not are looked at as a whole.
+    # The largest sixteenth holds the nucleus of most rows; only the other rows are sorted as a whole.
     few, values = vocabulary // 16, p_RV.numpy()
     level_R = top_p * values.sum(-1, dtype=np.float64)
     largest = np.partition(values, vocabulary - few, axis=-1)[:, vocabulary - few :] if few else values[:, :0]
@@ -96,8 +95,8 @@ def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
 
 
 def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest (R, 1) of the fewest largest whose sum reaches the level; and how many equals of it are among them,
-    where others may be beyond them, else 0. `rising_RK` are the K largest, in rising order."""
+    """The smallest (R, 1) of the fewest largest values whose sum reaches the level, and how many values equal to it are
+    among them if there may be more of these beyond, else 0. `rising_RK`: the K largest, ascending."""
     ends_RK = torch.from_numpy(rising_RK).cumsum(-1, dtype=torch.float64).numpy()  # several times as fast as NumPy
     first = (ends_RK[:, -1:] - ends_RK >= level_R[:, None]).sum(-1, keepdims=True)
     threshold = np.take_along_axis(rising_RK, first, -1)
@@ -109,7 +108,7 @@ def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarr
 
 
 def _threshold(falling_RV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """As `_smallest_kept`, from all probabilities in falling order, without waiting for the device."""
+    """Like `_smallest_kept`, from all probabilities in descending order, without waiting for the device."""
     ends_RV = falling_RV.cumsum(-1, dtype=torch.float64)
     count_R1 = (ends_RV < top_p * ends_RV[:, -1:]).sum(-1, keepdim=True) + 1
     threshold_R1 = falling_RV.gather(1, count_R1.clamp(max=falling_RV.shape[1]) - 1)
@@ -117,20 +116,20 @@ def _threshold(falling_RV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 
 
 def _above(p_RV: Tensor, threshold_R1: Tensor, equals_R1: Tensor) -> Tensor:
-    """`p_RV` where it is above the threshold, and the first `equals_R1` entries that equal it."""
+    """`p_RV` above the threshold, and the first `equals_R1` entries equal to it; 0 elsewhere."""
     spare = (p_RV == threshold_R1) & ((p_RV == threshold_R1).cumsum(-1) > equals_R1)
     return torch.where((p_RV >= threshold_R1) & ~spare, p_RV, 0.0)
 
 
 def _invert(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """The first id whose cumulative probability exceeds the share `uniform_R` of the total."""
+    """The first id whose cumulative probability exceeds the fraction `uniform_R` of the total."""
     blocks = F.pad(p_RV, (0, -p_RV.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
     ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     level = uniform_R.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, level, right=True).clamp_(max=ends.shape[-1] - 1)
     inside = blocks.take_along_dim(block[..., None], 1)[:, 0].cumsum(-1, dtype=torch.float64)
     rest = level - torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    # Strictly below the block's total: then the first entry above it is one of positive probability.
+    # Strictly below the block's total, so that the first entry above it has positive probability.
     total = inside[:, -1:]
     rest = torch.minimum(rest, total.nextafter(torch.zeros_like(total)))
     ids = block * _BLOCK + torch.searchsorted(inside, rest, right=True)
@@ -138,15 +137,14 @@ def _invert(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
 
 
 def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits)[id], float32 (...): the model's own confidence, before temperature and filters."""
+    """log softmax(logits)[id], float32 (...): the model's confidence, before temperature and filters."""
     chosen = logits.gather(-1, ids[..., None])[..., 0]
     return chosen.float() - logits.float().logsumexp(-1)
 
 
 def most_confident(confidence_BM: Tensor, valid_BM: Tensor, count_B: Tensor) -> Tensor:
-    """bool (B, M): the `count_B[b]` most confident valid entries of row b, earlier ones first among equals
-    (MaskGIT)."""
+    """bool (B, M): the `count_B[b]` most confident valid entries of row b, the first among ties (MaskGIT)."""
     order = confidence_BM.masked_fill(~valid_BM, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(-1, order, places)
+    ranks = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, ranks)
     return (rank < count_B[:, None]) & valid_BM

@@ -1,4 +1,5 @@
-"""What generation knows of one sample: what is shown, what is known, and which pixels of an edit stay as given."""
+"""What generation knows of one sample: what the encoder is shown, which tokens are known, which pixels an edit
+keeps."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from fourm_plugins.view import View
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A value at its modality's size, and bool (H, W): where an edit leaves it as it is; None of a text to continue."""
+    """A value at its modality's size, and bool (H, W), True where an edit keeps it; None for a text to continue."""
 
     value: Any
     pixels: np.ndarray | None
 
 
 def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool = False) -> None:
-    """Raise ValueError, in the `name` that a user gave, where a mask, bool (n,), keeps all tokens or, unless it is of
-    an `edit`, none."""
+    """Raise ValueError, with the user's `name`, if a mask, bool (n,), keeps all tokens or, unless it is an `edit`,
+    none."""
     if edit:
         if tokens.all():
             raise ValueError(
@@ -31,17 +32,17 @@ def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool 
             )
         return
     if tokens.all():
-        raise ValueError(f"{name!r}: keep leaves out no token of what the model sees; leave keep out")
+        raise ValueError(f"{name!r}: keep covers all that the model sees; leave keep out")
     if not tokens.any():
         rows, columns = spec.patch
         raise ValueError(
-            f"{name!r}: keep holds no whole token, {rows}x{columns} pixels of what the model sees; keep more, or "
+            f"{name!r}: keep covers no whole token, {rows}x{columns} pixels as the model sees them; keep more, or "
             f"leave the input out"
         )
 
 
 def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarray:
-    """bool (n,) of a grid: the known `tokens` that are more than `halo` rows or columns away from every other."""
+    """bool (n,) over a grid: the known `tokens` more than `halo` rows or columns away from all unknown ones."""
     assert isinstance(spec.layout, Grid)
     known: np.ndarray = tokens.reshape(spec.layout.height, spec.layout.width)
     for axis, size in enumerate(known.shape):
@@ -53,7 +54,8 @@ def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarra
 
 
 def continued(given: str, beginning: str, generated: str) -> str:
-    """`given` and what `generated` adds to `beginning`, which is `given` as its tokens hold it (in lower case, say)."""
+    """`given`, followed by what `generated` adds to `beginning`, which is `given` as its tokens decode (in lower case,
+    say)."""
     if not generated.startswith(beginning):
         return generated
     rest = generated[len(beginning) :]
@@ -61,8 +63,8 @@ def continued(given: str, beginning: str, generated: str) -> str:
 
 
 def kept_pixels(keep: np.ndarray, spec: ModalitySpec, view: View) -> np.ndarray:
-    """bool (H, W) of the spec's array, from a mask of its tokens, or one of pixels that is seen through `view`: True
-    where every pixel under the one of the array is known."""
+    """bool (H, W) over the spec's array, True where every source pixel below is known, from a mask of tokens, or of
+    pixels seen through `view`."""
     array, layout = spec.array, spec.layout
     assert isinstance(array, (FeatureMap, ClassMap))
     assert isinstance(layout, Grid)
@@ -72,7 +74,7 @@ def kept_pixels(keep: np.ndarray, spec: ModalitySpec, view: View) -> np.ndarray:
     left, top, right, bottom = view.pixels(*keep.shape)
     first_row, last_row = _under(top, bottom, array.height)
     first_column, last_column = _under(left, right, array.width)
-    # Sums over rectangles: how many of the pixels under each one are unknown.
+    # Summed-area table: how many of the pixels under each one are unknown.
     unknown = np.zeros((keep.shape[0] + 1, keep.shape[1] + 1), np.int64)
     unknown[1:, 1:] = (~keep).cumsum(0).cumsum(1)
     rows = unknown[last_row] - unknown[first_row]
@@ -88,7 +90,7 @@ def _under(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Tokens of one modality that have a guidance weight; `pos`, int64 (n,), names them."""
+    """Tokens of one modality with a guidance weight; `pos`: their positions, int64 (n,)."""
 
     name: str
     pos: np.ndarray
@@ -97,20 +99,20 @@ class Region:
 
 @dataclass
 class Sample:
-    """One sample on its way: what is given, and in turn what has been generated."""
+    """One sample during generation: what was given and, stage by stage, what has been generated."""
 
     shown: dict[str, Shown] = field(default_factory=dict)
-    #: Targets of which a part is given and stays as it is: tokens of a grid, or the beginning of a sequence.
+    #: The given part of targets, which stays: tokens of a grid, or the beginning of a sequence.
     known: dict[str, Shown] = field(default_factory=dict)
-    #: Values of those that are pictures and were given as such.
+    #: The values of `known` that were given as pictures or text.
     kept: dict[str, Kept] = field(default_factory=dict)
-    #: Guidance weights that the sample's own conditions carry.
+    #: Guidance weights of whole conditions.
     weights: dict[str, float] = field(default_factory=dict)
-    #: What only a part of a condition weighs, by the name of the part.
+    #: Guidance weights of regions of conditions, by the name of the region.
     regions: dict[str, Region] = field(default_factory=dict)
 
     def without(self, hidden: AbstractSet[str]) -> dict[str, Shown]:
-        """What is shown but for conditions and regions."""
+        """What is shown without the `hidden` conditions and regions."""
         shown = {name: part for name, part in self.shown.items() if name not in hidden}
         for key in hidden & self.regions.keys():
             region = self.regions[key]
@@ -121,7 +123,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class SequenceIds:
-    """Special ids of a sequence's token space: what closes it, what generation starts from, and what ends it."""
+    """Special ids of a sequence's token space: its end marker, the id that generation starts from, and the ids that
+    stop it."""
 
     end: int
     start: int

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.generate.inputs import Condition, Ids
+from fourm_engine.generate.given import Condition, Ids
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.vary import Generates
 from fourm_plugins.errors import SampleError

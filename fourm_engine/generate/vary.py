@@ -1,7 +1,7 @@
-"""Probing: one thing of a request over a range, and the results side by side.
+"""Probing a model: vary one or two things of a request over a range, and compare the results.
 
-In: a model, inputs, and what varies: a part of an input (where a box is, how large a class), an input, or an option.
-Out: a `Variation`: the results of every point, and the sheet of them. All points have one seed.
+In: a model, inputs, and what varies: a part of an input (the position of a box, the size of a class), an input, or an
+option. Out: a `Variation`: the results at all points, and a sheet of them. All points share one seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, legend_of, sheet
-from fourm_engine.generate.inputs import Condition, Ids, InputReader, Typed
+from fourm_engine.generate.given import Condition, Ids, Typed
+from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.result import Results
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
@@ -24,14 +25,14 @@ from fourm_plugins.view import View
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Options that may vary; a weight is `guidance`, or `guidance.NAME` of one input.
+#: Options that may vary; a guidance weight is `guidance`, or `guidance.NAME` for one input.
 OPTIONS = ("seed", "guidance", "temperature", "top_p", "top_k", "steps")
-#: Points of a sheet.
+#: Most results of a sheet.
 MAX_POINTS = 400
 
 
 class Generates(Protocol):
-    """What is needed of a `FourM`."""
+    """The part of `FourM` that probing uses."""
 
     reader: InputReader
 
@@ -46,8 +47,10 @@ class Generates(Protocol):
 
 @dataclass(frozen=True)
 class Variation:
-    """`axes`: one or two of what varied -> its values. `points`: of each result, the last axis the fastest, what had
-    which value; `inputs`: what it was made from."""
+    """Results over one or two axes.
+
+    `axes`: what varied -> its values. `points`: the values at each result, the last axis fastest; `inputs`: what each
+    result was generated from."""
 
     model: Generates
     axes: dict[str, list[Any]]
@@ -56,14 +59,14 @@ class Variation:
     results: list[Results]
 
     def sheet(self, *, cell: int = 160) -> Image:
-        """A column a value of the last axis; of every value of the first, where there are two, a row for each input of
-        which a part varies and each target, with what explains its colours at the end."""
+        """A contact sheet: one column per value of the last axis; rows for each input of which a part varies and for
+        each target, repeated for every value of the first axis if there are two; legends at the end."""
         width, shown = len(list(self.axes.values())[-1]), dict[str, tuple[list[Any], Any]]()
         for name in dict.fromkeys(what.partition(".")[0] for what in self.axes):
             if name in self.inputs[0]:
                 values = [seen(self.model, name, given[name]) for given in self.inputs]
                 pictures = values[0][0].render_all([value for _, value in values])
-                if name not in self.axes or not isinstance(pictures[0], str):  # a text stands in the captions
+                if name not in self.axes or not isinstance(pictures[0], str):  # captions already show the texts
                     shown[name] = pictures, legend_of(values[0][0], [value for _, value in values], cell)
         for name, one in self.results[0].items():
             made = [result[name].value for result in self.results]
@@ -91,16 +94,16 @@ def vary(
     batch_size: int = 16,
     **options: Any,
 ) -> Variation:
-    """See `FourM.vary`. Raises ValueError, one line, for what cannot vary so, before anything is generated."""
+    """See `FourM.vary`. Raises ValueError, one line, before anything is generated, for things that cannot vary."""
     if not 1 <= len(axes) <= 2:
-        raise ValueError(f"vary takes one thing or two, {{what: values}}; given: {len(axes)}")
+        raise ValueError(f"vary takes one or two axes, {{what: values}}; given: {len(axes)}")
     for what, values in axes.items():
         if isinstance(values, str) or len(list(values)) < 2:
-            raise ValueError(f"{what}: at least two values are needed to compare; given: {values!r:.80}")
+            raise ValueError(f"{what}: give at least two values to compare, not {values!r:.80}")
     ranges = {what: list(values) for what, values in axes.items()}
     points = [dict(zip(ranges, values, strict=True)) for values in itertools.product(*ranges.values())]
     if len(points) > MAX_POINTS:
-        raise ValueError(f"{len(points)} results of one sheet, at most {MAX_POINTS}; give fewer values")
+        raise ValueError(f"{len(points)} results, but a sheet has at most {MAX_POINTS}; give fewer values")
     made = [_point(model, inputs, {"seed": seed, **options}, point) for point in points]
     results = [Results() for _ in points]
     groups: dict[str, list[int]] = {}
@@ -129,7 +132,7 @@ def _point(
         elif name == "guidance" and dot:
             weights = options.get("guidance") or {}
             if not isinstance(weights, Mapping):
-                raise ValueError(f"{what}: guidance is one number for all; leave it out, or vary guidance")
+                raise ValueError(f"{what}: guidance is a single number; leave it out, or vary guidance")
             options["guidance"] = {**weights, part: value}
         elif what in OPTIONS:
             options[what] = int(value) if what in ("seed", "top_k", "steps") and value == int(value) else value
@@ -137,7 +140,7 @@ def _point(
             inputs[name] = value
         else:
             known = did_you_mean(name, [*inputs, *OPTIONS], otherwise="there are")
-            raise ValueError(f"{what!r} is neither a part of an input, nor an option; {known}")
+            raise ValueError(f"{what!r} is neither a part of an input nor an option; {known}")
     return inputs, options
 
 
@@ -145,7 +148,7 @@ def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) 
     modality = model.reader.instance(name, raw=True)
     value = _value(modality, given)
     if not isinstance(number, (int, float)):
-        raise ValueError(f"{name}.{part}: {number!r:.60} is no number")
+        raise ValueError(f"{name}.{part}: {number!r:.60} is not a number")
     try:
         if part not in (parts := modality.parts(value)):
             there = did_you_mean(part, parts, otherwise="it has") if parts else "nothing of it varies by a number"

@@ -1,4 +1,4 @@
-"""What a whole command does, one file each. In: a `RunConfig`, or a run's folder. Out: files there, and a report.
+"""Recipes: what whole commands do, one file each. In: a `RunConfig`, or a run's folder. Out: files there, and a report.
 
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.fit import fit
@@ -10,6 +10,7 @@
     tokenize(config)
     train(config)
 
-A recipe holds the folder that it writes to, may be stopped and called again, and raises ValueError or OSError, one
-line, for what a user can fix. Under torchrun every process calls it. The command line only parses and prints.
+A recipe locks the folder that it writes to, continues when it is called again after a stop, and raises ValueError or
+OSError, one line, for what a user can fix. Under torchrun every process calls it. The command line only parses and
+prints.
 """

@@ -1,4 +1,4 @@
-"""Two runs or more side by side: which settings differ, and their losses after equal steps, samples and seconds.
+"""Compare runs: the settings in which they differ, and their losses after equal steps, samples and seconds.
 
 In: runs. Out: `Comparison`, JSON-ready.
 """
@@ -19,21 +19,23 @@ from fourm_engine.evaluate.run_curves import draw_runs
 from fourm_engine.recipes.runs import KnownRun, covered, flat, open_run
 from fourm_plugins.counting import counted
 
-#: Characters of a setting's value, in brief.
-LONGEST = 40
+#: Longest value of a setting in the brief table, in characters.
+MAX_CHARS = 40
 AXES = {"step": "step", "samples": "samples", "seconds": "seconds of training"}
-#: What `fourm_engine.train.record` says of runs whose losses are nats.
+#: The `what` of a run's record (`fourm_engine.train.record`) if its losses are nats.
 OF_MODELS = frozenset({"fourm", "finetuning", "extension"})
-#: Settings that differ between any two runs.
+#: Settings that always differ between runs.
 NAMES_OF_RUNS = frozenset({"run"})
 HELD_OUT = "held out "
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: dotted name -> the value in each run, None where it has none. `brief`: the same in words, a row for
-    all that one run says of a section and another does not. `at`: axis -> (where, {loss: its value in each run}); an
-    axis that is unknown for one of the runs is missing."""
+    """Two or more runs compared.
+
+    `settings`: dotted name -> the value in each run, None where it is not set. `brief`: the same as text, with one row
+    for a whole section that only some runs set. `at`: axis -> (point, {loss: its value in each run}); an axis that is
+    unknown for one of the runs is left out."""
 
     runs: list[str]
     settings: dict[str, list[Any]]
@@ -42,7 +44,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """Of the runs, without the folder that all of them lie in."""
+        """The folders of the runs, without the parent folder that all share."""
         above = os.path.commonpath([os.path.dirname(os.path.abspath(run)) for run in self.runs])
         return [os.path.relpath(run, above) for run in self.runs]
 
@@ -52,9 +54,9 @@ class Comparison:
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Raises ValueError for fewer than two, and for a folder that is no run's."""
+    """Compare the runs in `folders`. Raises ValueError for fewer than two, and for a folder without a run."""
     if len(folders) < 2:
-        raise ValueError("comparing takes two runs or more: fourm runs compare RUN RUN")
+        raise ValueError("name at least two runs to compare: fourm runs compare RUN RUN")
     runs = [open_run(folder) for folder in folders]
     each = settings_of(runs)
     settings = differing(each)
@@ -62,8 +64,8 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 
 def settings_of(runs: Sequence[KnownRun]) -> list[dict[str, Any]]:
-    """Settings of `config.yaml` of each run by dotted name, and facts of the machine; a run without a config has the
-    settings of training that its record names."""
+    """The settings of each run by dotted name, from its `config.yaml` (or, without one, the training settings in its
+    record), and facts about the machine."""
     each = []
     for run in runs:
         settings = flat(run.config) or flat({"train": run.facts.get("train") or {}})
@@ -73,21 +75,21 @@ def settings_of(runs: Sequence[KnownRun]) -> list[dict[str, Any]]:
 
 
 def differing(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Setting -> its value in each run, of those that are not the same in all."""
+    """Setting -> its value in each run, for settings that differ."""
     names = sorted({name for settings in each for name in settings} - NAMES_OF_RUNS)
     values = {name: [settings.get(name) for settings in each] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
 def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Setting -> its value in each run, as JSON; of what only some runs say, a row for each section: how many settings
-    of it a run says."""
+    """Setting -> its value in each run, as JSON. A section that only some runs set becomes one row: how many of its
+    settings each run sets."""
     sections = [{part for name in said for part in _upwards(name)} for said in each]
     brief, parts = dict[str, list[str]](), dict[str, list[str]]()
     for name, row in settings.items():
         if all(name in said for said in each):
             brief[name] = [_cut(value) for value in row]
-        # Not: what is not known of a machine, and an empty list beside one of sections, which have rows themselves.
+        # Skips unknown facts about machines, and an empty list next to a list of sections, which have their own rows.
         elif not name.startswith("(") and not all(name in said for said in sections):
             lacked = next((part for part in _upwards(name) if any(part not in said for said in sections)), name)
             parts.setdefault(lacked if lacked != name else f"{name.rpartition('.')[0]}.*", []).append(name)
@@ -101,19 +103,19 @@ def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]
 
 
 def _upwards(name: str) -> list[str]:
-    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
+    """`a`, `a.b` and `a.b.c` for `a.b.c`."""
     steps = name.split(".")
     return [".".join(steps[:end]) for end in range(1, len(steps) + 1)]
 
 
 def _cut(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
 
 
 def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, list[float | None]]]]:
-    """Axis -> (the last point that all runs have reached, {loss: of each run there}). A training loss is that of the
-    last line up to the point, a held-out one that of the last evaluation up to it."""
+    """Axis -> (the last point that all runs reached, {loss: its value in each run there}): the training loss of the
+    last line up to that point, and the held-out loss of the last evaluation up to it."""
     at = {}
     axes = [covered(run) for run in runs]
     for axis in AXES:
@@ -127,8 +129,8 @@ def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, l
 
 
 def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, float]:
-    """ "loss", that of each term, and "held out ..." of a run where `axis`, a value for each line of training, is
-    `where` at most. {} before the first line."""
+    """The losses of a run at the last line of training where `axis`, one value per line, is at most `where`: "loss",
+    that of each term, and "held out ...". {} before the first line."""
     number = bisect_right(axis, where)
     if not number:
         return {}
@@ -141,25 +143,25 @@ def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, f
 def plot_runs(folders: Sequence[Path], out: Path, *, axis: str = "step") -> list[str]:
     """Draw the curves of runs to `out`, over steps, samples or seconds. Returns notes on what was left out.
 
-    Raises ValueError for no run, a kind of file that is not drawn, and where matplotlib is not installed."""
+    Raises ValueError for no run, for a file type that cannot be drawn, and if matplotlib is not installed."""
     if axis not in AXES:
-        raise ValueError(f"no axis {axis!r}; there are {', '.join(AXES)}")
+        raise ValueError(f"no axis {axis!r}; choose from {', '.join(AXES)}")
     if not folders:
         raise ValueError("name a run to plot")
     curves, notes = {}, []
     runs = [open_run(folder) for folder in folders]
     for run in runs:
-        found = curves_over(run, axis)
-        if not found:
+        run_curves = curves_over(run, axis)
+        if not run_curves:
             notes.append(f"{run.folder}: no line with {axis}, left out")
             continue
-        curves[str(run.folder)] = found
+        curves[str(run.folder)] = run_curves
     unit = NATS if all(run.facts.get("what") in OF_MODELS for run in runs) else "loss"
     return notes + draw_runs(out, curves, axis=AXES[axis], unit=unit)
 
 
 def curves_over(run: KnownRun, axis: str) -> list[Curve]:
-    """The curves of a run; an evaluation stands where the last line of training up to its step does."""
+    """The curves of a run; an evaluation is drawn at the last training line up to its step."""
     steps, values = [line.step for line in run.trained], covered(run)[axis]
 
     def at(line: Line) -> float | None:

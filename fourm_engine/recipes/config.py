@@ -1,7 +1,7 @@
-"""The config of a run: one YAML file for all commands, dotted overrides, strict pydantic.
+"""The config of a run: one YAML file for all commands, dotted overrides, strict validation.
 
 In: `config.yaml` and overrides such as `train.lr=3e-4`. Out: `RunConfig`, whose sections are defined beside the code
-that they configure. A key that does not exist is named by its full path with the nearest one that does.
+that they configure. An unknown key is an error that gives its full path and the nearest known key.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
-CONFIG = "config.yaml"  # in the folder of a run
+CONFIG = "config.yaml"  # in a run's folder
 
 
 class RunConfig(BaseModel):
-    """All that a run is made of. Paths are relative to the working directory; in the config that a run stored, to where
-    it was started (`fourm_engine.recipes.started`)."""
+    """Everything that defines a run. Paths are relative to the working directory; in a config that a run stored, to
+    where the run was started (`fourm_engine.recipes.started`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
-    #: Decides order, crops, masks and initial weights.
+    #: Seed of the sample order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
-    #: Which installed observers look on when something is trained: all that can be used, or exactly these.
+    #: Observers of training: all that are installed and usable, or exactly these.
     observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TokenizersConfig
@@ -63,9 +63,9 @@ class RunConfig(BaseModel):
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    #: Set in a run that extends a trained model.
+    #: Only in a run that extends a trained model.
     extend: ExtendConfig | None = None
-    #: Set in a run that starts from a trained model.
+    #: Only in a run that starts from a trained model.
     finetune: FinetuneConfig | None = None
 
     @model_validator(mode="after")
@@ -83,17 +83,17 @@ class RunConfig(BaseModel):
         return self
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
-        """The modalities that take part: those selected, or with `select: installed` those installed that have data.
-        Settings that documents beside the data give, and the config does not, become part of it.
+        """The modalities that take part: those selected, or with `select: installed` the installed ones that have data.
+        Settings that come from documents beside the data and not from the config become part of it.
 
-        Raises ValueError for a plugin that cannot be used, and where nothing is left."""
+        Raises ValueError for a plugin that cannot be used, and if no modality is left."""
         modalities = load_modalities(self.modalities, manager)
         roots, given = [], self.modalities.settings
         sets = [one.config for one in data_sets(self.data, modalities)]
         folders = [*(one.folder for one in sets), self.data.val]
         folders += [one.tokens / "train" for one in sets if isinstance(one.tokens, Path)]
-        if found := documented(modalities, given, [f for f in folders if isinstance(f, Path) and f.is_dir()]):
-            given.update({name: {**given.get(name, {}), **settings} for name, settings in found.items()})
+        if documents := documented(modalities, given, [f for f in folders if isinstance(f, Path) and f.is_dir()]):
+            given.update({name: {**given.get(name, {}), **settings} for name, settings in documents.items()})
             modalities = load_modalities(self.modalities, manager)
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
@@ -107,7 +107,8 @@ class RunConfig(BaseModel):
     def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
         """Activate the optimisers and schedules of `configs`, and in the first process the observers.
 
-        Raises PluginError (a ValueError) for one that cannot be used; observers that no setting names are reported."""
+        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
+        reported."""
         for config in configs:
             manager.optimiser(config.optimiser)
             manager.schedule(config.schedule)
@@ -115,11 +116,11 @@ class RunConfig(BaseModel):
             manager.activate_observers(None if self.observers == "installed" else self.observers)
 
     def save(self, path: Path) -> None:
-        """Write the resolved config, every default spelt out."""
+        """Write the resolved config, with all defaults spelled out."""
         write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     def store(self) -> None:
-        """Save it in the run's folder, with a note of where the run was started."""
+        """Save the config in the run's folder, with a note of where the run was started."""
         started.record(self.run)
         self.save(self.run / CONFIG)
 
@@ -127,29 +128,30 @@ class RunConfig(BaseModel):
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), *, needed: Sequence[str] = ("data.train", "data.val")
 ) -> RunConfig:
-    """Read `path`, apply `section.key=value` overrides (values are YAML), validate.
+    """Read `path`, apply overrides `section.key=value` (values are YAML), and validate.
 
-    needed: paths that must exist in a config that a run stored; other missing data is left out. Raises ConfigError."""
+    `needed`: settings whose paths must exist in a config that a run stored; other missing data is left out. Raises
+    ConfigError."""
     path = Path(path)
     raw = read_raw(path, overrides, needed=needed)
     return parse_config(raw, str(path)) if started.is_stored(path) else resolve(raw, path)
 
 
 def read_raw(path: Path, overrides: Sequence[str] = (), *, needed: Sequence[str]) -> dict[str, Any]:
-    """`path` with its overrides as nested values, not validated yet; see `load_config`."""
+    """`path` with its overrides as nested values, not yet validated; see `load_config`."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
     for override in overrides:
         apply_override(raw, override)
     leave_out_missing(raw, path, missing, overrides, needed)
     if "task" in raw:
-        raise ConfigError(f"{path}: its section `task` teaches an encoder a task; that is `fourm finetune {path}`")
+        raise ConfigError(f"{path}: a config with a section `task` is for `fourm finetune {path}`")
     return raw
 
 
 def resolve(raw: dict[str, Any], origin: Path) -> RunConfig:
-    """Validate what `read_raw` gave of `origin`; a config that fine-tunes takes what it leaves open from its source,
-    and `raw` has it afterwards. Raises ConfigError."""
+    """Validate what `read_raw` returned for `origin`. In a config that fine-tunes, settings left open are taken from
+    its source, and added to `raw`. Raises ConfigError."""
     if raw.get("finetune") is not None:
         from fourm_engine.recipes.finetune import fill_in  # lazy: it imports torch
 
@@ -160,8 +162,8 @@ def resolve(raw: dict[str, Any], origin: Path) -> RunConfig:
 def leave_out_missing(
     raw: dict[str, Any], path: Path, missing: dict[str, list[Path]], overrides: Sequence[str], needed: Sequence[str]
 ) -> None:
-    """Raises ConfigError for missing data that is needed and not overridden; other is left out, with a line saying
-    so."""
+    """Raise ConfigError for missing data that is needed and not overridden; leave out other missing data, and log
+    it."""
     given = {override.partition("=")[0] for override in overrides}
     for key, tried in missing.items():
         above = {key.rsplit(".", levels)[0] for levels in range(key.count(".") + 1)}  # "data.train", "data" too
@@ -182,8 +184,8 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
 
 
 def manager_of_run(run: str | Path) -> PluginManager:
-    """The plugin host for a model that was trained: what its run disabled, and the providers it chose, as far as they
-    are installed here. `run`: a run's folder; for anything else, a host without choices. Raises ConfigError."""
+    """The plugin host for a trained model: what its run disabled, and the providers that it chose and that are
+    installed here. `run`: a run's folder; anything else gives a host without choices. Raises ConfigError."""
     path, host = Path(run) / CONFIG, PluginManager()
     if not path.is_file():
         return host

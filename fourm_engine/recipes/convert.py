@@ -1,4 +1,4 @@
-"""Write a model or tokenizer in the other format, bit for bit the same weights: what `fourm convert` does."""
+"""Convert a model or tokenizer to the other format, keeping every weight bit for bit: what `fourm convert` does."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def convert(
     disable: Sequence[str] = (),
     adapter: Path | None = None,
 ) -> Path:
-    """Convert `source`, a folder, file or Hub id of either format; returns the path that was written.
+    """Convert `source`, a folder, file or Hub id in either format; returns the path that was written.
 
     Args:
-        out: folder to write; of the published format also a .safetensors file.
-        domains: of a model these modalities alone; all by default, none of which may be missing.
-        tokenizers: modality -> its tokenizer, to be saved with a model (native).
-        modality: of a published tokenizer, the installed modality that it is for.
-        adapter: an adapter of this model, which is merged into its weights.
-        providers, disable: which plugins count.
+        out: folder to write, or for the published format a .safetensors file.
+        domains: keep only these modalities of a model; by default all, none of which may be missing.
+        tokenizers: modality -> its tokenizer, to save with a model (native).
+        modality: for a published tokenizer, the installed modality that it belongs to.
+        adapter: an adapter of this model, to merge into its weights.
+        providers, disable: which plugins to use.
 
-    Raises ValueError for what does not fit together, and for a folder that holds something else."""
+    Raises ValueError for arguments that do not go together, and for a folder that holds something else."""
     native = to == "native"
     if native and out.suffix == ".safetensors":
-        raise ValueError(f"{out}: models and tokenizers of ours are folders; give one")
+        raise ValueError(f"{out}: native models and tokenizers are folders; give a folder")
     manager = PluginManager(disabled=disable, providers=providers)
     target = out if out.suffix == ".safetensors" or native else out / WEIGHTS
     of_tokenizer = is_tokenizer(source)
     if of_tokenizer and (domains or tokenizers or adapter):
-        raise ValueError("--domain, --tokenizer and --adapter are for models, this is a tokenizer; leave them out")
+        raise ValueError("--domain, --tokenizer and --adapter are for models, and this is a tokenizer; leave them out")
     if modality and not of_tokenizer:
         raise ValueError("--modality is for tokenizers, and this is a model; use --domain")
     with at_work(target if native else target.parent, replaced=native):
@@ -76,6 +76,6 @@ def _convert_tokenizer(
         save_published_tokenizer(opened, target)
         return
     there = sorted(child.name for child in target.iterdir()) if target.is_dir() else []
-    if there and DOCUMENT not in there:  # a tokenizer replaces another, and nothing else
-        raise ValueError(f"{target} holds {there[0]!r} and no tokenizer; choose a folder of its own")
+    if there and DOCUMENT not in there:  # only replaces another tokenizer
+        raise ValueError(f"{target} holds {there[0]!r} and no tokenizer; choose an empty or new folder")
     save_tokenizer(opened, target, manager=manager)

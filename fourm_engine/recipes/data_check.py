@@ -1,4 +1,4 @@
-"""Look at a whole data set: what `fourm data check` does."""
+"""Check a whole data set: what `fourm data check` does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """How much is read, and by how many processes: `samples` of each part, drawn by `seed`; by default all."""
+    """How much to read, and with how many processes: `samples` of each part, drawn with `seed`; by default all."""
 
     samples: int | None = None
     seed: int = 0
@@ -51,7 +51,7 @@ class Reading:
 
 
 def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` takes lines of progress.
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` receives progress.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data
@@ -110,7 +110,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
 
 
 def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool, Mapping[str, Modality]]]:
-    """(setting that names it, config of it alone, whether it is trained on, what reads it) of each part."""
+    """(setting, its config, whether it is for training, its modalities) for each part of the data."""
     train = ((one.key, one.config, True, one.modalities) for one in data_sets(data, modalities))
     return [*train, ("data.val", data, False, modalities)]
 
@@ -122,10 +122,10 @@ def check_folder(
     *,
     tell: Tell = say,
 ) -> DataCheck:
-    """Check a folder of data, or what a package opens, with the modalities that are installed, and that `settings`
-    configure; its parts are its splits.
+    """Check a folder of data, or the data that a package opens, with the installed modalities, configured by
+    `settings`. Its parts are its splits.
 
-    Raises ValueError where there is no such folder, or no data in it."""
+    Raises ValueError if there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
     manager = load_manager(settings)
     root = Elsewhere(str(folder), manager) if scheme_of(folder) else Path(folder)
@@ -149,7 +149,7 @@ def write_json(path: Path, check: DataCheck) -> None:
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
-    """The `modalities` section that overrides make: how a folder without a config is read. Raises ConfigError."""
+    """The `modalities` section from overrides, which says how to read a folder without a config. Raises ConfigError."""
     raw: dict[str, Any] = {}
     for override in overrides:
         if not override.startswith("modalities."):
@@ -162,7 +162,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
 
 
 def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, findings: list[Finding]) -> Modalities:
-    """The modalities with a folder in `root`; one that needs settings which are not given is reported."""
+    """The modalities with data in `root`; one that needs settings which are not given is reported."""
     chosen = settings
     if settings.select == "installed":
         names = {p.name for p in manager.plugins if p.kind == "modality" and p.state in ("ok", "conflict")}
@@ -180,15 +180,15 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, f
                 )
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
-    if isinstance(root, Path) and (found := documented(modalities, chosen.settings, [root])):
-        given = {name: {**chosen.settings.get(name, {}), **more} for name, more in found.items()}
+    if isinstance(root, Path) and (documents := documented(modalities, chosen.settings, [root])):
+        given = {name: {**chosen.settings.get(name, {}), **more} for name, more in documents.items()}
         chosen = chosen.model_copy(update={"settings": {**chosen.settings, **given}})
         modalities = load_modalities(chosen, manager)
     if settings.select != "installed":
         return modalities
     try:
         return with_data(modalities, [DataRoot(root, None)])
-    except ValueError:  # perhaps for a shard, which the check will name
+    except ValueError:  # perhaps because of a shard, which the check will name
         if not isinstance(root, Path):
             raise
         return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities)[0])])
@@ -219,7 +219,7 @@ def _parts(root: Path | Elsewhere, findings: list[Finding]) -> list[Wanted]:
 def _tokenizers(
     config: RunConfig, modalities: Modalities, manager: PluginManager
 ) -> tuple[dict[str, Tokenizer], list[Finding]]:
-    """Modality -> tokenizer, of those that are fitted, and what keeps the others from being used."""
+    """Modality -> its fitted tokenizer, and a finding for each tokenizer that cannot be used."""
     tokenizers, findings = dict[str, Tokenizer](), list[Finding]()
     for space, specs in modalities.token_spaces.items():
         try:
@@ -233,7 +233,7 @@ def _tokenizers(
 def _check_tokens(
     folders: Iterable[tuple[str, Path]], check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
 ) -> None:
-    """folders: (part, where its tokens are, if there are any)."""
+    """Check the token shards of each part. `folders`: (part, folder of its tokens, which may be absent)."""
     parts = {part.name: part for part in check.parts}
     for name, folder in folders:
         if not has_tokens(folder):
@@ -251,22 +251,26 @@ def _check_tokens(
 
 
 def check_tokens(folder: Path) -> DataCheck:
-    """Check a folder of tokens by itself, such as `data.tokens` of a config or its train/: that all shards are whole
-    and belong together. Raises ValueError where there are no tokens."""
-    folders = [place for place in (folder, folder / "train", folder / "val") if has_tokens(place)]
+    """Check a folder of tokens by itself, such as `data.tokens` of a config or its train/: all shards must be whole and
+    belong together. Raises ValueError if there are no tokens."""
+    folders = _token_folders(folder)
     if not folders:
         raise ValueError(f"{folder}: holds no tokens, nor do train/ and val/ in it; run `fourm tokenize`")
     check = DataCheck([], {})
-    for place in folders:
-        tokens = TokenCheck(place, place.name, {}, {}, {})
+    for one in folders:
+        tokens = TokenCheck(one, one.name, {}, {}, {})
         check.tokens += tokens.entries
         check.findings += tokens.findings
     return check
 
 
 def is_tokens(folder: Path) -> bool:
-    """Whether a folder holds tokens, itself or below train/ or val/."""
-    return any(has_tokens(place) for place in (folder, folder / "train", folder / "val"))
+    """Whether a folder, or its train/ or val/, holds tokens."""
+    return bool(_token_folders(folder))
+
+
+def _token_folders(folder: Path) -> list[Path]:
+    return [path for path in (folder, folder / "train", folder / "val") if has_tokens(path)]
 
 
 def _where(names: Iterable[str], keep: Any) -> list[str]:

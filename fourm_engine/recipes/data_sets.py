@@ -1,4 +1,4 @@
-"""What `fourm data` does with a data set: index it, pack it into WebDataset shards, and unpack these."""
+"""Prepare data sets: index, pack into WebDataset shards, unpack. What `fourm data index`, `pack` and `unpack` do."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from fourm_plugins.manager import PluginManager
 def index(
     folder: Path | str, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
 ) -> Catalogue:
-    """Write `folder/_index/`, so that no later start looks for the samples; only what has changed is scanned.
+    """Write `folder/_index/`, so that later starts need not scan for samples; scans only what has changed.
 
     Args:
-        modalities: those that it is for; () stands for all that are installed, or all of `config`.
-        config: whose `modalities` say how the folder is read, such as the `source` of each.
+        modalities: which modalities to index; () stands for all installed ones, or all of `config`.
+        config: a config whose `modalities` say how to read the folder, such as the `source` of each.
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
     there = _open(folder, modalities, config, index=True, tell=tell)
     assert isinstance(there.root, Path)
     size = sum(path.stat().st_size for path in (there.root / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
-    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ has {per_sample:.0f} bytes a sample")
+    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ takes {per_sample:.0f} bytes a sample")
     return there
 
 
@@ -49,17 +49,17 @@ def pack(
     config: Path | None = None,
     tell: Tell = say,
 ) -> Packed:
-    """Write the samples of `folder` as WebDataset shards in `out`. What is there is kept, so that a stopped call
+    """Write the samples of `folder` as WebDataset shards in `out`. Existing shards are kept, so an interrupted call
     continues. Raises ValueError and CannotWrite."""
     if samples_per_shard < 1:
-        raise ValueError(f"--samples-per-shard {samples_per_shard}: at least 1")
+        raise ValueError(f"--samples-per-shard {samples_per_shard}: must be at least 1")
     there = _open(folder, modalities, config, tell=tell)
     progress = Progress(f"{out}", tell)
     done = pack_shards(there, out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
             f"{counted(len(done.dotted), 'name holds', 'names hold')} a dot, such as {shown(done.dotted[0])}: other "
-            "readers of WebDataset take what precedes the first dot for the sample"
+            "readers of WebDataset take the part before the first dot as the sample's name"
         )
     return _told(done, there, out, tell)
 
@@ -67,7 +67,7 @@ def pack(
 def unpack(
     folder: Path | str, out: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
 ) -> Packed:
-    """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. What is there is kept, so that a stopped
+    """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. Existing files are kept, so an interrupted
     call continues. Raises ValueError and CannotWrite."""
     there = _open(folder, modalities, config, tell=tell)
     return _told(unpack_files(there, out, progress=Progress(f"{out}", tell)), there, out, tell)
@@ -77,8 +77,7 @@ def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
     for bad in done.bad:
         warn(f"left out {bad}")
     tell(
-        f"{out}: {counted(done.samples, 'sample')} written, {done.kept} were there, "
-        f"{counted(len(done.bad), 'file')} left out"
+        f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {counted(len(done.bad), 'file')} left out"
     )
     return done
 
@@ -90,9 +89,9 @@ def _open(
     chosen = chosen.model_copy(update={"select": list(names)}) if names else chosen
     manager = load_manager(chosen)
     specs = [modality.spec for modality in load_modalities(chosen, manager).values()]
-    root, shards = _found(folder, manager)
+    root, shards = _located(folder, manager)
     if index and isinstance(root, Elsewhere):
-        raise ValueError(f"{shown(root)}: is opened by {root.origin}; folders alone are indexed")
+        raise ValueError(f"{shown(root)}: opened by {root.origin}; only folders can be indexed")
     there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
     for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
         report(line)
@@ -103,8 +102,8 @@ def _open(
     return there
 
 
-def _found(folder: Path | str, manager: PluginManager) -> DataRoot:
-    """The data. Raises ValueError where there is none."""
+def _located(folder: Path | str, manager: PluginManager) -> DataRoot:
+    """The data in `folder`. Raises ValueError if there is none."""
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
         return DataRoot(Elsewhere(str(folder), manager), None)
     refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")

@@ -1,6 +1,6 @@
 """Show one sample as a run sees it: what `fourm data show` does.
 
-The sample is read as in training, through the run's store and masker, so that what is shown is what is trained on.
+The sample is read as in training, through the run's store and masker, so what is shown is what is trained on.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from fourm_plugins.view import View
 def show(
     config: RunConfig, name: str, *, view: int | None = None, epoch: int = 0, seed: int | None = None
 ) -> ShownSample:
-    """Sample `name` of the training or else the validation data, with the mask of its position in `epoch`.
+    """Sample `name` of the training or validation data, with the mask of its position in `epoch`.
 
     Args:
-        view: in place of the one that is drawn at that position.
-        seed: of order, views and masks, in place of the config's.
+        view: a view to show instead of the one drawn at that position.
+        seed: of order, views and masks, instead of the config's.
 
-    Raises ValueError where there is no such sample or view, or the sample cannot be used."""
+    Raises ValueError if there is no such sample or view, or the sample cannot be used."""
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     manager = load_manager(config.modalities)
@@ -71,7 +71,7 @@ def show(
                 known.update(store.names)
                 continue
             if view is not None and not 0 <= view < store.views:
-                raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} of a sample, from 0 on")
+                raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} per sample, counted from 0")
             row = list(store.names).index(sample)
             packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
             return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
@@ -79,7 +79,7 @@ def show(
 
 
 class Drawing:
-    """Watches what is drawn of the samples of a run, in the order of the run."""
+    """Draws samples in the order of the run, and records what was drawn."""
 
     def __init__(self, samples: MaskedSamples) -> None:
         self.samples, self.vocabulary = samples, samples.vocabulary
@@ -87,11 +87,11 @@ class Drawing:
         self.budgets = samples.budgets = _Noted.of(samples.budgets)
 
     def draw(self, row: int, epoch: int, view: int | None) -> tuple[PackedSample, int]:
-        """The sample of a row, packed, at its position of an epoch. Raises ValueError where it is never used."""
+        """The sample of a row, packed, and its position in the epoch. Raises ValueError if it is never used."""
         self.store.view = view
         position = self.samples.order.position(row, epoch)
         packed = self.samples[position]
-        if self.store.row != row:  # another one took its place
+        if self.store.row != row:  # another sample replaced it
             has = ", ".join(sorted(self.store.has(row))) or "nothing that can be read"
             raise ValueError(
                 f"{shown(str(self.store.names[row]))} is never trained on: it has {has}, and no component of "
@@ -101,12 +101,12 @@ class Drawing:
 
     @property
     def contents(self) -> dict[str, np.ndarray]:
-        """Modality -> what was loaded of the last sample."""
+        """Modality -> what was loaded for the last sample."""
         return self.store.loaded
 
 
 class _Watched(Store):
-    """A store that remembers what was loaded of the last sample, and shows one view alone, if `view` is set."""
+    """A store that records what was loaded for the last sample; if `view` is set, it shows only that view."""
 
     def __init__(self, store: Store) -> None:
         self.inner, self.row = store, -1
@@ -144,7 +144,7 @@ class _Watched(Store):
 
 
 class _Noted(Budgets):
-    """Budgets that remember what they gave last."""
+    """Budgets that record what they drew last."""
 
     last: Drawn | None = None
 
@@ -244,7 +244,7 @@ def _load(store: DataStore, row: int, name: str, view: int) -> np.ndarray | None
 def _pictures(
     data: AlignedData | None, sample: str, name: str, crops: SampleViews, number: int
 ) -> tuple[Any, View | None, Any, str]:
-    """(the value as it was read; the crop of a picture; as the model sees it; why there is neither)."""
+    """(the value as read; the crop of a picture; the value as the model sees it; why there is neither)."""
     if data is None or name not in data.has(sample):
         return None, None, None, ""
     modality = data.modalities[name]
@@ -261,7 +261,7 @@ def _pictures(
 def _tokenizers(
     config: RunConfig, modalities: Modalities, manager: PluginManager
 ) -> tuple[dict[str, Tokenizer], list[str]]:
-    """Modality -> tokenizer, of those that are fitted, and why the others are not there."""
+    """Modality -> its fitted tokenizer, and why the others are missing."""
     tokenizers, lacking = dict[str, Tokenizer](), list[str]()
     for space, specs in modalities.token_spaces.items():
         try:
@@ -279,7 +279,7 @@ def _unmasked(
     view: int,
     lacking: list[str],
 ) -> ShownSample:
-    """Without all tokenizers there is no mask; files and crops can be shown."""
+    """The sample without a mask, which needs all tokenizers: only files and crops."""
     known = set[str]()
     for part, training, one in _parts(config, modalities):
         data = AlignedData.from_config(one.modalities, one.config, training=training)
@@ -289,7 +289,7 @@ def _unmasked(
         drawer = ViewDrawer.from_config(one.modalities, one.config, training=training, seed=config.seed)
         seen = DrawnViews(drawer, data, one.config.views if training else 1)
         if not 0 <= view < seen.views:
-            raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} of a sample, from 0 on")
+            raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} per sample, counted from 0")
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):
@@ -312,7 +312,7 @@ def _unmasked(
 
 
 def _parts(config: RunConfig, modalities: Modalities) -> list[tuple[str, bool, DataSet]]:
-    """(name of the part, whether it is trained on, its data set), for each data set."""
+    """(name of the part, whether it is for training, its data set), for each data set."""
     training = config.data.train is not None or config.data.tokens is not None
     parts = [("train", True, one) for one in data_sets(config.data, modalities)] if training else []
     return parts + (
@@ -327,5 +327,5 @@ def _no_sample(name: str, known: Collection[str]) -> ValueError:
 
 
 def write_sheet(path: Path, sample: ShownSample) -> None:
-    """Raises CannotWrite."""
+    """Write the sheet of a sample as PNG. Raises CannotWrite."""
     write_atomically(path, png(sample.picture()))

@@ -1,7 +1,7 @@
-"""What a run would be, before hours are spent on it: what `fourm train --dry-run` says.
+"""Estimate a run before spending hours on it: what `fourm train --dry-run` prints.
 
-In: a run's config; neither tokenizers nor data need be here. Out: the vocabulary, parameters, data, tokens and FLOPs of
-a step, memory by part, hours. Nothing is written, and the model has no memory (torch's meta device).
+In: a run's config; neither tokenizers nor data need exist. Out: the vocabulary, parameters, data, tokens and FLOPs per
+step, memory by part, hours. Writes nothing; the model takes no memory (torch's meta device).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ NONE_HERE = "data found: none here"
 
 @dataclass(frozen=True)
 class DryRun:
-    """Numbers of one step of the whole batch, unless said otherwise."""
+    """Figures for one step of the whole batch, unless stated otherwise."""
 
     vocabulary: Vocabulary
     parameters: dict[str, int]  # by part
     learning: int  # of these, without frozen ones
-    found: list[str]  # lines on the data
+    data: list[str]  # lines about the data
     tokens: tuple[float, float]  # mean inputs and targets of a sample, without padding
     targets: dict[str, float]  # mean predicted tokens of the batch
     flops: dict[str, float]  # of a forward pass, by part
@@ -66,7 +66,7 @@ class DryRun:
         return self.step_flops / (self.mfu * self.peak.flops_per_s * self.processes)
 
     def lines(self) -> list[str]:
-        """In at most 79 columns."""
+        """The report, in lines of at most 79 columns."""
         total = sum(self.parameters.values())
         rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
         shares = {name: count / total for name, count in self.parameters.items()}
@@ -74,13 +74,13 @@ class DryRun:
         lines = packed([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
         learning = [f"learning: {si(self.learning).strip()}"] if self.learning != total else []
         lines += packed([f"parameters: {si(total).strip()}", *parts, *learning])
-        lines += [line for found in self.found for line in packed(found.split("  "))]
-        shown, asked = self.tokens
+        lines += [line for data in self.data for line in packed(data.split("  "))]
+        inputs, targets = self.tokens
         lines += packed(
             [
                 f"a step: {counted(self.batch_size, 'sample')}",
-                f"{si((shown + asked) * self.batch_size).strip()} tokens",
-                f"(of a sample {shown:.0f} inputs, {asked:.0f} targets)",
+                f"{si((inputs + targets) * self.batch_size).strip()} tokens",
+                f"(per sample {inputs:.0f} inputs, {targets:.0f} targets)",
                 f"{si(self.step_flops)}FLOP",
             ]
         )
@@ -104,16 +104,16 @@ class DryRun:
 
 
 def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: int | None = None) -> DryRun:
-    """What training with `config` would be.
+    """Estimate what training with `config` would take.
 
     Args:
-        mfu: share of the devices' peak that is assumed.
-        gpu: name of a known GPU; "" for the device of this machine, which is measured if it is not known.
+        mfu: assumed fraction of the devices' peak.
+        gpu: name of a known GPU; "" for this machine's device, whose peak is measured if unknown.
         processes: devices that share the work; None: those of this torchrun, or one.
 
     Raises ValueError for what a user can fix: a plugin, the config, an unknown GPU."""
     if not 0 < mfu <= 1:
-        raise ValueError(f"--mfu {mfu}: a share of the peak, above 0 and at most 1")
+        raise ValueError(f"--mfu {mfu}: must be a fraction of the peak, above 0 and at most 1")
     world = processes or rank_and_world()[1]
     if config.train.batch_size % (world * config.train.accumulate):
         raise ValueError(
@@ -125,7 +125,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     manager = load_manager(config.modalities)
     modalities, here = _modalities(config, manager)
     network, vocabulary = _network(config, modalities, manager)
-    found, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
+    data, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
     inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
@@ -140,12 +140,12 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and on_gpu)
     known = named_peak(gpu, bf16=bf16) if gpu else peak(device, bf16=bf16)
     if known is None:
-        raise ValueError(f"--gpu {gpu}: not among those whose peak is known; leave it out, or name H100, A100, L4, …")
+        raise ValueError(f"--gpu {gpu}: its peak is not known; leave it out, or name H100, A100, L4, …")
     return DryRun(
         vocabulary,
         _parameters(network),
         sum(p.numel() for p in network.parameters() if p.requires_grad),
-        found,
+        data,
         (sum(inputs.values()), sum(targets.values())),
         of_batch,
         flops,
@@ -161,7 +161,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
 
 
 def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
-    """What would be trained, without memory."""
+    """The network that would be trained, without memory."""
     model = config.model.model_copy(update={"compile": False})
     if (settings := config.finetune) is None:
         vocabulary = modalities.vocabulary()
@@ -178,7 +178,7 @@ def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) 
 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
-    """Those that take part, and whether their data is here: without it, all that are selected."""
+    """The modalities that take part, and whether their data is here; without data, all selected modalities."""
     folders = [one.config.folder for one in data_sets(config.data, _Any())]
     tokens = [one.config.tokens for one in data_sets(config.data, _Any())]
     local = [path for path in (*folders, *tokens) if isinstance(path, Path)]
@@ -188,14 +188,14 @@ def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, 
 
 
 class _Any(dict[str, Any]):
-    """Stands for modalities that are not loaded yet: has every name."""
+    """A stand-in for modalities that are not loaded yet: contains every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
 
 
 def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter[frozenset[str]]]:
-    """Lines on the samples that are here, and how many training samples have which modalities."""
+    """Lines about the samples that are here, and how many training samples have which modalities."""
     lines, kinds = [], Counter[frozenset[str]]()
     for one in data_sets(config.data, modalities):
         folder, tokens = one.config.folder, one.config.tokens
@@ -221,7 +221,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
 
 
 def _refused(config: RunConfig, modalities: Modalities) -> str:
-    """What training would say of tokens that are not there; before they are made, that is no error here."""
+    """Training's error for missing tokens, which are not an error here: they may not have been made yet."""
     try:
         check_tokens_there(config, modalities)
     except ValueError as error:
@@ -234,7 +234,7 @@ def _counted(line: str, counts: Mapping[str, int]) -> str:
 
 
 def _means(budgets: Budgets, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean tokens of a sample, inputs and targets of each modality, over draws of the mixture."""
+    """Mean input and target tokens per sample, by modality, over draws of the mixture."""
     served = {kind: number for kind, number in kinds.items() if budgets.serve(kind)}
     if not served:
         raise ValueError("no sample has inputs and targets under any component of masking.mixture")
@@ -271,7 +271,8 @@ def _memory(
     world: int,
     bf16: bool,
 ) -> dict[str, float]:
-    """Bytes on each device; fp32 but for activations under autocast. Sharded weights are split over the devices."""
+    """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
+    devices."""
     train = config.train
     split = world // copies(train, world, machine=MACHINE)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
@@ -284,7 +285,7 @@ def _memory(
         config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
     )
     parts = {"parameters": weights, "gradients": learning}
-    if train.optimiser == "adamw":  # what another one keeps is not known before it is made
+    if train.optimiser == "adamw":  # the state of other optimisers is not known in advance
         parts["optimiser (2 moments)"] = 2 * learning
     if train.ema is not None:
         parts["averages"] = learning

@@ -1,4 +1,4 @@
-"""Features of a data set, and its samples nearest to a query: what `fourm embed` and `fourm search` do."""
+"""Features of a data set, and the samples nearest to a query: what `fourm embed` and `fourm search` do."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def embed(
     device: str | None = None,
     tell: Tell = say,
 ) -> Index:
-    """Write an index of the samples of `root` to the folder `out`: the mean feature of each, of what it has of
-    `inputs`. An earlier index there is replaced.
+    """Write an index of the samples of `root` to the folder `out`: the mean feature of each sample, from those of
+    `inputs` that it has. Replaces an earlier index there.
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
-        root: a folder of data, as `data.train` names one.
-        split: a list of `splits.json` there, whose samples alone are taken.
-        predict: a modality; then its features as the model predicts them from the inputs, see `Predicted`.
-        size: of the inputs, see `fourm_engine.features.encoder.encoder`.
+        root: a folder of data, as in `data.train`.
+        split: a list in its `splits.json`, to embed only these samples.
+        predict: a modality; embed its features as predicted from the inputs, see `Predicted`.
+        size: size of the inputs, see `fourm_engine.features.encoder.encoder`.
 
-    Raises ValueError where `out` holds something else, where nothing can be used, or features are not finite."""
+    Raises ValueError if `out` holds something else, if no sample can be used, or if features are not finite."""
     out = Path(out)
     with at_work(out, replaced=True):
         check_free(out)
@@ -86,11 +86,11 @@ def embed(
 def search(
     folder: Path, run: str | Path, query: Mapping[str, Any], *, k: int = 5, device: str | None = None, tell: Tell = say
 ) -> list[tuple[str, float]]:
-    """The `k` samples of an index nearest to a query by cosine, the nearest first; tells a line for each.
+    """The `k` samples of an index nearest to a query by cosine, nearest first; also tells a line for each.
 
-    `query`: modality -> value, of any inputs of the model, whatever the index was made from.
+    `query`: modality -> value, for any inputs of the model, whatever the index was made from.
 
-    Raises ValueError where the index is missing, damaged or another model's, and for a query that does not fit."""
+    Raises ValueError if the index is missing, damaged or another model's, and for a query that does not fit."""
     index = Index.load(Path(folder))
     choose_threads(device)
     names: list[str] | None = None
@@ -100,18 +100,18 @@ def search(
         names = list(dict.fromkeys([*index.inputs, *query]))
     network = _network(run, names, index.predicted, index.size, device)
     if network.fingerprint() != index.fingerprint or index.features.shape[1] != network.num_features:
-        raise ValueError(f"{folder}: made by another model than {run}; name that one, or make it again: `fourm embed`")
+        raise ValueError(f"{folder}: made by another model than {run}; name that model, or run `fourm embed` again")
     sample = network.read(query)
     if not any(map(len, sample.shown.values())):
         raise ValueError("the query is empty; give a modality of the model as NAME=FILE or NAME=words")
-    found = index.nearest(network([sample])[0].float().cpu().numpy(), k)
-    for name, cosine in found:
+    nearest = index.nearest(network([sample])[0].float().cpu().numpy(), k)
+    for name, cosine in nearest:
         tell(f"{cosine:.4f} {shown(name)}")
-    return found
+    return nearest
 
 
 def evaluate(folder: Path, queries: Path, *, labels: Path | None = None, out: Path | None = None) -> Retrieval:
-    """How well the index in `folder` finds the samples of the one in `queries`; written to `out` as JSON, too.
+    """How well the index in `folder` retrieves the samples of the index in `queries`; also written to `out` as JSON.
 
     Raises ValueError as `fourm_engine.features.retrieval.evaluate` does."""
     table = None if labels is None else read_labels(labels)
@@ -132,15 +132,13 @@ def _network(
     if predict is None:
         return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
     if size is not None:
-        raise ValueError(
-            "--predict: predicted features are of the sizes that the model was trained at; leave --size out"
-        )
+        raise ValueError("--predict: predicted features have the sizes that the model was trained at; leave --size out")
     model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
     return Predicted(model, model.reader.input_names if inputs is None else inputs, predict)
 
 
 def _edges(network: Encoder | Predicted) -> dict[str, tuple[int, int]]:
-    """{input: (height, width)} of the inputs that are grids."""
+    """{input: (height, width)} of inputs that are grids."""
     specs = {name: network.reader.modalities[shown_as].spec for name, shown_as in network.inputs.items()}
     arrays = {name: spec.array for name, spec in specs.items() if isinstance(spec.layout, Grid)}
     return {name: (a.height, a.width) for name, a in arrays.items() if isinstance(a, (FeatureMap, ClassMap))}

@@ -1,6 +1,6 @@
 """Score a trained model on held-out samples: what `fourm evaluate` does.
 
-Predicts them, measures the any-to-any matrix, and puts both beside the loss curves in one page.
+Predicts them, measures the any-to-any matrix, and writes both with the loss curves to one page.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ JSON, REPORT = "evaluation.json", "report.html"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The scores, the pictures of each task, and the folder with the files."""
+    """The scores, the pictures of each task, and the report's folder."""
 
     evaluation: Evaluation
     pictures: dict[str, list[SamplePictures]]
@@ -71,29 +71,29 @@ def evaluate(
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
-        overrides: `section.key=value` of that config.
-        config: in place of `<run>/config.yaml`, whose sections `data` and `evaluate` count.
-        data: folder or URL of held-out samples, in place of the config's `data.val`.
-        samples, seed: in place of the config's.
+        overrides: `section.key=value` for its config.
+        config: instead of `<run>/config.yaml`; only the sections `data` and `evaluate` are used.
+        data: folder or URL of held-out samples, instead of `data.val`.
+        samples, seed: instead of the config's.
         matrix: whether to measure the any-to-any matrix.
-        features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as
-            the Fréchet distance between all that was predicted and all that is true (`Modality.network_metrics`).
-        agreement, draws: in place of the config's.
-        extra_metrics: modality -> further metrics, scored after its own.
+        features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as by
+            the Fréchet distance between predicted and true samples (`Modality.network_metrics`).
+        agreement, draws: override the config's.
+        extra_metrics: modality -> further metrics, scored after the modality's.
 
-    Raises ValueError: no model, no config, no held-out data, or data that cannot be used."""
+    Raises ValueError for no model, no config, no held-out data, or data that cannot be used."""
     folder = Path(run)
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     if out is None and not folder.is_dir():
-        raise ValueError(f"{run} is no folder to write to; say with --out where the report goes")
+        raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
     out = out or folder / "evaluation"
 
     curves = read_curves(folder / "metrics.jsonl")
     if curves:
-        check_matplotlib()  # rather now than when all has been predicted
+        check_matplotlib()  # better now than after all predictions
     with at_work(out):
         choose_threads()
         began = time.perf_counter()
@@ -129,12 +129,12 @@ def evaluate(
 def _with_features(
     features: str, model: FourM, tasks: Sequence[Task], others: Mapping[str, Sequence[Metric]]
 ) -> dict[str, list[Metric]]:
-    """Target -> the metrics that it has in the features of a network, before `others`."""
+    """Target -> its metrics in the features of a network, followed by `others`."""
     targets = dict.fromkeys(target for task in tasks for target in task.targets)
-    found = {name: model.modalities[name].network_metrics(features) for name in targets}
-    if not any(found.values()):
+    metrics = {name: model.modalities[name].network_metrics(features) for name in targets}
+    if not any(metrics.values()):
         raise ValueError(f"--features: none of the targets {', '.join(targets)} is measured in features; leave it out")
-    return {name: [*found.get(name, ()), *others.get(name, ())] for name in {*found, *others}}
+    return {name: [*metrics.get(name, ()), *others.get(name, ())] for name in {*metrics, *others}}
 
 
 def _read_config(
@@ -162,7 +162,7 @@ def _load_data(
     *,
     matrix: bool,
 ) -> tuple[Samples, dict[str, list[Any]]]:
-    """Held-out samples, and the training values of every target."""
+    """The held-out samples, and the training values of every target."""
     given = config.data if config else DataConfig()
     trained = given
     if data is not None:
@@ -186,7 +186,7 @@ def _load_data(
     if not known:
         named = ", ".join(map(str, folders))
         where = f"are there (data.train: {named})" if folders else "are configured (data.train)"
-        notes.append(f"no training samples {where}, so that no constant predictors are fitted")
+        notes.append(f"no training samples {where}, so no constant predictors are fitted")
         return held_out, {}
     values: dict[str, list[Any]] = {name: [] for name in targets}
     total = sum(len(part.names) for part in known)
@@ -200,7 +200,7 @@ def _load_data(
 
 
 def _there(folder: Folder | str | None) -> bool:
-    """Whether data is there; of what is no local folder, reading it tells."""
+    """Whether a local folder of data exists; for anything else, True, since reading it will tell."""
     return folder is not None and (not isinstance(folder, Path) or is_there(folder))
 
 

@@ -1,4 +1,4 @@
-"""Measure what tokens keep of held-out data: what `fourm tokenizer eval` does."""
+"""Measure how much of held-out data its tokens keep: what `fourm tokenizer eval` does."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def evaluate_tokenizers(
 
     Args:
         only: modalities to measure; by default all with tokens.
-        samples: held-out samples, the first ones.
+        samples: how many held-out samples, from the first.
         pictures: samples on the sheet.
         features: network for distances between sets of pictures, a folder or a Hub id.
         out: folder of the report; by default `<run>/tokenizer-evaluation`.
 
-    Raises ValueError: no held-out data, no such modality, no fitted tokenizer."""
+    Raises ValueError for no held-out data, no such modality, no fitted tokenizer."""
     out = out or config.run / FOLDER
     with at_work(out):
         choose_threads()

@@ -1,4 +1,4 @@
-"""The encoder of a run as a file for other programs: what `fourm export` does."""
+"""Export the encoder of a run as a file for other programs: what `fourm export` does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(
     size: Size | Mapping[str, Size] | None = None,
     tell: Tell = say,
 ) -> FileFacts:
-    """Write the encoder of a run, model or Hub id to the file `out`, and tell what it takes and gives.
+    """Write the encoder of a run, model or Hub id to the file `out`, and tell its inputs and outputs.
 
     Raises ValueError as `fourm_engine.features.encoder.encoder` and `fourm_engine.features.export.export` do."""
     choose_threads("cpu")

@@ -1,4 +1,4 @@
-"""Grow a trained model by modalities: what `fourm extend` does, from fitting their tokenizers to the report."""
+"""Extend a trained model by modalities, from fitting their tokenizers to the report: what `fourm extend` does."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from fourm_plugins.tokenizer import Tokenizer
 def extension_config(
     run: str, overrides: Sequence[str] = (), *, add: list[str], train: str, out: Path | None, config: Path | None
 ) -> RunConfig:
-    """The config of the new run: the old one's with the model's modalities and shape, `extend` and the overrides.
+    """The config of the new run: the old one's, with the model's modalities and shape, `extend` and the overrides.
 
     Args:
-        run: folder of a finished run or of an exported model, or a Hub id.
+        run: folder of a finished run or an exported model, or a Hub id.
         add: the new modalities.
         train: what learns, as in `ExtendConfig`.
         out: folder of the new run; by default RUN-<names>-<train>.
-        config: in place of RUN/config.yaml.
+        config: instead of RUN/config.yaml.
 
-    Raises ValueError: no model, no config, or a folder that is something else."""
+    Raises ValueError for no model, no config, or a folder that holds something else."""
     folder = find_model(run)
     saved = exported.read_config(folder)
     path = config or Path(run) / CONFIG
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; say with --config which config tells where the data is")
+        raise ValueError(f"{path}: no such file; name the config that says where the data is with --config")
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
     raw["run"] = str(out or f"{str(run).rstrip('/')}-{'-'.join(add)}-{train}")
-    # A config given for this may say more of it; the run's is about an earlier extension, if it is one.
+    # A config given for this command may set more of `extend`; in the run's, the section is an earlier extension's.
     raw["extend"] = {**((config and raw.get("extend")) or {}), "source": run, "add": add, "train": train}
     if "model" not in raw:
         raw["model"] = saved.model.model_dump(mode="json")
@@ -68,21 +68,18 @@ def extension_config(
 
 def _check_out(out: Path, taken: set[Path]) -> None:
     if out.resolve() in {path.resolve() for path in taken}:
-        raise ValueError(f"--out {out}: that is the model that is extended; choose another folder")
+        raise ValueError(f"--out {out}: holds the model to extend; choose another folder")
     if not out.exists() or (out.is_dir() and all(path.name.startswith(".") for path in out.iterdir())):
         return
     if not (out / CONFIG).is_file() or read_yaml(out / CONFIG).get("extend") is None:
-        raise ValueError(f"--out {out}: it is there, and no run of `fourm extend`; choose another folder")
+        raise ValueError(f"--out {out}: exists, and is not a run of `fourm extend`; choose another folder")
 
 
 def extend(config: RunConfig, *, tell: Tell = say) -> Report:
-    """Fit the tokenizers of new token spaces, write the tokens that are missing, train, and compare what the model
-    predicted before and after. Called again, it continues.
+    """Fit the tokenizers of new token spaces, write missing tokens, train, and compare the predictions before and
+    after. Called again, it continues.
 
-    Args:
-        config: with its `extend` section, as `extension_config` makes it.
-
-    Raises ValueError for what a user can fix."""
+    `config`: with an `extend` section, from `extension_config`. Raises ValueError for what a user can fix."""
     with at_work(config.run):
         extension = open_extension(config)
         with processes(config.train, width=config.model.width):  # joined once for all that follows
@@ -92,28 +89,29 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
                 fit_space(config, extension.manager, extension.modalities, space, tell=tell)
             modalities, tokenizers = extension.training, extension.tokenizers()
             sets = [one.config for one in data_sets(config.data, modalities)]
-            # Remote tokens are there, or not.
+            # Remote tokens cannot be written here.
             if any(one.folder is not None and isinstance(one.tokens, Path) for one in sets):
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
                 tokenize_data(config, modalities, present, tell=tell)
                 sum_numbers([0.0])  # no process reads tokens before all are written
             train_extension(config, extension, tell=tell)
-        # The first process writes the report; it has done so when training ends in any.
+        # The first process has written the report by the time training ends in any.
         return Report.load(config.run / FILE)
 
 
 def open_extension(config: RunConfig, manager: PluginManager | None = None) -> Extension:
-    """The extension that a config describes. Raises ValueError without held-out data, and as `Extension.open` does."""
+    """The extension that a config describes. Raises ValueError if there is no held-out data, and as `Extension.open`
+    does."""
     assert config.extend is not None
     if config.data.val is None:
-        raise ValueError("data.val is not set: what is gained and forgotten is measured on held-out samples; set it")
+        raise ValueError("data.val is not set: held-out samples measure what is gained and forgotten; set it")
     return Extension.open(config.extend, config.modalities, config.model, config.tokenizers.folder, manager)
 
 
 def train_extension(
     config: RunConfig, extension: Extension, *, tell: Tell = say, replay: Path | None = None
 ) -> dict[str, float]:
-    """Train, or continue, an extension whose tokenizers are there; returns the last held-out scores.
+    """Train, or continue, an extension whose tokenizers are fitted; returns the last held-out scores.
 
     Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
     config.activate(extension.manager, config.train)
@@ -168,5 +166,5 @@ def _data(
     for spec in extension.new:
         if not any(spec.name in kind for kind in data.store.kinds()):
             where = "data.train" if training else "data.val"
-            raise ValueError(f"{where} has no sample of {spec.name!r}: no usable file below {spec.source}/, no tokens")
+            raise ValueError(f"{where} has no sample with {spec.name!r}: no usable file in {spec.source}/, no tokens")
     return data

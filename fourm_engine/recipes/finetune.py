@@ -1,7 +1,8 @@
-"""A config with a `finetune` section says what differs from the model that it starts from; this adds the rest.
+"""Complete a config that fine-tunes: it says what differs from the model that it starts from; the rest comes from
+there.
 
 In: the raw config. Out: the same with the model's shape, the settings of its modalities and the folder of its
-tokenizers, where the config does not say them.
+tokenizers, unless the config sets them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def fill_in(raw: dict[str, Any], path: Path) -> None:
-    """Change `raw`, the content of the config `path`. Raises ConfigError; ValueError where the model is not there."""
+    """Change `raw`, the content of the config `path`. Raises ConfigError; ValueError if there is no such model."""
     checked: dict[str, Any] = {}
     for section, config in (("finetune", FinetuneConfig), ("modalities", ModalitiesConfig)):
         try:
@@ -52,7 +53,7 @@ def fill_in(raw: dict[str, Any], path: Path) -> None:
     if isinstance(tokenizers, dict) and "folder" not in tokenizers:
         if description.tokenizers is None:
             raise ConfigError(
-                f"{path}: tokenizers.folder: not set, and a published model has no tokenizers; name the folder of "
+                f"{path}: tokenizers.folder: not set, and published models have no tokenizers; name the folder of "
                 f"converted ones (fourm convert TOKENIZER FOLDER/SPACE --to native --modality NAME)"
             )
         raw["tokenizers"] = {**tokenizers, "folder": str(description.tokenizers)}

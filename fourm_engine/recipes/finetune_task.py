@@ -1,4 +1,4 @@
-"""Teach the encoder of a trained model a task: what `fourm finetune` does; and use it: what `fourm predict` does."""
+"""Teach a trained model's encoder a task, and use it: what `fourm finetune` (with a `task`) and `fourm predict` do."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from fourm_plugins.manager import PluginManager
 
 
 def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
-    """Train, or continue, and return the held-out measures. What is trained lies in `<run>/head/`, and with
-    `train.keep_best` the weights of the best evaluation in `<run>/best/head/`.
+    """Train, or continue; returns the held-out measures. Writes the head to `<run>/head/`, and with `train.keep_best`
+    the weights of the best evaluation to `<run>/best/head/`.
 
-    Raises ValueError for what a user can fix: a plugin, the config, the model, labels or data; and Busy where another
-    process trains in that folder."""
+    Raises ValueError for what a user can fix: a plugin, the config, the model, labels or data; Busy if another process
+    trains in that folder."""
     with at_work(config.run):
         manager = load_manager(config.modalities)
         inputs, target = modalities_of(config, manager)
@@ -57,8 +57,8 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
 
 
 def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modalities, Modalities]:
-    """The inputs, and the modality that is learned, if it is one. Raises ValueError where the target reads the files of
-    an input, which would tell the answer."""
+    """The inputs, and the modality to learn, if it is one. Raises ValueError if the target reads the files of an input,
+    which would give the answer away."""
     inputs = load_modalities(config.inputs, manager)
     name = getattr(config.task, "target", None)
     if name is None:
@@ -69,8 +69,8 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
     folders = [
         folder for folder in (config.data.folder, config.data.val) if isinstance(folder, Path) and folder.is_dir()
     ]
-    if found := documented(target, {name: settings}, folders):
-        settings = {**settings, **found[name]}
+    if documents := documented(target, {name: settings}, folders):
+        settings = {**settings, **documents[name]}
         config.modalities.settings[name] = settings  # as a model's config has it
         target = load_modalities(section.model_copy(update={"settings": {name: settings}}), manager)
     for one in inputs.values():
@@ -85,13 +85,13 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
 def task_of(
     config: TaskRunConfig, source: TaskSource, target: Modalities, manager: PluginManager, tell: Tell = say
 ) -> HeadTask:
-    """The task of a config, with its data opened. Raises ValueError."""
+    """The task of a config, with its data open. Raises ValueError."""
     inputs, settings = source.training, config.task
     everything = Modalities((inputs | target).values(), inputs.plugins | target.plugins, manager)
     tokenizers = {}
     if inputs.token_spaces:
         if config.tokenizers.folder is None:
-            raise ValueError("tokenizers.folder: not set, and a published model has no tokenizers; name the folder")
+            raise ValueError("tokenizers.folder: not set, and published models have no tokenizers; name the folder")
         tokenizers = dict(source.tokenizers(config.tokenizers.folder))
     _check_layout(config, inputs)
     train = AlignedData.from_config(everything, config.data, training=True)
@@ -134,7 +134,7 @@ def task_of(
 
 
 def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
-    """Raises ValueError where pictures lie in folders of classes and the one input looks for a folder of its own."""
+    """Raise ValueError if pictures lie in folders of classes while the only input expects a sub-folder for itself."""
     if not isinstance(config.task, ClassificationConfig) or len(inputs) != 1:
         return
     ((name, modality),) = inputs.items()
@@ -152,7 +152,7 @@ def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
 def _objectives(
     config: TaskRunConfig, target: Modalities, train: AlignedData, val: AlignedData | None
 ) -> tuple[Objective, Objective]:
-    """For training and for measuring, which know the labels of their samples."""
+    """The objectives for training and for measuring, with the labels of their samples."""
     settings = config.task
     if not isinstance(settings, ClassificationConfig):
         objective = objective_of(settings, target=next(iter(target.values())))
@@ -180,11 +180,11 @@ def predict(
     device: str | None = None,
     tell: Tell = say,
 ) -> None:
-    """Tell the `k` likeliest classes of a sample, each with its probability; or write the map that is predicted into
-    the folder `out`: files of its modality's format, and a picture to look at.
+    """Tell the `k` likeliest classes of a sample, with probabilities; or write the predicted map to the folder `out`:
+    files of its modality's format, and a picture to look at.
 
-    Raises ValueError where nothing trained is there, where a map is predicted without `out`, and for a sample that does
-    not fit."""
+    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
+    fit."""
     choose_threads(device)
     model = load_head(run, device=device, manager=manager_of_run(run))
     if model.objective.modality is not None and out is None:

@@ -44,7 +44,7 @@ class FitReport:
     scores: dict[str, dict[str, float]]
 
     def lines(self) -> list[str]:
-        """What was used, what was left out, and a line for each modality."""
+        """What was used, what was left out, and a line per modality."""
         took = f"fitted in {self.seconds:.0f} s" if self.fresh else "up to date"
         lines = [f"for tokenizer {self.space}, {part}" for part in self.data]
         for name, count in sorted(self.left_out.items()):
@@ -58,16 +58,16 @@ class FitReport:
 def fit(
     config: RunConfig, *, spaces: Collection[str] = (), jobs: int = 1, refit: bool = False, tell: Tell = say
 ) -> list[FitReport]:
-    """Fit tokenizers into `tokenizers.folder`; one that is up to date is kept, one half done goes on.
+    """Fit tokenizers into `tokenizers.folder`: up-to-date ones are kept, interrupted ones continue.
 
     Args:
-        spaces: token spaces to fit; all where none are named.
-        jobs: token spaces fitted at the same time. Above 1 each has a process, which prints its report; none is
+        spaces: token spaces to fit; by default all.
+        jobs: token spaces to fit at the same time. Above 1, each has a process, which prints its report; none is
             returned.
-        refit: whether tokenizers that were fitted under other settings of their modalities are replaced.
+        refit: replace tokenizers that were fitted under other settings of their modalities.
 
-    Raises ValueError: no such token space, no data, an unreadable file, a tokenizer fitted under other settings; a
-    config that fine-tunes a model, whose ids are those of its tokenizers."""
+    Raises ValueError for no such token space, no data, an unreadable file, a tokenizer fitted under other settings, and
+    a config that fine-tunes a model, whose tokenizers are fixed."""
     if config.finetune is not None:
         raise ValueError(
             f"finetune: {config.finetune.source} knows the ids of its tokenizers alone, and others are not fitted for "
@@ -78,7 +78,7 @@ def fit(
     activate_kinds(modalities, manager, maskers=False)
     known = modalities.token_spaces
     if unknown := sorted(set(spaces) - set(known)):
-        raise ValueError(f"no token space {', '.join(unknown)}; there are {', '.join(known)}")
+        raise ValueError(f"no token space {', '.join(unknown)}; choose from {', '.join(known)}")
     if not spaces and (unknown := sorted(set(config.tokenizers.spaces) - set(known))):
         log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(known), ", ".join(unknown))
     chosen = [name for name in known if not spaces or name in spaces]
@@ -86,7 +86,7 @@ def fit(
         for name in chosen:
             check_settings([modalities[spec.name] for spec in known[name]], config.tokenizers.folder, manager)
     if jobs > 1 and rank_and_world()[1] > 1:
-        raise ValueError("--jobs is for one machine; under torchrun all processes fit one token space after another")
+        raise ValueError("--jobs is for one machine; under torchrun all processes fit each token space together")
     if jobs > 1 and len(chosen) > 1:
         on_gpu = {name for name in chosen if config.tokenizers.fit_of(name).device != "cpu"}
         with tempfile.TemporaryDirectory(prefix="fourm-fit-") as folder:
@@ -132,12 +132,12 @@ def _fit_space(
         raise ValueError("data.train is not set: name the folder of the training data")
     fit_config = config.tokenizers.fit_of(space)
     members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
-    # All modalities take part in reading: the crop of a box list depends on the picture beside it.
+    # All modalities are read: the crop of a list of boxes depends on the picture beside it.
     raw = _training_data(config, modalities)
     drawer = ViewDrawer.from_config(modalities, data, training=True, seed=config.seed)
     is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
     if config.tokenizers.adapts(space) and not is_grid:
-        raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is no grid, so it has one size only")
+        raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is not a grid and has only one size")
     sizes = fit_config.adapt.sizes if fit_config.adapt is not None and is_grid else ()
     if sizes:
         cache //= 2  # one half for the modality's size, one for the others
@@ -162,22 +162,23 @@ def _fit_space(
 
 def _training_data(config: RunConfig, modalities: Modalities) -> list[AlignedData]:
     """The raw training data: all samples of all data sets, whatever their weights."""
-    found = []
+    opened = []
     for one in data_sets(config.data, modalities):
         if one.config.folder is not None:
             with one.named():
-                found.append(AlignedData.from_config(one.modalities, one.config, training=True))
-    if not found:
+                opened.append(AlignedData.from_config(one.modalities, one.config, training=True))
+    if not opened:
         raise ValueError("no entry of the list data.train has a path: name the folders of the training data")
-    return found
+    return opened
 
 
 def fit_in_processes(
     config: Path, arguments: list[str], spaces: list[str], jobs: int, on_gpu: Container[str] = (), *, tell: Tell = say
 ) -> None:
     """Run `fourm tokenizer fit CONFIG ARGUMENTS --space SPACE` for each space, `jobs` at a time; those `on_gpu` see one
-    GPU each. What stops this process (Ctrl-C, SIGTERM, SIGHUP) stops them once, so that each saves what it has.
+    GPU each.
 
+    Signals that stop this process (Ctrl-C, SIGTERM, SIGHUP) are passed on once, so that each child saves its state.
     Raises ValueError, after all have ended, with the names of those that failed."""
     command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *arguments, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
@@ -193,7 +194,7 @@ def fit_in_processes(
                 if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
                     environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
                     tell(f"tokenizer {space}: on GPU {gpu}")
-                # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once.
+                # In a new session, or a terminal's Ctrl-C would reach it in addition to our signal: two end it at once.
                 running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
             time.sleep(0.1)
             for space, process in list(running.items()):
@@ -213,7 +214,7 @@ def fit_in_processes(
 
 
 def visible_gpus() -> list[str]:
-    """What names each GPU that this process sees in CUDA_VISIBLE_DEVICES: numbers, or the names given there."""
+    """The name of each visible GPU in CUDA_VISIBLE_DEVICES: numbers, or the names given there."""
     import torch
 
     count = torch.cuda.device_count()
@@ -222,6 +223,6 @@ def visible_gpus() -> list[str]:
 
 
 def least_busy(gpus: Sequence[str], taken: Iterable[str]) -> str | None:
-    """The GPU with the fewest jobs, the first of equals; None where there is none."""
+    """The GPU with the fewest jobs, the first among ties; None without GPUs."""
     jobs = Counter(taken)
     return min(gpus, key=lambda gpu: jobs[gpu], default=None)

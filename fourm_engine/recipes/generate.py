@@ -52,25 +52,25 @@ def generate(
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
-        inputs: modality -> what is given, as `FourM.generate` takes it; `Typed` text is never a path.
-        targets: names; None: all that is not given.
-        out: where the files go; may be None where nothing runs.
-        edit: the mask, change, keep and halo of `FourM.edit`, from which the targets then follow; `targets` is empty.
+        inputs: modality -> value, as in `FourM.generate`; `Typed` text is never a path.
+        targets: names; None: everything that is not given.
+        out: folder for the files; may be None if nothing runs.
+        edit: mask, change, keep and halo of `FourM.edit`, which decide the targets; `targets` is empty.
         explain: tell what would run, and run nothing.
-        animate: a .gif or .png that shows the (first) sample after each step, written beside the results.
+        animate: a .gif or .png of the (first) sample after each step, written beside the results.
         overlap: tokens that neighbouring tiles share, of a picture that is generated tile by tile (`tiled`).
         regions: input -> weights of regions of it.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
-        providers, disable: which plugins count; by default what the run chose.
-        options: seed, n_samples, reduce, plan and those of decoding, as `FourM.generate` takes them.
+        providers, disable: which plugins to use; by default those that the run chose.
+        options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
 
     Raises ValueError for what a user can fix."""
     if animate is not None:
         check_animation(animate)
         if explain:
-            raise ValueError("--animate shows what --explain does not run; leave one of them out")
+            raise ValueError("--animate needs a run, which --explain does not make; leave one of them out")
     if out is None and not explain:
-        raise ValueError("--out is missing; name the folder for the results")
+        raise ValueError("--out is missing; name a folder for the results")
     manager = _manager(run, providers, disable)
     with nullcontext() if out is None or explain else at_work(out):
         choose_threads(device)
@@ -119,7 +119,7 @@ def vary(
 
 
 def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequence[str]) -> PluginManager:
-    """Which plugins count; by default what the run chose."""
+    """The plugin host with the chosen plugins; by default those that the run chose."""
     settled = bool(providers or disable)
     return PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
 
@@ -136,7 +136,7 @@ def _tiled(
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:
-    """All samples; or, where they were made one, that one and its spread."""
+    """Write all samples; if they were combined, the result and its spread instead."""
     made_one = any(one.spread is not None for one in results.values())
     samples = [results] if made_one else results.samples
     for number, sample in enumerate(samples):
@@ -157,8 +157,8 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
 
 
 def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
-    """Write the modality's files, and a PNG to look at beside them as `stem.view.png`; of a spread its numbers as
-    `stem.spread.npy`, and `stem.spread.png`. Returns their paths."""
+    """Write the modality's files, with a PNG to look at as `stem.view.png`; a spread as `stem.spread.npy` and
+    `stem.spread.png`. Returns the paths."""
     files = {f"{stem}.{extension}": content for extension, content in generated.modality.write(generated.value).items()}
     picture = generated.show()
     if not isinstance(picture, str):

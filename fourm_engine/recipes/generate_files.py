@@ -1,8 +1,10 @@
 """Generate for many samples, into a data set: what `fourm generate` does with folders, a data set or a file of lines.
 
-In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, as docs/data.md has it, and a
-record (`generated_record.py`). Worker processes read and decode inputs ahead; one process encodes, samples and decodes
-in batches; a thread writes. Only the names grow with the number of samples.
+In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, laid out as in docs/data.md, and a
+record (`generated_record.py`).
+
+Worker processes read and decode inputs ahead; one process encodes, samples and decodes in batches; a thread writes.
+Only the names take memory that grows with the number of samples.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.inputs import Ids, Typed
+from fourm_engine.generate.given import Ids, Typed
 from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Results
@@ -41,14 +43,14 @@ from fourm_plugins.spec import Grid
 from fourm_plugins.tokenizer import TextTokenizer
 from fourm_plugins.view import View
 
-#: Batches that wait to be written.
+#: Most batches waiting to be written.
 WRITTEN_LATER = 4
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a worker made of one sample: modality -> array, and of continuous ones the value as the model sees it; the
-    files of its inputs as the model sees them, source -> {extension: content}."""
+    """What a worker read of one sample: modality -> array, and for continuous modalities the value as the model sees
+    it; the input files as the model sees them, source -> {extension: content}."""
 
     arrays: dict[str, Any]
     values: dict[str, Any]
@@ -62,7 +64,8 @@ class Read:
 
 @dataclass
 class FilesReport:
-    """Samples that one process made, that were there, and that could not be used, with the first reason."""
+    """How many samples one process generated, how many existed, and how many could not be used, with the first
+    reason."""
 
     made: int = 0
     kept: int = 0
@@ -72,10 +75,10 @@ class FilesReport:
 
 @dataclass
 class Reader:
-    """`reader[(name, …)]`: name -> what is read of it, or the BadFile that says why nothing is. Picklable."""
+    """`reader[(name, …)]`: name -> what was read, or the BadFile that says why not. Picklable."""
 
     inputs: SampleInputs
-    #: Name as given -> modality that it is shown as.
+    #: Name as given -> modality that shows it.
     shown_as: dict[str, Modality]
     drawer: ViewDrawer
     seed: int
@@ -155,15 +158,15 @@ def _value(modality: Modality, given: Any) -> Any:
 
 
 def _seed(seed: int, name: str, given: int | None) -> int:
-    """Of a sample, whatever is beside it: the one given, or one that follows from its name."""
+    """The seed of a sample, whatever the batch: the one given, or one derived from its name."""
     if given is not None:
         return given
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
 
 
 class Writer:
-    """Writes results in a thread, up to `WRITTEN_LATER` batches later: each file whole, then the line that tells of
-    them. What went wrong there is raised by a later call, and nothing is written after it."""
+    """Writes results in a thread, up to `WRITTEN_LATER` batches later: each file whole, then its line in the record. An
+    error there is raised by a later call, and nothing is written after it."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
         self.out, self.record, self.samples = out, record, samples
@@ -206,7 +209,7 @@ class Writer:
 
 
 def stems(name: str, samples: int) -> list[str]:
-    """What the answers of a sample are called."""
+    """The file stems of a sample's answers."""
     return [name] if samples == 1 else [f"{name}-{number}" for number in range(samples)]
 
 
@@ -216,7 +219,7 @@ class Job:
 
     model: FourM
     inputs: SampleInputs
-    #: Name as given -> modality that it is shown as.
+    #: Name as given -> modality that shows it.
     shown_as: dict[str, Modality]
     targets: Sequence[str]
     out: Path
@@ -233,16 +236,16 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
 
     def sources(self) -> dict[str, str]:
-        """Modality that is written -> folder below `out`. Raises ValueError where two would write to one."""
+        """Modality to write -> its folder in `out`. Raises ValueError if two would share one."""
         names = [*self.targets, *(m.name for m in self.shown_as.values() if self.copies)]
         sources = {name: self.model.modalities[name].spec.source for name in names}
         for name, source in sources.items():
             if other := next((o for o in sources if o < name and sources[o] == source), None):
-                raise ValueError(f"{other} and {name} would both be written to {self.out / source}; ask for one")
+                raise ValueError(f"{other} and {name} would both be written to {self.out / source}; request one")
         return sources
 
     def run(self, *, tell: Tell = say) -> FilesReport:
-        """Raises ValueError where the record says that other settings made what is in `out`, and CannotWrite."""
+        """Raises ValueError if the record says that `out` was generated with other settings, and CannotWrite."""
         sources = self.sources()
         settings = {
             "model": digest_of_model(self.model),
@@ -285,13 +288,13 @@ class Job:
         return report
 
     def _blocks(self) -> Iterator[range]:
-        """Indices of samples that run together, of this part: the same whatever has been made already."""
+        """Indices of this part's samples that run together: the same whatever already exists."""
         size, total = max(1, self.batch_size // self.samples), len(self.inputs.names)
         for number in range(self.part, -(-total // size), self.parts):
             yield range(number * size, min(total, (number + 1) * size))
 
     def _tasks(self, record: Record, report: FilesReport) -> Iterator[list[str]]:
-        """Names of the samples of a block that are not there."""
+        """Names of the samples of a block that are still missing."""
         for block in self._blocks():
             names = [self.inputs.names[i] for i in block]
             missing = [n for n in names if not (record.stamp_is(n, self.inputs.stamp(n)) and self._there(n))]
@@ -309,7 +312,7 @@ class Job:
 
     def _generate(self, batch: Mapping[str, Read]) -> dict[str, tuple[Read, list[Results]]]:
         inputs = self._encoded(list(batch.values()))
-        # Samples that happen to be alike are not several answers to one.
+        # Samples that happen to be equal are not several answers to one.
         alike = self.samples == 1 and min(Counter(read.digest for read in batch.values()).values()) > 1
         inputs = [one for one in inputs for _ in range(self.samples)]
         seeds = [read.seed + k for read in batch.values() for k in range(self.samples)]
@@ -327,7 +330,7 @@ class Job:
         return {name: (read, answers) for (name, read), answers in zip(batch.items(), parts, strict=True)}
 
     def _encoded(self, batch: Sequence[Read]) -> list[dict[str, Any]]:
-        """What the model takes: ids, encoded together, and values of continuous modalities."""
+        """The model's inputs: ids, encoded together, and values of continuous modalities."""
         inputs = [dict[str, Any](read.values) for read in batch]
         for name in sorted({name for read in batch for name in read.arrays}):
             having = [i for i, read in enumerate(batch) if name in read.arrays]
@@ -351,7 +354,7 @@ def _told(regions: Regions) -> dict[str, list[Any]]:
 
 
 def summary(report: FilesReport, out: Path, targets: Sequence[str]) -> str:
-    """One line of what a process did."""
+    """One line about what a process did."""
     words = [f"{counted(report.made, 'sample')} of {', '.join(targets)} made"]
     words += [f"{report.kept} were there"] if report.kept else []
     words += [f"{report.bad} could not be used"] if report.bad else []

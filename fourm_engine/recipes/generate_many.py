@@ -1,6 +1,7 @@
-"""Open inputs and model, and generate for all samples: what `fourm generate` does with a folder, a data set, or lines.
+"""Open inputs and a model, and generate for all samples: what `fourm generate` does with a folder, a data set, or
+lines.
 
-In: words of the command line. Out: files below `out`; see `generate_files.py`.
+In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.device import local_device, rank_and_world
-from fourm_engine.generate.inputs import Typed
+from fourm_engine.generate.given import Typed
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
@@ -33,7 +34,7 @@ from fourm_plugins.door import looks_like_path, read_file
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
-#: For which a process waits for the others at the end.
+#: How long a process waits for the others at the end.
 _LONG = timedelta(days=30)
 
 
@@ -65,19 +66,19 @@ def generate_many(
     tell: Tell = say,
     **options: Any,
 ) -> FilesReport:
-    """Generate `targets` for every sample into a data set in `out`; what is there is kept.
+    """Generate `targets` for every sample into a data set in `out`; existing files are kept.
 
     Args:
-        inputs: modality -> a folder of its files, or one value for all samples; beside `data` None for a modality that
-            is taken from there.
-        data, split: a data set as `data.train` names one, and the name of a list in its `splits.json`.
-        lines: a file of JSON lines, one a sample; see `LineInputs`.
-        share: (k, n): of n processes that share the samples this is the k-th, from 0 on. By default those of torchrun.
-        with_inputs: write the inputs, too, as the model sees them.
-        regions: input -> weights of regions of each sample's; a mask is as large as the pictures.
-        seed: from it and a sample's name follows the sample's seed, where a line does not give it.
+        inputs: modality -> a folder of its files, or one value for all samples; with `data`, None for a modality that
+            the data set has.
+        data, split: a data set as in `data.train`, and a list in its `splits.json`.
+        lines: a file of JSON lines, one per sample; see `LineInputs`.
+        share: (k, n): this is process k, from 0, of n that share the samples. By default those of torchrun.
+        with_inputs: also write the inputs, as the model sees them.
+        regions: input -> weights of regions of each sample; a mask has the size of the pictures.
+        seed: together with a sample's name gives the sample's seed, unless its line has one.
 
-    Raises ValueError for what a user can fix, in the end also where samples could not be used."""
+    Raises ValueError for what a user can fix, and at the end if samples could not be used."""
     rank, world = rank_and_world()
     if share is not None and world > 1:
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
@@ -87,7 +88,7 @@ def generate_many(
             f"--share {part}/{parts}: the first of {parts} parts is 0/{parts}, the last {parts - 1}/{parts}"
         )
     if not targets:
-        raise ValueError("--target is missing; name what is generated of every sample")
+        raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
     settled = bool(providers or disable)
     manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
@@ -104,7 +105,7 @@ def generate_many(
                     f"{name!r} is a target only and cannot be given; use {', '.join(model.reader.input_names)}"
                 )
             if modality.name in targets or name in targets:
-                raise ValueError(f"{name!r} is given and a target, too; leave it out of one")
+                raise ValueError(f"{name!r} is both given and a target; leave it out of one")
             return modality
 
         source, names = _open(inputs, find, out, data=data, split=split, lines=lines)
@@ -140,7 +141,7 @@ def generate_many(
 def _open(
     inputs: Mapping[str, Any], find: Any, out: Path, *, data: str | None, split: str | None, lines: Path | None
 ) -> tuple[SampleInputs, list[str]]:
-    """The samples, and the names of all that is given of them."""
+    """The samples, and the names of everything given for them."""
     folders = {name: Path(given) for name, given in inputs.items() if is_folder(given)}
     taken = [name for name, given in inputs.items() if given is None]
     common = {
@@ -148,20 +149,20 @@ def _open(
     }
     ways = [way for way, there in (("--data", data), ("--lines", lines), ("folders", folders)) if there]
     if len(ways) > 1:
-        raise ValueError(f"{' and '.join(ways)} both say what the samples are; give one of them")
+        raise ValueError(f"{' and '.join(ways)} both name the samples; give one of them")
     for folder in folders.values():
         if out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
-                f"{shown(out)}: results would lie among the inputs in {shown(folder)}; choose another --out"
+                f"{shown(out)}: results would mix with the inputs in {shown(folder)}; choose another --out"
             )
     if split is not None and data is None:
-        raise ValueError("--split is of a data set; name it with --data")
+        raise ValueError("--split is for a data set; name it with --data")
     if taken and data is None:
-        raise ValueError(f"--input {taken[0]}: without a value it is taken from --data; give a file, a folder or words")
+        raise ValueError(f"--input {taken[0]}: has no value, which only --data allows; give a file, a folder or words")
     source: SampleInputs
     if data is not None:
         if not taken:
-            raise ValueError("--data: say with --input NAME which of its modalities are given")
+            raise ValueError("--data: name the modalities to give with --input NAME")
         source = DataInputs.open(data, split, taken, find, common)
     elif lines is not None:
         if not lines.is_file():
@@ -188,7 +189,7 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
 
 
 def _once(modality: Modality, given: Any) -> Any:
-    """What all samples share: the content of a file, read once, or what was typed."""
+    """What all samples share: the content of a file, read once, or typed text."""
     if isinstance(given, str):
         if looks_like_path(given, modality.spec.extensions, typed=modality.typed):
             return read_file(Path(given), modality.spec.extensions)
@@ -198,8 +199,8 @@ def _once(modality: Modality, given: Any) -> Any:
 
 @contextmanager
 def _joined() -> Iterator[Any]:
-    """Yields what sums a number over the processes of torchrun, of which none ends before all are done: torchrun would
-    stop the others."""
+    """Yields a function that sums a number over the processes of torchrun. None exits before all are done: torchrun
+    would stop the others."""
     import torch.distributed as dist
 
     join = rank_and_world()[1] > 1 and not dist.is_initialized()

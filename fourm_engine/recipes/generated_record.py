@@ -1,6 +1,6 @@
-"""What was generated into a folder, and how: so that a stopped command goes on, and results are never mixed.
+"""The record of a folder of generated files, so that an interrupted command continues and results are never mixed.
 
-In: the settings of a command, and each sample that is whole. Out: `.generated/` in the folder, which readers skip:
+In: the settings of a command, and each finished sample. Out: `.generated/` in the folder, which readers skip:
 `settings.json`, and a file of lines for each part of the samples, {"name", "seed", "stamp", "input"}.
 """
 
@@ -25,7 +25,8 @@ MAX_BYTES, MAX_LINE = 1 << 20, 1 << 14
 
 
 def digest_of_model(model: FourM) -> str:
-    """16 hex digits of all that decides what a model generates: weights, tokenizers, settings of its modalities."""
+    """16 hex digits of everything that affects what a model generates: weights, tokenizers, settings of its
+    modalities."""
     identity = {name: modality.identity() for name, modality in sorted(model.modalities.items())}
     tokenizers = {name: tokenizer.fingerprint for name, tokenizer in sorted(model.tokenizers.items())}
     digest = hashlib.sha256(json.dumps([identity, tokenizers], sort_keys=True, default=str).encode())
@@ -36,12 +37,11 @@ def digest_of_model(model: FourM) -> str:
 
 
 class Record:
-    """The record of `out`, written by part `part` of `parts`. 24 bytes of memory for each sample that is there."""
+    """The record of `out`, written by part `part` of `parts`. Takes 24 bytes of memory per existing sample."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], made: Iterable[Path], *, part: int, parts: int) -> None:
-        """`made`: folders that results are written to.
-
-        Raises ValueError where other settings made what is there, or where there are files that nothing tells of."""
+        """`made`: folders that results are written to. Raises ValueError if other settings generated what is there, or
+        if there are files without a record."""
         folder = Path(out) / FOLDER
         settings = json.loads(json.dumps({"format": FORMAT, **settings}))
         if (path := folder / SETTINGS).is_file():
@@ -50,14 +50,14 @@ class Record:
         else:
             for one in made:
                 if one.is_dir() and any(not file.name.startswith(".") for file in one.iterdir()):
-                    raise ValueError(f"{one}: holds files that this command has not made; choose another --out")
+                    raise ValueError(f"{one}: holds files that this command did not write; choose another --out")
             write_atomically(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         flat = array("Q")
         for file in sorted(folder.glob("made-*.jsonl")):
             for row in _rows(file):
                 flat.extend(row)
         known = np.frombuffer(flat, np.uint64).reshape(-1, 3)
-        # Of a sample that was made twice the last line counts.
+        # If a sample was generated twice, the last line counts.
         self._known = known[len(known) - 1 - np.unique(known[::-1, 0], return_index=True)[1]]
         self._path = folder / f"made-{part:05d}-of-{parts:05d}.jsonl"
         if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
@@ -65,12 +65,12 @@ class Record:
                 end.write(b"\n")  # after a line that a killed process did not finish
 
     def stamp_is(self, name: str, stamp: str) -> bool:
-        """Whether a sample was made of files of this stamp."""
+        """Whether a sample was generated from files with this stamp."""
         row = self._row(name)
         return row is not None and int(row[1]) == _hash(stamp)
 
     def input_is(self, name: str, digest: str) -> bool:
-        """Whether it was made of this content."""
+        """Whether a sample was generated from this content."""
         row = self._row(name)
         return row is not None and int(row[2]) == _hash(digest)
 
@@ -86,7 +86,8 @@ class Record:
 
 
 def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
-    """Hashes of a file's lines. One that a killed process did not finish is no line; its sample is made again."""
+    """Hashes of a file's lines. An unfinished line of a killed process does not count; its sample is generated
+    again."""
     with open(path, "rb") as file:
         for line in iter(lambda: file.readline(MAX_LINE), b""):
             try:

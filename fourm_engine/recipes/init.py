@@ -1,4 +1,4 @@
-"""Write a config that fits a folder and the machine: what `fourm init` does."""
+"""Write a config that fits a folder and this machine: what `fourm init` does."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fourm_engine.yaml_config import read_value
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-#: Share of the samples that is held out, and the most that are.
+#: Fraction of the samples to hold out, and their maximum number.
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 
 
 @dataclass(frozen=True)
 class InitReport:
-    """The config that was written, and lines on what lies in the folder."""
+    """The config that was written, and lines about what the folder holds."""
 
     path: Path
     config: RunConfig
@@ -47,37 +47,37 @@ def init(
 
     Args:
         out: the file; by default the folder's name with .yaml, in the working directory.
-        force: whether an existing file is replaced.
-        unpack: write the texts of tables (JSON lines, JSON, CSV, TSV) to folders of their own first.
-        machine: what the config is to fit; by default this one.
+        force: replace an existing file.
+        unpack: first write the texts of tables (JSON lines, JSON, CSV, TSV) to folders of text files.
+        machine: the machine to fit; by default this one.
 
-    Raises ValueError where the folder holds nothing usable, or the file exists."""
+    Raises ValueError if the folder holds nothing usable, or the file exists."""
     out = Path(f"{Path(folder).resolve().name or 'data'}.yaml") if out is None else Path(out)
     if out.exists() and not force:
-        raise ValueError(f"{out}: exists already; choose another name with --out, or replace it with --force")
+        raise ValueError(f"{out}: already exists; choose another name with --out, or replace it with --force")
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
-        raise ValueError(f"{folder}: no folder to look at; name it in a config that you have, as data.train: {folder}")
+        raise ValueError(f"{folder}: not a folder to look at; name it in an existing config, as data.train: {folder}")
     manager = PluginManager()
     unpacked = unpack_tables(Path(folder), manager) if unpack else []
-    found = survey(Path(folder), manager)
-    chosen = choose_split(found)
+    surveyed = survey(Path(folder), manager)
+    chosen = choose_split(surveyed)
     machine = machine or Machine.here()
-    sizes = Sizes.fitting(found, chosen.train, machine)
+    sizes = Sizes.fitting(surveyed, chosen.train, machine)
     run = f"runs/{out.stem}"
     folders = {"run": run, "tokens": f"{run}/tokens", "tokenizers": f"{run}/tokenizers"}
     command = f"fourm init {shlex.quote(str(folder))}"
-    text = config_text(found, chosen, sizes, machine, folders=folders, command=command)
+    text = config_text(surveyed, chosen, sizes, machine, folders=folders, command=command)
     config = parse_config(read_value(text, str(out)), str(out))
     modalities = config.load_modalities(manager)
     AlignedData.from_config(modalities, config.data, training=True).check_usable(modalities)
     if config.data.val is not None:
         AlignedData.from_config(modalities, config.data, training=False)
     write_atomically(out, text)
-    return InitReport(out, config, [*unpacked, *_told(found, chosen), *_next(out, config, machine)])
+    return InitReport(out, config, [*unpacked, *_told(surveyed, chosen), *_next(out, config, machine)])
 
 
 def choose_split(found: Survey) -> Chosen:
-    """Held-out samples: as the data say (folders, lists), else a share drawn by name."""
+    """Held-out samples: as the data says (folders, lists), otherwise a fraction drawn by name."""
     train = {"train": (str(found.train), "folder of the samples; paths lead from where commands are typed")}
     names = found.samples
     if found.val is not None:
@@ -106,7 +106,7 @@ def choose_split(found: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """A share, of few digits, that holds out about a tenth of the names by `drawn`: at least one, at most 1,000."""
+    """A fraction with few digits that holds out about a tenth of the names by `drawn`: at least one, at most 1,000."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
     numbers = sorted(map(drawn, names))
     if len(names) * HELD_OUT <= MOST_HELD_OUT and 0.5 < sum(x < HELD_OUT for x in numbers) / wanted < 1.5:

@@ -1,4 +1,4 @@
-"""Make modalities of a data set from another one: what `fourm label` does."""
+"""Make modalities of a data set from another modality: what `fourm label` does."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def label(
     tell: Tell = say,
     warn: Tell = warn,
 ) -> list[Labelled]:
-    """Label `data.train` and `data.val`; what exists is kept. Under torchrun the shards are shared out.
+    """Label `data.train` and `data.val`; existing labels are kept. Under torchrun the shards are shared.
 
     Args:
-        source: the modality to make `targets` from, or from one another where their plugins say so.
+        source: the modality to make `targets` from, directly or through one another, as their plugins say.
         models: target -> pretrained model, a folder or a Hub id.
         options: target -> settings of its labeller.
-        warn: takes a line for each file that cannot be used.
+        warn: receives a line for each file that cannot be used.
 
-    Raises ValueError for a target that cannot be made from what is there, and BadFile for an unusable file, where
+    Raises ValueError for a target that cannot be made from the data, and BadFile for an unusable file if
     `data.on_error` is "raise"."""
     manager = load_manager(config.modalities)
     modalities = load_modalities(config.modalities, manager)
@@ -71,7 +71,7 @@ def label(
     for key, root, readers in given:
         if root is not None:
             refuse_remote(root, key, "label a local copy, then upload the labels")
-            # All that lies in a folder is labelled, whichever of its tars are trained on.
+            # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
             if not isinstance(folder, Path):
                 raise ValueError(
@@ -84,7 +84,7 @@ def label(
     done = []
     for step in steps:
         made_from, target = modalities[step.source], modalities[step.target]
-        # One network at a time is in memory; a step of this process goes on from what its earlier ones made.
+        # Only one network is in memory at a time; later steps read what earlier ones made.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
         for root, readers in roots.items():

@@ -1,7 +1,7 @@
-"""What classifiers read from a model's features: what `fourm probe` does.
+"""Measure what classifiers read from a model's features: what `fourm probe` does.
 
-In: a model and labelled samples, a folder with a sub-folder a class or a data set and a file of labels. Out: accuracies
-of kNN, linear and attentive probes and few-shot curves, as `probe.json`. The encoder learns nothing.
+In: a model, and labelled samples (a folder with a sub-folder per class, or a data set and a file of labels). Out:
+accuracies of kNN, linear and attentive probes and few-shot curves, as `probe.json`. The encoder does not learn.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def probe(
     seed: int = 0,
     tell: Tell = say,
 ) -> dict[str, Any]:
-    """Probe the encoder of a run, model or Hub id; returns what `out/probe.json` holds. Features are kept in
-    `out/features`, for the next probe of the same samples.
+    """Probe the encoder of a run, model or Hub id; returns the content of `out/probe.json`. Features are kept in
+    `out/features` for later probes of the same samples.
 
     Args:
-        data: a folder with a sub-folder a class, or with `train` and `val` folders of such; with a file of `labels`
-            (`read_labels`) a data set, as `data.train` of a config names one.
-        val_labels: of `val`, whose samples may be called as those of `data`.
-        val: the same of validation samples; without it, and without a `val` folder, a `share` of each class.
-        shots, seeds: few-shot probes of so many samples a class, each drawn with so many seeds; without `shots`, those
-            of `SHOTS` that every class has.
+        data: a folder with a sub-folder per class, or with such folders `train` and `val`; with a file of `labels`
+            (`read_labels`) a data set, as in `data.train`.
+        val_labels: labels for `val`, whose samples may have the same names as those of `data`.
+        val: validation samples in the same form; without it, and without a `val` folder, a `share` of each class.
+        shots, seeds: few-shot probes with this many samples per class, each drawn with this many seeds; without
+            `shots`, those of `SHOTS` that every class has.
         epochs, batch_size: of the attentive probe; the latter also of the encoder.
 
-    Raises ValueError: samples without a class or of one class alone, names that no probe has, shots that a class does
-    not have."""
+    Raises ValueError for samples without a class or of a single class, unknown probes, and more shots than a class has
+    samples."""
     out = Path(out)
     if wrong := [name for name in probes if name not in PROBES]:
         raise ValueError(f"--probe {wrong[0]!r}: {did_you_mean(wrong[0], PROBES, otherwise='there are')}")
@@ -79,7 +79,7 @@ def probe(
         train, held, left = _samples(network, data, val, files, out, tell, tokens, batch_size)
         classes = sorted(set(train[1]))
         if len(classes) < 2:
-            raise ValueError(f"{data}: all training samples are of the class {classes[0]!r}; two are needed")
+            raise ValueError(f"{data}: all training samples have the class {classes[0]!r}; two classes are needed")
         known = {label: i for i, label in enumerate(classes)}
         if held is None:
             everything = _labelled(train, known)
@@ -88,7 +88,7 @@ def probe(
         else:
             fit, other = _labelled(train, known), _labelled(held, known)
         if not len(other):
-            raise ValueError(f"{val or data}: no validation sample is of a class that training samples have")
+            raise ValueError(f"{val or data}: no validation sample has a class of the training samples")
         counts = torch.bincount(fit.labels, minlength=len(classes))
         fewest = int(counts.argmin())
         if shots and max(shots) > counts[fewest]:
@@ -106,7 +106,7 @@ def probe(
             "val": len(other),
             "left_out": left,
             "seed": seed,
-            # The class that most training samples have, for every validation sample.
+            # The most frequent training class, for every validation sample.
             "chance": float((other.labels == counts.argmax()).float().mean()),
             "probes": {},
             "few_shot": [],
@@ -160,16 +160,16 @@ def _samples(
     tokens: bool,
     batch_size: int,
 ) -> tuple[_Classed, _Classed | None, int]:
-    """Training and (None where there are none) validation samples, as (names, classes, features); how many samples are
-    left out."""
+    """Training and validation samples (None if there are none), as (names, classes, features), and how many are left
+    out."""
     folders: list[str | Path | None] = [data, val]
     if labels[0] is None and val is None and (Path(data) / TRAIN).is_dir():
         beside = next((Path(data) / name for name in VAL if (Path(data) / name).is_dir()), None)
         if beside is not None:
             folders = [Path(data) / TRAIN, beside]
     if labels[1] is not None and (labels[0] is None or val is None):
-        raise ValueError("--val-labels: is for --val beside --labels; give both, or leave it out")
-    found, left, names = list[_Classed](), 0, set[str]()
+        raise ValueError("--val-labels goes with --val and --labels; give both, or leave it out")
+    parts, left, names = list[_Classed](), 0, set[str]()
     for folder, path in zip(folders, (labels[0], labels[1] or labels[0]), strict=True):
         if folder is None:
             continue
@@ -194,15 +194,15 @@ def _samples(
             + ("computed" if cached.computed else "as computed before")
         )
         left += len(samples.names) - len(cached.names)
-        found.append((cached.names, [known[name] for name in cached.names], cached.arrays))
-    return found[0], found[1] if len(found) > 1 else None, left
+        parts.append((cached.names, [known[name] for name in cached.names], cached.arrays))
+    return parts[0], parts[1] if len(parts) > 1 else None, left
 
 
 def _open(network: Encoder, folder: str | Path, labels: Path | None) -> tuple[Samples, dict[str, str]]:
-    """Samples, and {name: class} of those that have one."""
+    """The samples, and {name: class} for those that have one."""
     if labels is None:
         if len(network.inputs) > 1:
-            raise ValueError("--input: a folder of classes holds one modality; give one, or a data set and --labels")
+            raise ValueError("--input: a folder of classes has one modality; name one, or give a data set and --labels")
         samples: Samples = ClassFolder(network, Path(folder), next(iter(network.inputs)))
         return samples, {name: name.partition("/")[0] for name in samples.names}
     samples, table = DataSamples(network, str(folder)), read_labels(labels)
@@ -216,7 +216,7 @@ def _open(network: Encoder, folder: str | Path, labels: Path | None) -> tuple[Sa
 
 
 def _labelled(samples: _Classed, known: Mapping[str, int]) -> Labelled:
-    """Those of known classes, in the order of their names."""
+    """The samples of known classes, ordered by name."""
     names, labels, arrays = samples
     rows = [i for i, label in enumerate(labels) if label in known]
     return Labelled(

@@ -1,4 +1,4 @@
-"""The numbers of a config that fit a data set and a machine, and the text of the config with a comment a line.
+"""The config that fits a data set and a machine, as text with a comment per line.
 
 In: a `Survey`, how its samples are split, a `Machine`. Out: YAML that `load_config` reads.
 """
@@ -20,13 +20,13 @@ from fourm_plugins.counting import counted
 from fourm_plugins.spec import Sequence as SequenceLayout
 
 _WIDTH, _COLUMN = 120, 44
-#: Line of a config: (depth, "key: value", comment).
+#: A line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """How the samples are split: the keys of `data`, with comments, and how many samples each part has."""
+    """How the samples are split: the keys of `data`, with comments, and the number of samples in each part."""
 
     keys: Mapping[str, tuple[Any, str]]
     train: int
@@ -36,7 +36,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes for a CPU, on which an hour must do, and for a GPU of at least 6 GiB."""
+    """Sizes for a CPU, on which an hour must be enough, and for a GPU of at least 6 GiB."""
 
     large: bool
     side: int
@@ -55,7 +55,7 @@ class Sizes:
         large = machine.gpu_memory >= 6
         shorter = [min(found.recognised.size) for found in survey.found if found.recognised.size]
         side = max(16, min([224 if large else 64, *shorter]))
-        # 8 x 8 tokens a picture for a CPU, 16 pixels a token for large pictures.
+        # 8 x 8 tokens per picture on a CPU, 16 pixels per token for large pictures.
         patch = 16 if large and side >= 128 else max(2, side // 8)
         side -= side % patch
         if not large:
@@ -83,7 +83,7 @@ class Sizes:
         return "sized for a GPU" if self.large else "sized for a CPU"
 
     def of(self, found: Found, first: bool) -> dict[str, tuple[Any, str]]:
-        """Settings of a modality that follow from the machine, as far as its plugin has them."""
+        """Settings of a modality that follow from the machine, if its plugin has them."""
         fields = type(found.modality.settings).model_fields
         tokens = (self.side // self.patch) ** 2
         given: dict[str, tuple[Any, str]] = {}
@@ -101,7 +101,7 @@ class Sizes:
 def config_text(
     survey: Survey, chosen: Chosen, sizes: Sizes, machine: Machine, *, folders: Mapping[str, str], command: str
 ) -> str:
-    """`folders`: where `run`, `tokens` and `tokenizers` lie."""
+    """The text of the config. `folders`: where `run`, `tokens` and `tokenizers` go."""
     lines = list(_lines(survey, chosen, sizes, folders))
     head = [
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
@@ -181,10 +181,10 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
     most = 256 if sizes.large else 128
     shown_tokens = min(most, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
-    asked = min(most, max(1, sum(counts[s.name] for s in specs if s.target)))
+    targets = min(most, max(1, sum(counts[s.name] for s in specs if s.target)))
     yield 0, "masking:", "what the model sees of a sample, and predicts"
     yield 1, _pair("input_tokens", [1, shown_tokens]), "tokens shown, a number drawn anew each time"
-    yield 1, _pair("target_tokens", asked), "tokens to predict; more learn more in a step, which takes longer"
+    yield 1, _pair("target_tokens", targets), "tokens to predict; more teach more per step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in (spec for spec in specs if spec.continuous):
         component = {"name": f"{spec.name} to all", "weight": 0.5, "input": {spec.name: 1000}}
@@ -202,7 +202,7 @@ def _about(found: Found) -> str:
 
 
 def described(found: Found, size: str = "") -> str:
-    """What the files are and, of a modality without tokens, how the model takes it."""
+    """What the files are, and how the model takes a modality without tokens."""
     return f"{found.recognised.what}{size}" + ", read without a tokenizer, input only" * found.modality.spec.continuous
 
 
@@ -220,7 +220,7 @@ def _pair(key: str, value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    """YAML of a value, on one line."""
+    """A value as YAML, on one line."""
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:.6g}" if "e" not in f"{value:.6g}" else f"{value:.1e}"
     if isinstance(value, Path):
@@ -230,7 +230,7 @@ def _flow(value: Any) -> str:
 
 
 def _written(lines: list[Line]) -> Iterator[str]:
-    """Comments to the right where they fit, else above."""
+    """The lines with comments to the right where they fit, otherwise above."""
     for depth, text, comment in lines:
         code, about = "  " * depth + text, f"# {shown(comment)}"
         if not comment:

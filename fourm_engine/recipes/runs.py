@@ -1,7 +1,7 @@
-"""The runs below some folders and what is known of each: what `fourm runs` lists. Only reads, and imports no torch.
+"""The runs below some folders, and what is known of each: what `fourm runs` lists. Read-only; does not import torch.
 
-A run is known by what training leaves: `run.json` (what, where, how it ended), `metrics.jsonl` (its numbers) and
-`config.yaml`. Each may be absent, half-written or something else; then less is known of that run.
+A run is known by the files that training leaves: `run.json` (what, where, how it ended), `metrics.jsonl` (its numbers)
+and `config.yaml`. Each may be absent, half-written or invalid; then less is known of the run.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fourm_engine.lock import process_lives
 from fourm_engine.train import record
 from fourm_engine.yaml_config import ConfigError, read_yaml
 
-#: As `fourm_engine.recipes.config.CONFIG`, and what a finished run has.
+#: `fourm_engine.recipes.config.CONFIG`, whose module imports torch; and a file that only finished runs have.
 CONFIG, FINISHED = "config.yaml", "finished.json"
-#: How deep below a given folder runs are looked for, and in how many folders.
+#: Limits of the search for runs: depth below a given folder, and number of folders.
 DEPTH, MOST = 4, 20_000
 #: In a run's folder, without runs.
 WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile", "pictures", "tensorboard"})
@@ -29,7 +29,7 @@ WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile"
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run's folder, and what its files say: `facts` of `run.json`, `config` of `config.yaml`."""
+    """A run's folder, and what its files say: `facts` from `run.json`, `config` from `config.yaml`."""
 
     folder: Path
     facts: dict[str, Any] = field(repr=False)
@@ -43,12 +43,12 @@ class KnownRun:
 
     @property
     def batch_size(self) -> int | None:
-        """Samples of a step."""
+        """Samples per step."""
         return self._setting("batch_size")
 
     @property
     def steps(self) -> int | None:
-        """Of the whole run."""
+        """Steps of the whole run."""
         steps = self.facts.get("steps")
         return steps if isinstance(steps, int) and abs(steps) < LARGEST else self._setting("steps")
 
@@ -59,13 +59,13 @@ class KnownRun:
 
     @property
     def step(self) -> int:
-        """Finished steps, as far as lines tell."""
+        """Finished steps, as far as the lines tell."""
         ended = self.facts.get("step")
         return max([line.step for line in self.lines] + ([ended] if isinstance(ended, int) else []), default=0)
 
     @property
     def state(self) -> str:
-        """ "running", "ended", "stopped" (by a signal), "failed", "killed" (without a word), or "unknown"."""
+        """ "running", "ended", "stopped" (by a signal), "failed", "killed" (without a record), or "unknown"."""
         state = self.facts.get("state")
         if state == record.RUNNING:
             return "killed" if process_lives(self.facts) is False else state
@@ -74,7 +74,7 @@ class KnownRun:
         return record.ENDED if (self.folder / FINISHED).is_file() else "unknown"
 
     def best(self) -> tuple[float, int] | None:
-        """(lowest mean of the held-out losses, its step). Measures that are no losses of training do not count."""
+        """(lowest mean of the held-out losses, its step). Measures that are not training losses do not count."""
         terms = {name for line in self.lines for name in line.losses}
         scores = [
             (mean(shared), line.step)
@@ -84,7 +84,7 @@ class KnownRun:
         return min(scores, default=None)
 
     def row(self) -> dict[str, Any]:
-        """What `fourm runs` shows of it, JSON-ready; None is unknown."""
+        """What `fourm runs` shows of the run, JSON-ready; None is unknown."""
         last, best = next(reversed(self.trained), None), self.best()
         numbers = last.numbers if last else {}
         known = ("parameters", "processes", "device", "engine", "torch", "commit", "started", "ended", "error")
@@ -108,8 +108,8 @@ class KnownRun:
 
 
 def covered(run: KnownRun) -> dict[str, list[float]]:
-    """ "step", "samples" and "seconds" of training up to each line of training; [] where they cannot be told. Lines
-    without seconds or samples get them from the speed and the size of a batch."""
+    """ "step", "samples" and "seconds" of training up to each line of training; [] if unknown. Lines without seconds or
+    samples get them from the speed and batch size."""
     lines = run.trained
     size, samples, seconds, before = run.batch_size, list[float](), list[float](), 0
     for line in lines:
@@ -129,7 +129,7 @@ def is_run(folder: Path) -> bool:
 
 
 def open_run(folder: Path) -> KnownRun:
-    """Raises ValueError for a folder that is no run's."""
+    """The run in `folder`. Raises ValueError for a folder without a run."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if not is_run(folder):
@@ -144,8 +144,8 @@ def open_run(folder: Path) -> KnownRun:
 
 
 def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
-    """The runs in `folders` and below, by path. Raises ValueError for a folder that is not there."""
-    found: dict[Path, KnownRun] = {}
+    """The runs in and below `folders`, by path. Raises ValueError for a folder that does not exist."""
+    runs: dict[Path, KnownRun] = {}
     looked = 0
     for folder in folders:
         if not folder.is_dir():
@@ -157,13 +157,13 @@ def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
             deep = len(here.relative_to(folder).parts)
             hides = WITHIN if is_run(here) else frozenset[str]()
             below[:] = [] if deep >= DEPTH else sorted(b for b in below if not b.startswith(".") and b not in hides)
-            if is_run(here) and here.resolve() not in found:
-                found[here.resolve()] = open_run(here)
-    return list(found.values())
+            if is_run(here) and here.resolve() not in runs:
+                runs[here.resolve()] = open_run(here)
+    return list(runs.values())
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names. Lists are values, but for those of sections, which are called by their `name` or
+    """Nested settings by dotted names. A list is a value, except a list of sections, which go by their `name` or
     number."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
@@ -175,13 +175,12 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def matrix_of(folder: Path, step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
-    """(step, input -> target -> held-out loss) of the last matrix that a run wrote, or that of `step`.
-
-    Raises ValueError where there is none."""
-    found = {line.step: line.pairs for line in open_run(folder).lines if line.pairs}
-    if not found:
+    """(step, input -> target -> held-out loss): the last matrix that a run wrote, or that of `step`. Raises ValueError
+    if there is none."""
+    matrices = {line.step: line.pairs for line in open_run(folder).lines if line.pairs}
+    if not matrices:
         raise ValueError(f"{folder}: no matrix of inputs and targets; train with train.pairs_every=500")
-    if step is not None and step not in found:
-        raise ValueError(f"{folder}: no matrix at step {step}; there are those of {', '.join(map(str, found))}")
-    at = max(found) if step is None else step
-    return at, found[at]
+    if step is not None and step not in matrices:
+        raise ValueError(f"{folder}: no matrix at step {step}; choose from {', '.join(map(str, matrices))}")
+    at = max(matrices) if step is None else step
+    return at, matrices[at]

@@ -1,7 +1,7 @@
-"""Inputs of many samples for generation: folders whose files pair up by name, a data set, or the lines of a JSON file.
+"""Inputs of many samples for generation: folders whose files pair up by name, a data set, or lines of a JSON file.
 
-In: what the command line says. Out: `SampleInputs`: the names of the samples, and what is given of each. Names alone
-are kept in memory, of a data set with an index or of lines a few bytes each.
+In: arguments of the command line. Out: `SampleInputs`: the names of the samples, and what is given for each. Memory
+holds only the names; for an indexed data set, or lines, a few bytes per sample.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
-from fourm_engine.generate.inputs import Typed
+from fourm_engine.generate.given import Typed
 from fourm_plugins.counting import counted
 from fourm_plugins.door import looks_like_path
 from fourm_plugins.modality import Modality
 
-#: Of a line, and of a sample's name, in bytes; a file system takes 255 for a name with its extension.
+#: Bytes of a line and of a sample's name; file systems take 255 for a name with its extension.
 MAX_LINE, MAX_NAME = 1 << 20, 200
-#: Before what is text, whatever it looks like.
+#: Prefix of literal text, whatever it looks like.
 TEXT = "text:"
 _RESERVED = ("name", "seed")
 _Find = Callable[[str], Modality]
@@ -37,32 +37,32 @@ _Find = Callable[[str], Modality]
 
 @dataclass(frozen=True)
 class Given:
-    """What is given of one sample: name of a modality -> {extension: content} of its files, or what a user holds;
-    `seed`: of the sample, None for one that follows from its name."""
+    """What is given for one sample: modality -> {extension: content} of its files, or a user's value; `seed`: the
+    sample's, None to derive it from the name."""
 
     values: dict[str, Any]
     seed: int | None = None
 
 
 class SampleInputs(Protocol):
-    """Picklable, and the same in every process."""
+    """Names of samples, and what is given for each. Picklable, and the same in every process."""
 
     @property
     def names(self) -> Sequence[str]: ...
 
     def given(self, name: str) -> Given:
-        """Reads the files of a sample. Raises SampleError (BadFile) for what cannot be read."""
+        """Reads the files of a sample. Raises SampleError (BadFile) for files that cannot be read."""
 
     def stamp(self, name: str) -> str:
-        """Equal where what is given is unchanged: sizes and times of files, and all that is typed."""
+        """Equal as long as the inputs are unchanged: sizes and times of files, and all typed text."""
 
     def where(self, name: str) -> str:
-        """For messages."""
+        """The sample's files, for messages."""
 
 
 @dataclass
 class FolderInputs:
-    """Folders (modality -> its files), of which a sample has all; `common` is given of every sample."""
+    """Folders (modality -> its files); a sample has a file in each. `common` is given for every sample."""
 
     sources: dict[str, Source]
     common: dict[str, Any] = field(default_factory=dict)
@@ -81,12 +81,12 @@ class FolderInputs:
         sets = [set(source.names) for source in self.sources.values()]
         every = set.intersection(*sets)
         self.names = sorted(every)
-        #: Samples that not all folders have.
+        #: Number of samples that some folders lack.
         self.lacking = len(set.union(*sets)) - len(every)
         self.notes = [note for source in self.sources.values() for note in source.notes]
         if not every:
             folders = " and ".join(shown(source.where(source.names[0])) for source in self.sources.values())
-            raise ValueError(f"no sample is in all folders: names pair up without extension, as of {folders}")
+            raise ValueError(f"no sample is in all folders: files pair up by name without extension, as in {folders}")
 
     def given(self, name: str) -> Given:
         return Given({key: source.files(name) for key, source in self.sources.items()} | self.common)
@@ -100,10 +100,10 @@ class FolderInputs:
 
 @dataclass
 class DataInputs:
-    """Some modalities of a data set (docs/data.md), of the samples that have all of them."""
+    """Some modalities of a data set (docs/data.md), for the samples that have all of them."""
 
     data: AlignedData
-    #: Name as given -> modality of `data`.
+    #: Name as given -> modality in `data`.
     wanted: dict[str, str]
     common: dict[str, Any] = field(default_factory=dict)
 
@@ -111,7 +111,7 @@ class DataInputs:
     def open(
         cls, root: str, split: str | None, wanted: Sequence[str], find: _Find, common: Mapping[str, Any]
     ) -> DataInputs:
-        """Raises ValueError where there is no such data set, or no sample with all of `wanted`."""
+        """Raises ValueError if there is no such data set, or no sample with all of `wanted`."""
         modalities = {name: find(name) for name in wanted}
         config = DataConfig(val=source_of(root), val_split=split)
         readers = {modality.name: modality for modality in modalities.values()}
@@ -138,12 +138,12 @@ class DataInputs:
 
 
 class LineInputs:
-    """A line a sample, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: what is given of each
-    modality, a path (relative to the file's folder), words, or JSON as in the modality's files. "name" is by default
-    the line's number, "seed" follows from the name."""
+    """One sample per line, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: for each modality a path
+    (relative to the file's folder), text, or JSON as in the modality's files. "name" defaults to the line's number;
+    "seed" derives from the name."""
 
     def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
-        """Reads all lines once. Raises ValueError, naming the line, for one that is no sample."""
+        """Reads all lines once. Raises ValueError, naming the line, for a line that is not a sample."""
         self.path, self.common, self.lacking, self.notes = Path(path), dict(common), 0, list[str]()
         begins, lines, hashed, at = array("q"), array("q"), array("Q"), 0
         self._extensions: dict[str, tuple[tuple[str, ...], bool]] = {}
@@ -162,14 +162,14 @@ class LineInputs:
                     hashed.append(_hash(name))
                 at += len(line)
         if not begins:
-            raise ValueError(f'{self.path}: no line; write one a sample, {{"NAME": "FILE or words", …}}')
+            raise ValueError(f'{self.path}: no lines; write one per sample, {{"NAME": "FILE or words", …}}')
         self._begins, self._lines = np.array(begins, np.int64), np.array(lines, np.int64)
         hashes = np.array(hashed, np.uint64)
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._order = hashes[order], order
         if len(twice := np.flatnonzero(self._hashes[1:] == self._hashes[:-1])):
             one, other = (int(self._lines[order[twice[0] + k]]) for k in (0, 1))
-            raise ValueError(f"{self._at(other)}: a sample called as that of line {one}; give each another name")
+            raise ValueError(f"{self._at(other)}: same name as line {one}; give each sample another name")
         self.names = _LineNames(self)
         #: Modalities that any line gives.
         self.keys = sorted(self._extensions)
@@ -220,7 +220,7 @@ class LineInputs:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{self._at(number)}: not JSON: {error}") from None
         if not isinstance(entry, dict):
-            raise ValueError(f'{self._at(number)}: an object is due, {{"NAME": "FILE or words", …}}')
+            raise ValueError(f'{self._at(number)}: not an object {{"NAME": "FILE or words", …}}')
         name, seed = entry.get("name", f"{number:06d}"), entry.get("seed")
         if why := wrong_name(name) if isinstance(name, str) else "a text":
             raise ValueError(f"{self._at(number)}: name is {name!r:.60}; {why} is due")
@@ -232,7 +232,7 @@ class LineInputs:
         return plain(name), values, seed
 
     def _value(self, key: str, value: Any) -> Any:
-        """A path, words or an object, as `Modality.value` takes it."""
+        """A path, text or an object, as `Modality.value` takes it."""
         if not isinstance(value, str) or key in self.common:
             return value
         if value.startswith(TEXT):
@@ -242,7 +242,7 @@ class LineInputs:
 
 
 class _LineNames(Sequence[str]):
-    """Names of lines, read when they are needed."""
+    """Names of lines, read on demand."""
 
     def __init__(self, lines: LineInputs) -> None:
         self._lines = lines
@@ -257,7 +257,7 @@ class _LineNames(Sequence[str]):
 
 
 def wrong_name(name: str) -> str:
-    """Why a sample cannot be called so; '' where it can. Files of a name lie in the folder that they are written to."""
+    """Why a sample cannot have this name; '' if it can. Files of that name are written to a folder."""
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name:
         return "a path below the folder of results, without '..'"
@@ -269,7 +269,7 @@ def wrong_name(name: str) -> str:
 
 
 def describe(inputs: SampleInputs) -> str:
-    """Such as "12 samples (3 more lack an input)"."""
+    """A summary such as "12 samples (3 more lack an input)"."""
     lacking = getattr(inputs, "lacking", 0)
     more = f" ({lacking} more {'lacks' if lacking == 1 else 'lack'} an input)" if lacking else ""
     return counted(len(inputs.names), "sample") + more

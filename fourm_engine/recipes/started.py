@@ -1,8 +1,8 @@
-"""Where a run was started, which the relative paths in its stored config are relative to.
+"""Where a run was started, to which relative paths in its stored config refer.
 
 `<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved from the folder where the run was started;
-then, since a run may have been moved together with its data, from where that folder would be now relative to the run;
-then from the run's folder, and from the working directory.
+then, in case the run was moved together with its data, from where that folder would be now relative to the run; then
+from the run's folder, and from the working directory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fourm_engine.storage.url import Url, parse, scheme_of
 
 log = logging.getLogger(__name__)
 NAME = "started.json"
-#: Keys of a config that are paths, except `run`.
+#: Keys of a config that hold paths, except `run`.
 PATHS = ("data.train", "data.val", "data.tokens", "tokenizers.folder", "extend.source", "finetune.source")
 MAX_BYTES = 1 << 16
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a run stored this config, with all that it left open."""
+    """Whether a run stored this config."""
     return (path.parent / NAME).is_file()
 
 
@@ -37,9 +37,8 @@ def record(run: Path) -> None:
 
 
 def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
-    """Resolve the paths in `raw`, the content of the config file at `path`, for the working directory; `run` becomes
-    the file's folder. Only a config that a run stored changes. Logs a line a path outside the working directory.
-
+    """Resolve the paths in `raw`, the content of the config at `path`, for the working directory; `run` becomes the
+    file's folder. Only changes a config that a run stored. Logs a line for each path outside the working directory.
     Returns key -> the candidates tried, for paths that do not exist."""
     started = _read(path.parent / NAME)
     if started is None or not isinstance(raw.get("run"), str):
@@ -68,7 +67,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
 
 
 def _moved(text: str, started: Path, bases: list[Path]) -> str:
-    """The location of a package's source, with its settings, where it is a path that is there: otherwise as it is."""
+    """A package's source, with its settings, moved if it is an existing path; otherwise unchanged."""
     location, mark, settings = text.partition("?")
     below = Path(location).relative_to(started) if Path(location).is_relative_to(started) else Path(location)
     there = next((base / below for base in bases if (base / below).exists()), None)
@@ -76,7 +75,7 @@ def _moved(text: str, started: Path, bases: list[Path]) -> str:
 
 
 def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
-    """Put the copies of what commands printed in place of the commands: a stored config may be somebody else's."""
+    """Replace commands by the copies of what they printed: a stored config may be somebody else's."""
     missing: dict[str, list[Path]] = {}
     for key, holder, name in _paths(raw, ("data.train", "data.val")):
         text, tokens = holder[name], holder.get("tokens")
@@ -90,17 +89,18 @@ def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
 
 
 def _paths(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
-    """(key, what holds it, its name there) of each path that is set. A list of data sets has paths in its entries."""
-    found = []
+    """(key, the mapping or list that holds it, its key there) for each path that is set. Entries of a list of data sets
+    have paths, too."""
+    paths = []
     for key in keys:
         section, _, name = key.partition(".")
         holder = raw[section] if isinstance(raw.get(section), dict) else {}
         if isinstance(entries := holder.get(name), list):
             for index, entry in enumerate(entry for entry in entries if isinstance(entry, dict)):
-                found += [(f"{key}.{index}.{part}", entry, part) for part in ("path", "tokens")]
+                paths += [(f"{key}.{index}.{part}", entry, part) for part in ("path", "tokens")]
         else:
-            found.append((key, holder, name))
-    return [(key, holder, name) for key, holder, name in found if isinstance(holder.get(name), str)]
+            paths.append((key, holder, name))
+    return [(key, holder, name) for key, holder, name in paths if isinstance(holder.get(name), str)]
 
 
 def nowhere(path: Path, key: str, tried: list[Path]) -> str:
@@ -118,5 +118,5 @@ def _read(path: Path) -> Path | None:
         if not folder.is_absolute():
             raise ValueError("its folder is not absolute")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not the note of a run ({error}); remove it, and give paths by overrides") from None
+        raise ValueError(f"{path}: not the note of a run ({error}); remove it, and give paths as overrides") from None
     return folder

@@ -1,6 +1,6 @@
-"""The config of a run that learns a task: one YAML file for `fourm finetune`, dotted overrides, strict pydantic.
+"""The config of a run that learns a task: one YAML file for `fourm finetune`, dotted overrides, strict validation.
 
-In: `config.yaml` and overrides. Out: `TaskRunConfig`. What it does not say of its inputs is the model's.
+In: `config.yaml` and overrides. Out: `TaskRunConfig`. Settings of the inputs that it leaves open come from the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fourm_engine.transfer.source import describe_source
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
 
-#: What an encoder without a decoder has that may be adapted.
+#: The adaptable parts of an encoder without a decoder.
 MATRICES = ["encoder"]
 PATHS = (*started.PATHS, "task.labels", "task.val_labels")
 
@@ -36,23 +36,23 @@ class TaskTokenizers(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    #: As `tokenizers.folder` of a model's config; null: the model's.
+    #: As `tokenizers.folder` in a model's config; null: the model's.
     folder: LocalFolder | None = None
 
 
 class TaskRunConfig(BaseModel):
-    """All that a run is made of which learns a task with a trained model's encoder."""
+    """Everything that defines a run which learns a task with a trained model's encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     run: LocalFolder
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    #: `select`: the inputs, one or more that the model knows; `settings`: theirs, and those of `task.target`.
+    #: `select`: one or more inputs that the model knows; `settings`: theirs, and those of `task.target`.
     modalities: ModalitiesConfig
     observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TaskTokenizers = Field(default_factory=TaskTokenizers)
-    #: The model, and what of its encoder is frozen or adapted.
+    #: The model, and which parts of its encoder are frozen or adapted.
     finetune: FinetuneConfig
     task: TaskConfig
     train: TrainConfig
@@ -68,7 +68,7 @@ class TaskRunConfig(BaseModel):
     @model_validator(mode="after")
     def _data(self) -> TaskRunConfig:
         if self.data.tokens is not None:
-            raise ValueError("data.tokens: targets and inputs of a task are read from raw data; leave it out")
+            raise ValueError("data.tokens: a task reads its inputs and targets from raw data; leave it out")
         if isinstance(self.data.train, tuple):
             raise ValueError("data.train: a task is learned from one data set, not a list; name its folder")
         if self.data.train is None:
@@ -88,30 +88,30 @@ class TaskRunConfig(BaseModel):
 
     @property
     def inputs(self) -> ModalitiesConfig:
-        """Of the inputs alone."""
+        """The modalities config of the inputs alone."""
         settings = {name: s for name, s in self.modalities.settings.items() if name in self.modalities.select}
         return self.modalities.model_copy(update={"settings": settings})
 
     def save(self, path: Path) -> None:
-        """Write the resolved config, every default spelt out."""
+        """Write the resolved config, with all defaults spelled out."""
         write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     def store(self) -> None:
-        """Save it in the run's folder, with a note of where the run was started."""
+        """Save the config in the run's folder, with a note of where the run was started."""
         started.record(self.run)
         self.save(self.run / CONFIG)
 
 
 def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRunConfig:
-    """Read `path`, apply `section.key=value` overrides, fill in what the model says of its inputs, validate. Raises
-    ConfigError."""
+    """Read `path`, apply overrides `section.key=value`, fill in the model's settings of its inputs, and validate.
+    Raises ConfigError."""
     path = Path(path)
     raw = read_task(path, overrides)
     return parse_task_config(raw, str(path)) if started.is_stored(path) else resolve_task(raw, path)
 
 
 def read_task(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`path` with its overrides as nested values, not validated yet. Raises ConfigError where it names no task."""
+    """`path` with its overrides as nested values, not yet validated. Raises ConfigError if it names no task."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path, PATHS)
     for override in overrides:
@@ -123,12 +123,13 @@ def read_task(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: has no section `task`, which says what is learned: task: {{kind: classification}}")
     kind = raw["task"].get("kind")
     if kind not in ("classification", "segmentation", "regression"):
-        raise ConfigError(f"{path}: task.kind is {kind!r}: one of classification, segmentation, regression")
+        raise ConfigError(f"{path}: task.kind is {kind!r}, not one of classification, segmentation, regression")
     return raw
 
 
 def resolve_task(raw: dict[str, Any], origin: Path) -> TaskRunConfig:
-    """Validate what `read_task` gave of `origin`, and fill in what the model says of its inputs. Raises ConfigError."""
+    """Validate what `read_task` returned for `origin`, and fill in the model's settings of its inputs. Raises
+    ConfigError."""
     config = parse_task_config(raw, str(origin))
     try:
         description = describe_source(config.finetune.source, load_manager(config.modalities))
@@ -146,7 +147,8 @@ def parse_task_config(raw: dict[str, Any], origin: str) -> TaskRunConfig:
 
 
 def completed(config: TaskRunConfig, description: Description) -> TaskRunConfig:
-    """With the model's settings of the inputs where the config says nothing else, and the folder of its tokenizers."""
+    """The config with the model's settings of the inputs, where it leaves them open, and the folder of its
+    tokenizers."""
     _, settings = filled({}, config.modalities.settings, description, list(config.modalities.select))
     update: dict[str, Any] = {"modalities": config.modalities.model_copy(update={"settings": settings})}
     if config.tokenizers.folder is None and description.tokenizers is not None:

@@ -1,7 +1,5 @@
-"""How a recipe says what it does while it works: lines to a callable that takes one.
-
-Every recipe takes `tell`, which prints by default; some take `warn` for what was left out, on stderr by default.
-"""
+"""Progress of a recipe, in lines: every recipe takes a callable `tell`, which prints by default; some take `warn` for
+what was left out, by default on stderr."""
 
 from __future__ import annotations
 
@@ -28,18 +26,18 @@ def warn(line: str) -> None:
 
 
 def first_only(tell: Tell) -> Tell:
-    """`tell` in the first process of several, and silence in the others."""
+    """`tell` in the first process; silence in the others."""
     return tell if rank_and_world()[0] == 0 else lambda line: None
 
 
 def choose_threads(device: str | None = None) -> None:
-    """Settle the CPU threads of a command that computes on `device` (None: a GPU if there is one), and log it."""
+    """Set the CPU threads of a command that computes on `device` (None: a GPU if there is one), and log them."""
     if choose_device(device).type == "cpu" and (line := settle_threads()) and rank_and_world()[0] == 0:
         log.info("%s", line)
 
 
 class Progress:
-    """Called with (done, total) of this process; every ten seconds it tells the share, the rate and the time left."""
+    """Called with (done, total) in this process; every ten seconds tells the progress, the rate and the time left."""
 
     def __init__(self, what: str, tell: Tell = say) -> None:
         self.what, self.tell = what, tell

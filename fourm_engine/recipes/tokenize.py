@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 def tokenize(
     config: RunConfig, *, verify: bool = False, prune: bool = False, tell: Tell = say, warn: Tell = warn
 ) -> dict[str, TokenizeReport]:
-    """Write what is new or has changed below `data.tokens`, with the tokenizers of `tokenizers.folder`; under torchrun
-    the shards are shared out.
+    """Write new and changed tokens to `data.tokens`, with the tokenizers of `tokenizers.folder`; under torchrun the
+    shards are shared.
 
     Args:
         verify: compare files by content, not by size and time.
         prune: drop the tokens of files that have vanished.
-        warn: takes a line for each file left out.
+        warn: receives a line for each file left out.
 
     Returns split ("train", "val", or for a list of data sets "train.0") -> what this process did. Raises ValueError for
-    a tokenizer that is missing, fitted under other settings, or another than that of the shards; and BadFile for an
-    unusable file, where `data.on_error` is "raise"."""
+    a tokenizer that is missing, was fitted under other settings, or differs from that of the shards; BadFile for an
+    unusable file if `data.on_error` is "raise"."""
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
@@ -103,21 +103,21 @@ def tokenize_data(
 
 
 def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet, bool]]:
-    """(name, data set, whether it is trained on) of all that is tokenized: the training data, or each data set of the
-    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError where there is
+    """(name, data set, whether it is for training) for everything to tokenize: the training data, or each entry of the
+    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError if there is
     none."""
     sets = data_sets(data, modalities)
-    found = [
+    splits = [
         (one.key.removeprefix("data."), one, True)
         for one in sets
         if one.config.folder is not None and one.config.tokens is not None
     ]
-    if not found:
+    if not splits:
         raise ValueError(
             "data.train and data.tokens must be set: the raw data, and where its tokens go"
             if not data.sets
             else "no entry of the list data.train has both path and tokens: the raw data, and where its tokens go"
         )
     if data.val is not None and data.tokens is not None:
-        found.append(("val", DataSet("data.val", data, modalities), False))
-    return found
+        splits.append(("val", DataSet("data.val", data, modalities), False))
+    return splits

@@ -1,4 +1,4 @@
-"""Whether the tokens that a config names are there: a misspelt folder would make training slow without a word."""
+"""Check that the tokens that a config names exist: with a misspelt folder, training would silently be slow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fourm_plugins.suggest import nearest
 
 
 def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) -> None:
-    """Raise ValueError where a training set has raw data and names a folder of tokens that is not there, but for
-    `<run>/tokens`, which `fourm init` writes into a config before there are any."""
+    """Raise ValueError if a training set has raw data and names a folder of tokens that does not exist, except
+    `<run>/tokens`, which `fourm init` writes into a config in advance."""
     for one in data_sets(config.data, modalities):
         tokens = one.config.tokens
         if one.config.folder is None or not isinstance(tokens, Path) or tokens.exists():
@@ -30,7 +30,7 @@ def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) ->
 
 
 def _nearest(folder: Path) -> Path | None:
-    """The folder that is there and has the name most like this one, or like the first part of it that is not there."""
+    """The existing folder with the most similar name to this one, or to the first part of it that does not exist."""
     there = next((parent for parent in folder.absolute().parents if parent.is_dir()), None)
     if there is None:
         return None

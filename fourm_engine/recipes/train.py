@@ -28,15 +28,14 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
-    """Train on the modalities that are installed (or selected), or continue; returns the held-out nats per token. A
-    config with a `finetune` section starts from a model's weights, one with an `extend` section continues what
-    `fourm extend` began.
+    """Train on the installed (or selected) modalities, or continue; returns the held-out nats per token.
 
-    With `replay`, a file of `<run>/not-finite/`, nothing is trained: that step is computed again and told of; the run
-    may be at work meanwhile.
+    A config with a `finetune` section starts from a model's weights; one with an `extend` section continues what `fourm
+    extend` began. With `replay`, a file in `<run>/not-finite/`, nothing is trained: that step is computed again and
+    reported; the run may be training meanwhile.
 
-    Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data,
-    and Busy where another process trains in that folder."""
+    Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data; Busy if another process
+    trains in that folder."""
     if replay is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"compile": False})})
     if config.extend is not None:
@@ -65,7 +64,7 @@ def open_samples(
     *,
     training: bool,
 ) -> MaskedSamples:
-    """The training samples of a run, or its held-out ones. Raises ValueError for data that cannot be used."""
+    """The training or held-out samples of a run. Raises ValueError for data that cannot be used."""
     return MaskedSamples.from_config(
         config.data,
         config.masking,
@@ -96,7 +95,7 @@ def _trainer(
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
-        held_out[0]  # samples that no component of the mixture suits are better known now than after training
+        held_out[0]  # samples that fit no mixture component are better known now than after training
     parts = training, held_out
     seen = modalities if source is None else source.training
     options: Any = {
@@ -108,5 +107,5 @@ def _trainer(
         task = FourMTask(modalities, tokenizers, config.model, *parts, **options)
     else:
         task = FinetuneTask(source, tokenizers, *parts, **options)
-    # Only then: a config that the run's checkpoints refuse must not take the place of the one they were made with.
+    # Only now: a config that the run's checkpoints refuse must not replace the one they were made with.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

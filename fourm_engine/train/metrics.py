@@ -85,7 +85,7 @@ class Metrics:
         if not self.active or window.number == 0:
             return None
         row = window.row(step, skipped=skipped, waited=waited)
-        if window.flops and self.peak:
+        if window.flops and row["flops_per_s"] <= self.peak:  # else the peak was measured beside other work
             row["mfu"] = round(row["flops_per_s"] / self.peak, 4)
         if memory:
             row["memory_gib"] = round(memory, 3)

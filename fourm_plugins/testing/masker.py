@@ -1,4 +1,4 @@
-"""The masker, on a thousand draws of tokens, budgets and generators: by hypothesis if it is installed, which also finds
+"""The masker, on 300 draws of tokens, budgets and generators: by hypothesis if it is installed, which also finds
 the smallest failing case, otherwise in a plain seeded loop."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fourm_plugins.spec import Sequence
 from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.subject import Subject
 
-DRAWS = 1000
+DRAWS = 300
 KEEPS = ("random", "all", "binary")
 
 

@@ -16,7 +16,7 @@ from tests.conformance.broken import BROKEN
 from tests.conformance.packages import install
 
 CONCERN = {check.name: check.concern for check in CHECKS}
-#: Checks that take a process, a build, a thousand draws or a training run.
+#: Checks that take a process, a build, hundreds of draws or a training run.
 COSTLY = {"imports", "packaging", "masker", "training", "coexistence"}
 QUICK = {name for name, concern in CONCERN.items() if concern not in COSTLY} - {"fingerprint_is_stable"}
 #: Stricter than what follows from the kit's default, so that a tokenizer can be too coarse and still beat a constant.

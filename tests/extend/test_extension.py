@@ -223,7 +223,7 @@ def test_a_new_modality_without_data_is_told(folder, tmp_path):
     shutil.copytree(folder / "val", tmp_path / "val")
     shutil.rmtree(tmp_path / "val/b")
     data = {"train": folder / "train", "val": tmp_path / "val"}
-    with pytest.raises(ValueError, match=r"data.val has no sample of 'b': no usable file below b/"):
+    with pytest.raises(ValueError, match=r"data.val has no sample with 'b': no usable file in b/"):
         extend(run_config(folder, tmp_path / "run", extend={"add": ["b"]}, data=data))
     with pytest.raises(ValueError, match=r"data\.val is not set"):
         extend(run_config(folder, tmp_path / "run", extend={"add": ["b"]}, data={"train": folder / "train"}))

@@ -220,7 +220,7 @@ def test_a_published_model_can_be_fine_tuned_with_tokenizers_that_are_given(fold
         finetuned(folder, tmp_path, "tokenizers.folder=elsewhere", select=["rgb"], modalities=more, **sections)
 
     del sections["tokenizers"]
-    with pytest.raises(ValueError, match=r"tokenizers\.folder: not set, and a published model has no tokenizers"):
+    with pytest.raises(ValueError, match=r"tokenizers\.folder: not set, and published models have no tokenizers"):
         finetuned(folder, tmp_path, **sections)
 
 

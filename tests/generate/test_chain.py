@@ -46,7 +46,7 @@ def test_a_stage_without_a_scheme_takes_what_is_open_from_the_default_plan():
     ("stage", "message"),
     [
         (Stage("words", steps=3), "steps has no effect on words"),
-        (Stage("height", max_tokens=3), "stage of 'height': max_tokens applies to autoregressive decoding alone"),
+        (Stage("height", max_tokens=3), "stage of 'height': max_tokens applies to autoregressive decoding only"),
         (Stage("height", schedule="linear"), "stage of 'height': schedule has no effect on one step"),
     ],
 )
@@ -90,11 +90,11 @@ def test_a_generated_condition_has_a_weight_of_its_own_in_later_stages(toys):
     ("plan", "message"),
     [
         (["pose"], "target 'words' has no stage in the plan, which generates pose"),
-        (["words", "pose"], "plan: nothing sees what the stage of 'pose' makes, and it is no target"),
+        (["words", "pose"], "plan: 'pose' is neither a target nor seen by a later stage"),
         (["posse", "words"], "no modality 'posse'; did you mean 'pose'?"),
         ("words", "plan: 'words' is neither 'auto' nor a list of stages and names"),
-        ([3], "plan: 3 is no Stage"),
-        ("auto", "plan='auto' reads the any-to-any matrix of a run, which this model was not loaded from"),
+        ([3], "plan: 3 is not a Stage"),
+        ("auto", "plan='auto' reads a run's any-to-any matrix, and this model was not loaded from a run"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_in_one_line(toys, plan, message):
@@ -109,7 +109,7 @@ def test_the_modality_is_picked_that_the_input_tells_of_and_that_tells_of_the_ta
     chain, told = choose_chain(["words"], ["colour"], NATS, ["height", "pose", "words"])
     assert chain == ["height", "colour"]
     assert told == [
-        "height before colour: it is known to 50%, which should lower colour from 3.80 to 2.90 nats a token"
+        "height before colour: 50% of it is known, which should lower colour from 3.80 to 2.90 nats per token"
     ]
     assert choose_chain(["height"], ["colour"], NATS, ["pose"])[0] == ["colour"]
     measured = {**NATS, "height + words": {"colour": 3.79}}  # what was measured of both counts, too
@@ -132,7 +132,7 @@ def test_an_automatic_plan_is_that_of_the_chain_and_tells_why(toys, tmp_path, mo
     assert auto["colour"].tokens.tolist() == named["colour"].tokens.tolist()
     toys.generate({"words": "abc"}, "colour", plan="auto", explain=True, steps=2)
     told = capsys.readouterr().out
-    assert "plan: height before colour: it is known to 50%" in told
+    assert "plan: height before colour: 50% of it is known" in told
     assert "1. height: parallel, 2 steps" in told
     assert "2. colour: parallel, 2 steps" in told
 
@@ -153,15 +153,15 @@ def test_a_run_without_a_matrix_says_what_is_missing(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_text(content)
     if "c" in content:
         assert read_nats(tmp_path / "model") == {"a": {}}
-        with pytest.raises(ValueError, match="the matrix of the run does not say what 'x' costs given nothing"):
+        with pytest.raises(ValueError, match="the run's matrix has no row that predicts 'x' from nothing"):
             choose_chain([], ["x"], {"a": {}}, [])
         return
-    with pytest.raises(ValueError, match=r"plan='auto' needs the any-to-any matrix of the run.*train\.pairs_every"):
+    with pytest.raises(ValueError, match=r"plan='auto' needs the run's any-to-any matrix.*train\.pairs_every"):
         read_nats(tmp_path / "model")
 
 
 def test_an_input_that_was_not_measured_is_named():
-    with pytest.raises(ValueError, match="the matrix of the run has no row of colour; give the plan"):
+    with pytest.raises(ValueError, match="the run's matrix has no row for colour; give the plan"):
         choose_chain(["colour"], ["height"], NATS, [])
 
 
@@ -175,7 +175,7 @@ def test_without_targets_all_is_generated_that_is_not_given(toys):
     with pytest.raises(ValueError, match="the inputs give different modalities"):
         toys.generate_batch([COLOUR, {"words": "abc"}])
     everything = {"colour": picture(), "height": picture()[..., 0] / 255, "words": "abc", "pose": [0.0] * 6}
-    with pytest.raises(ValueError, match="targets: all that this model generates is given"):
+    with pytest.raises(ValueError, match="targets: the inputs give all that the model generates"):
         toys.generate(everything)
 
 
@@ -195,8 +195,8 @@ def test_a_scheme_is_an_option_of_grids_and_leaves_greedy_results_as_they_were(t
     [
         ("words", {"scheme": "halton"}, "scheme has no effect on words, decoded left to right"),
         ("height", {"scheme": "halton", "steps": 1}, "scheme 'halton' has no effect on one step"),
-        ("height", {"order": {"share": 0.1}}, "are settings of a scheme; name it"),
-        ("height", {"scheme": "autoregressive"}, "scheme 'autoregressive' is that of sequences"),
+        ("height", {"order": {"share": 0.1}}, "sets a scheme; name the scheme"),
+        ("height", {"scheme": "autoregressive"}, "scheme 'autoregressive' is the only one for sequences"),
         ("height", {"scheme": "halton", "order": {"share": 0.1}}, "order 'halton' has no setting 'share'"),
         ("height", {"scheme": "haltom"}, "haltom"),
         ("height", {"scheme": "parallel", "order": {"share": 0.1}}, "scheme 'parallel' has no settings"),

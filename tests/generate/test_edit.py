@@ -108,7 +108,7 @@ def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
     ("sample", "edit", "said"),
     [
         ({"colour": picture()}, {}, "give a mask, or something to change"),
-        ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing; make white"),
+        ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing; make the part"),
         ({"colour": picture()}, {"mask": np.ones((5, 8), bool)}, r"'colour': the mask has shape \(5, 8\)"),
         ({"colour": picture()}, {"mask": np.ones((8, 8, 3), bool)}, r"a bool array \(H, W\).*given: bool \(8, 8, 3\)"),
         ({"colour": picture()}, {"mask": np.arange(64).reshape(8, 8)}, "given: int64"),
@@ -117,15 +117,15 @@ def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
         ({"colour": picture(0, 8, 16)}, {"mask": np.pad(corner(), ((0, 0), (0, 8)))}, "the picture's centre"),
         ({"words": "abc"}, {"mask": corner()}, "mask: the sample has words: no grid"),
         ({"colour": picture()}, {"mask": corner(), "keep": "colour"}, "nothing that is not kept or changed"),
-        ({"colour": Condition(picture())}, {"mask": corner()}, "'colour': give its value"),
+        ({"colour": Condition(picture())}, {"mask": corner()}, "'colour': give the value"),
         ({"colour": picture()}, {"mask": corner(), "halo": -1}, "halo is a number of tokens"),
         ({"colour": picture()}, {"change": {"words": "a"}, "halo": 1}, "halo has no effect without a mask"),
-        ({"colour": picture()}, {"change": {"colour": picture()}}, "nothing of the sample is left"),
+        ({"colour": picture()}, {"change": {"colour": picture()}}, "no modality of the sample is left"),
         ({"colour": picture()}, {"change": {"words": "a"}, "keep": ["height"]}, "keep: the sample has no 'height'"),
-        ({"colour": picture()}, {"change": {"colour": picture()}, "keep": ["colour"]}, "to be changed and kept"),
+        ({"colour": picture()}, {"change": {"colour": picture()}, "keep": ["colour"]}, "is in both change and keep"),
         ({"colour@pixels": picture()}, {"change": {"words": "a"}}, "'colour@pixels' is input only"),
         ({"colour": picture()}, {"change": {"word": "a"}}, "no modality 'word'"),
-        ({"colour": picture()}, {"change": "a"}, "change: {name: value} is due"),
+        ({"colour": picture()}, {"change": "a"}, "change is a mapping {name: value}"),
     ],
 )
 def test_an_edit_that_cannot_be_is_told_in_one_line(model, sample, edit, said):

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourm_engine.generate import Condition, Stage
-from fourm_engine.generate.plan import tokens_per_step
+from fourm_engine.generate.schedules import tokens_per_step
 from fourm_engine.nn.transformer import Transformer
 from tests.generate.toys import picture
 
@@ -34,10 +34,10 @@ def test_explaining_prints_the_plan_and_runs_neither_network_nor_tokenizer(toys,
     assert lines[0] == "given: height (16 tokens), words (4 tokens)"
     assert lines[1] == "1. colour: halton, 8 steps, temperature 1, top-p 0.9; sees height, words"
     kept = [count for count in tokens_per_step("cosine", 8, 16) if count]
-    assert lines[2] == f"   tokens kept in each step: {' '.join(map(str, kept))} (1 step of none not run)"
+    assert lines[2] == f"   tokens kept per step: {' '.join(map(str, kept))} (1 empty step skipped)"
     assert lines[3:5] == ["   branch 1, without words: times 1 to -2", "   branch 2, with all: times 0 to 3"]
     assert lines[6].startswith("2. pose: halton, 3 steps, temperature 1, top-p 0.9; sees colour, height, words")
-    assert lines[-1].startswith("in all: ")
+    assert lines[-1].startswith("total:  ")
     assert lines[-1].endswith("FLOPs; nothing was run")
     assert repr(out.explanation).startswith("<Explanation: 2 stages, ")
 
@@ -91,7 +91,7 @@ def test_a_text_and_an_adaptive_order_are_told_as_the_most_that_may_run(toys):
     told = toys.generate(COLOUR, ["height", "words"], scheme="entropy", order={"bound": 2.0}, explain=True).explanation
     assert "height: entropy, bound 2, 8 steps" in str(told)
     assert "words: left to right, at most 10 tokens, temperature 0.7, top-p 0.9" in str(told)
-    assert "in all: at most " in str(told)
+    assert "total:  at most " in str(told)
     assert all(stage.at_most for stage in told.stages)
 
 

@@ -36,7 +36,7 @@ def test_integers_are_values_and_ids_are_given_as_ids(reader):
     assert ids(reader, "height", fm.Ids(torch.arange(16) % 8)) == [i % 8 for i in range(16)]
     assert ids(reader, "words", fm.Ids([9, 10])) == [9, 10, 1]
     for given in (np.zeros(16, np.int64), [0] * 16, torch.zeros(16, dtype=torch.int64)):
-        with pytest.raises(ValueError, match=r"input 'colour@pixels'.*token ids are given as Ids\(") as caught:
+        with pytest.raises(ValueError, match=r"input 'colour@pixels'.*give token ids as Ids\(") as caught:
             reader.read({"colour@pixels": given}, [])
         assert "\n" not in str(caught.value)
 

@@ -167,10 +167,10 @@ def test_remasking_makes_nothing_that_the_model_finds_less_likely_than_what_stay
 @pytest.mark.parametrize(
     ("scheme", "settings", "message"),
     [
-        ("remask", {"shares": 0.1}, "order 'remask' has no setting 'shares'; it has: share"),
+        ("remask", {"shares": 0.1}, "order 'remask' has no setting 'shares'; its settings: share"),
         ("remask", {"share": 0.0}, "share is above 0 and at most 1; given: 0.0"),
         ("entropy", {"bound": -1.0}, "bound is a number of nats"),
-        ("halton", {"base": 2.0}, "order 'halton' has no setting 'base'; it has: none"),
+        ("halton", {"base": 2.0}, "order 'halton' has no setting 'base'; its settings: none"),
     ],
 )
 def test_settings_that_an_order_does_not_take_are_named(sampler, scheme, settings, message):  # noqa: F811

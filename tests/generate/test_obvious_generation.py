@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from benchmarks.obvious_generation import Obvious
-from fourm_engine.generate.plan import Stage, tokens_per_step
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampling import generators, uniforms
+from fourm_engine.generate.schedules import tokens_per_step
 from tests.generate.test_sampler import IDS, sample, sampler  # noqa: F401 (a fixture)
 
 SEEDS = [3, 4, 5]

@@ -66,7 +66,7 @@ def test_an_order_decides_which_tokens_stay_and_knows_what_is_unknown(orders):
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ("short", r"order 'short' of acme-orders 1\.2 scores with \(2,\), not with a tensor of 16 numbers"),
+        ("short", r"order 'short' of acme-orders 1\.2 scores with \(2,\) instead of a tensor of 16 numbers"),
         ("empty", r"order 'empty' of acme-orders 1\.2 scores with NaN"),
         ("broken", r"order 'broken' of acme-orders 1\.2 failed with KeyError: 'x' \(.*acme_orders\.py:\d+\)"),
         (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fourm_engine.generate import Condition, Stage
-from fourm_engine.generate.inputs import Ids
+from fourm_engine.generate.given import Ids
 from fourm_engine.generate.shown import Region, Sample
 from tests.generate.test_sampler import grid_logits, sample, sampler  # noqa: F401 (a fixture)
 from tests.generate.toys import picture
@@ -120,12 +120,12 @@ def test_a_negative_weight_lowers_the_likelihood_of_a_condition_and_a_large_one_
         (
             picture(0, 8, 24),
             {"weight": 2.0, "region": (0, 0, 0.2, 1)},
-            "'colour': region holds nothing of what the model sees",
+            "'colour': region lies outside what the model sees",
         ),
         (
             picture(),
             {"weight": [2.0, 3.0], "region": [(0, 0, 0.5, 1), (0.4, 0, 1, 1)]},
-            "'colour': region 2 has tokens of another region",
+            "'colour': region 2 shares tokens with another region",
         ),
     ],
 )
@@ -136,8 +136,8 @@ def test_a_region_that_cannot_be_is_refused_in_one_line(toys, value, settings, m
 
 
 def test_a_region_is_of_a_grid_and_counts_as_a_weight(toys):
-    with pytest.raises(ValueError, match="'words' is a sequence; regions are of grids"):
+    with pytest.raises(ValueError, match="'words' is a sequence; only grids have regions"):
         toys.generate({"words": Condition("abc", weight=2, region=(0, 0, 1, 1))}, TARGETS)
-    with pytest.raises(ValueError, match="guidance is given twice, with the conditions colour and with the plan"):
+    with pytest.raises(ValueError, match="guidance is given both with colour and in the plan"):
         toys.generate({"colour": Condition(picture(), weight=2, region=(0, 0, 1, 0.5))}, TARGETS, guidance=2.0)
     assert Sample().without(frozenset({"x"})) == {}

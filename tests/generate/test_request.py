@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fourm_engine.generate import Condition, Stage, default_plan
-from fourm_engine.generate.inputs import Ids
+from fourm_engine.generate.given import Ids
 from fourm_engine.model import FourM
 from fourm_plugins.view import View
 from tests.generate.toys import PLUGINS, heights, install, make_model, modalities, picture
@@ -151,10 +151,10 @@ COLOUR = {"colour": picture()}
     ("inputs", "targets", "options", "message"),
     [
         (COLOUR, [], {}, "targets: none is given"),
-        (COLOUR, [3], {}, "targets: 3 is no name"),
+        (COLOUR, [3], {}, "targets: 3 is not the name"),
         (COLOUR, {"height", "pose"}, {}, "targets: a set has no order"),
-        (picture(), ["height"], {}, "inputs: {name: value} is due, not ndarray"),
-        ({1: picture()}, ["height"], {}, "inputs: 1 is no name"),
+        (picture(), ["height"], {}, "inputs are {name: value}, not ndarray"),
+        ({1: picture()}, ["height"], {}, "inputs: 1 is not the name"),
         (
             COLOUR,
             ["height"],
@@ -172,48 +172,63 @@ COLOUR = {"colour": picture()}
         (COLOUR, ["height"], {"seed": "x"}, "a seed is an integer; given: 'x'"),
         (COLOUR, ["height"], {"seed": -1}, "seed -1 is not in [0, 2^64)"),
         ({}, ["height"], {"guidance": 2.0}, "guidance has no effect on 'height': nothing else is given"),
-        (COLOUR, ["height"], {"guidance": "much"}, "guidance: a finite number, or one for each"),
+        (COLOUR, ["height"], {"guidance": "much"}, "guidance: a finite number, or one per input"),
         (COLOUR, ["height"], {"guidance": {}}, "guidance: it names no condition"),
         (
             COLOUR,
             ["height"],
             {"guidance": {"color": 2.0}},
-            "'color', which is no condition of height; did you mean 'colour'?",
+            "'color', which is not a condition of height; did you mean 'colour'?",
         ),
         (
             COLOUR,
             ["height"],
             {"guidance": {"words": 2.0}},
-            "'words', which is no condition of height; conditions are: colour",
+            "'words', which is not a condition of height; conditions are: colour",
         ),
         (
             {"colour": Condition(picture(), weight=2.0)},
             ["height"],
             {"guidance": 2.0},
-            "guidance is given twice, with the conditions colour and with the plan",
+            "guidance is given both with colour and in the plan",
         ),
         ({"colour": picture()}, ["height"], {"guidance": float("inf")}, "guidance: a finite number"),
         (COLOUR, ["height"], {"guidance": {"colour": 2, "colour@pixels": 3}}, "guidance names 'colour' twice"),
         (COLOUR, ["height"], {"prompt_sentinel": True}, "prompt_sentinel has no effect on height"),
-        ({"height": Condition(heights(), keep=np.ones(16, bool))}, ["height"], {}, "keep leaves out no token"),
+        (
+            {"height": Condition(heights(), keep=np.ones(16, bool))},
+            ["height"],
+            {},
+            "keep covers all that the model sees",
+        ),
         (
             {"height": Condition(heights(), keep=np.zeros(16, bool))},
             ["height"],
             {},
-            "keep holds no whole token, 2x2 pixels",
+            "keep covers no whole token, 2x2 pixels",
         ),
-        ({"colour": Condition(picture(), keep=np.ones(16, bool))}, ["height"], {}, "keep leaves out no token"),
+        (
+            {"colour": Condition(picture(), keep=np.ones(16, bool))},
+            ["height"],
+            {},
+            "keep covers all that the model sees",
+        ),
         ({"words": "abcdefghijkl"}, ["words"], {}, "'words': 12 of at most 10 tokens are given"),
         ({"words": ""}, ["words"], {}, "'words': nothing of it is given"),
-        (COLOUR, ["height"], {"plan": [HEIGHT]}, "is no Stage"),
+        (COLOUR, ["height"], {"plan": [HEIGHT]}, "is not a Stage"),
         (COLOUR, ["pose"], {"plan": [Stage(**HEIGHT)]}, "target 'pose' has no stage in the plan"),
-        (COLOUR, ["height"], {"plan": [Stage(**HEIGHT)], "steps": 2}, "steps: the plan says how to generate"),
+        (
+            COLOUR,
+            ["height"],
+            {"plan": [Stage(**HEIGHT)], "steps": 2},
+            "steps: the stages of the plan say how",
+        ),
         (COLOUR, ["height"], {"plan": [Stage(**HEIGHT, steps=17)]}, "steps 17 is more than its 16 tokens"),
         (
             COLOUR,
             ["height"],
             {"plan": [Stage(**HEIGHT), Stage(target="pose", scheme="parallel")]},
-            "nothing sees what the stage of 'pose' makes",
+            "'pose' is neither a target nor seen by a later stage",
         ),
         ({}, ["height"], {"plan": Stage(**HEIGHT, guidance=2.0)}, "guidance has no effect on 'height'"),
     ],
@@ -234,8 +249,8 @@ def test_a_request_that_cannot_be_or_would_have_no_effect_is_refused_in_one_line
         ({"top_k": 1}, "are all the same"),
         ({"plan": [Stage(**HEIGHT, steps=4)]}, "are all the same"),
         ({"seeds": range(9)}, "10 samples, but 9 seeds"),
-        ({"seeds": range(10), "seed": 4}, "seed has no effect beside seeds"),
-        ({"batch_size": 0}, "batch_size is at least 1; given: 0"),
+        ({"seeds": range(10), "seed": 4}, "seed has no effect together with seeds"),
+        ({"batch_size": 0}, "batch_size must be at least 1; given: 0"),
     ],
 )
 def test_ten_samples_that_could_not_differ_are_refused(model, options, message):
@@ -257,7 +272,7 @@ def test_a_weight_is_a_finite_number(weight):
 
 
 def test_one_mapping_is_no_list_of_inputs(model):
-    with pytest.raises(ValueError, match="inputs: one mapping, where a list of them is due"):
+    with pytest.raises(ValueError, match="inputs is a list of mappings, not a mapping"):
         model.generate_batch(COLOUR, ["height"])
 
 
@@ -265,7 +280,7 @@ def test_one_mapping_is_no_list_of_inputs(model):
     ("settings", "message"),
     [
         ({**HEIGHT, "step": 3}, "stage of 'height': step: unknown key; did you mean steps?"),
-        ({**HEIGHT, "temperature_min": 0.2}, "temperature_min is for temperature_schedule='onex' alone"),
+        ({**HEIGHT, "temperature_min": 0.2}, "temperature_min applies to temperature_schedule='onex' only"),
         (
             {**HEIGHT, "steps": 4, "temperature_schedule": "linear"},
             "temperature_schedule has no effect at temperature 0",
@@ -274,7 +289,7 @@ def test_one_mapping_is_no_list_of_inputs(model):
         ({**HEIGHT, "schedule": "linear"}, "schedule has no effect on one step"),
         ({**HEIGHT, "top_k": 5}, "top_k has no effect at temperature 0"),
         ({**HEIGHT, "temperature": 1, "readout": "expected"}, "the expected code of one step"),
-        ({**HEIGHT, "max_tokens": 5}, "max_tokens applies to autoregressive decoding alone"),
+        ({**HEIGHT, "max_tokens": 5}, "max_tokens applies to autoregressive decoding only"),
         ({"target": "words", "scheme": "autoregressive", "schedule": "linear"}, "schedule does not apply"),
         ({"target": "words", "scheme": "autoregressive", "readout": "expected"}, "readout does not apply"),
     ],
@@ -296,7 +311,7 @@ def test_a_target_may_be_one_name(model):
     assert default_plan("height", modalities(), ["colour"])[0].target == "height"
     with pytest.raises(ValueError, match="no modality 'heigth'; did you mean 'height'"):
         model.generate(COLOUR, "heigth")
-    with pytest.raises(ValueError, match="no modality 'heigth'; there are: colour, "):
+    with pytest.raises(ValueError, match="no modality 'heigth'; available: colour, "):
         default_plan("heigth", modalities())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourm_engine.generate.plan import temperatures, tokens_per_step
+from fourm_engine.generate.schedules import temperatures, tokens_per_step
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "cases" / "decoding_schedules.json").read_text())
 

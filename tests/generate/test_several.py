@@ -9,7 +9,7 @@ import pytest
 
 import fourm_engine as fm
 from fourm_engine.convert.absent import absent
-from fourm_engine.generate.inputs import Condition
+from fourm_engine.generate.given import Condition
 from fourm_engine.generate.result import Generated
 from tests.generate.toys import heights, picture
 
@@ -86,12 +86,12 @@ def test_the_best_of_several_is_that_of_the_highest_score(toys):
         ({"best": len}, "best has no effect on one sample"),
         ({"n_samples": 0}, "n_samples is at least 1; given: 0"),
         ({"n_samples": 2.0}, "n_samples is at least 1; given: 2.0"),
-        ({"n_samples": 2, "reduce": "vote"}, "reduce='vote' does not apply to 'height', but mean and median"),
+        ({"n_samples": 2, "reduce": "vote"}, "reduce='vote' does not apply to 'height'; choose mean or median"),
         ({"n_samples": 2, "reduce": "avg"}, "reduce='avg' does not apply to 'height'"),
-        ({"n_samples": 2, "reduce": {"depth": "mean"}}, "reduce: 'depth' is no target; targets: height"),
-        ({"n_samples": 2, "reduce": 3}, "reduce: 'mean', 'median' or 'vote', or {target"),
-        ({"n_samples": 2, "reduce": "mean", "best": len}, "reduce and best both make one"),
-        ({"n_samples": 2, "best": "clip"}, "best: a function of the results of a sample is due"),
+        ({"n_samples": 2, "reduce": {"depth": "mean"}}, "reduce: 'depth' is not a target; targets: height"),
+        ({"n_samples": 2, "reduce": 3}, "reduce is 'mean', 'median' or 'vote', or {target"),
+        ({"n_samples": 2, "reduce": "mean", "best": len}, "reduce and best are alternatives"),
+        ({"n_samples": 2, "best": "clip"}, "best is a function that scores the results of a sample"),
         ({"n_samples": 2, "best": lambda r: None}, "best: the scorer returns None, which is no number"),
         ({"n_samples": 2, "best": lambda r: float("nan")}, "best: the scorer returns NaN"),
         ({"n_samples": 2, "temperature": 0}, "2 samples of one input with a plan that draws nothing"),
@@ -120,14 +120,14 @@ def test_calibration_tells_whether_spread_predicts_error(toys):
     told = fm.calibration(result(spread), truth, groups=4)
     assert told.correlation == pytest.approx(1.0, abs=1e-3)
     assert told.error == pytest.approx(told.spread, abs=1e-5)
-    assert told.places == 64
+    assert told.elements == 64
     assert list(told.spread) == sorted(told.spread)
     assert fm.calibration(result(-spread), truth).correlation == pytest.approx(-1.0, abs=1e-3)
     assert fm.calibration(result(np.ones((8, 8))), truth).correlation == 0.0
     both = fm.calibration([result(spread)] * 2, [truth] * 2)
-    assert both.places == 128
+    assert both.elements == 128
     unknown = np.where(np.arange(64).reshape(8, 8) < 32, np.nan, truth).astype(np.float32)
-    assert fm.calibration(result(spread), unknown).places == 32
+    assert fm.calibration(result(spread), unknown).elements == 32
     assert repr(told).startswith("<Calibration: rank correlation 1.00 over 64 places; ")
 
 

@@ -71,13 +71,13 @@ def test_the_sheet_has_a_column_a_value_and_a_row_for_what_varies_and_each_targe
     ("vary", "says"),
     [
         ({"height.depth": [1, 2]}, r"input 'height': no part 'depth' in what is given; it has level"),
-        ({"words.0.x": [1, 2]}, "'words.0.x' is neither a part of an input, nor an option"),
+        ({"words.0.x": [1, 2]}, "'words.0.x' is neither a part of an input nor an option"),
         ({"warmth": [1, 2]}, "'warmth' is neither a part"),
         ({"height.level": [1]}, "at least two values"),
         ({"height.level": "12"}, "at least two values"),
-        ({"height.level": ["a", "b"]}, "height.level: 'a' is no number"),
-        ({"seed": range(30), "steps": range(1, 17)}, "480 results of one sheet, at most 400"),
-        ({}, "one thing or two"),
+        ({"height.level": ["a", "b"]}, "height.level: 'a' is not a number"),
+        ({"seed": range(30), "steps": range(1, 17)}, "480 results, but a sheet has at most 400"),
+        ({}, "one or two axes"),
     ],
 )
 def test_what_cannot_vary_is_said_before_anything_is_generated(model, monkeypatch, vary, says):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from fourm_engine.generate.plan import temperatures, tokens_per_step
+from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.span import SpanMasker, mask_sequences, mask_spans

@@ -223,7 +223,7 @@ def test_it_is_unpacked_and_packed_as_a_folder_is(config):
     assert (config.parent / "files/rgb/train-00001-of-00002/000000.png").read_bytes() == picture(12)
     fourm("data", "pack", text, config.parent / "shards", "--modality", "rgb", "--modality", "caption")
     assert [p.name for p in (config.parent / "shards").glob("*.tar")] == ["shard-00000.tar"]
-    with pytest.raises(ValueError, match="folders alone are indexed"):
+    with pytest.raises(ValueError, match="only folders can be indexed"):
         CliRunner().invoke(app, ["data", "index", text], catch_exceptions=False)
 
 

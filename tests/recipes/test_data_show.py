@@ -177,7 +177,7 @@ def test_another_view_and_another_seed_can_be_shown(fitted):
     assert same.crops != first.crops
     states = [one.states for one in (first.modalities[1], same.modalities[1])]
     assert np.array_equal(*states)  # the mask is that of the position
-    with pytest.raises(ValueError, match=r"view 1: val has 1 view of a sample, from 0 on"):
+    with pytest.raises(ValueError, match=r"view 1: val has 1 view per sample, counted from 0"):
         show(fitted, "s6", view=1)
 
 

@@ -132,7 +132,7 @@ def test_tokens_whose_folder_is_misspelt_are_told_as_training_tells_them(path, t
     ("settings", "message"),
     [
         ({"mfu": 1.5}, r"--mfu 1\.5: a share"),
-        ({"gpu": "abacus"}, "--gpu abacus: not among those"),
+        ({"gpu": "abacus"}, "--gpu abacus: its peak is not known"),
         ({"gpu": "H100", "processes": 3}, "batch_size=4 does not divide over 3 processes"),
     ],
 )

@@ -90,7 +90,7 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ValueError, match=r"data\.val names no held-out samples"):
         evaluate(run)
-    with pytest.raises(ValueError, match="say with --out"):
+    with pytest.raises(ValueError, match="with --out"):
         evaluate(tmp_path / "nowhere", data=data)
 
 

@@ -43,7 +43,7 @@ def test_explaining_needs_no_folder_and_writes_none(run, tmp_path):
     assert "3. words: left to right" in told
     assert told.rstrip().endswith("nothing was run")
     assert not (tmp_path / "out").exists()
-    assert "--out is missing; name the folder" in run("generate", *GIVEN)
+    assert "--out is missing; name a folder" in run("generate", *GIVEN)
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     Image.fromarray(mask).save("mask.png")
@@ -101,7 +101,7 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
         (("--order", "share=x"), "--order: 'x' is no number"),
         (("--reduce", "mean"), "reduce has no effect on one sample"),
-        (("--plan", "auto"), "plan='auto' needs the any-to-any matrix of the run, and "),
+        (("--plan", "auto"), "plan='auto' needs the run's any-to-any matrix, and "),
         (("--batch-size", "3"), "--batch-size is for many samples"),
     ],
 )

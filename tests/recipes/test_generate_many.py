@@ -173,10 +173,10 @@ def test_other_options_inputs_and_models_are_an_error_that_says_so(many, tmp_pat
 def test_files_of_others_are_never_written_over(many, tmp_path):
     (tmp_path / "data/words").mkdir(parents=True)
     (tmp_path / "data/words/00.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"data/words: holds files that this command has not made"):
+    with pytest.raises(ValueError, match=r"data/words: holds files that this command did not write"):
         many(["words"], out="data")
     assert files(tmp_path / "data") == {"words/00.txt": b"mine"}
-    with pytest.raises(ValueError, match=r"would lie among the inputs in photos"):
+    with pytest.raises(ValueError, match=r"would mix with the inputs in photos"):
         many(["words"], out="photos/made")
 
 
@@ -231,13 +231,13 @@ def test_equal_lines_are_decided_as_each_alone(run, many, tmp_path):
     ("line", "says"),
     [
         ('{"colour": "a.png"', r"list\.jsonl, line 2: not JSON"),
-        ("[1]", "line 2: an object is due"),
+        ("[1]", "line 2: not an object"),
         ('{"colur": "a.png"}', "line 2: this model has no modality 'colur'"),
-        ('{"height": "a.npy"}', "line 2: 'height' is given and a target, too"),
+        ('{"height": "a.npy"}', "line 2: 'height' is both given and a target"),
         ('{"colour": "a.png", "name": "../up"}', r"line 2: name is '\.\./up'; a path below"),
         ('{"colour": "a.png", "name": ".hidden"}', "line 2: name is '.hidden'; a name that is not hidden"),
         ('{"colour": "a.png", "seed": "x"}', "line 2: seed is 'x'; a whole number"),
-        ('{"colour": "a.png", "name": "one"}', "line 2: a sample called as that of line 1"),
+        ('{"colour": "a.png", "name": "one"}', "line 2: same name as line 1"),
     ],
 )
 def test_a_line_that_is_no_sample_is_named_before_anything_is_made(many, tmp_path, line, says):
@@ -296,13 +296,13 @@ def test_samples_that_lack_an_input_are_counted(run, tmp_path, capsys):
     [
         (("--input", "colour=photos/01.png", "--share", "0/2"), "--share is for many samples"),
         (("--input", "colour=photos", "--share", "2/2"), "--share '2/2': expected K/N"),
-        (("--input", "colour=photos", "--split", "val"), "--split is of a data set"),
+        (("--input", "colour=photos", "--split", "val"), "--split is for a data set"),
         (("--input", "colour", "--data", "nowhere"), "nowhere: no such folder"),
-        (("--data", "photos"), "say with --input NAME which"),
+        (("--data", "photos"), "with --input NAME"),
         (("--input", "colour=photos", "--lines", "x.jsonl"), "--lines and folders both say"),
         (("--lines", "x.jsonl"), "x.jsonl: no such file"),
         (("--input", "words=photos"), "no file with extension txt"),
-        (("--input", "colour=photos", "--target", "colour"), "'colour' is given and a target, too"),
+        (("--input", "colour=photos", "--target", "colour"), "'colour' is both given and a target"),
         (("--input", "colour=photos", "--steps", "40"), "steps 40 are more than the 16 tokens"),
     ],
 )

@@ -90,7 +90,7 @@ def test_one_kind_of_files_is_enough(here):
 def test_an_existing_file_is_replaced_only_on_request(here):
     write(here / "photos", "images", "rgb", names(2))
     (here / "photos.yaml").write_text("mine")
-    with pytest.raises(ValueError, match=r"photos\.yaml: exists already; .*--out.*--force"):
+    with pytest.raises(ValueError, match=r"photos\.yaml: already exists; .*--out.*--force"):
         init("photos", machine=CPU)
     assert (here / "photos.yaml").read_text() == "mine"
     init("photos", machine=CPU, force=True)

@@ -134,7 +134,7 @@ def test_runs_with_the_same_settings_have_none_that_differ(tmp_path):
 
 def test_comparing_one_run_or_a_folder_without_one_is_refused(tmp_path):
     one = write(tmp_path / "one")
-    with pytest.raises(ValueError, match="two runs or more"):
+    with pytest.raises(ValueError, match="at least two runs"):
         compare_runs([one])
     with pytest.raises(ValueError, match=r"holds no run: neither run\.json nor metrics\.jsonl"):
         compare_runs([one, tmp_path])
@@ -159,7 +159,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     assert plot_runs([one, empty], tmp_path / "c.png") == [f"{empty}: no line with step, left out"]
     for runs, out, axis, said in (
         ([one], "c.gif", "step", r"expected a name that ends in \.png"),
-        ([one], "c.png", "days", "no axis 'days'; there are step, samples, seconds"),
+        ([one], "c.png", "days", "no axis 'days'; choose from step, samples, seconds"),
         ([empty], "c.png", "step", "no run has a curve yet"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -175,7 +175,7 @@ def test_the_last_matrix_of_a_run_is_found_or_that_of_a_step(tmp_path):
             file.write(json.dumps({"step": step, "pairs": {"a": {"b": step / 10, "c": None}}}) + "\n")
     assert matrix_of(run) == (100, {"a": {"b": 10.0}})
     assert matrix_of(run, 50) == (50, {"a": {"b": 5.0}})
-    with pytest.raises(ValueError, match="no matrix at step 7; there are those of 50, 100"):
+    with pytest.raises(ValueError, match="no matrix at step 7; choose from 50, 100"):
         matrix_of(run, 7)
 
 

@@ -111,13 +111,23 @@ def test_a_terminal_shows_a_bar_between_the_lines_and_a_file_does_not(tmp_path, 
 
 def test_utilisation_is_the_share_of_the_devices_flops(tmp_path):
     metrics = Metrics(tmp_path, step=0, steps=4, name="fourm")
-    metrics.compare_with(1e12, "1 TFLOP/s")
+    metrics.compare_with(1e15, "1 PFLOP/s")
     metrics.add(2.0, {}, {}, lr=0.1, norm=1.0, samples=2, work=(10, 3e9))
     metrics.line(1, skipped=0, memory=2.0)
     (row,) = rows(tmp_path)
     assert row["flops_per_s"] / row["samples_per_s"] == pytest.approx(3e9 / 2)
-    assert row["mfu"] == pytest.approx(row["flops_per_s"] / 1e12, rel=1e-2, abs=1e-4)
+    assert row["mfu"] == pytest.approx(row["flops_per_s"] / 1e15, rel=1e-2, abs=1e-4)
     assert row["memory_gib"] == 2.0
+
+
+def test_a_utilisation_above_one_is_not_told(tmp_path):
+    """The peak was measured beside other work then, and is none."""
+    metrics = Metrics(tmp_path, step=0, steps=4, name="fourm")
+    metrics.compare_with(1.0, "1 FLOP/s")
+    metrics.add(2.0, {}, {}, lr=0.1, norm=1.0, samples=2, work=(10, 3e9))
+    metrics.line(1, skipped=0)
+    assert rows(tmp_path)[0].keys() >= {"flops_per_s"}
+    assert "mfu" not in rows(tmp_path)[0]
 
 
 def test_lines_say_how_many_samples_and_seconds_they_cover_over_all_parts_of_a_run(tmp_path, monkeypatch):

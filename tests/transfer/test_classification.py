@@ -179,7 +179,7 @@ def test_measures_are_what_they_are_called():
 @pytest.mark.parametrize(
     ("task", "sections", "message"),
     [
-        ({}, {}, "task.kind is None: one of classification, segmentation, regression"),
+        ({}, {}, "task.kind is None, not one of classification, segmentation, regression"),
         (
             {**CLASSES, "head": "convnext"},
             {},
@@ -196,7 +196,7 @@ def test_measures_are_what_they_are_called():
         ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
         (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows caption, near, rgb@pixels"),
         (CLASSES, {"modalities": {"settings": {}}}, "set modalities.settings.rgb@pixels.source: ."),
-        (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: targets and inputs of a task are read from raw data"),
+        (CLASSES, {"data": {"tokens": "t"}}, "data.tokens: a task reads its inputs and targets from raw data"),
         (CLASSES, {"finetune": {"freeze": ["decoder"]}}, "finetune.freeze: no parameter is called 'decoder'"),
         ({**CLASSES, "drop_path": 0.1}, {"finetune": {"freeze": ["*"]}}, "drop_path is for an encoder that learns"),
         (CLASSES, {"train": {"keep_best": True}, "data": {"val": None}}, "keep_best needs held-out samples"),

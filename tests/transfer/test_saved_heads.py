@@ -71,4 +71,4 @@ def test_a_model_and_a_task_are_told_apart(source, trained, tmp_path):
     done = CliRunner().invoke(app, ["predict", str(trained.parent), "--input", "sound=a.wav"])
     assert "no modality 'sound'" in str(done.exception)
     done = CliRunner().invoke(app, ["train", str(trained.parent / "config.yaml")])
-    assert "that is `fourm finetune" in str(done.exception)
+    assert "is for `fourm finetune" in str(done.exception)

@@ -1,0 +1,62 @@
+"""What a user may wrap a value in: `Ids` (token ids), `Typed` (literal text), `Condition` (a part, or a weight)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.generate.masks import weights_of
+from fourm_plugins.door import as_array, describe
+
+
+class Ids:
+    """Token ids of one modality, instead of its value: `Ids(out[name].tokens)`. `ids`: integers (n,), as a list, array
+    or tensor. Raises ValueError for anything else."""
+
+    def __init__(self, ids: Any) -> None:
+        array = as_array(ids)
+        array = np.asarray(ids) if array is None and isinstance(ids, (list, tuple, range)) else array
+        if array is not None and not array.size and array.ndim == 1:
+            array = array.astype(np.int64)  # an empty list has no type
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iu":
+            given = describe(ids if array is None else array)
+            raise ValueError(f"token ids are integers (n,); given: {given}")
+        self.ids = array.astype(np.int64)
+
+    def __repr__(self) -> str:
+        return f"Ids({self.ids.tolist()})"
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Text to take literally, even if it looks like a path: `Typed("and/or.txt")`."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A value (or `Ids`) of which only a part counts, or that has a guidance weight.
+
+    `keep`: bool, True where the value is known: (h, w) of the token grid, (n,) tokens, or (H, W) pixels of the value; a
+    token is known if all its pixels are. If the modality is also a target, the known part stays and the rest is
+    generated; otherwise only the known tokens are shown.
+
+    `weight`: wᵢ in u + Σ wᵢ (cᵢ − u), for the whole, or for the tokens that a `region` touches: a box (x0, y0, x1, y1)
+    in [0, 1] of the picture, a bool mask like `keep`, or a picture, white in the region. Tokens outside have no weight.
+    Several regions are a list, with a list of as many weights: `Condition(value, weight=[2, -1], region=[box, mask])`.
+
+    `halo`, for edits: this many tokens around the unknown part are regenerated, too, while known pixels stay; no token
+    need be known then."""
+
+    value: Any
+    keep: np.ndarray | None = None
+    weight: float | Sequence[float] | None = None
+    halo: int | None = None
+    region: Any = None
+
+    def __post_init__(self) -> None:
+        weights_of(self.weight, self.region)

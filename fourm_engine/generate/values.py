@@ -1,0 +1,33 @@
+"""From the sampler's tokens to the values of a modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fourm_engine.generate.parallel import Filled
+from fourm_engine.generate.result import Generated
+from fourm_engine.generate.shown import Sample, continued
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+
+def decoded(
+    modality: Modality, tokenizer: Tokenizer, filled: Sequence[Filled], samples: Sequence[Sample]
+) -> list[Generated]:
+    """The values that one stage generated; what an edit keeps, or a text begins with, is as it was given."""
+    expected = filled[0].probabilities is not None  # one stage: all have them, or none
+    if expected:
+        arrays = [tokenizer.decode_expected(f.probabilities[None])[0] for f in filled]  # type: ignore[index]
+    else:
+        arrays = tokenizer.decode([f.ids for f in filled])
+    results = []
+    for f, array, sample in zip(filled, arrays, samples, strict=True):
+        value, kept = modality.denormalise(array), sample.kept.get(modality.name)
+        pixels = None if kept is None else kept.pixels
+        if kept is not None and pixels is not None:
+            value = modality.compose(kept.value, value, pixels)
+        elif kept is not None and isinstance(value, str):
+            beginning = modality.denormalise(tokenizer.decode([sample.known[modality.name].ids])[0])
+            value = continued(kept.value, beginning, value)
+        results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
+    return results
