@@ -22,7 +22,9 @@ class Contrastive:
     """Raises ValueError, one line: what is not installed, or why the model cannot be used."""
 
     def __init__(self, model: str, *, install: str) -> None:
-        self._net = PictureNetwork(model, ["AutoModel"], what=_WHAT, install=install, options=NetworkOptions())
+        self._net = PictureNetwork(
+            model, ["AutoModel"], what=_WHAT, install=install, options=NetworkOptions(), spare=("pooler",)
+        )
         from transformers import AutoTokenizer
 
         network = self._net.network
