@@ -91,7 +91,6 @@ def check(
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
     from fourm_engine.data.raw.root import is_pattern
-
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
