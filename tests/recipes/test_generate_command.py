@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fourm_engine.cli import app
 from fourm_engine.generate import Condition
+from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
 from tests.generate.toys import PLUGINS, install, make_model, picture
 
@@ -150,3 +151,15 @@ def test_a_region_that_cannot_be_is_one_line(run):
         told = run("generate", *GIVEN, "--target", "words", "--region", region, "--out", "out")
         assert message in told
         assert len(told.strip().splitlines()) == 1
+
+
+def test_a_large_picture_is_generated_tile_by_tile(run, tmp_path):
+    Image.fromarray(np.tile(picture(), (2, 3, 1))[:14]).save("large.png")
+    given = ("run", "--input", "colour=large.png", "--target", "height", "--out", "out", "--overlap", "1")
+    run("generate", *given, "--seed", "3")
+    model = FourM.from_pretrained("run", device="cpu")
+    whole = tiled(model, {"colour": "large.png"}, "height", overlap=1, seed=3)
+    assert whole.value.shape[:2] == (14, 24)
+    assert (tmp_path / "out/height.npy").read_bytes() == whole.modality.write(whole.value)["npy"]
+    assert "--overlap: tiles are of one --target" in run("generate", *given, "--target", "words")
+    assert "--overlap: --n-samples has no effect on tiles" in run("generate", *given, "--n-samples", "2")
