@@ -64,15 +64,25 @@ def print_summary(evaluation: Evaluation) -> None:
                 table.add_row(target if k == 0 else "", metric_cell(score), *numbers)
         tables.append(table)
     if agrees := [(task.name, row) for task in evaluation.tasks for row in task.agreement]:
-        columns = ("task", "given", "target", "cosine", "of the truth", "with others", "nearest to its own", "truth")
-        table = new_table(*columns, title="agreement of what is predicted with what is given")
+        cosines = ("cosine", "of the truth", "with others")
+        table = new_table(
+            "task",
+            "given",
+            "target",
+            *cosines,
+            "nearest to its own",
+            "truth",
+            title="agreement of what is predicted with what is given",
+        )
         for name, a in agrees:
             shares = f"{a.found:.1%}", f"{a.truth_found:.1%} (chance {1 / a.samples:.1%})"
             table.add_row(name, a.given, a.target, number(a.cosine), number(a.truth), number(a.others), *shares)
         tables.append(table)
     if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
-        columns = ("task", "target", "metric", "among samples", "to the truth", "among truths", "distinct")
-        table = new_table(*columns, title="how much samples of one input differ")
+        between = ("among samples", "to the truth", "among truths")
+        table = new_table(
+            "task", "target", "metric", *between, "distinct", title="how much samples of one input differ"
+        )
         for name, target, d in varies:
             for k, s in enumerate(d.spreads):
                 first = (name, target) if k == 0 else ("", "")
