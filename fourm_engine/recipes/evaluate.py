@@ -18,6 +18,7 @@ from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
+from fourm_engine.evaluate.agreement import features_of
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
@@ -64,6 +65,8 @@ def evaluate(
     seed: int | None = None,
     matrix: bool = True,
     features: str | None = None,
+    agreement: str | None = None,
+    draws: int | None = None,
     extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
     jobs: int = 1,
 ) -> Evaluated:
@@ -78,6 +81,7 @@ def evaluate(
         matrix: whether to measure the any-to-any matrix.
         features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as by
             the Fréchet distance between predicted and true samples (`Modality.network_metrics`).
+        agreement, draws: override the config's.
         extra_metrics: modality -> further metrics, scored after the modality's.
         jobs: tasks (the matrix is one) at work at the same time, each in a process of one thread; on a CPU only.
 
@@ -85,7 +89,7 @@ def evaluate(
     folder = Path(run)
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
-    given = {"samples": samples, "seed": seed}
+    given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
@@ -108,10 +112,25 @@ def evaluate(
         tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
         if features is not None:
             extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
+        contrast = None if settings.agreement is None else features_of(settings.agreement, model.modalities, tasks)
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
+<<<<<<< HEAD
         predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
         tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
         results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
+=======
+        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
+        results, pictures = [], {}
+        for task in tasks:
+            result, pictures[task.name] = predictor.run(task)
+            results.append(result)
+            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
+        measured = None
+        if matrix:
+            measured = measure_matrix(model, held_out, predictor.ids, settings)
+            shape = len(measured.inputs), len(measured.targets)
+            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
+>>>>>>> gen
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
         evaluation.save(out / JSON)
