@@ -42,15 +42,9 @@ def evaluate(
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
-<<<<<<< HEAD
-    options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
-    options |= {"features": features, "jobs": jobs}
-    report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
-=======
     options: dict[str, Any] = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed}
-    options |= {"matrix": matrix, "features": features, "agreement": agreement, "draws": draws}
+    options |= {"matrix": matrix, "features": features, "agreement": agreement, "draws": draws, "jobs": jobs}
     report = recipe.evaluate(run, overrides or [], **options)
->>>>>>> gen
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)
 

@@ -114,23 +114,9 @@ def evaluate(
             extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
         contrast = None if settings.agreement is None else features_of(settings.agreement, model.modalities, tasks)
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
-<<<<<<< HEAD
-        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
+        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
         tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
         results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
-=======
-        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
-        results, pictures = [], {}
-        for task in tasks:
-            result, pictures[task.name] = predictor.run(task)
-            results.append(result)
-            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
-        measured = None
-        if matrix:
-            measured = measure_matrix(model, held_out, predictor.ids, settings)
-            shape = len(measured.inputs), len(measured.targets)
-            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
->>>>>>> gen
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
         evaluation.save(out / JSON)
