@@ -71,7 +71,7 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 @app.command("check")
 def check(
     source: Annotated[
-        str, typer.Argument(help="YAML config, folder of data or tokens, or NAME:LOCATION of a package.")
+        str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
     ],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -90,6 +90,7 @@ def check(
 ) -> None:
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
+    from fourm_engine.data.raw.root import is_pattern
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
@@ -100,7 +101,7 @@ def check(
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
         found = recipe.check_tokens(path)
-    elif path.is_dir() or (scheme_of(source) and not path.exists()):
+    elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
         found = recipe.check_folder(
             path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
         )

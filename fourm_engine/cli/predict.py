@@ -20,6 +20,6 @@ def predict(
     """Print the most likely classes of a sample with probabilities, or write the predicted map."""
     sample = values("--input", given)
 
-    from fourm_engine.recipes import finetune_task as recipe
+    from fourm_engine.recipes import predict_task as recipe
 
     recipe.predict(run, sample, out=out, k=k, device=device)

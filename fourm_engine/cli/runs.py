@@ -9,7 +9,8 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, printable, show
+from fourm_engine.cli.tables import new_table, show
+from fourm_plugins.printable import printable
 
 
 class _Runs(TyperGroup):

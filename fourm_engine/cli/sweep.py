@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_engine.cli.options import Overrides
-from fourm_engine.cli.tables import literal, new_table, printable, show
+from fourm_engine.cli.tables import literal, new_table, show
+from fourm_plugins.printable import printable
 
 if TYPE_CHECKING:
     from fourm_engine.sweep.results import Results

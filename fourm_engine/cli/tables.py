@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fourm_plugins.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -43,11 +45,6 @@ def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160
         out.print(table)
     for note in notes:
         out.print(note, markup=False)
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, since it may come from a stranger's file."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def literal(text: str) -> str:

@@ -81,23 +81,25 @@ class Checkpoint:
             return file.get_tensor(self.tied.get(key, key))
 
 
+#: Formats of folders that this project writes: a model, a trained task.
+OURS = ("fourm", "fourm-head")
+
+
 def find(path_or_folder: str | Path) -> Path | None:
-    """The weights file of a published checkpoint, given the file or its folder; None for anything else."""
+    """The weights file of a published checkpoint, given the file or its folder; None for anything else.
+
+    Raises ValueError for the weights of a model of ours, whose folder is what loads."""
     path = Path(path_or_folder)
     if path.is_file():
+        beside = _config(path.parent)
+        if path.name == WEIGHTS and isinstance(beside, dict) and beside.get("format") in OURS:
+            raise ValueError(f"{path}: the weights alone; name their folder, {path.parent}")
         return path
     weights = path / WEIGHTS
     if not weights.is_file():
         return None
-    config: Any = {}
-    if (path / CONFIG).is_file():
-        try:
-            if (path / CONFIG).stat().st_size > MAX_CONFIG_BYTES:
-                return None
-            config = json.loads((path / CONFIG).read_text("utf-8"))
-        except (ValueError, OSError, RecursionError):
-            return None
-    if not isinstance(config, dict) or config.get("format") == "fourm":
+    config = _config(path)
+    if not isinstance(config, dict) or config.get("format") == OURS[0]:
         return None
     if not config:
         try:
@@ -106,6 +108,17 @@ def find(path_or_folder: str | Path) -> Path | None:
         except (SafetensorError, OSError):
             return None
     return weights if _TELLING & config.keys() else None
+
+
+def _config(folder: Path) -> Any:
+    """What `config.json` holds; {} where there is none, None where it cannot be read."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text("utf-8")) if path.stat().st_size <= MAX_CONFIG_BYTES else None
+    except (ValueError, OSError, RecursionError):
+        return None
 
 
 def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[str, str]]:

@@ -16,7 +16,7 @@ from fourm_engine.data.views import SampleViews
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
-from fourm_engine.transfer.objective import Metrics, Objective, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
 
 #: Bins of the logits from -MOST to MOST, in which scores of several labels are counted.
 BINS, MOST = 1024, 16.0
@@ -83,7 +83,7 @@ class Classification(Objective):
         return Classes({self.classes[i]: float(shares[i]) for i in order}, several)
 
 
-class _Top(Metrics):
+class _Top(Sums):
     """Top-1 and top-5 accuracy."""
 
     def __init__(self, task: Classification) -> None:
@@ -104,7 +104,7 @@ class _Top(Metrics):
         return {"top-1": first / n, **top5, self.task.loss_name: loss / n}
 
 
-class _MeanPrecision(Metrics):
+class _MeanPrecision(Sums):
     """Mean over the classes that occur of the average precision, from how many samples with and without a class have a
     score in each bin: samples of one bin are on the curve together."""
 

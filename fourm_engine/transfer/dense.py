@@ -19,7 +19,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.transfer.answers import Mapped
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
-from fourm_engine.transfer.objective import Metrics, Objective, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -92,7 +92,7 @@ class Segmentation(_Dense):
         return Mapped(self.modality, self.modality.denormalise(self.ids[output.argmax(0).cpu().numpy()]))
 
 
-class _Overlap(Metrics):
+class _Overlap(Sums):
     """Mean IoU over the classes in the truth, and pixel accuracy."""
 
     def __init__(self, task: Segmentation) -> None:
@@ -157,7 +157,7 @@ class Regression(_Dense):
         return Mapped(self.modality, self.modality.denormalise(output.float().cpu().numpy()))
 
 
-class _OwnMetrics(Metrics):
+class _OwnMetrics(Sums):
     """The modality's metrics of each sample, in its units, averaged over samples."""
 
     def __init__(self, task: Regression) -> None:

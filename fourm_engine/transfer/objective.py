@@ -1,6 +1,7 @@
 """Objective: what a head learns, as targets, loss, held-out metrics and answers.
 
-One class a kind of task (`classification`, `dense`). A head knows none of it: it makes (B, outputs), or a map.
+One class per kind of task (`classification`, `dense`, `detection`). A head knows none of it: its outputs follow from
+`HeadSpec`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
+from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.transfer.answers import Answer
 from fourm_plugins.modality import Modality
 
@@ -26,12 +28,20 @@ Target = dict[str, np.ndarray]
 
 
 class Metrics(ABC):
-    """Held-out metrics of one process. The `numbers` of all processes are summed."""
+    """The held-out metrics of a task."""
 
     @abstractmethod
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         """Adds the outputs of n samples, their targets, and their true values in the modality's units (None without
         one)."""
+
+    @abstractmethod
+    def of_all(self) -> dict[str, float]:
+        """The metrics over all processes, which must all call this."""
+
+
+class Sums(Metrics):
+    """Metrics computed from numbers that are summed over the processes."""
 
     @abstractmethod
     def numbers(self) -> list[float]:
@@ -41,12 +51,17 @@ class Metrics(ABC):
     def scores(self, numbers: Sequence[float]) -> dict[str, float]:
         """The metrics, from the sums of `numbers`."""
 
+    def of_all(self) -> dict[str, float]:
+        return self.scores(sum_numbers(self.numbers()))
+
 
 class Objective(ABC):
     kind: ClassVar[str]
     #: Numbers that a head makes a sample, or a pixel; (H, W) of its map, None for one vector.
     outputs: int
     size: tuple[int, int] | None = None
+    #: (h, w) of the grids of a detector.
+    levels: tuple[tuple[int, int], ...] = ()
     #: What the loss is called, and what it is a mean over.
     loss_name: str
     #: The measure that says which of two evaluations is better, and whether more of it is.
@@ -76,7 +91,7 @@ class Objective(ABC):
 
     @abstractmethod
     def answer(self, output: Tensor) -> Answer:
-        """The answer for one sample, from its output (outputs,) or (outputs, H, W)."""
+        """The answer for one sample, from the head's output, on the CPU."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

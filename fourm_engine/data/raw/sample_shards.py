@@ -150,6 +150,7 @@ def _leave_out(
             if extension.lower() in (e.lower() for e in claim.extensions):
                 source = claim.source
                 break
-        left_out.add(unclear, f"{shard}:{clean}", f"name them as in 0001.{source}.{extension}, or list in modalities.select what they are")
+        remedy = f"name them as in 0001.{source}.{extension}, or list in modalities.select what they are"
+        left_out.add(unclear, f"{shard}:{clean}", remedy)
     elif not unclear:
         leave_out(shard, clean, scanned, "members of no modality that takes part", left_out)
