@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that is worth measuring on one GPU, as tables: at most 9 minutes on an H100.
+# All benchmarks for one GPU, as tables: at most 9 minutes on an H100.
 #
 #     bash benchmarks/gpu.sh > gpu.md
 #
 # Steps of B, L and XL (eager, compiled, checkpointing) beside the obvious implementation, tokenizers, generation.
-# What fails (a GPU with less memory) is said, and the rest goes on. Needs a torch that sees the GPU.
+# A benchmark that fails (on a GPU with less memory) is reported, and the rest continue. Needs a torch that sees the GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}

@@ -2,7 +2,7 @@
 
 A package adds one as an entry point of group `fourm.heads.v1`: a function, or a class of `torch.nn.Module`, that is
 called `make(spec, **options)`. Its `forward(features)` gives (B, outputs), a map (B, outputs, H, W) of `spec.size`, or
-(B, cells, outputs + 5), an object of each cell of `spec.levels`. Losses, measures and data are the task's; a head is
+(B, cells, outputs + 5), an object of each cell of `spec.levels`. Losses, metrics and data are the task's; a head is
 the network between.
 """
 

@@ -133,7 +133,7 @@ def fourm_step(run: Run, step: int, metrics: Mapping[str, Any]) -> None:
 
 @hookspec
 def fourm_evaluated(run: Run, step: int, scores: Mapping[str, float | None]) -> None:
-    """Held-out measures after `step` steps."""
+    """Held-out losses and metrics after `step` steps."""
 
 
 @hookspec

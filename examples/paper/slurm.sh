@@ -1,6 +1,6 @@
 #!/bin/bash
 # Trains CONFIG on all GPUs of a Slurm job, one process each. Ten minutes before the time limit, or when Slurm preempts
-# the job, the processes write a checkpoint and end, and the job goes back into the queue and continues from there.
+# the job, the processes write a checkpoint and end; the job is queued again and resumes.
 #
 #   sbatch --nodes=8 examples/paper/slurm.sh CONFIG [section.key=value …]
 #

@@ -3,7 +3,7 @@
 #
 #   HOST=10.0.0.1 NODES=8 examples/paper/torchrun.sh CONFIG [section.key=value …]
 #
-# On one machine HOST and NODES can be left out. A run that was stopped or killed goes on with the same command.
+# On one machine, leave out HOST and NODES. The same command resumes a stopped or killed run.
 set -eu
 GPUS=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
 if [ "${NODES:-1}" -eq 1 ]; then

@@ -60,7 +60,7 @@ def list_plugins(
     if as_json:
         print(json.dumps(rows, indent=2))
     elif not rows:
-        print("no plugins installed; the project's own are fourm-rgb, fourm-caption, … (pip install fourm-rgb)")
+        print("no plugins installed; install one, such as fourm-rgb or fourm-caption (pip install fourm-rgb)")
     else:
         _print_table(rows)
     if not as_json:

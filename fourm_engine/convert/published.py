@@ -278,7 +278,7 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = None) -> Vocabulary:
-    """Rows in the file's order; `names`: domain -> our name for it, by default its own."""
+    """Rows in the file's order; `names`: domain -> our name, by default the domain's."""
     entries, start = [], 0
     for index, d in enumerate(domains):
         entries.append(Entry((names or {}).get(d.name, d.name), index, start, start + d.size, d.layout, d.patch_dim))

@@ -55,7 +55,7 @@ def resolve_tasks(
             else:
                 targets.append(target)
         if not targets:
-            notes.append(f"task {task.name!r} is left out: none of its targets is there")
+            notes.append(f"task {task.name!r} is left out: none of its targets is available")
             continue
         inputs = {name: shown_as(name, targets, modalities) for name in task.inputs}
         options = {name: stage for name, stage in task.options.items() if name in targets}

@@ -35,7 +35,7 @@ from fourm_plugins.modality import Modality
 
 
 def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
-    """Train, or continue; returns the held-out measures. Writes the head to `<run>/head/`, and with `train.keep_best`
+    """Train, or continue; returns the held-out metrics. Writes the head to `<run>/head/`, and with `train.keep_best`
     the weights of the best evaluation to `<run>/best/head/`.
 
     Raises ValueError for what a user can fix: a plugin, the config, the model, labels or data; Busy if another process

@@ -1,2 +1,2 @@
-"""The encoder of a trained model learns a task with a head. In: a model, labelled samples in the formats that sets of
-them have. Out: a `Task` of the one trainer, and a `TaskModel` that answers for new samples."""
+"""Tasks for a trained encoder with a head: classification, segmentation, regression. In: a model, and labelled samples
+in the usual formats. Out: a `Task` for the trainer, and a `TaskModel` that answers for new samples."""

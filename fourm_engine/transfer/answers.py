@@ -1,5 +1,5 @@
-"""What a task's model says of one sample: classes with their probabilities, a value of the modality it predicts, or
-objects with their boxes."""
+"""Answers of a task's model for one sample: classes with probabilities, a value of the target modality, or objects with
+boxes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classes:
-    """`probabilities`: class -> probability, the likeliest first. Of `several` classes each is by itself; otherwise
-    they sum to 1."""
+    """`probabilities`: class -> probability, most likely first. They sum to 1, or with `several` classes are
+    independent."""
 
     probabilities: dict[str, float]
     several: bool = False
@@ -32,17 +32,17 @@ class Classes:
 
 @dataclass(frozen=True, repr=False)
 class Mapped:
-    """`value`, as `modality` has it: class ids (H, W), metres, … at the size that was learned."""
+    """`value`: a value of `modality` at the training size, such as class ids (H, W) or metres."""
 
     modality: Modality[Any]
     value: Any
 
     def render(self) -> Any:
-        """What to show a person: a `PIL.Image`."""
+        """The value as a `PIL.Image`."""
         return self.modality.render(self.value)
 
     def show(self, *, side: int = SIDE) -> Any:
-        """`render` with what explains its colours, a scale or a key of classes, at `side` pixels."""
+        """`render` with its legend, a scale or a key of classes, at `side` pixels."""
         return show(self.modality, self.value, side=side)
 
     def __repr__(self) -> str:

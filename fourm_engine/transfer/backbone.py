@@ -1,6 +1,6 @@
-"""The encoder of a trained model as the backbone of a task: its inputs' rows alone, frozen or adapted as configured.
+"""The encoder of a trained model as the backbone of a task, reduced to its inputs and frozen or adapted as configured.
 
-In: the shape and the weights of an encoder, a vocabulary of its inputs. Out: the network that a head stands on.
+In: the shape and the weights of an encoder, a vocabulary of its inputs. Out: the network below the head.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OF_DECODER = {"decoder_table", "mask_token"}  # in the embedding
 
 
 def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
-    """The vocabulary of some modalities alone, in the same order."""
+    """The vocabulary reduced to some modalities, in the same order."""
     entries, start = list[Entry](), 0
     for entry in vocabulary:
         if entry.name in names:
@@ -34,7 +34,7 @@ def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
 
 
 def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
-    """A `Transformer` without the parts that only a decoder needs, on the meta device."""
+    """A `Transformer` without the parts of the decoder, on the meta device."""
     with torch.device("meta"):
         network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
     alone = without(network, _DECODER)
@@ -45,8 +45,8 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
 def learning(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, weights: dict[str, Tensor]
 ) -> Transformer:
-    """An encoder with these weights on the CPU; what `settings` freezes is frozen, its adapters are there. Raises
-    ValueError, naming the setting, for a name that no parameter of the encoder has."""
+    """An encoder with these weights on the CPU, frozen and with adapters as `settings` say. Raises ValueError, naming
+    the setting, for a name that matches no parameter of the encoder."""
     network = encoder_alone(config, inputs)
     network.to_empty(device="cpu")
     network.tabulate()
@@ -60,7 +60,7 @@ def learning(
 def plain_weights(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, state: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The state of an ordinary encoder from that of one that is `learning`, adapters merged."""
+    """The state of an ordinary encoder from that of a `learning` one, with adapters merged."""
     network = encoder_alone(config, inputs)
     adapt(network, settings, config)
     network.to_empty(device="cpu").load_state_dict(state)

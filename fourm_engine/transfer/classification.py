@@ -1,6 +1,5 @@
-"""Classification: one class a sample, or several.
-
-In: names of samples and their labels. Out: targets, cross-entropies, top-1 and top-5, or the mean average precision.
+"""Classification: one class per sample, or several. In: sample names and their labels. Out: targets, cross-entropies,
+top-1 and top-5, or the mean average precision.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from fourm_engine.data.views import SampleViews
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
-from fourm_engine.transfer.objective import Measures, Objective, Sums, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
 
-#: Scores of several labels are counted in so many bins of logits from -MOST to MOST.
+#: Bins of the logits from -MOST to MOST, in which scores of several labels are counted.
 BINS, MOST = 1024, 16.0
 TOP = 5
 
 
 class Classification(Objective):
-    """`labels`: sample -> its labels, all among `classes`."""
+    """`labels`: sample -> labels, all among `classes`."""
 
     kind = "classification"
 
@@ -69,7 +68,7 @@ class Classification(Objective):
         )
         return (targets["share"] * one + (1 - targets["share"]) * other).sum()
 
-    def measures(self) -> Measures:
+    def metrics(self) -> Metrics:
         return _MeanPrecision(self) if self.config.several else _Top(self)
 
     def identity(self) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Classification(Objective):
         return {**{f"task.{key}": value for key, value in config.items()}, "task.classes": list(self.classes)}
 
     def answer(self, output: Tensor) -> Classes:
-        """Of one sample's output (classes,)."""
+        """The answer from one sample's output (classes,)."""
         several = self.config.several
         shares = output.double().sigmoid() if several else output.double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()
@@ -85,7 +84,7 @@ class Classification(Objective):
 
 
 class _Top(Sums):
-    """Shares of the samples whose class is the likeliest, and among the five likeliest."""
+    """Top-1 and top-5 accuracy."""
 
     def __init__(self, task: Classification) -> None:
         self.task, self._sums = task, np.zeros(4)

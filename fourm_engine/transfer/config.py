@@ -1,4 +1,4 @@
-"""The `task` section of a config: what a head on an encoder learns, from what, and how."""
+"""The `task` section of a config: what a head on an encoder learns, and how."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class _Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    #: An installed head (entry points `fourm.heads.v1`), and what else it is made with.
+    #: An installed head (entry points `fourm.heads.v1`), and its options.
     head: str
     head_options: dict[str, Any] = Field(default_factory=dict)
     #: Stochastic depth: the share of the samples for which a branch of the last block of the encoder is left out; of
     #: the first block 0, rising linearly between.
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    #: Probability with which each input of a training sample is left out; one always stays.
+    #: Probability of dropping each input of a training sample; one always stays.
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
     #: Brightness, contrast and saturation of pictures are drawn from 1 - this to 1 + this, and hues turned by a quarter
     #: of it.
@@ -25,7 +25,7 @@ class _Task(BaseModel):
 
 
 class ClassificationConfig(_Task):
-    """One class a sample, or with `several` any number of them."""
+    """One class per sample, or with `several` any number of classes."""
 
     kind: Literal["classification"] = "classification"
     head: str = "linear"
@@ -56,22 +56,22 @@ class ClassificationConfig(_Task):
 
 
 class SegmentationConfig(_Task):
-    """A class a pixel."""
+    """A class per pixel."""
 
     kind: Literal["segmentation"] = "segmentation"
     head: str = "convnext"
-    #: The modality of class maps that is learned; it need not be known to the model.
+    #: The modality of class maps to predict; the model need not know it.
     target: str
-    #: Class ids that are neither learned nor predicted nor measured, such as [0] for ADE20K, where 0 is "other".
+    #: Class ids to exclude from training, predictions and metrics, such as [0] for ADE20K, where 0 is "other".
     ignore: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
 
 
 class RegressionConfig(_Task):
-    """Numbers a pixel, in the target's normalised form; measured in the target's units."""
+    """Numbers per pixel, trained in the target's normalised form and evaluated in its units."""
 
     kind: Literal["regression"] = "regression"
     head: str = "convnext"
-    #: The modality of feature maps that is learned; it need not be known to the model.
+    #: The modality of maps to predict; the model need not know it.
     target: str
     loss: Literal["l1", "mse"] = "l1"
 

@@ -1,7 +1,7 @@
-"""Dense tasks: a class a pixel (segmentation), or numbers a pixel (regression); the target is a modality.
+"""Dense tasks: a class per pixel (segmentation) or numbers per pixel (regression); the target is a modality.
 
 In: samples that have the target's modality, which a plugin reads, crops and normalises beside the inputs. Out: targets,
-losses, and measures: IoU over all held-out pixels together, or the modality's own, a mean over the samples.
+losses, and metrics: IoU over all held-out pixels, or the target modality's metrics, averaged over samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.transfer.answers import Mapped
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
-from fourm_engine.transfer.objective import Measures, Objective, Sums, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -41,7 +41,7 @@ class _Dense(Objective):
         return self.modality.name in data.has_at(row)
 
     def _read(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[np.ndarray, Any]:
-        """The array of the target and its value, both at the target's size."""
+        """The target's array and value, both at the target's size."""
         target = self.modality.name
         value = data.augment(name, target, data.value(name, target), view_of(self.modality.spec, views, number))
         return np.asarray(data.normalise(name, target, value)), value
@@ -84,16 +84,16 @@ class Segmentation(_Dense):
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         return F.cross_entropy(output.float(), targets["classes"], reduction="sum", ignore_index=-1)
 
-    def measures(self) -> Measures:
+    def metrics(self) -> Metrics:
         return _Overlap(self)
 
     def answer(self, output: Tensor) -> Mapped:
-        """Of one sample's output (classes, H, W)."""
+        """The answer from one sample's output (classes, H, W)."""
         return Mapped(self.modality, self.modality.denormalise(self.ids[output.argmax(0).cpu().numpy()]))
 
 
 class _Overlap(Sums):
-    """Mean IoU over the classes that occur in the truth, and the share of pixels that are right."""
+    """Mean IoU over the classes in the truth, and pixel accuracy."""
 
     def __init__(self, task: Segmentation) -> None:
         self.task, self._loss = task, 0.0
@@ -128,9 +128,9 @@ class Regression(_Dense):
         array = modality.spec.array
         assert isinstance(array, FeatureMap)
         self.outputs, self.loss_name = array.channels, config.loss
-        #: Measures of the modality that mean something of a single sample.
-        self.metrics = [metric for metric in modality.metrics() if metric.min_samples == 1]
-        first = [(metric.name, metric.higher_is_better) for metric in self.metrics[:1]]
+        #: Metrics of the modality that are defined for a single sample.
+        self.sample_metrics = [metric for metric in modality.metrics() if metric.min_samples == 1]
+        first = [(metric.name, metric.higher_is_better) for metric in self.sample_metrics[:1]]
         self.best = first[0] if first else (self.loss_name, False)
         self._difference = F.l1_loss if config.loss == "l1" else F.mse_loss
 
@@ -149,30 +149,30 @@ class Regression(_Dense):
             torch.where(known, output.float(), zero), torch.where(known, values, zero), reduction="sum"
         )
 
-    def measures(self) -> Measures:
+    def metrics(self) -> Metrics:
         return _OwnMetrics(self)
 
     def answer(self, output: Tensor) -> Mapped:
-        """Of one sample's output (channels, H, W)."""
+        """The answer from one sample's output (channels, H, W)."""
         return Mapped(self.modality, self.modality.denormalise(output.float().cpu().numpy()))
 
 
 class _OwnMetrics(Sums):
-    """The modality's measures of each sample, in its units, and their mean over the samples."""
+    """The modality's metrics of each sample, in its units, averaged over samples."""
 
     def __init__(self, task: Regression) -> None:
-        self.task, self._sums = task, np.zeros(3 + len(task.metrics))
+        self.task, self._sums = task, np.zeros(3 + len(task.sample_metrics))
 
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         self._sums[:3] += [len(output), float(self.task.loss(output, targets)), self.task.count(targets)]
         for row, truth in zip(output, truths, strict=True):
             value = self.task.answer(row).value
-            self._sums[3:] += [metric.compute([value], [truth]) for metric in self.task.metrics]
+            self._sums[3:] += [metric.compute([value], [truth]) for metric in self.task.sample_metrics]
 
     def numbers(self) -> list[float]:
         return self._sums.tolist()
 
     def scores(self, numbers: Sequence[float]) -> dict[str, float]:
         n, loss, pixels, *sums = numbers
-        own = {metric.name: total / n for metric, total in zip(self.task.metrics, sums, strict=True)}
+        own = {metric.name: total / n for metric, total in zip(self.task.sample_metrics, sums, strict=True)}
         return own | {self.task.loss_name: loss / pixels}

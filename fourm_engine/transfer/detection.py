@@ -1,7 +1,7 @@
 """Detection: a box and a class of each object of a picture.
 
 In: samples with their objects. Out: of each cell of a pyramid of grids the object that it is to find, as in FCOS
-(arXiv 1904.01355); losses; and COCO's measures.
+(arXiv 1904.01355); losses; and COCO's metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fourm_engine.train.distributed import gather_json
 from fourm_engine.transfer.answers import Detections
 from fourm_engine.transfer.coco import Objects
 from fourm_engine.transfer.config import DetectionConfig
-from fourm_engine.transfer.objective import Measures, Objective, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Target
 from fourm_engine.transfer.vision import EXTRA, torchvision
 from fourm_plugins.extras import optional
 from fourm_plugins.modality import Modality
@@ -131,7 +131,7 @@ class Detection(Objective):
         middles, sides = (torch.from_numpy(x).to(like.device, non_blocking=True) for x in (self.middles, self.sides))
         return middles, sides
 
-    def measures(self) -> Measures:
+    def metrics(self) -> Metrics:
         return _Coco(self)
 
     def identity(self) -> dict[str, Any]:
@@ -161,11 +161,11 @@ def picture_of(inputs: Mapping[str, Modality[Any]]) -> Modality[Any]:
     raise ValueError("detection needs an input that is a picture, and there is none; add one to modalities.select")
 
 
-class _Coco(Measures):
-    """COCO's measures by `pycocotools`, in pixels of the files, of what the crops show."""
+class _Coco(Metrics):
+    """COCO's metrics by `pycocotools`, in pixels of the files, of what the crops show."""
 
     def __init__(self, task: Detection) -> None:
-        what = "COCO's measures need"
+        what = "COCO's metrics need"
         self._tools = optional("pycocotools.coco", what=what, install=EXTRA)
         self._evaluation = optional("pycocotools.cocoeval", what=what, install=EXTRA)
         self.task, self._loss, self._count = task, 0.0, 0

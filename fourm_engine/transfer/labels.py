@@ -1,4 +1,4 @@
-"""Labels of samples: from the folders that they lie in, or from a file.
+"""Labels of samples, from their folders or from a file.
 
 In: names of samples; a file of rows `name,label` (CSV), of {name: label or [labels]} (JSON), or COCO's JSON of
 instances. Out: name -> its labels.
@@ -21,14 +21,14 @@ from fourm_plugins.counting import counted
 log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 30
 MAX_CLASSES = 1 << 20
-#: First rows of tables that are no sample.
+#: Header rows of tables.
 _HEADERS = [[name, label] for name in ("name", "file", "filename", "image", "path") for label in ("label", "class")]
 
 Labels = Mapping[str, tuple[str, ...]]
 
 
 def of_folders(names: Collection[str]) -> Labels:
-    """The first folder of each name. Raises ValueError where a sample lies in none."""
+    """The first folder of each name. Raises ValueError if a sample is in none."""
     labels = {}
     for name in names:
         folder, inside, _ = name.partition("/")
@@ -113,7 +113,7 @@ def _json(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Of each picture, without the extension of its file, the categories of its instances, each once."""
+    """The distinct categories of each picture's instances, by file name without extension."""
     names = {one["id"]: str(one["name"]) for one in document["categories"]}
     rows: dict[Any, list[str]] = {one["id"]: [] for one in document["images"]}
     for one in document["annotations"]:
@@ -123,7 +123,7 @@ def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def classes_of(labels: Labels) -> tuple[str, ...]:
-    """All labels, sorted; numbers by their value. Raises ValueError where there are fewer than two."""
+    """All labels, sorted, numbers by value. Raises ValueError if there are fewer than two."""
     found = {label for its in labels.values() for label in its}
     if not 2 <= len(found) <= MAX_CLASSES:
         named = f": {', '.join(sorted(found)[:3])}" if found else ""
@@ -133,7 +133,7 @@ def classes_of(labels: Labels) -> tuple[str, ...]:
 
 
 def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
-    """The samples whose labels are all among `classes`; a line says how many others there are."""
+    """The samples whose labels are all among `classes`; logs how many others there are."""
     known = set(classes)
     kept = {name: its for name, its in labels.items() if known.issuperset(its)}
     if others := sorted(labels.keys() - kept.keys()):
@@ -146,7 +146,7 @@ def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
 
 
 def check_known(labels: Labels, classes: Sequence[str], where: str) -> None:
-    """Raises ValueError for a label that is none of the training samples'."""
+    """Raises ValueError for a label that no training sample has."""
     known = set(classes)
     for name, its in labels.items():
         if unknown := [label for label in its if label not in known]:

@@ -1,4 +1,4 @@
-"""Heads that make a map of each sample, from the features of its grids.
+"""Heads that predict maps from the features of a sample's grids.
 
 In: (B, D, h, w) of every input that is a grid, stacked on the channels. Out: (B, outputs, H, W).
 """

@@ -1,4 +1,4 @@
-"""Mixup and cutmix of two samples: of their patches of pixels and the like, or of the cells of their grids.
+"""Mixup and cutmix of two samples, of their patches or of the cells of their grids.
 
 In: two samples and a generator. Out: the first with a share of the second, and that share's rest.
 """
@@ -27,7 +27,7 @@ class Drawn:
 
 
 class Mixing:
-    """Raises ValueError for inputs that cannot be mixed so."""
+    """Mixes pairs of samples. Raises ValueError for inputs that cannot be mixed this way."""
 
     def __init__(self, config: ClassificationConfig, inputs: Vocabulary) -> None:
         self.mixup, self.cutmix = config.mixup, config.cutmix
@@ -70,7 +70,7 @@ class Mixing:
 
 
 def mixing_of(config: TaskConfig, inputs: Vocabulary) -> Mixing | None:
-    """What the task mixes samples with, if it does."""
+    """The mixing of a task, or None."""
     if isinstance(config, ClassificationConfig) and (config.mixup or config.cutmix):
         return Mixing(config, inputs)
     return None

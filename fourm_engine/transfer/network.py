@@ -1,7 +1,7 @@
 """TaskNetwork: the encoder of a model and a head on it, as one module.
 
-In: the packed inputs of a batch. Out: what the head makes of their features, (B, outputs), (B, outputs, H, W), or of
-a detector (B, cells, outputs + 5).
+In: the packed inputs of a batch. Out: the head's outputs, (B, outputs), (B, outputs, H, W), or (B, cells, outputs + 5)
+for a detector.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TaskBatch(TensorFields):
 
 
 class TaskNetwork(nn.Module):
-    """`backbone`: an encoder of `inputs`, the vocabulary of what samples may have."""
+    """`backbone`: an encoder of `inputs`, the vocabulary of the inputs."""
 
     def __init__(self, backbone: Transformer, inputs: Vocabulary, head: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,8 @@ class TaskNetwork(nn.Module):
 
 
 def _map(values_BND: Tensor, tokens: Tokens, index: int, height: int, width: int) -> Tensor:
-    """(B, D, h, w) of the tokens of one modality; 0 where there is none. Nothing waits for the device."""
+    """The tokens of one modality as a map (B, D, h, w), 0 where there are none. Does not synchronise with the
+    device."""
     B, _, D = values_BND.shape
     cells = height * width
     at_BN = torch.where(tokens.mod == index, tokens.pos, cells)  # all other tokens go to a cell that is dropped
@@ -75,8 +76,8 @@ def head_spec(width: int, inputs: Vocabulary, objective: Objective) -> HeadSpec:
 
 
 def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: PluginManager) -> nn.Module:
-    """An installed head. Raises ValueError, naming the setting, where it cannot be made with these options, and what it
-    makes is no module."""
+    """An installed head. Raises ValueError, naming the setting, if it rejects the options or does not return a
+    module."""
     make, plugin = host.head(name), host.find("head", name)
     setting = f"task.head={name}{f' with {dict(options)}' if options else ''}"
     try:
@@ -91,7 +92,7 @@ def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: Plugi
 
 
 def check_output(output: Tensor, spec: HeadSpec, samples: int, name: str) -> None:
-    """Raises ValueError where a head makes another shape than its task needs."""
+    """Raises ValueError if the head's output does not have the shape that the task needs."""
     cells = sum(height * width for height, width in spec.levels)
     wanted = (samples, cells, spec.outputs + 5) if cells else (samples, spec.outputs, *(spec.size or ()))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:

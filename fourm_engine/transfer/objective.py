@@ -1,7 +1,7 @@
-"""Objective: what a head learns: the targets of samples, the loss, held-out measures, and what an answer is.
+"""Objective: what a head learns, as targets, loss, held-out metrics and answers.
 
-One class a kind of task (`classification`, `dense`, `detection`). A head knows none of it: it makes what
-`HeadSpec` says.
+One class per kind of task (`classification`, `dense`, `detection`). A head knows none of it: its outputs follow from
+`HeadSpec`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 Target = dict[str, np.ndarray]
 
 
-class Measures(ABC):
-    """Held-out measures."""
+class Metrics(ABC):
+    """The held-out metrics of a task."""
 
     @abstractmethod
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
-        """The outputs of n samples, their targets, and their true values as the modality has them (None without
+        """Adds the outputs of n samples, their targets, and their true values in the modality's units (None without
         one)."""
 
     @abstractmethod
     def of_all(self) -> dict[str, float]:
-        """The measures over all processes; every one must call it."""
+        """The metrics over all processes, which must all call this."""
 
 
-class Sums(Measures):
-    """Measures that follow from numbers which are added up over the processes."""
+class Sums(Metrics):
+    """Metrics computed from numbers that are summed over the processes."""
 
     @abstractmethod
     def numbers(self) -> list[float]:
@@ -49,7 +49,7 @@ class Sums(Measures):
 
     @abstractmethod
     def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        """The measures, from the sums of `numbers`."""
+        """The metrics, from the sums of `numbers`."""
 
     def of_all(self) -> dict[str, float]:
         return self.scores(sum_numbers(self.numbers()))
@@ -71,8 +71,8 @@ class Objective(ABC):
 
     @abstractmethod
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, Any]:
-        """What is learned of a sample, seen through a view, and its true value in the modality's units (None without
-        one). Raises BadFile."""
+        """The target of a sample through a view, and its true value in the modality's units (None without one). Raises
+        BadFile."""
 
     def has(self, data: AlignedData, row: int) -> bool:
         """Whether the sample with this number in `data.names` has a target, as far as is known without reading it."""
@@ -80,22 +80,22 @@ class Objective(ABC):
 
     @abstractmethod
     def count(self, targets: Mapping[str, Tensor]) -> int:
-        """How many items `loss` sums over, on the host."""
+        """Number of items that `loss` sums over, computed on the host."""
 
     @abstractmethod
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """The sum over all items, float32."""
 
     @abstractmethod
-    def measures(self) -> Measures: ...
+    def metrics(self) -> Metrics: ...
 
     @abstractmethod
     def answer(self, output: Tensor) -> Answer:
-        """What is told of one sample, from what a head makes of it, on the CPU."""
+        """The answer for one sample, from the head's output, on the CPU."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """JSON: what is learned. The same in every process, and when a run is resumed."""
+        """What is learned, as JSON: equal in all processes and after a resume."""
 
 
 def stacked(targets: Sequence[Target]) -> dict[str, Tensor]:

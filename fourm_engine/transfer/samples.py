@@ -1,4 +1,4 @@
-"""Samples of a task: inputs and a target, read from raw files through one view.
+"""The samples of a task: inputs and a target, read from raw files through one view.
 
 The item at a position is a pure function of (seed, position), whatever process computes it: crops, inputs that are left
 out, and the partner that a sample is mixed with (position 2i with 2i + 1). A sample that cannot be used is replaced by
@@ -38,7 +38,7 @@ _PAIR = 0x6D6978
 
 @dataclass(frozen=True)
 class TaskSample:
-    """Inputs by name, what is to be learned, and the true value in the modality's units, where there is one."""
+    """Inputs by name, the target, and the true value in the modality's units, if there is one."""
 
     shown: dict[str, Shown]
     target: Target
@@ -121,11 +121,11 @@ class TaskSamples(Dataset[TaskSample]):
         return [self._thinned(self._mixed(at(p), at(p ^ 1), p), p) for p in positions]
 
     def name(self, position: int) -> str:
-        """Of the sample at a position, which is read to know whether another one replaces it."""
+        """The name of the sample at a position, which is read to know whether another one replaces it."""
         return self._found(position)[0]
 
     def held_out(self, index: int) -> TaskSample | None:
-        """Sample number `index`, through its centre crop, or None where it cannot be used."""
+        """Sample number `index` through its centre crop, or None if it cannot be used."""
         return self._read(index, 0)
 
     def collated(self, samples: Sequence[TaskSample]) -> TaskBatch:
@@ -184,7 +184,7 @@ class TaskSamples(Dataset[TaskSample]):
         )
 
     def _thinned(self, sample: TaskSample, position: int) -> TaskSample:
-        """The sample with some of its inputs left out, never all."""
+        """The sample without some of its inputs, but never without all."""
         if not self.dropout or len(sample.shown) < 2:
             return sample
         rng = np.random.default_rng([self.seed, _PAIR + 1, position])

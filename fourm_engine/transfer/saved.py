@@ -47,7 +47,7 @@ class _Strict(BaseModel):
 
 
 class SavedHead(_Strict):
-    """Which package's head it is."""
+    """The head, and the package that provides it."""
 
     distribution: Distribution
     version: str = Field(max_length=128)
@@ -68,7 +68,7 @@ class SavedTask(_Strict):
     classes: list[Annotated[str, StringConstraints(max_length=4096)]] | None = None
     target: SavedTarget | None = None
     encoder: ExportedConfig
-    #: Held-out measures of these weights; null: not finite.
+    #: Held-out metrics of these weights; null: not finite.
     scores: dict[str, float | None]
 
 
@@ -140,7 +140,7 @@ def save(
 
 
 def locate(path: Path) -> Path:
-    """The folder of a trained task: itself, or `head/` of a run. Raises ValueError where there is none."""
+    """The folder of a trained task: `path` itself, or `head/` of a run. Raises ValueError if there is none."""
     for candidate in (path, path / HEAD):
         if (candidate / exported.CONFIG).is_file() and (candidate / exported.WEIGHTS).is_file():
             return candidate
@@ -149,7 +149,7 @@ def locate(path: Path) -> Path:
 
 
 def is_task(path: str) -> bool:
-    """Whether a run, or a folder, is of a trained task rather than of a model."""
+    """Whether a run or folder holds a trained task rather than a model."""
     folder = Path(path)
     if (folder / "model" / exported.CONFIG).is_file():
         return False
@@ -185,8 +185,8 @@ def read_task(folder: Path) -> SavedTask:
 def load(
     folder: Path, manager: PluginManager
 ) -> tuple[TaskNetwork, Objective, Modalities, dict[str, Tokenizer], Vocabulary]:
-    """The network on the CPU, in evaluation mode, what it learned, and its inputs. Raises ValueError: a file is missing
-    or damaged, a plugin or tokenizer is not what it was trained with."""
+    """The network on the CPU in evaluation mode, its objective, and its inputs. Raises ValueError if a file is missing
+    or damaged, or a plugin or tokenizer is not the one of training."""
     saved = read_task(folder)
     encoder, path = saved.encoder, folder / exported.WEIGHTS
     instances = [modality_of(name, one, manager, folder) for name, one in encoder.modalities.items()]

@@ -1,4 +1,4 @@
-"""What a task's encoder starts from: a model, or the encoder of a trained task (as ImageNet-21k before ImageNet-1k).
+"""The source of a task's encoder: a model, or the encoder of a trained task (as ImageNet-21k before ImageNet-1k).
 
 In: the `finetune` section and the inputs. Out: `TaskSource`: their vocabulary, tokenizers, and the encoder's weights.
 """
@@ -42,7 +42,7 @@ class TaskSource:
 
 
 def describe_source(source: str, manager: PluginManager) -> Description:
-    """What a model or a trained task says of itself. Raises ValueError where there is neither, or it is damaged."""
+    """The description of a model or trained task. Raises ValueError if there is neither, or it is damaged."""
     if not is_task(source):
         return describe(source, manager)
     folder = locate(Path(source))
@@ -111,7 +111,7 @@ def _backbone(file: Path, saved: SavedTask, inputs: Vocabulary) -> dict[str, Ten
 
 
 def _rows(state: Mapping[str, Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig) -> dict[str, Tensor]:
-    """Those of `state`, of a network of `known`, that an encoder of `inputs` has."""
+    """The part of `state`, of a network with the vocabulary `known`, that an encoder of `inputs` needs."""
     weights = {name: state[name].clone() for name in encoder_alone(model, inputs).state_dict()}
     rows = [slice(known[e.name].start, known[e.name].stop) for e in inputs]
     weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][one] for one in rows])

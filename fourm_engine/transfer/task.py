@@ -1,4 +1,4 @@
-"""HeadTask: the encoder of a trained model and a head on it learn a task, with the one trainer.
+"""HeadTask: trains an encoder with a head on a task.
 
 In: an opened source, labelled samples, an installed head. Out: `<run>/head/`, which `TaskModel` loads.
 """
@@ -85,7 +85,7 @@ class HeadTask(Task):
         if frozen and self.settings.lora is None and self.config.drop_path:
             raise ValueError("task.drop_path is for an encoder that learns, and finetune.freeze names all of it")
         if self.held_out is not None:
-            self.held_out.objective.measures()  # says at once which package they need
+            self.held_out.objective.metrics()  # says at once which package they need
         head, spec, n = self.head(), self.spec, 2
         maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
         features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps)
@@ -118,12 +118,12 @@ class HeadTask(Task):
         return [self.data.name(position) for position in share.positions(step, micro)]
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Measures of all held-out samples, each through its centre crop."""
+        """Metrics over all held-out samples, each through its centre crop."""
         if self.held_out is None:
             return {}
-        device, measures = next(model.parameters()).device, self.objective.measures()
+        device, metrics = next(model.parameters()).device, self.objective.metrics()
         size, total, used = max(1, share.micro_batch_size), len(self.held_out), 0.0
-        # Every process passes equally many batches.
+        # All processes run equally many batches.
         starts = range(share.rank * size, total + share.rank * size, size * share.world)
         parts = [range(min(start, total), min(start + size, total)) for start in starts]
         samples = ahead(_HeldOut(self.held_out), [i for part in parts for i in part], workers=self.workers or 0)
@@ -132,11 +132,11 @@ class HeadTask(Task):
             batch = (self.held_out.collated(read) if read else self.held_out.empty()).to(device)
             output = model(batch)
             if read:
-                measures.add(output, batch.targets, [sample.truth for sample in read])
+                metrics.add(output, batch.targets, [sample.truth for sample in read])
                 used += len(read)
         if not sum_numbers([used])[0]:
             raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
-        return {name: (score, 1.0) for name, score in measures.of_all().items()}
+        return {name: (score, 1.0) for name, score in metrics.of_all().items()}
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}

@@ -1,4 +1,4 @@
-"""Heads that make a vector of each sample: from the mean of its tokens, or from what learned queries attend to."""
+"""Heads that predict a vector per sample, from the mean of its tokens or by learned queries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fourm_engine.nn.blocks import layer_norm
 from fourm_engine.nn.pooling import AttentivePooling
 from fourm_plugins.head import HeadFeatures, HeadSpec
 
-#: Of the output weights: small, so that all classes start alike.
+#: Standard deviation of the output weights, small so that all classes start alike.
 OUTPUT_STD = 0.01
-#: Width of an attention head, where its number is not set.
+#: Width of an attention head, unless their number is set.
 HEAD_WIDTH = 64
 
 
@@ -25,7 +25,7 @@ def _output(spec: HeadSpec, name: str) -> nn.Linear:
 
 
 class Linear(nn.Module):
-    """A linear layer on the mean of the tokens, with `norm` on its LayerNorm."""
+    """A linear layer on the mean of the tokens, after LayerNorm if `norm`."""
 
     def __init__(self, spec: HeadSpec, *, norm: bool = True) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Linear(nn.Module):
 
 
 class Attentive(nn.Module):
-    """A linear layer on the LayerNorm of what `queries` learned queries attend to, with so many attention `heads`."""
+    """Attention pooling by `queries` learned queries with `heads` attention heads, LayerNorm, and a linear layer."""
 
     def __init__(self, spec: HeadSpec, *, queries: int = 1, heads: int | None = None) -> None:
         super().__init__()

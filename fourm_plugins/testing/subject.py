@@ -40,7 +40,7 @@ CLAIMS = {
     "picture": "is seen as a picture that crops and flips move: a map of rows and columns, or what `render` draws",
     "grid": "is aligned and its array has rows and columns",
     "constants": "names the best constant predictors",
-    "metrics": "brings measures of its own",
+    "metrics": "has metrics",
     "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
     "no_directions": "holds colours, quantities or features, of which a flip changes none: not `directions`",
     "exact_files": "reads back from its files exactly what it wrote",
@@ -309,7 +309,7 @@ def _implied(subject: Subject) -> frozenset[str]:
             claims |= {"grid", "picture"}
         elif _draws_pictures(subject):
             claims.add("picture")
-    if _measures(modality):
+    if _has_metrics(modality):
         claims.add("metrics")
     if type(modality).constants is not Modality.constants:
         claims.add("constants")
@@ -323,7 +323,7 @@ def _draws_pictures(subject: Subject) -> bool:
         return False
 
 
-def _measures(modality: Modality[Any]) -> bool:
+def _has_metrics(modality: Modality[Any]) -> bool:
     try:
         return bool(modality.metrics())
     except Exception:  # the check of the metrics says so

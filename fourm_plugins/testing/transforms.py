@@ -146,7 +146,7 @@ def value_survives_its_array(subject: Subject) -> None:
         )
 
 
-def measures_prefer_the_truth(subject: Subject) -> None:
+def metrics_prefer_the_truth(subject: Subject) -> None:
     """By every metric, the truth scores at least as well as the examples in another order."""
     values = [_seen(subject, value) for value in subject.values]
     for metric in subject.modality.metrics():
@@ -358,6 +358,6 @@ CHECKS: tuple[Check, ...] = (
     Check(directions_change_sign, claims=("directions",)),
     Check(flip_twice_restores, claims=("aligned",)),
     Check(value_survives_its_array),
-    Check(measures_prefer_the_truth, claims=("metrics",)),
+    Check(metrics_prefer_the_truth, claims=("metrics",)),
     Check(constants_are_values, claims=("constants",)),
 )

@@ -172,7 +172,7 @@ BROKEN = (
         "    def metrics(self)",
         "    def with_part(self, value, part, number):\n        return value\n\n    def metrics(self)",
     ),
-    Broken("measures_prefer_the_truth", "slice(0, 2)), False", "slice(0, 2)), True"),
+    Broken("metrics_prefer_the_truth", "slice(0, 2)), False", "slice(0, 2)), True"),
     Broken("constants_are_values", "values[0].shape).astype(np.float32)", "values[0].shape).astype(np.float64)"),
     # Tokenizer
     Broken("tokenizer_is_fitted", "        self.strongest = float(max(", "        self.strongest = float(maximum("),

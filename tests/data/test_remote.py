@@ -24,7 +24,7 @@ from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.storage.errors import Away, Missing
-from tests.data.test_samples import MODALITIES, TOKENIZERS, assert_same, open_data
+from tests.data.training_data import MODALITIES, TOKENIZERS, assert_same, open_data
 from tests.fakes import sample_names, write_data
 from tests.storage.conftest import fast, web
 

@@ -75,7 +75,7 @@ def test_a_share_of_the_samples_has_its_tokens_without_a_copy():
     np.testing.assert_array_equal(there, valid[[2, 3]])
 
 
-def test_measures():
+def test_metrics():
     scores = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 3, 2]])
     labels = torch.tensor([0, 1, 2, 2])
     assert probes.accuracy(scores, labels) == 0.5

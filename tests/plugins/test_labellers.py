@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fourm_boxes import Box
 from fourm_normal.labeller import normals_of_depth
-from fourm_normal.measures import angles
+from fourm_normal.metrics import angles
 
 from fourm_plugins import SampleError
 from tests.plugins import tiny

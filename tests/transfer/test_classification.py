@@ -157,17 +157,17 @@ def test_measures_are_what_they_are_called():
     rng = np.random.default_rng(0)
     output, label = torch.tensor(rng.normal(size=(40, 9))), torch.tensor(rng.integers(0, 9, 40))
     task = Classification(ClassificationConfig(), [f"{i}" for i in range(9)])
-    measures = task.measures()
+    metrics = task.metrics()
     for part in (slice(0, 15), slice(15, 40)):
-        measures.add(output[part], {"label": label[part]}, [None] * 40)
+        metrics.add(output[part], {"label": label[part]}, [None] * 40)
     order = output.argsort(1, descending=True)
-    found = measures.scores(measures.numbers())
+    found = metrics.scores(metrics.numbers())
     assert found["top-1"] == pytest.approx(np.mean((order[:, 0] == label).numpy()))
     assert found["top-5"] == pytest.approx(np.mean((order[:, :5] == label[:, None]).any(1).numpy()))
 
     labels = torch.tensor(rng.random((40, 9)) < 0.3, dtype=torch.float32)
     several = Classification(ClassificationConfig(several=True, labels="x.csv"), [f"{i}" for i in range(9)])
-    precision = several.measures()
+    precision = several.metrics()
     precision.add(output, {"labels": labels}, [None] * 40)
     expected = []
     for k in range(9):

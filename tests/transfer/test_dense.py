@@ -87,12 +87,12 @@ def test_iou_is_over_all_pixels_of_all_samples_and_leaves_out_what_is_ignored():
     assert task.ids.tolist() == [0, 2, 3]
     rng = np.random.default_rng(0)
     true, guess = torch.tensor(rng.integers(-1, 3, (6, 4, 4))), torch.tensor(rng.integers(0, 3, (6, 4, 4)))
-    output, measures = torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float(), task.measures()
+    output, metrics = torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float(), task.metrics()
     for part in (slice(0, 2), slice(2, 6)):
-        measures.add(output[part], {"classes": true[part]}, [None] * 6)
+        metrics.add(output[part], {"classes": true[part]}, [None] * 6)
     known = true >= 0
     iou = [((true == k) & (guess == k)).sum() / (((true == k) | (guess == k)) & known).sum() for k in range(3)]
-    found = measures.scores(measures.numbers())
+    found = metrics.scores(metrics.numbers())
     assert found["mIoU"] == pytest.approx(float(np.mean(iou)))
     assert found["pixel accuracy"] == pytest.approx(float((true == guess)[known].float().mean()))
 
@@ -109,9 +109,9 @@ def test_unknown_pixels_are_neither_learned_nor_measured():
     assert task.count({"values": values}) == 128
     assert float(loss.detach()) == pytest.approx(12.8, rel=1e-4)
     assert not output.grad[0, 0, :8].any()
-    measures = task.measures()
-    measures.add(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
-    found = measures.scores(measures.numbers())
+    metrics = task.metrics()
+    metrics.add(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
+    found = metrics.scores(metrics.numbers())
     assert (found["AbsRel"], found["RMSE"]) == (pytest.approx(0.1, rel=1e-3), pytest.approx(0.2, rel=1e-3))
     with pytest.raises(ValueError, match="'depth' is a feature map, and segmentation learns a class map"):
         Segmentation(SegmentationConfig(target="depth"), depth)

@@ -78,18 +78,18 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     boxes = dict(zip(told.labels, told.boxes))
     np.testing.assert_allclose([boxes["red"], boxes["blue"]], [RED, BLUE], atol=1e-5)
     tensors = {key: torch.from_numpy(array)[None] for key, array in target.items()}
-    measures = task.measures()
-    measures.add(output[None], tensors, [truth])
-    measured = measures.of_all()
+    metrics = task.metrics()
+    metrics.add(output[None], tensors, [truth])
+    measured = metrics.of_all()
     assert measured["AP"] == pytest.approx(1)
     assert measured["AR100"] == pytest.approx(1)
     assert measured["AP medium"] == pytest.approx(1)  # 60 x 40 and 80 x 30 pixels of the file, 32² to 96²
     assert "AP small" not in measured
     other = output.clone()
     other[:, :2] = output[:, [1, 0]]  # each found as the other class
-    measures = task.measures()
-    measures.add(other[None], tensors, [truth])
-    assert measures.of_all()["AP"] == 0
+    metrics = task.metrics()
+    metrics.add(other[None], tensors, [truth])
+    assert metrics.of_all()["AP"] == 0
     assert task.loss(output[None], tensors) < 0.2 * task.loss(other[None], tensors)
 
 

@@ -8,7 +8,7 @@ from fourm_plugins.bases import Column, ScalarVector, VectorSettings
 
 
 class WeatherSettings(VectorSettings):
-    """A config may name other columns, with their own ranges."""
+    """A config may name other columns, with other ranges."""
 
     columns: tuple[Column, ...] = (
         Column(name="temperature", lowest=-30, highest=50, unit="°C"),

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fourm_boxes.box import Box, Boxed, Order, ordered, parse_boxes, write_boxes
 from fourm_boxes.labeller import DetectionLabeller, DetectionOptions, RegionLabeller, RegionOptions
-from fourm_boxes.measures import average_precision, dropped, mean_average_precision
+from fourm_boxes.metrics import average_precision, dropped, mean_average_precision
 from fourm_plugins import Labeller, Metric, Modality, SampleError, View, images
 from fourm_plugins.bases import SequenceModality, SequenceSettings
 from fourm_plugins.counting import counted

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from fourm_depth.labeller import DepthLabeller, DepthOptions
-from fourm_depth.measures import absolute_relative_error, aligned, constants, delta1, fitted, root_mean_squared_error
+from fourm_depth.metrics import absolute_relative_error, aligned, constants, delta1, fitted, root_mean_squared_error
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
@@ -190,14 +190,14 @@ class Depth(GridModality):
 
     def metrics(self) -> tuple[Metric, ...]:
         relative = self.settings.normalisation == "per_image"
-        measures = (
+        metrics = (
             ("AbsRel", absolute_relative_error, False, ""),
             ("delta1", delta1, True, ""),
             ("RMSE", root_mean_squared_error, False, "m"),
         )
         if not relative:
-            return tuple(Metric(*measure) for measure in measures)
-        return tuple(Metric(f"{name}, aligned", aligned(compute), up, unit) for name, compute, up, unit in measures)
+            return tuple(Metric(*metric) for metric in metrics)
+        return tuple(Metric(f"{name}, aligned", aligned(compute), up, unit) for name, compute, up, unit in metrics)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         one, image = constants(images.stack(values))

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_normal.labeller import NormalLabeller, NormalOptions
-from fourm_normal.measures import constants, geodesic_median, mean_angle, median_angle, share_within
+from fourm_normal.metrics import constants, geodesic_median, mean_angle, median_angle, share_within
 from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality

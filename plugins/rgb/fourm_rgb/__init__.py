@@ -15,7 +15,7 @@ import numpy as np
 from fourm_plugins import Metric, images
 from fourm_plugins.bases import PictureGrid
 from fourm_plugins.contrastive import contrastive
-from fourm_rgb.measures import frechet_distance, ssim
+from fourm_rgb.metrics import frechet_distance, ssim
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]

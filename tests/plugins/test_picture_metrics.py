@@ -96,7 +96,7 @@ def test_a_network_of_pictures_alone_is_no_contrastive_model(network):
 
 def test_scoring_pictures_imports_no_library_that_takes_seconds():
     code = (
-        "import sys, numpy as np; from fourm_rgb.measures import ssim\n"
+        "import sys, numpy as np; from fourm_rgb.metrics import ssim\n"
         "x = np.zeros((12, 12, 3), np.uint8); assert ssim([x], [x]) == 1\n"
         "assert not {'torch', 'torchmetrics', 'matplotlib', 'transformers'} & set(sys.modules)\n"
     )
