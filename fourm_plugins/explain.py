@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -25,26 +25,40 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 def _explain(fault: Any, model: type[BaseModel]) -> str:
     # In parentheses: which kind of value was assumed, where a setting allows several.
     loc = [part for part in fault["loc"] if not str(part).startswith("(")]
-    *parents, key = loc or ("settings",)
+    *parents, key = _as_written(loc, model) or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
         given = "" if fault["type"] == "missing" else f" (given: {_SECRETS.sub('…', repr(fault['input'])):.80})"
         return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
-    fields = _fields_at(model, parents)
+    fields = list(fault_model.model_fields) if (fault_model := _model_at(model, loc[:-1])) else []
     near = nearest(str(key), fields, cutoff=0.4)
     meant = ".".join(str(part) for part in (*parents, near))
     return f"{path}: unknown key; " + (f"did you mean {meant}?" if near else f"known here: {', '.join(fields)}")
 
 
-def _fields_at(model: type[BaseModel], path: Iterable[Any]) -> list[str]:
-    """Names of the fields of the section at `path` below `model`."""
-    for part in path:
-        if isinstance(part, str) and part in model.model_fields:
-            inner = _section(model.model_fields[part].annotation)
-            if inner is None:
-                return []
-            model = inner
-    return list(model.model_fields)
+def _as_written(loc: Sequence[Any], model: type[BaseModel]) -> list[Any]:
+    """A path without the tags that pydantic adds for the members of a union which a key tells apart."""
+    return [part for i, part in enumerate(loc) if not (i and _members(model, loc[:i]).get(part))]
+
+
+def _members(model: type[BaseModel], path: Sequence[Any]) -> dict[Any, type[BaseModel]]:
+    """Tag -> section, where the field at `path` is one of several that a key tells apart."""
+    above, field = _model_at(model, path[:-1]), path[-1]
+    if above is None or field not in above.model_fields or not (info := above.model_fields[field]).discriminator:
+        return {}
+    members = [one for one in typing.get_args(info.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return {one.model_fields[str(info.discriminator)].default: one for one in members}
+
+
+def _model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | None:
+    """The section at `path` below `model`; None where it has no fields."""
+    at: type[BaseModel] | None = model
+    for i, part in enumerate(path):
+        if i and (member := _members(model, path[:i]).get(part)):
+            at = member
+        elif isinstance(part, str) and at is not None and part in at.model_fields:
+            at = _section(at.model_fields[part].annotation)
+    return at
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

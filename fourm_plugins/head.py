@@ -1,8 +1,9 @@
 """What a head of a task is told, and what it is shown: an encoder's features of a batch.
 
 A package adds one as an entry point of group `fourm.heads.v1`: a function, or a class of `torch.nn.Module`, that is
-called `make(spec, **options)`. Its `forward(features)` gives (B, outputs), or a map (B, outputs, H, W) of `spec.size`.
-Losses, measures and data are the task's; a head is the network between.
+called `make(spec, **options)`. Its `forward(features)` gives (B, outputs), a map (B, outputs, H, W) of `spec.size`, or
+(B, cells, outputs + 5), an object of each cell of `spec.levels`. Losses, measures and data are the task's; a head is
+the network between.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class HeadSpec:
     grids: Mapping[str, tuple[int, int]]
     #: (H, W) of the map that is wanted; None: one vector a sample.
     size: tuple[int, int] | None = None
+    #: (h, w) of the grids of a detector, the finest first. Of each cell, level by level and row by row, are wanted: a
+    #: logit a class; how far the box reaches to the left, top, right and bottom of the cell's middle, in sides of the
+    #: cell; a logit of how central the cell is in the box.
+    levels: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,5 @@
-"""Predictions on held-out samples, scored by each modality's metrics beside constants and the tokenizer's ceiling.
+"""Predictions on held-out samples, scored by each modality's metrics beside constant predictors and the tokenizer's
+ceiling.
 
 In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
 """
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.order import name_rng
+from fourm_engine.evaluate.agreement import Features, agreement, pairs
 from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.evaluate.diversity import diversity
 from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
-from fourm_engine.evaluate.results import Score, TaskResult
+from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.given import Condition, Ids
@@ -26,7 +29,7 @@ from fourm_plugins.spec import Grid
 
 
 class Predictor:
-    """Makes predictions for tasks; caches what they share: token ids, decoded values, scores of the constants."""
+    """Makes predictions for tasks, and caches what tasks share: token ids, decoded values, scores of the constants."""
 
     def __init__(
         self,
@@ -36,14 +39,17 @@ class Predictor:
         config: EvaluateConfig,
         *,
         extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+        features: Features | None = None,
     ) -> None:
-        """`training`: target -> values to fit its constants to. `extra_metrics`: target -> additional metrics."""
+        """`training`: target -> values to fit the constants to. `extra_metrics`: target -> additional metrics.
+        `features`: modality -> features of its values by a contrastive model."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
             name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
             for name, modality in model.modalities.items()
         }
         self.notes: list[str] = []
+        self._features = features or {}
         self._training = training
         self._constants: dict[str, dict[str, Any]] = {}
         self._beside: dict[tuple, dict[str, tuple[float | None, dict[str, float | None]]]] = {}
@@ -51,7 +57,7 @@ class Predictor:
         self._ceiling: dict[str, dict[str, Any]] = {}
 
     def ids(self, name: str) -> dict[str, np.ndarray]:
-        """Sample -> token ids of a modality, of every held-out sample that has it."""
+        """Sample -> token ids of a modality, for all held-out samples that have it."""
         if name not in self._ids:
             arrays, tokenizer = self.held_out.arrays[name], self.model.tokenizers[name]
             self._ids[name] = dict(
@@ -60,7 +66,7 @@ class Predictor:
         return self._ids[name]
 
     def ceiling(self, name: str) -> dict[str, Any]:
-        """Sample -> truth, encoded and decoded."""
+        """Sample -> its truth, encoded and decoded."""
         if name not in self._ceiling:
             ids, tokenizer = self.ids(name), self.model.tokenizers[name]
             arrays = _batched(tokenizer.decode, list(ids.values()), self.config.batch_size)
@@ -80,21 +86,23 @@ class Predictor:
         if not names:
             self.notes.append(f"task {task.name!r}: no held-out sample has all of its inputs")
         keep = {name: str(part) for name, part in task.keep.items()}
+        agrees = self._agreement(task, names, predictions) if self._features else []
+        varies = self._diversity(task, names[: self.config.draw_samples]) if self.config.draws and names else {}
         seconds = time.perf_counter() - began
         return TaskResult(
-            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds
+            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds, agrees, varies
         ), pictures
 
     def pictures(self, task: Task) -> list[SamplePictures]:
-        """Predictions of the first samples that have the inputs of a task, as pictures, without scoring them."""
+        """Predictions for the first samples with a task's inputs, as pictures, unscored."""
         names = self.held_out.having(task.inputs.values())[: self.config.pictures]
         predictions = self._predict(task, names)
         return [self._pictures(task, name, predictions[name]) for name in names]
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
-        """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
-        (exp of the entropy of the codes), both means over the positions where each has codes of its own, tokens a
-        sample, and the reconstruction in the modality's own metrics."""
+        """Token modality -> statistics of its tokenizer on the held-out samples: kind, codes, used codes and perplexity
+        (exp of the entropy; both averaged over positions with separate codes), tokens per sample, and the
+        reconstruction in the modality's metrics."""
         rows = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
@@ -121,9 +129,9 @@ class Predictor:
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         predictions: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
-            # A target of which a part is given is predicted alone, too: other targets only see that part.
+            # A partly given target is predicted separately: other targets see only the given part.
             plan = self._plan(task, targets)
-            # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
+            # Without sampling, seeds make no difference.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn
             results = self.model.generate_batch(
                 inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
@@ -132,8 +140,57 @@ class Predictor:
                 predictions[name] |= {target: result[target].value for target in targets}
         return predictions
 
+    def _agreement(
+        self, task: Task, names: Sequence[str], predictions: Mapping[str, Mapping[str, Any]]
+    ) -> list[Agreement]:
+        values, found = self.held_out.values, []
+        for given, target in pairs(task, self.model.modalities, self._features):
+            have = [name for name in names if name in values[target]]
+            if len(have) < 2:
+                self.notes.append(f"task {task.name!r}: fewer than two samples have a true {target}, no agreement")
+                continue
+            shown = self._features[given]([values[given][name] for name in have])
+            predicted, true = (
+                self._features[target](made)
+                for made in ([predictions[name][target] for name in have], [values[target][name] for name in have])
+            )
+            found.append(agreement(shown, predicted, true, given=given, target=target))
+        return found
+
+    def _diversity(self, task: Task, names: Sequence[str]) -> dict[str, Diversity]:
+        """Of targets of which something is drawn, each from the inputs, or after those before it."""
+        k, found = self.config.draws or 0, {}
+        inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
+        first = [int(name_rng(self.config.seed, "draws", task.name, name).integers(1 << 62)) for name in names]
+        for targets in [task.targets] if task.chain else [[target] for target in task.targets]:
+            plan = self._plan(task, targets, several=True)
+            drawn = [not all(stage.deterministic for stage in plan[: i + 1]) for i in range(len(plan))]
+            if not all(drawn):
+                what = ", ".join(target for target, any_drawn in zip(targets, drawn, strict=True) if not any_drawn)
+                self.notes.append(f"task {task.name!r}: nothing of {what} is drawn, so that it has no diversity")
+            if not any(drawn):
+                continue
+            results = self.model.generate_batch(
+                [one for one in inputs for _ in range(k)],
+                targets,
+                seeds=[seed + i for seed in first for i in range(k)],
+                plan=plan,
+                batch_size=self.config.batch_size,
+            )
+            for target in (target for target, any_drawn in zip(targets, drawn, strict=True) if any_drawn):
+                draws = [[result[target].value for result in results[i::k]] for i in range(k)]
+                truths = [self.held_out.values[target].get(name) for name in names]
+                found[target] = diversity(
+                    draws,
+                    None if any(truth is None for truth in truths) else truths,
+                    self.metrics[target],
+                    lambda metric, a, b, target=target: self._measure(target, metric, a, b),  # type: ignore[misc]
+                    self._features.get(target),
+                )
+        return found
+
     def _input(self, task: Task, given: str, sample: str) -> Any:
-        """`Ids`, which are encoded once for all tasks, or the value of a continuous modality."""
+        """`Ids`, encoded once for all tasks, or the value of a continuous modality."""
         shown = task.inputs[given]
         spec = self.model.modalities[shown].spec
         if spec.continuous:
@@ -146,11 +203,11 @@ class Predictor:
         rng = name_rng(self.config.seed, task.name, given, sample)
         return kept_tokens(self.model.modalities[task.inputs[given]].spec, task.keep[given], rng)
 
-    def _plan(self, task: Task, targets: Sequence[str]) -> list[Stage]:
+    def _plan(self, task: Task, targets: Sequence[str], *, several: bool = False) -> list[Stage]:
         seen, plan = list(task.inputs.values()), []
         for target in targets:
             options = task.options[target].model_dump(exclude_none=True) if target in task.options else {}
-            plan += default_plan([target], self.model.modalities, seen, **options)
+            plan += default_plan([target], self.model.modalities, seen, several=several, **options)
             seen.append(target)
         return plan
 
@@ -174,7 +231,8 @@ class Predictor:
     def _beside_prediction(
         self, target: str, names: Sequence[str], truths: Sequence[Any]
     ) -> dict[str, tuple[float | None, dict[str, float | None]]]:
-        """Metric -> (ceiling's score, constants' scores); they depend on the samples alone, not on the task."""
+        """Metric -> (score of the ceiling, scores of the constants), which depend on the samples and not on the
+        task."""
         key = (target, *names)
         if key not in self._beside:
             ceiling, constants = self.ceiling(target), self._fitted_constants(target)

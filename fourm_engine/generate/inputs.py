@@ -73,7 +73,7 @@ class InputReader:
             given[instance], shown_as[name] = part, instance
             if part.weights and instance in targets:
                 raise ValueError(f"{name!r} is a target: its known part takes no weight; leave weight out")
-        views = self.drawer.draw("", 0, _aspects(given))
+        views = sample.views = self.drawer.draw("", 0, _aspects(given))
         for name, part in given.items():
             view, sequence = view_of(part.modality.spec, views, 0), part.modality.spec.layout.kind == "sequence"
             shown = self._show(part, view, dry)

@@ -110,6 +110,8 @@ class Sample:
     weights: dict[str, float] = field(default_factory=dict)
     #: Guidance weights of regions of conditions, by the name of the region.
     regions: dict[str, Region] = field(default_factory=dict)
+    #: Through which the inputs are seen, by their alignment group.
+    views: dict[str, View] = field(default_factory=dict)
 
     def without(self, hidden: AbstractSet[str]) -> dict[str, Shown]:
         """What is shown without the `hidden` conditions and regions."""

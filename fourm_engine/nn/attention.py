@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
+#: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
+ZERO_ON = ("cpu",)
 
 
 def stacked(layer: str) -> int:
@@ -29,11 +31,20 @@ def stacked(layer: str) -> int:
     return {"qkv": 3, "kv": 2}.get(layer.rpartition(".")[2], 1)
 
 
-def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk"], Bool[Tensor, "... Nq 1"]]:
-    """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
+def additive(mask: Bool[Tensor, "... Nq Nk"]) -> Tensor:
+    """The mask for all layers: on a CPU what is added to the scores, 0 or -inf."""
+    if mask.device.type not in ZERO_ON:
+        return mask
+    return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
 
-    Softmax over nothing is NaN on some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
-    gradients. So an empty row may see everything, and `attend` replaces its output by 0."""
+
+def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor, Bool[Tensor, "... Nq 1"] | None]:
+    """A mask (True where the query sees the key) for SDPA, and which rows are not empty, or None where SDPA knows.
+
+    Softmax over nothing is NaN in some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
+    gradients. So an empty row sees everything, and `attend` replaces its output by 0."""
+    if mask.device.type in ZERO_ON:
+        return additive(mask), None
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
@@ -41,7 +52,9 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk
 def attend(
     q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None
 ) -> Float[Tensor, "B M H*d"]:
-    """Scaled dot-product attention, heads merged. `mask` and `seen` are those of `guard_mask`, None = all."""
+    """Scaled dot-product attention with merged heads. `mask` and `seen` come from `guard_mask`; None: all."""
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q_BHMd.dtype)  # some kernels misread one of another type
     out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
@@ -68,11 +81,12 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None = None
     ) -> Float[Tensor, "B N D"]:
-        """`mask` and `seen` are those of `guard_mask`."""
+        """`mask` and `seen` come from `guard_mask`."""
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
     def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
-        """Attend from a new token to itself and the `index` tokens before it; its key and value go into the buffers."""
+        """Attend from a new token to itself and the `index` tokens before it; writes its key and value into the
+        buffers."""
         q, k, v = self._project(x_B1D)
         k_BHLd[:, :, index : index + 1] = k
         v_BHLd[:, :, index : index + 1] = v
@@ -81,7 +95,7 @@ class SelfAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Contexts:
-    """U contexts of similar length, each for `rows` of the decoded rows, starting at row `first`."""
+    """U contexts of similar length; each serves `rows` consecutive decoded rows, starting at row `first`."""
 
     first: int
     count: int  # U
@@ -107,7 +121,7 @@ class CrossAttention(nn.Module):
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
 
     def keys_values(self, context_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> k, v, each (B, H, N, d): the same for every query, so cached decoding computes them once."""
+        """(B, N, D) -> k, v, each (B, H, N, d): equal for all queries, so cached decoding computes them once."""
         k, v = self.kv(context_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.k_norm(k).to(v.dtype), v
 
@@ -123,7 +137,7 @@ class CrossAttention(nn.Module):
         return self.proj((parts[0] if len(parts) == 1 else torch.cat(parts))[:, None])
 
     def forward(
-        self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor
+        self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None
     ) -> Float[Tensor, "B M D"]:
         k_BHNd, v_BHNd = self.keys_values(context_BND)
         q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))

@@ -1,10 +1,12 @@
-"""Teach a trained model's encoder a task, and use it: what `fourm finetune` (with a `task`) and `fourm predict` do."""
+"""Teach a trained model's encoder a task: what `fourm finetune` (with a `task`) does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
@@ -12,24 +14,24 @@ from fourm_engine.data.views import ViewDrawer
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
-from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.generate import write
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.recipes.tell import Tell, choose_threads, first_only, say
+from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
-from fourm_engine.transfer.answers import Classes
+from fourm_engine.transfer.altering import altering_of
 from fourm_engine.transfer.classification import Classification
-from fourm_engine.transfer.config import ClassificationConfig
+from fourm_engine.transfer.coco import read_coco
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
+from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders, only_known
 from fourm_engine.transfer.mixing import mixing_of
-from fourm_engine.transfer.model import load_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSamples
 from fourm_engine.transfer.saved import objective_of
 from fourm_engine.transfer.source import TaskSource, describe_source, open_source
 from fourm_engine.transfer.task import HeadTask
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
 
 
 def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
@@ -96,8 +98,10 @@ def task_of(
     _check_layout(config, inputs)
     train = AlignedData.from_config(everything, config.data, training=True)
     val = None if config.data.val is None else AlignedData.from_config(everything, config.data, training=False)
-    objectives = _objectives(config, target, train, val)
+    objectives = _objectives(config, inputs, target, train, val)
     vocabulary = source.inputs
+    mixing = mixing_of(settings, vocabulary)
+    altering = altering_of(settings, inputs, config.data, seed=config.seed)
     samples = []
     for data, objective, training in zip((train, val), objectives, (True, False)):
         if data is None:
@@ -114,7 +118,8 @@ def task_of(
                 seed=config.seed,
                 training=training,
                 batch_size=config.train.batch_size,
-                mixing=mixing_of(settings, vocabulary) if training else None,
+                mixing=mixing if training else None,
+                altering=altering if training else None,
                 dropout=settings.modality_dropout if training else 0.0,
             )
         )
@@ -135,7 +140,7 @@ def task_of(
 
 def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
     """Raise ValueError if pictures lie in folders of classes while the only input expects a sub-folder for itself."""
-    if not isinstance(config.task, ClassificationConfig) or len(inputs) != 1:
+    if not isinstance(config.task, (ClassificationConfig, DetectionConfig)) or len(inputs) != 1:
         return
     ((name, modality),) = inputs.items()
     for part, root in (("train", config.data.folder), ("val", config.data.val)):
@@ -150,12 +155,14 @@ def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
 
 
 def _objectives(
-    config: TaskRunConfig, target: Modalities, train: AlignedData, val: AlignedData | None
+    config: TaskRunConfig, inputs: Modalities, target: Modalities, train: AlignedData, val: AlignedData | None
 ) -> tuple[Objective, Objective]:
     """The objectives for training and for measuring, with the labels of their samples."""
     settings = config.task
+    if isinstance(settings, DetectionConfig):
+        return _detections(settings, picture_of(inputs), train, val)
     if not isinstance(settings, ClassificationConfig):
-        objective = objective_of(settings, target=next(iter(target.values())))
+        objective = objective_of(settings, inputs, target=next(iter(target.values())))
         return objective, objective
     labels, classes = dict[str, Labels](), tuple[str, ...]()
     for part, data in (("train", train), ("val", val)):
@@ -171,30 +178,14 @@ def _objectives(
     return Classification(settings, classes, labels["train"]), Classification(settings, classes, labels.get("val"))
 
 
-def predict(
-    run: str | Path,
-    sample: Mapping[str, Any],
-    *,
-    out: Path | None = None,
-    k: int = 5,
-    device: str | None = None,
-    tell: Tell = say,
-) -> None:
-    """Tell the `k` likeliest classes of a sample, with probabilities; or write the predicted map to the folder `out`:
-    files of its modality's format, and a picture to look at.
-
-    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
-    fit."""
-    choose_threads(device)
-    model = load_head(run, device=device, manager=manager_of_run(run))
-    if model.objective.modality is not None and out is None:
-        raise ValueError(f"{run} predicts a map of {model.objective.modality.name!r}; name a folder for it: --out")
-    answer = model.predict(sample)
-    if isinstance(answer, Classes):
-        for name, share in answer.likeliest(k):
-            tell(f"{share:.4f} {name}")
-        return
-    assert out is not None
-    with at_work(out):
-        for path in write(answer, out, answer.modality.name):
-            tell(str(path))
+def _detections(
+    config: DetectionConfig, picture: Modality[Any], train: AlignedData, val: AlignedData | None
+) -> tuple[Detection, Detection]:
+    file = config.val_labels or config.labels
+    objects, classes = read_coco(config.labels, train.names)
+    held_out, others = ({}, classes) if val is None else read_coco(file, val.names)
+    if new := [name for name in others if name not in classes]:
+        raise ValueError(f"{file}: category {new[0]!r} is none of those in {config.labels}; correct it")
+    index = np.array([classes.index(name) for name in others], np.int64)
+    held_out = {name: replace(one, categories=index[one.categories]) for name, one in held_out.items()}
+    return Detection(config, classes, picture, objects), Detection(config, classes, picture, held_out)

@@ -21,7 +21,7 @@ from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, leave_out_missing
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.transfer.config import TaskConfig
+from fourm_engine.transfer.config import KINDS, TaskConfig
 from fourm_engine.transfer.source import describe_source
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
@@ -122,8 +122,8 @@ def read_task(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise ConfigError(f"{path}: has no section `task`: it trains the model itself, with `fourm train {path}`")
         raise ConfigError(f"{path}: has no section `task`, which says what is learned: task: {{kind: classification}}")
     kind = raw["task"].get("kind")
-    if kind not in ("classification", "segmentation", "regression"):
-        raise ConfigError(f"{path}: task.kind is {kind!r}, not one of classification, segmentation, regression")
+    if kind not in KINDS:
+        raise ConfigError(f"{path}: task.kind is {kind!r}, not one of {', '.join(KINDS)}")
     return raw
 
 

@@ -1,12 +1,21 @@
-"""What a task's model says of one sample: classes with their probabilities, or a value of the modality it predicts."""
+"""What a task's model says of one sample: classes with their probabilities, a value of the modality it predicts, or
+objects with their boxes."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fourm_engine.drawing import SIDE, show
+import numpy as np
+
+from fourm_engine.drawing import SIDE, font, show
+from fourm_plugins import images
 from fourm_plugins.modality import Modality
+from fourm_plugins.view import View
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -40,4 +49,49 @@ class Mapped:
         return f"<Mapped {self.modality.name!r}: {self.value.dtype} {self.value.shape}>"
 
 
-Answer = Classes | Mapped
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """n objects, the likeliest first: `labels`, `boxes` (n, 4) x0, y0, x1, y1 in [0, 1] of the picture, x to the right,
+    y down, and `scores` (n,) in [0, 1]."""
+
+    labels: tuple[str, ...]
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def above(self, score: float) -> Detections:
+        """Those with a higher score."""
+        n = int((self.scores > score).sum())
+        return Detections(self.labels[:n], self.boxes[:n], self.scores[:n])
+
+    def outside(self, view: View) -> Detections:
+        """Seen through a view without a flip: their places in the whole picture."""
+        corner, size = np.array([view.left, view.top] * 2), np.array([view.width, view.height] * 2)
+        return Detections(self.labels, (corner + size * self.boxes).clip(0, 1), self.scores)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As files of boxes have them."""
+        parts = zip(self.labels, self.boxes.astype(float).round(5).tolist(), self.scores.astype(float).tolist())
+        return [{"label": label, "bbox": box, "score": round(score, 5)} for label, box, score in parts]
+
+    def drawn_on(self, picture: Image) -> Image:
+        """A copy of the picture with the boxes, their labels and scores."""
+        from PIL import ImageDraw
+
+        drawn = picture.convert("RGB")
+        draw, colours, small = ImageDraw.Draw(drawn), images.palette(64), font(max(10, min(drawn.size) // 32))
+        for label, box, score in reversed(list(zip(self.labels, self.boxes, self.scores))):
+            colour = tuple(int(c) for c in colours[zlib.crc32(label.encode()) % 64])
+            x0, y0, x1, y1 = (float(a) * (b - 1) for a, b in zip(box, drawn.size * 2))
+            draw.rectangle([x0, y0, max(x0, x1), max(y0, y1)], outline=colour, width=2)
+            text = f"{label} {score:.2f}"
+            left, top, right, bottom = draw.textbbox((x0 + 2, y0 + 1), text, font=small)
+            draw.rectangle([left - 2, top - 1, right + 2, bottom + 1], fill=colour)
+            dark = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] < 128
+            draw.text((x0 + 2, y0 + 1), text, fill="white" if dark else "black", font=small)
+        return drawn
+
+
+Answer = Classes | Mapped | Detections

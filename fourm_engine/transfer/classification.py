@@ -17,7 +17,7 @@ from fourm_engine.data.views import SampleViews
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
-from fourm_engine.transfer.objective import Measures, Objective, Target
+from fourm_engine.transfer.objective import Measures, Objective, Sums, Target
 
 #: Scores of several labels are counted in so many bins of logits from -MOST to MOST.
 BINS, MOST = 1024, 16.0
@@ -84,7 +84,7 @@ class Classification(Objective):
         return Classes({self.classes[i]: float(shares[i]) for i in order}, several)
 
 
-class _Top(Measures):
+class _Top(Sums):
     """Shares of the samples whose class is the likeliest, and among the five likeliest."""
 
     def __init__(self, task: Classification) -> None:
@@ -105,7 +105,7 @@ class _Top(Measures):
         return {"top-1": first / n, **top5, self.task.loss_name: loss / n}
 
 
-class _MeanPrecision(Measures):
+class _MeanPrecision(Sums):
     """Mean over the classes that occur of the average precision, from how many samples with and without a class have a
     score in each bin: samples of one bin are on the curve together."""
 

@@ -19,6 +19,9 @@ class _Task(BaseModel):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     #: Probability with which each input of a training sample is left out; one always stays.
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    #: Brightness, contrast and saturation of pictures are drawn from 1 - this to 1 + this, and hues turned by a quarter
+    #: of it.
+    colour_jitter: float = Field(default=0.0, ge=0, le=1)
 
 
 class ClassificationConfig(_Task):
@@ -37,6 +40,9 @@ class ClassificationConfig(_Task):
     #: pair of samples draws one of the two.
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
+    #: Mean, of 0 to 10, and standard deviation of the strength with which two operations, drawn anew for each sample,
+    #: alter a picture (RandAugment, arXiv 1909.13719).
+    rand_augment: tuple[Annotated[float, Field(ge=0, le=10)], Annotated[float, Field(ge=0, le=10)]] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassificationConfig:
@@ -70,4 +76,29 @@ class RegressionConfig(_Task):
     loss: Literal["l1", "mse"] = "l1"
 
 
-TaskConfig = Annotated[ClassificationConfig | SegmentationConfig | RegressionConfig, Field(discriminator="kind")]
+SCALES = {4.0, 2.0, 1.0, 0.5, 0.25}
+
+
+class DetectionConfig(_Task):
+    """Boxes and their classes."""
+
+    kind: Literal["detection"] = "detection"
+    head: str = "fcos"
+    #: COCO's JSON of instances for training and validation, or one each.
+    labels: Path
+    val_labels: Path | None = None
+    #: Sides of the grids on which objects are looked for, of the tokens' grid; the finest first, which finds the
+    #: smallest objects.
+    scales: tuple[float, ...] = Field(default=(2.0, 1.0, 0.5, 0.25), min_length=1)
+
+    @model_validator(mode="after")
+    def _falling(self) -> DetectionConfig:
+        if list(self.scales) != sorted(set(self.scales) & SCALES, reverse=True):
+            raise ValueError("scales: some of 4, 2, 1, 0.5, 0.25, the largest first")
+        return self
+
+
+TaskConfig = Annotated[
+    ClassificationConfig | SegmentationConfig | RegressionConfig | DetectionConfig, Field(discriminator="kind")
+]
+KINDS = ("classification", "segmentation", "regression", "detection")

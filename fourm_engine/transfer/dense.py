@@ -19,7 +19,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.transfer.answers import Mapped
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
-from fourm_engine.transfer.objective import Measures, Objective, Target
+from fourm_engine.transfer.objective import Measures, Objective, Sums, Target
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -92,7 +92,7 @@ class Segmentation(_Dense):
         return Mapped(self.modality, self.modality.denormalise(self.ids[output.argmax(0).cpu().numpy()]))
 
 
-class _Overlap(Measures):
+class _Overlap(Sums):
     """Mean IoU over the classes that occur in the truth, and the share of pixels that are right."""
 
     def __init__(self, task: Segmentation) -> None:
@@ -157,7 +157,7 @@ class Regression(_Dense):
         return Mapped(self.modality, self.modality.denormalise(output.float().cpu().numpy()))
 
 
-class _OwnMetrics(Measures):
+class _OwnMetrics(Sums):
     """The modality's measures of each sample, in its units, and their mean over the samples."""
 
     def __init__(self, task: Regression) -> None:

@@ -44,14 +44,7 @@ def of_folders(names: Collection[str]) -> Labels:
 def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
     """Those of `names` that the file labels. Raises ValueError naming the file for what cannot be read, for a second
     label of a sample where `several` is False, and where it labels none of them."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: larger than {MAX_BYTES} bytes; this is no file of labels")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ValueError(f"{path}: labels cannot be read: {why}") from None
-    rows = _json(path, text) if path.suffix.lower() == ".json" else _csv(path, text)
+    rows = _json(path) if path.suffix.lower() == ".json" else _csv(path)
     found: dict[str, tuple[str, ...]] = {}
     for listed, name in samples_of(list(rows), names).items():
         found[name] = tuple(dict.fromkeys((*found.get(name, ()), *rows[listed])))
@@ -66,9 +59,32 @@ def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
     return found
 
 
-def _csv(path: Path, text: str) -> dict[str, tuple[str, ...]]:
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: larger than {MAX_BYTES} bytes; this is no file of labels")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"{path}: labels cannot be read: {why}") from None
+
+
+def read_json(path: Path) -> Any:
+    """A file of labels. Raises ValueError naming it."""
+    try:
+        return json.loads(_read(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def is_coco(document: Any) -> bool:
+    """Whether it has the parts of COCO's JSON of instances."""
+    return isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys()
+
+
+def _csv(path: Path) -> dict[str, tuple[str, ...]]:
     rows: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+    for number, row in enumerate(csv.reader(io.StringIO(_read(path), newline="")), start=1):
         if not row or (number == 1 and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
             continue
         if len(row) != 2 or not row[0].strip():
@@ -78,12 +94,9 @@ def _csv(path: Path, text: str) -> dict[str, tuple[str, ...]]:
     return rows
 
 
-def _json(path: Path, text: str) -> dict[str, tuple[str, ...]]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys():
+def _json(path: Path) -> dict[str, tuple[str, ...]]:
+    document = read_json(path)
+    if is_coco(document):
         try:
             return _coco(document)
         except (KeyError, TypeError, AttributeError) as error:

@@ -27,14 +27,14 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class _MapHead(nn.Module):
+class GridHead(nn.Module):
+    """A head on the features of all inputs that are grids."""
+
     def __init__(self, spec: HeadSpec, name: str) -> None:
         super().__init__()
-        if spec.size is None:
-            raise ValueError(f"{name} makes maps, and the task wants one vector a sample; use linear or attentive")
         if not spec.grids:
             raise ValueError(f"{name} needs an input that is a grid, and there is none; add one to modalities.select")
-        self.names, self.size = tuple(spec.grids), spec.size
+        self.names = tuple(spec.grids)
         self.grid = next(iter(spec.grids.values()))
         self.channels = spec.width * len(self.names)
 
@@ -42,6 +42,15 @@ class _MapHead(nn.Module):
         """(B, inputs · D, h, w), all on the grid of the first input."""
         maps = (features.maps[name] for name in self.names)
         return torch.cat([x if x.shape[2:] == self.grid else _resized(x, self.grid) for x in maps], dim=1)
+
+
+class _MapHead(GridHead):
+    def __init__(self, spec: HeadSpec, name: str) -> None:
+        if spec.size is None:
+            wanted = "boxes; use fcos" if spec.levels else "one vector a sample; use linear or attentive"
+            raise ValueError(f"{name} makes maps, and the task wants {wanted}")
+        super().__init__(spec, name)
+        self.size = spec.size
 
 
 class ConvNeXtBlock(nn.Module):

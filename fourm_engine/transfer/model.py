@@ -3,6 +3,7 @@
 model = fm.load_head("runs/flowers")
 model.predict({given: "photo.png"}).likeliest(3)      # of a classification: (class, probability)
 model.predict({given: "photo.png"}).render()          # of a dense task: a picture of the map
+model.predict({given: "photo.png"}).boxes             # of a detection, beside .labels and .scores
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 
 import torch
 
+from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.device import choose_device
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.request import inputs_of, no_such
 from fourm_engine.masking.pack import ordered, pack_inputs
 from fourm_engine.modalities import Modalities
-from fourm_engine.transfer.answers import Answer
+from fourm_engine.transfer.answers import Answer, Detections
+from fourm_engine.transfer.detection import Detection
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.saved import load, locate
@@ -66,15 +69,29 @@ class TaskModel:
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """The answers for several samples, computed together; each follows from its own sample."""
-        shown = []
+        shown, views = [], []
         for sample in inputs_of(samples):
             read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
             if not any(map(len, read.shown.values())):
                 raise ValueError(f"a sample without any input; give one of {', '.join(self.inputs)}")
             shown.append({name: read.shown[name] for name in ordered(self.vocabulary, read.shown)})
+            views.append(read.views)
         capacity = max((sum(map(len, one.values())) for one in shown), default=0)
         output = self.network(TaskBatch(*pack_inputs(shown, self.vocabulary, capacity, self.device), {}, 0))
-        return [self.objective.answer(row) for row in output.float().cpu()]
+        answers = zip(map(self.objective.answer, output.float().cpu()), views, strict=True)
+        return [self._outside(answer, seen) for answer, seen in answers]
+
+    def _outside(self, answer: Answer, views: SampleViews) -> Answer:
+        if isinstance(answer, Detections) and isinstance(self.objective, Detection):
+            return answer.outside(view_of(self.objective.picture.spec, views, 0))
+        return answer
+
+    def render(self, sample: Mapping[str, Any]) -> Any:
+        """The picture in which a sample's objects are looked for, as a `PIL.Image`; None where it is not given."""
+        assert isinstance(self.objective, Detection)
+        picture = self.objective.picture
+        given = [value for name, value in sample.items() if self.reader.instance(name, raw=True) is picture]
+        return picture.render(picture.value(given[0])) if given else None
 
     def _find(self, name: str) -> Modality[Any]:
         """An input by its name, or by what stands before "@" in that of one alone."""

@@ -1,6 +1,7 @@
 """TaskNetwork: the encoder of a model and a head on it, as one module.
 
-In: the packed inputs of a batch. Out: what the head makes of their features, (B, outputs) or (B, outputs, H, W).
+In: the packed inputs of a batch. Out: what the head makes of their features, (B, outputs), (B, outputs, H, W), or of
+a detector (B, cells, outputs + 5).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fourm_engine.batch import Patches, TensorFields, Tokens
 from fourm_engine.nn.blocks import EncoderBlock
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.activation import blame
 from fourm_plugins.head import HeadFeatures, HeadSpec
@@ -67,9 +69,9 @@ def _map(values_BND: Tensor, tokens: Tokens, index: int, height: int, width: int
     return map_BCD[:, :cells].unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def head_spec(width: int, inputs: Vocabulary, outputs: int, size: tuple[int, int] | None) -> HeadSpec:
+def head_spec(width: int, inputs: Vocabulary, objective: Objective) -> HeadSpec:
     grids = {e.name: (e.layout.height, e.layout.width) for e in inputs if isinstance(e.layout, Grid)}
-    return HeadSpec(width, outputs, grids, size)
+    return HeadSpec(width, objective.outputs, grids, objective.size, objective.levels)
 
 
 def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: PluginManager) -> nn.Module:
@@ -90,7 +92,8 @@ def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: Plugi
 
 def check_output(output: Tensor, spec: HeadSpec, samples: int, name: str) -> None:
     """Raises ValueError where a head makes another shape than its task needs."""
-    wanted = (samples, spec.outputs, *(spec.size or ()))
+    cells = sum(height * width for height, width in spec.levels)
+    wanted = (samples, cells, spec.outputs + 5) if cells else (samples, spec.outputs, *(spec.size or ()))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
         made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"task.head={name}: it makes {made}, and the task needs {wanted}")

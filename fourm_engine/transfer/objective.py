@@ -1,6 +1,7 @@
 """Objective: what a head learns: the targets of samples, the loss, held-out measures, and what an answer is.
 
-One class a kind of task (`classification`, `dense`). A head knows none of it: it makes (B, outputs), or a map.
+One class a kind of task (`classification`, `dense`, `detection`). A head knows none of it: it makes what
+`HeadSpec` says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
+from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.transfer.answers import Answer
 from fourm_plugins.modality import Modality
 
@@ -26,12 +28,20 @@ Target = dict[str, np.ndarray]
 
 
 class Measures(ABC):
-    """Held-out measures of one process. `numbers` of all processes are added up."""
+    """Held-out measures."""
 
     @abstractmethod
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         """The outputs of n samples, their targets, and their true values as the modality has them (None without
         one)."""
+
+    @abstractmethod
+    def of_all(self) -> dict[str, float]:
+        """The measures over all processes; every one must call it."""
+
+
+class Sums(Measures):
+    """Measures that follow from numbers which are added up over the processes."""
 
     @abstractmethod
     def numbers(self) -> list[float]:
@@ -41,12 +51,17 @@ class Measures(ABC):
     def scores(self, numbers: Sequence[float]) -> dict[str, float]:
         """The measures, from the sums of `numbers`."""
 
+    def of_all(self) -> dict[str, float]:
+        return self.scores(sum_numbers(self.numbers()))
+
 
 class Objective(ABC):
     kind: ClassVar[str]
     #: Numbers that a head makes a sample, or a pixel; (H, W) of its map, None for one vector.
     outputs: int
     size: tuple[int, int] | None = None
+    #: (h, w) of the grids of a detector.
+    levels: tuple[tuple[int, int], ...] = ()
     #: What the loss is called, and what it is a mean over.
     loss_name: str
     #: The measure that says which of two evaluations is better, and whether more of it is.
@@ -76,7 +91,7 @@ class Objective(ABC):
 
     @abstractmethod
     def answer(self, output: Tensor) -> Answer:
-        """What is told of one sample, from its output (outputs,) or (outputs, H, W)."""
+        """What is told of one sample, from what a head makes of it, on the CPU."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
+from fourm_engine.transfer.altering import Altering
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.mixing import Mixing
 from fourm_engine.transfer.network import TaskBatch
@@ -50,7 +51,8 @@ class TaskSamples(Dataset[TaskSample]):
     Args:
         inputs, tokenizers: name -> modality, and of those with tokens, their tokenizer.
         vocabulary: of the inputs.
-        mixing: of two samples, as they are trained on; `dropout`: as `task.modality_dropout`.
+        mixing: of two samples, as they are trained on; `altering`: of their pictures.
+        dropout: as `task.modality_dropout`.
 
     Raises ValueError where no sample can be used, as far as names tell."""
 
@@ -68,13 +70,14 @@ class TaskSamples(Dataset[TaskSample]):
         training: bool,
         batch_size: int | None = None,
         mixing: Mixing | None = None,
+        altering: Altering | None = None,
         dropout: float = 0.0,
     ) -> None:
         self.data, self.objective, self.vocabulary, self.seed = data, objective, vocabulary, seed
         self.inputs, self.training = ordered(vocabulary, inputs), training
         self.mixing, self.dropout = mixing, dropout
         seen = DrawnViews(drawer, data, config.views if training else 1)
-        self.store = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20)
+        self.store = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20, alter=altering)
         names, wanted = range(len(data.names)), set(self.inputs)
         usable = [row for row in names if wanted & data.has_at(row) and objective.has(data, row)]
         self._rows = np.array(usable, np.int64)

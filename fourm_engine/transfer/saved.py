@@ -26,8 +26,9 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import load_tokenizers, save_tokenizer
 from fourm_engine.transfer.backbone import encoder_alone
 from fourm_engine.transfer.classification import Classification
-from fourm_engine.transfer.config import ClassificationConfig, TaskConfig
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, TaskConfig
 from fourm_engine.transfer.dense import Regression, Segmentation
+from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
@@ -58,7 +59,7 @@ class SavedTarget(_Strict):
 
 
 class SavedTask(_Strict):
-    """`classes` of a classification, `target` of a dense task; `encoder`: the inputs alone."""
+    """`classes` of a classification or detection, `target` of a dense task; `encoder`: the inputs alone."""
 
     format: Literal["fourm-head"] = "fourm-head"
     version: Literal[1] = 1
@@ -72,12 +73,18 @@ class SavedTask(_Strict):
 
 
 def objective_of(
-    config: TaskConfig, *, classes: list[str] | None = None, target: Modality[Any] | None = None
+    config: TaskConfig,
+    inputs: Mapping[str, Modality[Any]],
+    *,
+    classes: list[str] | None = None,
+    target: Modality[Any] | None = None,
 ) -> Objective:
     """What is learned, without labels. Raises ValueError where classes or target are missing, or do not fit."""
-    if isinstance(config, ClassificationConfig):
+    if isinstance(config, (ClassificationConfig, DetectionConfig)):
         if not classes:
-            raise ValueError("a classification needs classes")
+            raise ValueError(f"a {config.kind} needs classes")
+        if isinstance(config, DetectionConfig):
+            return Detection(config, classes, picture_of(inputs))
         return Classification(config, classes)
     if target is None:
         raise ValueError(f"a {config.kind} needs the modality of its target")
@@ -108,7 +115,7 @@ def save(
     document = SavedTask(
         task=_without_folders(task),
         head=SavedHead(distribution=plugin.distribution, version=plugin.version),
-        classes=list(objective.classes) if isinstance(objective, Classification) else None,
+        classes=list(objective.classes) if isinstance(objective, (Classification, Detection)) else None,
         target=next((SavedTarget(name=n, modality=described(m, target.plugins[n])) for n, m in target.items()), None),
         encoder=ExportedConfig(
             model=config.model_copy(update={"compile": False}),
@@ -193,11 +200,11 @@ def load(
     at = saved.target
     target = None if at is None else modality_of(at.name, at.modality, manager, folder)
     try:
-        objective = objective_of(saved.task, classes=saved.classes, target=target)
+        objective = objective_of(saved.task, inputs, classes=saved.classes, target=target)
     except ValueError as error:
         raise ValueError(f"{folder / exported.CONFIG}: {error}") from None
     vocabulary = encoder.build_vocabulary()
-    spec = head_spec(encoder.model.width, vocabulary, objective.outputs, objective.size)
+    spec = head_spec(encoder.model.width, vocabulary, objective)
     backbone = encoder_alone(encoder.model, vocabulary)
     with torch.device("meta"):  # what it claims is compared with the file before memory is taken
         shape = TaskNetwork(backbone, vocabulary, make_head(saved.task.head, saved.task.head_options, spec, manager))
@@ -218,7 +225,7 @@ def load(
 
 def _without_folders(task: TaskConfig) -> TaskConfig:
     """The section with the names of files alone: where they lie is another machine's."""
-    if not isinstance(task, ClassificationConfig):
+    if not isinstance(task, (ClassificationConfig, DetectionConfig)):
         return task
     files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}
     return task.model_copy(update=files)

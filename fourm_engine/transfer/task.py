@@ -25,7 +25,7 @@ from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.train.task import Loss, Task
 from fourm_engine.transfer.backbone import learning, plain_weights
-from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig, SegmentationConfig
+from fourm_engine.transfer.config import TaskConfig
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork, check_output, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSample, TaskSamples
@@ -50,7 +50,7 @@ class HeadTask(Task):
         self,
         source: TaskSource,
         settings: FinetuneConfig,
-        config: ClassificationConfig | SegmentationConfig | RegressionConfig,
+        config: TaskConfig,
         objective: Objective,
         target: Modalities,
         tokenizers: Mapping[str, Tokenizer],
@@ -63,7 +63,7 @@ class HeadTask(Task):
         self.source, self.settings, self.config, self.objective = source, settings, config, objective
         self.tokenizers, self.data, self.held_out, self.workers = dict(tokenizers), data, held_out, workers
         self.target, self.host, self.inputs = target, host, source.inputs
-        self.spec = head_spec(source.model.width, self.inputs, objective.outputs, objective.size)
+        self.spec = head_spec(source.model.width, self.inputs, objective)
         self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
         self.name, self.best = objective.kind, objective.best
         self._digest = digest_of(source.file)
@@ -84,6 +84,8 @@ class HeadTask(Task):
         frozen = self.settings.freeze is not None and "*" in self.settings.freeze
         if frozen and self.settings.lora is None and self.config.drop_path:
             raise ValueError("task.drop_path is for an encoder that learns, and finetune.freeze names all of it")
+        if self.held_out is not None:
+            self.held_out.objective.measures()  # says at once which package they need
         head, spec, n = self.head(), self.spec, 2
         maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
         features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps)
@@ -132,10 +134,9 @@ class HeadTask(Task):
             if read:
                 measures.add(output, batch.targets, [sample.truth for sample in read])
                 used += len(read)
-        used, *numbers = sum_numbers([used, *measures.numbers()])
-        if not used:
+        if not sum_numbers([used])[0]:
             raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
-        return {name: (score, 1.0) for name, score in measures.scores(numbers).items()}
+        return {name: (score, 1.0) for name, score in measures.of_all().items()}
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}

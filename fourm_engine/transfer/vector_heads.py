@@ -15,8 +15,9 @@ HEAD_WIDTH = 64
 
 
 def _output(spec: HeadSpec, name: str) -> nn.Linear:
-    if spec.size is not None:
-        raise ValueError(f"{name} makes one vector a sample, and the task wants maps; use convnext or pyramid")
+    if spec.size is not None or spec.levels:
+        wanted = "boxes; use fcos" if spec.levels else "maps; use convnext or pyramid"
+        raise ValueError(f"{name} makes one vector a sample, and the task wants {wanted}")
     layer = nn.Linear(spec.width, spec.outputs)
     nn.init.normal_(layer.weight, std=OUTPUT_STD)
     nn.init.zeros_(layer.bias)

@@ -260,6 +260,7 @@ def test_a_dry_run_counts_what_learns(folder, tmp_path):
     ("sections", "overrides", "words"),
     [
         ({}, ["finetune.source=nowhere/model"], "finetune.source: nowhere/model: no such folder"),
+        ({}, ["finetune.source={base}/model/model.safetensors"], "the weights alone; name their folder, {base}/model"),
         ({"select": ["caption", "normal"]}, [], "modalities.select: {base} does not know 'normal'; it knows"),
         ({}, ["model.width=64"], "model.width is 64, but 32 in {base}"),
         ({}, ["model.size=B"], "model.width is 768, but 32 in {base}"),

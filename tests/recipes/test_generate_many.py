@@ -11,10 +11,11 @@ import pytest
 
 from fourm_engine.cli import main
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.generate import Condition
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files
-from fourm_engine.recipes.generate_many import generate_many
+from fourm_engine.recipes.generate_many import generate_many, is_folder
 from fourm_engine.recipes.sample_inputs import LineInputs, wrong_name
 from tests.generate.toys import PLUGINS, install, make_model, picture
 
@@ -282,6 +283,10 @@ def test_one_value_is_given_of_every_sample(many, tmp_path):
         many(["height"], inputs={"colour": "photos"}, out="with")
 
 
+def test_a_text_too_long_for_a_name_is_no_folder():
+    assert not is_folder("cat " * 2000)
+
+
 def test_samples_that_lack_an_input_are_counted(run, tmp_path, capsys):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/01.txt").write_text("abc")
@@ -331,3 +336,14 @@ def test_two_commands_never_do_the_same_part_at_once(many, tmp_path):
             pass
         with pytest.raises(Busy):
             many()
+
+
+def test_a_region_is_weighed_in_every_sample_and_another_one_is_refused(run, many, tmp_path):
+    region = {"colour": [(5.0, [0, 0, 1, 0.5])]}
+    many(("height",), regions=region, temperature=0.0, steps=4)
+    model = FourM.from_pretrained(run, device="cpu")
+    given = Condition("photos/03.png", weight=5, region=(0, 0, 1, 0.5))
+    expected = model.generate({"colour": given}, "height", temperature=0, steps=4)["height"]
+    assert (tmp_path / "made/height/03.npy").read_bytes() == expected.modality.write(expected.value)["npy"]
+    with pytest.raises(ValueError, match="--region"):
+        many(("height",), regions={"colour": [(5.0, [0, 0, 1, 1])]}, temperature=0.0, steps=4)

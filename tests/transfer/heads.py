@@ -151,3 +151,36 @@ def regression(out: Path, source: Path, root: Path, **sections: Any) -> Path:
     task = {"kind": "regression", "target": "depth", "head_options": HEAD}
     given: dict[str, Any] = {"modalities": {"settings": {"rgb@pixels": {"source": "rgb"}, "depth": depth}}, **sections}
     return config(out, source, root, {**task, **given.pop("task", {})}, **given)
+
+
+def coco(root: Path, number: int = 8, size: int = 64) -> Path:
+    """As COCO is laid out: `train2017/…jpg`, `val2017/…jpg`, `annotations/instances_….json`; each picture has one
+    coloured square, and the last none."""
+    kinds = list(COLOURS)
+    for part, first in (("train2017", 0), ("val2017", 100)):
+        images, annotations = [], []
+        for i in range(number):
+            rng = np.random.default_rng(first + i)
+            shown, side = picture((90, 90, 90), first + i, (size, size)), int(rng.integers(size // 3, size // 2))
+            x, y = (int(c) for c in rng.integers(0, size - side, 2))
+            images.append({"id": first + i, "file_name": f"{first + i:012}.jpg", "height": size, "width": size})
+            if i < number - 1:
+                kind = i % len(kinds)
+                shown[y : y + side, x : x + side] = COLOURS[kinds[kind]]
+                one = {"id": first + i, "image_id": first + i, "category_id": 10 * kind, "area": side**2, "iscrowd": 0}
+                annotations.append({**one, "bbox": [x, y, side, side], "segmentation": []})
+            write(root / part / f"{first + i:012}.jpg", shown)
+        categories = [{"id": 10 * k, "name": name} for k, name in enumerate(kinds)]
+        (root / "annotations").mkdir(exist_ok=True)
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(document))
+    return root
+
+
+def detection(out: Path, source: Path, root: Path, **sections: Any) -> Path:
+    task = {"kind": "detection", "head_options": {"width": 32, "convolutions": 1}}
+    files = {"labels": "instances_train2017.json", "val_labels": "instances_val2017.json"}
+    task |= {key: str(root / "annotations" / name) for key, name in files.items()}
+    data = {"train": str(root / "train2017"), "val": str(root / "val2017")}
+    given: dict[str, Any] = {"data": data, **sections}
+    return config(out, source, root, {**task, **given.pop("task", {})}, **given)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import fourm_engine as fm
+from fourm_engine.cli import app
 from fourm_engine.masking.pack import Shown
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.blocks import EncoderBlock, drop_path
@@ -128,6 +130,25 @@ def none(spec):
     return 3
 """
 )
+
+
+def test_a_dry_run_says_what_would_learn_from_what_at_which_cost_and_trains_nothing(source, pictures, tmp_path):
+    path = config(tmp_path, source, pictures, CLASSES)
+
+    def told(*overrides):
+        done = CliRunner().invoke(app, ["finetune", str(path), "--dry-run", *overrides])
+        assert done.exit_code == 0, done.output
+        return done.stdout, float(re.search(r"([\d.]+) MFLOP", done.stdout)[1])
+
+    said, whole = told()
+    assert "task: classification of rgb@pixels: 3 classes  head: linear" in said
+    assert "training: 12 samples" in said
+    assert "a step: 6 samples  96 tokens" in said
+    assert "8 steps: 4 times all training samples" in said
+    said, head = told("finetune.freeze=['*']")
+    assert re.search(r"encoder: \S+ k parameters, 0 learn, \S+ k are frozen", said)
+    assert head < 0.5 * whole  # no backward pass through the encoder
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

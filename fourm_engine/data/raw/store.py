@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class RawStore(Store):
     Args:
         tokenizers: modality -> fitted tokenizer, of all that are not continuous.
         seen: the views of each sample.
-        cache_bytes: memory for arrays that are read again."""
+        cache_bytes: memory for arrays that are read again.
+        alter: what is made of a modality's value, seen through a view: (sample, modality, view, value) -> value."""
 
     def __init__(
         self,
@@ -33,7 +34,9 @@ class RawStore(Store):
         seen: RecordedViews | DrawnViews,
         *,
         cache_bytes: int = 0,
+        alter: Callable[[str, str, int, Any], Any] | None = None,
     ) -> None:
+        self.alter = alter
         self.data, self.tokenizers, self.seen = data, dict(tokenizers), seen
         self.names, self.views = data.names, seen.views
         self._cache = ArrayCache(cache_bytes)
@@ -51,7 +54,10 @@ class RawStore(Store):
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         name = self.names[row]
         spec = self.data.modalities[modality].spec
-        array = self.data.normalise(name, modality, self._augmented(name, modality, view))
+        value = self._augmented(name, modality, view)
+        if self.alter is not None:
+            value = self.alter(name, modality, view, value)
+        array = self.data.normalise(name, modality, value)
         if spec.continuous:
             assert isinstance(array, np.ndarray)
             return patchify(array, spec)

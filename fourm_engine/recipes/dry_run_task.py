@@ -1,0 +1,70 @@
+"""What the learning of a task would be, before hours are spent on it: what `fourm finetune --dry-run` says.
+
+In: a task's config; the model and the data are here. Out: the head, parameters that learn and that do not, the data,
+tokens and FLOPs of a step. Nothing is written, and the network has no memory (torch's meta device).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fourm_engine.finetune.learning import adapt
+from fourm_engine.modalities import load_manager
+from fourm_engine.recipes.finetune_task import modalities_of, task_of
+from fourm_engine.recipes.task_config import TaskRunConfig
+from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.train.console import packed, si
+from fourm_engine.transfer.backbone import encoder_alone
+from fourm_engine.transfer.network import TaskBatch, TaskNetwork
+from fourm_engine.transfer.source import open_source
+from fourm_engine.transfer.task import HeadTask
+from fourm_plugins.counting import counted
+
+
+def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
+    """Tell what `finetune` would train. Raises ValueError as it does, before it trains."""
+    manager = load_manager(config.modalities)
+    inputs, target = modalities_of(config, manager)
+    source = open_source(config.finetune.source, inputs, manager)
+    found = list[str]()
+    task = task_of(config, source, target, manager, found.append)
+    task.check(config.train)
+    network, objective = _network(task), task.objective
+    learned = objective.modality.name if objective.modality else counted(objective.outputs, "class", "classes")
+    lines = packed([f"task: {objective.kind} of {', '.join(inputs)}: {learned}", f"head: {config.task.head}"])
+    for part, module in (("encoder", network.backbone), ("head", network.head)):
+        total = sum(p.numel() for p in module.parameters())
+        learns = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        numbers = [si(number).strip() for number in (total, learns, total - learns)]
+        lines += packed(["{}: {} parameters, {} learn, {} are frozen".format(part, *numbers)])
+    for part, line in zip(("training", "held out"), found):
+        lines += packed([f"{part}: {line}"])
+    size, plan = config.train.batch_size, config.train.plan()
+    sample = task.data.collated([task.data[0]])
+    lines += packed(
+        [
+            f"a step: {counted(size, 'sample')}",
+            f"{si(size * task.tokens(sample)).strip()} tokens",
+            f"{si(size * _flops(network, sample))}FLOP, forward and backward",
+        ]
+    )
+    epochs = plan.steps * size / len(task.data)
+    lines += packed([f"{counted(plan.steps, 'step')}: {epochs:.3g} times all training samples"])
+    for line in lines:
+        tell(line)
+
+
+def _network(task: HeadTask) -> TaskNetwork:
+    """What would be trained, without memory."""
+    backbone = encoder_alone(task.source.model, task.inputs)
+    with torch.device("meta"):
+        adapt(backbone, task.settings, task.source.model)
+        return TaskNetwork(backbone, task.inputs, task.head())
+
+
+def _flops(network: TaskNetwork, sample: TaskBatch) -> float:
+    """Of the matrix products and convolutions of one sample, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        network(sample.to("meta")).sum().backward()
+    return float(counter.get_total_flops())

@@ -1,0 +1,70 @@
+"""Use what learned a task: what `fourm predict` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fourm_engine.drawing import png
+from fourm_engine.files import write_atomically
+from fourm_engine.lock import at_work
+from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.generate import write
+from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.transfer.answers import Classes, Detections
+from fourm_engine.transfer.model import load_head
+
+#: Objects with a higher score are drawn.
+SHOWN = 0.3
+
+
+def predict(
+    run: str | Path,
+    sample: Mapping[str, Any],
+    *,
+    out: Path | None = None,
+    k: int = 5,
+    device: str | None = None,
+    tell: Tell = say,
+) -> None:
+    """Tell the `k` likeliest classes of a sample with probabilities, or the `k` likeliest objects with scores and
+    places (x0, y0, x1, y1 in [0, 1]); write these, or the predicted map, to the folder `out`: files of their format,
+    and a picture to look at.
+
+    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
+    fit."""
+    choose_threads(device)
+    model = load_head(run, device=device, manager=manager_of_run(run))
+    if model.objective.modality is not None and out is None:
+        raise ValueError(f"{run} predicts a map of {model.objective.modality.name!r}; name a folder for it: --out")
+    answer = model.predict(sample)
+    if isinstance(answer, Classes):
+        for name, share in answer.likeliest(k):
+            tell(f"{share:.4f} {name}")
+        return
+    if isinstance(answer, Detections):
+        for score, label, box in zip(answer.scores[:k], answer.labels[:k], answer.boxes[:k]):
+            tell(f"{score:.4f} {label} {' '.join(f'{x:.4f}' for x in box)}")
+        if not len(answer):
+            tell("no object")
+        if out is not None:
+            with at_work(out):
+                for path in _write_objects(answer, model.render(sample), out):
+                    tell(str(path))
+        return
+    assert out is not None
+    with at_work(out):
+        for path in write(answer, out, answer.modality.name):
+            tell(str(path))
+
+
+def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:
+    """All objects, and the picture with those that are scored above `SHOWN`."""
+    files = {"objects.json": json.dumps(answer.to_json(), indent=1).encode()}
+    if picture is not None:
+        files["objects.png"] = png(answer.above(SHOWN).drawn_on(picture))
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    return [out / name for name in files]

@@ -1,0 +1,70 @@
+"""Boxes of samples from COCO's JSON of instances.
+
+In: a file, the names of samples. Out: name -> `Objects`, and the categories in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.splits import samples_of
+from fourm_engine.transfer.labels import is_coco, read_json
+from fourm_plugins.counting import counted
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """n objects of a picture of (height, width) pixels: `boxes` (n, 4) x0, y0, x1, y1 in [0, 1], the indices of their
+    `categories` (n,), their `areas` (n,) as shares of their boxes, and which are `crowds` (n,)."""
+
+    size: tuple[int, int]
+    boxes: np.ndarray
+    categories: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+
+
+def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], tuple[str, ...]]:
+    """The objects of those of `names` that the file lists, also of pictures without any; boxes without extent are left
+    out. Raises ValueError naming the file for what cannot be read, and where it lists none of them."""
+    document = read_json(path)
+    if not is_coco(document):
+        raise ValueError(f"{path}: not COCO's JSON of instances: no images, annotations and categories")
+    try:
+        categories = sorted((int(one["id"]), str(one["name"])) for one in document["categories"])
+        numbers = {number: i for i, (number, _) in enumerate(categories)}
+        rows: dict[Any, list[list[float]]] = {one["id"]: [] for one in document["images"]}
+        for one in document["annotations"]:
+            x, y, width, height = (float(number) for number in one["bbox"])
+            if width > 0 and height > 0:
+                share = min(float(one.get("area") or width * height) / (width * height), 1.0)
+                crowd = float(bool(one.get("iscrowd")))
+                rows[one["image_id"]].append(
+                    [x, y, x + width, y + height, numbers[one["category_id"]], share, crowd],
+                )
+        listed = {str(one["file_name"]): _objects(one, rows[one["id"]]) for one in document["images"]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: not COCO's JSON of instances: {type(error).__name__} {error}") from None
+    found = {name: listed[file] for file, name in samples_of(list(listed), names).items()}
+    if not found:
+        raise ValueError(
+            f"{path}: none of the {counted(len(listed), 'picture')} there, such as {next(iter(listed), '')!r}, is a "
+            f"sample, such as {next(iter(names), '')!r}"
+        )
+    return found, tuple(name for _, name in categories)
+
+
+def _objects(image: dict[str, Any], rows: list[list[float]]) -> Objects:
+    height, width = int(image["height"]), int(image["width"])
+    if height <= 0 or width <= 0:
+        raise ValueError(f"a picture of {height} x {width} pixels")
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    boxes = np.clip(table[:, :4] / [width, height, width, height], 0, 1)
+    there = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    table, boxes = table[there], boxes[there]
+    return Objects((height, width), boxes, table[:, 4].astype(np.int64), table[:, 5], table[:, 6].astype(np.bool_))

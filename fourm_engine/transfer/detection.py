@@ -1,0 +1,242 @@
+"""Detection: a box and a class of each object of a picture.
+
+In: samples with their objects. Out: of each cell of a pyramid of grids the object that it is to find, as in FCOS
+(arXiv 1904.01355); losses; and COCO's measures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.views import SampleViews, view_of
+from fourm_engine.train.distributed import gather_json
+from fourm_engine.transfer.answers import Detections
+from fourm_engine.transfer.coco import Objects
+from fourm_engine.transfer.config import DetectionConfig
+from fourm_engine.transfer.objective import Measures, Objective, Target
+from fourm_engine.transfer.vision import EXTRA, torchvision
+from fourm_plugins.extras import optional
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid
+
+#: A cell finds objects whose middle is at most `RADIUS` of its sides away, and whose farthest side is more than `REACH`
+#: away (on the first level also a nearer one), but not more than the next level asks for.
+REACH, RADIUS = 4.0, 1.5
+#: Objects of which a crop shows a smaller share are neither learned nor counted.
+MIN_VISIBLE = 0.25
+#: What is told of a picture: the likeliest cells and classes with a score above the first number; of boxes of one class
+#: that overlap more than the third, the likeliest; of these so many.
+MIN_SCORE, CANDIDATES, OVERLAP, MOST = 0.05, 1000, 0.6, 100
+MEASURES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR10", "AR100")
+
+
+class Detection(Objective):
+    """`objects`: sample -> what is in it, of `classes`. `picture`: the input whose crop they are seen in."""
+
+    kind = "detection"
+    loss_name = "detection loss"
+    best = ("AP", True)
+
+    def __init__(
+        self,
+        config: DetectionConfig,
+        classes: Sequence[str],
+        picture: Modality[Any],
+        objects: Mapping[str, Objects] | None = None,
+    ) -> None:
+        self.config, self.classes, self.picture, self.objects = config, tuple(classes), picture, objects or {}
+        self.outputs, layout = len(self.classes), picture.spec.layout
+        assert isinstance(layout, Grid)
+        rows, columns = picture.spec.patch
+        self.extent = np.array([layout.width * columns, layout.height * rows] * 2, np.float32)
+        reach = [0.0, *(REACH * max(rows, columns) / scale for scale in config.scales[1:]), np.inf]
+        middles, sides, reaches = [], [], []
+        for scale, least, most in zip(config.scales, reach, reach[1:]):
+            height, width = (-int(-side * scale // 1) for side in (layout.height, layout.width))
+            self.levels = (*self.levels, (height, width))
+            side = np.array([columns / scale, rows / scale])
+            y, x = np.mgrid[:height, :width] + 0.5
+            middles.append(np.stack([x, y], -1).reshape(-1, 2) * side)
+            sides.append(np.broadcast_to(side, (height * width, 2)))
+            reaches.append(np.broadcast_to([least, most], (height * width, 2)))
+        #: Of each cell, in pixels: its middle (x, y), its sides, and within which distances it finds objects.
+        parts = (np.concatenate(part).astype(np.float32) for part in (middles, sides, reaches))
+        self.middles, self.sides, self.reaches = parts
+
+    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, dict[str, Any]]:
+        of, view = self.objects[name], view_of(self.picture.spec, views, number)
+        seen = np.array([view.box(*box) for box in of.boxes.tolist()], np.float64).reshape(-1, 4)
+        boxes = seen.clip(0, 1)
+        visible = _areas(boxes) / _areas(seen)
+        size = np.array([view.width * of.size[1], view.height * of.size[0]])  # of the crop, in pixels of the file
+        counted = ~of.crowds & (visible >= MIN_VISIBLE)
+        there = visible > 0
+        truth = {
+            "size": size.tolist(),
+            "boxes": boxes[there].tolist(),
+            "classes": of.categories[there].tolist(),
+            "areas": (_areas(boxes) * size.prod() * of.areas)[there].tolist(),
+            "counted": counted[there].tolist(),
+        }
+        found, boxes = self._found(boxes[counted].astype(np.float32) * self.extent)
+        return {"classes": np.append(of.categories[counted], -1)[found], "boxes": boxes}, truth
+
+    def _found(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each cell the object that it is to find, (cells,), -1 for none, and its box, (cells, 4), in pixels: the
+        smallest of those that its middle lies in, near their middle, at a distance that is its level's."""
+        corners = self.middles[:, None] - boxes[:, :2], boxes[:, 2:] - self.middles[:, None]
+        inside = np.concatenate(corners, -1)  # (cells, n, 4)
+        away = np.abs(self.middles[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2)
+        near = (away < RADIUS * self.sides[:, None]).all(-1) & (inside.min(-1) > 0)
+        farthest = inside.max(-1)
+        fits = near & (farthest > self.reaches[:, :1]) & (farthest <= self.reaches[:, 1:])
+        areas = np.append(_areas(boxes), np.inf)
+        areas = np.where(np.pad(fits, [(0, 0), (0, 1)], constant_values=True), areas, np.inf)
+        found = np.where(fits.any(1), areas.argmin(1), -1)
+        return found, np.concatenate([boxes, np.zeros((1, 4), np.float32)])[found]
+
+    def has(self, data: AlignedData, row: int) -> bool:
+        return data.names[row] in self.objects
+
+    def count(self, targets: Mapping[str, Tensor]) -> int:
+        return int((targets["classes"] >= 0).sum())
+
+    def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """The focal loss of the classes of all cells; of those that find an object also 1 - GIoU of its box, and the
+        cross-entropy of how central they are."""
+        ops = torchvision("ops", what="detection needs")
+        logits, reach, central = output.float().split([self.outputs, 4, 1], -1)
+        classes = targets["classes"]
+        wanted = logits.new_zeros(*classes.shape, self.outputs + 1).scatter(-1, classes[..., None] + 1, 1.0)[..., 1:]
+        focal = ops.sigmoid_focal_loss(logits, wanted, reduction="sum")
+        finds = classes >= 0
+        middles, sides = (x.expand(*classes.shape, 2)[finds] for x in self._cells(output))
+        boxes = targets["boxes"][finds]
+        overlap = ops.generalized_box_iou_loss(_corners(middles, sides, reach[finds]), boxes, reduction="sum")
+        near, far = middles - boxes[:, :2], boxes[:, 2:] - middles
+        centrality = (torch.minimum(near, far) / torch.maximum(near, far)).prod(-1).sqrt()
+        return focal + overlap + F.binary_cross_entropy_with_logits(central[finds][:, 0], centrality, reduction="sum")
+
+    def _cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells' middles and sides, (cells, 2)."""
+        middles, sides = (torch.from_numpy(x).to(like.device, non_blocking=True) for x in (self.middles, self.sides))
+        return middles, sides
+
+    def measures(self) -> Measures:
+        return _Coco(self)
+
+    def identity(self) -> dict[str, Any]:
+        config = self.config.model_dump(mode="json", exclude={"labels", "val_labels"})
+        return {**{f"task.{key}": value for key, value in config.items()}, "task.classes": list(self.classes)}
+
+    def answer(self, output: Tensor) -> Detections:
+        """Of one sample's output (cells, classes + 5), in [0, 1] of what is seen."""
+        logits, reach, central = output.float().split([self.outputs, 4, 1], -1)
+        scores = (logits.sigmoid() * central.sigmoid()).sqrt()
+        best = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+        kept = best.indices[best.values > MIN_SCORE]
+        cells, classes = kept // self.outputs, kept % self.outputs
+        middles, sides = self._cells(output)
+        corners = _corners(middles[cells], sides[cells], reach[cells])
+        boxes = (corners.cpu().numpy() / self.extent).clip(0, 1)
+        labels, values = classes.cpu().numpy(), scores.flatten()[kept].cpu().numpy()
+        chosen = _distinct(boxes, labels)[:MOST]
+        return Detections(tuple(self.classes[i] for i in labels[chosen]), boxes[chosen], values[chosen])
+
+
+def picture_of(inputs: Mapping[str, Modality[Any]]) -> Modality[Any]:
+    """The first input in whose grid objects can be looked for. Raises ValueError where there is none."""
+    for modality in inputs.values():
+        if isinstance(modality.spec.layout, Grid) and modality.spec.alignment is not None:
+            return modality
+    raise ValueError("detection needs an input that is a picture, and there is none; add one to modalities.select")
+
+
+class _Coco(Measures):
+    """COCO's measures by `pycocotools`, in pixels of the files, of what the crops show."""
+
+    def __init__(self, task: Detection) -> None:
+        what = "COCO's measures need"
+        self._tools = optional("pycocotools.coco", what=what, install=EXTRA)
+        self._evaluation = optional("pycocotools.cocoeval", what=what, install=EXTRA)
+        self.task, self._loss, self._count = task, 0.0, 0
+        self._samples: list[tuple[dict[str, Any], list[list[float]]]] = []
+
+    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+        self._loss += float(self.task.loss(output, targets))
+        self._count += self.task.count(targets)
+        index = {name: i for i, name in enumerate(self.task.classes)}
+        for row, truth in zip(output, truths, strict=True):
+            told = self.task.answer(row)
+            parts = zip(told.labels, told.scores.tolist(), told.boxes.round(5).tolist())
+            self._samples.append((truth, [[index[label], score, *box] for label, score, box in parts]))
+
+    def of_all(self) -> dict[str, float]:
+        parts = gather_json([self._loss, self._count, self._samples])
+        loss, count = (sum(part[i] for part in parts) for i in (0, 1))
+        truths, found = list[dict[str, Any]](), list[dict[str, Any]]()
+        samples = [sample for part in parts for sample in part[2]]
+        for number, (truth, told) in enumerate(samples, start=1):
+            size = truth["size"] * 2
+            for box, category, area, counted in zip(
+                truth["boxes"], truth["classes"], truth["areas"], truth["counted"], strict=True
+            ):
+                truths.append(_annotation(number, category, box, size) | {"area": area, "iscrowd": int(not counted)})
+            for category, score, *box in told:
+                found.append(_annotation(number, category, box, size) | {"score": score, "iscrowd": 0})
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = self._evaluation.COCOeval(*(self._set(len(samples), part) for part in (truths, found)), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        scores = {name: float(score) for name, score in zip(MEASURES, evaluation.stats) if score >= 0}
+        return {"AP": float("nan"), **scores, self.task.loss_name: loss / max(count, 1)}
+
+    def _set(self, samples: int, annotations: list[dict[str, Any]]) -> Any:
+        made = self._tools.COCO()
+        made.dataset = {
+            "images": [{"id": number} for number in range(1, samples + 1)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.task.classes)],
+            "annotations": [{**one, "id": i} for i, one in enumerate(annotations, start=1)],
+        }
+        made.createIndex()
+        return made
+
+
+def _annotation(number: int, category: int, box: Sequence[float], size: Sequence[float]) -> dict[str, Any]:
+    x0, y0, x1, y1 = (a * b for a, b in zip(box, size, strict=True))
+    corner_and_size = [x0, y0, x1 - x0, y1 - y0]
+    return {"image_id": number, "category_id": category, "bbox": corner_and_size, "area": (x1 - x0) * (y1 - y0)}
+
+
+def _corners(middles: Tensor, sides: Tensor, reach: Tensor) -> Tensor:
+    """(…, 4) x0, y0, x1, y1 of boxes that reach so many sides to the left, top, right and bottom."""
+    return torch.cat([middles - reach[..., :2] * sides, middles + reach[..., 2:] * sides], -1)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _distinct(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The numbers of those, the likeliest first as given, that no likelier one of their class overlaps too much."""
+    kept, left = [], np.arange(len(boxes))
+    while len(left):
+        first, left = left[0], left[1:]
+        kept.append(first)
+        both = np.concatenate(
+            [np.maximum(boxes[first, :2], boxes[left, :2]), np.minimum(boxes[first, 2:], boxes[left, 2:])], 1
+        )
+        shared = (both[:, 2:] - both[:, :2]).clip(0).prod(1)
+        union = _areas(boxes[first]) + _areas(boxes[left]) - shared
+        left = left[(labels[left] != labels[first]) | (shared <= OVERLAP * union)]
+    return np.array(kept, np.int64)

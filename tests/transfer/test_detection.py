@@ -1,0 +1,178 @@
+"""Objects are learned from COCO's JSON, found again where they are, and measured as COCO does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import fourm_engine as fm
+from fourm_engine.cli import app
+from fourm_engine.recipes.finetune_task import finetune
+from fourm_engine.recipes.task_config import load_task_config
+from fourm_engine.transfer.coco import Objects, read_coco
+from fourm_engine.transfer.config import DetectionConfig
+from fourm_engine.transfer.detection import Detection, _distinct
+from fourm_plugins.spec import Grid
+from fourm_plugins.view import View
+from tests.transfer.heads import coco, detection, scores, silent
+
+pytest.importorskip("pycocotools")
+pytest.importorskip("fourm_engine.transfer.box_heads")
+
+RED, BLUE = (0.1, 0.2, 0.4, 0.6), (0.5, 0.5, 0.9, 0.8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def trained(source, place, tmp_path_factory):
+    path = detection(tmp_path_factory.mktemp("detection"), source, place)
+    train = ["train.steps=60", "train.lr=0.02", "train.batch_size=8", "task.scales=[2]"]
+    config = load_task_config(path, [*train, f"data.val={place / 'train2017'}", f"task.val_labels={_labels(place)}"])
+    finetune(config, tell=silent)
+    return config.run
+
+
+def _labels(place):
+    return place / "annotations/instances_train2017.json"
+
+
+def _task(objects, **config) -> Detection:
+    layout = Grid(height=4, width=4)
+    picture = SimpleNamespace(spec=SimpleNamespace(layout=layout, patch=(8, 8), alignment="view"))
+    return Detection(DetectionConfig(labels="x.json", **config), ["red", "blue"], picture, {"a": objects})
+
+
+def _objects(*boxes, crowd=()) -> Objects:
+    n = len(boxes)
+    crowds = np.array([i in crowd for i in range(n)], bool)
+    return Objects((100, 200), np.array(boxes).reshape(-1, 4), np.arange(n), np.ones(n), crowds)
+
+
+def _output(task: Detection, target) -> torch.Tensor:
+    """What a head would make that found all objects, and knew which cells are central."""
+    classes, boxes = torch.from_numpy(target["classes"]), torch.from_numpy(target["boxes"])
+    middles, sides = torch.from_numpy(task.middles), torch.from_numpy(task.sides)
+    near, far = (middles - boxes[:, :2]) / sides, (boxes[:, 2:] - middles) / sides
+    share = (torch.minimum(near, far) / torch.maximum(near, far)).prod(-1, keepdim=True).clamp(0.01, 0.99).sqrt()
+    logits = torch.full((len(classes), 2), -20.0)
+    logits[classes >= 0, classes[classes >= 0]] = 20.0
+    return torch.cat([logits, near, far, share.logit()], -1)
+
+
+def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
+    task = _task(_objects(RED, BLUE), scales=[4, 2, 1])
+    target, truth = task.target(None, "a", {"view": View()}, 0)
+    told = task.answer(output := _output(task, target))
+    assert set(told.labels) == {"red", "blue"}
+    boxes = dict(zip(told.labels, told.boxes))
+    np.testing.assert_allclose([boxes["red"], boxes["blue"]], [RED, BLUE], atol=1e-5)
+    tensors = {key: torch.from_numpy(array)[None] for key, array in target.items()}
+    measures = task.measures()
+    measures.add(output[None], tensors, [truth])
+    measured = measures.of_all()
+    assert measured["AP"] == pytest.approx(1)
+    assert measured["AR100"] == pytest.approx(1)
+    assert measured["AP medium"] == pytest.approx(1)  # 60 x 40 and 80 x 30 pixels of the file, 32² to 96²
+    assert "AP small" not in measured
+    other = output.clone()
+    other[:, :2] = output[:, [1, 0]]  # each found as the other class
+    measures = task.measures()
+    measures.add(other[None], tensors, [truth])
+    assert measures.of_all()["AP"] == 0
+    assert task.loss(output[None], tensors) < 0.2 * task.loss(other[None], tensors)
+
+
+def test_crops_and_flips_move_boxes_and_what_they_hide_is_neither_learned_nor_counted():
+    task = _task(_objects(RED, BLUE, (0.0, 0.0, 0.2, 0.2), crowd=(2,)), scales=[4, 2, 1])
+    flipped, truth = task.target(None, "a", {"view": View(flip=True)}, 0)
+    told = task.answer(_output(task, flipped))
+    np.testing.assert_allclose(told.boxes[told.labels.index("red")], [0.6, 0.2, 0.9, 0.6], atol=1e-5)
+    assert truth["counted"] == [True, True, False]
+    assert 2 not in flipped["classes"]
+    half = View(left=0.5, width=0.5)  # shows the blue one alone
+    seen, truth = task.target(None, "a", {"view": half}, 0)
+    assert set(seen["classes"].tolist()) == {-1, 1}
+    assert truth["classes"] == [1]
+    assert truth["size"] == [100, 100]
+    back = task.answer(_output(task, seen)).outside(half)
+    np.testing.assert_allclose(back.boxes[0], BLUE, atol=1e-5)
+
+
+def test_a_cell_finds_the_smallest_object_it_lies_in_and_each_level_its_sizes():
+    inner, outer = (0.4, 0.4, 0.6, 0.6), (0.02, 0.02, 0.98, 0.98)
+    task = _task(_objects(outer, inner), scales=[4, 2])
+    classes = task.target(None, "a", {"view": View()}, 0)[0]["classes"]
+    fine, coarse = classes[: 16 * 16].reshape(16, 16), classes[16 * 16 :].reshape(8, 8)
+    assert fine[8, 8] == 1
+    assert 0 not in fine  # reaches farther than 8 cells of 2 pixels
+    assert coarse[3, 3] == 0
+    assert coarse[0, 0] == -1  # far from its middle
+
+
+def test_of_overlapping_boxes_of_a_class_the_likeliest_stays():
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 0.9], [0, 0, 1, 0.9], [0, 0, 0.3, 0.3]])
+    assert _distinct(boxes, np.array([0, 0, 1, 0])).tolist() == [0, 2, 3]
+
+
+def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path):
+    assert scores(trained)["AP50"] > 0.5
+    one = json.loads(_labels(place).read_text())["annotations"][0]
+    shown = place / "train2017/000000000000.jpg"
+    told = fm.load_head(trained, device="cpu").predict({"rgb": shown})
+    x, y, side, _ = one["bbox"]
+    assert told.labels[0] == "blue"
+    np.testing.assert_allclose(told.boxes[0] * 64, [x, y, x + side, y + side], atol=6)
+    done = CliRunner().invoke(
+        app, ["predict", str(trained), "--input", f"rgb={shown}", "-k", "1", "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    score, label, *box = done.stdout.splitlines()[0].split()
+    assert (label, float(score)) == ("blue", pytest.approx(told.scores[0], abs=1e-3))
+    first = json.loads((tmp_path / "out/objects.json").read_text())[0]
+    assert first["label"] == "blue"
+    np.testing.assert_allclose([first["bbox"], [float(c) for c in box]], told.boxes[[0, 0]], atol=1e-3)
+    assert Image.open(tmp_path / "out/objects.png").size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"annotations": None}, "not COCO's JSON of instances: no images, annotations and categories"),
+        ({"images": [{"id": 0, "file_name": "0.jpg"}]}, "KeyError 'height'"),
+        ({"annotations": [{"image_id": 7, "bbox": [0, 0, 1, 1], "category_id": 0}]}, "KeyError 7"),
+        ({"images": [{"id": 0, "file_name": "b.jpg", "height": 1, "width": 1}]}, "such as 'b.jpg', is a sample"),
+    ],
+)
+def test_a_file_that_lists_no_objects_is_named_with_what_is_wrong(change, error, tmp_path):
+    image = {"id": 0, "file_name": "0.jpg", "height": 10, "width": 10}
+    document = {"images": [image], "annotations": [], "categories": [{"id": 0, "name": "red"}], **change}
+    (tmp_path / "x.json").write_text(json.dumps({key: part for key, part in document.items() if part is not None}))
+    with pytest.raises(ValueError, match=error) as caught:
+        read_coco(tmp_path / "x.json", ["0"])
+    assert str(tmp_path / "x.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["torchvision.models.detection.fcos", "pycocotools.coco"])
+def test_a_package_that_is_missing_is_named_before_anything_is_trained(module, source, place, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=r"pip install 'fourm-engine\[detect\]'"):
+        finetune(load_task_config(detection(tmp_path, source, place)), tell=silent)
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_heads_of_other_tasks_are_refused(source, place, tmp_path):
+    for head, wanted in (("linear", "use fcos"), ("pyramid", "use fcos")):
+        path = detection(tmp_path / head, source, place, task={"head": head, "head_options": {}})
+        with pytest.raises(ValueError, match=wanted):
+            finetune(load_task_config(path), tell=silent)
