@@ -98,12 +98,17 @@ def named_share(maps: Sequence[np.ndarray], captions: Sequence[str]) -> float:
 
 
 def propose(scenes: Sequence[Scene], number: int, seed: int = 0) -> list[Edit]:
-    """Edits of scenes with several objects, the three kinds in turn, each of the next scene that allows it."""
+    """Edits of scenes with several objects, the three kinds in turn, each of the next scene that allows it. Raises
+    ValueError where too few do."""
     rng, edits, index = np.random.default_rng(seed), [], 0
     while len(edits) < number:
         scene = index % len(scenes)
         things, what = things_of(scenes[scene]), EDITS[len(edits) % 3]
         index += 1
+        if index > 20 * len(scenes) + number:
+            raise ValueError(
+                f"only {len(edits)} of {number} edits are possible in {len(scenes)} scenes; give more scenes"
+            )
         if len(things) < 2:
             continue
         old = things[int(rng.integers(len(things)))]
