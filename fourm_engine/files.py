@@ -11,12 +11,14 @@ import errno
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -206,3 +208,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     sync_folder(absolute.parent)
+
+
+def read_object(path: Path, *, most: int, what: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of at most `most` bytes. Raises ValueError, which says `what` the file tells and the
+    `remedy`, for anything else."""
+    try:
+        if path.stat().st_size > most:
+            raise ValueError(f"larger than {most} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: says {what}, and cannot be read: {error}; {remedy}") from None
+    return document

@@ -22,6 +22,7 @@ from typing import Any
 
 from fourm_engine.device import rank_and_world
 from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
+from fourm_plugins.printable import printable
 
 _NAME = ".fourm-lock"
 _MAX_BYTES = 1 << 14
@@ -214,10 +215,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _describe(folder: Path, entry: Path, facts: dict[str, Any]) -> str:
-    shown = {
-        key: "".join(c if c.isprintable() else "?" for c in str(facts.get(key, "?")))[:300]
-        for key in ("pid", "host", "user", "command", "since")
-    }
+    names = ("pid", "host", "user", "command", "since")
+    shown = {name: printable(str(facts.get(name, "?")), most=300) for name in names}
     return (
         f"{folder}: {shown['command']} is at work here (process {shown['pid']} on {shown['host']}, user "
         f"{shown['user']}, since {shown['since']}); wait until it ends, or choose another folder"

@@ -48,8 +48,10 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
     if wanted.gaps:
         unusable = np.isinf(array).any() or np.isnan(array).all()
         return "holds infinite values, or nothing but NaN" if unusable else ""
-    bad = int((~np.isfinite(array)).sum())
-    return f"{counted(bad, 'value is', 'values are')} NaN or infinite" if bad else ""
+    finite = np.isfinite(array)
+    if finite.all():
+        return ""
+    return f"{counted(int((~finite).sum()), 'value is', 'values are')} NaN or infinite"
 
 
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""`fourm …`: one file a command group. Heavy imports happen inside the commands, so that listing plugins stays instant.
-
-Every command ends with exit code 1 and one clear line when the user can fix the cause (ValueError, OSError); set
-`FOURM_TRACEBACK=1` to see where it came from. Anything else is a bug of ours and shows its traceback.
+"""The command line `fourm`, one file per command group. Heavy imports happen inside the commands, so that listing
+plugins stays instant. Errors that the user can fix (ValueError, OSError) end a command with exit code 1 and one line;
+`FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always shows it.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # What stops a command unwinds it, so that no temporary file is left. Training saves a checkpoint first.
+    # A signal unwinds the command, so that no temporary file is left. Training saves a checkpoint first.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda number, _: sys.exit(128 + number))

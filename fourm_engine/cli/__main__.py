@@ -1,4 +1,4 @@
-"""`python -m fourm_engine.cli` is `fourm`; what torchrun launches."""
+"""`python -m fourm_engine.cli`: `fourm` for torchrun."""
 
 from fourm_engine.cli import main
 

@@ -1,4 +1,4 @@
-"""`fourm plugins check NAME`: the conformance kit on an installed modality, without code or pytest."""
+"""`fourm plugins check`: the conformance kit on an installed modality, without code or pytest."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ def check(
     *,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value, a setting of the instance (YAML); over the plugin's small ones."),
+        typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance."),
     ] = None,
-    claim: Annotated[list[str] | None, typer.Option(help="A claim beyond those the plugin makes.")] = None,
-    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: this check fails, for this reason.")] = None,
+    claim: Annotated[list[str] | None, typer.Option(help="An additional claim.")] = None,
+    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: expect this check to fail.")] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option(help="The package's source tree, where it was not installed from a folder.")
+        Path | None, typer.Option(help="The package's source tree, if it was not installed from a folder.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
-    """Check that a modality plugin does what plugins must do; exit code 1 where it does not."""
+    """Run the conformance kit on an installed modality; exit code 1 if a check fails."""
     from fourm_engine.files import write_atomically
     from fourm_engine.yaml_config import apply_override
     from fourm_plugins.manager import PluginManager
@@ -39,7 +39,7 @@ def check(
         apply_override(settings, pair)
     subject = Subject(name, settings, claims=frozenset(claim or ()), tolerance=tolerance, source=source)
     try:
-        PluginManager().find("modality", name)  # a name that nothing provides is no failed check
+        PluginManager().find("modality", name)  # an unknown name is an error, not a failed check
         concern = {c.name: c.concern for c in CHECKS}
         outcomes = []
         for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):

@@ -1,6 +1,6 @@
-"""`python -m fourm_engine.cli.child WORDS`: a command that stops, as by SIGTERM, when whoever started it is gone.
+"""`python -m fourm_engine.cli.child WORDS`: a `fourm` command that stops, as by SIGTERM, when its parent is gone.
 
-That process holds the other end of standard input, a pipe.
+The parent holds the other end of standard input, a pipe.
 """
 
 from __future__ import annotations

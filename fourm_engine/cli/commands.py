@@ -1,5 +1,5 @@
-"""Sub-commands that packages add (entry points `fourm.commands.v1`): `fourm --help` lists them from metadata, a package
-is imported when its command is called."""
+"""Sub-commands from packages (entry points `fourm.commands.v1`). `fourm --help` lists them from metadata; a package is
+imported only when its command runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
 
-#: Commands of `fourm` itself, which no package takes over.
+#: Built-in commands, which no package can replace.
 BUILT_IN = (
     "convert",
     "data",
@@ -44,9 +44,9 @@ BUILT_IN = (
 
 
 def mark_taken(plugins: Iterable[Plugin]) -> list[Plugin]:
-    """`plugins`, commands and sources among them that are called as one of `fourm` itself in conflict with it."""
+    """`plugins`, with commands and sources whose names are those of built-in ones marked as conflicts."""
     plugins, taken = list(plugins), {"command": frozenset(BUILT_IN)}
-    if any(plugin.kind == "source" for plugin in plugins):  # a listing without any is faster
+    if any(plugin.kind == "source" for plugin in plugins):  # keeps a listing without commands fast
         from fourm_engine.storage.url import RESERVED
 
         taken["source"] = RESERVED
@@ -60,12 +60,12 @@ def _taken(plugin: Plugin) -> Plugin:
     return replace(plugin, state="conflict", reason=reason, remedy=remedy)
 
 
-#: What ends a command as it means to. (typer brings a click of its own, whose base class it does not name.)
+#: Deliberate exits. (typer vendors click and does not export the base class.)
 _MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, typer.BadParameter.mro()[2], ValueError, OSError)
 
 
 class Commands(TyperGroup):
-    """The built-in commands, and after them those of packages."""
+    """The built-in commands, followed by those of packages."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         from fourm_plugins.manager import PluginManager
@@ -85,7 +85,7 @@ class Commands(TyperGroup):
 
 
 class _Added(TyperCommand):
-    """What is known of a package's command before it is called: its package's summary."""
+    """A package's command before it is called, described by the package's summary."""
 
     def __init__(self, plugin: Plugin) -> None:
         try:

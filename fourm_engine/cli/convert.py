@@ -18,24 +18,24 @@ class Format(str, Enum):
 
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or Hub id of a model or tokenizer, of either format.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; of the published format also a .safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, or in the published format a .safetensors file.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
-    domain: Annotated[list[str] | None, typer.Option(help="Of a model only this modality; repeat it.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Convert only this modality of a model; repeatable.")] = None,
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="MODALITY=PLACE of its tokenizer, to be saved with a model (native); repeat it."),
+        typer.Option(help="MODALITY=SOURCE: save this tokenizer with a model (native); repeatable."),
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="Of a published tokenizer: the installed modality that it is for.")
+        str | None, typer.Option(help="The installed modality that a published tokenizer is for.")
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="Merge this adapter into the model: its folder, or that of the run.")
+        Path | None, typer.Option(help="Merge this adapter into the model; the folder of the adapter or its run.")
     ] = None,
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:
-    """Write a model or tokenizer in the other format. Without --domain all of it is converted, or nothing."""
-    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=PLACE")
+    """Convert a model or tokenizer between the native and the published format, bit for bit."""
+    tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=SOURCE")
     providers = pairs("--provider", provider, "NAME=DISTRIBUTION")
 
     from fourm_engine.recipes import convert as recipe

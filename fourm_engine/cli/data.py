@@ -1,4 +1,4 @@
-"""`fourm data …`: what a data set holds, what is wrong with it, how a run sees it, and in which format it is stored."""
+"""`fourm data`: check, show, index, pack and unpack a data set."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."
 )
-#: Names that a finding shows on the terminal.
+#: Names shown per finding on the terminal.
 SHOWN = 5
 
 Folder = Annotated[
     str,
-    typer.Argument(help="Folder of a data set, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
+    typer.Argument(help="A folder, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
 ]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
 Modality = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option(help="A modality to read, in place of all that are installed; repeat it."),
+    typer.Option(help="Read only this modality; repeatable."),
 ]
 Reading = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--config", help="YAML config whose modalities are read, with the folder of each."),
+    typer.Option("--config", help="YAML config that names the modalities and their folders."),
 ]
 
 
 @app.command()
 def index(folder: Folder, *, modality: Modality = None, config: Reading = None) -> None:
-    """Write FOLDER/_index/, so that a start need not look for the samples: only what has changed is scanned again."""
+    """Write FOLDER/_index/, so that commands start without scanning the data set."""
     from fourm_engine.recipes import data_sets
 
     data_sets.index(folder, modalities=modality or (), config=config)
@@ -54,7 +54,7 @@ def pack(
     modality: Modality = None,
     config: Reading = None,
 ) -> None:
-    """Write WebDataset shards, tars that hold all modalities of their samples. Continues where it was stopped."""
+    """Write WebDataset shards, tars that hold all modalities of their samples. Resumes when interrupted."""
     from fourm_engine.recipes import data_sets
 
     data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or (), config=config)
@@ -62,7 +62,7 @@ def pack(
 
 @app.command()
 def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Reading = None) -> None:
-    """Write a folder for each modality, with a file for each sample. Continues where it was stopped."""
+    """Write a folder per modality with a file per sample. Resumes when interrupted."""
     from fourm_engine.recipes import data_sets
 
     data_sets.unpack(folder, out, modalities=modality or (), config=config)
@@ -70,24 +70,36 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 
 @app.command("check")
 def check(
-    source: Annotated[str, typer.Argument(help="YAML config, a folder of data, or one of tokens; or NAME:LOCATION.")],
+    source: Annotated[
+<<<<<<< HEAD
+        str, typer.Argument(help="YAML config, folder of data or tokens, or NAME:LOCATION of a package.")
+=======
+        str, typer.Argument(help="YAML config; a folder of data or of tokens; tars, shard-{00..09}.tar; NAME:LOCATION.")
+>>>>>>> data
+    ],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="section.key=value …; of a folder, modalities.settings.NAME.KEY=VALUE alone."),
+        typer.Argument(help="section.key=value …; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
     samples: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Read so many samples of each part, drawn by --seed; all."),
+        typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which samples are read and shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
     workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one a core.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
     report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for notes, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
+<<<<<<< HEAD
+    """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
+    duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
+=======
     """Read every file of a data set: counts, sizes, statistics, and what is damaged, missing, left over, duplicated,
     leaked or misaligned. Exit code 1 where training would end, or lose something."""
+    from fourm_engine.data.raw.root import is_pattern
+>>>>>>> data
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
@@ -98,7 +110,7 @@ def check(
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
         found = recipe.check_tokens(path)
-    elif path.is_dir() or (scheme_of(source) and not path.exists()):
+    elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
         found = recipe.check_folder(
             path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
         )
@@ -115,7 +127,7 @@ def check(
 
 
 def print_check(found: DataCheck) -> None:
-    """Tables, then the findings, problems last, where they are seen."""
+    """Print tables, then the findings with problems last, next to the prompt."""
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
@@ -150,16 +162,16 @@ def _plain(text: str) -> str:
 @app.command("show")
 def show(
     config: Config,
-    name: Annotated[str, typer.Argument(help="The sample, or a file of it.")],
+    name: Annotated[str, typer.Argument(help="A sample's name, or one of its files.")],
     overrides: Overrides = None,
     *,
     out: Annotated[Optional[Path], typer.Option(help="Write the sheet to this PNG file.")] = None,  # noqa: UP045
     view: Annotated[Optional[int], typer.Option(min=0, help="A view in place of the one drawn.")] = None,  # noqa: UP045
-    epoch: Annotated[int, typer.Option(min=0, help="Whose position of the sample draws the mask.")] = 0,
+    epoch: Annotated[int, typer.Option(min=0, help="Draws the mask at the sample's position in this epoch.")] = 0,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,  # noqa: UP045
 ) -> None:
-    """Show one sample through the transforms of a run, with its mask: crop, what the model sees, what its tokens decode
-    to, which tokens are inputs and targets."""
+    """Show one sample as a run sees it: the crop, the model's view, the decoded tokens, and the mask of input and
+    target tokens."""
     from fourm_engine.recipes import data_show as recipe
     from fourm_engine.recipes.config import load_config
 

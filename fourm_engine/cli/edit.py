@@ -1,4 +1,4 @@
-"""`fourm edit`: a part of a sample anew, under a mask or after a change of something else."""
+"""`fourm edit`: regenerate part of a sample, under a mask or after a change."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def edit(
     given: Given,
     out: Out = None,
     mask: Annotated[
-        Path | None, typer.Option(help="A picture as large as those of the sample, white where they are to change.")
+        Path | None, typer.Option(help="A picture of the sample's size, white where it should change.")
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE, NAME=words or NAME=JSON: the new value, which the rest follows; repeat it."),
+        typer.Option(help="NAME=FILE, NAME=words or NAME=JSON: a new value, which the rest follows; repeatable."),
     ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Modality of --input that stays as it is; repeat it.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="An input to leave unchanged; repeatable.")] = None,
     halo: Annotated[
-        int | None, typer.Option(min=0, help="Tokens around the mask that are generated anew, too; 1 by default.")
+        int | None, typer.Option(min=0, help="Tokens around the mask to regenerate as well. Default: 1.")
     ] = None,
     options: Any = None,
 ) -> None:
-    """Edit a sample: its pictures under --mask, or all that follows from what --change says."""
+    """Edit a sample: regenerate its pictures under --mask, or everything that --change affects."""
     sample = values("--input", given)
     changes: dict[str, Any] = {"mask": mask, "change": values("--change", change), "keep": keep or (), "halo": halo}
 

@@ -1,5 +1,5 @@
-"""`fourm embed`: features of a data set, as an index; `fourm search`: its samples nearest to a query, and how well one
-index finds the samples of another."""
+"""`fourm embed`: index the features of a data set. `fourm search`: find the samples nearest to a query, or compute
+retrieval metrics of one index against another."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fourm_engine.cli.tables import new_table, show
 
 def embed(
     run: Run,
-    folder: Annotated[str, typer.Argument(help="Folder of data, as data.train of a config names one.")],
-    given: Annotated[list[str], typer.Option("--input", help="Modality to show the encoder; repeat it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the index; an earlier one there is replaced.")],
-    split: Annotated[str | None, typer.Option(help="List of the folder's splits.json that is taken.")] = None,
+    folder: Annotated[str, typer.Argument(help="A data set, like data.train of a config.")],
+    given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder for the index; replaces an earlier one.")],
+    split: Annotated[str | None, typer.Option(help="List in the folder's splits.json.")] = None,
     predict: Annotated[
         str | None,
         typer.Option(
-            help="Modality with a feature a token: index its features as the model predicts them from --input, or, of "
-            "that modality itself as --input, as they are."
+            help="Index features that the model predicts for this modality of features, or, with the same "
+            "--input, the features in the data."
         ),
     ] = None,
     size: Sizes = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
-    """Write a feature of every sample of a data set: the mean of the encoder's over its tokens."""
+    """Write one feature per sample of a data set, the encoder's mean over its tokens."""
     chosen = sizes(size)
 
     from fourm_engine.recipes import embed as recipe
@@ -40,33 +40,33 @@ def embed(
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder that `fourm embed` wrote.")],
-    run: Annotated[str | None, typer.Argument(help="The run or model that made it, with --query.")] = None,
+    index: Annotated[Path, typer.Argument(help="An index written by `fourm embed`.")],
+    run: Annotated[str | None, typer.Argument(help="With --query: the run or model that made the index.")] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE, or what can be typed, NAME=words; NAME=text:words is never a path. Repeat it."),
+        typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many samples.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 5,
     queries: Annotated[
         Path | None,
         typer.Option(
             "--evaluate",
-            help="Another index: how well INDEX finds each of its samples by its feature there.",
+            help="Another index, whose samples are searched in INDEX and scored.",
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="JSON {sample: class} or CSV sample,class: right is every other sample of the class."),
+        typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for what --evaluate measures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the metrics of --evaluate.")] = None,
     device: Device = None,
 ) -> None:
-    """Print the samples of an index nearest to a query, the nearest first; or how well it finds those of another."""
+    """Print the samples of an index nearest to a query; or, with --evaluate, retrieval metrics."""
     if queries is None:
         if run is None or not query:
             raise ValueError("search: give a run and --query NAME=…, or --evaluate and another index")
         if labels is not None or out is not None:
-            raise ValueError("--labels and --out are of --evaluate; leave them out")
+            raise ValueError("--labels and --out need --evaluate; add it, or leave them out")
         sample = values("--query", query)
 
         from fourm_engine.recipes import embed as recipe

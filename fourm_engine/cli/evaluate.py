@@ -1,4 +1,4 @@
-"""`fourm evaluate`: predictions of a trained model on held-out samples, scored and shown in one HTML page."""
+"""`fourm evaluate`: score a model's predictions on held-out samples, and show them in one HTML page."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def evaluate(
     overrides: Overrides = None,
     *,
     config: OtherConfig = None,
-    data: Annotated[  # a Path would spoil a URL
-        str | None, typer.Option(help="Held-out samples in place of data.val: a folder or URL.")
+    data: Annotated[  # str, since a Path would alter a URL
+        str | None, typer.Option(help="Folder or URL of held-out samples, instead of data.val.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/evaluation.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which samples, and what is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the samples and the generated tokens.")] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="Pretrained vision network, a folder or Hub id: also the Fréchet distance in its features."),
+        typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance."),
     ] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
 ) -> None:
-    """Score a trained model on held-out samples; write evaluation.json and report.html."""
+    """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
     options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
@@ -42,7 +42,7 @@ def evaluate(
 
 
 def print_summary(evaluation: Evaluation) -> None:
-    """The scores and the matrix, as tables on the console."""
+    """Print the scores and the matrix as tables."""
     from fourm_engine.evaluate.report import number
     from fourm_engine.evaluate.results import NOTHING
 

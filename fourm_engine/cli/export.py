@@ -1,4 +1,4 @@
-"""`fourm export`: the encoder of a model as one file, for programs without this package."""
+"""`fourm export`: export a model's encoder to ONNX or torch.export."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Kind(str, Enum):
 
 def export(
     run: Run,
-    given: Annotated[list[str], typer.Option("--input", help="Modality that the file takes; repeat it.")],
-    out: Annotated[Path, typer.Option(help="File to write, .onnx or (torch) .pt2; replaced when it is there.")],
-    format: Annotated[Kind, typer.Option(help="An ONNX graph, or a program of torch.export.")] = Kind.onnx,
+    given: Annotated[list[str], typer.Option("--input", help="Input modality of the exported encoder; repeatable.")],
+    out: Annotated[Path, typer.Option(help="File to write or replace: .onnx, or .pt2 for torch.")],
+    format: Annotated[Kind, typer.Option(help="ONNX, or a torch.export program.")] = Kind.onnx,
     size: Sizes = None,
 ) -> None:
-    """Write the encoder as one file, of any batch size, once its outputs equal the encoder's within 1e-4."""
+    """Export the encoder as one file for any batch size, after checking its outputs to within 1e-4."""
     chosen = sizes(size)
 
     from fourm_engine.recipes import export as recipe

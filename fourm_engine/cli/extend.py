@@ -1,4 +1,4 @@
-"""`fourm extend`: a trained model grows by modalities that it did not know, and tells what it forgets."""
+"""`fourm extend`: add modalities to a trained model, and report what it forgets."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Train(str, Enum):
 
 
 def extend(
-    run: Annotated[str, typer.Argument(help="Folder of a finished run or of an exported model, or a Hub id.")],
+    run: Annotated[str, typer.Argument(help="Folder of a finished run or exported model, or a Hub id.")],
     overrides: Overrides = None,
     *,
-    add: Annotated[list[str], typer.Option(help="Modality to add; repeat it for several.")],
-    train: Annotated[Train, typer.Option(help="What learns: new rows alone, these and LoRA adapters, or all.")] = (
+    add: Annotated[list[str], typer.Option(help="Modality to add; repeatable.")],
+    train: Annotated[Train, typer.Option(help="Train the new rows alone, rows and LoRA adapters, or all weights.")] = (
         Train.rows
     ),
-    out: Annotated[Path | None, typer.Option(help="Folder of the new run; RUN-<names>-<train>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN-<names>-<train>.")] = None,
     config: OtherConfig = None,
 ) -> None:
-    """Add modalities to a trained model: fit their tokenizers, make their tokens, train, and compare what the model
-    predicted before and after. The same command continues what was stopped; torchrun spreads it over processes."""
+    """Add modalities to a trained model: fit their tokenizers, tokenize, train, and compare predictions before and
+    after. The same command resumes; torchrun spreads it over processes."""
     from fourm_engine.device import rank_and_world
     from fourm_engine.recipes import extend as recipe
 
@@ -46,7 +46,7 @@ def extend(
 
 
 def print_report(report: Report) -> None:
-    """The table of what was gained and forgotten."""
+    """Print what was gained and forgotten as a table."""
 
     def number(value: float, error: float | None, sign: str = "") -> str:
         return f"{value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")

@@ -1,4 +1,4 @@
-"""`fourm finetune`: the encoder of a trained model learns a task."""
+"""`fourm finetune`: train a head on the encoder of a trained model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def finetune(
         bool, typer.Option("--dry-run", help="Say what would be learned, from what, at which cost; train nothing.")
     ] = False,
 ) -> None:
-    """Teach a trained model's encoder a task (classes, segmentation, depth, objects, …); continues from the newest
-    checkpoint of the run. On several processes: torchrun … -m fourm_engine.cli finetune CONFIG."""
+    """Train an encoder with a head on a task (classification, segmentation, depth, detection, …). Resumes from the
+    newest checkpoint. On several processes: torchrun … -m fourm_engine.cli finetune CONFIG."""
     from fourm_engine.recipes.task_config import load_task_config
 
     loaded = load_task_config(config, overrides or [])

@@ -1,4 +1,4 @@
-"""`fourm generate`: any modalities in, any modalities out, as files of each modality's own format and as pictures."""
+"""`fourm generate`: any modalities in, any modalities out, as files of each modality's format and as pictures."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ def generate(
     given: Given = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Modality to generate; repeat it, in the order wanted. By default all that is not given."),
+        typer.Option(help="Modality to generate; repeatable, in order. Default: all that are not inputs."),
     ] = None,
     animate: Annotated[
-        Path | None, typer.Option(help="FILE.gif or FILE.png (APNG): the sample after each step of its generation.")
+        Path | None, typer.Option(help="FILE.gif or FILE.png (APNG): animate the sample step by step.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A data set, of which --input NAME, without a value, says what is given.")
+        str | None, typer.Option(help="A data set; select its inputs by --input NAME, without a value.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="List of samples in splits.json of --data.")] = None,
+    split: Annotated[str | None, typer.Option(help="List in the splits.json of --data.")] = None,
     lines: Annotated[
-        Path | None, typer.Option(help='JSON lines, one a sample: {"NAME": "FILE or words", "seed": 3, "name": "a"}.')
+        Path | None, typer.Option(help='JSON lines, one per sample: {"NAME": "FILE or words", "seed": 3, "name": "a"}.')
     ] = None,
     with_inputs: Annotated[
-        bool, typer.Option("--with-inputs", help="Of many samples: write the inputs, too, as the model sees them.")
+        bool, typer.Option("--with-inputs", help="For many samples: also write the inputs, as the model sees them.")
     ] = False,
-    share: Annotated[str | None, typer.Option(help="K/N, of many samples: part K of N, from 0 on.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Of many samples: how many run together; 16.")] = None,
+    share: Annotated[
+        str | None, typer.Option(help="For many samples: K/N, process part K of N, counting from 0.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="For many samples: batch size. Default: 16.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Of many samples: processes that read and decode ahead.")
+        int | None, typer.Option(min=0, help="For many samples: processes that read and decode ahead.")
     ] = None,
     options: Any = None,
 ) -> None:
-    """Generate modalities from others with a trained model. With a folder, --data or --lines for every sample, into a
-    data set: the same command continues what was stopped, torchrun or --share divide it."""
+    """Generate modalities from others with a trained model. With a folder, --data or --lines, it writes a data set with
+    a result for every sample; the same command resumes, torchrun or --share divide the work."""
     named = [text for text in given or () if "=" in text or data is None]
     inputs = values("--input", named) | dict.fromkeys(text for text in given or () if text not in named)
     many: dict[str, Any] = {

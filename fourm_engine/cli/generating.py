@@ -1,4 +1,4 @@
-"""The options of commands that generate, and what they mean to `FourM.generate`."""
+"""Options shared by the commands that generate, as arguments of `FourM.generate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fourm_engine.cli.options import Device, Disable, Providers, Seed, Tokenizer
 
 
 def generates(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of `_options`, too. It gets what they mean as `options`, {argument of the recipe:
+    """Adds the parameters of `_options` to a command, which receives them as `options`, {argument of the recipe:
     value}."""
     shown = [p for p in _parameters(command) if p.name != "options"] + (shared := _parameters(_options))
     keyword = Parameter.KEYWORD_ONLY
@@ -29,7 +29,7 @@ def generates(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = taken  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in shown}
-    del run.__wrapped__  # typer would look at the command's own
+    del run.__wrapped__  # or typer would read the signature of the wrapped command
     return run
 
 
@@ -41,32 +41,34 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 def _options(
     seed: Seed = 0,
     samples: Annotated[
-        int, typer.Option("--n-samples", "--samples", min=1, help="How many answers, drawn with seeds from --seed on.")
+        int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples, with seeds from --seed on.")
     ] = 1,
     reduce: Annotated[
         list[str] | None,
-        typer.Option(help="Make one of them: mean, median or vote, with a picture of their spread; or TARGET=mean."),
+        typer.Option(
+            help="Combine the samples by mean, median or vote, and draw their spread; or TARGET=mean; repeatable."
+        ),
     ] = None,
     plan: Annotated[
         str | None,
-        typer.Option(help="What to generate in turn, NAME,NAME; or auto, from the any-to-any matrix of the run."),
+        typer.Option(help="Modalities to generate in order, NAME,NAME; or auto, from the any-to-any matrix."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say what would run, and run nothing.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what would run, without running it.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")] = None,
     scheme: Annotated[
         str | None,
         typer.Option(help="Decoding order of grids: parallel, random_order, halton, remask, entropy, or a package's."),
     ] = None,
-    order: Annotated[list[str] | None, typer.Option(help="SETTING=NUMBER of the scheme; repeat it.")] = None,
+    order: Annotated[list[str] | None, typer.Option(help="SETTING=NUMBER for the scheme; repeatable.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 takes the likeliest tokens; above it, they are drawn.")
+        float | None, typer.Option(min=0, help="0 takes the most likely tokens; above 0, samples.")
     ] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens.")] = None,
     guidance: Annotated[
         list[str] | None,
         typer.Option(
-            help="WEIGHT of all that is given, or NAME=WEIGHT, repeated; 1 is plain, below 0 leads away. WEIGHT,WEIGHT "
+            help="WEIGHT of all inputs, or NAME=WEIGHT, repeatable; 1 is plain, below 0 leads away. WEIGHT,WEIGHT "
             "is a schedule from the first step to the last."
         ),
     ] = None,
@@ -89,14 +91,14 @@ def _options(
         "top_k": top_k,
         "guidance": _guidance(guidance),
         "device": device,
-        "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=PLACE"),
+        "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=SOURCE"),
         "providers": pairs("--provider", provider, "NAME=DISTRIBUTION"),
         "disable": disable or (),
     }
 
 
 def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | dict[str, str] | None:
-    """The only value, or {name: value}; None without any."""
+    """The only value, or {name: value}; None if there is none."""
     texts = list(texts or ())
     return texts[0] if len(texts) == 1 and "=" not in texts[0] else pairs(option, texts, form) or None
 

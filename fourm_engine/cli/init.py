@@ -1,4 +1,4 @@
-"""`fourm init`: from a folder of files to a config that fits it."""
+"""`fourm init`: write a config for a folder of files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import typer
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder of your data, such as FOLDER/images/0001.jpg.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of your data, with files such as FOLDER/images/0001.jpg.")],
     *,
     out: Annotated[Optional[Path], typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,  # noqa: UP045
     unpack: Annotated[
         bool,
         typer.Option(
-            "--unpack", help="Write the texts of tables (JSON lines, JSON, CSV, TSV) to folders, and use them."
+            "--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV) into folders, and use them."
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Look at a folder and at this machine, and write a config that fits both, with a comment a line."""
+    """Write a config that fits a folder and this machine, with a comment on each line."""
     from fourm_engine.recipes.init import init as recipe
 
     for line in recipe(folder, out=out, force=force, unpack=unpack).lines:

@@ -1,4 +1,4 @@
-"""`fourm label`: make modalities of a data set from another one, with the labellers of their plugins."""
+"""`fourm label`: derive modalities of a data set from another one, with the labellers of their plugins."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fourm_engine.cli.options import Overrides, by_target, settings_by_target
 
 
 def label(
-    config: Annotated[Path, typer.Argument(help="YAML config; its data.train and data.val are labelled.")],
+    config: Annotated[Path, typer.Argument(help="YAML config, whose data.train and data.val are labelled.")],
     overrides: Overrides = None,
     *,
-    source: Annotated[str, typer.Option("--from", help="Modality to make them from.")],
+    source: Annotated[str, typer.Option("--from", help="Modality to label from.")],
     targets: Annotated[str, typer.Option("--to", help="Modalities to make, separated by commas.")],
     model: Annotated[
         list[str] | None,
-        typer.Option(help="TARGET=NAME of the pretrained model to use, a folder or a Hub id; repeat it."),
+        typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable."),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="TARGET.KEY=VALUE for a target's labeller; repeat it.")
+        list[str] | None, typer.Option(help="TARGET.KEY=VALUE, an option of a labeller; repeatable.")
     ] = None,
 ) -> None:
-    """Label the data sets of a config. Continues where it was stopped; under torchrun the shards are shared out."""
+    """Label the data sets of a config. Resumes when interrupted; torchrun divides the shards."""
     from fourm_engine.recipes import label as recipe
     from fourm_engine.recipes.config import load_config
 

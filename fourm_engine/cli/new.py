@@ -1,4 +1,4 @@
-"""`fourm plugins new`: a complete package for a modality of one's own.
+"""`fourm plugins new`: write a complete package for a new modality.
 
 In: the modality's name and its layout. Out: a new folder with five files that pass the conformance kit unchanged. The
 templates beside this file are `string.Template`s.
@@ -24,7 +24,7 @@ from fourm_engine.lock import at_work
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST_NAME = 40
-#: Layout -> extension of its files, and a setting to show.
+#: Layout -> file extension, and an example setting.
 _SHOWN = {
     "grid": ("npy", "image_size: 224, patch_size: 16"),
     "sequence": ("txt", "max_tokens: 64"),
@@ -33,7 +33,7 @@ _SHOWN = {
 
 
 class Layout(str, Enum):
-    """How the tokens of a sample are arranged."""
+    """The arrangement of a sample's tokens."""
 
     grid = "grid"
     sequence = "sequence"
@@ -42,10 +42,10 @@ class Layout(str, Enum):
 
 def new(
     name: Annotated[str, typer.Argument(help="The modality's name, such as my_sensor; `-` becomes `_`.")],
-    layout: Annotated[Layout, typer.Option(help="How its tokens are arranged.")] = Layout.grid,
-    into: Annotated[Path, typer.Option(help="Folder in which the package's folder is made.")] = Path("."),
+    layout: Annotated[Layout, typer.Option(help="Arrangement of a sample's tokens.")] = Layout.grid,
+    into: Annotated[Path, typer.Option(help="Parent folder of the new package.")] = Path("."),
 ) -> None:
-    """Write a package for a new modality, which passes its own conformance test as it is."""
+    """Write a package for a new modality, which passes its conformance test as generated."""
     folder = write_package(name, layout.value, into)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
@@ -53,9 +53,8 @@ def new(
 
 
 def write_package(name: str, layout: str, into: Path) -> Path:
-    """Write the package and return its folder, which appears at once and complete.
-
-    Raises ValueError for a name that cannot be one, or is taken by something installed, and where the folder exists."""
+    """Writes the package atomically and returns its folder. Raises ValueError if the name is invalid or taken by an
+    installed package, or if the folder exists."""
     facts = _facts(name, layout)
     folder = into / facts["distribution"]
     if os.path.lexists(folder):
@@ -79,7 +78,7 @@ def write_package(name: str, layout: str, into: Path) -> Path:
 
 
 def _facts(name: str, layout: str) -> dict[str, str]:
-    """What the templates' placeholders stand for."""
+    """The values of the templates' placeholders."""
     from fourm_plugins.discovery import discover
 
     words = name.replace("-", "_").split("_")
@@ -110,6 +109,6 @@ def _facts(name: str, layout: str) -> dict[str, str]:
 
 
 def _engine() -> str:
-    """The requirement of this engine, and of no version that may differ in its API."""
+    """The requirement of this engine, excluding versions that may change the API."""
     major, minor = importlib.metadata.version("fourm-engine").split(".")[:2]
     return f"fourm-engine>={major}.{minor},<{major}.{int(minor) + 1}"

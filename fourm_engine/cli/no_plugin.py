@@ -1,7 +1,7 @@
-"""What every command has: `--no-plugin NAME`, and help that flows to the terminal's width.
+"""Adds `--no-plugin NAME` to every command, and help that flows to the terminal's width.
 
-The option acts before anything is imported: the names join the environment variable `FOURM_DISABLE`, which the plugin
-host reads, here and in every process that is started.
+The option acts before any import: it adds the names to the environment variable `FOURM_DISABLE`, which the plugin host
+reads in this and every child process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import typer
 
 from fourm_plugins.discovery import DISABLE
 
-_HELP = "Plugin that is left alone, as if it were not installed; repeat it."
+_HELP = "A plugin to disable, as if it were not installed; repeatable."
 _OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME", help=_HELP)]
 
 
 def add_no_plugin(app: typer.Typer) -> None:
-    """Give the option to all commands of `app` and of the groups below it; a docstring's line breaks are not the
-    help's."""
+    """Adds the option to all commands of `app` and its groups, and joins the lines of their docstrings."""
     for command in app.registered_commands:
         assert command.callback is not None
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")

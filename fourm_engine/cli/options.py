@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, each with one help text; options of the form NAME=VALUE."""
+"""Arguments and options shared by several commands, and options of the form NAME=VALUE."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import typer
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value …")]
-OtherConfig = Annotated[Path | None, typer.Option(help="Config in place of RUN/config.yaml.")]
-Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, where two provide a plugin; repeat it.")]
-Disable = Annotated[list[str] | None, typer.Option(help="A plugin to leave alone; repeat it.")]
+OtherConfig = Annotated[Path | None, typer.Option(help="Config to use instead of RUN/config.yaml.")]
+Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, if two provide a plugin; repeatable.")]
+Disable = Annotated[list[str] | None, typer.Option(help="A plugin to disable; repeatable.")]
 
-# Of commands that generate.
-Run = Annotated[str, typer.Argument(help="Folder of a run or of an exported model, or a Hub id.")]
+# Commands that generate
+Run = Annotated[str, typer.Argument(help="Folder of a run or exported model, or a Hub id.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results; --explain needs none.")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        help="NAME=FILE, such as picture=photo.jpg; or what can be typed, NAME=words or NAME=JSON. What looks like "
-        "a path is one and must exist; NAME=text:words is never one. Repeat it.",
+        help="NAME=FILE, such as picture=photo.jpg, NAME=words or NAME=JSON. Whatever looks like a path must exist; "
+        "NAME=text:words is never a path. Repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of what is drawn; same seed, same result.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+Seed = Annotated[int, typer.Option(help="Seed of all draws; same seed, same result.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 Tokenizers = Annotated[
-    list[str] | None, typer.Option(help="MODALITY=PLACE of a tokenizer that the model comes without; repeat it.")
+    list[str] | None, typer.Option(help="MODALITY=SOURCE of a tokenizer that the model lacks; repeatable.")
 ]
-#: Before what is text, whatever it looks like.
+#: Prefix of values that are text, whatever they look like.
 TEXT = "text:"
 
 
 def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
-    """{name: path, words, JSON, or `Typed` words} of NAME=…"""
+    """{name: path, words, JSON, or `Typed` words}, from NAME=…"""
     parts = pairs(option, texts, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
 
     from fourm_engine.generate import Typed
@@ -44,7 +44,7 @@ def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
 
 
 def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]:
-    """{name: value} of an option. Raises ValueError that shows the `form` expected, or names what is given twice."""
+    """{name: value} of an option. Raises ValueError that shows the expected `form`, or names a duplicate."""
     parsed: dict[str, str] = {}
     for text in texts or ():
         name, _, value = text.partition("=")
@@ -60,14 +60,14 @@ Sizes = Annotated[
     list[str] | None,
     typer.Option(
         "--size",
-        help="Pixels a side of pictures and other grids, 224 or 224x448 (rows x columns), where that is not what the "
-        "model was trained at; or NAME=224 of one input. Repeat it.",
+        help="Pixels of pictures and other grids, 224 or 224x448 (rows x columns), if not the training size; or "
+        "NAME=224 for one input. Repeatable.",
     ),
 ]
 
 
 def sizes(texts: Iterable[str] | None) -> Any:
-    """None, a size of all inputs, or {name: size}."""
+    """None, one size for all inputs, or {name: size}."""
     named, common = list[str](), list[str]()
     for text in texts or ():
         (named if "=" in text else common).append(text)
@@ -86,7 +86,7 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def part_of(option: str, text: str) -> tuple[int, int]:
-    """(k, n) of K/N. Raises ValueError for anything else."""
+    """(k, n) from K/N. Raises ValueError for anything else."""
     part, slash, parts = text.partition("/")
     if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
         raise ValueError(f"{option} {text!r}: expected K/N, such as 0/2 and 1/2 for two halves")
@@ -94,7 +94,7 @@ def part_of(option: str, text: str) -> tuple[int, int]:
 
 
 def by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, str]:
-    """{target: value}; a value without a target's name is the only target's."""
+    """{target: value}; a value without a name belongs to the only target."""
     texts = list(texts or ())
     if len(targets) == 1:
         texts = [text if "=" in text else f"{targets[0]}={text}" for text in texts]
@@ -103,7 +103,7 @@ def by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) 
 
 
 def settings_by_target(option: str, texts: Iterable[str] | None, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{target: {key: value}} of TARGET.KEY=VALUE; values are YAML, as those of overrides."""
+    """{target: {key: value}} from TARGET.KEY=VALUE; values are YAML, as in config overrides."""
     from fourm_engine.yaml_config import read_value
 
     settings: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,5 @@
-"""`fourm plugins …`: what is installed. `list` reads metadata only; neither torch nor any plugin is imported."""
+"""`fourm plugins`: list, describe and check what is installed. `list` reads only metadata; neither torch nor any plugin
+is imported."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ app = typer.Typer(
 app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-Config = Annotated[Path | None, typer.Option(help="A run's config: its settings, `disable` and `providers` count.")]
+Config = Annotated[Path | None, typer.Option(help="Config whose settings, `disable` and `providers` apply.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
 
@@ -38,12 +39,12 @@ def _group() -> None:
 @app.command("list")
 def list_plugins(
     as_json: Json = False,
-    strict: Annotated[bool, typer.Option(help="Exit 1 when any plugin is not ok.")] = False,
-    load: Annotated[bool, typer.Option(help="Activate each in a process of its own, too.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 unless all plugins are ok.")] = False,
+    load: Annotated[bool, typer.Option(help="Also import each in a separate process.")] = False,
     timeout: Timeout = 60.0,
     config: Config = None,
 ) -> None:
-    """List every plugin found, its state, and the command that fixes it."""
+    """List installed plugins, their states, and commands that fix them."""
     manager = _manager(config)[1]
     plugins = mark_taken(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in plugins]
@@ -70,8 +71,8 @@ def list_plugins(
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """The table, and below it what is wrong: a reason, a command and a traceback are to be copied, not wrapped. (rich
-    would take a fifth of the time that a listing has.)"""
+    """Prints the table, and below it what is wrong, unwrapped, so that commands and tracebacks can be copied.
+    (Importing rich would take a fifth of the time budget of a listing.)"""
     columns = ("name", "kind", "state", "distribution", "version", "location")
     widths = [max(len(column), *(len(row[column]) for row in rows)) for column in columns]
     for cells in (columns, *([row[column] for column in columns] for row in rows)):
@@ -89,18 +90,18 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 @app.command("info")
 def info(
-    name: Annotated[str, typer.Argument(help="A plugin of any kind; with --config also an instance of a modality.")],
+    name: Annotated[str, typer.Argument(help="A plugin, or with --config an instance of a modality.")],
     as_json: Json = False,
     config: Config = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run, exported model or folder of tokenizers, for the fitted tokenizer's fingerprint."),
+        typer.Option(help="Run, exported model or tokenizer folder, to show the fingerprint of the fitted tokenizer."),
     ] = None,
 ) -> None:
-    """Say all that a plugin says of itself: layout, tokens, tokenizer, files, licence, metrics, settings."""
+    """Describe a plugin: layout, tokens, tokenizer, files, licence, metrics, settings."""
     from fourm_engine.installed.describe import describe, print_description
 
-    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with redirect_stdout(sys.stderr):  # keep what a plugin prints out of the output
         descriptions = describe(name, *_manager(config), run)
     if as_json:
         print(json.dumps(descriptions, indent=2))
@@ -111,13 +112,13 @@ def info(
 
 @app.command("doctor")
 def doctor(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these plugins; by default all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Check only these plugins. Default: all.")] = None,
     as_json: Json = False,
     config: Config = None,
-    model: Annotated[list[str] | None, typer.Option(help="Pretrained model that `fourm label` takes.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A pretrained model for `fourm label`.")] = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Check everything that a run needs, by doing it; exit 1 when anything that is selected is bad."""
+    """Check that everything a run needs works on this machine; exit code 1 if something does not."""
     from fourm_engine.installed.examine import examine
 
     settings, manager = _manager(config)

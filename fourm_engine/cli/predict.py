@@ -1,4 +1,4 @@
-"""`fourm predict`: what a model that learned a task says of a sample."""
+"""`fourm predict`: classes or a map for one sample, by a model trained on a task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fourm_engine.cli.options import Device, Given, values
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of `fourm finetune`, or its best/.")],
     given: Given = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for a map that is predicted.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many classes to tell.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Folder for a predicted map.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of classes to print.")] = 5,
     device: Device = None,
 ) -> None:
-    """Print the likeliest classes of a sample with their probabilities, or write the map that is predicted."""
+    """Print the most likely classes of a sample with probabilities, or write the predicted map."""
     sample = values("--input", given)
 
     from fourm_engine.recipes import predict_task as recipe

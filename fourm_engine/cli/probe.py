@@ -1,4 +1,4 @@
-"""`fourm probe`: what classifiers read from the features of a model that is not trained on."""
+"""`fourm probe`: kNN, linear and attentive probes on a frozen encoder."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from fourm_engine.cli.tables import new_table, show
 def probe(
     run: Run,
     data: Annotated[
-        str, typer.Argument(help="Folder with a sub-folder a class, or train/ and val/ of such; see --labels.")
+        str, typer.Argument(help="Folder with a sub-folder per class, or with train/ and val/ of those; see --labels.")
     ],
-    given: Annotated[list[str], typer.Option("--input", help="Modality to show the encoder; repeat it (--labels).")],
-    out: Annotated[Path, typer.Option(help="Folder for probe.json and the features, which are used again.")],
+    given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable with --labels.")],
+    out: Annotated[Path, typer.Option(help="Folder for probe.json and the cached features.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="JSON {sample: class} or CSV sample,class: then DATA is as data.train of a config."),
+        typer.Option(help="JSON {sample: class} or CSV sample,class; DATA is then anything data.train takes."),
     ] = None,
-    val_labels: Annotated[Path | None, typer.Option(help="The same as --labels, of --val, where names recur.")] = None,
-    val: Annotated[str | None, typer.Option(help="The same as DATA, of the validation samples.")] = None,
+    val_labels: Annotated[Path | None, typer.Option(help="Labels of --val, if it reuses sample names.")] = None,
+    val: Annotated[str | None, typer.Option(help="Validation data, like DATA.")] = None,
     share: Annotated[
-        float, typer.Option("--held-out", min=0.01, max=0.99, help="Share of each class, where there is no --val.")
+        float, typer.Option("--held-out", min=0.01, max=0.99, help="Held-out share of each class, without --val.")
     ] = 0.2,
     probes: Annotated[
-        list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeat it. By default all.")
+        list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable. Default: all.")
     ] = None,
     shots: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Training samples a class of a few-shot probe; repeat it. By default 1, 2, 5, … 100."),
+        typer.Option(
+            min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1, 2, 5, … 100."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of each few-shot probe.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of each few-shot probe.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,
     size: Sizes = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Measure kNN, linear and attentive probes and few-shot curves on a model's features. The model stays as it is."""
+    """Evaluate kNN, linear, attentive and few-shot probes on the features of a frozen model."""
     chosen = sizes(size)
 
     from fourm_engine.recipes import probe as recipe

@@ -1,4 +1,4 @@
-"""`fourm runs`: the runs below some folders; some of them compared; their curves; losses by input and target."""
+"""`fourm runs`: list, compare and plot runs, and print their any-to-any matrices."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, printable, show
+from fourm_engine.cli.tables import new_table, show
+from fourm_plugins.printable import printable
 
 
 class _Runs(TyperGroup):
-    """Without the name of a sub-command, the default one."""
+    """Calls the default sub-command if none is named."""
 
     default = "list"
 
@@ -27,19 +28,19 @@ app = typer.Typer(cls=_Runs, help="List runs; compare them, plot their curves (f
 
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Several = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON in place of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command("list")
 def list_runs(
     folders: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(help="Runs, or folders that hold runs, four levels deep; runs, if there are none given."),
+        typer.Argument(help="Runs, or folders that contain runs up to four levels deep. Default: runs."),
     ] = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """What each run is, how far it is, its losses, speed, time and versions."""
+    """List runs with their state, progress, losses, speed, time and versions."""
     from fourm_engine.recipes import runs
 
     folders = folders or [Path("runs")]
@@ -76,11 +77,11 @@ def compare(
     runs: Several,
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Each setting and each loss, also those that only one of the runs has.")
+        bool, typer.Option("--all", help="Show every setting and loss, even those of a single run.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """In what runs differ: settings, and losses after equal steps; the loss after equal samples and seconds."""
+    """Compare runs: settings that differ, and losses after equal steps, samples and seconds."""
     from fourm_engine.recipes.compare_runs import compare_runs
 
     found = compare_runs(runs)
@@ -114,9 +115,9 @@ def plot(
     runs: Several,
     *,
     out: Annotated[Path, typer.Option(help="The file to write: .png, .svg, .pdf or .html.")],
-    by: Annotated[str, typer.Option(help="Along the axis: step, samples or seconds.")] = "step",
+    by: Annotated[str, typer.Option(help="Horizontal axis: step, samples or seconds.")] = "step",
 ) -> None:
-    """The loss curves of runs, a panel a modality; dots are held-out losses."""
+    """Plot the loss curves of runs, one panel per modality; dots are held-out losses."""
     from fourm_engine.recipes.compare_runs import plot_runs
 
     for note in plot_runs(runs, out, axis=by):
@@ -126,9 +127,12 @@ def plot(
 
 @app.command()
 def pairs(
-    run: Run, *, step: Annotated[int | None, typer.Option(help="Of this step; the last.")] = None, as_json: Json = False
+    run: Run,
+    *,
+    step: Annotated[int | None, typer.Option(help="Step of the matrix. Default: the last.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """The matrix of held-out losses by input and target, of a run with train.pairs_every."""
+    """Print the any-to-any matrix of held-out losses of a run with train.pairs_every."""
     from fourm_engine.recipes.runs import matrix_of
 
     at, matrix = matrix_of(run, step)

@@ -1,4 +1,4 @@
-"""`fourm sweep`: trials over config keys, from one file; `fourm suite`: encoders by tasks by seeds."""
+"""`fourm sweep`: train and compare variants of a config. `fourm suite`: compare encoders on tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_engine.cli.options import Overrides
-from fourm_engine.cli.tables import literal, new_table, printable, show
+from fourm_engine.cli.tables import literal, new_table, show
+from fourm_plugins.printable import printable
 
 if TYPE_CHECKING:
     from fourm_engine.sweep.results import Results
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from fourm_engine.sweep.sweep import Sweep
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file; see docs/sweeps.md.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Trials at the same time, each in a process; GPUs are shared out.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, in place of a table.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of trials to run at once, each on one GPU if there are any.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list its trials; train nothing.")]
 
-Report = Annotated[bool, typer.Option("--report", help="Report what is there by now; train nothing.")]
+Report = Annotated[bool, typer.Option("--report", help="Report the results so far; train nothing.")]
 
 
 def sweep(
@@ -34,7 +35,7 @@ def sweep(
     report: Report = False,
     as_json: Json = False,
 ) -> None:
-    """Train the trials of a sweep that are missing, and compare them. Start it again to go on; several may share it."""
+    """Train the missing trials of a sweep and compare all. Start it again to resume, or several times to share it."""
     from fourm_engine.sweep.sweep import Sweep
 
     _run(Sweep(file, overrides or (), tell=_tell), show_results, jobs, dry_run, report, as_json)
@@ -43,7 +44,7 @@ def sweep(
 def _run(
     found: Sweep | Suite, table: Callable[[Any], None], jobs: int, dry_run: bool, report: bool, as_json: bool
 ) -> None:
-    """Do what the options say, and show the results by `table` or as JSON."""
+    """Run, check or report as the options say, and print the results by `table` or as JSON."""
     if dry_run:
         for trial in found.trials:
             outcome = found.folder.outcome(trial)
@@ -81,7 +82,7 @@ def suite(
     report: Report = False,
     as_json: Json = False,
 ) -> None:
-    """Run what is missing of a transfer suite, encoders by tasks by seeds, and compare. Start it again to go on."""
+    """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
     from fourm_engine.sweep.suite import Suite
 
     found = Suite(file, overrides or (), tell=_tell)

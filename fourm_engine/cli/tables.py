@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fourm_plugins.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def console(width: int = 160) -> Console:
-    """As wide as the terminal, or as the variable COLUMNS says; a pipe, which has no width, gets `width`."""
+    """A console of the terminal's width, or of COLUMNS; `width` for a pipe, which has none."""
     from rich.console import Console
 
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
@@ -23,7 +25,7 @@ def console(width: int = 160) -> Console:
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:
-    """An empty table with narrow gaps. On a narrow terminal cells continue on the next line, and nothing is cut."""
+    """An empty table with narrow gaps. On a narrow terminal, cells wrap and are never truncated."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -34,7 +36,7 @@ def new_table(*columns: str, title: str | None = None) -> Table:
 
 
 def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160) -> None:
-    """Print tables, and below them the notes as they are. `width`: of a pipe."""
+    """Prints tables, and the notes below them verbatim. `width`: for a pipe."""
     out = console(width)
     for table in tables:
         if table.title:  # above it rather than within its width
@@ -45,26 +47,21 @@ def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160
         out.print(note, markup=False)
 
 
-def printable(text: str) -> str:
-    """Without what a terminal obeys: others may have written the files that it comes from."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def literal(text: str) -> str:
-    """A text as a cell that shows it as it is, brackets included."""
+    """A cell that shows a text verbatim, brackets included."""
     from rich.markup import escape
 
     return escape(printable(text))
 
 
 def metric_cell(score: Score) -> str:
-    """The metric, which way is better, and its unit."""
+    """The metric, its better direction, and its unit."""
     arrow = "↑" if score.higher_is_better else "↓"
     return f"{score.metric} {arrow}" + (f" ({score.unit})" if score.unit else "")
 
 
 def constant_cell(score: Score) -> str:
-    """The score of the best constant, and which it is."""
+    """The score and the name of the best constant."""
     from fourm_engine.evaluate.report import number
 
     constant = score.best_constant

@@ -1,4 +1,4 @@
-"""`fourm tokenize`: from raw files and fitted tokenizers to token shards."""
+"""`fourm tokenize`: encode raw files into token shards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ def tokenize(
     config: Config,
     overrides: Overrides = None,
     *,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare files by content, not by size and time.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare files by content rather than size and time.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the tokens of files that have vanished.")] = False,
 ) -> None:
-    """Turn the data sets of a config into token shards: what is new or has changed is encoded, the rest stays. Under
-    torchrun the shards are shared out."""
+    """Tokenize the data sets of a config. Encodes new and changed files only; torchrun divides the shards."""
     from fourm_engine.recipes import tokenize as recipe
     from fourm_engine.recipes.config import load_config
 

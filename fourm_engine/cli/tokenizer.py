@@ -1,4 +1,4 @@
-"""`fourm tokenizer …`: `fit`, from raw files to fitted tokenizers, and `eval`, what their tokens keep."""
+"""`fourm tokenizer`: fit tokenizers to raw files, and evaluate what their tokens preserve."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def evaluate(
     config: Annotated[Path, typer.Argument(help="YAML config whose tokenizers are fitted.")],
     overrides: Overrides = None,
     *,
-    modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeat it.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out samples, the first ones.")] = 512,
-    pictures: Annotated[int, typer.Option(min=0, help="Samples shown on the sheet.")] = 6,
+    modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeatable.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Use only the first held-out samples.")] = 512,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of samples on the sheet.")] = 6,
     features: Annotated[
-        str | None, typer.Option(help="Network for distances between sets of pictures, a folder or a Hub id.")
+        str | None, typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/tokenizer-evaluation.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/tokenizer-evaluation.")] = None,
 ) -> None:
-    """Encode and decode held-out data; print scores, write tokenizers.json and sheet.png."""
+    """Encode and decode held-out data; print scores and write tokenizers.json and sheet.png."""
     from fourm_engine.recipes import evaluate_tokenizers as recipe
     from fourm_engine.recipes.config import load_config
 
@@ -40,7 +40,7 @@ def evaluate(
 
 
 def print_scores(evaluation: TokenizerEvaluation) -> None:
-    """A line for each metric of each modality."""
+    """Prints a line for each metric of each modality."""
     from fourm_engine.evaluate.report import number
 
     columns = ("modality", "tokens", "codes", "used", "dead", "perplexity", "metric", "reconstruction", "best constant")
@@ -58,7 +58,7 @@ def print_scores(evaluation: TokenizerEvaluation) -> None:
     show([table], [f"note: {note}" for note in evaluation.notes])
 
 
-app = typer.Typer(help="Fit tokenizers and look at them.", no_args_is_help=True)
+app = typer.Typer(help="Fit and evaluate tokenizers.", no_args_is_help=True)
 app.command("eval")(evaluate)
 
 
@@ -67,14 +67,12 @@ def fit(
     config: Config,
     overrides: Overrides = None,
     *,
-    space: Annotated[list[str] | None, typer.Option(help="Only this token space; may be repeated.")] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Token spaces fitted at the same time, a process each, spread over the GPUs.")
-    ] = 1,
-    refit: Annotated[bool, typer.Option(help="Replace tokenizers that were fitted under other settings.")] = False,
+    space: Annotated[list[str] | None, typer.Option(help="Only this token space; repeatable.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of token spaces to fit at once, spread over the GPUs.")] = 1,
+    refit: Annotated[bool, typer.Option(help="Replace tokenizers that were fitted with other settings.")] = False,
 ) -> None:
-    """Fit the tokenizer of every token space; one that is up to date is kept, one half done goes on. Where a modality's
-    settings are not those that its tokenizer was fitted under, an error says which."""
+    """Fit the tokenizer of every token space. Keeps those that are up to date, and resumes unfinished ones. Settings
+    that differ from those of a fitted tokenizer are an error that names them."""
     from fourm_engine.recipes import fit as recipe
     from fourm_engine.recipes.config import load_config
 

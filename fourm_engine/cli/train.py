@@ -1,4 +1,4 @@
-"""`fourm train`: one run, on one process or (through `torchrun -m fourm_engine.train`) on many."""
+"""`fourm train`: train a model, on one process or (with `torchrun -m fourm_engine.train`) on many."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from fourm_engine.cli.options import Config, Overrides
 def train(
     config: Config,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run would be and cost; train nothing.")] = (
-        False
-    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost; train nothing.")] = (False),
     replay: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Compute a step again that was not finite, and say where that begins."),
+        typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins."),
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="With --dry-run: utilisation to assume, a share of the peak; 0.4 by default.")
+        float | None, typer.Option(help="With --dry-run: assumed share of the peak FLOP/s. Default: 0.4.")
     ] = None,
-    gpu: Annotated[str, typer.Option(help="With --dry-run: another GPU than this machine's, such as H100.")] = "",
-    processes: Annotated[int | None, typer.Option(min=1, help="With --dry-run: devices that share the work.")] = None,
+    gpu: Annotated[str, typer.Option(help="With --dry-run: a GPU such as H100, instead of this machine's.")] = "",
+    processes: Annotated[int | None, typer.Option(min=1, help="With --dry-run: number of devices.")] = None,
 ) -> None:
-    """Train the any-to-any model on token shards; continues from the newest checkpoint of the run."""
+    """Train an any-to-any model. Resumes from the newest checkpoint of the run."""
     from fourm_engine.recipes.config import load_config
 
     if replay is not None and dry_run:

@@ -1,4 +1,4 @@
-"""`fourm vary`: one thing of a request over a range, and the sheet of the results."""
+"""`fourm vary`: vary one thing of a request over a range, and draw a sheet of the results."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def vary(
         list[str],
         typer.Option(
             "--vary",
-            help="WHAT=FROM:TO:COUNT, WHAT=a,b,c, or of words and files WHAT=this|that. WHAT: a part of an input "
+            help="WHAT=FROM:TO:COUNT, WHAT=a,b,c, or WHAT=this|that for words and files. WHAT is a part of an input "
             "(boxes.0.x), an input, guidance, guidance.NAME, temperature, top_p, top_k, steps, seed. Twice: a table.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The sheet, a .png.")],
     given: Given = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Modality to generate; repeat it. By default all that is not given.")
+        list[str] | None, typer.Option(help="Modality to generate; repeatable. Default: all that are not inputs.")
     ] = None,
     options: Any = None,
 ) -> None:
-    """Vary one thing of what is given, or how it is generated, and draw the results side by side."""
+    """Vary one part of an input, or one option, and draw the results side by side."""
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: the sheet is a .png; change the extension")
     for option in ("reduce", "explain"):

@@ -1,4 +1,4 @@
-"""Stand-ins for the tokenizers that a published model lacks: ids go in and come out; encoding and decoding raise.
+"""Stand-ins for tokenizers that a published model lacks: token ids pass through; encoding and decoding raise.
 
 In: the specs of a token space. Out: a `Tokenizer` with the special ids of the published vocabulary, and no more.
 """
@@ -22,11 +22,11 @@ END_ID, SENTINEL_IDS = 3, tuple(range(4, 204))
 
 
 class MissingTokenizerError(ValueError):
-    """Raised by what needs a tokenizer that was not given."""
+    """An operation needs a tokenizer that was not given."""
 
 
 class AbsentTokenizer(Tokenizer):
-    """Of a grid or vector."""
+    """The stand-in for a grid or vector."""
 
     kind = "absent"
 
@@ -59,7 +59,7 @@ class AbsentTokenizer(Tokenizer):
 
 
 class AbsentTextTokenizer(AbsentTokenizer, TextTokenizer):
-    """Of sequences."""
+    """The stand-in for sequences."""
 
     @property
     def end_id(self) -> int:
@@ -71,7 +71,7 @@ class AbsentTextTokenizer(AbsentTokenizer, TextTokenizer):
 
 
 class Undecoded(Generated):
-    """Tokens without a value: asking for it raises `MissingTokenizerError`."""
+    """Tokens without a value: accessing it raises `MissingTokenizerError`."""
 
     def __init__(self, modality: Modality, tokens: np.ndarray, tokenizer: AbsentTokenizer) -> None:
         object.__setattr__(self, "modality", modality)

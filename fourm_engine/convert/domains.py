@@ -1,6 +1,6 @@
-"""Which installed plugin is which domain of a published checkpoint.
+"""Matches the domains of a published checkpoint with installed plugins.
 
-In: the domains of a file and the plugin host. Out: for each an instance of the modality whose spec has the domain's
+In: the domains of a file and the plugin host. Out: for each domain, an instance of the modality with that
 `published_name`, with settings that fit the file; or the reason why there is none.
 """
 
@@ -24,9 +24,8 @@ def match(
     """({domain: (modality, entry point)}, {domain: why it is missing}).
 
     `settings`: domain or modality name -> settings of the plugin, over its `published_settings` and those that fit the
-    file. The first domain of a
-    plugin bears the plugin's name; further ones, at other sizes, have the size added. Raises ValueError where a plugin
-    provides a domain in another shape than the file has it, or two plugins provide one."""
+    file. The first domain of a plugin gets the plugin's name; further ones, at other sizes, have the size appended.
+    Raises ValueError if a plugin's domain differs in shape from the file's, or if two plugins provide one domain."""
     matched: dict[str, tuple[Modality, str]] = {}
     missing: dict[str, str] = {}
     taken: set[str] = set()
@@ -65,7 +64,7 @@ def match(
 
 
 def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
-    """What a model was never trained to see, or to predict, its modality does not offer."""
+    """Restricts a modality to what the model was trained to see and to predict."""
     spec = modality.spec
     offered = {"input": spec.input and is_input, "target": spec.target and is_target}
     if offered != {"input": spec.input, "target": spec.target}:
@@ -73,7 +72,7 @@ def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
 
 
 def _settings(domain: Domain, fields: set[str]) -> dict[str, Any]:
-    """Settings, of those that a plugin knows, that make its spec fit the file."""
+    """The settings of a plugin that make its spec fit the file."""
     size = _SUFFIX.search(domain.name)
     settings: dict[str, Any] = {}
     if size and isinstance(domain.layout, Grid):

@@ -1,4 +1,4 @@
-"""Any model as a published checkpoint.
+"""Writes any model as a published checkpoint.
 
 In: its network, vocabulary and specs. Out: `model.safetensors` and `config.json` in the published format.
 """

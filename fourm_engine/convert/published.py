@@ -41,13 +41,13 @@ from fourm_plugins.spec import Grid, Layout, Sequence
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_LITERAL = 1 << 16  # characters of one argument in the metadata
-#: Far beyond every model; they keep a hostile config from making us build for hours.
+#: Far beyond any model; these bounds stop a hostile config from building for hours.
 MAX_WIDTH, MAX_BLOCKS, MAX_DOMAINS = 1 << 15, 1 << 10, 1 << 10
 #: Stored positions were computed in float32, with angles of up to 512 radians.
 POSITION_TOLERANCE = 1e-3
-#: Arguments that the format may carry and that must have this value, since ours has nothing else.
+#: Arguments that must have this value if present, since our model supports no other.
 FIXED_ARGUMENTS = {"decoder_sep_mask": True, "share_modality_embeddings": True}
-#: Arguments that a published model, or tokenizer, always has.
+#: Arguments that every published model, or tokenizer, has.
 _TELLING = frozenset({"domains_in", "enc_type"})
 _BIASES = ("qkv_bias", "proj_bias", "mlp_bias", "norm_bias")
 
@@ -66,7 +66,7 @@ class Domain:
 
 @dataclass
 class Checkpoint:
-    """An opened file: what its header and config say; `tensor` reads the rest."""
+    """An opened file: the contents of its header and config; `tensor` reads the rest."""
 
     path: Path
     arguments: dict[str, Any]  # as the format stores them
@@ -86,8 +86,9 @@ OURS = ("fourm", "fourm-head")
 
 
 def find(path_or_folder: str | Path) -> Path | None:
-    """The weights of a published checkpoint, where a file or folder is one; None where it is something else. Raises
-    ValueError for the weights of a model of this project, which says what it is beside them."""
+    """The weights file of a published checkpoint, given the file or its folder; None for anything else.
+
+    Raises ValueError for the weights of a model of ours, whose folder is what loads."""
     path = Path(path_or_folder)
     if path.is_file():
         beside = _config(path.parent)
@@ -251,7 +252,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Every tensor is there, has its shape, and no other is. What ours computes must be what is stored."""
+    """Checks names and shapes of all tensors, and that stored positions and zero biases equal the computed ones."""
     vocabulary = vocabulary_of(checkpoint.domains)
     with torch.device("meta"):
         network = Transformer(checkpoint.config, vocabulary)
@@ -286,8 +287,8 @@ def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = N
 
 
 def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[str, str]) -> Transformer:
-    """The network of a part of the domains (or all), on the CPU. `names`: domain -> our name. A domain that is not
-    input (or target) in the file has zero rows there."""
+    """The network of some or all of the domains, on the CPU. `names`: domain -> our name. A domain that is not input
+    (or target) in the file has zero rows there."""
     vocabulary = vocabulary_of(domains, names)
     with torch.device("meta"):
         network = Transformer(checkpoint.config, vocabulary)
@@ -321,7 +322,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str
 
 
 def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int, patch_size: int) -> dict[str, Any]:
-    """The constructor's arguments of a model that was not published before."""
+    """The constructor's arguments for a model that did not come from the published format."""
     return {
         "domains_in": [d.name for d in domains if d.input],
         "domains_out": [d.name for d in domains if d.target],
@@ -378,7 +379,7 @@ def _published_tensors(
 
 
 def _bare_norms(network: Transformer) -> dict[str, nn.LayerNorm]:
-    """Norms without a bias, which the format stores as zeros."""
+    """Norms without a bias, whose biases the format stores as zeros."""
     return {n: m for n, m in network.named_modules() if isinstance(m, nn.LayerNorm) and m.bias is None}
 
 

@@ -44,13 +44,13 @@ UNETS: dict[str, dict[str, Any]] = {
         "groups": 32,
     }
 }
-#: Pixels of a patch that maps of one place a token are said to have.
+#: Nominal patch size of maps with one cell per token.
 _FEATURE_PATCH = 16
-#: State of the published training, which says nothing of ids.
+#: State of the published training, which does not affect ids.
 _TRAINING = re.compile(r"^quantize\._codebook\.(initted|cluster_size|embed_avg)$")
 _CODES = "quantize._codebook.embed"
 _MAX_SIZE = 1 << 13
-#: Steps of DDIM that a published diffusion decoder is used with.
+#: DDIM steps of the published diffusion decoders.
 _STEPS = 25
 #: diffusion settings -> arguments.
 _DIFFUSION = {
@@ -109,7 +109,7 @@ def spec_of(
 
 
 def settings_of(path: Path, arguments: Mapping[str, Any], spec: ModalitySpec) -> dict[str, Any]:
-    """Settings of `kind_of(arguments)`. Raises ValueError naming the argument that ours cannot be."""
+    """Settings of `kind_of(arguments)`. Raises ValueError naming an unsupported argument."""
     if arguments.get("quant_type", "lucid") != "lucid":
         raise ValueError(f"{path}: quant_type={arguments['quant_type']!r}; only 'lucid' is supported")
     if arguments.get("undo_std"):
@@ -184,7 +184,7 @@ def _ours(value: Tensor, name: str, shape: tuple[int, ...], planned: VQVAETokeni
 
 
 def _same(there: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int, ...]:
-    """A shape that is the expected one but for axes of length 1, as the codes and last projections may have."""
+    """Whether shapes are equal except for axes of length 1, which codes and last projections may have."""
     if expected is not None and [n for n in there if n != 1] == [n for n in expected if n != 1]:
         return expected
     return there
@@ -207,7 +207,7 @@ def _places(tokenizer: VQVAETokenizer) -> dict[str, tuple[str, tuple[int, ...]]]
 
 
 def _positions(tokenizer: VQVAETokenizer) -> dict[str, Tensor]:
-    """The computed tables, (1, width, rows, columns), of the grid that they were made for."""
+    """The computed tables, (1, width, rows, columns), for the grid of the file."""
     assert isinstance(tokenizer.spec.layout, Grid)
     grid, tables = (tokenizer.spec.layout.height, tokenizer.spec.layout.width), {}
     for side in ("encoder", "decoder"):
@@ -223,7 +223,7 @@ def _positions(tokenizer: VQVAETokenizer) -> dict[str, Tensor]:
 
 
 def arguments_of(tokenizer: VQVAETokenizer) -> dict[str, Any]:
-    """The constructor's arguments. Raises ValueError for what the format has no place for."""
+    """The constructor's arguments. Raises ValueError for anything the format cannot hold."""
     spec, s = tokenizer.spec, tokenizer.settings
     assert isinstance(spec.layout, Grid)
     assert isinstance(spec.array, (FeatureMap, ClassMap))

@@ -1,4 +1,4 @@
-"""Tokenizers by place: folders of ours, published VQ-VAEs and DiVAEs, and the WordPiece vocabulary; and back.
+"""Loading of tokenizers: our folders, published VQ-VAEs and DiVAEs, and the WordPiece vocabulary; and conversion back.
 
 In: a file, folder or Hub id. Out: a fitted tokenizer of kind `vqvae`, `divae`, `wordpiece`, or of whatever kind a
 folder of ours holds, with the same ids and the same reconstructions.
@@ -73,7 +73,7 @@ def is_tokenizer(source: str | Path, revision: str | None = None) -> bool:
 
 
 def published_modality(source: str | Path, plugin: str, manager: PluginManager) -> Modality:
-    """An instance of an installed modality that a published tokenizer fits. Raises ValueError where there is none."""
+    """An instance of an installed modality that fits a published tokenizer. Raises ValueError if there is none."""
     path = _find(source, None)
     if (path / DOCUMENT).is_file() or path.suffix == ".json":
         return manager.modality(plugin, **manager.modality_class(plugin).published_settings)
@@ -90,7 +90,7 @@ def published_modality(source: str | Path, plugin: str, manager: PluginManager) 
 
 
 def _find(source: str | Path, revision: str | None) -> Path:
-    """A folder of ours, or the file of a published tokenizer or vocabulary."""
+    """Finds a folder of ours, or the file of a published tokenizer or vocabulary."""
     path = Path(source)
     if not path.exists():
         path = exported.locate(source, revision=revision)
@@ -127,10 +127,10 @@ def _text_spec() -> ModalitySpec:
 
 
 def load_wordpiece(path: Path, specs: Sequence[ModalitySpec]) -> WordPieceTokenizer:
-    """The published vocabulary, ids as they are."""
+    """Loads the published vocabulary, with its ids."""
     tokenizer = WordPieceTokenizer(specs, vocabulary=path)
     tokenizer.fit(lambda: ())
-    # What is saved says that the vocabulary was loaded, and not where it lay.
+    # Saved settings record that the vocabulary was loaded, but not its path.
     tokenizer.settings = tokenizer.settings.model_copy(update={"vocabulary": Path(path.name)})
     return tokenizer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ AHEAD = 2
 Item = TypeVar("Item")
 Task_contra = TypeVar("Task_contra", contravariant=True)
 Item_co = TypeVar("Item_co", covariant=True)
+_TERM = {signal.SIGTERM}
 _ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", re.DOTALL)
 
 
@@ -101,33 +103,43 @@ class Told(Dataset):
 
 
 def end_with_parent(_: int = 0) -> None:
-    """Called first by a worker, so that it ends when its parent is gone."""
+    """Called first by a worker, so that it ends when its parent is gone or ends it. SIGTERM of anybody else, which
+    torchrun and Slurm send to all processes, means the parent, which ends a step and writes a checkpoint before it
+    stops, and needs its workers for that."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+        if hasattr(signal, "sigtimedwait"):  # not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, _TERM)
         threading.Thread(target=_watch, args=(parent.pid,), daemon=True).start()
 
 
 def _watch(parent: int | None) -> None:
     while os.getppid() == parent:
-        time.sleep(1)
+        if not hasattr(signal, "sigtimedwait"):
+            time.sleep(1)
+        elif (sent := signal.sigtimedwait(_TERM, 1)) is not None and sent.si_pid == parent:
+            os._exit(0)
     os._exit(1)
 
 
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
     """The items that a loader of `Told` yields. Raises the errors of its workers, and WorkerEnded if one ended."""
     iterator = iter(loader)
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not (ended := _ENDED.search(str(error))):
-                raise
-            raise WorkerEnded(
-                f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
-                f"fewer, or to 0 to see where it ends"
-            ) from None
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    try:
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not (ended := _ENDED.search(str(error))):
+                    raise
+                raise WorkerEnded(
+                    f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
+                    f"fewer, or to 0 to see where it ends"
+                ) from None
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        del iterator  # a traceback would keep it, and the workers

@@ -1,2 +1,2 @@
-"""How good models and tokenizers are. In: a `FourM`, or tokenizers, and held-out samples. Out: scores in each
+"""Evaluation of models and tokenizers. In: a `FourM`, or tokenizers, and held-out samples. Out: scores in each
 modality's metrics, the any-to-any matrix in nats, and the report with pictures."""

@@ -1,6 +1,6 @@
-"""A generation step by step: after each step what its tokens so far decode to, as an animated GIF or PNG.
+"""Animations of a generation: the values decoded after each step, as a GIF or PNG.
 
-In: a model, a request as `FourM.generate` takes it. Out: frames, each a row of the inputs and of the targets so far.
+In: a model and a request for `FourM.generate`. Out: frames, each a row of the inputs and the targets so far.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-#: Frames of one target; of a longer one (a token a frame) so many are shown, evenly spaced.
+#: Most frames of one target; longer ones (one frame per token) are sampled evenly.
 MAX_FRAMES = 64
 FORMATS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
-#: Milliseconds that a step is shown, and the result.
+#: Milliseconds to show a step, and the result.
 STEP_MS, RESULT_MS = 250, 2500
 
 
 def check_animation(path: Path) -> None:
-    """Raise ValueError for a file that is no animation by its name."""
+    """Raises ValueError unless the name has an extension of an animation."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: an animation is a .gif, or a .png (APNG); change the extension")
 
 
 @dataclass
 class Steps:
-    """What was known after each step of one sample: target -> [(ids, known)]."""
+    """The known tokens of one sample after each step: target -> [(ids, known)]."""
 
     model: FourM
     events: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     @contextmanager
     def recorded(self) -> Iterator[Steps]:
-        """In the block all that the model generates of its first sample is recorded."""
+        """Records what the model generates inside the block, for its first sample."""
         with self.model.sampler.watched(self._add):
             yield self
 
@@ -56,8 +56,7 @@ class Steps:
         self.events.setdefault(target, []).append((ids[0], known[0]))
 
     def frames(self, inputs: Mapping[str, Any], results: Results, *, cell: int = 192) -> list[Image]:
-        """One a step and one of `results`, all of one size. Raises ValueError where there was one step alone, which
-        moves nothing."""
+        """One frame per step and one of `results`, all of one size. Raises ValueError if there was only one step."""
         if all(len(events) < 2 for events in self.events.values()):
             raise ValueError("an animation needs more than one step; raise steps (--steps 8)")
         given = []
@@ -80,7 +79,8 @@ class Steps:
         return self.model.modalities[target].spec.layout.kind == "sequence"
 
     def _so_far(self, target: str, ids: np.ndarray, known: np.ndarray) -> Any:
-        """What the known tokens decode to; of a grid the others are grey, and count as the nearest known one."""
+        """The value decoded from the known tokens. Unknown ones of a grid are grey, and decoded as their nearest known
+        one."""
         modality, layout = self.model.modalities[target], self.model.modalities[target].spec.layout
         if self._sequence(target):
             ids = ids[known]
@@ -96,7 +96,7 @@ class Steps:
 
 
 def _nearest(known: np.ndarray, columns: int) -> np.ndarray:
-    """Index of the known token nearest to each, in a grid of so many columns."""
+    """Index of the nearest known token of each token, in a grid of `columns`."""
     at = np.arange(len(known))
     there = np.flatnonzero(known)
     rows, across = at // columns, at % columns
@@ -116,7 +116,7 @@ def _equally_large(frames: Sequence[Image]) -> list[Image]:
 
 
 def animated(frames: Sequence[Image], path: Path) -> bytes:
-    """The file of an animation, in the format of the path's extension; it begins again after the last frame."""
+    """The bytes of a looping animation, in the format of the path's extension."""
     check_animation(path)
     times = [STEP_MS] * (len(frames) - 1) + [RESULT_MS]
     kind = FORMATS[path.suffix.lower()]
@@ -124,7 +124,7 @@ def animated(frames: Sequence[Image], path: Path) -> bytes:
     if kind == "GIF":
         from PIL import Image as pil
 
-        # one palette for all frames, so that no colour flickers
+        # one palette for all frames avoids flicker
         palette = _strip(frames).quantize(256)
         frames = [frame.quantize(palette=palette, dither=pil.Dither.NONE) for frame in frames]
     frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
@@ -132,7 +132,7 @@ def animated(frames: Sequence[Image], path: Path) -> bytes:
 
 
 def _strip(frames: Sequence[Image]) -> Image:
-    """The last frame above the middle one: what the palette is chosen for."""
+    """The last frame above the middle one, from which the palette is chosen."""
     from PIL import Image as pil
 
     width, height = frames[-1].size

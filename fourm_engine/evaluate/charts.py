@@ -17,9 +17,9 @@ from fourm_plugins.extras import optional
 
 #: Readable on a light page and on a dark one.
 COLOURS = {"train": "#7a9bcb", "held_out": "#e0662a", "text": "#808893", "grid": "#80889344"}
-#: What the losses of a model are measured in.
+#: The unit of a model's losses.
 NATS = "nats per token"
-#: Points of a thinned curve; each is the mean of its neighbourhood, so that noise does not hide the trend.
+#: Points of a thinned curve; averaging neighbours reveals the trend behind the noise.
 POINTS = 150
 
 
@@ -33,13 +33,13 @@ class Curve:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """The loss, then the loss of each modality, from the lines of a run; [] if there are none. Skips unreadable
-    lines (the last one of a killed run)."""
+    """The loss, then the loss of each modality, from `metrics.jsonl`; [] if there is none. Skips unreadable lines, such
+    as the last one of a killed run."""
     return curves_of(read_lines(path), lambda line: line.step)
 
 
 def curves_of(lines: Iterable[Line], at: Callable[[Line], float | None]) -> list[Curve]:
-    """The same of `lines`; each stands `at` a place on the axis, or nowhere."""
+    """The curves of `lines`; `at` gives the position of a line on the axis, or None to leave it out."""
     curves = {"loss": Curve("loss")}
     for line in lines:
         if (x := at(line)) is None:
@@ -53,7 +53,7 @@ def curves_of(lines: Iterable[Line], at: Callable[[Line], float | None]) -> list
 
 
 def training_seconds(path: Path, batch_size: int) -> float | None:
-    """Seconds spent on training steps, over all parts of an interrupted run, from the recorded throughput."""
+    """Seconds spent on training steps, over all resumes of a run, from the recorded throughput."""
     total, before = 0.0, 0
     for line in read_lines(path):
         if rate := line.numbers.get("samples_per_s"):
@@ -63,7 +63,7 @@ def training_seconds(path: Path, batch_size: int) -> float | None:
 
 
 def thin(points: Sequence[tuple[float, float]], number: int = POINTS) -> list[tuple[float, float]]:
-    """At most `number` points: means over equal runs of neighbours."""
+    """At most `number` points, each the mean of equally many neighbours."""
     if len(points) <= number:
         return list(points)
     bounds = [round(k * len(points) / number) for k in range(number + 1)]
@@ -72,7 +72,7 @@ def thin(points: Sequence[tuple[float, float]], number: int = POINTS) -> list[tu
 
 
 def check_matplotlib() -> Any:
-    """matplotlib. Raises ValueError if it is not installed; call it before long work."""
+    """Returns matplotlib. Raises ValueError if it is not installed, so call it before long work."""
     return optional("matplotlib", what="loss curves need", install="fourm-engine[report]")
 
 

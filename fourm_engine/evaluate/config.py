@@ -1,4 +1,4 @@
-"""EvaluateConfig: the `evaluate` section of a config; the predictions to make on held-out samples."""
+"""The `evaluate` section of a config: which predictions to score on held-out samples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ class EvalTask(BaseModel):
     name: str = Field(min_length=1)
     #: Input modalities.
     inputs: list[str] = Field(min_length=1)
-    #: Target modalities, in order of generation. "*" means all that read other sources than the inputs.
+    #: Target modalities, in order of generation. "*" is all that read other sources than the inputs.
     targets: list[str] = Field(min_length=1)
-    #: Of these inputs only a part is shown, {name: part}. Such an input may be a target, too: the rest is predicted.
+    #: Inputs of which only a part is shown, {name: part}. Such an input may also be a target; the rest is then
+    #: predicted.
     keep: dict[str, Part] = Field(default_factory=dict)
-    #: Whether later targets see the earlier ones; otherwise each sees the inputs alone.
+    #: Whether later targets see earlier ones, or the inputs alone.
     chain: bool = True
-    #: How to generate a target, {name: options of `fourm_engine.generate.plan`}; others use the default plan.
+    #: Options of a target, {name: options of `fourm_engine.generate.plan`}; others use the default plan.
     options: dict[str, Options] = Field(default_factory=dict)
-    #: Only the first so many held-out samples; null: all of `evaluate.samples`.
+    #: Use only the first held-out samples; null: all of `evaluate.samples`.
     samples: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -46,7 +47,7 @@ class EvalTask(BaseModel):
 
 
 class EvaluateConfig(BaseModel):
-    """Without `tasks`, everything is predicted from every single input (`chain: false`)."""
+    """Without `tasks`, predicts everything from every single input (`chain: false`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 

@@ -24,15 +24,15 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
 REPORT, SHEET = "report.html", "sheet.png"
-#: Names of a finding that the page lists; the JSON has more.
+#: Names listed per finding on the page; the JSON has more.
 ITEMS = 50
-#: Channels and classes that a table shows; the JSON has all.
+#: Channels and classes shown in a table; the JSON has all.
 CHANNELS, CLASSES = 6, 12
 
 
 def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8) -> list[Path]:
-    """Write the page and, where a sample can be shown, the sheet. `samples`: of each part, drawn by the check's seed
-    among those that have the most modalities."""
+    """Writes the page and, if a sample can be shown, the sheet. `samples`: per part, drawn by the check's seed among
+    those with the most modalities."""
     examples = {part.name: _examples(check, part, samples) for part in check.parts}
     page = environment().get_template("data_report.html.jinja")
     text = page.render(
@@ -88,7 +88,7 @@ def _shape(check: DataCheck, values: dict[str, Any]) -> dict[str, float]:
 
 
 def _render(modality: Modality, value: Any, shapes: dict[str, float]) -> Any:
-    """As the model sees it: the centre crop, at the modality's size."""
+    """Renders a value as the model sees it: the centre crop, at the modality's size."""
     target = array_aspect(modality.spec) or 1.0
     view = View()
     if modality.spec.alignment is not None:
@@ -97,14 +97,14 @@ def _render(modality: Modality, value: Any, shapes: dict[str, float]) -> Any:
 
 
 def describe_item(item: Any) -> str:
-    """An item of a finding, in a line."""
+    """Describes an item of a finding in one line."""
     if isinstance(item, dict):
         return f"{item['file']}: {item['reason']}" if "file" in item else ", ".join(f"{k} {v}" for k, v in item.items())
     return ", ".join(map(str, item)) if isinstance(item, list) else str(item)
 
 
 def tables(check: DataCheck) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, columns, rows) of all that is counted, for a terminal and for the page."""
+    """(title, columns, rows) of every table, for the terminal and the page."""
     return [
         table
         for table in (

@@ -1,7 +1,7 @@
-"""What a mask does to one sample, for people: which tokens are shown and which are targets, over a picture or in words.
+"""The mask of one sample, for people: input and target tokens drawn over a picture or described in words.
 
-In: a `PackedSample` and the vocabulary that it was packed with. Out: the state of each token, a picture with a grid, a
-text with the sentinels of its spans.
+In: a `PackedSample` and its vocabulary. Out: the state of each token, a picture with a grid, a text with the sentinels
+of its spans.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DROPPED, SHOWN, TARGET = range(3)
-#: Pixels of a picture with a grid, at least, along its longer side.
+#: Smallest longer side of a picture with a grid, in pixels.
 SIDE = 256
 _GREY, _ORANGE = (128, 128, 128), (240, 120, 20)
 
 
 def states(packed: PackedSample, vocabulary: Vocabulary, name: str, tokens: int) -> np.ndarray:
-    """int64 (tokens,) of a grid or vector: DROPPED, SHOWN or TARGET."""
+    """int64 (tokens,) for a grid or vector: DROPPED, SHOWN or TARGET."""
     found, index = np.full(tokens, DROPPED), vocabulary[name].index
     found[packed.encoder[1, packed.encoder[2] == index]] = SHOWN
     found[packed.decoder[1, packed.decoder[2] == index]] = TARGET
@@ -38,8 +38,8 @@ def counts(packed: PackedSample, vocabulary: Vocabulary, name: str) -> tuple[int
 
 
 def overlay(image: Image, grid: np.ndarray) -> Image:
-    """`image` with a grid over it: tokens that are shown as they are, targets in orange, all others in grey.
-    grid: (rows, columns) of states."""
+    """`image` under a grid: input tokens are clear, targets orange, all others grey. grid: (rows, columns) of
+    states."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
@@ -70,12 +70,12 @@ def in_words(states_of: np.ndarray) -> str:
 
 
 def spans(packed: PackedSample, vocabulary: Vocabulary, name: str, tokenizer: TextTokenizer) -> tuple[str, str]:
-    """(input, target) of a sequence as text. ⟨2⟩ is the second sentinel of its tokenizer: in the input it stands for
-    the words that follow it in the target. ⟨end⟩ closes a sequence that was not cut."""
+    """(input, target) of a sequence as text. ⟨2⟩ is the tokenizer's second sentinel, which stands in the input for the
+    words after it in the target. ⟨end⟩ marks the end of a sequence that was not truncated."""
     entry = vocabulary[name]
     shown = packed.encoder[0, packed.encoder[2] == entry.index] - entry.start
     rows = packed.decoder[2] == entry.index
-    # The decoder is given each token and predicts the next: what it is given first, then all that it predicts.
+    # The decoder predicts the next token from each: its first input, then all its predictions.
     first = packed.decoder[0, rows][:1] - entry.start
     return text(shown, tokenizer), text(np.concatenate([first, packed.labels[rows]]), tokenizer)
 

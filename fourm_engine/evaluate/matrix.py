@@ -1,7 +1,7 @@
 """The any-to-any matrix: how much each input tells the model about each target, in held-out nats per token.
 
-In: a model, held-out samples. Out: `Matrix`. A sample's entry is the mean over the target's tokens of -log p(token |
-whole input); a cell is the mean over samples. The effect of an input is the difference, sample by sample, to the target
+In: a model, held-out samples. Out: `Matrix`. A sample's entry is the mean of -log p(token | whole input) over the
+target's tokens, and a cell is the mean over samples. The effect of an input is the per-sample difference to the target
 given nothing, so that easy and hard samples cancel.
 """
 
@@ -25,13 +25,13 @@ from fourm_engine.model import FourM
 def measure_matrix(
     model: FourM, held_out: Samples, ids: Callable[[str], Mapping[str, np.ndarray]], config: EvaluateConfig
 ) -> Matrix:
-    """Every modality that may be input (continuous ones too) to every one that may be target, on the first
-    `config.matrix_samples` samples. `ids`: token modality -> sample -> ids."""
+    """The matrix of all inputs (continuous ones included) and all targets, on the first `config.matrix_samples`
+    samples. `ids`: token modality -> sample -> ids."""
     began = time.perf_counter()
     specs = {name: modality.spec for name, modality in model.modalities.items()}
     inputs = [name for name, spec in specs.items() if spec.input]
     targets = [name for name, spec in specs.items() if spec.target]
-    # A sample's truths and inputs in the form the likelihood takes: ids, or the array of a continuous modality.
+    # Truths and inputs as `nats_by_sample` takes them: ids, or the array of a continuous modality.
     content = {name: held_out.arrays[name] if specs[name].continuous else ids(name) for name in specs}
     names = held_out.names[: config.matrix_samples]
     samples = {s: {name: by_sample_of[s] for name, by_sample_of in content.items() if s in by_sample_of} for s in names}
@@ -57,7 +57,7 @@ def measure_matrix(
 
 
 def _mean(x: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, which is unknown for a single sample."""
+    """Mean and standard error, which is unknown for a single sample."""
     return float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
@@ -70,13 +70,13 @@ def nats_by_sample(
     *,
     batch_size: int = 32,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Nats of each of `targets` given all tokens of `inputs` (possibly none), from one encoding of these.
+    """Nats of each of `targets` given all tokens of `inputs` (possibly none), which are encoded once.
 
     A grid or vector is predicted as a whole in one parallel step; a sequence, its end marker included, token by token
     with the true ones before it (teacher forcing). Ids are int64 (n,) without an end marker; arrays are `spec.array`.
 
     Returns target -> (float64 (B,) nats, int64 (B,) tokens); both are 0 for a sample without the target.
-    Raises ValueError: a target is among the inputs or cannot be predicted, or a sample lacks an input."""
+    Raises ValueError if a target is among the inputs or cannot be predicted, or if a sample lacks an input."""
     if both := sorted(set(inputs) & set(targets)):
         raise ValueError(f"{both[0]!r} is both input and target; drop it from the inputs")
     scores = {target: (np.zeros(len(samples)), np.zeros(len(samples), np.int64)) for target in targets}

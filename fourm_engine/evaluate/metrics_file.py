@@ -1,7 +1,7 @@
-"""The numbers that a run wrote: `metrics.jsonl`, read whatever state it is in.
+"""Reads `metrics.jsonl` of a run, whatever state it is in.
 
-In: a file that a run may be writing at, that a killed run cut short, or that another program wrote. Out: its lines as
-finite numbers; what is none is skipped.
+In: a file that a run may still write, that a killed run left incomplete, or that another program wrote. Out: its lines
+as finite numbers; anything else is skipped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "metrics.jsonl"
-#: Bytes of a line; a longer one is none of ours.
+#: Most bytes of a line; a longer one is not ours.
 MAX_LINE = 1 << 20
 #: Of a number that a run writes.
 LARGEST = 1e300
@@ -34,7 +34,7 @@ class Line:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a file in its order; [] where there is none. Raises OSError for a file that cannot be read."""
+    """The lines of a file, in order; [] if it does not exist. Raises OSError for an unreadable file."""
     if not path.is_file():
         return []
     lines = []

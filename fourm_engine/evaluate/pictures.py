@@ -1,6 +1,6 @@
-"""Pictures for people: rendered inputs, predictions, ground truths and ceilings, as data URIs and as a contact sheet.
+"""Contact sheets and data URIs of rendered inputs, predictions, ground truths and ceilings.
 
-In: what `Modality.render` returns, a `PIL.Image` or a string. Out: PNG bytes.
+In: renderings of `Modality.render`, each a `PIL.Image` or a string. Out: PNG bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fourm_engine.drawing import fit, font, png
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Pictures smaller than this (pixels) are magnified, without smoothing.
+#: Smaller pictures (pixels) are magnified, without smoothing.
 SMALL = 160
 
 
@@ -56,8 +56,8 @@ def hide(image: Image, shown: np.ndarray) -> Image:
 def contact_sheet(
     samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6, above: str = "prediction"
 ) -> Image:
-    """One picture of `samples`, two lines each: predictions above truths, the input at their left. Columns are the
-    first sample's inputs and targets. `above`: what the upper line is called."""
+    """One picture of `samples`, two rows each: predictions above truths, with the inputs on the left. The columns are
+    the first sample's inputs and targets. `above`: label of the upper row."""
     from PIL import Image as pil
     from PIL import ImageDraw
 

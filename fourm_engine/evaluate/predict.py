@@ -1,4 +1,5 @@
-"""Predictions on held-out samples, scored by each modality's metrics beside constants and the tokenizer's ceiling.
+"""Predictions on held-out samples, scored by each modality's metrics beside constant predictors and the tokenizer's
+ceiling.
 
 In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
 """
@@ -26,7 +27,7 @@ from fourm_plugins.spec import Grid
 
 
 class Predictor:
-    """Makes predictions for tasks; caches what they share: token ids, decoded values, scores of the constants."""
+    """Makes predictions for tasks, and caches what tasks share: token ids, decoded values, scores of the constants."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class Predictor:
         *,
         extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
     ) -> None:
-        """`training`: target -> values to fit its constants to. `extra_metrics`: target -> additional metrics."""
+        """`training`: target -> values to fit the constants to. `extra_metrics`: target -> additional metrics."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
             name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
@@ -51,7 +52,7 @@ class Predictor:
         self._ceiling: dict[str, dict[str, Any]] = {}
 
     def ids(self, name: str) -> dict[str, np.ndarray]:
-        """Sample -> token ids of a modality, of every held-out sample that has it."""
+        """Sample -> token ids of a modality, for all held-out samples that have it."""
         if name not in self._ids:
             arrays, tokenizer = self.held_out.arrays[name], self.model.tokenizers[name]
             self._ids[name] = dict(
@@ -60,7 +61,7 @@ class Predictor:
         return self._ids[name]
 
     def ceiling(self, name: str) -> dict[str, Any]:
-        """Sample -> truth, encoded and decoded."""
+        """Sample -> its truth, encoded and decoded."""
         if name not in self._ceiling:
             ids, tokenizer = self.ids(name), self.model.tokenizers[name]
             arrays = _batched(tokenizer.decode, list(ids.values()), self.config.batch_size)
@@ -86,15 +87,15 @@ class Predictor:
         ), pictures
 
     def pictures(self, task: Task) -> list[SamplePictures]:
-        """Predictions of the first samples that have the inputs of a task, as pictures, without scoring them."""
+        """Predictions for the first samples with a task's inputs, as pictures, unscored."""
         names = self.held_out.having(task.inputs.values())[: self.config.pictures]
         predictions = self._predict(task, names)
         return [self._pictures(task, name, predictions[name]) for name in names]
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
-        """Token modality -> its tokenizer on the held-out samples: kind, codes, how many are in use, their perplexity
-        (exp of the entropy of the codes), both means over the positions where each has codes of its own, tokens a
-        sample, and the reconstruction in the modality's own metrics."""
+        """Token modality -> statistics of its tokenizer on the held-out samples: kind, codes, used codes and perplexity
+        (exp of the entropy; both averaged over positions with separate codes), tokens per sample, and the
+        reconstruction in the modality's metrics."""
         rows = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
@@ -121,9 +122,9 @@ class Predictor:
         groups = [task.targets] if task.chain else [[target] for target in task.targets]
         predictions: dict[str, dict[str, Any]] = {name: {} for name in names}
         for targets in groups:
-            # A target of which a part is given is predicted alone, too: other targets only see that part.
+            # A partly given target is predicted separately: other targets see only the given part.
             plan = self._plan(task, targets)
-            # Where nothing is drawn, equal samples come out equal: no seed says that they should not.
+            # Without sampling, seeds make no difference.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn
             results = self.model.generate_batch(
                 inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
@@ -133,7 +134,7 @@ class Predictor:
         return predictions
 
     def _input(self, task: Task, given: str, sample: str) -> Any:
-        """`Ids`, which are encoded once for all tasks, or the value of a continuous modality."""
+        """`Ids`, encoded once for all tasks, or the value of a continuous modality."""
         shown = task.inputs[given]
         spec = self.model.modalities[shown].spec
         if spec.continuous:
@@ -174,7 +175,8 @@ class Predictor:
     def _beside_prediction(
         self, target: str, names: Sequence[str], truths: Sequence[Any]
     ) -> dict[str, tuple[float | None, dict[str, float | None]]]:
-        """Metric -> (ceiling's score, constants' scores); they depend on the samples alone, not on the task."""
+        """Metric -> (score of the ceiling, scores of the constants), which depend on the samples and not on the
+        task."""
         key = (target, *names)
         if key not in self._beside:
             ceiling, constants = self.ceiling(target), self._fitted_constants(target)

@@ -42,7 +42,7 @@ def number(value: float | None) -> str:
 
 
 def environment() -> Environment:
-    """The templates of this folder, with their filters; every text of data is escaped."""
+    """The Jinja environment of this folder, with filters; all text of data is escaped."""
     loader = PackageLoader("fourm_engine.evaluate", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -65,7 +65,7 @@ def _constant_names(task: TaskResult) -> list[str]:
 
 
 def _fact(value: Any) -> str:
-    """A fact of the run: "fourm-x 0.1, fourm-y 0.2", "12,345"."""
+    """Formats a fact of the run: "fourm-x 0.1, fourm-y 0.2", "12,345"."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {inner}" for name, inner in value.items())
     if isinstance(value, (list, tuple)):
@@ -74,7 +74,7 @@ def _fact(value: Any) -> str:
 
 
 def _measure(value: Any) -> str:
-    """A fact of a tokenizer."""
+    """Formats a fact of a tokenizer."""
     if value is None:
         return ""
     if isinstance(value, Mapping):
@@ -83,7 +83,7 @@ def _measure(value: Any) -> str:
 
 
 def _shade(cell: Cell) -> Markup:
-    """The background of a cell of the matrix: the stronger, the larger the share of nats gained or lost."""
+    """The background of a matrix cell, stronger for a larger share of nats gained or lost."""
     colour = "good" if cell.lowers else "bad" if cell.raises else ""
     if not colour:
         return Markup("")

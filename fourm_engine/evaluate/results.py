@@ -1,6 +1,6 @@
-"""The results of an evaluation: the content of `evaluation.json` and of the report.
+"""The results of an evaluation, as stored in `evaluation.json` and shown in the report.
 
-Scores are floats in the metric's unit. A score that could not be computed is None, and a note gives the reason.
+Scores are floats in the metric's unit. A score that cannot be computed is None, with a note that gives the reason.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one target: of the prediction, of the tokenizer's ceiling (truth, encoded and decoded), and of the
-    best constant predictors, fitted on training values."""
+    """One metric of one target: the scores of the prediction, of the ceiling (the truth, encoded and decoded), and of
+    constant predictors fitted to training values."""
 
     metric: str
     unit: str
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def best_constant(self) -> tuple[str, float] | None:
-        """(name, score) of the best constant."""
+        """(name, score) of the best constant predictor."""
         known = [(name, score) for name, score in self.constants.items() if score is not None]
         sign = -1 if self.higher_is_better else 1
         return min(known, key=lambda item: sign * item[1]) if known else None
@@ -42,7 +42,7 @@ class Score:
     @property
     def ratio(self) -> float | None:
         """Prediction over the first constant, the plugin's simplest (one value everywhere); None where the ratio is
-        meaningless: if higher is better, and for a constant of 0."""
+        meaningless: if higher is better, or for a constant of 0."""
         first = next(iter(self.constants.values()), None)
         if self.higher_is_better or self.prediction is None or not first:
             return None
@@ -51,8 +51,8 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples that have all
-    inputs; `scored` of them have the target's truth, too."""
+    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples with all inputs, of
+    which `scored` also have the target's truth."""
 
     name: str
     inputs: list[str]
@@ -66,8 +66,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Cell:
-    """Held-out nats per token of one target given one input. `difference` is to the target given nothing, paired by
-    sample; both have the standard error of their mean over samples."""
+    """Held-out nats per token of one target given one input, and the paired `difference` to the target given nothing,
+    with standard errors over samples."""
 
     nats: float
     error: float
@@ -97,7 +97,8 @@ class Matrix:
 
 @dataclass
 class Evaluation:
-    """All of it. `run` holds facts (steps, parameters, plugins …), `tokenizers` how each does on the samples."""
+    """A whole evaluation. `run` holds facts (steps, parameters, plugins …), `tokenizers` the statistics of each
+    tokenizer."""
 
     run: dict[str, Any]
     tasks: list[TaskResult]

@@ -1,4 +1,4 @@
-"""The curves of several runs in one picture: a panel a loss, a colour a run; dots are held-out losses.
+"""The curves of several runs in one picture: a panel per loss, a colour per run; dots are held-out losses.
 
 In: curves by run. Out: a file: .png, .svg or .pdf, or a page (.html) with the picture inside.
 """
@@ -16,15 +16,13 @@ from fourm_engine.files import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf", ".html")
 COLUMNS = 3
-#: Panels of one picture; further losses are left out, with a word.
+#: Most panels of one picture; further losses are left out, with a note.
 MAX_PANELS = 30
 
 
 def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str, unit: str) -> list[str]:
-    """Write the curves of `runs`, {name: curves}; `axis` and `unit` are what stands at the axes. Returns what was left
-    out, in words.
-
-    Raises ValueError where matplotlib is not installed, for another kind of file, or where there is no curve."""
+    """Writes the curves of `runs`, {name: curves}, with the axis labels `axis` and `unit`. Returns a note on what was
+    left out. Raises ValueError if matplotlib is not installed, the file has another extension, or there is no curve."""
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
     check_matplotlib()

@@ -1,4 +1,4 @@
-"""One sample as a run sees it, for people: a sheet of pictures, and the same in words."""
+"""One sample as a run sees it: a sheet of pictures, and a description in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fourm_engine.evaluate.masks import DROPPED
 from fourm_plugins.counting import counted
 from fourm_plugins.view import View
 
-#: Pixels to which the longer side of a picture is enlarged, in whole steps, before a crop is drawn on it.
+#: Pixels to enlarge a picture's longer side to, by a whole factor, before drawing a crop on it.
 LEAST_SIDE = 256
 RED = (255, 60, 60)
 
@@ -25,27 +25,27 @@ class ShownModality:
     """One modality of a sample. Pictures are `PIL.Image`s or strings; None where there is none."""
 
     name: str
-    #: Tokens that it holds; those of its input and target budgets, and those that the mask took.
+    #: Its number of tokens; its input and target budgets; and how many tokens the mask took.
     tokens: int | None = None
     budgets: tuple[int, int] = (0, 0)
     taken: tuple[int, int] = (0, 0)
-    #: (tokens,) of `masks.states`, of grids and vectors.
+    #: (tokens,) of `masks.states`, for grids and vectors.
     states: np.ndarray | None = None
-    #: As it was read, and the part of it that is seen; as the model sees it; what its tokens decode to; under the mask.
+    #: As read, and the visible part of it; as the model sees it; as its tokens decode; under the mask.
     file: Any = None
     crop: View | None = None
     seen: Any = None
     decoded: Any = None
     masked: Any = None
-    #: (input, target) of a sequence, or where the tokens of a vector are.
+    #: (input, target) of a sequence, or the positions of a vector's tokens.
     words: tuple[str, ...] = ()
-    #: Why something is absent.
+    #: Why something is missing.
     remark: str = ""
 
 
 @dataclass(frozen=True)
 class ShownSample:
-    """A sample, its modalities, and what was drawn for it. `position` is None where no mask was drawn."""
+    """A sample, its modalities, and the draws for it. `position` is None if no mask was drawn."""
 
     sample: str
     part: str
@@ -62,7 +62,7 @@ class ShownSample:
     notes: list[str] = field(default_factory=list)
 
     def title(self) -> list[str]:
-        """Lines on the sample as a whole."""
+        """Lines about the sample as a whole."""
         lines = [f"{self.sample} ({self.part}, {self.folder})"]
         views = "random views" if self.views > 1024 else counted(self.views, "view")
         crops = [f"{group}: {describe(view)}" for group, view in self.crops.items()]
@@ -75,7 +75,7 @@ class ShownSample:
         return lines + self.notes
 
     def picture(self) -> Image:
-        """The sheet: a row a modality."""
+        """The sheet, with a row per modality."""
         rows = []
         for one in self.modalities:
             cells: list[Cell | None] = [None]
@@ -100,7 +100,7 @@ class ShownSample:
         return sheet(rows, title=self.title() + key)
 
     def lines(self) -> list[str]:
-        """The same in words, a line or several a modality."""
+        """The same in words, one or more lines per modality."""
         lines = self.title()
         for one in self.modalities:
             held = f" of {one.tokens} tokens" if one.tokens is not None else ""
@@ -118,7 +118,7 @@ class ShownSample:
 
 
 def taken(one: ShownModality, *, zeros: bool = True) -> str:
-    """How many tokens the mask took, and dropped; short without what is none."""
+    """How many tokens the mask took and dropped, omitting zeros."""
     counts = {"input": one.taken[0], "target": one.taken[1]}
     if one.states is not None:
         counts["dropped"] = int((one.states == DROPPED).sum())
@@ -134,13 +134,13 @@ def describe(view: View) -> str:
 
 
 def is_whole(view: View) -> bool:
-    """Whether a crop shows all, to a hundredth."""
+    """Whether a crop shows the whole, to a hundredth."""
     return min(view.height, view.width) > 0.99
 
 
 def with_crop(image: Image, view: View) -> Image:
-    """A picture with the rectangle of a view, red between white lines, so that it is seen on any colour. A small
-    picture is enlarged first: the lines hide little of it."""
+    """A picture with the rectangle of a view, red between white lines to show on any colour. Small pictures are
+    enlarged first, so that the lines hide little."""
     from PIL import ImageDraw
 
     times = max(1, LEAST_SIDE // max(image.size))

@@ -1,6 +1,6 @@
-"""Samples for evaluation: view 0 of raw files (the centre crop, the first alternative), as values and as arrays.
+"""Samples for evaluation, as values and as arrays: view 0 of raw files (the centre crop, the first alternative).
 
-In: a folder of raw data. Out: `Samples`, some of them drawn by a seed, in memory. What `AlignedData` skips is missing.
+In: a folder of raw data. Out: `Samples` drawn by a seed, in memory, without what `AlignedData` skips.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fourm_plugins.counting import counted
 @dataclass(frozen=True)
 class Samples:
     """`values[modality][sample]` and `arrays[modality][sample]`; a sample may lack modalities. `errors`: modality ->
-    files that could not be used."""
+    number of unusable files."""
 
     names: list[str]
     values: dict[str, dict[str, Any]]
@@ -28,15 +28,14 @@ class Samples:
     errors: dict[str, int] = field(default_factory=dict)
 
     def having(self, modalities: Iterable[str]) -> list[str]:
-        """Names of the samples that have all of `modalities`."""
+        """Names of the samples with all of `modalities`."""
         wanted = list(modalities)
         return [name for name in self.names if all(name in self.values.get(m, ()) for m in wanted)]
 
 
 def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: int) -> Samples:
-    """`samples` samples of `data`, all where there are fewer; the same for the same seed.
-
-    Raises ValueError (BadFile) for a file that cannot be used where `on_error` says so, or where no sample is left."""
+    """At most `samples` samples of `data`, drawn by `seed`. Raises ValueError (BadFile) for an unusable file if
+    `on_error` says so, or if no sample is left."""
     modalities = data.modalities
     drawer = ViewDrawer.from_config(modalities, config, training=False)
     order = epoch_order(len(data.names), seed, 0)[:samples]

@@ -1,6 +1,6 @@
-"""The tasks that a model can do: the configured ones, limited to its modalities, or the default ones.
+"""The tasks of an evaluation: the configured ones, limited to the model's modalities, or the default ones.
 
-In: `EvalTask`s and the model's modalities. Out: `Task`s whose names all exist, and a note on everything left out.
+In: `EvalTask`s and the model's modalities. Out: valid `Task`s, and a note on everything left out.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ALL = "*"
 
 @dataclass(frozen=True)
 class Task:
-    """`inputs`: name as the user gives it -> the modality it is shown as (the continuous one that reads the same
-    source, if there is one). An input that is a target, too, is shown as tokens."""
+    """`inputs`: the user's name -> the modality it is shown as (the continuous one of the same source, if there is one;
+    tokens if it is also a target)."""
 
     name: str
     inputs: dict[str, str]
@@ -35,8 +35,8 @@ class Task:
 def resolve_tasks(
     configured: list[EvalTask], modalities: Mapping[str, Modality], missing: Mapping[str, str] | None = None
 ) -> tuple[list[Task], list[str]]:
-    """Skips missing targets, and tasks without an input or any target, each with a note.
-    `missing`: why a modality of the model is not there. Raises ValueError for invalid options or parts."""
+    """Resolves `tasks`, skipping missing targets and tasks that lack an input or all targets, each with a note.
+    `missing`: modality -> why it is missing. Raises ValueError for invalid options or parts."""
     tasks, notes = [], []
     for task in configured or default_tasks(modalities):
         why = {name: (missing or {}).get(name) or "not in the model" for name in task.inputs + task.targets}
@@ -65,7 +65,7 @@ def resolve_tasks(
 
 
 def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
-    """Raise ValueError for an invalid part or option, before anything is computed."""
+    """Raises ValueError for an invalid part or option, before anything is computed."""
     try:
         for name, part in task.keep.items():
             kept_tokens(modalities[task.inputs[name]].spec, part, np.random.default_rng(0))
@@ -76,7 +76,8 @@ def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
 
 
 def kept_tokens(spec: ModalitySpec, part: Part, rng: np.random.Generator) -> np.ndarray:
-    """bool (tokens,): which tokens of a grid are shown. Raises ValueError for other layouts, for none and for all."""
+    """bool (tokens,): the visible tokens of a grid. Raises ValueError for other layouts, and if none or all are
+    visible."""
     if not isinstance(spec.layout, Grid):
         raise ValueError(f"keep is for grids; leave it out for a {spec.layout.kind}")
     h, w = spec.layout.height, spec.layout.width
@@ -104,7 +105,7 @@ def _no_part(spec: ModalitySpec, part: Part) -> ValueError:
 
 
 def default_tasks(modalities: Mapping[str, Modality]) -> list[EvalTask]:
-    """From every single input to everything else; a source with continuous input is shown that way alone."""
+    """From every single input to everything else; a source with a continuous modality is shown only as that."""
     tasks = []
     for name, modality in modalities.items():
         if not modality.spec.input or shown_as(name, (), modalities) != name:
@@ -121,7 +122,7 @@ def everything_else(inputs: list[str], modalities: Mapping[str, Modality]) -> li
 
 
 def shown_as(name: str, targets: list[str] | tuple[str, ...], modalities: Mapping[str, Modality]) -> str:
-    """The modality that an input called `name` is shown as, by the rule of `FourM.generate`."""
+    """The modality that an input `name` is shown as, by the rule of `FourM.generate`."""
     readers = _readers(name, modalities)
     exact = [reader for reader in readers if reader.name == name]
     if exact and name in targets:
@@ -134,9 +135,9 @@ def shown_as(name: str, targets: list[str] | tuple[str, ...], modalities: Mappin
 
 
 def _readers(name: str, modalities: Mapping[str, Modality]) -> list[Modality]:
-    """Modalities that may show an input called `name`, a modality or a source."""
+    """Modalities that may show an input `name`, which is a modality or a source."""
     exact = [modalities[name]] if name in modalities and modalities[name].spec.input else []
-    # Of several instances of a modality, `a` and `a@448`, the one without "@" stands for its files.
+    # Of several instances, `a` and `a@448`, the one without "@" represents the files.
     files = modalities[name].spec.files if name in modalities and "@" not in name else None
     others = (m for m in modalities.values() if m.spec.input and m.name != name)
     return exact + [m for m in others if m.spec.source == name or m.spec.files == files]

@@ -1,7 +1,7 @@
-"""How good fitted tokenizers are: each modality's metrics of held-out values after encoding and decoding.
+"""Evaluation of fitted tokenizers: each modality's metrics of held-out values after encoding and decoding.
 
-In: fitted tokenizers and held-out data. Out: `TokenizerScores` of each modality with tokens, written to
-`tokenizers.json`, and `sheet.png`, reconstructions above what they are of.
+In: fitted tokenizers and held-out data. Out: `TokenizerScores` per token modality in `tokenizers.json`, and
+reconstructions above their originals in `sheet.png`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TokenizerScores:
-    """One modality's tokenizer on held-out samples. `scores`: `prediction` is the reconstruction's score, `constants`
-    those of the best predictors that look at nothing. `used`, `dead` and `perplexity` are means over the positions
-    where each has codes of its own, and None of sequences, whose vocabulary is no codebook."""
+    """One modality's tokenizer on held-out samples. `scores`: `prediction` is the score of the reconstruction,
+    `constants` those of the best constant predictors. `used`, `dead` and `perplexity` are averaged over positions with
+    separate codes, and None for sequences, whose vocabulary is not a codebook."""
 
     modality: str
     kind: str
@@ -60,7 +60,7 @@ class TokenizerScores:
 @dataclass(frozen=True)
 class TokenizerEvaluation:
     tokenizers: list[TokenizerScores]
-    #: What could not be measured, with the reason.
+    #: What could not be computed, and why.
     notes: list[str]
     #: Files written: the report, and the sheet if there is a picture.
     files: list[Path] = field(default_factory=list)
@@ -80,7 +80,7 @@ def evaluate_tokenizers(
     constant_samples: int = 300,
     device: Any = "cpu",
 ) -> TokenizerEvaluation:
-    """Measure `tokenizers`, by modality, on the first `samples` of held-out data, and write the report to `out`.
+    """Evaluates `tokenizers`, by modality, on the first `samples` held-out samples, and writes the report to `out`.
 
     Args:
         train: data to which the constant predictors are fitted, `constant_samples` of all together.
@@ -107,7 +107,7 @@ def evaluate_tokenizers(
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %s encoded and decoded", name, counted(len(values), "sample"))
     files = [_write(out, measured, notes)]
-    # Samples that have the most modalities show the most.
+    # Prefer samples with the most modalities.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
         names = [name for name in tokenizers if any(name in shown[sample] for sample in best)]
@@ -116,7 +116,7 @@ def evaluate_tokenizers(
 
 
 def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, samples: int) -> list[Any]:
-    """Values of about `samples` samples, of each part its share."""
+    """Values of about `samples` samples, from each part in proportion to its size."""
     parts = [part for part in parts if part.counts.get(modality)]
     total = sum(part.counts[modality] for part in parts)
     return [
@@ -127,7 +127,7 @@ def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, sampl
 
 
 def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any]) -> tuple[list[np.ndarray], list[Any]]:
-    """Ids of each value, and the values that they decode to."""
+    """The ids of each value, and the values decoded from them."""
     ids, decoded = list[np.ndarray](), list[Any]()
     for start in range(0, len(values), BATCH):
         rows = tokenizer.encode([modality.normalise(value) for value in values[start : start + BATCH]])

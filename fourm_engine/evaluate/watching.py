@@ -1,6 +1,6 @@
-"""What a model predicts while it learns, as one picture of a few held-out samples: truth below each prediction.
+"""Pictures during training: predictions for a few held-out samples, each above the truth.
 
-In: the held-out files of a run and the tasks of its evaluation. Out: what draws a model's predictions to a file.
+In: the held-out files of a run and its evaluation tasks. Out: a callable that draws a model's predictions to a file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from fourm_engine.model import FourM
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import rank, together
 
-#: Tasks on one picture: the first ones of the config.
+#: Tasks on one picture, the first of the config.
 MAX_TASKS = 4
 
 
 class HeldOutPictures:
-    """Draws the same `number` held-out samples each time, generated with the same seeds, for the first tasks of
-    `config` (without any: from each single input to everything).
-
-    Raises ValueError where there are no held-out files, or no task that the modalities can do."""
+    """Draws predictions for the same `number` held-out samples with the same seeds each time, for the first tasks of
+    `config` (by default from each single input to everything). Raises ValueError if there are no held-out files, or no
+    task fits the modalities."""
 
     def __init__(self, modalities: Modalities, data: DataConfig, config: EvaluateConfig, number: int) -> None:
         if data.val is None:
@@ -45,7 +44,7 @@ class HeldOutPictures:
             raise ValueError("\n".join(["train.pictures_every: no held-out sample has the inputs of a task", *notes]))
 
     def __call__(self, model: FourM, path: Path) -> None:
-        """Write a PNG. Raises CannotWrite."""
+        """Writes a PNG. Raises CannotWrite."""
         predictor = Predictor(model, self.samples, {}, self.config)
         sheets = [(task.name, contact_sheet(predictor.pictures(task))) for task in self.tasks]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +54,8 @@ class HeldOutPictures:
 def pictures_of(
     train: TrainConfig, modalities: Modalities, data: DataConfig, evaluate: EvaluateConfig
 ) -> Callable[[FourM, Path], None] | None:
-    """What draws the pictures of a run, in its first process; None where it draws none. Every process must call it."""
+    """The callable that draws a run's pictures, in its first process; None if it draws none. Every process must call
+    this."""
     if train.pictures_every is None:
         return None
     make = partial(HeldOutPictures, modalities, data, evaluate, train.pictures)

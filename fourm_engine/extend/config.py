@@ -18,9 +18,9 @@ class ExtendConfig(BaseModel):
     source: str
     #: The new modalities.
     add: list[str] = Field(min_length=1)
-    #: What is trained. "rows": only what the new modalities add (rows of the tables, modality vectors, projections,
-    #: positions); everything else keeps every bit. "lora": also adapters in every block, merged into the weights at
-    #: the end. "all": every weight.
+    #: What is trained. "rows": only the parameters of the new modalities (table rows, modality vectors, projections,
+    #: positions); everything else keeps every bit. "lora": also adapters in every block, merged at the end. "all":
+    #: every weight.
     train: Literal["rows", "lora", "all"] = "rows"
     lora: LoraConfig = LoraConfig()
     #: Share of the training samples drawn from `masking.mixture`, whose "*" includes the new modalities. Of the others,

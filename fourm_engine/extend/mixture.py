@@ -1,4 +1,4 @@
-"""Masking strategies that an extension is trained and measured with, derived from those of the run.
+"""The masking strategies that train and evaluate an extension, derived from the run's.
 
 In: the run's `MaskingConfig` and the specs of the new modalities. Out: others of the same capacities, so that batches
 keep their shape.
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_plugins.spec import ModalitySpec
 
-#: Share of the samples about new modalities that have one as target; the others have one as input.
+#: Share of the new modalities' samples that have one as target; the others have one as input.
 AS_TARGET = 2 / 3
 
 
 def extended(masking: MaskingConfig, new: Sequence[ModalitySpec], replay: float) -> MaskingConfig:
-    """The training mixture: a share `replay` of the samples as in `masking`, the others about the new modalities."""
+    """The training mixture: a share `replay` of samples as in `masking`, the others on the new modalities."""
     weights = [(component, component.weight * replay) for component in masking.mixture]
     total = sum(component.weight for component in masking.mixture)
     for spec in new:
@@ -40,8 +40,8 @@ def known(masking: MaskingConfig, new: Sequence[ModalitySpec]) -> MaskingConfig:
 
 
 def as_target(masking: MaskingConfig, spec: ModalitySpec) -> list[Component]:
-    """Every strategy of the run with the new modality as its only target and unchanged inputs. Weights
-    add up to 1; empty if it cannot be a target."""
+    """Every strategy of the run with its inputs, and the new modality as its only target. Weights sum to 1; empty if it
+    cannot be a target."""
     if not spec.target:
         return []
     components = []
@@ -66,7 +66,7 @@ def as_input(spec: ModalitySpec, new: Sequence[ModalitySpec]) -> list[Component]
 
 
 def only(masking: MaskingConfig, components: Sequence[Component]) -> MaskingConfig:
-    """`masking` with these strategies instead, for batches of the same shape."""
+    """`masking` with other strategies, for batches of the same shape."""
     capacities = {"encoder_capacity": masking.encoder_tokens, "decoder_capacity": masking.decoder_tokens}
     return MaskingConfig.model_validate(masking.model_dump() | capacities | {"mixture": tuple(components)})
 

@@ -1,8 +1,8 @@
 """What an extension gained and forgot: held-out nats per token before and after, under the same masks.
 
-In: for every case (inputs and targets) the nats and tokens of each held-out sample, before and after.
-Out: `Report`, which is `extend.json`. Means are over tokens; their standard errors are over samples (of a ratio of
-sums), and that of a change is over the changes per sample, so that easy and hard samples cancel.
+In: the nats and tokens of each held-out sample, before and after, for every case (a set of inputs and targets). Out:
+`Report`, which is `extend.json`. Means are over tokens; their standard errors are over samples (of a ratio of sums),
+and that of a change is over the changes per sample, so that easy and hard samples cancel.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FILE = "extend.json"
 
 @dataclass(frozen=True)
 class Nats:
-    """One modality in one case: nats and number of target tokens of each sample that has any, by position."""
+    """One modality in one case: nats and number of target tokens of each sample with targets, by position."""
 
     nats_B: np.ndarray  # float64
     tokens_B: np.ndarray  # int64
 
     @property
     def mean(self) -> float:
-        """Per token."""
+        """Mean nats per token."""
         return float(self.nats_B.sum() / self.tokens_B.sum())
 
     @property
@@ -65,8 +65,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """`rows`: case "known": what the model knew, from what it knew; "new": the new modalities from what it knew; "given
-    new": what it knew from a new modality alone."""
+    """`rows` by case. "known": known modalities from known ones; "new": new modalities from known ones; "given new":
+    known modalities from a new one alone."""
 
     source: str
     add: list[str]
@@ -75,7 +75,7 @@ class Report:
     trained_parameters: int
     parameters: int
     rows: list[Row]
-    #: Known modalities left out, since their plugin or tokenizer is missing.
+    #: Known modalities that take no part, since their plugin or tokenizer is missing.
     not_measured: list[str]
 
     def save(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> Report:
-        """Raises ValueError for a file that is no report of this version."""
+        """Raises ValueError for a file that is not a report of this version."""
         try:
             document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if (number := document.pop("format")) != FORMAT:

@@ -1,8 +1,8 @@
 """Extension: a trained model and its new modalities, checked against each other before training.
 
-In: which model, which modalities, where the tokenizers of new ones are. Out: all modalities, the vocabulary that begins
-with the model's rows, and the tokenizers: those that the model was trained with for all that it knows, also where a new
-modality shares them, and fitted ones for what is new.
+In: a model, the names of new modalities, and the folder of their tokenizers. Out: all modalities, a vocabulary that
+begins with the model's rows, and the tokenizers: the model's for all token spaces that it knows, fitted ones for new
+spaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extension:
-    """A model and what it grows by, checked to fit. `modalities`: all whose plugins are here, new ones included."""
+    """A model and its new modalities, checked to fit. `modalities`: all with an installed plugin, new ones included."""
 
     settings: ExtendConfig
     folder: Path  # of the exported model
@@ -53,10 +53,9 @@ class Extension:
         fitted: Path,
         manager: PluginManager | None = None,
     ) -> Extension:
-        """`fitted`: folder of the tokenizers of new token spaces.
-
-        Raises ValueError: no such model; a new modality that it has already, that is not installed, or whose token
-        space clashes; a config that changes what the model has."""
+        """`fitted`: folder of the tokenizers of new token spaces. Raises ValueError if the model does not exist, if a
+        new modality is already in it, is not installed or has a conflicting token space, or if the config changes the
+        model."""
         folder = find_model(settings.source)
         saved = exported.read_config(folder)
         manager = manager or load_manager(modalities_config)
@@ -100,18 +99,18 @@ class Extension:
 
     @property
     def training(self) -> Modalities:
-        """Those that take part: not those without a tokenizer in the model, nor those not installed."""
+        """The modalities that take part: installed, and with a tokenizer if the model knows them."""
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
 
     def check_same(self) -> None:
-        """All processes must have the same plugins; RankMismatch names the rank and the plugin that differ."""
+        """Raises RankMismatch, which names the rank and the plugin, if processes have different plugins."""
         check_same(identity(self.modalities, self.manager))
 
     @property
     def unfitted(self) -> list[str]:
-        """Token spaces of new modalities alone that have no usable tokenizer in `fitted`."""
+        """New token spaces without a usable tokenizer in `fitted`."""
         wanting = []
         for space, specs in self._new_spaces.items():
             folder = self.fitted / space
@@ -124,8 +123,8 @@ class Extension:
         return wanting
 
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """Modality -> tokenizer, for all with tokens: the model's own, extended to new modalities that share its token
-        space, and the fitted ones of new spaces. Raises ValueError where one is missing."""
+        """Modality -> tokenizer, for all with tokens: the model's, extended to new modalities that share its token
+        spaces, and the fitted ones of new spaces. Raises ValueError if one is missing."""
         spaces = self.modalities.token_spaces
         known = {space: specs for space, specs in spaces.items() if space in self.saved.tokenizers}
         loaded = load_tokenizers(self.folder / exported.TOKENIZERS, known, self.manager, modalities=self.modalities)
@@ -165,7 +164,8 @@ class Extension:
 
 
 def find_model(source: str | Path) -> Path:
-    """Folder of the exported model of a run, a folder or a Hub id. Raises ValueError with the remedy."""
+    """The folder of the exported model of a run, a folder or a Hub id. Raises ValueError, with the remedy, if there is
+    none."""
     run = Path(source)
     unfinished = (run / "config.yaml").is_file() and not (run / "model").exists()
     if unfinished and not (run / exported.CONFIG).is_file():

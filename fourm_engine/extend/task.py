@@ -1,7 +1,7 @@
-"""ExtendTask: trains a model with new modalities, and measures what it gains and forgets.
+"""ExtendTask: trains a model with new modalities, and evaluates what it gains and forgets.
 
-In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: the
-exported model, `<run>/model/`, an ordinary one, and the report, `<run>/extend.json`.
+In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: an
+ordinary exported model, `<run>/model/`, and the report, `<run>/extend.json`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ExtendTask(FourMTask):
         return self.cases["known"]
 
     def planned(self, seed: int) -> None:
-        """The source is whole in every process anyway."""
+        """None: every process holds the whole source."""
         return None
 
     def _adapt(self, network: Transformer) -> None:
@@ -83,8 +83,8 @@ class ExtendTask(FourMTask):
             add_lora(network, **settings.lora.model_dump(), setting="extend.lora.matrices")
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Nats per target token in every case, the same samples and masks each time; `before` holds the values for the
-        initial weights, `after` the latest. Scores of "given new" have that prefix."""
+        """Nats per target token in every case, with the same samples and masks each time. `before` keeps the values of
+        the initial weights, `after` the latest. Scores of "given new" have that prefix."""
         scores: dict[str, tuple[float, float]] = {}
         measured = {}
         for case, data in self.cases.items():

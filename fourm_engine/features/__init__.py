@@ -1,1 +1,1 @@
-"""The encoder of a trained model at work: features of samples, and an index of them that is searched."""
+"""Features of samples from a trained model's encoder: probes, an index to search, export to other programs."""

@@ -1,8 +1,8 @@
-"""Features of samples on disk, so that a second probe of the same samples computes none.
+"""Features of samples, cached on disk, so that later probes of the same samples need not compute them.
 
-In: an encoder and samples. Out: their features, from `folder/<digest>` where they are: of the encoder, what it was
-shown, and the names, sizes and times of the files. `pooled`, float32 (n, D); where wanted `tokens`, float16 (n, N, D),
-and `valid`, bool (n, N); raw numbers, their shape in `features.json`.
+In: an encoder and samples. Out: their features, from `folder/<digest>` if there; the digest covers the encoder, its
+inputs, and the names, sizes and times of the files. `pooled`, float32 (n, D); on request `tokens`, float16 (n, N, D),
+and `valid`, bool (n, N); raw numbers, with their shape in `features.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TYPES = {"pooled": np.float32, "tokens": np.float16, "valid": np.bool_}
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Of the samples that can be used; arrays are mapped, not read."""
+    """Features of the usable samples; arrays are memory-mapped, not read."""
 
     names: list[str]
     arrays: dict[str, np.ndarray]
@@ -46,8 +46,8 @@ def features_of(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> CachedFeatures:
-    """Features of `names`, from the cache or computed and kept there. Raises ValueError where none can be used, and
-    where features are not finite."""
+    """Features of `names`, from the cache, or computed and cached. Raises ValueError if no sample can be used, and if
+    features are not finite."""
     place = folder / _digest(encoder, samples, names, tokens)
     if (cached := _load(place)) is None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _compute(
 
 
 def _load(folder: Path) -> CachedFeatures | None:
-    """None where they are not there, or damaged, so that they are computed again."""
+    """The cached features; None if they are missing or damaged, and have to be computed."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         arrays = dict[str, np.ndarray]()

@@ -33,13 +33,13 @@ from fourm_plugins.spec import Grid
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-#: Of the levels of a pyramid: cells beside one of the grid, in rows and in columns.
+#: Levels of a pyramid: cells per cell of the grid, in rows and in columns.
 SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class ReadSample:
-    """The tokens of one sample, and {name as given: modality that it is shown as}."""
+    """The tokens of one sample, and {name as given: modality that shows it}."""
 
     shown: dict[str, Shown]
     shown_as: dict[str, str]
@@ -47,10 +47,10 @@ class ReadSample:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of B samples of at most N tokens; padding last.
+    """Features of B samples of at most N tokens, padded at the end.
 
-    `values` after the encoder's final norm; of padding they mean nothing. `modality`: index in `vocabulary`, -1 for
-    padding. `position`: index in the grid or vector, rank in the sequence."""
+    `values`: after the encoder's final norm; undefined for padding. `modality`: index in `vocabulary`, -1 for padding.
+    `position`: index in the grid or vector, rank in the sequence."""
 
     values: Float[Tensor, "B N D"]
     valid: Bool[Tensor, "B N"]
@@ -60,19 +60,19 @@ class Features:
     shown_as: list[dict[str, str]]
 
     def pooled(self) -> Float[Tensor, "B D"]:
-        """The mean over the tokens of each sample; 0 for a sample without any."""
+        """The mean over the tokens of each sample; 0 for a sample without tokens."""
         valid = self.valid[..., None]
         return torch.where(valid, self.values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
 
     def grid(self, name: str) -> Float[Tensor, "B D h w"]:
-        """What was given as `name`, a modality of a grid, as a map; 0 where a sample does not have it, or not that
-        token of it. Raises ValueError where it is no grid, or where the samples have it in grids of several sizes."""
+        """The features of the input `name`, a grid, as a map; 0 for samples or tokens without it. Raises ValueError if
+        it is not a grid, or if the samples have grids of several sizes."""
         shown = [names.get(name, name) for names in self.shown_as]
         entries = [self.vocabulary[one] for one in shown]
         layouts = {entry.layout for entry in entries}
         layout = layouts.pop()
         if not isinstance(layout, Grid):
-            raise ValueError(f"{name!r} is a {layout.kind}, not a grid; its features are those of forward_features")
+            raise ValueError(f"{name!r} is a {layout.kind}, not a grid; use forward_features")
         if layouts:
             raise ValueError(f"{name!r}: the batch has it in grids of several sizes; give all of it in one form")
         index_B1 = torch.tensor([[entry.index] for entry in entries], device=self.modality.device)
@@ -83,16 +83,16 @@ class Features:
 
 
 class Encoder(nn.Module):
-    """The encoder of `model`, whose weights it shares, in evaluation mode.
+    """The encoder of `model`, sharing its weights, in evaluation mode.
 
-    `inputs`: names of modalities that samples may have; by default all that the model takes. Raises ValueError for one
-    that it does not."""
+    `inputs`: modalities that samples may have; by default all that the model takes. Raises ValueError for one that it
+    does not take."""
 
     def __init__(self, model: FourM, inputs: Iterable[str] | str | None = None) -> None:
         super().__init__()
         self.reader, self.vocabulary = model.reader, model.vocabulary
         names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
-        #: Name -> modality that its values are shown as.
+        #: Name -> modality that shows its values.
         self.inputs = {name: self.reader.instance(name, raw=True).name for name in names}
         for name, shown in self.inputs.items():
             if shown not in self.reader.input_names:
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         self.network = without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
         self.network.embedding = without(model.network.embedding, {"decoder_table", "mask_token"})
         self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
-        #: Blocks below each level of a pyramid: in even steps, the last all of them.
+        #: Number of blocks below each level of a pyramid: in even steps up to all of them.
         blocks = len(self.network.encoder)
         self.depths = [math.ceil(blocks * (level + 1) / len(SCALES)) for level in range(len(SCALES))]
         self.eval()
@@ -112,13 +112,12 @@ class Encoder(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """As timm has it, a dict for each level of `pyramid`: `module`, below whose output it is; `num_chs`, D;
-        `reduction`, pixels of the first grid among `inputs` to a cell of the level. Raises ValueError without a grid.
-        """
+        """Like timm's: a dict for each level of `pyramid`: `module`, whose output it is; `num_chs`, D; `reduction`,
+        pixels of the first grid among `inputs` per cell of the level. Raises ValueError without a grid."""
         specs = [self.reader.modalities[name].spec for name in self.inputs.values()]
         patches = [spec.patch[0] for spec in specs if isinstance(spec.layout, Grid)]
         if not patches:
-            raise ValueError(f"no grid is among the inputs {', '.join(self.inputs)}; pyramids are of grids")
+            raise ValueError(f"no grid among the inputs {', '.join(self.inputs)}; only grids have pyramids")
         return [
             {
                 "module": f"network.encoder.{depth - 1}" if depth else "network.embedding",
@@ -133,9 +132,8 @@ class Encoder(nn.Module):
         return self.network.encoder_norm.weight.device
 
     def read(self, inputs: Mapping[str, Any]) -> ReadSample:
-        """The tokens of one sample, as workers of a loader may prepare them. What is None counts as missing.
-
-        Raises ValueError, one line, for what is not among `inputs`, and for a value that does not fit."""
+        """The tokens of one sample, as workers of a loader may prepare them. A value of None counts as missing. Raises
+        ValueError, one line, for a name outside `inputs`, and for a value that does not fit."""
         given = {name: value for name, value in inputs_of([inputs])[0].items() if value is not None}
         for name in given:
             if name not in self.inputs and name not in self.inputs.values():
@@ -147,17 +145,18 @@ class Encoder(nn.Module):
         return ReadSample({name: sample.shown[name] for name in ordered(self.vocabulary, sample.shown)}, shown_as)
 
     def forward_features(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Features:
-        """Features of every token. `inputs`: a mapping a sample, {name: value}, or what `read` made of it; any may be
-        missing, or all. A sample's features do not depend on the others of its batch.
+        """Features of every token.
 
-        Raises ValueError as `read` does, and for no sample at all."""
+        `inputs`: for each sample a mapping {name: value}, or the result of `read`; any or all inputs may be missing. A
+        sample's features do not depend on the rest of the batch. Raises ValueError as `read` does, and for no
+        samples."""
         return self._forward(inputs, [len(self.network.encoder)])[0]
 
     def forward_intermediates(
         self, inputs: Sequence[Mapping[str, Any] | ReadSample], indices: int | Sequence[int]
     ) -> list[Features]:
-        """`forward_features` after each of the blocks `indices`, counted from 0 or with -1 from the last; an int: after
-        so many, the last ones. All with the final norm. Raises ValueError for a block that is not there, too."""
+        """`forward_features` after each of the blocks `indices`, counted from 0, or from the last with -1; an int n
+        means the last n. All with the final norm. Also raises ValueError for a block that does not exist."""
         blocks = len(self.network.encoder)
         chosen = list(range(blocks - indices, blocks)) if isinstance(indices, int) else list(indices)
         if wrong := [index for index in chosen if not -blocks <= index < blocks]:
@@ -167,9 +166,9 @@ class Encoder(nn.Module):
     def pyramid(
         self, inputs: Sequence[Mapping[str, Any] | ReadSample], name: str
     ) -> list[Float[Tensor, "B D rows columns"]]:
-        """Maps of what was given as `name`, for heads that want several resolutions: after every quarter of the blocks,
-        with 4, 2, 1 and ½ times the rows and columns of its grid (those of `feature_info`). Finer ones are interpolated
-        (bilinear), coarser ones are means, so that nothing in them is learned. 0 where `grid` is.
+        """Feature maps of the input `name` at several resolutions: after every quarter of the blocks, with 4, 2, 1 and
+        ½ times the rows and columns of its grid (see `feature_info`). Finer maps are interpolated (bilinear), coarser
+        ones are means, so nothing in them is learned. 0 where `grid` is.
 
         Raises ValueError as `forward_features` and `Features.grid` do."""
         levels = self._forward(inputs, self.depths)
@@ -177,10 +176,10 @@ class Encoder(nn.Module):
 
     def _forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample], depths: Sequence[int]) -> list[Features]:
         if isinstance(inputs, (Mapping, ReadSample)):
-            raise ValueError("inputs: one sample, where a list of them is due")
+            raise ValueError("inputs is a list of samples, not a single sample")
         samples = [sample if isinstance(sample, ReadSample) else self.read(sample) for sample in inputs]
         if not samples:
-            raise ValueError("inputs: no sample is given; give at least one")
+            raise ValueError("inputs: no samples; give at least one")
         capacity = max(sum(map(len, sample.shown.values())) for sample in samples)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)
         states, valid = self.network.encode_depths(tokens, continuous, depths)
@@ -188,11 +187,12 @@ class Encoder(nn.Module):
         return [Features(values, valid, tokens.mod, tokens.pos, self.vocabulary, names) for values in states]
 
     def forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample]) -> Float[Tensor, "B D"]:
-        """The mean of `forward_features` over the tokens of each sample; 0 for a sample without any."""
+        """The mean of `forward_features` over the tokens of each sample; 0 for a sample without tokens."""
         return self.forward_features(inputs).pooled()
 
     def fingerprint(self) -> str:
-        """16 hex digits of the weights, tokenizers and grids: features of equal encoders may be compared."""
+        """16 hex digits of the weights, tokenizers and grids: encoders with equal fingerprints give comparable
+        features."""
         digest = hashlib.sha256(repr(self._tokenizers).encode())
         digest.update(repr([(e.name, e.layout) for e in self.vocabulary if e.position_grid]).encode())
         digest_weights(self, digest)
@@ -206,21 +206,20 @@ def encoder(
     size: Size | Mapping[str, Size] | None = None,
     **options: Any,
 ) -> Encoder:
-    """The encoder of a trained model: of a run's folder, a model's folder, a published file or a Hub id. `inputs` as
-    of `Encoder`, `options` as of `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers stay on the
-    `device` that they were loaded to.
+    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id.
 
-    `size`: pixels a side, or (height, width), of all inputs that are grids, or {name: size}; by default those that the
-    model was trained at. Positions are interpolated.
+    `inputs`: see `Encoder`; `options`: see `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers
+    stay on the `device` that they were loaded to. `size`: pixels per side, or (height, width), for all inputs that are
+    grids, or {name: size}; by default the sizes of training. Positions are interpolated.
 
-    Raises ValueError, one line, where there is no such model, for inputs that it does not take, and for sizes that an
+    Raises ValueError, one line, if there is no such model, for inputs that it does not take, and for sizes that an
     input or its tokenizer cannot have."""
     model = FourM.from_pretrained(path_or_id, **options)
     return Encoder(model if size is None else resized(model, inputs, size), inputs)
 
 
 def digest_weights(module: nn.Module, digest: Any) -> None:
-    """Add all weights of a module to a digest of `hashlib`."""
+    """Add all weights of a module to a `hashlib` digest."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -35,9 +35,9 @@ from fourm_plugins.spec import FeatureMap, ModalitySpec
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OUTPUTS = ("pooled", "tokens", "valid")
-#: Largest difference from the encoder's outputs that a file may have.
+#: Maximum difference of a file's outputs from the encoder's.
 TOLERANCE = 1e-4
-#: Protocol buffers, and so ONNX files, are smaller than 2 GiB.
+#: Protocol buffers, and so ONNX files, must be smaller than 2 GiB.
 MAX_ONNX_BYTES = 2**31 - 2**24
 OPSET = 18
 _KEY = "fourm.json"
@@ -46,7 +46,7 @@ _INSTALL = {"what": "ONNX files need", "install": "fourm-engine[onnx]"}
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a file takes and gives. `inputs`: name -> modality, dtype, shape, and what decides what its numbers mean;
+    """Inputs and outputs of an exported file. `inputs`: name -> modality, dtype, shape, and what its numbers mean;
     `outputs`: name -> shape; `encoder`: its fingerprint."""
 
     inputs: dict[str, dict[str, Any]]
@@ -55,7 +55,7 @@ class FileFacts:
 
 
 class Exportable(nn.Module):
-    """The encoder of fixed inputs, {name: modality}, as a module of tensors alone."""
+    """The encoder for fixed inputs, {name: modality}, as a module that takes and returns tensors only."""
 
     def __init__(self, encoder: Encoder, inputs: Mapping[str, str]) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Exportable(nn.Module):
 
 
 def _patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
-    """`fourm_engine.masking.pack.patchify` of a batch."""
+    """Like `fourm_engine.masking.pack.patchify`, for a batch."""
     if not isinstance(spec.array, FeatureMap):
         return x.flatten(1).unflatten(1, (spec.layout.num_tokens, -1))
     (ph, pw), array = spec.patch, spec.array
@@ -102,7 +102,7 @@ def _patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
 
 
 def arrays_of(encoder: Encoder, samples: Sequence[ReadSample], inputs: Mapping[str, str]) -> list[np.ndarray]:
-    """What an exported file takes for `samples`, in its order."""
+    """The arrays that an exported file takes for `samples`, in its order."""
     return [_filled(encoder, samples, modality) for modality in inputs.values()]
 
 
@@ -128,11 +128,11 @@ def _filled(encoder: Encoder, samples: Sequence[ReadSample], modality: str) -> n
 
 
 def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileFacts, float]:
-    """Write `path`, an encoder of all its `inputs`; a file that is there is replaced. Returns what it takes and gives,
-    and the largest difference of its outputs from the encoder's, which moves to the CPU.
+    """Write `path`, an encoder of all its `inputs`, replacing an existing file. Returns its inputs and outputs, and the
+    largest difference of its outputs from the encoder's. Moves the encoder to the CPU.
 
-    Raises ValueError: a name that ends otherwise than the format's files do, packages that are not installed, an
-    encoder too large for the format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
+    Raises ValueError for a file name with a suffix of another format, packages that are not installed, an encoder too
+    large for the format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
     if path.suffix != SUFFIXES[format]:
         raise ValueError(f"{path}: files of format {format} end in {SUFFIXES[format]}; change --out or --format")
     if format == "onnx":
@@ -147,7 +147,9 @@ def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileF
     module = Exportable(encoder, given).eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if format == "onnx" and size > MAX_ONNX_BYTES:
-        raise ValueError(f"{path}: {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2; use --format torch")
+        raise ValueError(
+            f"{path}: {size / 2**30:.1f} GiB of weights, more than the 2 of an ONNX file; use --format torch"
+        )
     samples = _samples(encoder, given)
     tensors = [torch.from_numpy(array) for array in arrays_of(encoder, samples, given)]
     facts = FileFacts(
@@ -190,7 +192,8 @@ def _described(encoder: Encoder, modality: str) -> dict[str, Any]:
 
 
 def _samples(encoder: Encoder, given: Mapping[str, str]) -> list[ReadSample]:
-    """Drawn samples to compare with: one that has all, one without each input, one with parts alone, one of nothing."""
+    """Random samples to compare with: one with all inputs, one without each input, one with parts only, one with
+    nothing."""
     rng, whole = np.random.default_rng(0), {}
     for modality in given.values():
         spec = encoder.reader.modalities[modality].spec
@@ -213,7 +216,7 @@ def _difference(
     tensors: Sequence[Tensor],
     run: Callable[[Sequence[Tensor]], list[np.ndarray]],
 ) -> float:
-    """The largest, over batches of one sample and of all; infinite where other tokens are valid."""
+    """The largest difference, over batches of one sample and of all; infinite if different tokens are valid."""
     worst = 0.0
     for rows in (slice(0, 1), slice(0, len(samples))):
         features = encoder.forward_features(samples[rows])

@@ -1,7 +1,7 @@
 """An index of features: a folder with `features.npy`, float32 (n, D), and `index.json`, the names of its n samples.
 
 In: names and features, or such a folder. Out: the folder, which appears whole, and the nearest samples of a query:
-exact below `EXACT` samples; beyond by a graph of neighbours (`graph.usearch`), where the extra `search` is installed.
+exact below `EXACT` samples; beyond that by a graph of neighbours (`graph.usearch`), if the extra `search` is installed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FORMAT = 2
 DESCRIPTION, FEATURES, GRAPH = "index.json", "features.npy", "graph.usearch"
-#: Samples from which on a graph is made, and used.
+#: Number of samples from which a graph is made and used.
 EXACT = 100_000
-#: Rows that are compared with a query at a time.
+#: Rows compared with a query at a time.
 _BLOCK = 1 << 16
 _EXTRA = "fourm-engine[search]"
 _REMEDY = "make it again with `fourm embed`"
@@ -33,9 +33,9 @@ _REMEDY = "make it again with `fourm embed`"
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """`names[i]` has `features[i]`, made from the modalities `inputs` by the encoder with this `fingerprint`; of the
-    modality `predicted`, where they are features that the model predicts. `size`: {input: pixels} where it was shown at
-    another size than the model was trained at."""
+    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`; of
+    the modality `predicted`, if the features are predictions of the model. `size`: {input: pixels} if inputs had
+    another size than in training."""
 
     names: list[str]
     features: Float[np.ndarray, "n D"]
@@ -46,7 +46,7 @@ class Index:
     graph: Path | None = None
 
     def save(self, folder: Path) -> None:
-        """Write `folder`; an earlier index there is replaced. Raises ValueError where something else is there."""
+        """Write `folder`, replacing an earlier index. Raises ValueError if something else is there."""
         check_free(folder)
         facts = {"format": FORMAT, "inputs": self.inputs, "encoder": self.fingerprint, "samples": self.names}
         facts |= {"predicted": self.predicted, "size": self.size}
@@ -60,7 +60,7 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Index:
-        """The features are mapped, not read. Raises ValueError where there is no index, or a damaged one."""
+        """Load an index; features are memory-mapped. Raises ValueError if there is no index, or a damaged one."""
         path = folder / DESCRIPTION
         if not path.is_file():
             raise ValueError(f"{folder}: no index of features, {DESCRIPTION} is not there; {_REMEDY}")
@@ -90,8 +90,8 @@ class Index:
         return cls(names, features, inputs, fingerprint, predicted, sizes, graph)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
-        """(name, cosine) of the `k` samples nearest to `query`, the nearest first; all of them where there are fewer.
-        Every sample is compared, unless there is a graph."""
+        """(name, cosine) of the `k` samples nearest to `query`, nearest first; all samples if there are fewer. Compares
+        every sample, unless there is a graph."""
         if self.graph is not None and (rows := self._near(query, k)) is not None:
             block = np.asarray(self.features[rows])
             cosines = block @ (query / _length(query)) / _length(block)
@@ -103,7 +103,7 @@ class Index:
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
     def _near(self, query: np.ndarray, k: int) -> np.ndarray | None:
-        """Rows that the graph gives; None where it cannot be used."""
+        """Rows from the graph; None if it cannot be used."""
         graph = _usearch(self.features.shape[1])
         if graph is None:
             return None
@@ -121,7 +121,7 @@ class Index:
 
 
 def _usearch(width: int) -> Any:
-    """An empty graph of usearch; None, with a line in the log, where that is not installed."""
+    """An empty usearch graph; None, with a line in the log, if usearch is not installed."""
     try:
         module = optional("usearch.index", what=f"a graph of {EXACT} samples and more needs", install=_EXTRA)
     except ValueError as error:
@@ -148,6 +148,6 @@ def _length(features: np.ndarray) -> np.ndarray:
 
 
 def check_free(folder: Path) -> None:
-    """Raise ValueError where `folder` holds something that is no index, which nothing may replace."""
+    """Raise ValueError if `folder` holds something other than an index."""
     if folder.is_dir() and not (folder / DESCRIPTION).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something else than an index; choose another --out")
+        raise ValueError(f"{folder} holds something other than an index; choose another --out")

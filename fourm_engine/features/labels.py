@@ -1,4 +1,4 @@
-"""Classes of samples, from a file that names them: JSON or CSV in, {sample: class} out."""
+"""Classes of samples, read from a JSON or CSV file as {sample: class}."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from fourm_plugins.counting import counted
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """{sample: class} of a JSON object, or of a CSV file of two columns, with or without the header `sample,class`.
-
-    Raises ValueError where it is neither, or says two classes of one sample."""
+    """{sample: class} from a JSON object, or from a CSV file of two columns, with or without the header `sample,class`.
+    Raises ValueError if it is neither, or gives a sample two classes."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

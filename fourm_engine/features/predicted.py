@@ -1,8 +1,8 @@
-"""Features that a model predicts: of any inputs, what it expects of a modality with a feature a token, such as global
+"""Predicted features: what a model expects, from any inputs, of a modality with one feature per token, such as global
 features of another network (4M-21, arXiv 2406.09406, section 4.3).
 
-In: a model, its inputs and the modality. Out: the mean of the expected features over the modality's tokens; of samples
-given as that modality itself, the mean of what is given.
+In: a model, its inputs and the modality. Out: the mean of the expected features over the modality's tokens; for samples
+given as that modality itself, the mean of the given features.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class GivenSample(ReadSample):
-    """A sample of which the feature is given."""
+    """A sample whose feature is given."""
 
     feature: Float[np.ndarray, " D"]
 
 
 class Predicted:
-    """`target` as `model` predicts it from `inputs`, in one step and without drawing; or, of `inputs` that are `target`
-    alone, as it is.
+    """`target` as `model` predicts it from `inputs`, in one step, without drawing; or, if `inputs` is only `target`, as
+    given.
 
-    Raises ValueError for a target that the model does not predict, that has no feature a token, or that is given with
+    Raises ValueError for a target that the model does not predict, that has no feature per token, or that is given with
     other inputs."""
 
     def __init__(self, model: FourM, inputs: Sequence[str], target: str) -> None:
@@ -55,14 +55,14 @@ class Predicted:
             isinstance(spec.array, FeatureMap) and spec.patch == (1, 1)
         )
         if not (spec.target and features):
-            raise ValueError(f"--predict: {target!r} has no feature a token that the model predicts; name one that has")
+            raise ValueError(f"--predict: the model predicts no feature per token of {target!r}; name another modality")
         if isinstance(model.tokenizers[target], AbsentTokenizer):
             raise ValueError(
                 f"--predict: the model comes without the tokenizer of {target!r}; give one with tokenizers="
             )
         self.given = list(inputs) == [target]
         if target in inputs and not self.given:
-            raise ValueError(f"--predict: {target!r} is among the inputs; give it alone, or leave it out")
+            raise ValueError(f"--predict: {target!r} is among the inputs; give only it, or leave it out")
         self.encoder = None if self.given else Encoder(model, inputs)
         self.reader = model.reader
         self.inputs = {target: target} if self.encoder is None else self.encoder.inputs
@@ -80,7 +80,7 @@ class Predicted:
         return digest.hexdigest()[:16]
 
     def read(self, inputs: Mapping[str, Any]) -> ReadSample:
-        """As of `Encoder`; of the target itself, its feature."""
+        """Like `Encoder.read`; for the target itself, its feature."""
         if self.encoder is not None:
             return self.encoder.read(inputs)
         spec = self.modality.spec

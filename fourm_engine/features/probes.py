@@ -1,7 +1,7 @@
-"""Probes: what a classifier reads from features that are fixed.
+"""Probes: what classifiers read from fixed features.
 
-In: features of training and validation samples and their classes. Out: scores (n, C), of which the largest decides.
-Nothing here sees the encoder, so that no probe can train it.
+In: features of training and validation samples, and their classes. Out: scores (n, C); the largest decides. Nothing
+here has the encoder, so no probe can train it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fourm_engine.nn.pooling import AttentivePooling
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-#: kNN as DINO (arXiv 2104.14294) and 4M-21 have it.
+#: kNN settings of DINO (arXiv 2104.14294) and 4M-21.
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-#: Of the sum over the squared weights, beside the mean cross-entropy; what the linear probe chooses among.
+#: Weight decays among which the linear probe chooses: factors of the sum of squared weights.
 WEIGHT_DECAYS = tuple(10.0**power for power in range(1, -6, -1))
-#: Of few-shot probes, which have no samples to choose it by.
+#: Weight decay of few-shot probes, which have no samples to choose it by.
 FEW_SHOT_DECAY = 1e-2
-#: AdamW's, of the attentive probe.
+#: AdamW weight decays of the attentive probe.
 ATTENTIVE_DECAYS = (0.3, 0.03, 0.003)
 ATTENTIVE_RATE = 1e-3
 HELD_OUT = 0.2
@@ -35,8 +35,8 @@ _BLOCK = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n samples with their classes in [0, C). `tokens` and `valid`, where they are needed, may be mapped from a file
-    and hold more samples; those of sample i are at `rows[i]`."""
+    """n samples with their classes in [0, C). `tokens` and `valid`, if needed, may be memory-mapped and hold more
+    samples; those of sample i are at `rows[i]`."""
 
     names: list[str]
     labels: Int[Tensor, " n"]
@@ -63,7 +63,7 @@ def knn(
     for start in range(0, len(val), _BLOCK):
         rows = slice(start, start + _BLOCK)
         cosine, nearest = (F.normalize(val.pooled[rows], dim=1) @ keys.T).topk(k, dim=1)
-        # Relative to the nearest, so that no weight is beyond float32.
+        # Relative to the nearest, so that no weight overflows float32.
         scores[rows].scatter_add_(1, train.labels[nearest], ((cosine - cosine[:, :1]) / temperature).exp())
     return scores
 
@@ -74,7 +74,7 @@ class Linear:
     def __init__(self, train: Labelled, classes: int, decay: float, start: Linear | None = None) -> None:
         x = train.pooled.double()
         deviation = x.std(0, unbiased=False)
-        # What hardly varies among a few samples is not blown up.
+        # Features that hardly vary among a few samples are not blown up.
         least = 0.05 * deviation.square().mean().sqrt().clamp(min=1e-6)
         self.weight: Tensor
         self.bias: Tensor
@@ -106,7 +106,7 @@ class Linear:
 
 
 def few_shot(train: Labelled, val: Labelled, classes: int, shots: int, *, seed: int) -> Float[Tensor, "n C"]:
-    """A linear probe of `shots` samples a class, drawn by `seed`."""
+    """A linear probe of `shots` samples per class, drawn with `seed`."""
     return Linear(train.at(drawn(train.labels, classes, shots, seed)), classes, FEW_SHOT_DECAY).scores(val)
 
 
@@ -118,7 +118,8 @@ def drawn(labels: Tensor, classes: int, shots: int, seed: int) -> Int[Tensor, " 
 
 
 def linear(train: Labelled, val: Labelled, classes: int, *, seed: int) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
-    """The linear probe with the weight decay that does best on a share of the training samples, fitted to all."""
+    """The linear probe with the weight decay that does best on a held-out part of the training samples, fitted to
+    all."""
     decay = _chosen(train, classes, seed, WEIGHT_DECAYS, _linear_sweep)
     return Linear(train, classes, decay).scores(val), {"weight_decay": decay}
 
@@ -153,8 +154,8 @@ def attentive(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
-    """The attentive probe by AdamW with a cosine schedule, with the weight decay that does best on a share of the
-    training samples, fitted to all."""
+    """The attentive probe, trained by AdamW with a cosine schedule, with the weight decay that does best on a held-out
+    part of the training samples, fitted to all."""
 
     def scores(fit: Labelled, other: Labelled, decay: float) -> Tensor:
         probe = _fit_attentive(
@@ -218,7 +219,7 @@ def _chosen(
     values: Sequence[float],
     sweep: Callable[[Labelled, Labelled, int], list[Tensor]],
 ) -> float:
-    """The value whose scores are right most often on a share of the training samples, of equals that of the least
+    """The value with the highest accuracy on a held-out part of the training samples; among ties, the lowest
     cross-entropy. Validation samples take no part."""
     held = held_out(train.labels, classes, HELD_OUT, seed)
     fit, other = train.at((~held).nonzero()[:, 0]), train.at(held.nonzero()[:, 0])
@@ -230,7 +231,7 @@ def _chosen(
 
 
 def held_out(labels: Tensor, classes: int, share: float, seed: int) -> Bool[Tensor, " n"]:
-    """A share of each class, at least one of every class that has two."""
+    """A part of each class, at least one sample of every class that has two."""
     generator, held = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     order = torch.randperm(len(labels), generator=generator)
     for c in range(classes):
@@ -241,12 +242,12 @@ def held_out(labels: Tensor, classes: int, share: float, seed: int) -> Bool[Tens
 
 
 def accuracy(scores: Tensor, labels: Tensor, top: int = 1) -> float:
-    """Share of the samples whose class is among the `top` of largest score."""
+    """Fraction of the samples whose class is among the `top` largest scores."""
     best = scores.topk(min(top, scores.shape[1]), dim=1).indices
     return float((best == labels[:, None]).any(1).float().mean())
 
 
 def mean_class_accuracy(scores: Tensor, labels: Tensor) -> float:
-    """The mean over the classes that occur of the share that is right."""
+    """Mean accuracy over the classes that occur."""
     right = (scores.argmax(1) == labels).float()
     return float(torch.stack([right[labels == c].mean() for c in labels.unique()]).mean())

@@ -1,7 +1,7 @@
-"""Samples for an encoder: of a data set, or of a folder with a sub-folder a class.
+"""Samples for an encoder, from a data set or a folder with a sub-folder per class.
 
-In: an encoder and where the samples are. Out: what it reads of each, in batches. A file that cannot be used is named
-in a warning, and left out.
+In: an encoder and the data. Out: what it reads of each sample, in batches. A file that cannot be used is named in a
+warning and left out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fourm_plugins.errors import SampleError
 
 
 class Reader(Protocol):
-    """An `Encoder`, or what reads as it does."""
+    """An `Encoder`, or anything that reads samples like one."""
 
     reader: InputReader
 
     @property
     def inputs(self) -> Mapping[str, str]:
-        """Name -> modality that its values are shown as."""
+        """Name -> modality that shows its values."""
 
     def read(self, inputs: Mapping[str, Any]) -> ReadSample: ...
 
@@ -42,7 +42,7 @@ class Samples(Protocol):
 
 
 class DataSamples:
-    """Samples of a data set, of what they have of the encoder's inputs."""
+    """Samples of a data set: those of the encoder's inputs that each has."""
 
     def __init__(self, encoder: Reader, root: str, split: str | None = None) -> None:
         self.encoder = encoder
@@ -70,15 +70,14 @@ class DataSamples:
 
 
 class ClassFolder:
-    """`folder/<class>/<any sub-folders>/<file>` of one input of the encoder. `names` begin with the class.
-
-    Raises ValueError where no such file is there, and for one that lies in no class."""
+    """`folder/<class>/<any sub-folders>/<file>` for one input of the encoder. `names` start with the class. Raises
+    ValueError if there is no such file, and for a file outside the class folders."""
 
     def __init__(self, encoder: Reader, folder: Path, name: str) -> None:
         self.encoder, self.name = encoder, name
         self.modality = encoder.reader.modalities[encoder.inputs[name]]
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; it should have a sub-folder a class")
+            raise ValueError(f"{folder}: no such folder; it should have a sub-folder per class")
         self._source = FolderSource(folder, self.modality.spec.extensions)
         self._bad = BadFiles("skip")
         self.names: Sequence[str] = self._source.names
@@ -101,7 +100,7 @@ class ClassFolder:
 
 
 def batches(samples: Samples, names: Sequence[str], size: int) -> Iterator[tuple[list[tuple[str, ReadSample]], int]]:
-    """(name, sample) of those of `names` that can be used, `size` at a time, and how many have been read."""
+    """(name, sample) of the usable `names`, `size` at a time, and how many have been read."""
     batch: list[tuple[str, ReadSample]] = []
     for done, name in enumerate(names, start=1):
         if (sample := samples.read(name)) is not None:

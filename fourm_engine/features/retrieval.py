@@ -1,8 +1,8 @@
-"""How well one index finds the samples of another: recall and nDCG, beside chance.
+"""Retrieval: how well one index finds the samples of another, as recall and nDCG, next to chance.
 
-In: an index of queries and one that is searched, made by one model, with samples in common; perhaps their classes. Out:
-numbers. A query's right answer is the sample of its name in the other index; with classes, every other sample of its
-class, and never itself.
+In: an index of queries and an index to search, from one model, with common samples; perhaps classes. Out: numbers. The
+right answer to a query is the sample with its name in the other index; with classes, every other sample of its class,
+never itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Found:
-    """`recall`: k -> share of the queries with a right answer among the first k. `ndcg`: mean normalised discounted
-    cumulative gain of the whole ranking, a right answer gaining 1."""
+    """`recall`: k -> fraction of the queries with a right answer among the first k. `ndcg`: mean normalised discounted
+    cumulative gain of the whole ranking, with gain 1 per right answer."""
 
     recall: dict[int, float]
     ndcg: float
@@ -33,7 +33,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """`centred`: after each index's mean was subtracted, which takes a constant between modalities away. `chance`: of a
+    """`centred`: after subtracting each index's mean, which removes a constant between modalities. `chance`: of a
     random ranking, exactly."""
 
     queries: int
@@ -47,10 +47,10 @@ class Retrieval:
 
 
 def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = None) -> Retrieval:
-    """Raises ValueError: indexes of different models, of the same features (every sample would find itself), or without
-    samples, or classes, in common."""
+    """How well `index` retrieves the samples of `queries`. Raises ValueError for indexes of different models, of the
+    same features (every sample would find itself), and without common samples or classes."""
     if queries.fingerprint != index.fingerprint or queries.features.shape[1] != index.features.shape[1]:
-        raise ValueError("--evaluate: the indexes were made by different models; make both with one: `fourm embed`")
+        raise ValueError("--evaluate: the indexes are of different models; make both with one model: `fourm embed`")
     if labels is None and sorted(queries.inputs) == sorted(index.inputs):
         raise ValueError(
             f"--evaluate: both indexes are of {', '.join(index.inputs)}, and every sample finds itself; give one of "
@@ -72,8 +72,8 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """Which candidates are right for the queries `rows`, those that have any: those with their number, but, of classes,
-    not the query itself. Names and classes are numbers."""
+    """Which candidates are right for the queries `rows` that have right answers: those with the same number, except,
+    for classes, the query itself. Names and classes are numbers."""
 
     rows: Int[np.ndarray, " q"]
     counts: Int[np.ndarray, " q"]  # right answers
@@ -105,7 +105,7 @@ class _Answers:
 
 
 def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Found:
-    # Equal scores come in a drawn order, so that features without difference are at chance.
+    # Ties are ordered at random, so that equal features score at chance.
     order = np.random.default_rng(0).permutation(len(y))
     y, discount = _unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
     ideal = discount.cumsum()[answers.counts - 1]

@@ -1,6 +1,6 @@
-"""A model that is shown grids of other sizes than it was trained at: positions are interpolated, the rest stays.
+"""Showing a model grids of other sizes than in training: positions are interpolated, everything else stays.
 
-In: a model and sizes in pixels. Out: a model with copies of its weights, over the same plugins with that setting.
+In: a model and sizes in pixels. Out: a model with copies of its weights, over the same plugins with the new sizes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ SETTING = "image_size"
 
 
 def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mapping[str, Size]) -> FourM:
-    """`model` for values of `size`: of all grids among `inputs` (None: all that it takes), or by name. It reads the
-    inputs alone, so that other modalities may stay at another shape.
-
-    Raises ValueError: an input that has no sizes, a size that its patches do not divide, or that its tokenizer does
-    not serve."""
+    """`model` for values of `size`: of all grids among `inputs` (None: all that it takes), or by name. The result reads
+    only the inputs, so other modalities may keep another shape. Raises ValueError for an input without sizes, and a
+    size that its patches do not divide or its tokenizer does not support."""
     names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
     shown = {name: model.reader.instance(name, raw=True) for name in names}
     if isinstance(size, Mapping):
@@ -38,7 +36,7 @@ def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mappi
     else:
         sizes = {m.name: size for m in shown.values() if isinstance(m.spec.layout, Grid)}
         if not sizes:
-            raise ValueError(f"size: no grid is among the inputs {', '.join(shown)}; leave it out")
+            raise ValueError(f"size: no grid among the inputs {', '.join(shown)}; leave it out")
     changed = {name: _of_size(model.modalities, name, edge) for name, edge in sizes.items()}
     kept = {m.name for m in shown.values()}
     modalities = Modalities(

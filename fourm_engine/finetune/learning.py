@@ -16,6 +16,11 @@ REGISTERS = "registers"
 def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) -> None:
     """Freeze parameters and add adapters; `trained`: the shape of the model that the weights are of. Raises ValueError,
     naming the setting, for a name that no parameter has."""
+    for name in ("encoder_blocks", "decoder_blocks"):
+        if settings.lora is not None and getattr(network.config, name) > getattr(trained, name):
+            raise ValueError(
+                f"model.{name}: new blocks learn as a whole, not by finetune.lora; leave one of the two out"
+            )
     patterns = settings.freeze
     if patterns is None and settings.lora is not None:
         new = {REGISTERS} if trained.registers != network.config.registers else set()

@@ -36,6 +36,9 @@ from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
+#: Of the model's shape, what may be more than in the model that a run starts from.
+GROWING = ("encoder_blocks", "decoder_blocks", "registers")
+
 
 @dataclass(frozen=True)
 class Description:
@@ -198,16 +201,18 @@ class Source:
 
 
 def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
-    """Raises ValueError where the run's model is of another shape than the one that it starts from."""
+    """Raises ValueError where the run's model is of another shape than the one that it starts from; it may have more
+    blocks and registers."""
     was, now = trained.model_dump(), model.model_dump()
     for key in was:  # in the order of the settings
-        if key not in ("size", "compile", "registers") and was[key] != now[key]:
+        if key not in ("size", "compile", *GROWING) and was[key] != now[key]:
             raise ValueError(
                 f"model.{key} is {now[key]!r}, but {was[key]!r} in {source}; fine-tuning keeps the model's shape: "
                 f"leave it out of `model`"
             )
-    if now["registers"] < was["registers"]:
-        raise ValueError(f"model.registers is {now['registers']}, but {source} has {was['registers']}; keep them")
+    for key in GROWING:
+        if now[key] < was[key]:
+            raise ValueError(f"model.{key} is {now[key]}, but {source} has {was[key]}; keep them, or add some")
 
 
 def _load(

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fourm_engine.nn.adapt import POSITIONS, resized
+from fourm_engine.nn.adapt import POSITIONS, ends_branch, resized
 from fourm_engine.nn.initial import BLOCK, Initial
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.task import Planned
@@ -39,7 +39,9 @@ def planned(network: Transformer, weights: Path, known: Mapping[str, tuple[int, 
                 _read(whole, weights, name, 0)
                 part.copy_(resized(whole, total)[first : first + len(part)])
                 return
-            if rows < total:
+            if name not in known and ends_branch(name):
+                part.zero_()
+            elif rows < total:
                 initial[name].fill(part, name, seed=seed, first=first, total=total)
             if (end := min(first + len(part), rows)) > first:
                 _read(part[: end - first], weights, name, first)

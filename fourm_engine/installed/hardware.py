@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,14 +11,13 @@ from fourm_engine.installed.doctor import Check
 _SECONDS = 120
 #: Two processes add 1 and 2; the first argument is the backend, then rank, world and port.
 _REDUCE = """
-import os, sys
+import sys
 import torch, torch.distributed as dist
-backend, rank, world, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=str(rank), WORLD_SIZE=str(world))
+backend, rank, world, port = sys.argv[1], *map(int, sys.argv[2:])
 device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
 if device.type == "cuda":
     torch.cuda.set_device(device)
-dist.init_process_group(backend)
+dist.init_process_group(backend, store=dist.TCPStore("127.0.0.1", port, is_master=False), rank=rank, world_size=world)
 number = torch.full((), rank + 1.0, device=device)
 dist.all_reduce(number)
 assert number.item() == world * (world + 1) / 2, number
@@ -75,13 +73,13 @@ def check_processes() -> Iterator[Check]:
 
 
 def _joined(backend: str, world: int) -> Check:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # where they meet
     command = [sys.executable, "-c", _REDUCE, backend]
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(world), str(port)],
+            [*command, str(rank), str(world), str(store.port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

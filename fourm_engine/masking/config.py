@@ -26,7 +26,7 @@ TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
 Alpha = Annotated[float, Field(ge=0)]
 Keep = Literal["random", "all", "binary"]
 #: How a total is divided among modalities; see `fourm_engine.masking.samplers`.
-Sampler = Literal["dirichlet", "aion"]
+Sampler = Literal["dirichlet", "fill", "aion"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -84,7 +84,8 @@ class MaskingConfig(BaseModel):
     min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     max_tries: int = Field(default=100, ge=1)
-    #: How the totals are divided among modalities: "dirichlet" as in 4M, or "aion" for lengths that differ much.
+    #: How the totals are divided among modalities: "dirichlet" as in 4M; "fill", the same, but what one cannot take
+    #: others do; or "aion" for lengths that differ much.
     sampler: Sampler = "dirichlet"
     #: With "aion": the Beta(a, b) distribution of the share of a modality that is target; a < b favours few.
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)

@@ -3,6 +3,9 @@
 "dirichlet" (4M, arXiv 2312.06647, section 2.3): p ~ Dirichlet(alpha), counts = floor(p N), and every token left over
 goes to the largest entry of a Dirichlet draw of its own.
 
+"fill" divides likewise, but what a modality cannot take goes to those that can, so that no row of a batch stays empty
+while there is something to put in it; a total that holds all takes all.
+
 "aion", for modalities of very different lengths, after AION-1 (arXiv 2510.17960): of the inputs, one modality takes a
 uniform number of tokens, and the rest of the budget is filled from the others; of the targets, each modality has a
 Beta-distributed share. The details are ours: the first modality is drawn by the alphas as weights, and takes 1 to all
@@ -49,6 +52,8 @@ class Pool:
             return np.zeros(len(self.names), np.int64)
         if self.sampler == "dirichlet":
             return dirichlet(rng, self.alphas, total)
+        if self.sampler == "fill":
+            return fill(rng, self.alphas, total, free)
         if self.beta is None:
             return one_and_fill(rng, self.alphas, total, free)
         return beta_shares(rng, self.alphas, total, free, self.beta)
@@ -64,6 +69,17 @@ def dirichlet(rng: np.random.Generator, alphas: np.ndarray, total: int) -> np.nd
     left = total - int(counts.sum())
     if left > 0:
         counts += np.bincount(rng.dirichlet(alphas, size=left).argmax(1), minlength=len(counts))
+    return counts
+
+
+def fill(rng: np.random.Generator, alphas: np.ndarray, total: int, free: np.ndarray) -> np.ndarray:
+    """Divide `total` tokens among n modalities that have `free` (n,): (n,) int64, less than `total` only where all that
+    is free is taken."""
+    counts = np.zeros_like(free)
+    while (left := min(total, int(free.sum())) - int(counts.sum())) > 0:
+        open_ = np.flatnonzero(counts < free)
+        counts[open_] += dirichlet(rng, alphas[open_], left)
+        counts = np.minimum(counts, free)
     return counts
 
 

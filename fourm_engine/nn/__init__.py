@@ -1,2 +1,5 @@
-"""The network: embeddings, attention, blocks, heads. In: a `Batch`, of which only the tokens that are kept are
-embedded. Out: a loss for each modality in training, logits in generation; nothing here knows a modality by name."""
+"""The network: embeddings, attention, blocks, heads.
+
+In: a `Batch`; only tokens that are kept are embedded. Out: a loss per modality in training, logits in generation.
+Nothing here knows a modality by name.
+"""

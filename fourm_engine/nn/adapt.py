@@ -1,10 +1,11 @@
-"""Which weights of a network learn: rows that were appended to its tables, what is not frozen, low-rank adapters.
+"""Which weights of a network learn: new rows of its tables, everything that is not frozen, low-rank adapters.
 
-In: a `Transformer` whose vocabulary begins with that of a trained one, perhaps with other grids. Out: the same network,
-which computes the same numbers bit for bit until it is trained. Rows and matrices are frozen by construction
-(`torch.nn.utils.parametrize`): known rows are a buffer, new ones a parameter of their own, so that neither weight decay
-nor the optimiser's state can move the former. `plain_state` gives the weights of an ordinary `Transformer` with the
-same outputs.
+In: a `Transformer` whose vocabulary starts with that of a trained one, perhaps with other grid sizes. Out: the same
+network, which computes the same numbers bit for bit until it is trained.
+
+Rows and matrices are frozen by construction (`torch.nn.utils.parametrize`): known rows are a buffer and new ones a
+separate parameter, so that neither weight decay nor the optimiser's state can move the known ones. `plain_state`
+returns the weights of an ordinary `Transformer` with the same outputs.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from fourm_engine.nn.transformer import Transformer
     from fourm_engine.vocabulary import Vocabulary
 
-#: Parameters that hold something of every modality, in rows: ids, and for the last a modality each.
+#: Parameters with rows for every modality: one per id, and in the last one per modality.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
 POSITIONS = "embedding.learned_positions."
-#: Those whose new rows are drawn at the size of the rows that are there. Output rows start small, at ln V.
+#: Those whose new rows are drawn at the scale of the known rows. Output rows start small, at a loss of ln V.
 _SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
 
 class NewRows(nn.Module):
-    """A table of known, frozen rows (a buffer) and new ones, which are what the parameter is."""
+    """A table of known, frozen rows (a buffer), and new rows, which are the parameter."""
 
     known: Tensor
 
@@ -64,13 +65,15 @@ class LowRank(nn.Module):
 
 @torch.no_grad()
 def take_over(network: Transformer, source: Transformer) -> None:
-    """Copy the weights of `source`, whose vocabulary `network`'s begins with. What is new stays as it was drawn, but
-    for embeddings, which get the root mean square of the rows that are there. Learned positions of another length are
+    """Copy the weights of `source`, with whose vocabulary `network`'s starts. New weights stay as drawn, except
+    embeddings, which get the root mean square of the known rows. Learned positions of another length are
     interpolated."""
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
-        if name not in known:
-            continue  # a projection or learned positions of a new modality, registers
+        if name not in known:  # a projection or learned positions of a new modality, registers, a block
+            if ends_branch(name):
+                tensor.zero_()
+            continue
         if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
             tensor.copy_(resized(known[name], len(tensor)))
             continue
@@ -80,13 +83,18 @@ def take_over(network: Transformer, source: Transformer) -> None:
         tensor[:count] = known[name]
 
 
+def ends_branch(name: str) -> bool:
+    """Whether a weight is the last of a branch of a block, which at 0 adds nothing to the residual stream."""
+    return name.startswith(("encoder.", "decoder.")) and name.endswith((".proj.weight", ".fc2.weight"))
+
+
 def resized(positions: Tensor, number: int) -> Tensor:
-    """Learned positions (n, D), interpolated to another number of them."""
+    """Learned positions (n, D), interpolated to another number."""
     return F.interpolate(positions.T[None], number, mode="linear", align_corners=False)[0].T
 
 
 def freeze_known(network: Transformer, known: Vocabulary) -> None:
-    """Freeze all but what belongs to modalities that `known` lacks."""
+    """Freeze everything except what belongs to modalities outside `known`."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     for container in (
@@ -106,22 +114,22 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
 
 
 def freeze(network: Transformer, patterns: Iterable[str], *, setting: str) -> None:
-    """Freeze the parameters that one of `patterns` names; see `chosen`."""
+    """Freeze the parameters that match one of `patterns`; see `chosen`."""
     names = dict(network.named_parameters())
     for name in chosen(names, patterns, setting=setting, what="parameter"):
         names[name].requires_grad_(False)
 
 
 def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what: str) -> list[str]:
-    """Those of dotted `names` that a pattern names, or of which it names the beginning: "encoder", "encoder.0",
-    "*.mlp". Raises ValueError, with the name of the `setting`, for a pattern of none."""
-    names, found = list(names), set()
+    """The dotted `names` that a pattern matches, or whose beginning it matches: "encoder", "encoder.0", "*.mlp". Raises
+    ValueError, with the name of the `setting`, for a pattern without a match."""
+    names, matched = list(names), set()
     for pattern in patterns:
         matching = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
         if not matching:
             raise ValueError(f"{setting}: no {what} is called {pattern!r}; {_meant(pattern, names)}")
-        found.update(matching)
-    return [name for name in names if name in found]
+        matched.update(matching)
+    return [name for name in names if name in matched]
 
 
 def _meant(pattern: str, names: Sequence[str]) -> str:
@@ -143,8 +151,8 @@ def add_lora(
     matrices: Sequence[str] = ("encoder", "decoder"),
     setting: str = "lora.matrices",
 ) -> None:
-    """Adapters beside the linear layers that `matrices` names (see `chosen`), whose weights are frozen. The outputs are
-    the same until they learn."""
+    """Add adapters to the linear layers that `matrices` match (see `chosen`), and freeze their weights. The outputs
+    stay the same until the adapters learn."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
     for name in chosen(layers, matrices, setting=setting, what="linear layer"):
         adapter = LowRank(layers[name].weight.detach(), rank=rank, alpha=alpha)
@@ -154,7 +162,7 @@ def add_lora(
 
 @torch.no_grad()
 def plain_state(network: Transformer) -> dict[str, Tensor]:
-    """The state of an ordinary `Transformer` with the same outputs: tables put together, adapters added to weights."""
+    """The state of an ordinary `Transformer` with the same outputs: tables joined, adapters added to weights."""
     state = {name: tensor for name, tensor in network.state_dict().items() if "parametrizations" not in name.split(".")}
     for path, module, attribute in _parametrized(network):
         state[f"{path}.{attribute}"] = getattr(module, attribute)
@@ -162,9 +170,9 @@ def plain_state(network: Transformer) -> dict[str, Tensor]:
 
 
 def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """What `merged` needs of `state`, the state of a network with adapters: `<matrix>.down` and `<matrix>.up`, the
-    parameters that learn beside them, and what is new or of another shape. `network` may be without memory. known: the
-    shapes of the model that it was made from."""
+    """The part of `state`, a network with adapters, that `merged` needs: `<matrix>.down` and `<matrix>.up`, the other
+    parameters that learn, and everything new or of another shape. `network` may be without memory. `known`: the shapes
+    of the model that it was made from."""
     found = {}
     for name, parameter in network.named_parameters():
         if "parametrizations" not in name.split(".") and (
@@ -181,8 +189,8 @@ def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str,
 def merged(
     base: Mapping[str, Tensor], learned: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, scale: float
 ) -> dict[str, Tensor]:
-    """The state of an ordinary `Transformer` of these shapes: `base` with what was `learned`. Raises ValueError, naming
-    the first, where a tensor is missing or of another shape."""
+    """The state of an ordinary `Transformer` with these shapes: `base` with what was `learned`. Raises ValueError,
+    naming the first, if a tensor is missing or of another shape."""
     state = {}
     for name, shape in shapes.items():
         tensor = learned.get(name, base.get(name))
@@ -190,7 +198,7 @@ def merged(
             raise ValueError(f"{name} is {'missing' if tensor is None else f'of shape {tuple(tensor.shape)}'}")
         down, up = learned.get(f"{name}.down"), learned.get(f"{name}.up")
         if (down is None) != (up is None) or (down is not None and up is not None and len(down) != up.shape[1]):
-            raise ValueError(f"{name}: down and up do not belong together")
+            raise ValueError(f"{name}: down and up do not match")
         state[name] = tensor if down is None or up is None else tensor + scale * (up @ down)
     return state
 
@@ -204,7 +212,7 @@ def _original(module: nn.Module, attribute: str) -> nn.Parameter:
 
 
 def _parametrized(network: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(path, module, attribute) of every weight that is put together from parts."""
+    """(path, module, attribute) of every weight that is computed from parts."""
     for path, module in network.named_modules():
         if parametrize.is_parametrized(module):
             assert isinstance(module.parametrizations, nn.ModuleDict)

@@ -32,8 +32,8 @@ def stacked(layer: str) -> int:
 def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk"], Bool[Tensor, "... Nq 1"]]:
     """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
 
-    Softmax over nothing is NaN on some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
-    gradients. So an empty row may see everything, and `attend` replaces its output by 0."""
+    Softmax over nothing is NaN in some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
+    gradients. So an empty row sees everything, and `attend` replaces its output by 0."""
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
@@ -41,7 +41,7 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk
 def attend(
     q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None
 ) -> Float[Tensor, "B M H*d"]:
-    """Scaled dot-product attention, heads merged. `mask` and `seen` are those of `guard_mask`, None = all."""
+    """Scaled dot-product attention with merged heads. `mask` and `seen` come from `guard_mask`; None: all."""
     out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
@@ -68,11 +68,12 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None = None
     ) -> Float[Tensor, "B N D"]:
-        """`mask` and `seen` are those of `guard_mask`."""
+        """`mask` and `seen` come from `guard_mask`."""
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
     def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
-        """Attend from a new token to itself and the `index` tokens before it; its key and value go into the buffers."""
+        """Attend from a new token to itself and the `index` tokens before it; writes its key and value into the
+        buffers."""
         q, k, v = self._project(x_B1D)
         k_BHLd[:, :, index : index + 1] = k
         v_BHLd[:, :, index : index + 1] = v
@@ -81,7 +82,7 @@ class SelfAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Contexts:
-    """U contexts of similar length, each for `rows` of the decoded rows, starting at row `first`."""
+    """U contexts of similar length; each serves `rows` consecutive decoded rows, starting at row `first`."""
 
     first: int
     count: int  # U
@@ -107,7 +108,7 @@ class CrossAttention(nn.Module):
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
 
     def keys_values(self, context_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> k, v, each (B, H, N, d): the same for every query, so cached decoding computes them once."""
+        """(B, N, D) -> k, v, each (B, H, N, d): equal for all queries, so cached decoding computes them once."""
         k, v = self.kv(context_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.k_norm(k).to(v.dtype), v
 

@@ -58,14 +58,14 @@ MLPS: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
-    """Stochastic depth (arXiv 1603.09382): 0 for a share `rate` of the samples (first axis), the others scaled up so
-    that the mean stays."""
+    """Stochastic depth (arXiv 1603.09382): 0 for a fraction `rate` of the samples (first axis), the others scaled up to
+    keep the mean."""
     kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= rate
     return branch * (kept / (1 - rate)).to(branch.dtype)
 
 
 class EncoderBlock(nn.Module):
-    """x + attn(norm1 x), then x + mlp(norm2 x). In training each branch is left out of a share `drop_path` of the
+    """x + attn(norm1 x), then x + mlp(norm2 x). In training each branch is dropped for a fraction `drop_path` of the
     samples."""
 
     drop_path = 0.0
@@ -87,8 +87,8 @@ class EncoderBlock(nn.Module):
 
 @dataclass
 class BlockCache:
-    """What one decoder block keeps between steps, for R rows with H heads of width d and room for L tokens; and the
-    keys and values, (U, H, N, d), of each group of contexts."""
+    """A decoder block's state between steps, for R rows with H heads of width d and room for L tokens; and the keys and
+    values, (U, H, N, d), of each group of contexts."""
 
     self_k_RHLd: Tensor
     self_v_RHLd: Tensor

@@ -1,8 +1,8 @@
 """How blocks are computed: with less memory for activations, or compiled.
 
-It changes the blocks of a model in place, in training or not; what they compute, their parameters and the names of
-these stay the same. Only `forward` is replaced, not the call of the module, so that hooks (FSDP2 gathers weights in
-them) run as they are, outside of what is compiled and not again in the backward pass.
+Changes the blocks of a model in place, whether training or not; what they compute, their parameters and the names of
+these stay the same. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers weights in them)
+run outside of the compiled code and not again in the backward pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from fourm_engine.nn.config import Checkpointing
 
 _ATEN = torch.ops.aten
-#: What "selective" keeps: results of matrix products and of attention, which take nearly all the time.
+#: Operations whose results "selective" keeps: matrix products and attention, which take nearly all the time.
 _KEPT = frozenset(
     getattr(_ATEN, name).default
     for name in (

@@ -16,7 +16,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-#: What is kept of a block for the backward pass: see `fourm_engine.nn.computing`.
+#: What a block keeps for the backward pass: see `fourm_engine.nn.computing`.
 Checkpointing = Literal["none", "selective", "full"]
 
 
@@ -56,7 +56,7 @@ class ModelConfig(BaseModel):
 
 
 class LoraConfig(BaseModel):
-    """Low-rank adapters beside weight matrices (LoRA, arXiv 2106.09685)."""
+    """Low-rank adapters for weight matrices (LoRA, arXiv 2106.09685)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
@@ -69,8 +69,7 @@ class LoraConfig(BaseModel):
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
-    """The settings, completed by the numbers that their `size` has in `sizes`. Raises ValueError for a
-    contradiction."""
+    """The settings, completed by the numbers of their `size` in `sizes`. Raises ValueError for a contradiction."""
     if not isinstance(data, dict) or data.get("size") not in sizes:
         return data
     preset = sizes[data["size"]]

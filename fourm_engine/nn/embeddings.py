@@ -1,8 +1,8 @@
 """Embeddings: a token's content plus its place (position and modality).
 
 In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, and the patches of continuous inputs, as in
-`fourm_engine.batch`. Out: content (B, N, D) and place (B, N, D) = position + modality vector, kept apart because the
-place is needed again for the context that the decoder attends to.
+`fourm_engine.batch`. Out: content (B, N, D) and place (B, N, D) = position + modality vector; separate, because the
+decoder's context needs the place again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MASK_TOKEN_STD = 0.02
 
 def sine_cosine_1d(length: int, width: int, *, over: int | None = None) -> Float[Tensor, "length width"]:
     """float32: width/2 frequencies 10000^(-i/(width/2)), all sines, then all cosines, amplitude 1. `over`: number of
-    positions over which `length` are spread, by the centres of cells, as when resizing a picture; by default positions
+    positions over which to spread `length`, by the centres of cells, as when resizing a picture; by default positions
     are 0, 1, …."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
@@ -49,7 +49,7 @@ def sine_cosine_2d(
     height: int, width_tokens: int, width: int, *, over: tuple[int, int] | None = None
 ) -> Float[Tensor, "height*width_tokens width"]:
     """float32: sin(a), cos(a), sin(b), cos(b) of token a · width_tokens + b. `over`: rows and columns of the grid over
-    whose positions these are spread."""
+    whose positions to spread them."""
     n, (rows, columns) = torch.arange(height * width_tokens, device="cpu"), over or (None, None)
     row = sine_cosine_1d(height, width // 2, over=rows)[n // width_tokens]
     column = sine_cosine_1d(width_tokens, width // 2, over=columns)[n % width_tokens]
@@ -59,9 +59,10 @@ def sine_cosine_2d(
 class Embedding(nn.Module):
     """Token tables of encoder and decoder, modality vectors (shared by both), positions, mask token, projections.
 
-    One table per side holds the rows of all modalities, so that one gather embeds a mixed batch; likewise one table of
-    positions, at `offset[mod] + pos`. A sequence has positions up to twice its `max_tokens`, since its targets also
-    hold sentinels; `pos` beyond a modality's positions is the caller's error and is not checked on the device."""
+    One table per side holds the rows of all modalities, so that a single gather embeds a mixed batch; likewise one
+    table of positions, at `offset[mod] + pos`. A sequence has up to twice `max_tokens` positions, since its targets
+    also hold sentinels. A `pos` beyond a modality's positions is the caller's error and is not checked on the
+    device."""
 
     offset: Tensor
     fixed_positions: Tensor
@@ -144,9 +145,9 @@ class Embedding(nn.Module):
         mod: Int[Tensor, "B N"],
         continuous: dict[str, Patches],
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Content and place of the encoder's tokens: id -1 where one is a continuous input or padding; `continuous`:
-        modality -> its patches; only here does a shape vary with the mix of modalities. Raises ValueError for one that
-        the vocabulary does not have."""
+        """Content and place of the encoder's tokens: id -1 for a continuous input or padding; `continuous`: modality ->
+        its patches; only here does a shape vary with the mix of modalities. Raises ValueError for a modality that the
+        vocabulary lacks."""
         if len(self.encoder_table):
             content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
         else:  # an encoder of continuous inputs alone
@@ -162,17 +163,17 @@ class Embedding(nn.Module):
             if name in continuous:
                 patches = continuous[name]
                 projected = projection(patches.values.to(projection.weight.dtype)).to(content.dtype)  # (K, D)
-                # No slot is filled twice, so that nothing depends on the order of additions.
+                # No slot is filled twice, so the order of additions does not matter.
                 at = patches.row * ids.shape[1] + patches.slot
                 content = content.flatten(0, 1).index_add(0, at, projected).view_as(content)
             elif self.training:
-                # Every parameter gets a gradient on every rank, whatever its batch holds: sharded reduction needs that.
+                # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch holds.
                 content = content + 0.0 * projection.weight.sum()
         return content, self.place(pos, mod)
 
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
     ) -> Float[Tensor, "B M D"]:
-        """Content + place of the decoder's tokens; id -1 stands for the mask token."""
+        """Content + place of the decoder's tokens; id -1 is the mask token."""
         token = F.embedding(ids.clamp(min=0), self.decoder_table)
         return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod)

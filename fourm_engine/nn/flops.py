@@ -1,8 +1,8 @@
-"""FLOPs of the network's matrix products, a multiply-add counted as two; the basis of a run's `mfu`.
+"""FLOPs of the network's matrix products, a multiply-add counting as two; the basis of a run's `mfu`.
 
 In: the model's shape, the vocabulary, the shape of a batch, what learns. Out: FLOPs by part of the network. Norms,
-softmax, gathers and what is computed twice to save memory are not counted, as is usual for "model FLOPs" (PaLM, arXiv
-2204.02311, appendix B). Padded slots are: the products are made for them, too.
+softmax, gathers, and recomputation to save memory do not count, as usual for "model FLOPs" (PaLM, arXiv 2204.02311,
+appendix B). Padded slots count: products include them.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def forward_flops(
 
 
 def training_flops(forward: Mapping[str, float]) -> float:
-    """Of forward and backward pass, where every weight learns. A product has two gradients of its cost each, but for
-    patches, which are given and need none."""
+    """FLOPs of a forward and backward pass if every weight learns. Each product has two gradients at the same cost,
+    except those of patches, which need no gradient."""
     return 3 * sum(forward.values()) - forward["patches"]
 
 
 @dataclass(frozen=True)
 class Learning:
-    """Which weights of a network have a gradient: their names and all beginnings of these, "encoder.0.attn" as well as
+    """Which weights of a network have a gradient: their names and all prefixes, "encoder.0.attn" as well as
     "encoder.0.attn.qkv.weight". A matrix with an adapter has one, from which those of A and B follow."""
 
     names: frozenset[str]
-    #: Of the products B A of a step, forward and backward.
+    #: FLOPs of the products B A of a step, forward and backward.
     adapter_flops: float
 
     @classmethod
@@ -81,8 +81,8 @@ class Learning:
 
 
 class _Backward:
-    """Adds up the products of a backward pass, layer by layer, in the order of the forward pass: the gradient of a
-    weight is one if it learns, that of an input if anything below it does."""
+    """Sums the products of a backward pass, layer by layer, in the order of the forward pass: a weight has a gradient
+    if it learns, an input if anything below it does."""
 
     def __init__(self, learning: Learning) -> None:
         self.names, self.total = learning.names, 0.0
@@ -93,7 +93,7 @@ class _Backward:
         return live or layer in self.names
 
     def attention(self, layer: str, product: float, queries: bool, values: bool) -> bool:
-        """Two products, of queries and keys, and of their softmax and the values."""
+        """Two products: of queries and keys, and of their softmax and the values."""
         keys = values or f"{layer}.k_norm" in self.names
         queries = queries or f"{layer}.q_norm" in self.names
         self.total += product * (queries + keys) + product * ((queries or keys) + values)
@@ -122,7 +122,7 @@ def training_flops_of(
     targets: Mapping[str, float],
     patches: Mapping[str, float] | None = None,
 ) -> float:
-    """As `training_flops`, where not every weight learns; the arguments are those of `forward_flops`."""
+    """Like `training_flops`, if not every weight learns; the arguments are those of `forward_flops`."""
     forward = forward_flops(config, vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
     names, D, back = learning.names, config.width, _Backward(learning)
     N += config.registers

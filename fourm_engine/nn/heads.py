@@ -1,8 +1,8 @@
-"""Output rows of every modality and the cross-entropy of the predicted tokens.
+"""Output rows of every modality, and the cross-entropy of the predicted tokens.
 
 In: the decoder's output (B, M, D) and targets sorted by modality, with their counts known on the host, so that each
-modality's rows are plain slices: no boolean indexing, no synchronisation with the device.
-Out: per modality the sum of the cross-entropies in nats (float32) and the number of predicted tokens.
+modality's rows are plain slices: no boolean indexing, no synchronisation with the device. Out: per modality the sum of
+the cross-entropies in nats (float32) and the number of predicted tokens.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from fourm_engine.vocabulary import Vocabulary
 
-# At most this many logits exist at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
-# computes each chunk again in the backward pass.
+# Maximum number of logits at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
+# recomputes each chunk in the backward pass.
 MAX_LOGITS = 2**27
 # Small, so that the loss starts near ln V: the decoder's final norm gives vectors of length √D, hence logits of
 # standard deviation 0.1 √D · D^-½ = 0.1.
@@ -35,7 +35,7 @@ def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[T
 
 
 class Heads(nn.Module):
-    """The output matrix (V, D), without bias; a modality's logits come from its own slice of rows."""
+    """The output matrix (V, D), without bias; a modality's logits come from its slice of rows."""
 
     def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Heads(nn.Module):
         return {name: rows for name, rows in parts if len(rows) > 0}
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
-        """Logits over the modality's ids. Raises ValueError for one without output rows in this model."""
+        """Logits over the modality's ids. Raises ValueError for a modality without output rows."""
         slices = self.slices()
         if name not in slices:
             raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")
@@ -71,14 +71,14 @@ class Heads(nn.Module):
         *,
         by_token: bool = False,
     ) -> dict[str, tuple[Float[Tensor, ""] | Float[Tensor, " T_m"], int]]:
-        """Modality -> (sum of its cross-entropies in nats, float32; count), of every modality in `counts`.
+        """Modality -> (sum of its cross-entropies in nats, float32; count), for every modality in `counts`.
 
         Args:
             y_BMD: the decoder's output.
             target_index: flat indices into B·M, sorted by modality in the order of `counts`.
             target_ids: ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
             counts: predicted tokens; 0 is allowed and gives a loss of 0.
-            by_token: for measuring, without gradients: each token's cross-entropy in place of their sum."""
+            by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()

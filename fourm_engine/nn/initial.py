@@ -1,7 +1,8 @@
-"""Initial values of parameters: a pure function of the seed and a parameter's name.
+"""Initial values of parameters, as a pure function of the seed and a parameter's name.
 
-Any rows of a parameter can be filled, on any device. They are drawn on the CPU in blocks with a generator each, so that
-a process draws little more than the rows it holds, and any number of processes draws the same.
+Any rows of a parameter can be filled, on any device. Values are drawn on the CPU in blocks, each with its own
+generator, so a process draws little more than the rows it holds, and the values do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Initial:
 
     @torch.no_grad()
     def fill(self, part: Tensor, name: str, *, seed: int, first: int = 0, total: int | None = None) -> None:
-        """Fill `part`, rows [first, first + len(part)) of the `total` rows of the parameter `name`; None: all of it."""
+        """Fill `part`, rows [first, first + len(part)) of the `total` rows of the parameter `name`; None: the whole
+        parameter."""
         if self.kind == "constant" or not part.numel():
             part.fill_(self.scale)
             return

@@ -1,7 +1,8 @@
-"""Estimates the memory that a forward pass keeps for the backward pass.
+"""Estimates of the memory that a forward pass keeps for the backward pass.
 
-In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels differ, and what
-the allocator rounds up or a compiler fuses is unknown; the estimate is within a quarter of what plain torch keeps.
+In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels differ, and the
+rounding of the allocator and the fusions of a compiler are unknown; the estimate is within a quarter of what plain
+torch keeps.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ def activation_bytes(
     bf16: bool,
     checkpointing: Checkpointing = "none",
 ) -> dict[str, float]:
-    """Part -> bytes, for B samples of N encoder and M decoder slots in one micro-batch. `targets`: modality ->
-    predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the residual stream in fp32.
-    With `checkpointing` the activations of one block, which are there while it is computed again, come on top."""
+    """Part -> bytes, for B samples of N encoder and M decoder slots in one micro-batch.
+
+    `targets`: modality -> predicted tokens of the whole batch. `bf16`: under autocast, which keeps norms and the
+    residual stream in fp32. `checkpointing` adds the activations of one block, which exist while it is recomputed."""
     N += config.registers
     D, size = config.width, 2 if bf16 else 4
     mlp = hidden_width(config.mlp, config.mlp_ratio, D) * (2 if config.mlp == "gelu" else 4)

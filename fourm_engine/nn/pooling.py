@@ -1,6 +1,6 @@
-"""Attentive pooling: from the tokens of a sample to one feature, by attention from learned queries.
+"""Attentive pooling: one feature from the tokens of a sample, by attention from learned queries.
 
-In: tokens (B, N, D) and which of them are there (B, N). Out: (B, D). For probes and task heads.
+In: tokens (B, N, D) and a mask of the valid ones (B, N). Out: (B, D). For probes and task heads.
 """
 
 from __future__ import annotations

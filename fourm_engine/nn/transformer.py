@@ -1,9 +1,9 @@
-"""The 4M encoder-decoder (arXiv 2312.06647, section 2.2): packed tokens in, a loss a modality (or logits) out.
+"""The 4M encoder-decoder (arXiv 2312.06647, section 2.2): packed tokens in, a loss per modality (or logits) out.
 
-In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, patches of continuous
-inputs; see `fourm_engine.batch`. A batch may mix any modalities in any slots; only what is kept is ever embedded.
+In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, patches of continuous inputs;
+see `fourm_engine.batch`. A batch may mix any modalities in any slots; only kept tokens are embedded.
 
-Parallel use: `Transformer.forward` computes the loss inside, so that FSDP can shard the blocks and the whole.
+`Transformer.forward` computes the loss, so that FSDP can shard the blocks and the whole.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
             self.compile_blocks()
 
     def initialise(self, seed: int | None = None) -> None:
-        """Draw every parameter, by `seed` or by a seed from torch's generator, and fill the tables of positions."""
+        """Draw every parameter, with `seed` or a seed from torch's generator, and fill the tables of positions."""
         seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
         initial = self.initial()
         for name, parameter in self.named_parameters():
@@ -92,8 +92,7 @@ class Transformer(nn.Module):
         return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
-        """Fill the tables of positions, which are in no file: call it after `to_empty` of a model on the meta
-        device."""
+        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
         self.embedding.tabulate()
 
     def encode_features(
@@ -106,7 +105,7 @@ class Transformer(nn.Module):
     def encode_depths(
         self, tokens: Tokens, continuous: dict[str, Patches], depths: Sequence[int]
     ) -> tuple[list[Float[Tensor, "B N D"]], Bool[Tensor, "B N"]]:
-        """`encode_features` after so many blocks each, with the final norm."""
+        """`encode_features` after each of these numbers of blocks, with the final norm."""
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         states, _, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0, depths)
         return [x_BND[:, self.config.registers :] for x_BND in states], valid_BN[:, self.config.registers :]
@@ -114,11 +113,11 @@ class Transformer(nn.Module):
     def encode(
         self, tokens: Tokens, continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid. Registers
-        come first: N is `config.registers` more than `tokens` has.
+        """The decoder's context, Linear(encoder output) + position + modality, and which slots are valid.
 
-        `order` of the tokens is not used; `continuous` may be empty. A row without any valid token is allowed:
-        cross-attention then returns its output projection's bias."""
+        Registers come first: N is `config.registers` more than that of `tokens`. `order` of the tokens is ignored;
+        `continuous` may be empty. A row may have no valid token: cross-attention then returns the bias of its output
+        projection."""
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0)
         return self.context_proj(x_BND) + place_BND, valid_BN
@@ -126,8 +125,8 @@ class Transformer(nn.Module):
     def encode_embedded(
         self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor, depths: Sequence[int] | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The encoder from content and place on, registers included: its final norm after so many blocks each (None:
-        all), the place, and which slots are valid."""
+        """The encoder from content and place on, with registers: its final norm after each of these numbers of blocks
+        (None: all), the place, and which slots are valid."""
         if self.registers is not None:
             registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
             content_BND = torch.cat([registers_BRD, content_BND], dim=1)
@@ -144,9 +143,8 @@ class Transformer(nn.Module):
         return [self.encoder_norm(states[depth]) for depth in depths], place_BND, valid_BN
 
     def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Float[Tensor, "B M D"]:
-        """The decoder's output after its final norm, for `logits`.
-
-        A token sees the tokens of its own modality whose `order` is at most its own, and every valid context token."""
+        """The decoder's output after its final norm, for `logits`. A token sees tokens of its modality whose `order` is
+        at most its own, and every valid context token."""
         # With causal grids the order is the position, which for sequences is the rank and so the order already.
         order_BM = tokens.pos if self.config.decoder_causal else tokens.order
         same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
@@ -158,12 +156,12 @@ class Transformer(nn.Module):
         return self.decoder_norm(y_BMD)
 
     def logits(self, y: Float[Tensor, "... D"], name: str) -> Float[Tensor, "... V_m"]:
-        """Logits of `decode`'s output over the modality's ids. Raises ValueError for one without output rows."""
+        """Logits of `decode`'s output over the modality's ids. Raises ValueError for a modality without output rows."""
         return self.heads.logits(y, name)
 
     def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
         """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens). With
-        `by_token` not their sum, but (T_m,) one by one, in the order of the batch's targets."""
+        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
         return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
@@ -171,8 +169,8 @@ class Transformer(nn.Module):
     def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
         """Begin decoding R sequences of at most `max_len` tokens.
 
-        `contexts`: (context (U, N, D), valid (U, N), rows) of `encode`; each of the U contexts is that of `rows` of the
-        R rows, which come in this order. Rows of one context share its keys and values."""
+        `contexts`: (context (U, N, D), valid (U, N), rows) from `encode`; each of the U contexts serves `rows`
+        consecutive rows of the R. Rows of one context share its keys and values."""
         groups, first = list[Contexts](), 0
         for context_UND, valid_UN, rows in contexts:
             mask, seen = (None, None) if bool(valid_UN.all()) else guard_mask(valid_UN[:, None, None, :])
@@ -185,8 +183,8 @@ class Transformer(nn.Module):
     def decode_step(
         self, ids_R: Int[Tensor, " R"], pos_R: Int[Tensor, " R"], mod_R: Int[Tensor, " R"], cache: DecoderCache
     ) -> Float[Tensor, "R D"]:
-        """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if it is
-        full."""
+        """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if the cache
+        is full."""
         if cache.length >= cache.max_len:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_R1D = self.embedding.decoder(ids_R[:, None], pos_R[:, None], mod_R[:, None])

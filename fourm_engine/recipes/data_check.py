@@ -20,7 +20,7 @@ from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.present import with_data
-from fourm_engine.data.raw.root import DataRoot, Root
+from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split
 from fourm_engine.data.tokens.indexing import has_tokens
@@ -122,17 +122,17 @@ def check_folder(
     *,
     tell: Tell = say,
 ) -> DataCheck:
-    """Check a folder of data, or the data that a package opens, with the installed modalities, configured by
-    `settings`. Its parts are its splits.
+    """Check a folder of data, some of its tars by a pattern, or the data that a package opens, with the installed
+    modalities, configured by `settings`. The parts of a whole folder are its splits.
 
     Raises ValueError if there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
     manager = load_manager(settings)
-    root = Elsewhere(str(folder), manager) if scheme_of(folder) else Path(folder)
+    there = DataRoot(Elsewhere(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
     findings = list[Finding]()
-    modalities = _installed(settings, manager, root, findings)
+    modalities = _installed(settings, manager, there, findings)
     check = check_data(
-        _parts(root, findings),
+        _parts(there, findings),
         modalities,
         samples=read.samples,
         seed=read.seed,
@@ -161,9 +161,11 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
         raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
 
 
-def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, findings: list[Finding]) -> Modalities:
-    """The modalities with data in `root`; one that needs settings which are not given is reported."""
-    chosen = settings
+def _installed(
+    settings: ModalitiesConfig, manager: PluginManager, there: DataRoot, findings: list[Finding]
+) -> Modalities:
+    """The modalities with data there; one that needs settings which are not given is reported."""
+    chosen, root = settings, there.folder
     if settings.select == "installed":
         names = {p.name for p in manager.plugins if p.kind == "modality" and p.state in ("ok", "conflict")}
         names |= {name for name, given in settings.settings.items() if given.get("plugin", name) in names}
@@ -187,14 +189,18 @@ def _installed(settings: ModalitiesConfig, manager: PluginManager, root: Root, f
     if settings.select != "installed":
         return modalities
     try:
-        return with_data(modalities, [DataRoot(root, None)])
+        return with_data(modalities, [there])
     except ValueError:  # perhaps because of a shard, which the check will name
         if not isinstance(root, Path):
             raise
-        return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities)[0])])
+        return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities, there.shards)[0])])
 
 
-def _parts(root: Path | Elsewhere, findings: list[Finding]) -> list[Wanted]:
+def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
+    root = there.folder
+    assert not isinstance(root, Location)  # refused before
+    if there.shards is not None:
+        return [Wanted("all", root, shards=tuple(there.shards))]
     if isinstance(root, Elsewhere):
         listed = {name: root.split(name) for name in sorted(root.splits)}
     elif not (path := root / SPLITS).is_file():

@@ -38,7 +38,7 @@ _LONG = timedelta(days=30)
 
 def is_folder(given: Any) -> bool:
     """Whether an input is a folder of files."""
-    return isinstance(given, (str, os.PathLike)) and Path(given).is_dir()
+    return isinstance(given, (str, os.PathLike)) and os.path.isdir(given)  # False for a text too long for a name
 
 
 def generate_many(

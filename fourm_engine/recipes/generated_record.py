@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourm_engine.files import write_atomically, writing
+from fourm_engine.files import read_object, write_atomically, writing
 from fourm_engine.identity import Difference, compare, refuse
 from fourm_engine.model import FourM
 
@@ -45,7 +45,8 @@ class Record:
         folder = Path(out) / FOLDER
         settings = json.loads(json.dumps({"format": FORMAT, **settings}))
         if (path := folder / SETTINGS).is_file():
-            differences = [Difference(key, *pair) for key, pair in compare(_read(path), settings).items()]
+            made_by = read_object(path, most=MAX_BYTES, what="how files were made", remedy="choose another --out")
+            differences = [Difference(key, *pair) for key, pair in compare(made_by, settings).items()]
             refuse(differences, where=path, remedy="choose another --out")
         else:
             for one in made:
@@ -99,17 +100,3 @@ def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: says how files were made, and cannot be read: {error}; choose another --out"
-        ) from None
-    return document

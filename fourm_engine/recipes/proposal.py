@@ -20,6 +20,8 @@ from fourm_plugins.counting import counted
 from fourm_plugins.spec import Sequence as SequenceLayout
 
 _WIDTH, _COLUMN = 120, 44
+#: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
+WHOLE = 0.75
 #: A line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
 
@@ -63,7 +65,8 @@ class Sizes:
         else:
             size = "B" if samples >= 100_000 and machine.gpu_memory >= 20 else "S" if samples >= 10_000 else "Ti"
             model = {"size": size}
-        batch = 64 if large else 16
+        # Few samples a step and more steps learn more than the reverse, in the same time (docs/ablations.md).
+        batch = 64 if large else 8
         return cls(
             large=large,
             side=side,
@@ -73,7 +76,7 @@ class Sizes:
             batch=batch,
             fit_batch=16 if large else 8,
             fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
-            steps=min(100_000 if large else 5000, max(1000 if large else 600, 20 * samples)),
+            steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
             lr=5e-4 if large else 1e-3,
             views=max(1, min(16, 3200 // samples)),
         )
@@ -179,17 +182,28 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     specs = [found.modality.spec for found in survey.found]
     grid = (sizes.side // sizes.patch) ** 2
     counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
-    most = 256 if sizes.large else 128
-    shown_tokens = min(most, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
-    targets = min(most, max(1, sum(counts[s.name] for s in specs if s.target)))
+    most_shown, most_asked = (256, 512) if sizes.large else (128, 320)
+    targets = [s for s in specs if s.target]
+    whole = [s for s in specs if s.continuous]
+    # The tokens of a picture that is shown say nothing new, unless there is nothing else.
+    others = {s.name: [t for t in targets if t.files != s.files] or targets for s in whole}
+    tokens = min(most_shown, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
+    shown_tokens = max((counts[s.name] for s in whole), default=tokens)
+    asked = max(sum(counts[t.name] for t in names) for names in (*others.values(), [] if whole else targets))
     yield 0, "masking:", "what the model sees of a sample, and predicts"
+    yield 1, _pair("sampler", "fill"), "tokens that one modality cannot take go to others; dirichlet: as in the paper"
     yield 1, _pair("input_tokens", [1, shown_tokens]), "tokens shown, a number drawn anew each time"
-    yield 1, _pair("target_tokens", targets), "tokens to predict; more teach more per step, which takes longer"
+    asked = min(most_asked, max(1, asked))
+    yield 1, _pair("target_tokens", asked), "tokens to predict; more teach more per step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
-    for spec in (spec for spec in specs if spec.continuous):
-        component = {"name": f"{spec.name} to all", "weight": 0.5, "input": {spec.name: 1000}}
-        yield 2, f"- {_flow(component | {'input_tokens': counts[spec.name]})}", "all of it in, everything else out"
-    yield 2, f"- {_flow({'name': 'any to any', 'weight': 0.5})}", "a random part of all predicts another"
+    for spec in whole:
+        component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
+        component |= {"input": {spec.name: 1000}, "input_tokens": counts[spec.name]}
+        if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
+            component["target"] = {"*": 0.5, **left_out}
+        yield 2, f"- {_flow(component)}", f"all of it in, which is {counts[spec.name]} tokens; everything else out"
+    rest = round(1 - WHOLE, 3) if whole else 1.0
+    yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
 
 def _about(found: Found) -> str:

@@ -11,7 +11,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.tokens.tally import TokenizeReport
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.device import keep_memory, local_device, rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
@@ -69,6 +69,8 @@ def tokenize_data(
         if isinstance(tokenizer, NeuralTokenizer):
             tokenizer.to(local_device())
     choose_threads()
+    if local_device().type == "cpu":
+        keep_memory()  # also that of the workers, which are forked
     rank, world = rank_and_world()
     reports = {}
     for name, one, training in _splits(config.data, modalities):

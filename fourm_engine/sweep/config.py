@@ -1,4 +1,4 @@
-"""What a sweep file may say: `SweepConfig`; and `Measure`, which suites have too."""
+"""The content of a sweep file, `SweepConfig`; and `Measure`, which suites have, too."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fourm_engine.storage.url import LocalFolder
 from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
 from fourm_plugins.explain import explain
 
-#: Trials of one file; more is a mistake.
+#: Maximum number of trials in one file; more is a mistake.
 MAX_TRIALS = 10_000
-#: What a command writes, unless a suite says otherwise.
+#: File that a command writes, unless a suite says otherwise.
 RESULT = "result.json"
 #: Dotted names of settings.
 _KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
 Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
-#: What a value of an axis, a task or an encoder is called.
+#: Name of a value of an axis, of a task or of an encoder.
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=80)]
 Settings = dict[Key, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(min_length=1)]
@@ -52,9 +52,9 @@ class Measure(Strict):
 class Budget(Strict):
     """What a trial, and the search, may cost."""
 
-    #: Optimiser steps of a trial, in place of the length that the base says.
+    #: Optimiser steps of a trial, instead of the base's length.
     steps: int | None = Field(default=None, ge=1)
-    #: Minutes that a trial may train; then it is evaluated as it is.
+    #: Maximum minutes of training of a trial, which is then evaluated as it is.
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: Draws of a random search, each with every point of the grid and every seed.
     trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
@@ -77,7 +77,7 @@ class Distribution(Strict):
 
     @property
     def bounds(self) -> tuple[Any, Any]:
-        """[low, high]; of a choice its first and last value."""
+        """[low, high]; for a choice its first and last value."""
         values = getattr(self, self.kind)
         return values[0], values[-1]
 
@@ -97,7 +97,8 @@ class Distribution(Strict):
         return self
 
     def value(self, seed: int, number: int, key: str) -> Any:
-        """The value of draw `number`: a function of these three, so that more draws and more keys change none."""
+        """The value of draw `number`: a function of these three arguments, so that adding draws or keys changes
+        none."""
         share, (low, high) = drawn(f"sweep/{seed}/{number}/{key}"), self.bounds
         if self.choice is not None:
             return self.choice[int(share * len(self.choice))]
@@ -116,14 +117,14 @@ _KINDS = ("uniform", "log_uniform", "integers", "log_integers", "choice")
 
 
 class SweepConfig(Strict):
-    """Trials are every point of `grid`, with every entry of `points`, every draw of `random`, and every seed. Paths are
-    relative to the working directory, as in any config."""
+    """Trials are all points of `grid`, combined with every entry of `points`, every draw of `random`, and every seed.
+    Paths are relative to the working directory, as in any config."""
 
-    #: The config that trials start from; its `run` does not count.
+    #: The config that trials start from; its `run` is ignored.
     base: Path
     #: Folder of everything that the sweep writes.
     out: LocalFolder
-    #: What differs from the base in all trials.
+    #: Changes to the base in all trials.
     settings: Settings = Field(default_factory=dict)
     #: Key -> its values; or a name of your choice -> {value's name: {key: value}}, for values of several keys.
     grid: dict[Label, list[Any] | dict[Label, Settings]] = Field(default_factory=dict)
@@ -133,13 +134,13 @@ class SweepConfig(Strict):
     random: dict[Key, Distribution] = Field(default_factory=dict)
     #: Whether draws are independent, or made by Optuna from what came before (`pip install 'fourm-engine[optuna]'`).
     sampler: Literal["independent", "optuna"] = "independent"
-    #: Of the draws.
+    #: Seed of the draws.
     seed: int = Field(default=0, ge=0, lt=1 << 31)
     #: Values of the config's `seed`; error bars are over these.
     seeds: Seeds = (0,)
     measure: Measure = Field(default_factory=Measure)
     budget: Budget = Field(default_factory=Budget)
-    #: What is drawn along the axis of scaling plots: keys with numbers, or what runs measure.
+    #: Horizontal axes of scaling plots: keys with numbers, or what runs measure.
     scaling: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -147,7 +148,7 @@ class SweepConfig(Strict):
         axes = [*self.grid, *self.random]
         for name, values in self.grid.items():
             if isinstance(values, list) and not re.fullmatch(_KEY, name):
-                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key, such as train.lr")
+                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key such as train.lr")
         keys = Counter([*self.random, *(name for name, values in self.grid.items() if isinstance(values, list))])
         for values in self.grid.values():
             named = values.values() if isinstance(values, dict) else ()
@@ -163,7 +164,7 @@ class SweepConfig(Strict):
         if empty := [name for name, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no value; give some, or leave it out")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is there twice; remove it")
+            raise ValueError("seeds: one occurs twice; remove it")
         if self.random and self.budget.trials is None:
             raise ValueError("random needs the number of draws: set budget.trials")
         if self.budget.trials is not None and not self.random:
@@ -177,7 +178,7 @@ class SweepConfig(Strict):
 
 
 def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
-    """A sweep or suite file, with `section.key=value` overrides. Raises ConfigError, a line for each fault."""
+    """Read a sweep or suite file, with overrides `section.key=value`. Raises ConfigError, with one line per error."""
     raw = read_yaml(path)
     for override in overrides:
         apply_override(raw, override)

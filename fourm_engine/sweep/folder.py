@@ -33,18 +33,18 @@ DONE, FAILED, CUT = "done", "failed", "cut"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: "done", "failed", or "cut" by its time at `step` and not yet evaluated."""
+    """How a trial ended: "done", "failed", or "cut" off by its time limit at `step`, and not yet evaluated."""
 
     state: str
     error: str = ""
     step: int | None = None
-    #: How often it has failed.
+    #: Number of failures.
     failures: int = 0
     ended: str = ""
 
 
 class SweepFolder:
-    """`out`, and the file at `path` that says what belongs there. Raises ConfigError where `out` cannot be it."""
+    """The folder `out`, and the file at `path` that defines its trials. Raises ConfigError if `out` cannot be used."""
 
     def __init__(self, out: Path, path: Path) -> None:
         if out.exists() and not out.is_dir():
@@ -58,10 +58,9 @@ class SweepFolder:
         return self.out / f"{trial.folder}.yaml"
 
     def check(self, trials: Sequence[Trial], beside: Sequence[str]) -> list[str]:
-        """Compare trials with what is there of them; returns notes. `beside`: folders of trials, below `out`.
-
-        Raises ConfigError where a trial that is there was another one, or where none of those that are there is one of
-        these."""
+        """Compare trials with the existing ones; returns notes. `beside`: folders of trials in `out`. Raises
+        ConfigError if an existing trial was defined differently, or if none of the existing ones is among the
+        trials."""
         there = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
         known = {trial.folder: trial for trial in trials}
         others = [folder for folder in there if folder not in known]
@@ -79,7 +78,7 @@ class SweepFolder:
         return []
 
     def begin(self, trials: Sequence[Trial], notes: Sequence[str], tell: Tell) -> bool:
-        """Say how many trials are done, and the notes; whether any is left to do."""
+        """Report how many trials are done, and the notes; returns whether any is left."""
         states = [outcome.state for trial in trials if (outcome := self.outcome(trial)) is not None]
         done, failed = states.count(DONE), states.count(FAILED)
         more = f"; {failed} failed and are tried again" if failed else ""
@@ -99,7 +98,7 @@ class SweepFolder:
             )
 
     def outcome(self, trial: Trial) -> Outcome | None:
-        """None where it has not ended, or the file says nothing."""
+        """None if the trial has not ended, or the file is invalid."""
         try:
             with open(self.out / trial.folder / OUTCOME, "rb") as file:
                 facts = json.loads(file.read(MAX_BYTES))
@@ -114,7 +113,7 @@ class SweepFolder:
         write_atomically(self.out / trial.folder / OUTCOME, json.dumps(facts, indent=1) + "\n")
 
     def claim(self, trial: Trial) -> ExitStack | None:
-        """Hold a trial for this process until the stack closes; None where another command is at work on it."""
+        """Lock a trial for this process until the stack closes; returns None if another command is working on it."""
         folder = self.out / trial.folder
         stack = ExitStack()
         try:
@@ -127,21 +126,21 @@ class SweepFolder:
         return stack
 
     def write(self, trial: Trial) -> Path:
-        """What a trial does, as the config that it is started with."""
+        """Write what a trial does, as the config to start it with."""
         path = self.config(trial)
         write_atomically(path, yaml.safe_dump(trial.content, sort_keys=False, allow_unicode=True))
         return path
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One process of those that share the sweep at a time."""
+        """Admit one process at a time, of those that share the sweep."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(self.out / ".sweep-gate"):
                 yield
 
     def draws(self) -> dict[int, dict[str, Any]]:
-        """draw -> {key: value}: what a search that learns has drawn. Raises ConfigError for a damaged file."""
+        """draw -> {key: value}: the draws of a search that learns. Raises ConfigError for a damaged file."""
         path = self.out / DRAWS
         if not path.is_file():
             return {}
@@ -150,7 +149,7 @@ class SweepFolder:
                 facts = json.loads(file.read(MAX_BYTES))
             return {int(number): dict(values) for number, values in facts["draws"].items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ConfigError(f"{path}: not what a sweep has drawn ({error}); move {self.out} away") from None
+            raise ConfigError(f"{path}: not the draws of a sweep ({error}); move {self.out} away") from None
 
     def keep_draws(self, draws: Mapping[int, Mapping[str, Any]]) -> None:
         facts = {"format": FORMAT, "draws": {str(number): dict(values) for number, values in sorted(draws.items())}}

@@ -1,6 +1,6 @@
-"""What came of a trial, as numbers: its measure, its curve, and what scaling plots are drawn over.
+"""The results of a trial as numbers: its measure, its curve, and the axes of scaling plots.
 
-In: the files that training, or a command, left. Out: finite numbers; what is none is absent.
+In: the files that training, or a command, left. Out: finite numbers; invalid ones count as absent.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from fourm_engine.evaluate.metrics_file import LARGEST, numbers
 from fourm_engine.recipes.runs import KnownRun, covered, is_run, open_run
 from fourm_engine.sweep.config import RESULT, Measure
 
-#: The standard output of a command.
+#: File with the standard output of a command.
 OUTPUT = "output.json"
 MAX_BYTES = 1 << 24
-#: What runs measure, for the axis of a scaling plot.
+#: What runs measure, for the axes of scaling plots.
 MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`terms`: name -> what the measure is the mean of. `curve`: (step, value) of each evaluation. `numbers`: of
-    `MEASURED`."""
+    """`terms`: name -> number, whose mean is the measure. `curve`: (step, value) for each evaluation. `numbers`: those
+    of `MEASURED`."""
 
     terms: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
 
     def value(self, over: set[str] | None = None) -> float | None:
-        """The mean over `over`, or over all terms; None where there is none."""
+        """The mean over `over`, or over all terms; None if there is none."""
         values = [value for name, value in self.terms.items() if over is None or name in over]
         return mean(values) if values else None
 
@@ -59,7 +59,7 @@ def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
 
 
 def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, float]]]:
-    """(step, {term: value}) of each line of the run that has some."""
+    """(step, {term: value}) for each line of the run that has terms."""
     found = []
     trained = {name for line in run.lines for name in line.losses}
     for line in run.lines:
@@ -82,7 +82,7 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
 
 
 def _of_result(folder: Path, result: str, path: str) -> float | None:
-    """The number at a dotted path of what a command left; a name with dots in it is taken as it is."""
+    """The number at a dotted path in a command's result; a key may itself contain dots."""
     for name in (result, OUTPUT):
         try:
             with open(folder / name, "rb") as file:
@@ -120,7 +120,7 @@ def _numbers(run: KnownRun | None) -> dict[str, float]:
 
 
 def _flops(run: KnownRun, seconds: list[float]) -> float | None:
-    """FLOPs of the whole run: of each line its rate times the seconds since the line before."""
+    """FLOPs of the whole run: the rate of each line times the seconds since the line before."""
     rates = [line.numbers.get("flops_per_s") for line in run.trained]
     if not seconds or None in rates:
         return None

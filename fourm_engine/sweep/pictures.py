@@ -1,6 +1,6 @@
 """Pictures of a sweep: learning curves, the measure along each axis, and scaling plots, with error bars over seeds.
 
-In: `Results`. Out: PNG and SVG. Bars and bands are one standard deviation of a seed, to either side.
+In: `Results`. Out: PNG and SVG. Bars and bands are one standard deviation over seeds to either side.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fourm_engine.sweep.measured import MEASURED
 from fourm_engine.sweep.results import Group, Results, numeric_axes
 from fourm_engine.sweep.trial import short_names, shown
 
-#: Lines of one picture, and names along one axis; more cannot be told apart.
+#: Maximum number of lines in a picture, and of names along an axis; more cannot be told apart.
 MAX_LINES, MAX_NAMES = 10, 24
 FORMATS = ("png", "svg")
-#: Evaluations up to which each is marked on its curve.
+#: Up to this many evaluations are marked on a curve.
 FEW = 20
-#: From this ratio of the largest to the smallest on, an axis is logarithmic.
+#: An axis is logarithmic from this ratio of the largest to the smallest value.
 WIDE = 8
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "fourm", "font.size": 9, "font.family": "sans-serif"}
 _METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}
@@ -33,8 +33,8 @@ Point = tuple[float, float, float]
 
 
 def draw_all(report: Results, out: Path, scaling: Sequence[str] = ()) -> list[Path]:
-    """Write the pictures to `out`; returns the PNGs. `scaling`: axes, or names of `MEASURED`, along which the measure
-    is drawn on logarithmic scales. Raises ValueError where matplotlib is not installed."""
+    """Write the pictures to `out`; returns the PNGs. `scaling`: axes, or names of `MEASURED`, along which to draw the
+    measure on logarithmic scales. Raises ValueError if matplotlib is not installed."""
     check_matplotlib()
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     short, numeric = short_names(axes), numeric_axes(report.groups)
@@ -52,7 +52,7 @@ def _file(name: str) -> str:
 
 
 def _write(stem: Path, draw: Callable[[Any], bool]) -> list[Path]:
-    """Draw one panel and write it as PNG and SVG. [] where `draw` found nothing."""
+    """Draw one panel and write it as PNG and SVG. [] if `draw` has nothing to show."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ def _write(stem: Path, draw: Callable[[Any], bool]) -> list[Path]:
 
 
 def _label(group: Group, without: Collection[str] = ()) -> str:
-    """What the axes of a point are, but for some; numbers with the name of their axis."""
+    """The axes of a point, except some; numbers with the name of their axis."""
     short = short_names(list(group.point))
     return ", ".join(
         f"{short[key]} {shown(value)}" if isinstance(value, int | float) else shown(value)
@@ -94,7 +94,7 @@ def _axes(panel: Any, x: str, report: Results, spread: bool) -> None:
 
 
 def _curves(panel: Any, *, report: Results) -> bool:
-    """The measure over steps, the best points first; a band where there are several seeds."""
+    """The measure over steps, the best points first, with a band if there are several seeds."""
     from matplotlib.ticker import MaxNLocator
 
     over, spread = set(report.over), False
@@ -122,7 +122,7 @@ def _curves(panel: Any, *, report: Results) -> bool:
 def _lines(
     report: Results, x: Callable[[Group], Any], without: Collection[str], *, positive: bool = False
 ) -> dict[str, list[Point]]:
-    """{what points share: the points}: a line for each value of the axes that are not in `without`."""
+    """{what points share: the points}: a line for each combination of the axes that are not in `without`."""
     lines: dict[str, list[Point]] = {}
     for group in report.ranked:
         at, value = x(group), group.mean
@@ -143,7 +143,7 @@ def _draw(panel: Any, report: Results, lines: dict[str, list[Point]], x: str, *,
 
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:
-    """Ticks at the values, as people write them, where they are few."""
+    """Ticks at the values, as people write them, if there are few."""
     from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
     if len(values) <= MAX_LINES:
@@ -155,7 +155,7 @@ def _ticks(axis: Any, values: Sequence[float]) -> None:
 
 def _numbers(panel: Any, *, report: Results, key: str) -> bool:
     numeric = numeric_axes(report.groups)
-    # What was drawn at random is no line, but a cloud.
+    # Random draws are shown as points, without a line.
     scattered = {name for name, values in numeric.items() if len(values) > MAX_LINES}
     lines = _lines(report, lambda group: group.point.get(key), {key, *scattered})
     values = sorted({x for points in lines.values() for x, *_ in points})
@@ -170,7 +170,7 @@ def _numbers(panel: Any, *, report: Results, key: str) -> bool:
 
 
 def _names(panel: Any, *, report: Results, key: str) -> bool:
-    """The measure by the values of an axis that are no numbers, best first."""
+    """The measure by the values of an axis that are not numbers, best first."""
     groups = [group for group in report.ranked if group.mean is not None and key in group.point]
     names = list(dict.fromkeys(shown(group.point[key]) for group in groups))[:MAX_NAMES]
     numeric = numeric_axes(report.groups)
@@ -195,7 +195,7 @@ def _names(panel: Any, *, report: Results, key: str) -> bool:
 
 
 def _scaling(panel: Any, *, report: Results, what: str) -> bool:
-    """Both axes logarithmic; where a line has three points or more, its name has the power law that fits it best."""
+    """Both axes logarithmic; a line with three points or more is labelled with its best-fitting power law."""
     from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
     measures = what in MEASURED
@@ -221,8 +221,8 @@ def _law(points: Sequence[Point]) -> str:
 
 
 def power_law(points: Sequence[tuple[float, float]]) -> float | None:
-    """The exponent b of the power law y = a·x^b nearest to points, by least squares of the logarithms; None for fewer
-    than three different x."""
+    """The exponent b of the power law y = a·x^b that fits the points best, by least squares of the logarithms; None for
+    fewer than three different x."""
     if len({x for x, _ in points}) < 3:
         return None
     logs = [(math.log(x), math.log(y)) for x, y in points]

@@ -1,6 +1,6 @@
-"""From a sweep file to its trials, each with the whole config that it trains.
+"""From a sweep file to its trials, each with the full config that it trains.
 
-In: `SweepConfig` and the draws that a search has made. Out: trials in the order in which they run. The same file gives
+In: `SweepConfig`, and the draws that a search has made. Out: trials in the order in which they run. The same file gives
 the same trials, and a file with more values gives those and more.
 """
 
@@ -17,7 +17,7 @@ from fourm_engine.sweep.trial import Trial, name_of, short_names
 from fourm_engine.yaml_config import ConfigError
 
 TRIALS = "trials"
-#: draw -> {key: value} of a search that learns.
+#: draw -> {key: value}, for a search that learns.
 Draws = Mapping[int, Mapping[str, Any]]
 
 
@@ -31,7 +31,7 @@ class Plan:
         self.base = read_base(config.base)
 
     def points(self, draws: Draws) -> list[tuple[dict[str, Any], dict[str, Any] | None, int | None]]:
-        """(point, its settings, its draw) of every point, without seeds; settings are None before they are drawn."""
+        """(point, its settings, its draw) for every point, without seeds; settings are None until they are drawn."""
         config = self.config
         axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []
         for name, values in config.grid.items():
@@ -60,7 +60,7 @@ class Plan:
         return {key: d.value(self.config.seed, number, key) for key, d in self.config.random.items()}
 
     def trials(self, draws: Draws) -> list[Trial]:
-        """All trials, seeds innermost. Raises ConfigError for a key that no config has or a value that it refuses."""
+        """All trials, seeds innermost. Raises ConfigError for an unknown key, or a value that it does not accept."""
         points = self.points(draws)
         if len(points) * len(self.config.seeds) > MAX_TRIALS:
             raise ConfigError(
@@ -71,7 +71,7 @@ class Plan:
             for seed in self.config.seeds:
                 trial = self._trial(point, settings, number, seed)
                 if trial.folder in found:
-                    raise ConfigError(f"{self.path}: {trial.name} is there twice; remove one of the values")
+                    raise ConfigError(f"{self.path}: {trial.name} occurs twice; remove one of the values")
                 found[trial.folder] = trial
         return list(found.values())
 
@@ -89,7 +89,7 @@ class Plan:
         return Trial(folder, shown, seed, content, self.config.measure, draw=learns)
 
     def content(self, settings: Mapping[str, Any], seed: int, folder: str, origin: str) -> dict[str, Any]:
-        """The config of a trial. Raises ConfigError, which begins with `origin`."""
+        """The config of a trial. Raises ConfigError that starts with `origin`."""
         config = self.config
         length = {} if config.budget.steps is None else {"train.steps": config.budget.steps}
         return content_of(self.base, {**config.settings, **length, **settings}, seed, config.out / folder, origin)

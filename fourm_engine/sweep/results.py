@@ -1,4 +1,4 @@
-"""What came of a sweep: its trials by point, mean and deviation over seeds, in order; `sweep.json` and `best.yaml`."""
+"""The results of a sweep: its trials by point, ranked by mean over seeds; `sweep.json` and `best.yaml`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.measured import Measured, measured
 from fourm_engine.sweep.trial import Trial, shown
 from fourm_plugins.counting import counted
+from fourm_plugins.printable import printable
 
 SWEEP, BEST, FORMAT = "sweep.json", "best.yaml", 1
 WAITING = "waiting"
@@ -26,7 +27,7 @@ WAITING = "waiting"
 
 @dataclass(frozen=True)
 class Result:
-    """A trial and what came of it. `value` is None where it has not ended, failed, or left no finite number."""
+    """A trial and its result. `value` is None if it has not ended, has failed, or left no finite number."""
 
     trial: Trial
     state: str
@@ -68,7 +69,7 @@ class Group:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of a seed (n - 1); None for one."""
+        """Standard deviation over seeds (n - 1); None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
@@ -93,11 +94,11 @@ class Group:
 
 @dataclass
 class Results:
-    """All that is known of a sweep now."""
+    """All results of a sweep so far."""
 
     measure: Measure
     groups: list[Group]
-    #: The terms that the measure is the mean of.
+    #: The terms whose mean is the measure.
     over: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -107,7 +108,7 @@ class Results:
 
     @property
     def ranked(self) -> list[Group]:
-        """Best first; those without a number at the end."""
+        """Best first; groups without a number at the end."""
         return sorted(self.groups, key=lambda group: group.rank or math.inf)
 
     @property
@@ -131,7 +132,7 @@ class Results:
 
 
 def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -> Results:
-    """What is there of trials, which share a measure."""
+    """The results so far of trials that share a measure."""
     found = []
     for trial in trials:
         outcome = folder.outcome(trial)
@@ -180,7 +181,7 @@ def write_results(report: Results, out: Path) -> None:
 
 
 def write_best(report: Results, out: Path, origin: Path) -> Path | None:
-    """Write the config of the best point, of its first seed, which `fourm train` takes. None where there is none."""
+    """Write the config of the best point, with its first seed, for `fourm train`. None if there is none."""
     if report.best is None or not (content := report.best.results[0].trial.content):
         return None
     path, group = out / BEST, report.best
@@ -193,7 +194,7 @@ def write_best(report: Results, out: Path, origin: Path) -> Path | None:
 
 
 def spread(group: Group | None, digits: int = 4) -> str:
-    """ "1.234 ± 0.05", or "1.234" of one seed; "" without a number."""
+    """ "1.234 ± 0.05", or "1.234" for one seed; "" without a number."""
     if group is None or group.mean is None:
         return ""
     deviation = group.deviation
@@ -201,11 +202,11 @@ def spread(group: Group | None, digits: int = 4) -> str:
 
 
 def _line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)[:300]
+    return printable(" ".join(text.split()), most=300)
 
 
 def table_of(report: Results) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows), best first: rank, the axes, the measure, seeds, steps and what went wrong."""
+    """(columns, rows), best first: rank, the axes, the measure, seeds, steps and errors."""
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     rows = []
     for group in report.ranked:
@@ -228,7 +229,7 @@ def table_of(report: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def numeric_axes(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Axis -> its values, of the axes whose values are numbers and of which there are at least two."""
+    """Axis -> its values, for axes with at least two values that are all numbers."""
     axes: dict[str, list[Any]] = {}
     for group in groups:
         for key, value in group.point.items():

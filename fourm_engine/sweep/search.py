@@ -1,7 +1,7 @@
-"""Draws that learn from the trials before them, by Optuna's TPE sampler.
+"""Draws that learn from earlier trials, by Optuna's TPE sampler.
 
-In: the distributions, the draws so far and what came of them. Out: the values of the next draw. No database is kept:
-the study is made anew from the folder, so that a sweep that was stopped, or that several processes share, goes on.
+In: the distributions, the draws so far and their results. Out: the values of the next draw. There is no database: the
+study is rebuilt from the folder, so a sweep that was stopped, or that several processes share, continues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fourm_plugins.extras import optional
 
 
 def check_optuna() -> Any:
-    """optuna. Raises ValueError if it is not installed."""
+    """Import optuna. Raises ValueError if it is not installed."""
     return optional("optuna", what="sampler: optuna needs", install="fourm-engine[optuna]")
 
 
@@ -28,14 +28,12 @@ def next_draw(
     goal: str,
     seed: int,
 ) -> dict[str, Any]:
-    """The values of draw `number`, from the `draws` before it and their `values`; None stands for one that failed, and
-    those that are absent still run.
-
-    Raises ConfigError where a draw before does not fit the distributions."""
+    """The values of draw `number`, from the earlier `draws` and their `values`: None stands for one that failed; absent
+    ones still run. Raises ConfigError if an earlier draw does not fit the distributions."""
     optuna = check_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {key: _space(optuna, distribution) for key, distribution in distributions.items()}
-    # A seed of its own for each draw, as the study is new each time. Draws that still run repel the next ones.
+    # A separate seed for each draw, since the study is rebuilt each time. Running draws repel the next ones.
     sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + number) % (1 << 32), constant_liar=True)
     study = optuna.create_study(direction="minimize" if goal == "min" else "maximize", sampler=sampler)
     states = optuna.trial.TrialState
@@ -68,7 +66,7 @@ def _space(optuna: Any, distribution: Distribution) -> Any:
 
 
 def _index(distribution: Distribution, value: Any) -> Any:
-    """A value as Optuna has it."""
+    """A value in Optuna's form."""
     if distribution.choice is None:
         return value
     return distribution.choice.index(value) if value in distribution.choice else -1

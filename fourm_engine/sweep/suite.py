@@ -1,4 +1,4 @@
-"""A transfer suite from its file to its table: what `fourm suite` does.
+"""A transfer suite, from its file to its table: what `fourm suite` does.
 
 In: a file that names encoders, tasks and seeds. Out: `OUT/encoders/`, the models that the suite trains; `OUT/tasks/`, a
 run or a command's result for each encoder, task and seed; `OUT/suite.json`, pictures, and a `Results` for each task.
@@ -33,15 +33,15 @@ Word = Annotated[str, StringConstraints(max_length=4096)]
 
 
 class Encoder(Strict):
-    """A model that tasks start from. One with neither `train` nor `source` is none: tasks train from scratch."""
+    """A model that tasks start from; without `train` and `source`, tasks train from scratch."""
 
     #: A config that the suite trains first.
     train: Path | None = None
-    #: What differs from that config.
+    #: Changes to that config.
     settings: Settings = Field(default_factory=dict)
-    #: A model that is there: folder of a run or an exported model, a published one, or a Hub id.
+    #: An existing model: folder of a run or an exported model, a published one, or a Hub id.
     source: str | None = None
-    #: What it sets in the config of every task, such as the shape of a model without a source.
+    #: Settings in the config of every task, such as the shape of a model without a source.
     in_tasks: Settings = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -54,11 +54,11 @@ class Encoder(Strict):
 
 
 class TransferTask(Strict):
-    """What is learned from an encoder, and the number that counts."""
+    """What to learn from an encoder, and the measure."""
 
     #: A config of `fourm train`, or of `fourm finetune` (with a head); the encoder becomes its `finetune.source`.
     train: Path | None = None
-    #: What differs from that config.
+    #: Changes to that config.
     settings: Settings = Field(default_factory=dict)
     #: Words of a `fourm` command in place of a config. {encoder}, {seed}, {out} (the folder of this trial) and {name}
     #: (of the encoder) are filled in. The number is in the JSON that it writes to {out}/RESULT, or prints.
@@ -83,13 +83,13 @@ class SuiteConfig(Strict):
     out: LocalFolder
     encoders: dict[Label, Encoder] = Field(min_length=1)
     tasks: dict[Label, TransferTask] = Field(min_length=1)
-    #: Values of the `seed` of tasks; error bars are over these.
+    #: Values of the tasks' `seed`; error bars are over these.
     seeds: Seeds = (0,)
 
 
 @dataclass
 class SuiteResults:
-    """Task -> what came of it, a group an encoder."""
+    """Task -> its results, one group per encoder."""
 
     tasks: dict[str, Results]
     notes: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class SuiteResults:
         return next((g for g in self.tasks[task].groups if g.point["encoder"] == encoder), None)
 
     def mean_ranks(self) -> dict[str, float]:
-        """Encoder -> the mean of its ranks, of those that have one in every task; best first."""
+        """Encoder -> the mean of its ranks, for encoders ranked in every task; best first."""
         encoders = dict.fromkeys(g.point["encoder"] for report in self.tasks.values() for g in report.groups)
         ranks = {}
         for encoder in encoders:
@@ -113,8 +113,8 @@ class SuiteResults:
 
 
 class Suite:
-    """The trials of a suite file, and what is there of them. Raises ConfigError, before anything is written, for a file
-    or a config that cannot be used, and for trials of another file in its folder."""
+    """The trials of a suite file, and their results so far. Raises ConfigError, before writing anything, for a file or
+    config that cannot be used, and for trials of another file in its folder."""
 
     def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell, self.notes = path, tell, list[str]()
@@ -198,13 +198,13 @@ class Suite:
         return raw
 
     def run(self, *, jobs: int = 1) -> SuiteResults:
-        """Run what is missing, `jobs` trials at a time, and report. Other processes may share them."""
+        """Run missing trials, `jobs` at a time, and report. Other processes may share the work."""
         if self.folder.begin(self.trials, self.notes, self.tell):
             Work(self.folder, self.trials, jobs=jobs, said=self._said, tell=self.tell).run()
         return self.report()
 
     def results(self) -> SuiteResults:
-        """What is there now."""
+        """The results so far."""
         tasks = {
             label: results_of(trials, self.folder, self.config.tasks[label].measure)
             for label, trials in self.tasks.items()
@@ -214,7 +214,7 @@ class Suite:
         return SuiteResults(tasks, [*self.notes, *notes, *(f"{name}: {error}" for name, error in failed.items())])
 
     def report(self) -> SuiteResults:
-        """What is there now, written to the folder as JSON and pictures."""
+        """The results so far, written to the folder as JSON and pictures."""
         out = self.config.out
         with self.folder.alone():
             found = self.results()

@@ -1,4 +1,4 @@
-"""A sweep from its file to its table: what `fourm sweep` does.
+"""A sweep, from its file to its table: what `fourm sweep` does.
 
 In: the path of a sweep file. Out: `OUT/trials/`, `OUT/sweep.json`, `OUT/best.yaml`, pictures, and `Results`.
 """
@@ -27,8 +27,8 @@ from fourm_engine.yaml_config import ConfigError
 
 
 class Sweep:
-    """The trials of a sweep file, and what is there of them. Raises ConfigError, before anything is written, for a file
-    that cannot be used, a key that no config has, a value that it refuses, and trials of another file in its folder."""
+    """The trials of a sweep file, and their results so far. Raises ConfigError, before writing anything, for a file
+    that cannot be used, an unknown key, a value that it does not accept, and trials of another file in its folder."""
 
     def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell = path, tell
@@ -48,7 +48,7 @@ class Sweep:
         self.notes = self.folder.check(self.trials, [TRIALS])
 
     def run(self, *, jobs: int = 1) -> Results:
-        """Train the trials that are missing, `jobs` at a time, and report. Other processes may share them."""
+        """Train missing trials, `jobs` at a time, and report. Other processes may share the work."""
         if self.folder.begin(self.trials, self.notes, self.tell):
             work = Work(
                 self.folder,
@@ -67,7 +67,7 @@ class Sweep:
         return self.report()
 
     def results(self) -> Results:
-        """What is there now."""
+        """The results so far."""
         self.draws = self.folder.draws()
         self.trials = self.plan.trials(self.draws)
         report = results_of(self.trials, self.folder, self.config.measure)
@@ -75,7 +75,7 @@ class Sweep:
         return report
 
     def report(self) -> Results:
-        """What is there now, written to the folder as JSON, best config and pictures."""
+        """The results so far, written to the folder as JSON, best config and pictures."""
         with self.folder.alone():
             report = self.results()
             write_results(report, self.config.out)
@@ -99,7 +99,7 @@ class Sweep:
         return f"{trial.measure.key} {value:.4g}{took}"
 
     def _drawn(self, trial: Trial) -> Trial:
-        """The trial with its values, drawn now if it is of a search that learns."""
+        """The trial with its values, drawn now in a search that learns."""
         if trial.content or trial.draw is None:
             return trial
         config = self.config
@@ -116,7 +116,7 @@ class Sweep:
         return replace(trial, content=same.content, point=same.point)
 
     def _values(self, draws: dict[int, dict[str, Any]]) -> dict[int, float | None]:
-        """draw -> the mean of its trials, None where all failed; without those that have not ended."""
+        """draw -> the mean of its trials, None if all failed; without unfinished ones."""
         values: dict[int, float | None] = {}
         for number in draws:
             trials = [trial for trial in self.trials if trial.draw == number]
@@ -130,5 +130,5 @@ class Sweep:
 
 
 def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, tell: Tell = say) -> Results:
-    """Train what is missing of the sweep file at `path`, and report. Raises ValueError for what a user can fix."""
+    """Train missing trials of the sweep file at `path`, and report. Raises ValueError for what a user can fix."""
     return Sweep(path, overrides, tell=tell).run(jobs=jobs)

@@ -1,4 +1,4 @@
-"""A trial: what it is called, what it does, what it is compared by; and the name of its folder."""
+"""A trial: its name and folder, what it does, and its measure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from fourm_engine.sweep.config import RESULT, Measure
 
-#: Of a folder's name.
+#: Maximum length of a folder's name.
 MAX_NAME = 120
 _ODD = re.compile(r"[^\w.+=@-]+", re.ASCII)
 
@@ -20,17 +20,17 @@ _ODD = re.compile(r"[^\w.+=@-]+", re.ASCII)
 class Trial:
     """One run, or one command."""
 
-    #: Its folder, below that of the sweep: "trials/…".
+    #: Its folder within the sweep's: "trials/…".
     folder: str
-    #: Axis -> its value or name, without the seed; trials that share a point are averaged.
+    #: Axis -> its value or name, without the seed; trials of the same point are averaged.
     point: dict[str, Any]
     seed: int
-    #: All that decides its result: the config to train, or {"command": [words]}. Empty where a search has yet to say.
+    #: What decides its result: the config to train, or {"command": [words]}. Empty until a search has drawn it.
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     measure: Measure = field(default_factory=Measure)
-    #: The folder of a trial that must be done before.
+    #: The folder of a trial that must finish first.
     needs: str | None = None
-    #: File in which a command leaves its numbers.
+    #: File to which a command writes its numbers.
     result: str = RESULT
     #: Number of the draw, in a search that learns.
     draw: int | None = None
@@ -45,7 +45,7 @@ class Trial:
 
 
 def name_of(parts: Mapping[str, Any]) -> str:
-    """ "a=1,b=x": the name of a folder. One that cannot say all of it ends in a digest."""
+    """ "a=1,b=x", as the name of a folder; one that would be too long ends in a digest."""
     said, whole = [], True
     for key, value in parts.items():
         text = shown(value)
@@ -66,7 +66,7 @@ def slug(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a config as a table shows it."""
+    """A value of a config as tables show it."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and isinstance(value.get("name"), str):
@@ -79,6 +79,6 @@ def shown(value: Any) -> str:
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """Key -> its last part, or all of it where that is not unique."""
+    """Key -> its last part, or the whole key if that is ambiguous."""
     last = [key.rpartition(".")[2] for key in keys]
     return {key: short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)}

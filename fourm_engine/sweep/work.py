@@ -1,7 +1,7 @@
-"""Work through trials, some at a time, each in a process; other processes may share them.
+"""Working through trials, several at a time, each in a process; other processes may share the work.
 
-A trial is claimed by a lock, so that one that was killed with its sweep is taken up by the next. What fails is one
-line, and the rest go on.
+A trial is claimed by a lock, so that the next sweep takes up a trial that was killed with its sweep. A failure is
+reported in one line, and the rest continue.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.train import record
 from fourm_plugins.counting import counted
+from fourm_plugins.printable import printable
 
-#: Seconds between looks at what runs, and at what other processes do.
+#: Seconds between checks of running trials, and of other processes.
 LOOK, LOOK_AT_OTHERS = 0.1, 0.5
-#: Failures for one reason, before anything succeeded, after which the rest is not tried.
+#: After this many failures for one reason, before any success, the rest is not tried.
 ALIKE = 3
-#: Of the end of a log.
+#: Bytes read from the end of a log.
 MAX_LOG = 1 << 14
 STOPPED = 128 + signal.SIGTERM
 _ERROR = re.compile(r"^fourm: error: (.*)$", re.MULTILINE)
@@ -61,8 +62,8 @@ class _Running:
 
 
 class Work:
-    """`run()` works through `trials`. `drawn` completes a trial whose values are drawn when it starts; `said` is what
-    to say of one that is done."""
+    """`run()` works through `trials`. `drawn` completes a trial whose values are drawn when it starts; `said` describes
+    a finished trial."""
 
     def __init__(
         self,
@@ -88,10 +89,9 @@ class Work:
         self.gpus = [] if devices <= {"cpu"} else visible_gpus()
 
     def run(self) -> None:
-        """Returns when every trial has ended, here or in another process. What stops this process (Ctrl-C, SIGTERM,
-        SIGHUP) stops its trials, which save what they have.
-
-        Raises ValueError where the first trials fail for one reason, and under torchrun."""
+        """Returns when every trial has ended, here or in another process. Signals that stop this process (Ctrl-C,
+        SIGTERM, SIGHUP) stop its trials, which save their state. Raises ValueError if the first trials fail for one
+        reason, and under torchrun."""
         if rank_and_world()[1] > 1:
             raise ValueError(
                 "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
@@ -111,14 +111,14 @@ class Work:
                     time.sleep(LOOK_AT_OTHERS)
 
     def ended(self, trial: Trial) -> bool:
-        """Whether nothing is left to do about it here."""
+        """Whether this process has nothing left to do for the trial."""
         outcome = self.folder.outcome(trial)
         if outcome is None or outcome.state == CUT:
             return False
         return outcome.state == DONE or outcome.failures > self.failures.get(trial.folder, 0)
 
     def _start(self) -> None:
-        """Start trials while there is room; forget those that other processes ended."""
+        """Start trials while there is room; drop those that other processes have ended."""
         for trial in list(self.pending):
             if len(self.running) >= self.jobs:
                 return
@@ -142,7 +142,7 @@ class Work:
             self.pending.remove(trial)
 
     def _ready(self, trial: Trial) -> bool:
-        """Whether what it needs is done. Where that failed, so does this."""
+        """Whether the trial that this one needs is done. If that failed, so does this one."""
         needed = next(other for other in self.trials if other.folder == trial.needs)
         outcome = self.folder.outcome(needed)
         if outcome is not None and outcome.state == FAILED and self.ended(needed):
@@ -170,7 +170,7 @@ class Work:
         out = self.folder.out / trial.folder
         out.mkdir(parents=True, exist_ok=True)
         with open(out / LOG, "ab") as log, open(out / OUTPUT if trial.is_command else os.devnull, "wb") as output:
-            # In a session of its own: a terminal's Ctrl-C would reach it beside our signal, and two end it at once. It
+            # In a new session, or a terminal's Ctrl-C would reach it in addition to our signal: two end it at once. It
             # stops when the pipe closes, so when this process is killed.
             return subprocess.Popen(
                 [sys.executable, "-m", "fourm_engine.cli.child", *words],
@@ -210,7 +210,7 @@ class Work:
         return outcome is not None and outcome.state == CUT
 
     def _limit(self, running: _Running) -> None:
-        """Stop a trial that has trained for its time. The time of starting, before the first step, does not count."""
+        """Stop a trial that has trained for its time. Time before the first step does not count."""
         if self.minutes is None or running.cut or running.trial.is_command:
             return
         if running.since is None:
@@ -232,7 +232,7 @@ class Work:
         if not self.succeeded and len(self.reasons) >= ALIKE and len(set(self.reasons)) == 1 and self.pending:
             raise ValueError(
                 f"the first {ALIKE} trials failed for one reason, and {counted(len(self.pending), 'trial')} were not "
-                f"tried: {reason}; mend it, and start again"
+                f"tried: {reason}; fix it, and start again"
             )
 
     def _reason(self, trial: Trial, code: int) -> str:
@@ -244,7 +244,7 @@ class Work:
             return f"killed by {signal.Signals(-code).name}"
         if errors := _ERROR.findall(said):
             return str(errors[-1])
-        return "".join(c for c in said.rpartition("\n")[2] if c.isprintable())[:300] or f"exit code {code}"
+        return printable(said.rpartition("\n")[2], most=300) or f"exit code {code}"
 
     def _say(self, trial: Trial, text: str) -> None:
         ended = len(self.trials) - len(self.pending) - len(self.running)
@@ -252,7 +252,7 @@ class Work:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """What still runs at the end of the block is stopped, and saves what it has."""
+        """Stop what still runs at the end of the block; trials save their state."""
         try:
             yield
         finally:
@@ -265,7 +265,7 @@ class Work:
 
 @contextmanager
 def _stops() -> Iterator[None]:
-    """Signals that end this process unwind it."""
+    """Unwind on signals that end this process."""
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
     try:

@@ -172,7 +172,11 @@ class ViTEncoder(_Trunk):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         p, q = self.patch
         grid = x_BCHW.shape[-2] // p, x_BCHW.shape[-1] // q
-        return self.trunk(self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)), grid)
+        return self.embed(rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q), grid)
+
+    def embed(self, patches_BNP: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches (B, h·w, C·p·q), channel by channel -> (B, h·w, D)."""
+        return self.trunk(self.proj(patches_BNP), grid)
 
 
 class ConvTail(nn.Module):

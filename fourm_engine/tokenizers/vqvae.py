@@ -7,6 +7,7 @@ In: feature maps (pictures, depth, normals; NaN in gaps, taken as 0 and left out
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,6 +56,7 @@ class VQVAE(TokenizerNetwork):
         assert spec.token_space is not None
         grid, patch = (spec.layout.height, spec.layout.width), spec.patch
         self.grid, self.patch = grid, patch
+        self.gaps = isinstance(spec.array, FeatureMap) and spec.array.gaps
         self.cls_emb: nn.Embedding | None = None
         channels_in = channels_out = 0
         if isinstance(spec.array, ClassMap):
@@ -82,11 +84,12 @@ class VQVAE(TokenizerNetwork):
     def latents(self, x: Tensor) -> Tensor:
         """Maps -> latents before quantisation (B, N, d)."""
         if self.cls_emb is not None:
+            # Ids are rearranged rather than their embeddings, which are many times as large.
             classes = torch.where(x < 0, self.cls_emb.num_embeddings - 1, x)
-            x = self.cls_emb(classes).permute(0, 3, 1, 2)
-        else:
-            x = torch.nan_to_num(x)
-        return self.quant_proj(self.encoder(x))
+            (p, q), grid = self.patch, self._grid_of(x)
+            patches = self.cls_emb(rearrange(classes, "b (h p) (w q) -> b (h w) (p q)", p=p, q=q))
+            return self.quant_proj(self.encoder.embed(patches.transpose(2, 3).flatten(2), grid))
+        return self.quant_proj(self.encoder(torch.nan_to_num(x) if self.gaps else x))
 
     def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Quantised latents of a grid -> feature maps, or logits of the classes (B, classes, H, W)."""

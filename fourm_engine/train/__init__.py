@@ -1,2 +1,2 @@
-"""The one training loop, for everything that learns by gradient. In: a `Task` (model, samples, loss) and a
-`TrainConfig`. Out: checkpoints, metrics, and the trained weights, which the task exports."""
+"""The training loop, for everything that learns by gradient. In: a `Task` (model, samples, loss) and a `TrainConfig`.
+Out: checkpoints, metrics, and trained weights, which the task exports."""

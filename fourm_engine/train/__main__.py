@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node=2 -m fourm_engine.train CONFIG.yaml [section.key=value …]`: `fourm train` on processes."""
+"""Entry point for torchrun: `torchrun --nproc-per-node=2 -m fourm_engine.train CONFIG.yaml [section.key=value …]`."""
 
 import sys
 

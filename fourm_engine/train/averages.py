@@ -1,8 +1,7 @@
-"""Averages, an exponential moving average of a model, which is evaluated and exported; and Buffers, what a step changes
-of a model beside its parameters, such as running statistics of a batch norm.
+"""The exponential moving average of a model (`Averages`), and restoring its buffers after a skipped step (`Buffers`).
 
-In: a model after each step. Out: averaged tensors by name, for checkpoints, and the model with them swapped in; buffers
-as before a skipped step.
+In: a model after each step. Out: averaged tensors by name, for checkpoints, and the model with them swapped in;
+buffers, such as a batch norm's running statistics, as before a skipped step.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Averages:
-    """Of everything in a model's state that learns: parameters that require a gradient, and floating-point buffers
-    (codebooks, running statistics) but for those that `Task.averages` leaves out. Integers and flags stay the model's.
+    """Averages everything in a model's state that learns: parameters that require a gradient, and floating-point
+    buffers (codebooks, running statistics) that `Task.averages` does not exclude. Integers and flags stay the model's.
 
-    The first update takes the weights as they are, and update n after it decays by min(decay, (1 + n) / (10 + n)), as
-    TensorFlow's `ExponentialMovingAverage` does: nothing of the initial weights is ever in the average, and a short run
-    averages over a share of its steps."""
+    The first update copies the weights, and update n after it decays by min(decay, (1 + n) / (10 + n)), as TensorFlow's
+    `ExponentialMovingAverage` does: the initial weights never enter the average, and a short run averages over a
+    fraction of its steps."""
 
     def __init__(self, model: nn.Module, task: Task, decay: float) -> None:
         self.model, self.task, self.decay = model, task, decay
@@ -62,7 +61,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, taken: Tensor) -> None:
-        """Update after a step, unless it was not `taken`, a bool on the device."""
+        """Update after a step, unless the step was not `taken`, a bool on the device."""
         current, n = self._learning(), self._number
         decay = ((1 + n) / (10 + n)).clamp(max=self.decay)
         weight = torch.where(taken, torch.where(n > 0, 1 - decay, 1.0), 0.0)
@@ -74,7 +73,7 @@ class Averages:
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """The model with its averages swapped in; afterwards its tensors are restored."""
+        """The model with its averages swapped in; its tensors are restored afterwards."""
         self._swap()
         try:
             yield
@@ -99,10 +98,10 @@ class Averages:
 
 
 class Buffers:
-    """A skipped step must leave no trace, and whether it is skipped only the device knows: buffers are copied before
-    each step and restored there. Those that forward passes change become the mean over processes, since each saw other
-    samples. The first step shows which these are; in most models none, and later steps copy nothing, unless the task
-    changes buffers after each step (`learn`)."""
+    """A skipped step must leave no trace, and only the device knows whether it is skipped: buffers are copied before
+    each step, and restored on the device. Buffers that forward passes change are averaged over processes, since each
+    saw other samples. The first step shows which these are; most models have none, and then later steps copy nothing
+    unless the task changes buffers after each step (`learn`)."""
 
     def __init__(self, model: nn.Module, *, learn: bool) -> None:
         self._buffers = dict(model.named_buffers())
@@ -111,15 +110,15 @@ class Buffers:
         self._copies: dict[str, Tensor] = {}
 
     def before(self) -> None:
-        """Before the forward passes of a step."""
+        """Call before the forward passes of a step."""
         names = self._buffers if self._learn or self._forward is None else self._forward
         self._copies = {name: self._buffers[name].clone() for name in names}
 
     def after(self) -> None:
-        """After the forward passes of a step, in every process."""
+        """Call after the forward passes of a step, in every process."""
         if self._forward is not None:
             return
-        # Values, since batch norms change theirs without a new `_version`.
+        # Compare values, since batch norms change theirs without a new `_version`.
         changed = [name for name, buffer in self._buffers.items() if not torch.equal(buffer, self._copies[name])]
         everywhere = {name for names in gather_json(changed) for name in names}
         self._forward = [name for name in self._buffers if name in everywhere]
@@ -128,7 +127,8 @@ class Buffers:
 
     @torch.no_grad()
     def average(self) -> None:
-        """After the forward passes: floats become the mean over processes; counts of passes, the first process's."""
+        """Average after the forward passes: floats become the mean over processes; integers, such as counts of passes,
+        are those of the first process."""
         if world_size() == 1:
             return
         for name in self._forward or ():
@@ -139,6 +139,6 @@ class Buffers:
 
     @torch.no_grad()
     def undo_unless(self, taken: Tensor) -> None:
-        """Restore what a step changed that was not `taken`, a bool on the device."""
+        """Restore what a step changed if it was not `taken`, a bool on the device."""
         for name, copy in self._copies.items():
             self._buffers[name].copy_(torch.where(taken, self._buffers[name], copy))

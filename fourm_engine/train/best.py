@@ -1,4 +1,4 @@
-"""The weights of the best evaluation of a run, exported to `<run>/best/` beside a note, `best.json`."""
+"""The weights of a run's best evaluation, exported to `<run>/best/` with a note, `best.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER, NOTE = "best", "best.json"
 
 
 class Best:
-    """`resumed`: whether the run goes on from a checkpoint; a run that starts anew has no best evaluation yet."""
+    """`resumed`: whether the run continues from a checkpoint; a new run has no best evaluation yet."""
 
     def __init__(self, task: Task, learner: Learner, run: Path, *, config: TrainConfig, resumed: bool) -> None:
         self.task, self.learner, self.folder = task, learner, run / FOLDER
@@ -30,7 +30,7 @@ class Best:
             self.score = gather_json(self._read() if rank() == 0 else None)[0]
 
     def consider(self, step: int, scores: Mapping[str, float]) -> None:
-        """Export the weights if these are the best scores so far; every process calls it, with the same ones."""
+        """Export the weights if these are the best scores so far; every process calls it, with the same scores."""
         assert self.task.best is not None
         name, more_is_better = self.task.best
         score = scores.get(name, math.nan)

@@ -26,17 +26,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.columns import OtherVersion, unsealed
-from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.distributed import first_row, local
 from fourm_engine.weights import sha256_of
-from fourm_plugins.modality import flat
 
 FORMAT = 5
 MAX_STATE_BYTES = 1 << 26
-#: Of what a task is made from: how many samples.
+#: Key of a task's identity: its number of samples.
 SAMPLES = "data.samples"
 NAME = re.compile(r"step-(\d{8,})")
-#: What a trainer saves beside tensors, and the types of these.
+#: What a trainer saves beside tensors, and the types.
 STATE = {"identity": dict, "versions": dict, "config": dict, "progress": dict, "ema": bool}
 ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
 
@@ -51,17 +49,17 @@ class OtherFormat(CheckpointError):
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int = 0  # finished steps
-    skipped: int = 0  # of these, left out
+    skipped: int = 0  # of these, skipped
     in_a_row: int = 0  # left out just now
     averaged: int = 0  # of the steps that were taken, those in the moving average
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk. `state` is what the trainer adds, JSON."""
+    """A complete checkpoint on disk. `state`: the trainer's JSON."""
 
     folder: Path
     step: int
@@ -70,7 +68,7 @@ class Checkpoint:
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Path of the checkpoint after `step` steps below `folder`."""
+    """The folder of the checkpoint after `step` steps."""
     return folder / f"step-{step:08d}"
 
 
@@ -79,17 +77,17 @@ def part_name(number: int, parts: int) -> str:
 
 
 def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpoint:
-    """Check that a checkpoint is whole: its format, all parts, their sizes and digests. With `share` = (i, n) the
-    digests of every n-th part from the i-th on are computed, so that n processes check all. Raises CheckpointError."""
+    """Check that a checkpoint is whole: its format, all parts, their sizes and digests. With `share` = (i, n), compute
+    only the digests of every n-th part, from part i, so that n processes together check all. Raises CheckpointError."""
     path = folder / "state.json"
     try:
         if path.stat().st_size > MAX_STATE_BYTES:
-            raise CheckpointError(f"{path}: larger than {MAX_STATE_BYTES} bytes; this is no checkpoint's state")
+            raise CheckpointError(f"{path}: larger than {MAX_STATE_BYTES} bytes, and so not the state of a checkpoint")
         document = unsealed(path.read_bytes(), FORMAT)
         files = dict(document["files"])
         names = tuple(part_name(number, len(files)) for number in range(len(files)))
         if sorted(files) != list(names) or not files:
-            raise CheckpointError(f"{path}: parts are missing or have other names; damaged")
+            raise CheckpointError(f"{path}: parts are missing or renamed; the checkpoint is damaged")
         for number, name in enumerate(names):
             facts = {"bytes": (folder / name).stat().st_size}
             if facts["bytes"] == files[name]["bytes"] and number % share[1] == share[0]:
@@ -112,15 +110,15 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
 
 
 def nearest(folder: Path, step: int) -> Checkpoint:
-    """Of the whole checkpoints below `folder` that nearest to `step`. Raises CheckpointError if there is none."""
+    """The whole checkpoint in `folder` that is nearest to `step`. Raises CheckpointError if there is none."""
     for one in sorted(steps_in(folder), key=lambda one: abs(one - step)):
         with suppress(CheckpointError):
             return open_checkpoint(step_folder(folder, one))
-    raise CheckpointError(f"{folder}: no checkpoint is there, or none that can be read")
+    raise CheckpointError(f"{folder}: no checkpoint, or none that can be read")
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Of the complete checkpoints below `folder`, ascending."""
+    """The steps of the complete checkpoints in `folder`, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)))
@@ -140,9 +138,11 @@ def load(
 ) -> set[str]:
     """Copy the checkpoint into `tensors` in place, each process its own rows.
 
-    Names in `tensors` that start with one of `optional` may be missing in the checkpoint; they stay as they are and are
-    returned. Of names that start with one of `whole`, everything that the checkpoint holds must be in `tensors`.
-    Raises CheckpointError: a tensor is missing, is too much, or has another shape."""
+    Names in `tensors` that start with one of `optional` may be missing in the checkpoint; those tensors are left
+    unchanged, and their names returned. All names in the checkpoint that start with one of `whole` must be in
+    `tensors`.
+
+    Raises CheckpointError for a tensor that is missing, superfluous, or of another shape."""
     missing, read = set(tensors), Counter[str]()
     for file in checkpoint.files:
         path = checkpoint.folder / file
@@ -150,7 +150,7 @@ def load(
             with safe_open(path, framework="pt", device="cpu") as reader:
                 rows = json.loads((reader.metadata() or {})[ROWS])
                 if more := sorted(name for name in rows.keys() - tensors.keys() if name.startswith(whole)):
-                    raise CheckpointError(f"{path}: {more[0]} has no place in what is trained now")
+                    raise CheckpointError(f"{path}: {more[0]} is not part of what is trained now")
                 for name in tensors.keys() & rows.keys():
                     source, (first, total) = reader.get_slice(name), rows[name]
                     _copy_rows(tensors[name], source, first, total, where=f"{path}: {name}")
@@ -167,7 +167,7 @@ def load(
 
 
 def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:
-    """Copy what rows [first, first + n) of a saved tensor have in common with this process's rows of `target`."""
+    """Copy the rows that [first, first + n) of a saved tensor and this process's rows of `target` have in common."""
     shape = tuple(source.get_shape())
     whole = (total, *shape[1:]) if shape else shape
     if tuple(target.shape) != whole:
@@ -186,7 +186,7 @@ def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: st
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the trainer saved beside tensors. Raises CheckpointError where a part is missing or something else."""
+    """What the trainer saved beside tensors. Raises CheckpointError if a part is missing or invalid."""
     saved, path = checkpoint.state, checkpoint.folder / "state.json"
     remedy = "damaged or edited; move this checkpoint away to go on from the one before"
     for name, kind in STATE.items():
@@ -200,28 +200,3 @@ def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
         if not isinstance(version, str):
             raise CheckpointError(f"{path}: state: versions: {name} is {version!r}; {remedy}")
     return saved
-
-
-def check_same_run(
-    folder: Path,
-    saved: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    versions: Mapping[str, str],
-    defaults: Mapping[str, Any],
-) -> None:
-    """Raise ValueError, naming the keys, where the checkpoint in `folder`, with the state `saved`, is of another run
-    than that with `identity` and `versions`. `defaults`: of keys that an older checkpoint lacks."""
-    now = flat(dict(identity))
-    was = {key: value for key, value in defaults.items() if key in now} | flat(saved["identity"])
-    gone = sorted(saved.get("versions", {}).keys() - versions.keys())
-    absent = "".join(
-        f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
-        for name in gone
-    )
-    differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
-    # What follows from a modality's settings, such as rows of the vocabulary, says less than the setting.
-    settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
-    # Where samples were added or taken away, so are their names, views and contents.
-    if any(difference.key == SAMPLES for difference in differences):
-        differences = [d for d in differences if d.key == SAMPLES or not d.key.startswith("data.")]
-    refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

@@ -1,4 +1,4 @@
-"""TrainConfig: the `train` section of a config; the same for every task."""
+"""`TrainConfig`, the `train` section of a config, for every task."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fourm_engine.nn.config import Checkpointing
 from fourm_engine.train.schedule import Plan
 
-#: The batch size at which `base_lr` is the rate.
+#: The batch size at which the learning rate is `base_lr`.
 BASE_BATCH = 256
-#: Steps of the longest trace: what is larger no viewer opens.
+#: Steps of the longest trace; no viewer opens a larger one.
 MAX_PROFILED = 100
-#: Settings that show more of a run, and change nothing of it.
+#: Settings that show more of a run without changing it.
 WATCHING = ("pairs_every", "pairs_samples", "pairs_inputs", "pictures_every", "pictures", "profile")
 #: Settings of which exactly one is set.
 LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 
 
 class TrainConfig(BaseModel):
-    """How a run learns. `plan` gives its lengths in optimiser steps."""
+    """How a run learns. `plan` converts its lengths to optimiser steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
     batch_size: int = Field(ge=1)
-    #: Micro-batches per step in each process: less memory, the same result.
+    #: Micro-batches per step in each process: takes less memory, with the same result.
     accumulate: int = Field(default=1, ge=1)
     #: The length of the run, one of these three: optimiser steps; samples, where a sample counts each time that it is
     #: drawn; or tokens, input and target tokens of the batch's shape (samples x those of `masking`), as 4M counts them.
@@ -35,21 +35,21 @@ class TrainConfig(BaseModel):
     samples: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)
 
-    #: "adamw"; "muon", for the matrices of the blocks, with AdamW for the rest; or the name that an installed package
-    #: gives its own (entry points `fourm.optimisers.v1`).
+    #: "adamw"; "muon", for the matrices of the blocks, with AdamW for the rest; or the name of an optimiser of an
+    #: installed package (entry points `fourm.optimisers.v1`).
     optimiser: str = "adamw"
-    #: What else that optimiser is made with.
+    #: Further arguments of that optimiser.
     optimiser_options: dict[str, Any] = Field(default_factory=dict)
     #: The highest learning rate: `lr`, or by batch size as in 4M's appendix `base_lr` · batch_size / 256 (1e-4 there).
     lr: float | None = Field(default=None, gt=0)
     base_lr: float | None = Field(default=None, gt=0)
-    #: Layer-wise decay, for fine-tuning: the rate of a layer is this times that of the layer above it; null: one rate.
+    #: Layer-wise decay, for fine-tuning: the rate of a layer over that of the layer above it; null: one rate for all.
     layer_decay: float | None = Field(default=None, gt=0, lt=1)
     # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M.
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    #: Largest L2 norm of all gradients together; null does not clip.
+    #: Maximum L2 norm of all gradients together; null: no clipping.
     clip: float | None = Field(default=1.0, gt=0)
 
     # Learning rate: linear from 0 to the highest in the first `warmup` steps; then "cosine" falls to `min_lr` at the
@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     #: "auto": GPUs if there are any, otherwise the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    #: TF32 products on a GPU where fp32 is computed: quicker, with 10 bits of mantissa.
+    #: TF32 for fp32 matrix products on a GPU: faster, with 10 bits of mantissa.
     tf32: bool = False
     #: Over several processes: "replicate" keeps the whole model in each; "shard" splits weights, gradients and the
     #: optimiser's state over all of them (FSDP2), for models that fill a GPU; "hybrid" over `shard_over` of them, so
@@ -80,35 +80,35 @@ class TrainConfig(BaseModel):
     activation_checkpointing: Checkpointing = "none"
     #: Compile each block with torch.compile; the first step then takes longer.
     compile: bool = False
-    #: CPU threads of each process; null: as OMP_NUM_THREADS says (one under torchrun), or else as many as are quickest
-    #: now, measured when the process starts.
+    #: CPU threads per process; null: OMP_NUM_THREADS (one under torchrun), or else the number measured to be fastest
+    #: when the process starts.
     threads: int | None = Field(default=None, ge=1)
 
-    #: Decay per step of an exponential moving average of everything that learns, including codebooks; null: none. It
+    #: Decay per step of the exponential moving average of all that learns, including codebooks; null: no average. It
     #: starts lower, so that the initial weights never enter it (`averages`).
     ema: float | None = Field(default=None, gt=0, lt=1)
-    #: What is evaluated and exported: "weights", "ema", or "both", the averages beside the weights, in `model-ema/`;
-    #: null: the averages where there are some.
+    #: What to evaluate and export: "weights", "ema", or "both", with the averages in `model-ema/`; null: the averages
+    #: if there are any.
     export: Literal["weights", "ema", "both"] | None = None
 
-    #: Steps between checkpoints; one is always written at the end and when the run is stopped.
+    #: Steps between checkpoints; one is always written at the end, and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Number of newest checkpoints to keep; beside them stay those of every `keep_every` steps, a multiple of
+    #: Number of newest checkpoints to keep, in addition to those of every `keep_every` steps, a multiple of
     #: `checkpoint_every`.
     keep: int = Field(default=2, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
-    #: Seconds without any move (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
+    #: Seconds without progress (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
     #: the process that is behind; null: never.
     watchdog_s: float | None = Field(default=600.0, ge=1)
-    #: Steps between evaluations on held-out data; one always runs at the end. null: only that one.
+    #: Steps between evaluations on held-out data, in addition to one at the end; null: only that one.
     eval_every: int | None = Field(default=None, ge=1)
-    #: Keep the weights of the best evaluation, in `<run>/best/`, beside what is exported at the end; for tasks that say
-    #: which of two evaluations is better.
+    #: Also keep the weights of the best evaluation, in `<run>/best/`; for tasks that say which of two evaluations is
+    #: better.
     keep_best: bool = False
     #: Steps between lines of progress (and of metrics.jsonl).
     log_every: int = Field(default=50, ge=1)
 
-    # What a run shows of itself; none of it changes what is learned.
+    # Reports, which do not change what is learned.
     #: Steps between matrices of held-out losses, of every input to every target, on `pairs_samples` samples a set of
     #: inputs; one more at the end. `pairs_inputs`: the sets of inputs; null: nothing, and each modality alone.
     pairs_every: int | None = Field(default=None, ge=1)
@@ -122,20 +122,20 @@ class TrainConfig(BaseModel):
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """Of "ema" and "weights", what is evaluated and exported, in that order."""
+        """ "ema", "weights" or both: what is evaluated and exported, in that order."""
         if self.export == "both":
             return "ema", "weights"
         return (self.export or ("weights" if self.ema is None else "ema"),)
 
     def plan(self, sample_tokens: int | None = None) -> Plan:
-        """Rates and lengths in steps. `sample_tokens`: input and target tokens of a sample in the batch's shape; None
-        where samples have no fixed number. Raises ValueError for lengths that do not fit together."""
+        """Rates and lengths in steps. `sample_tokens`: input and target tokens per sample in the batch's shape; None if
+        samples have no fixed number. Raises ValueError for lengths that do not fit together."""
 
         def steps(samples: int | None, tokens: int | None, names: str) -> int | None:
             each = self.batch_size
             if tokens is not None:
                 if not sample_tokens:
-                    raise ValueError(f"{names}: what is trained has no fixed number of tokens a sample; count steps")
+                    raise ValueError(f"{names}: this task has no fixed number of tokens per sample; count steps")
                 samples, each = tokens, each * sample_tokens
             return None if samples is None else -(-samples // each)
 

@@ -1,7 +1,4 @@
-"""Lines of progress: parts packed into lines that fit a terminal of 80 columns, and a bar where there is a terminal.
-
-In: words and a share. Out: text on stdout.
-"""
+"""Console output of a run: lines that fit a terminal of 80 columns, and a progress bar on terminals."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ import time
 from collections.abc import Sequence
 
 WIDTH = 79
-BETWEEN = 0.2  # seconds between two drawings of the bar
+BETWEEN = 0.2  # seconds between redraws of the bar
 
 
 def packed(parts: Sequence[str], *, indent: str = "    ", width: int = WIDTH) -> list[str]:
-    """`parts`, two spaces between, in lines of at most `width` characters; all but the first are indented. A part that
-    fits no line is cut."""
+    """`parts`, two spaces apart, in lines of at most `width` characters, indented from the second line on. A part that
+    is too long for a line is cut."""
     lines, line = list[str](), ""
     for part in parts:
         if line and len(line) + 2 + len(part) > width:
@@ -30,7 +27,7 @@ def shorten(line: str, width: int = WIDTH) -> str:
 
 
 class Bar:
-    """One line at the bottom of a terminal, drawn over again; nothing is drawn into a pipe or file."""
+    """A line at the bottom of a terminal, redrawn in place; draws nothing into a pipe or file."""
 
     def __init__(self) -> None:
         self._on = sys.stdout.isatty()
@@ -47,7 +44,7 @@ class Bar:
         sys.stdout.flush()
 
     def clear(self) -> None:
-        """Call before anything else is printed."""
+        """Call before printing anything else."""
         if self._drawn:
             sys.stdout.write("\r\033[K")
             sys.stdout.flush()
@@ -59,7 +56,7 @@ def tell(lines: Sequence[str]) -> None:
 
 
 def si(value: float) -> str:
-    """1234 -> "1.23 k", 5e12 -> "5 T": in front of a unit."""
+    """1234 -> "1.23 k", 5e12 -> "5 T": a number to put before a unit."""
     for power, sign in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10**power:
             return f"{value / 10**power:.3g} {sign}"

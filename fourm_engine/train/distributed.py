@@ -1,4 +1,4 @@
-"""Processes and devices: joining those started by torchrun, and small reductions on the host."""
+"""Processes and devices: joining the processes that torchrun started, and small reductions on the host."""
 
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ class RankMismatch(ValueError):
 
 
 class OtherProcess(ValueError):
-    """Another process failed at a common task; the message has its rank and error."""
+    """Another process failed in a common action; the message has its rank and error."""
 
 
 @contextmanager
 def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device]:
-    """Join the processes that torchrun started (nothing to join for one) and yield this one's device; choose the CPU
-    threads for a network of that `width`, which one line on stderr says.
-
-    Raises ValueError if a GPU is requested and there is none."""
+    """Join the processes that torchrun started (if any) and yield this process's device; set the CPU threads for a
+    network of that `width`, and log them. Raises ValueError if a GPU is requested and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
@@ -83,14 +81,14 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def sum_numbers(numbers: list[float]) -> list[float]:
-    """The same on the host, in float64."""
+    """Like `sum_over_processes`, for numbers on the host, in float64."""
     if world_size() == 1:
         return numbers
     return sum_over_processes(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
 
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """`value` of every process, in rank order, sent as JSON: data of another machine is never unpickled."""
+    """`value` of every process, in rank order, sent as JSON: nothing from another machine is unpickled."""
     if world_size() == 1:
         return [value]
     text = json.dumps(value, sort_keys=True).encode()
@@ -104,8 +102,9 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
 
 
 def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """The result of `action`. If it raises in any process, all raise, so that none waits for one that has ended: the
-    exception where it occurred, `OtherProcess` with its rank and message elsewhere. Every process must call it."""
+    """The result of `action`. If it raises in any process, all processes raise, so that none waits for one that has
+    ended: the same exception in that process, and `OtherProcess` with its rank and message in the others. Every process
+    must call it."""
     result, caught = attempt(action)
     errors = gather_json(None if caught is None else describe(caught), group)
     if caught is not None:
@@ -117,7 +116,7 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
 
 
 def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """(result, exception), including Ctrl-C."""
+    """(result, exception), also for Ctrl-C."""
     try:
         return action(), None
     except BaseException as error:
@@ -125,7 +124,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the message of errors for users; for others also the type."""
+    """One line: the message of an error for users; for other errors also the type."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     words = " ".join(str(error).split())
@@ -135,7 +134,7 @@ def describe(error: BaseException) -> str:
 
 
 def check_same(identity: Mapping[str, Any]) -> None:
-    """Compare what must be the same in every process; RankMismatch names the rank and the keys that differ."""
+    """Compare facts that must be the same in every process. RankMismatch names the rank and the keys that differ."""
     first, *others = gather_json(dict(identity))
     for number, other in enumerate(others, start=1):
         keys = [key for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)]
@@ -148,13 +147,13 @@ def check_same(identity: Mapping[str, Any]) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; other tensors as they are."""
+    """This process's part of a sharded tensor, sharing its memory; other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def first_row(tensor: Tensor) -> int:
-    """The number of this process's first row. FSDP2 shards the first dimension as torch.chunk does, over the last
-    dimension of a (copies, shards) mesh."""
+    """Index of this process's first row. FSDP2 shards the first dimension like torch.chunk, over the last dimension of
+    a (copies, shards) mesh."""
     if not isinstance(tensor, DTensor):
         return 0
     chunk = -(-len(tensor) // tensor.device_mesh.size(1))
@@ -162,7 +161,7 @@ def first_row(tensor: Tensor) -> int:
 
 
 def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole tensors of a state that may be sharded, copied to the CPU; none in all processes but the first."""
+    """The whole tensors of a state that may be sharded, copied to the CPU; empty in all processes but the first."""
     full = {}
     for name, tensor in state.items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -172,5 +171,5 @@ def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def seed_of(seed: int, step: int, process: int) -> int:
-    """Of the noise of a process in a step; process -1: of what all draw alike."""
+    """Seed of the random numbers of a process in a step; process -1 is for draws that all share."""
     return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)

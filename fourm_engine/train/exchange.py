@@ -1,6 +1,6 @@
-"""What the processes of a run tell one another on the host: facts of a step, and held-out measures.
+"""Exchange between the processes of a run, on the host: facts of a step, and held-out measures.
 
-In: micro-batches, or what a task measures. Out: sums and means over all processes.
+In: micro-batches, or a task's measures. Out: sums and means over all processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Measure = Callable[[nn.Module, Share], dict[K, tuple[float, float]]]
 def exchanged(
     task: Task, micro_batches: list[Any], stop: dict[str, int]
 ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
-    """Of a step over all processes, in one small reduction: counts, (tokens, FLOPs), signals received by any."""
+    """Facts of a step over all processes, in one small reduction: counts, (tokens, FLOPs), and signals that any
+    received."""
     counts = dict.fromkeys(task.count_names, 0.0)
     for batch in micro_batches:
         for name, count in task.counts(batch).items():
@@ -40,7 +41,7 @@ def exchanged(
 
 
 def measured(measure: Measure[K], learner: Learner, share: Share, seed: int, *, averaged: bool) -> dict[K, float]:
-    """Means over all processes of what a task measures of the weights, or of their averages."""
+    """Means over all processes of a task's measures, for the weights or their averages."""
     learner.model.eval()
     torch.manual_seed(seed)
     with torch.no_grad(), learner.weights(averaged=averaged), learner.autocast():

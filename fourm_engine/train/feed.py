@@ -1,7 +1,7 @@
-"""Feed: a step's micro-batches, on the device when the step begins.
+"""Feed: micro-batches on the device in time for each step.
 
-In: the task's endless micro-batches, on the CPU. Out: those of a step, with their host-side copies. On a GPU those of
-the next step are copied on a stream of their own while the GPU works on this one; on a CPU nothing is moved.
+In: the task's endless micro-batches, on the CPU. Out: the micro-batches of a step, with their host-side copies. On a
+GPU those of the next step are copied on another stream while the GPU computes this one; on a CPU nothing is copied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class Feed:
-    """`size` micro-batches a step out of `batches`. `waited`: seconds in which the process waited for data."""
+    """`size` micro-batches per step, from `batches`. `waited`: seconds spent waiting for data."""
 
     def __init__(self, batches: Iterator[Any], size: int, device: torch.device) -> None:
         self._batches, self._size, self._device = batches, size, device
@@ -34,7 +34,7 @@ class Feed:
         return pairs
 
     def ahead(self) -> None:
-        """Call when the GPU has work queued, before waiting for it: fetches the next step's micro-batches."""
+        """Fetch the next step's micro-batches. Call once the GPU has work queued, before waiting for it."""
         if self._stream is not None and self._next is None:
             self._next = self._fetch()
 

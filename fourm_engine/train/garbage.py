@@ -1,4 +1,4 @@
-"""Python's garbage collector at fixed steps, so that no process holds up the others at a moment of its own."""
+"""Python's garbage collector, run at fixed steps, so that processes collect together and do not hold each other up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY = 100
 
 @contextmanager
 def collected_at_steps() -> Iterator[Callable[[int], None]]:
-    """Switches the collector off, and yields what is to be called with the number of each step in its place."""
+    """Turn the collector off, and yield a function to call after each step with its number, which collects when due."""
 
     def collect(step: int) -> None:
         if step % EVERY == 0:

@@ -9,7 +9,6 @@ checkpoint exactly as if nothing had happened.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -25,25 +24,9 @@ from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
 from fourm_engine.train import finished
 from fourm_engine.train.best import Best
-from fourm_engine.train.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Progress,
-    check_same_run,
-    load,
-    nearest,
-    state_of,
-)
+from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
-from fourm_engine.train.distributed import (
-    check_same,
-    gathered,
-    processes,
-    rank,
-    seed_of,
-    together,
-    world_size,
-)
+from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
 from fourm_engine.train.exchange import Measure, exchanged, measured
 from fourm_engine.train.feed import Feed
 from fourm_engine.train.garbage import collected_at_steps
@@ -51,10 +34,11 @@ from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
-from fourm_engine.train.places import check_places
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.record import recorded
 from fourm_engine.train.replay import NotFinite, examine, read_step
+from fourm_engine.train.run_folder import check_run_folder
+from fourm_engine.train.same_run import RunIdentity
 from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import Stopped, stop_requests
@@ -63,7 +47,6 @@ from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
 from fourm_engine.train.watchdog import Watch
 from fourm_engine.train.watching import draw, due
 from fourm_plugins.counting import counted
-from fourm_plugins.discovery import ENGINE
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
@@ -72,7 +55,7 @@ K = TypeVar("K")
 
 class Trainer:
     """`run()` trains `task` as long as `config` says, below the folder `run`, resuming from what is there. `accepted`
-    is called in the first process once it is clear that what is there belongs to this very run. `host` provides the
+    is called in the first process once it is clear that the existing files belong to this run. `host` provides the
     optimiser and the schedule; the observers that it activated are told of the run."""
 
     def __init__(
@@ -98,14 +81,14 @@ class Trainer:
         """Train, evaluate, export; returns the last evaluation.
 
         Raises:
-            ValueError: the config does not fit the processes, the task, or the checkpoint that would be resumed.
+            ValueError: the config does not fit the processes, the task, or the checkpoint to resume.
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
             Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
 
-        Where another process is lost, or nothing moves for `watchdog_s`, the process exits (`watchdog`)."""
-        check_places(self.folder)
+        If another process is lost, or nothing progresses for `watchdog_s`, the process exits (`watchdog`)."""
+        check_run_folder(self.folder)
         with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
             self._check()
             self._build(device)
@@ -144,8 +127,9 @@ class Trainer:
                 metrics.close()
 
     def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
-        """Compute a step again that the run has kept (`replay`), in one process, with the weights of its nearest
-        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError where there is none."""
+        """Compute a step again that the run has kept (`replay`), in one process, with the weights of the nearest
+        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError if there is no
+        checkpoint."""
         if rank_and_world()[1] > 1:
             raise ValueError("--replay computes one step in one process; start it without torchrun")
         kept = read_step(path, self.task)
@@ -153,11 +137,9 @@ class Trainer:
             self._check()
             self._build(device)
             checkpoint = nearest(self.folder / "checkpoints", kept.step + 1)
-            check_same_run(checkpoint.folder, state_of(checkpoint), self.identity, self.versions, self.task.defaults())
-            load(
-                checkpoint,
-                {name: tensor for name, tensor in self.learner.tensors().items() if name.startswith("model/")},
-            )
+            self.identity.check_resumable(checkpoint.folder, state_of(checkpoint))
+            weights = {name: t for name, t in self.learner.tensors().items() if name.startswith("model/")}
+            load(checkpoint, weights)
             tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
             for line in examine(self.learner, kept, path):
                 tell(line)
@@ -177,7 +159,7 @@ class Trainer:
     def _check(self) -> None:
         self.plan = self.config.plan(self.task.sample_tokens)
         if self.config.export == "both" and type(self.task).export_averages is Task.export_averages:
-            raise ValueError(f"{self.task.name}: one state is exported; set train.export to 'ema' or 'weights'")
+            raise ValueError(f"{self.task.name}: exports one state only; set train.export to 'ema' or 'weights'")
         parts = world_size() * self.config.accumulate
         if self.config.batch_size % parts:
             raise ValueError(
@@ -185,22 +167,10 @@ class Trainer:
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
         if self.config.keep_best and self.task.best is None:
-            raise ValueError(f"train.keep_best: nothing says which evaluation of {self.task.name} is better; remove it")
+            raise ValueError(f"train.keep_best: {self.task.name} has no measure to compare evaluations by; remove it")
         together(lambda: self.task.check(self.config))
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
-        self.identity = {
-            "task": self.task.name,
-            "seed": self.seed,
-            "train.batch_size": self.config.batch_size,
-            "train.optimiser": self.config.optimiser,
-            **json.loads(json.dumps(self.task.identity())),
-        }
-        used = [self.host.find("optimiser", self.config.optimiser), self.host.find("schedule", self.config.schedule)]
-        packages = {f"{p.kind} {p.name}": f"{p.distribution} {p.version}" for p in used if p.distribution != ENGINE}
-        self.versions = self.task.versions() | packages
-        settings = {f"train.{key}": value for key, value in self.config.model_dump(mode="json").items()}
-        held_out = json.loads(json.dumps(self.task.held_out_identity()))
-        check_same({**self.identity, **held_out, **settings, **self.versions, "torch": torch.__version__})
+        self.identity = RunIdentity.agreed(self.task, self.config, self.host, seed=self.seed)
 
     def _build(self, device: torch.device) -> None:
         self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
@@ -211,7 +181,7 @@ class Trainer:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = state_of(checkpoint)
-        check_same_run(checkpoint.folder, saved, self.identity, self.versions, self.task.defaults())
+        self.identity.check_resumable(checkpoint.folder, saved)
         if checkpoint.step > self.plan.steps:
             length = next(f"{n}={getattr(self.config, n)}" for n in LENGTHS if getattr(self.config, n) is not None)
             raise ValueError(
@@ -224,7 +194,7 @@ class Trainer:
         self.progress = Progress(checkpoint.step, **saved["progress"])
         if (averages := self.learner.averages) and saved["ema"]:
             averages.number = self.progress.averaged
-        elif averages:  # switched on just now
+        elif averages:  # newly switched on
             averages.restart()
         _tell(f"continuing after step {checkpoint.step}, from {checkpoint.folder}")
         settings = self.config.model_dump(mode="json")
@@ -239,7 +209,7 @@ class Trainer:
         pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
 
         def settle(ahead: int = 0) -> None:
-            """Report the steps that are done, all but the last `ahead`."""
+            """Report finished steps, except the last `ahead`."""
             while len(pending) > ahead:
                 self._settle(*pending.popleft(), metrics)
 
@@ -280,7 +250,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
-        """Report a step when the device has computed it; on a GPU the host is some steps further by then."""
+        """Report a step once the device has computed it; on a GPU the host is a few steps ahead by then."""
         outcome, step = pending.read(), pending.step + 1
         self._note(outcome, metrics)
         if outcome.taken:
@@ -313,7 +283,8 @@ class Trainer:
         _tell(f"{outcome}; skipped{words}")
 
     def _evaluate(self) -> dict[str, float]:
-        """Held-out measures of what is exported; of averages beside it, with the suffix " ema". Tasks keep the last."""
+        """Held-out measures of what is exported; those of averages exported in addition have the suffix " ema". Tasks
+        keep the last."""
         self.watch.moves("evaluating")
         scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
@@ -323,7 +294,7 @@ class Trainer:
         return measured(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
 
     def _show(self, metrics: Metrics) -> None:
-        """Losses by input and target, and pictures, where they are due."""
+        """Losses by input and target, and pictures, when due."""
         config, step, averaged = self.config, self.progress.step, self.config.exports[-1] == "ema"
         if due(config.pairs_every, step, self.plan.steps):
             self.watch.moves("evaluating")
@@ -339,8 +310,8 @@ class Trainer:
         self.progress.averaged = self.learner.averages.number if self.learner.averages else 0
         progress = {key: value for key, value in asdict(self.progress).items() if key != "step"}
         state = {
-            "identity": self.identity,
-            "versions": self.versions,
+            "identity": self.identity.keys,
+            "versions": self.identity.versions,
             "config": self.config.model_dump(mode="json"),
             "progress": progress,
             "ema": self.learner.averages is not None,
@@ -381,7 +352,7 @@ class Trainer:
             self.task.export(exported, self.folder, scores)
             finished.write(self.folder, self.progress.step, self.config.exports, scores)
 
-        together(lambda: export() if rank() == 0 else None)  # no process ends before the artefact is there
+        together(lambda: export() if rank() == 0 else None)  # no process ends before the model is exported
         return scores
 
     def _finished(self) -> dict[str, float] | None:

@@ -1,7 +1,7 @@
-"""What a run reports: `<run>/metrics.jsonl`, and a line of progress on the console.
+"""Metrics of a run: `<run>/metrics.jsonl`, and lines of progress on the console.
 
 In: numbers by step. Out, from the first process: one JSON object per line; `step` counts finished steps. When a run
-resumes, lines of later steps are removed, so that no step appears twice.
+resumes, lines of later steps are removed, so that each step appears once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from fourm_engine.files import write_atomically, writing
 from fourm_engine.train.console import WIDTH, Bar, packed, si, tell
 
-#: Share of the time spent waiting for data from which the console says so.
+#: From this fraction of the time spent waiting for data, the console mentions it.
 TOLD_WAIT = 0.05
 
 
 class Metrics:
-    """`step` is where the run goes on, `name` what learns. `active` is false in all processes but the first, which
-    alone writes. `peak`: FLOP/s of all its devices together, once it is known."""
+    """`step`: where the run continues; `name`: what learns. `active` is true only in the first process, which writes.
+    `peak`: FLOP/s of all devices together, once known."""
 
     def __init__(self, run: Path, *, step: int, steps: int, name: str = "", active: bool = True) -> None:
         self.active = active
@@ -42,13 +42,13 @@ class Metrics:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
 
     def starts(self, parameters: int, devices: str) -> None:
-        """Say what is about to learn, before the first batch is there."""
+        """Announce the run, before the first batch."""
         if self.active:
             what = f"{self.name}: {si(parameters).strip()} parameters learn".lstrip(": ")
             tell(packed([what, f"steps {min(self._step + 1, self.steps)} to {self.steps}", devices]))
 
     def compare_with(self, peak: float, what: str) -> None:
-        """The FLOP/s that `mfu` is a share of, and whose they are."""
+        """Set the FLOP/s that `mfu` is a fraction of, and their source."""
         self.peak = peak
         if self.active:
             tell(packed([f"mfu: share of {what}"]))
@@ -64,9 +64,8 @@ class Metrics:
         samples: int,
         work: tuple[float, float],
     ) -> None:
-        """One step that was taken, to be averaged into the next line: the loss, sums and counts of its terms, `samples`
-        and `work` = (tokens, padding left out; FLOPs) over all processes; the line shows `lr` and gradient `norm` of
-        the last one."""
+        """Add a taken step to the next line: the loss, sums and counts of its terms, `samples` and `work` = (tokens
+        without padding, FLOPs) over all processes. The line shows the last `lr` and gradient `norm`."""
         window = self._window
         window.number += 1
         window.loss += loss
@@ -79,8 +78,8 @@ class Metrics:
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
     def line(self, step: int, *, skipped: int, waited: float = 0.0, memory: float = 0.0) -> dict[str, Any] | None:
-        """Write, print and return what was added since the last line. `skipped`, `waited`: steps left out, and seconds
-        in which the process waited for data, since the run began. `memory`: GiB that the process took at most."""
+        """Write, print and return the average since the last line. `skipped`, `waited`: steps skipped and seconds spent
+        waiting for data since the run began. `memory`: peak GiB of the process."""
         window, self._window = self._window, _Window(step, waited)
         if not self.active or window.number == 0:
             return None
@@ -97,7 +96,7 @@ class Metrics:
         return row
 
     def begun(self, step: int) -> None:
-        """Call after a step: the first one of a process is shown at once, each in the bar where there is a terminal."""
+        """Call after a step: shows the first step of a process at once, and each step in the bar on a terminal."""
         window = self._window
         if not self.active or window.number == 0:
             return
@@ -142,8 +141,8 @@ class Metrics:
         return finite
 
     def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
-        """Write a matrix of held-out losses, (input, target) -> nats a token, that took `seconds`, and print of each
-        target the input that tells most of it."""
+        """Write a matrix of held-out losses, (input, target) -> nats per token, that took `seconds`, and print for each
+        target its most informative input."""
         if not self.active:
             return
         matrix: dict[str, dict[str, float | None]] = {}
@@ -160,7 +159,7 @@ class Metrics:
         tell(packed([said, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
 
     def note(self, text: str, *more: str) -> None:
-        """Print one thing that happened, and more of it below. Paths are not cut, however long they are."""
+        """Print an event, with details below. Paths are never cut."""
         if self.active:
             self._bar.clear()
             tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
@@ -232,8 +231,8 @@ def duration(seconds: float) -> str:
 
 
 def _truncate(path: Path, step: int, *, last: bool) -> float:
-    """Keep the lines of steps up to `step`, but for the last evaluation, which is made again, and a line cut short.
-    Returns the seconds that they cover."""
+    """Keep the lines up to `step`, except the last evaluation, which is repeated, and a truncated line. Returns the
+    seconds that they cover."""
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
@@ -243,7 +242,7 @@ def _truncate(path: Path, step: int, *, last: bool) -> float:
             if row["step"] < step or (row["step"] == step and not (last and "eval" in row)):
                 kept.append(line + b"\n")
                 seconds = float(row.get("seconds", seconds))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # none of ours
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # not one of our lines
             continue
     write_atomically(path, b"".join(kept))
     return seconds

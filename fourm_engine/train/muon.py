@@ -1,11 +1,10 @@
-"""Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for everything else, as one torch optimiser.
+"""Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for everything else, as one torch optimiser.
 
-In: parameter groups whose `matrices` says how many matrices lie stacked in each parameter (0: AdamW's). Out: updates;
-the state of a parameter is that of the optimiser it belongs to.
-
-`torch.optim.Muon` has the same update. Here a stacked parameter (the queries, keys and values of an attention) is
-orthogonalised matrix by matrix; a sharded one is gathered first; replicas share the work out and get equal updates bit
-for bit; and CPUs compute in float32, since many run bf16 products 50 times slower.
+In: parameter groups whose `matrices` is the number of matrices stacked in each parameter (0: AdamW's). Out: updates; a
+parameter's state is that of the optimiser in charge. `torch.optim.Muon` makes the same update. Here a stacked parameter
+(queries, keys and values of an attention) is orthogonalised matrix by matrix; a sharded one is gathered first; replicas
+divide the work and get updates that are equal bit for bit; and CPUs compute in float32, since many run bf16 products 50
+times slower.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from fourm_engine.train.distributed import local, rank, world_size
 
-#: Quintic Newton-Schulz: singular values in (0, 1] go to about 1 (0.7 to 1.2).
+#: Quintic Newton-Schulz: maps singular values in (0, 1] to about 1 (0.7 to 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
 #: From the shape (rows, columns) of a matrix to the factor of its rate. With "match_rms_adamw" (Liu et al. 2025) an
@@ -32,7 +31,7 @@ ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
 
 
 class Muon(torch.optim.Optimizer):
-    """Raises ValueError for settings out of range, and where no parameter is a matrix of a block."""
+    """Raises ValueError for settings out of range, and if no parameter is a matrix of a block."""
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         groups = list(groups)
         if not any(group["matrices"] for group in groups):
-            raise ValueError("what is trained has no matrices in blocks, for which muon is; choose adamw")
+            raise ValueError("muon is for matrices in blocks, and this model has none; choose adamw")
         if muon_lr is not None and not muon_lr > 0:
             raise ValueError(f"muon_lr={muon_lr} must be above 0")
         if not 0 <= momentum < 1:
@@ -65,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
         self.adjust = ADJUSTMENTS[adjust_lr_fn]
         self.hidden = [group for group in self.param_groups if group["matrices"]]
-        # The groups and the state are shared: whoever sets a rate or reads a checkpoint sees one optimiser.
+        # Groups and state are shared, so that setting a rate or reading a checkpoint sees a single optimiser.
         rest = [group for group in self.param_groups if not group["matrices"]]
         self.adamw = torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps, fused=True) if rest else None
         if self.adamw is not None:
@@ -73,7 +72,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update with the gradients that are there."""
+        """One update with the current gradients."""
         if self.adamw is not None:
             self.adamw.grad_scale, self.adamw.found_inf = None, self.found_inf  # type: ignore[attr-defined]
             self.adamw.step()
@@ -88,7 +87,7 @@ class Muon(torch.optim.Optimizer):
             self._write(local(p), after)
 
     def _direction(self, parameter: Tensor) -> Tensor:
-        """The momentum, and with Nesterov's a look ahead."""
+        """The momentum, or with Nesterov the look-ahead."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
@@ -103,10 +102,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(directions: list[Tensor], stacked: list[int], steps: int) -> list[Tensor]:
-    """Each direction with its `stacked` matrices orthogonalised, sharded as it was. Every process must call it.
-
-    What is replicated over processes each of them does in part: less work, and the sum is the same everywhere, which
-    products of different machines are not."""
+    """Each direction with its `stacked` matrices orthogonalised, sharded as before. Every process must call it.
+    Processes that hold replicas each do a part: this is less work, and the sum is the same everywhere, which products
+    on different machines are not."""
     shared = [not isinstance(direction, DTensor) for direction in directions]
     if world_size() == 1 or not any(shared):
         return [_orthogonalised(*pair, steps) for pair in zip(directions, stacked, strict=True)]
@@ -136,7 +134,7 @@ def _orthogonalised(direction: Tensor, stacked: int, steps: int) -> Tensor:
 
 
 def newton_schulz(x_KRC: Tensor, steps: int = 5) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly: `x` = U S V^T -> U S' V^T with S' about 1."""
+    """Approximate nearest (semi-)orthogonal matrices: `x` = U S V^T -> U S' V^T with S' about 1."""
     x_KRC = x_KRC.to(torch.float32 if x_KRC.device.type == "cpu" else torch.bfloat16)
     tall = x_KRC.shape[1] > x_KRC.shape[2]
     x = x_KRC.mT if tall else x_KRC

@@ -1,8 +1,8 @@
-"""The observers of a run: packages that watch it (loggers, alarms) without changing the result.
+"""Observers of a run: packages that watch it (loggers, alarms) without changing its result.
 
-In: hooks of `fourm_plugins.hookspecs` that installed packages implement. What an observer raises is reported once, with
-its package's name, and it is left out from then on; the process is as before each call (`fourm_plugins.guard`), and so
-are torch's random generators, modes and threads.
+In: hooks of `fourm_plugins.hookspecs` that installed packages implement. An error of an observer is reported once, with
+its package's name, and the observer is left out from then on. After each call the process is as before
+(`fourm_plugins.guard`), and so are torch's random generators, modes and threads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fourm_plugins.manager import PluginManager
 
 
 class Observers:
-    """Calls hooks of the observers that `host` activated, with the facts of `run`; `active` in the first process
-    alone."""
+    """Calls hooks of the observers that `host` activated, with the facts of `run`; `active` only in the first
+    process."""
 
     def __init__(self, host: PluginManager, run: Run, *, active: bool = True) -> None:
         self.run = run
@@ -38,7 +38,7 @@ class Observers:
 
     @contextmanager
     def told(self, step: Callable[[], int]) -> Iterator[None]:
-        """Tell of the start of the body, and of its end after `step()` steps, however it ends."""
+        """Announce the start of the body, and its end after `step()` steps, however it ends."""
         self("fourm_run_started")
         outcome, error = "finished", ""
         try:
@@ -51,13 +51,13 @@ class Observers:
             self("fourm_run_ended", step=step(), outcome=outcome, error=error)
 
     def checkpoint(self, saved: int | None, folder: Path) -> None:
-        """Tell of the newest complete checkpoint below `folder`, once."""
+        """Announce the newest complete checkpoint in `folder`, once."""
         if saved is not None and saved != self._saved:
             self._saved = saved
             self("fourm_checkpoint", step=saved, folder=step_folder(folder, saved))
 
     def __call__(self, hook: str, **facts: Any) -> None:
-        """Call `hook` of every observer with copies of those of `facts`, and of the run, that it names."""
+        """Call `hook` of every observer with copies of those `facts`, and of the run, that it names."""
         if not self._active:
             return
         facts["run"] = self.run
@@ -81,7 +81,7 @@ class Observers:
 
 @contextmanager
 def _undisturbed(what: str) -> Iterator[None]:
-    """Put back what decides a run's numbers, and who is told of SIGTERM and Ctrl-C."""
+    """Restore what affects a run's numbers, and the handlers of SIGTERM and Ctrl-C."""
     threads, fast = torch.get_num_threads(), torch.get_float32_matmul_precision()
     exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW, Muon or one of a package; its parameter groups; its state as a checkpoint holds it.
+"""The optimiser of a run (AdamW, Muon, or a package's), its parameter groups, and its state in checkpoints.
 
 In: a model, the `train` section, the plugin host. Out: updates, and tensors by name, `optimiser/<parameter>/<key>`.
 """
@@ -30,7 +30,7 @@ def adamw(groups: Iterable[dict[str, Any]], *, lr: float, **options: Any) -> tor
 
 
 class Optimiser:
-    """Raises ValueError where the optimiser cannot be made with `train.optimiser_options`."""
+    """Raises ValueError if the optimiser cannot be made with `train.optimiser_options`."""
 
     def __init__(self, model: nn.Module, task: Task, config: TrainConfig, host: PluginManager) -> None:
         groups = parameter_groups(model, task, config)
@@ -49,15 +49,14 @@ class Optimiser:
             given = f" with {config.optimiser_options}" if config.optimiser_options else ""
             raise ValueError(f"train.optimiser={config.optimiser}{given}: {error}") from error
         if not isinstance(self.torch, torch.optim.Optimizer):
-            raise ValueError(f"{self.plugin.value} made a {type(self.torch).__name__}, no torch.optim.Optimizer")
+            raise ValueError(f"{self.plugin.value} returned a {type(self.torch).__name__}, not a torch.optim.Optimizer")
         self.names = {parameter: name for name, parameter in model.named_parameters()}
         self._settings, self._checked = self._of_groups(), False
 
     def step(self, lr: float, taken: Tensor) -> None:
-        """One update with the gradients that are there, unless the step was not `taken`, a bool on the device.
-
-        An optimiser that follows torch's protocol for skipping there (`found_inf`, which GradScaler uses) is told so;
-        for another one the host waits for the device and decides."""
+        """One update with the current gradients, unless the step was not `taken`, a bool on the device. An optimiser
+        that supports torch's protocol for skipping on the device (`found_inf`, as GradScaler uses) gets it; for others
+        the host waits for the device and decides."""
         for group in self.torch.param_groups:
             group["lr"] = lr * group["lr_scale"]
         if getattr(self.torch, "_step_supports_amp_scaling", False):
@@ -66,12 +65,12 @@ class Optimiser:
             return
         with blame(self.plugin):
             self.torch.step()
-        if not self._checked:  # rather after the first step than at the first checkpoint, hours later
+        if not self._checked:  # better after the first step than at the first checkpoint, hours later
             self.tensors()
             self._checked = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that a checkpoint holds. Raises ValueError where it is more than tensors of parameters."""
+        """The state that a checkpoint holds. Raises ValueError if it holds more than tensors per parameter."""
         named = {}
         for parameter, state in self.torch.state.items():
             name = self.names.get(parameter)
@@ -89,8 +88,8 @@ class Optimiser:
         return named
 
     def prepare(self) -> None:
-        """Create the state that a checkpoint is read into, by a step of rate 0; the checkpoint holds the weights,
-        too."""
+        """Create the state that a checkpoint is read into, by a step of rate 0; the checkpoint also overwrites the
+        weights."""
         gradients = {parameter: parameter.grad for parameter in self.names}
         for group in self.torch.param_groups:
             group["lr"] = 0.0
@@ -104,7 +103,8 @@ class Optimiser:
             parameter.grad = gradient
 
     def forget(self, unread: Collection[str]) -> None:
-        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError if a part is missing."""
+        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError if only a part is
+        missing."""
         for parameter, state in list(self.torch.state.items()):
             missing = [key for key in state if f"{PREFIX}{self.names[parameter]}/{key}" in unread]
             if missing and len(missing) < len(state):
@@ -125,8 +125,8 @@ class Optimiser:
 
 
 def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[dict[str, Any]]:
-    """Torch's parameter groups: "params", "weight_decay"; "matrices", how many matrices lie stacked in each of them (0:
-    no matrix of a block); "lr_scale", their factor of the rate, which the trainer applies. Raises ValueError where
+    """Torch's parameter groups: "params", "weight_decay"; "matrices", the number of matrices stacked in each parameter
+    (0: not a matrix of a block); "lr_scale", a factor of the rate that the trainer applies. Raises ValueError if
     `layer_decay` is set and the model has no order of layers."""
     decays, matrices = {id(p) for p in decay_groups(model, task)[0]}, hidden_matrices(model, task)
     groups: dict[tuple, list[nn.Parameter]] = {}
@@ -136,7 +136,7 @@ def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[
         scale = 1.0
         if config.layer_decay is not None:
             if (above := task.above(name)) is None:
-                raise ValueError(f"train.layer_decay: {task.name} has no layers one above the other; remove it")
+                raise ValueError(f"train.layer_decay: {task.name} has no order of layers; remove it")
             scale = config.layer_decay**above
         key = id(parameter) not in decays, matrices.get(id(parameter), 0), scale
         groups.setdefault(key, []).append(parameter)
@@ -147,14 +147,14 @@ def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[
 
 
 def hidden_matrices(model: nn.Module, task: Task) -> dict[int, int]:
-    """Id of each weight of a linear layer in a block -> how many matrices are stacked in it."""
+    """Id of each weight of a linear layer in a block -> the number of matrices stacked in it."""
     layers = (named for block in task.blocks(model) for named in block.named_modules())
     return {id(layer.weight): stacked(name) for name, layer in layers if isinstance(layer, nn.Linear)}
 
 
 def decay_groups(model: nn.Module, task: Task) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(parameters that decay, parameters that do not): no decay for vectors, scalars, `nn.Embedding`, and what the task
-    excludes. Frozen parameters are in neither; one shared by two modules appears once."""
+    """(parameters with weight decay, parameters without): vectors, scalars, `nn.Embedding` and what the task excludes
+    do not decay. Frozen parameters are in neither; one shared by two modules appears once."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""What a step came to, read when the device has computed it: the host goes on with the next steps meanwhile.
+"""The outcome of a step, read once the device has computed it, while the host continues with the next steps.
 
 In: numbers on the device. Out: an `Outcome` on the host.
 """
@@ -12,20 +12,21 @@ from torch import Tensor
 
 from fourm_engine.train.task import means
 
-#: So many steps the host may be ahead of a GPU before it reads what an earlier one came to.
+#: How many steps the host may be ahead of a GPU before it reads an earlier outcome.
 AHEAD = 2
-#: Steps without a finite loss or gradient are skipped; this many in a row end the run.
+#: A step without finite loss and gradients is skipped; this many in a row end the run.
 MAX_SKIPPED = 10
 
 
 class Diverged(ValueError):
-    """Losses or gradients remained infinite or NaN."""
+    """Losses or gradients stayed infinite or NaN."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss, the sum and the mean of every term over all processes, the gradients' L2 norm, the rate. `taken`: all
-    of it was finite, or else the step was skipped. `here`: the loss of this process's samples was finite."""
+    """The loss, the sum and mean of each term over all processes, the gradients' L2 norm, the rate. `taken`: whether
+    all of it was finite; otherwise the step was skipped. `here`: whether the loss of this process's samples was
+    finite."""
 
     step: int
     taken: bool
@@ -42,8 +43,8 @@ class Outcome:
 
 
 class Pending:
-    """The outcome of a step that may still be computed. `numbers`, on the device: the sums of the terms in the order of
-    `counts`, the norm, whether the step was taken, whether the loss was finite here."""
+    """An outcome that the device may still be computing. `numbers`, on the device: the sums of the terms in the order
+    of `counts`, the norm, whether the step was taken, whether the loss was finite in this process."""
 
     def __init__(
         self, step: int, numbers: Tensor, *, counts: dict[str, float], weights: dict[str, float], lr: float
@@ -57,7 +58,7 @@ class Pending:
             self._copied.record()
 
     def read(self) -> Outcome:
-        """Wait for the device, if need be."""
+        """The outcome; waits for the device if necessary."""
         if self._copied is not None:
             self._copied.synchronize()
         *values, norm, taken, here = self._numbers.tolist()

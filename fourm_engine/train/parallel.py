@@ -1,7 +1,7 @@
-"""How a model lies over the processes of a run, from its first number on; its gradients over all of them.
+"""Placing a model on the processes of a run, starting from equal weights, and reducing its gradients over them.
 
 On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, which costs a small model on two
-processes a fraction of what DDP or FSDP2 do (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
+processes a fraction of the time of DDP or FSDP2 (benchmarks/gradient_reduction.py). On GPUs FSDP2 overlaps its
 collectives with the backward pass.
 """
 
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
     from fourm_engine.train.task import Planned, Task
 
-#: Devices whose autocast computes norms in fp32 also where their weights are gathered in bf16.
+#: Devices whose autocast computes norms in fp32 even if their weights are gathered in bf16.
 HALF_ON = ("cuda",)
 
 
 def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
-    """The model with its initial weights, in training mode, sharded where `train.parallel` says so. A task that plans
-    its model (`Task.planned`) has nowhere more of it than a process keeps.
-
-    Raises ValueError where the processes do not divide into copies of the model."""
+    """The model with its initial weights, in training mode, sharded as `train.parallel` says. A task that plans its
+    model (`Task.planned`) never allocates more of it than a process keeps. Raises ValueError if the processes do not
+    divide into copies of the model."""
     torch.manual_seed(seed)
     planned = together(lambda: task.planned(seed))
     model = together(lambda: task.model().to(device)) if planned is None else planned.model
@@ -55,8 +54,8 @@ def is_sharded(config: TrainConfig, device: torch.device, blocks: list[nn.Module
 
 
 def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> int:
-    """How many copies of the model `world` processes hold together. `machine`: processes of one; None: as on this one.
-    Raises ValueError where they do not divide."""
+    """How many copies of the model `world` processes hold together. `machine`: processes per machine; None: as on this
+    one. Raises ValueError if they do not divide."""
     if config.parallel == "replicate":
         return world
     over = world if config.parallel == "shard" else min(world, config.shard_over or machine or local_world())
@@ -75,8 +74,8 @@ def _fill(planned: Planned) -> None:
 
 
 def _agree(model: nn.Module) -> None:
-    """All copies start from the first one's numbers, on whatever machine each was drawn. FSDP2 takes the weights as
-    they are in each process and never compares them."""
+    """Start all copies from the numbers of the first, on whatever machine each was drawn. FSDP2 takes the weights as
+    they are in each process, without comparing them."""
     if world_size() == 1:
         return
     for tensor in (*model.parameters(), *model.buffers()):
@@ -88,8 +87,8 @@ def _agree(model: nn.Module) -> None:
 
 def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, copies: int, bf16: bool) -> None:
     """FSDP2 over a (copies, shards) mesh, in place; on (world, 1) it equals DDP bit for bit. Under bf16 the blocks'
-    weights are gathered in bf16, and all gradients reduced in fp32; the residual stream, embeddings and heads stay as
-    autocast has them."""
+    weights are gathered in bf16, and all gradients reduced in fp32; the residual stream, embeddings and heads keep
+    autocast's types."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -101,7 +100,7 @@ def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, c
 
 
 class Gradients:
-    """The gradients of one model over all processes: accumulation, reduction to the mean, norm."""
+    """A model's gradients over all processes: accumulation, mean, norm."""
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
@@ -116,13 +115,14 @@ class Gradients:
             parameter.grad = None
 
     def communicate(self, last: bool) -> None:
-        """Before each forward pass: the backward pass reduces gradients in the `last` micro-batch of a step alone."""
+        """Call before each forward pass: the backward pass reduces gradients only in the `last` micro-batch of a
+        step."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def reduce(self) -> None:
-        """After the last backward pass: the mean over processes. An unused parameter gets a zero gradient
-        rather than None, so that the optimiser treats it the same whether the model is replicated or sharded."""
+        """Call after the last backward pass: the mean over processes. An unused parameter gets a zero gradient rather
+        than None, so that the optimiser treats it alike whether the model is replicated or sharded."""
         if self.sharded:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
@@ -140,7 +140,7 @@ class Gradients:
 
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
-        """Scale them to an L2 norm of `most` where theirs, `norm`, is larger; decided on the device."""
+        """Scale the gradients to an L2 norm of `most` if their `norm` is larger; decided on the device."""
         factor = torch.where(norm > most, most / norm, 1.0)
         if not self.sharded:
             self._flat.mul_(factor)
@@ -152,7 +152,8 @@ class Gradients:
 
 
 def _flatten(model: nn.Module) -> Tensor:
-    """One zeroed buffer whose parts are the parameters' gradients: reduction, norm and clipping are one call each."""
+    """One zeroed buffer whose parts are the parameters' gradients, so that reduction, norm and clipping are one call
+    each."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return torch.zeros(0)

@@ -1,7 +1,7 @@
-"""A window of steps under torch.profiler.
+"""Profiling a window of steps with torch.profiler.
 
-In: the first and the last step. Out: for each process `<run>/profile/rank-R.json.gz`, a trace that https://ui.perfetto.dev
-or chrome://tracing opens, and `rank-R.txt`, the operators that took most time and memory.
+In: the first and the last step. Out: for each process `<run>/profile/rank-R.json.gz`, a trace for
+https://ui.perfetto.dev or chrome://tracing, and `rank-R.txt`, the operators that took the most time and memory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, record_function
 from fourm_engine.files import write_atomically
 from fourm_engine.train.utilisation import memory
 
-#: Rows of the tables of operators.
+#: Rows in each table of operators.
 ROWS = 25
 
 
 class Profile:
-    """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that goes
-    on inside the window traces what is left of it. `tell` gets lines when a trace is there, or cannot be written."""
+    """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that
+    continues inside the window traces the rest of it. `tell` receives lines when a trace is written, or cannot be."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Write the trace, if there is one: also of a run that ends within the window."""
+        """Write the trace, if there is one; a run may end within the window."""
         self._step.close()
         profiler, self._profiler = self._profiler, None
         if profiler is None:
@@ -74,7 +74,7 @@ class Profile:
                 write_atomically(trace, Path(elsewhere, trace.name).read_bytes())
             write_atomically(trace.with_name(f"rank-{self.rank}.txt"), self._tables(profiler))
         except OSError as error:
-            self.tell("profile: the run goes on without", str(error))
+            self.tell("profile: failed; the run continues without it", str(error))
             return
         steps = f"steps {self._first} to {self._last}"
         self.tell(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))

@@ -1,7 +1,7 @@
-"""What is known of a run without reading its numbers: `<run>/run.json`.
+"""The record of a run, `<run>/run.json`: what is known without reading its numbers.
 
-In: the facts of a run that starts, and how it ends. Out: one JSON object, rewritten as a whole; `fourm runs` reads it.
-Imports torch only where a run is recorded.
+In: the facts of a run that starts, and how it ends. Out: one JSON object, always rewritten as a whole; `fourm runs`
+reads it. Imports torch only when a run is recorded.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 
 @contextmanager
 def recorded(run: Run, device: str, step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
-    """Record the run that the block trains on `device`, and at its end how it ended, after `step()` steps: every
-    process calls it, and the first one, `active`, writes. Raises CannotWrite where that fails at the start."""
+    """Record the run that the block trains on `device`, and how it ended, after `step()` steps. Every process calls it;
+    the first one, `active`, writes. Raises CannotWrite if that fails at the start."""
     from fourm_engine.train.distributed import describe, together
 
     facts = {
@@ -62,7 +62,7 @@ def _write(run: Path, facts: dict[str, Any]) -> None:
 
 
 def read(run: Path) -> dict[str, Any]:
-    """What is recorded of a run; {} where that is nothing, or something else."""
+    """The record of a run; {} if there is none, or it is invalid."""
     try:
         with open(run / NAME, "rb") as file:
             facts = json.loads(file.read(MAX_BYTES))
@@ -72,18 +72,18 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the engine, of torch, and the engine's commit where it is installed from a checkout ("+" with changes)."""
+    """The versions of the engine and torch, and the engine's commit if installed from a checkout ("+" with changes)."""
     root = Path(__file__).resolve().parents[2]
-    found = {"engine": find_distribution(ENGINE).version, "torch": find_distribution("torch").version}
+    known = {"engine": find_distribution(ENGINE).version, "torch": find_distribution("torch").version}
     if (root / ".git").exists():  # only of the engine itself: an environment may lie in somebody else's repository
         commit, changes = _git(root, "rev-parse", "--short", "HEAD"), _git(root, "status", "--porcelain", "-uno")
         if commit:
-            found["commit"] = commit + ("+" if changes else "")
-    return found
+            known["commit"] = commit + ("+" if changes else "")
+    return known
 
 
 def _git(root: Path, *command: str) -> str:
-    """What git says; "" where there is none."""
+    """The output of a git command; "" if there is none."""
     try:
         done = subprocess.run(("git", "-C", str(root), *command), capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

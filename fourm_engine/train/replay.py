@@ -1,8 +1,8 @@
-"""Steps that are not finite: their samples' names and batches are kept, and one can be computed again.
+"""Steps that are not finite: record them, and compute one again to find the cause.
 
-In: the batches of each step, as they were. Out: of a step that is skipped, a line in `metrics.jsonl` with the names of
-its samples and, in `<run>/not-finite/`, a safetensors file for each process whose loss was not finite (each process, if
-only gradients were not); from such a file, which module first gives numbers that are not finite.
+In: the batches of each step. Out: for a skipped step, a line in `metrics.jsonl` with the names of its samples and, in
+`<run>/not-finite/`, a safetensors file from each process whose loss was not finite (from each process, if only
+gradients were not); from such a file, the module that first produces numbers which are not finite.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from fourm_engine.train.task import Task
 from fourm_plugins.counting import counted
 
 FOLDER, FORMAT = "not-finite", 2
-#: Steps whose batches are kept, in a folder; later ones are named only.
+#: Maximum number of steps whose batches are kept; later ones are only named.
 KEPT = 5
 _FACTS = "fourm.step"  # key of the header
 
 
 class NotFinite:
-    """What is to be known of the steps of a run that were skipped, below its folder `run`."""
+    """Records the skipped steps of a run in its folder `run`."""
 
     def __init__(self, task: Task, share: Share, run: Path) -> None:
         self.task, self.share, self.folder = task, share, run / FOLDER
-        # The outcome of a step may be known some steps later.
+        # The outcome of a step may become known some steps later.
         self._recent: deque[tuple[int, list[Any], dict[str, float]]] = deque(maxlen=AHEAD + 1)
 
     def step(self, step: int, batches: list[Any], counts: dict[str, float]) -> None:
-        """Call before each step with its micro-batches, on the CPU, and its global counts."""
+        """Call before each step, with its micro-batches on the CPU and its global counts."""
         self._recent.append((step, batches, counts))
 
     def skipped(self, outcome: Outcome) -> tuple[dict[str, Any], str]:
-        """(facts for the metrics, words for the user) of a step that was skipped. Every process calls it. A disk that
-        takes no file is no error."""
+        """(facts for the metrics, words for the user) about a skipped step. Every process calls it. A disk that takes
+        no file is not an error."""
         here = gather_json(outcome.here)
         concerned = not outcome.here or all(here)
         batches, counts = next((batches, counts) for step, batches, counts in self._recent if step == outcome.step)
@@ -97,7 +97,7 @@ def _digest(facts: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class KeptStep:
-    """A step of one process: its micro-batches, and the names of their samples."""
+    """One process's step: its micro-batches, and the names of their samples."""
 
     step: int
     rank: int
@@ -107,7 +107,7 @@ class KeptStep:
 
 
 def read_step(path: Path, task: Task) -> KeptStep:
-    """What a process has kept. Raises ValueError."""
+    """Read a step that a process kept. Raises ValueError."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_FACTS])
@@ -115,7 +115,7 @@ def read_step(path: Path, task: Task) -> KeptStep:
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
         if facts.pop("digest") != _digest(facts, tensors):
-            raise ValueError("other content than was kept: damaged or edited")
+            raise ValueError("not the content that was written: damaged or edited")
         batches = []
         for micro in range(len(facts["samples"])):
             start = f"{micro}/"
@@ -129,7 +129,7 @@ def read_step(path: Path, task: Task) -> KeptStep:
         names = [[str(name) for name in micro] for micro in facts["samples"]]
         return KeptStep(facts["step"], facts["rank"], counts, names, batches)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; runs keep theirs in {FOLDER}/") from None
+        raise ValueError(f"{path}: no such file; runs keep such steps in {FOLDER}/") from None
     # Others may have written it: no number, an id that is none, lists too deep.
     except (
         ArithmeticError,
@@ -145,9 +145,8 @@ def read_step(path: Path, task: Task) -> KeptStep:
 
 
 def examine(learner: Learner, kept: KeptStep, path: Path) -> list[str]:
-    """Compute the step, read from `path`, again with the learner's weights, one micro-batch after the other until
-    something is not finite; what there is to say of it, in lines. Raises ValueError where its ids or shapes are none
-    that the model has."""
+    """Compute the step read from `path` again, with the learner's weights, micro-batch by micro-batch, until something
+    is not finite; returns the findings, in lines. Raises ValueError if its ids or shapes do not fit the model."""
     try:
         return _examine(learner, kept)
     except torch.OutOfMemoryError:
@@ -184,11 +183,11 @@ def _examine(learner: Learner, kept: KeptStep) -> list[str]:
         torch.set_rng_state(state)
         with seen.backward(learner.model), learner.autocast(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of anomaly detection, which says the same in many lines
-            found = _backward(learner, batch, kept.step, scale)
-        if found is not None:
+            anomaly = _backward(learner, batch, kept.step, scale)
+        if anomaly is not None:
             return [
                 f"{where}, backward: {seen.culprit() or 'outside of all modules'} gave the first gradient that is not "
-                f"finite ({found})",
+                f"finite ({anomaly})",
                 *_samples(names, "one of the "),
             ]
     norm = learner.gradients.norm()
@@ -200,7 +199,7 @@ def _samples(names: list[str], which: str) -> list[str]:
 
 
 def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) -> str | None:
-    """What torch's anomaly detection says, if it stops."""
+    """The message of torch's anomaly detection, if it stops the pass."""
     try:
         with torch.autograd.detect_anomaly(check_nan=True):
             sums = learner.task.loss(learner.model, batch, step).sums
@@ -217,7 +216,7 @@ def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) 
 
 @dataclass
 class _Seen:
-    """What hooks on all modules have seen: the first output that is not finite; the modules that backward is in."""
+    """What hooks on all modules have seen: the first output that is not finite, and the modules that backward is in."""
 
     first: str | None = None
     rows: list[int] = field(default_factory=list)
@@ -289,7 +288,7 @@ def _named(name: str, module: nn.Module) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Floating-point tensors in a value, in containers too."""
+    """Floating-point tensors in a value, including those in containers."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value

@@ -1,9 +1,11 @@
-"""Checkpoints: saves a run's tensors while it goes on, removes older saves, and says from which one a run resumes.
+"""Saving checkpoints while a run continues, removing old ones, and choosing the one to resume from.
 
-In: named tensors, whole or sharded by rows, in every process. Out: folders as `checkpoint` reads them, which all
-processes see. Each process copies its part to the host (page-locked where it comes from a GPU) and a thread writes it.
-A save is written to `step-….part` and renamed when every process has finished, so a folder without that suffix is
-complete; a save that fails or is killed leaves the earlier ones as they were.
+In: named tensors, whole or sharded by rows, in every process. Out: folders that `checkpoint` reads, visible to all
+processes.
+
+Each process copies its part to the host (page-locked if it comes from a GPU), and a thread writes it. A save is written
+to `step-….part` and renamed once every process has finished, so a folder without that suffix is complete; a save that
+fails or is killed leaves earlier ones unchanged.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ from fourm_engine.train.distributed import attempt, describe, first_row, gather_
 
 
 class Checkpoints:
-    """Saves below `folder`: the newest `keep` of them, and those of every multiple of `keep_every` steps. `report` gets
-    a line for the user about each damaged checkpoint and each save that failed."""
+    """Saves in `folder`: the newest `keep` of them, and those of every multiple of `keep_every` steps. `report`
+    receives a line for the user about each damaged checkpoint and each failed save."""
 
     def __init__(
         self, folder: Path, *, keep: int, report: Callable[[str], None], keep_every: int | None = None
@@ -54,17 +56,17 @@ class Checkpoints:
         self._failure: BaseException | None = None  # of a save, in all processes; raised by `finish`
         self.saved: int | None = None  # step of the newest complete checkpoint
         self._damaged: set[int] = set()
-        # Its own group: the thread's messages must not meet those of the running steps.
+        # A separate group: the thread's messages must not mix with those of the running steps.
         self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
         if rank() == 0:
             for stale in [*folder.glob("step-*.part"), *folder.glob("step-*.old")]:
                 shutil.rmtree(stale, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, the same in every process. They check the digests of its parts together; damaged
-        ones are reported and passed over. Raises CheckpointError if all are damaged."""
+        """The newest whole checkpoint, the same in every process. The processes check the digests of its parts
+        together; damaged checkpoints are reported and skipped. Raises CheckpointError if all are damaged."""
         if self.folder.exists() and not self.folder.is_dir():
-            raise CheckpointError(f"{self.folder}: a file is there, where checkpoints are kept; move it away")
+            raise CheckpointError(f"{self.folder}: a file, where checkpoints are kept; move it away")
         steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
         steps = gather_json(steps, self._group)[0]
         for step in reversed(steps):
@@ -91,12 +93,12 @@ class Checkpoints:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         """Save `tensors` as they are now and `state` (JSON) as the checkpoint after `step` steps. Every process must
-        call it. It returns when the copies are under way, and waits only for an earlier save that is not written yet.
+        call it. Returns once the copies are under way; waits only if an earlier save is still being written.
 
-        All processes learn of a failure in any of them, and a failed save leaves nothing. An error of the disk is
-        reported, `saved` stays unchanged, and the run may go on and try again. Anything else (no memory, a bug,
-        Ctrl-C) ends the run: it is raised where it happened, and as a CheckpointError in the other processes, by the
-        next call of `save` or `finish`."""
+        All processes learn of a failure in any of them, and a failed save leaves nothing. A disk error is reported,
+        `saved` stays unchanged, and the run may continue and try again. Anything else (no memory, a bug, Ctrl-C) ends
+        the run: the next call of `save` or `finish` raises it where it happened, and a CheckpointError in the other
+        processes."""
         self.finish()
         part = step_folder(self.folder, step).with_suffix(".part")
         _, caught = attempt(lambda: self._copies.take(tensors))
@@ -107,12 +109,12 @@ class Checkpoints:
             except BaseException as error:
                 self._failure = error
 
-        # A daemon: a process that ends with an error does not wait for a disk or for other processes.
+        # A daemon, so that a process that fails does not wait for a disk or for other processes.
         self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the save in flight; raises its error, unless it is one of the disk."""
+        """Wait for the save in flight; raises its error, unless it is a disk error."""
         self.wait()
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -140,8 +142,8 @@ class Checkpoints:
             self.saved = step
 
     def _agree(self, action: Callable[[], Any], part: Path) -> list[Any] | None:
-        """Do this process's share. Returns the results of all processes; reports and returns None if one had an error
-        of the disk; raises in all processes if one failed otherwise."""
+        """Do this process's part. Returns the results of all processes; reports and returns None if one had a disk
+        error; raises in all processes if one failed otherwise."""
         result, caught = attempt(action)
         report = None
         if caught is not None:
@@ -179,7 +181,7 @@ class Checkpoints:
         self._rotate(step)
 
     def _rotate(self, step: int) -> None:
-        """Remove what is older than the `keep` newest whole checkpoints up to `step`."""
+        """Remove checkpoints older than the `keep` newest whole ones up to `step`."""
         steps = [one for one in steps_in(self.folder) if one <= step]
         oldest = [one for one in steps if one not in self._damaged][-self.keep :][0]
         for one in steps:
@@ -188,7 +190,7 @@ class Checkpoints:
 
 
 class _Rows(NamedTuple):
-    """What this process writes of a tensor: `total` is the number of rows of the whole."""
+    """The rows of a tensor that this process writes; `total` is the number of rows of the whole tensor."""
 
     rows: Tensor
     first: int
@@ -196,7 +198,7 @@ class _Rows(NamedTuple):
 
 
 class _Copies:
-    """Host copies of this process's part, in buffers that are used again by the next save."""
+    """Host copies of this process's part, in buffers that the next save reuses."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -204,8 +206,8 @@ class _Copies:
         self._event: torch.cuda.Event | None = None
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors as they are now. From a GPU this does not wait: a stream makes the copies after what the GPU
-        has still to do, and what it does next waits for them."""
+        """Copy the tensors as they are now. From a GPU this does not wait: a stream copies them after the GPU's queued
+        work, and later work waits for the copies."""
         parts = _parts(tensors)
         self._places = {name: (part.first, part.total) for name, part in parts.items()}
         self._buffers = {name: self._buffer(name, part.rows) for name, part in parts.items()}
@@ -221,7 +223,8 @@ class _Copies:
         self._event = stream.record_event()
 
     def _buffer(self, name: str, rows: Tensor) -> Tensor:
-        """The one of the last save, if it fits. Each has memory of its own, so tied weights share none in a file."""
+        """The buffer of the last save, if it fits. Each has separate memory, so that tied weights do not share any in a
+        file."""
         last = self._buffers.get(name)
         if last is not None and last.shape == rows.shape and last.dtype == rows.dtype:
             return last
@@ -232,7 +235,7 @@ class _Copies:
             self._buffers[name].copy_(part.rows, non_blocking=True)
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write what was taken to this process's file in `folder`, and return its size and digest."""
+        """Write the copies to this process's file in `folder`; returns its size and digest."""
         if self._event is not None:
             self._event.synchronize()
         path = folder / part_name(rank(), world_size())
@@ -243,8 +246,8 @@ class _Copies:
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Rows]:
-    """What this process writes. What several hold alike, whole tensors or replicas of shards, is shared out among them
-    by size; every process computes the same shares."""
+    """What this process writes. Whole tensors and replicas of shards, which several processes hold, are divided among
+    them by size; every process computes the same division."""
     parts = dict[str, _Rows]()
     load: dict[int, list[int]] = {}  # number of holders -> bytes that each of them writes so far
     for name, tensor in tensors.items():
@@ -269,7 +272,7 @@ def _fresh(part: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Rename first, so that an interrupted removal leaves nothing that looks complete."""
+    """Remove a folder, renaming it first, so that an interrupted removal leaves nothing that looks complete."""
     old = folder.with_suffix(".old")
     os.rename(folder, old)
     shutil.rmtree(old)

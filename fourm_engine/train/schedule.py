@@ -1,6 +1,6 @@
-"""The learning rate of a step: the warm-up, and the built-in schedules, which are entry points of fourm-engine.
+"""Learning-rate schedules: the warm-up, and the built-in schedules, which are entry points of fourm-engine.
 
-In: a step and the `Plan` of a run. Out: a rate, a pure function of them.
+In: a step and the `Plan` of a run. Out: a rate, a pure function of both.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ class Plan:
 
 
 def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> float:
-    """The rate of `step` in [0, steps): step 0 already learns; after the warm-up it is `schedule`'s.
-
-    Raises ValueError where that gives no rate."""
+    """The rate of `step` in [0, steps): step 0 already learns, and after the warm-up the schedule decides. Raises
+    ValueError if that returns no valid rate."""
     if step < plan.warmup:
         return plan.lr * (step + 1) / (plan.warmup + 1)
     rate = schedule(step, steps=plan.steps, lr=plan.lr, min_lr=plan.min_lr, warmup=plan.warmup, cooldown=plan.cooldown)
@@ -35,7 +34,7 @@ def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> floa
 
 
 def cosine(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
-    """From `lr` down to `min_lr` at the last step, half a cosine."""
+    """From `lr` down to `min_lr` at the last step, along half a cosine."""
     share = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * share)) / 2
 
@@ -46,18 +45,18 @@ def constant(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, co
 
 
 def wsd(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
-    """Warm-up, stable, decay: `lr`, and in the last `cooldown` steps linearly down to `min_lr`."""
+    """Warm-up, stable, decay: `lr`, then linearly down to `min_lr` in the last `cooldown` steps."""
     return lr + (min_lr - lr) * _cooled(step, steps, cooldown)
 
 
 def invsqrt(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
-    """`lr` · sqrt(warmup / step) (Vaswani et al. 2017), and in the last `cooldown` steps linearly down to `min_lr` from
-    the rate where they begin. A longer run shares all rates with a shorter one but those of its cool-down."""
+    """`lr` · sqrt(warmup / step) (Vaswani et al. 2017), then linearly down to `min_lr` in the last `cooldown` steps. A
+    longer run has the same rates as a shorter one, except in the cool-down."""
     begin = min(step, steps - 1 - cooldown)
     rate = max(min_lr, lr * math.sqrt((warmup + 1) / (max(begin, warmup) + 1)))
     return rate + (min_lr - rate) * _cooled(step, steps, cooldown)
 
 
 def _cooled(step: int, steps: int, cooldown: int) -> float:
-    """The share of the cool-down that is over at `step`; 1 at the last one."""
+    """The fraction of the cool-down that has passed at `step`; 1 at the last one."""
     return max(0.0, step - (steps - 1 - cooldown)) / cooldown if cooldown else 0.0

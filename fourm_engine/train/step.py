@@ -1,7 +1,7 @@
-"""Learner: a model and what learns with it (gradients, optimiser, averages), and one step of it.
+"""Learner: a model with everything that a step updates (gradients, optimiser, averages), and the step itself.
 
-In: a task, the `train` section, the micro-batches of a step on the device. Out: updated tensors, and what the step came
-to, to be read later: nothing in a step waits for the device. A step that is not finite is skipped there, too.
+In: a task, the `train` section, the micro-batches of a step on the device. Out: updated tensors, and the outcome, to be
+read later: nothing in a step waits for the device. A step that is not finite is skipped on the device, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """`task`'s model on `device`, in training mode, with all that a step updates."""
+    """`task`'s model on `device`, in training mode, with everything that a step updates."""
 
     def __init__(
         self, task: Task, config: TrainConfig, plan: Plan, host: PluginManager, *, device: torch.device, seed: int
@@ -46,7 +46,7 @@ class Learner:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds, by name; reading one writes into these."""
+        """Everything that a checkpoint holds, by name; loading a checkpoint writes into these tensors."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors.update(self.optimiser.tensors())
         if self.averages:
@@ -54,15 +54,15 @@ class Learner:
         return tensors
 
     def state(self, *, averaged: bool) -> dict[str, Tensor]:
-        """The model's state, or its averages where there are some."""
+        """The model's state, averaged if requested."""
         return self.averages.state() if self.averages and averaged else self.model.state_dict()
 
     def weights(self, *, averaged: bool) -> AbstractContextManager[None]:
-        """The model with its averages swapped in, or as it is."""
+        """The model, with its averages swapped in if requested."""
         return self.averages.in_model() if self.averages and averaged else nullcontext()
 
     def step(self, step: int, micro_batches: list[Any], counts: dict[str, float]) -> Pending:
-        """One update. `counts`: of each term over the step and all processes."""
+        """One update. `counts`: items per term, over the step and all processes."""
         weights, lr = self.task.weights(counts, step), learning_rate(step, self.plan, self.schedule)
         # Gradients are averaged over processes and the sums must be added, hence the factor.
         scale = {n: world_size() * weights.get(n, 0.0) / c if c > 0 else 0.0 for n, c in counts.items()}

@@ -1,4 +1,4 @@
-"""Signals that stop a run while it learns: the first one is a request, which the loop meets between two steps."""
+"""Signals that stop a run: the first one is a request, which the loop meets between two steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Stopped(SystemExit):
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first of these signals into a request; a second one acts at once. What is ignored (`nohup`) stays so."""
+    """Turn the first of these signals into a request; a second one acts at once. Ignored signals (`nohup`) stay
+    ignored."""
     request = {"signal": 0}
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}

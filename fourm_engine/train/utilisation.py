@@ -1,7 +1,7 @@
-"""What a device can compute in a second, which a run's FLOPs are compared with; and the memory that it took.
+"""Peak speed and memory of a device: what its FLOP/s are compared with.
 
-In: a device and its precision. Out: FLOP/s of dense matrix products: a GPU's from its data sheet, any other device's
-measured here.
+In: a device and its precision. Out: FLOP/s of dense matrix products, from a GPU's data sheet or measured here for any
+other device.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from fourm_engine.train.console import si
 from fourm_engine.train.distributed import sum_numbers, world_size
 
-#: In the GPU's name -> dense TFLOP/s of its data sheet, without sparsity: (bf16, fp32 without TF32). The first that
-#: fits counts.
+#: Part of a GPU's name -> its dense TFLOP/s by data sheet, without sparsity: (bf16, fp32 without TF32). The first
+#: match counts.
 PEAKS: tuple[tuple[str, float, float], ...] = (
     ("H200", 989.4, 66.9),
     ("GH200", 989.4, 66.9),
@@ -37,16 +37,16 @@ PEAKS: tuple[tuple[str, float, float], ...] = (
     ("RTX 3090", 71.0, 35.6),
 )
 SIDE = 1024  # of the matrices whose product is measured
-#: Rounds of products, each of so many seconds at least; beside other work single products are far from one another.
+#: Rounds of products, and their minimum seconds; on a busy machine single products vary widely.
 ROUNDS, ROUND_SECONDS = 5, 0.05
-#: Least rate over the best one, below which a measured peak is told as a range.
+#: If the lowest rate over the highest is below this, a measured peak is shown as a range.
 STEADY = 0.75
 
 
 @dataclass(frozen=True)
 class Peak:
-    """`flops_per_s` of one device: the best of several rounds, the worst of which had `least`, in `precision`; or as
-    its data sheet says."""
+    """`flops_per_s` of one device in `precision`: from its data sheet, or the best of several rounds, of which the
+    worst had `least`."""
 
     flops_per_s: float
     device: str
@@ -65,7 +65,8 @@ class Peak:
 
 
 def peak(device: torch.device, *, bf16: bool) -> Peak:
-    """Of the device as this process uses it: on a CPU with its threads, in about a quarter of a second."""
+    """The peak of the device as this process uses it: on a CPU with its threads, measured in about a quarter of a
+    second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads()}"
     if (known := named_peak(name, bf16=bf16)) is not None:
         return known
@@ -74,14 +75,14 @@ def peak(device: torch.device, *, bf16: bool) -> Peak:
 
 
 def peak_of_all(device: torch.device, *, bf16: bool) -> tuple[float, str]:
-    """FLOP/s of the devices of all processes together, and what they are. Every process must call it."""
+    """FLOP/s of the devices of all processes together, and a description of them. Every process must call it."""
     here = peak(device, bf16=bf16)
     (total,) = sum_numbers([here.flops_per_s])
     return total, f"{world_size()} x {here}" if world_size() > 1 else str(here)
 
 
 def describe_devices(device: torch.device) -> str:
-    """What the run computes on: "CPU, 2 threads", "8 x NVIDIA H100 80GB HBM3"."""
+    """The devices of the run: "CPU, 2 threads", "8 x NVIDIA H100 80GB HBM3"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads()}"
     return f"{world_size()} x {name}" if world_size() > 1 else name
 
@@ -92,7 +93,7 @@ def threads() -> str:
 
 
 def named_peak(name: str, *, bf16: bool) -> Peak | None:
-    """Of a GPU by the name that CUDA gives it, such as "NVIDIA A100-SXM4-80GB"; None for one that is not known."""
+    """The peak of a GPU by its CUDA name, such as "NVIDIA A100-SXM4-80GB"; None if unknown."""
     words = name.replace("-", " ").replace("_", " ").upper().split()
     for key, low, full in PEAKS:
         if all(part.upper() in words for part in key.split()):
@@ -101,7 +102,7 @@ def named_peak(name: str, *, bf16: bool) -> Peak | None:
 
 
 def measured_rates(device: torch.device, *, bf16: bool) -> list[float]:
-    """FLOP/s of products of square matrices, a number a round. Draws no random number."""
+    """FLOP/s of products of square matrices, one number per round. Draws no random numbers."""
     side, rates = SIDE if device.type == "cpu" else 8 * SIDE, list[float]()
     with torch.no_grad():
         a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
@@ -121,7 +122,7 @@ def measured_rates(device: torch.device, *, bf16: bool) -> list[float]:
 
 
 def memory(device: torch.device) -> float:
-    """Most GiB that this process took so far: of the GPU where it has one, else of the machine."""
+    """Peak GiB of this process: on its GPU if it has one, otherwise in the machine's memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,8 +1,8 @@
-"""Watch: ends this process in bounded time when another one is lost or when nothing moves, and says which one it was.
+"""Watchdog: ends this process in bounded time when another one is lost or nothing progresses, and names the cause.
 
-In: a call for each thing that a process does. Out, in `<run>/processes/`: while the run lasts, how far each of several
-processes is (`rank-00000.json`, renewed every few seconds by a thread), from which the others tell who is behind; after
-a hang the Python stacks of each process (`rank-00000.stack`).
+In: a call for each action of a process. Out, in `<run>/processes/`: during the run, the progress of each of several
+processes (`rank-00000.json`, renewed every few seconds by a thread), which shows the others who is behind; after a
+hang, the Python stacks of each process (`rank-00000.stack`).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from fourm_engine.train.distributed import describe, rank, together, world_size
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
-#: Exit code after a hang or a lost process: the same command goes on from the last checkpoint (EX_TEMPFAIL).
+#: Exit code after a hang or a lost process: the same command continues from the last checkpoint (EX_TEMPFAIL).
 AGAIN = 75
-#: Seconds between two signs of life, at most.
+#: Maximum seconds between two signs of life.
 INTERVAL = 5.0
-#: Seconds in which the others notice why a process ended.
+#: Seconds for the others to notice why a process ended.
 GRACE = 3.0
-#: Seconds without a sign of life after which a broken connection is explained by it.
+#: A broken connection is blamed on a process without a sign of life for this many seconds.
 SILENT = 20.0
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
 _AGAIN = "the last checkpoint is intact; run the same command again to continue"
 
 
 class Watch:
-    """Watches the processes of a run. `seconds`: without any move for so long, all end; None: they wait without end for
-    one that stands still, though not for one that is gone. `step()`: finished steps of this process."""
+    """Watches the processes of a run. `seconds`: all processes end after this long without progress; None: they wait
+    for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
         self.folder, self.seconds, self._step = run / FOLDER, seconds, step
@@ -49,13 +49,14 @@ class Watch:
         self._ending = threading.Lock()  # one thread ends the process
 
     def moves(self, doing: str = "", *, bounded: bool = True) -> None:
-        """Call where all processes come by equally often. `bounded`: the watchdog may end what follows."""
+        """Call at a point that all processes pass equally often. `bounded`: whether the watchdog may end what
+        follows."""
         self._moves, self._doing, self._bounded = self._moves + 1, doing or self._doing, bounded
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch during the block. Where it fails since another process is lost, one process says so in a line and all
-        exit with `AGAIN`."""
+        """Watch during the block. If it fails because another process is lost, one process reports that in a line and
+        all exit with `AGAIN`."""
         if world_size() == 1 and self.seconds is None:
             yield
             return
@@ -90,7 +91,7 @@ class Watch:
         self._note(None)
 
     def _note(self, end: str | None, because: str = "") -> None:
-        """Renew the facts of this process. `end`: why it ended; `because`: of what other process."""
+        """Update the facts of this process. `end`: why it ended; `because`: of which other process."""
         if world_size() == 1:
             return
         path, facts = self._path(rank()), self._facts()
@@ -102,7 +103,7 @@ class Watch:
         return this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
 
     def _clean(self) -> None:
-        """The last process to end, except by a hang, leaves nothing but stacks."""
+        """The last process to end removes everything but stacks, unless there was a hang."""
         with suppress(OSError):
             if all(facts["end"] is not None or _gone(facts) for _, facts, _ in self._others()):
                 for path in self.folder.iterdir():
@@ -116,7 +117,7 @@ class Watch:
         return self.folder / f"rank-{number:05d}.json"
 
     def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
-        """(rank, facts, seconds by which its last sign of life is older than the last one here)."""
+        """(rank, facts, age): `age` is how many seconds its last sign of life is older than the newest here."""
         for number in range(world_size()):
             with suppress(OSError, ValueError):
                 if number != rank():
@@ -125,7 +126,7 @@ class Watch:
                     yield number, facts, age
 
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
-        """Rank -> words, of those that ended for reasons of their own or gave no sign of life for `silent` seconds."""
+        """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
         lost = dict[int, str]()
         for number, facts, age in self._others():
             who = f"rank {number} (process {facts['pid']} on {facts['host']})"
@@ -139,7 +140,7 @@ class Watch:
         return lost
 
     def _ends(self, error: RuntimeError) -> None:
-        """Ends this process if `error` came of the loss of another one."""
+        """Ends this process if `error` was caused by the loss of another."""
         self._bounded = False
         broken = _CONNECTION.search(str(error)) is not None
         last = time.monotonic() + GRACE + (SILENT + INTERVAL if broken else 0)
@@ -151,7 +152,7 @@ class Watch:
             time.sleep(0.05)
 
     def _exit(self, lost: dict[int, str], *, because: str = "") -> NoReturn:
-        """End this process, which waits for what never comes. The lowest rank that is left tells."""
+        """End this process, which waits for something that will never come. The lowest remaining rank reports it."""
         with self._ending:
             words = because or "; ".join(lost.values())
             self._note(f"lost: {words}", words)
@@ -165,7 +166,7 @@ class Watch:
         """The thread."""
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
-            # Ticks, not the clock: a process that was stopped itself has not been quiet for long.
+            # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._note(None)
@@ -175,7 +176,7 @@ class Watch:
             if self.seconds:
                 if quiet >= self.seconds:
                     self._hangs(quiet)
-                # Needs no lock of Python's, which what hangs may hold.
+                # Needs no lock of Python's, which the hanging code may hold.
                 faulthandler.dump_traceback_later(self.seconds + 2 * self._interval, file=self._stacks)
 
     def _hangs(self, quiet: float) -> NoReturn:
@@ -213,13 +214,13 @@ def _where(facts: dict[str, Any]) -> str:
 
 
 def _leave() -> NoReturn:
-    """End without unwinding: a thread or a library may wait for what never comes."""
+    """End without unwinding: a thread or a library may be waiting for something that will never come."""
     sys.stdout.flush()
     os._exit(AGAIN)
 
 
 def _gone(facts: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended, be it that its parent does not know yet."""
+    """Whether a process of this machine has ended, even if its parent does not know yet."""
     if (lives := process_lives(facts)) is not True:
         return lives is False
     with suppress(OSError, IndexError):

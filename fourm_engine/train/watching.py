@@ -1,6 +1,6 @@
-"""What a run shows of itself every so often, without changing a number of it: when that is due, and pictures.
+"""Reports that a run makes every so often, without changing its numbers: when they are due, and pictures.
 
-In: the settings `*_every`, a task, weights. Out: files below the run's folder.
+In: the settings `*_every`, a task, weights. Out: files in the run's folder.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ FOLDER = "pictures"
 
 
 def due(every: int | None, step: int, steps: int) -> bool:
-    """Whether something done `every` so many steps, and at the end, is done after `step` of `steps`."""
+    """Whether something done every `every` steps, and at the end, is due after `step` of `steps`."""
     return every is not None and (step % every == 0 or step == steps)
 
 
 def draw(
     task: Task, weights: Mapping[str, Tensor], run: Path, step: int, device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Write `<run>/pictures/step-N.png` in the first process, which alone has `weights`, while the others wait. What
-    goes wrong is told: pictures are no reason to end a run. Every process must call it."""
+    """Write `<run>/pictures/step-N.png` in the first process, which alone has `weights`, while the others wait. Errors
+    are reported and do not end the run. Every process must call it."""
     if rank() == 0:
         path = run / FOLDER / f"step-{step}.png"
         began = time.monotonic()
@@ -38,5 +38,5 @@ def draw(
                 task.show(dict(weights), path, device)
             tell(f"pictures, step {step}, {duration(time.monotonic() - began)}", str(path))
         except Exception as error:  # of a plugin's code, too; a GPU that is full
-            tell(f"pictures, step {step}: the run goes on without", describe(error))
+            tell(f"pictures, step {step}: failed; the run continues without them", describe(error))
     sum_numbers([0.0])

@@ -82,7 +82,7 @@ def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_ot
 
 
 def test_a_built_in_command_is_not_taken_over_and_the_list_says_so(fourm):
-    assert "Train the any-to-any model" in fourm("train", "--help")[1]
+    assert "Train an any-to-any model" in fourm("train", "--help")[1]
     monitored = fourm("plugins", "list")[1]
     assert (
         "train (command, acme-more 1.2) conflict: `fourm train` is a command of fourm-engine, which counts" in monitored

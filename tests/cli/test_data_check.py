@@ -17,7 +17,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.prepare import content_digest
 from fourm_engine.data.tokens.shards import open_shard, save_shard
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data
+from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data, write_tar
 from tests.plugins.instances import modality
 
 NAMES = sample_names(5)
@@ -50,6 +50,16 @@ def test_a_sound_folder_exits_0_and_writes_json_and_a_page(pictures, tmp_path):
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<img") >= 6
     assert (tmp_path / "report" / "sheet.png").is_file()
+
+
+def test_some_shards_are_checked_by_their_pattern(tmp_path):
+    for number in range(3):
+        files = modality("rgb").example_samples(1, seed=number)[0]
+        write_tar(tmp_path / f"shard-{number}.tar", {f"{number}.rgb.png": files["png"] if number < 2 else b"damaged"})
+    ran = fourm(tmp_path / "shard-{0..1}.tar")
+    assert ran.exit_code == 0, ran.output
+    assert fourm(tmp_path).exit_code == 1  # all of them, the damaged one, too
+    assert "1 of 2 tars are not there" in str(fourm(tmp_path / "shard-{2..3}.tar").exception)
 
 
 def test_a_damaged_file_exits_1_and_is_named_with_what_to_do(pictures):

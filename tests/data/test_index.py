@@ -24,7 +24,7 @@ from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.indexing import build, open_index, scan
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from fourm_engine.train.checkpoint import check_same_run
+from fourm_engine.train.same_run import RunIdentity
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 
 MODALITIES = fake_modalities(["a", "b", "words"])
@@ -261,7 +261,7 @@ def resumed(root, before):
     store = open_store(root)
     now = {"data.samples": len(store)} | {f"data.{key}": value for key, value in store.identity().items()}
     try:
-        check_same_run(root / "run", {"identity": json.loads(json.dumps(before or now))}, now, {}, {})
+        RunIdentity(now, {}, {}).check_resumable(root / "run", {"identity": json.loads(json.dumps(before or now))})
     except ValueError as error:
         return str(error)
     return now

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw import open_shards
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.raw.sample_shards import Claim, Sorter
 from fourm_engine.data.raw.write_shards import write_shard
+from fourm_engine.modalities import Modalities
 from tests.data.indexing import MODALITIES, expected, held, write_layout
 from tests.fakes import write_tar
 
@@ -78,10 +81,17 @@ def test_what_is_left_out_of_a_shard_is_told_in_one_line_a_kind(tmp_path, caplog
     )
     assert held(tmp_path) == expected({"1": {"a": b"1"}, "2": {"words": b"words"}})
     assert (
-        f"{tmp_path}: left out members that a and b could be: 2, such as 0.tar:1.npy; name them as in 0001.a.npy"
-        in caplog.messages
+        f"{tmp_path}: left out members that a and b could be: 2, such as 0.tar:1.npy; name them as in 0001.a.npy, or "
+        "list in modalities.select what they are" in caplog.messages
     )
     assert f"{tmp_path}: left out members of no modality that takes part: 1, such as 0.tar:1.json" in caplog.messages
+
+
+def test_modalities_that_are_not_read_since_others_could_be_meant_are_told_with_the_remedy(tmp_path, caplog):
+    write_tar(tmp_path / "0.tar", {"1.npy": b"?", "1.txt": b"words"})
+    installed = Modalities(MODALITIES.values(), dict.fromkeys(MODALITIES))
+    assert list(with_data(installed, [DataRoot(tmp_path, None)])) == ["words"]
+    assert "could be: 1, such as 0.tar:1.npy; name them as in 0001.a.npy, or list in modalities.select" in caplog.text
 
 
 NAME = st.text("abé-_0", min_size=1, max_size=4)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
-from fourm_engine.data.workers import end_with_parent
+import pytest
+
+from fourm_engine.data.workers import ahead, end_with_parent
 
 
 def stuck():
@@ -32,6 +35,25 @@ def test_a_worker_ends_when_its_parent_is_killed():
         time.sleep(0.05)
     os.close(begin)
     os.close(end)
+
+
+class Process:
+    def __getitem__(self, task):
+        return os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="the system does not tell who sent a signal")
+def test_a_worker_ends_by_the_word_of_its_parent_alone():
+    items = ahead(Process(), range(12), workers=1)
+    pid = next(items)
+    subprocess.run(["kill", str(pid)], check=True)  # as torchrun and Slurm do, which tell all processes
+    assert set(items) == {pid}
+    items = ahead(Process(), range(12), workers=1)
+    pid = next(items)
+    (worker,) = (child for child in multiprocessing.active_children() if child.pid == pid)
+    worker.terminate()
+    worker.join()
+    assert worker.exitcode == 0  # for which torch raises nothing, wherever the parent is at that moment
 
 
 def alive(pid):

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-import fourm_engine
+from torch.distributed import TCPStore
 
-ROOT = Path(fourm_engine.__file__).parents[1]
+from tests.distributed.launching import ROOT, meeting
 
 
 class Forked:
@@ -45,15 +44,15 @@ class Starter:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._number = folder, 0
+        self._stores: list[TCPStore] = []
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=environment, text=True)
 
     def start(self, *arguments: str, world: int) -> list[Forked]:
         """The processes by rank, whose `main` sees these arguments."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        store, address = meeting()
+        self._stores.append(store)
+        common = {**address, "WORLD_SIZE": str(world)}
         paths = []
         assert self._server.stdin is not None
         for rank in range(world):

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 import fourm_engine
 
 ROOT = Path(fourm_engine.__file__).parents[1]
 
 
-def launch(program: str, *arguments: str, world: int, fail: bool = False) -> str:
-    """Run `tests/<program>` in `world` processes; the first one's standard error. All must end well, or all fail."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+def meeting() -> tuple[TCPStore, dict[str, str]]:
+    """A store where processes meet while somebody holds it, and what their environment says of it. As torchrun does it:
+    a port that is found free and let go may be another's by the time they come."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    return store, address
+
+
+def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
+    """(exit code, standard output, standard error) of each of `world` processes, which end with the test's time."""
+    store, address = meeting()
+    environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
     started = [
         subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / program), *arguments],
+            command,
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(world)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    codes = [process.returncode for process in started]
-    assert all(codes) if fail else not any(codes), errors
-    return errors[0]
+    try:
+        said = [process.communicate() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+        del store
+    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+def launch(program: str, *arguments: str, world: int, fail: bool = False) -> str:
+    """Run `tests/<program>` in `world` processes; the first one's standard error. All must end well, or all fail."""
+    ended = run([sys.executable, str(ROOT / "tests" / program), *arguments], world=world)
+    codes = [code for code, _, _ in ended]
+    assert all(codes) if fail else not any(codes), ended
+    return ended[0][2]

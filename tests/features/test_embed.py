@@ -85,7 +85,7 @@ def test_an_index_is_replaced_whole_or_stays_as_it_was(run, tmp_path, monkeypatc
 
 def test_nothing_but_an_index_is_replaced(run, tmp_path):
     before = sorted((tmp_path / "data").rglob("*"))
-    with pytest.raises(ValueError, match="data holds something else than an index"):
+    with pytest.raises(ValueError, match="data holds something other than an index"):
         embed(str(run), str(tmp_path / "data"), ["colour"], tmp_path / "data")
     assert sorted((tmp_path / "data").rglob("*")) == before
 

@@ -140,7 +140,7 @@ def test_a_pyramid_has_a_map_at_each_reduction_that_feature_info_tells(encoder):
         levels[0], torch.nn.functional.interpolate(first.grid("colour"), scale_factor=4, mode="bilinear")
     )
     assert all(level[0].any() and not level[1].any() for level in levels)
-    with pytest.raises(ValueError, match="no grid is among the inputs words"):
+    with pytest.raises(ValueError, match="no grid among the inputs words"):
         _ = Encoder(make_model(), "words").feature_info
     with pytest.raises(ValueError, match="no block 2; the encoder has 2"):
         encoder.forward_intermediates(samples, [2])
@@ -195,7 +195,7 @@ def test_a_size_that_cannot_be_is_one_line(pictures, inputs, size, message):
 def test_a_modality_without_sizes_refuses_one(model):
     with pytest.raises(ValueError, match="size: 'colour@pixels' has no setting image_size"):
         resized(model, ["colour"], 16)
-    with pytest.raises(ValueError, match="no grid is among the inputs words"):
+    with pytest.raises(ValueError, match="no grid among the inputs words"):
         resized(model, ["words"], 16)
 
 

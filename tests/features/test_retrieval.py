@@ -183,8 +183,22 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
         assert "\n" not in str(result.exception)
 
     made = ["embed", run, data, "--out", out]
-    refused("--predict: 'words' has no feature a token", *made, "--input", "colour", "--predict", "words")
-    refused("--predict: 'height' has no feature a token", *made, "--input", "colour", "--predict", "height")
+    refused(
+        "--predict: the model predicts no feature per token of 'words'",
+        *made,
+        "--input",
+        "colour",
+        "--predict",
+        "words",
+    )
+    refused(
+        "--predict: the model predicts no feature per token of 'height'",
+        *made,
+        "--input",
+        "colour",
+        "--predict",
+        "height",
+    )
     refused("no modality 'pos'; did you mean 'pose'", *made, "--input", "colour", "--predict", "pos")
     refused("'pose' is among the inputs", *made, "--input", "colour", "--input", "pose", "--predict", "pose")
     refused("leave --size out", *made, "--input", "colour", "--predict", "pose", "--size", 8)
@@ -192,4 +206,4 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
     embed(str(run), data, ["colour"], out)
     refused("give a run and --query", "search", out)
     refused("leave the run and --query out", "search", out, run, "--evaluate", out)
-    refused("--labels and --out are of --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")
+    refused("--labels and --out need --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")

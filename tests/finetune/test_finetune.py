@@ -184,6 +184,19 @@ def test_registers_can_be_added(folder, tmp_path):
     assert network.registers.requires_grad
 
 
+def test_blocks_can_be_added_and_change_nothing_until_they_learn(folder, tmp_path):
+    source, network = started(folder, tmp_path)
+    deeper, grown = started(folder, tmp_path, model={"encoder_blocks": 3, "decoder_blocks": 2})
+    assert torch.equal(answer(network, source), answer(grown, deeper))
+    run = finetuned(folder, tmp_path, "model.encoder_blocks=3")
+    assert float(weights(run)["encoder.2.mlp.fc2.weight"].abs().max()) > 0
+    assert len(FourM.from_pretrained(run, device="cpu").network.encoder) == 3
+    with pytest.raises(ValueError, match=r"model.encoder_blocks is 1, but .*run has 3; keep them"):
+        started(folder, tmp_path / "less", finetune={"source": str(run)}, model={"encoder_blocks": 1})
+    with pytest.raises(ValueError, match=r"model.decoder_blocks: new blocks learn as a whole, not by finetune.lora"):
+        started(folder, tmp_path / "lora", finetune={"lora": LORA}, model={"decoder_blocks": 2})
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(folder, tmp_path, monkeypatch):
     sections = {"finetune": {"lora": LORA}}
     whole = finetuned(folder, tmp_path / "whole", **sections)

@@ -40,6 +40,10 @@ def filled(source, config, *, seed, pieces):
         ({}, ()),
         ({"finetune": {"freeze": ["encoder"]}, "model": {"registers": 3}}, ("registers",)),
         ({"finetune": {"lora": LORA}}, (".down",)),
+        (
+            {"model": {"encoder_blocks": 2}},
+            tuple(f"encoder.1.{name}.weight" for name in ("attn.qkv", "mlp.fc1", "mlp.fc3")),
+        ),
         ({"modalities": {"settings": {"rgb": {"image_size": 48}}, "select": ["caption", "rgb"]}}, ()),
     ],
 )

@@ -1,9 +1,6 @@
 """Fitting a token space: what is stored, when it is done again, how it goes on after a stop."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from fourm_engine.fit.fitting import fit_tokenizer, make_tokenizer
 from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask
 from fourm_plugins import Metric
+from tests.distributed.launching import run
 from tests.grids import CODES, SIZE, SMALL, Host, Known, features, map_spec, ramps, text_spec
 
 FIT = FitConfig(steps=60, batch_size=4, lr=3e-3, device="cpu", threads=1, log_every=1000)
@@ -219,22 +217,8 @@ with processes(FIT):
 
 
 def test_two_processes_fit_the_tokenizer_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment |= {"WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "two")]
-    started = [
-        subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
-        for rank in "01"
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert not any(process.returncode for process in started), errors
+    ended = run([sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "two")], world=2)
+    assert not any(code for code, _, _ in ended), ended
     # In micro-batches of the size that the processes have, so that all products are of the same shapes.
     fit(tmp_path / "one", config=SHORT.model_copy(update={"accumulate": 2}))
     folders = ("one", "two", "two/sharded")

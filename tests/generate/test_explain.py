@@ -35,9 +35,9 @@ def test_explaining_prints_the_plan_and_runs_neither_network_nor_tokenizer(toys,
     assert lines[1] == "1. colour: halton, 8 steps, temperature 1, top-p 0.9; sees height, words"
     kept = [count for count in tokens_per_step("cosine", 8, 16) if count]
     assert lines[2] == f"   tokens kept per step: {' '.join(map(str, kept))} (1 empty step skipped)"
-    assert lines[3:5] == ["   branch 1, without words: times 1 to -2", "   branch 2, with all: times 0 to 3"]
+    assert lines[3:5] == ["   branch 1, without words: share 1 to -2", "   branch 2, sees everything: share 0 to 3"]
     assert lines[6].startswith("2. pose: halton, 3 steps, temperature 1, top-p 0.9; sees colour, height, words")
-    assert lines[-1].startswith("total:  ")
+    assert lines[-1].startswith("total: ")
     assert lines[-1].endswith("FLOPs; nothing was run")
     assert repr(out.explanation).startswith("<Explanation: 2 stages, ")
 
@@ -84,14 +84,14 @@ def test_rows_are_counted_as_the_encoder_runs_them(toys, monkeypatch, options):
     assert sum(each.rows for each in passes) == len(rows)
     assert sum(each.encoder_tokens for each in passes) == sum(rows)
     assert [stage.stage.target for stage in told.stages] == ["height", "pose"]
-    assert ("branch 1, without colour@pixels (region 1): times -2" in str(told)) == bool(region)
+    assert ("branch 1, without colour@pixels (region 1): share -2" in str(told)) == bool(region)
 
 
 def test_a_text_and_an_adaptive_order_are_told_as_the_most_that_may_run(toys):
     told = toys.generate(COLOUR, ["height", "words"], scheme="entropy", order={"bound": 2.0}, explain=True).explanation
     assert "height: entropy, bound 2, 8 steps" in str(told)
     assert "words: left to right, at most 10 tokens, temperature 0.7, top-p 0.9" in str(told)
-    assert "total:  at most " in str(told)
+    assert "total: at most " in str(told)
     assert all(stage.at_most for stage in told.stages)
 
 

@@ -173,7 +173,7 @@ def test_a_weight_of_a_condition_itself_is_the_same_as_in_the_plan(sampler):
     plain = Stage(target="height", scheme="parallel")
     by_plan = sampler.run([s], [plain.model_copy(update={"guidance": {"colour": 2.5}})], [0])[0]
     assert np.array_equal(sampler.run([weighted], [plain], [0])[0]["height"].ids, by_plan["height"].ids)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="both with colour and in the plan"):
         sampler.run([weighted], [plain.model_copy(update={"guidance": 2.0})], [0])
 
 

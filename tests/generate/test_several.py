@@ -92,7 +92,7 @@ def test_the_best_of_several_is_that_of_the_highest_score(toys):
         ({"n_samples": 2, "reduce": 3}, "reduce is 'mean', 'median' or 'vote', or {target"),
         ({"n_samples": 2, "reduce": "mean", "best": len}, "reduce and best are alternatives"),
         ({"n_samples": 2, "best": "clip"}, "best is a function that scores the results of a sample"),
-        ({"n_samples": 2, "best": lambda r: None}, "best: the scorer returns None, which is no number"),
+        ({"n_samples": 2, "best": lambda r: None}, "best: the scorer returns None, not a number"),
         ({"n_samples": 2, "best": lambda r: float("nan")}, "best: the scorer returns NaN"),
         ({"n_samples": 2, "temperature": 0}, "2 samples of one input with a plan that draws nothing"),
         (
@@ -128,7 +128,7 @@ def test_calibration_tells_whether_spread_predicts_error(toys):
     assert both.elements == 128
     unknown = np.where(np.arange(64).reshape(8, 8) < 32, np.nan, truth).astype(np.float32)
     assert fm.calibration(result(spread), unknown).elements == 32
-    assert repr(told).startswith("<Calibration: rank correlation 1.00 over 64 places; ")
+    assert repr(told).startswith("<Calibration: rank correlation 1.00, 64 elements; ")
 
 
 def test_calibration_needs_a_spread_and_a_truth_of_its_size(toys):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
-from fourm_engine.masking.samplers import beta_shares, dirichlet, one_and_fill
+from fourm_engine.masking.samplers import beta_shares, dirichlet, fill, one_and_fill
 from tests.fakes import fake_modalities
 
 # Five modalities of very different lengths; of one nothing is left.
@@ -37,6 +37,21 @@ def test_aion_gives_no_more_than_there_is_and_something_where_anything_is(free, 
     # Whatever the first one takes, the others fill the rest with all that they have.
     others = free.sum() - free.max()
     assert inputs.sum() >= min(total, others)
+
+
+@given(
+    free=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    total=st.integers(1, 60),
+    alpha=st.sampled_from([1e-9, 0.05, 0.5, 10.0]),
+    seed=st.integers(0, 1000),
+)
+def test_fill_leaves_a_token_out_only_where_all_that_is_free_is_taken(free, total, alpha, seed):
+    rng, free = np.random.default_rng(seed), np.array(free)
+    counts = fill(rng, np.full(len(free), alpha), total, free)
+    assert counts.dtype == np.int64
+    assert (counts >= 0).all()
+    assert (counts <= free).all()
+    assert counts.sum() == min(total, free.sum())
 
 
 def test_one_modality_takes_a_uniform_number_and_the_rest_fill():

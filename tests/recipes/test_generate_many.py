@@ -14,7 +14,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files
-from fourm_engine.recipes.generate_many import generate_many
+from fourm_engine.recipes.generate_many import generate_many, is_folder
 from fourm_engine.recipes.sample_inputs import LineInputs, wrong_name
 from tests.generate.toys import PLUGINS, install, make_model, picture
 
@@ -280,6 +280,10 @@ def test_one_value_is_given_of_every_sample(many, tmp_path):
     assert files(tmp_path / "with") != files(tmp_path / "without")
     with pytest.raises(ValueError, match="--input was"):
         many(["height"], inputs={"colour": "photos"}, out="with")
+
+
+def test_a_text_too_long_for_a_name_is_no_folder():
+    assert not is_folder("cat " * 2000)
 
 
 def test_samples_that_lack_an_input_are_counted(run, tmp_path, capsys):

@@ -14,6 +14,7 @@ from fourm_engine.cli import app
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
+from fourm_engine.masking.budgets import Budgets
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.data_sets import index, pack, unpack
 from fourm_engine.recipes.fit import fit
@@ -78,6 +79,24 @@ def test_the_config_is_read_for_any_machine_and_number_of_samples_and_each_line_
     large = machine.gpu_memory > 6
     assert config.model.width == (384 if large else 128)
     assert config.modalities.settings["rgb"]["image_size"] <= 48  # as the pictures
+
+
+def test_a_whole_picture_is_mostly_shown_and_all_but_its_tokens_predicted_at_once(here):
+    for folder, kind in (("images", "rgb"), ("maps", "semseg"), ("objects", "boxes")):
+        write(here / "photos", folder, kind, names(12))
+    config = init("photos", machine=CPU).config
+    modalities = config.load_modalities(PluginManager())
+    tokens = {name: modality.spec.layout.num_tokens for name, modality in modalities.items()}
+    budgets = Budgets(config.masking, [modality.spec for modality in modalities.values()])
+    drawn = [budgets.draw(np.random.default_rng(seed), list(tokens)) for seed in range(200)]
+    whole = [one for one in drawn if one.component == "rgb@pixels to all"]
+    assert 0.65 < len(whole) / len(drawn) < 0.85
+    for one in whole:
+        assert one.inputs == {"rgb@pixels": tokens["rgb@pixels"]}
+        assert one.targets == {name: tokens[name] for name in ("semseg", "boxes")}
+    assert config.masking.encoder_tokens == tokens["rgb@pixels"]  # no row is empty that a whole picture does not fill
+    others = {name for one in drawn if one not in whole for name in (*one.inputs, *one.targets)}
+    assert others == {"rgb", "rgb@pixels", "semseg", "boxes"}
 
 
 def test_one_kind_of_files_is_enough(here):

@@ -1,22 +1,16 @@
 """The vector quantiser against slow formulas."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-import fourm_engine
 from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
 from fourm_engine.train.averages import Buffers
-
-ROOT = Path(fourm_engine.__file__).parents[1]
+from tests.distributed.launching import run
 
 
 def usage(ids: torch.Tensor, size: int) -> tuple[float, float]:
@@ -333,19 +327,9 @@ VARIANTS = {
 
 def learnt(world: int) -> dict[str, dict[str, list]]:
     """By variant: the state of every process after the same run on `world` processes, the last loss and gradients."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-    command = [sys.executable, "-c", PROGRAM, json.dumps(VARIANTS)]
-    started = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in started]
-    assert not any(process.returncode for process in started)
-    return json.loads(outputs[0])
+    ended = run([sys.executable, "-c", PROGRAM, json.dumps(VARIANTS)], world=world)
+    assert not any(code for code, _, _ in ended), ended
+    return json.loads(ended[0][1])
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def _initial():
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (ToyTask, {}, "train.optimiser=muon: what is trained has no matrices in blocks.*choose adamw"),
+        (ToyTask, {}, "train.optimiser=muon: muon is for matrices in blocks.*choose adamw"),
         (BlocksTask, {"momentum": 1.5}, r"momentum=1\.5 must be in \[0, 1\)"),
         (BlocksTask, {"ns_steps": 0}, "ns_steps=0 must be 1 to 99"),
         (BlocksTask, {"muon_lr": -1}, "muon_lr=-1 must be above 0"),
@@ -144,7 +144,7 @@ def test_layers_below_learn_slower_by_the_layer_decay(tmp_path):
 
 
 def test_a_layer_decay_without_layers_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"train\.layer_decay: toy has no layers"):
+    with pytest.raises(ValueError, match=r"train\.layer_decay: toy has no order of layers"):
         Trainer(ToyTask(), config(layer_decay=0.5), tmp_path / "run").run()
 
 
@@ -164,5 +164,5 @@ def test_averages_are_exported_beside_the_weights_or_in_their_place(tmp_path):
 
 
 def test_both_states_are_refused_where_one_is_exported(tmp_path):
-    with pytest.raises(ValueError, match="toy: one state is exported"):
+    with pytest.raises(ValueError, match="toy: exports one state only"):
         Trainer(ToyTask(), config(ema=0.9, export="both"), tmp_path / "run").run()

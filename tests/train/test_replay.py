@@ -130,7 +130,7 @@ def test_batches_of_a_few_steps_are_kept_and_no_more(tmp_path):
 
 
 def test_what_no_run_has_kept_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing\.safetensors: no such file; runs keep theirs in not-finite/"):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors: no such file; runs keep such steps in not-finite/"):
         read_step(tmp_path / "nothing.safetensors", ToyTask())
     trainer(tmp_path, ToyTask(poison=[4])).run()
     (path,) = (tmp_path / "not-finite").iterdir()
@@ -174,7 +174,7 @@ def test_a_kept_step_that_was_edited_is_refused_though_it_is_well_formed(tmp_pat
     for edited in (whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], whole.replace(b"sample 64", b"sample 63")):
         assert edited != whole
         path.write_bytes(edited)
-        with pytest.raises(ValueError, match="other content than was kept: damaged or edited"):
+        with pytest.raises(ValueError, match="not the content that was written: damaged or edited"):
             read_step(path, ToyTask())
     path.write_bytes(whole)
     save_file(load_file(path), path, metadata=metadata)  # written again, the same

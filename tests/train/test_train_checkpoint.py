@@ -252,7 +252,7 @@ def test_a_checkpoint_whose_step_is_not_its_folders_is_passed_over(checkpoints, 
 
 def test_a_file_in_place_of_the_folder_of_checkpoints_is_told_before_training(tmp_path):
     (tmp_path / "checkpoints").write_text("")
-    with pytest.raises(CheckpointError, match="checkpoints: a file is there"):
+    with pytest.raises(CheckpointError, match="checkpoints: a file, where"):
         Checkpoints(tmp_path / "checkpoints", keep=2, report=print).newest()
 
 

@@ -244,7 +244,7 @@ def test_a_run_counted_in_samples_is_the_run_counted_in_steps(tmp_path):
 
 
 def test_a_length_in_tokens_needs_a_task_that_counts_them(tmp_path):
-    with pytest.raises(ValueError, match="no fixed number of tokens a sample"):
+    with pytest.raises(ValueError, match="no fixed number of tokens per sample"):
         Trainer(ToyTask(), config(steps=None, tokens=1000), tmp_path / "run", seed=1).run()
     task = ToyTask()
     task.sample_tokens = 6
@@ -262,6 +262,6 @@ def test_a_damaged_note_of_a_finished_run_has_its_end_done_again(tmp_path, conte
 
 
 def test_best_weights_are_kept_only_where_something_says_which_are_better(tmp_path):
-    with pytest.raises(ValueError, match=r"train\.keep_best: nothing says which evaluation of toy is better"):
+    with pytest.raises(ValueError, match=r"train\.keep_best: toy has no measure"):
         Trainer(ToyTask(), config(keep_best=True), tmp_path / "run").run()
     assert not (tmp_path / "run").exists()

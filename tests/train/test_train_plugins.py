@@ -277,7 +277,7 @@ def rising(step, *, steps, lr, min_lr, warmup, cooldown): return float("nan")
         ("odd", {"where": "state"}, "optimiser 'odd' of acme-odd 1.2 keeps 'taken', a int, in its state"),
         ("odd", {"where": "group"}, "optimiser 'odd' of acme-odd 1.2 keeps taken in its parameter groups"),
         ("odd", {"where": "break"}, "optimiser 'odd' of acme-odd 1.2 failed with KeyError: 'momentum'"),
-        ("nothing", {}, "acme_odd:nothing made a NoneType, no torch.optim.Optimizer"),
+        ("nothing", {}, "acme_odd:nothing returned a NoneType, not a torch.optim.Optimizer"),
     ],
 )
 def test_an_optimiser_that_cannot_be_resumed_or_breaks_is_named_at_once(tmp_path, install, name, options, message):

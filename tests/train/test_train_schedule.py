@@ -60,7 +60,7 @@ def test_a_length_in_samples_or_tokens_is_so_many_steps_a_begun_one_included():
     plan = c.plan(100)
     assert (plan.steps, plan.warmup, plan.cooldown) == (1000, 200, 101)
     assert learning_rate_of(plan, 199) == pytest.approx(0.05 * 200 / 201)
-    with pytest.raises(ValueError, match="tokens: what is trained has no fixed number of tokens a sample"):
+    with pytest.raises(ValueError, match="tokens: this task has no fixed number of tokens per sample"):
         c.plan()
     with pytest.raises(ValueError, match="exceed steps=100"):
         config(**lengths, tokens=1e5, warmup_tokens=2e5, cooldown_tokens=1).plan(100)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.files import write_atomically
+from fourm_engine.files import read_object, write_atomically
 from fourm_engine.identity import Difference, compare, facts, refuse
 from fourm_plugins.modality import Modality
 
@@ -31,19 +31,8 @@ def record_labels(
     path = folder / FILE
     labelled = folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
     if labelled and path.is_file():
-        differences = [Difference(key, *pair) for key, pair in compare(_read(path), now).items()]
+        made_by = read_object(path, most=MAX_BYTES, what="how labels were made", remedy="remove it")
+        differences = [Difference(key, *pair) for key, pair in compare(made_by, now).items()]
         refuse(differences, where=path, remedy=f"move {folder} away to label again")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: says how labels were made, and cannot be read: {error}; remove it") from None
-    return document

@@ -21,6 +21,8 @@ from fourm_engine.data.raw.tar_members import Content
 from fourm_plugins.spec import ModalitySpec
 
 Key = tuple[str, tuple[str, ...]]  # source, extensions
+#: In the note on members of which it is not known whose they are.
+UNCLEAR = "could be"
 
 
 class Claim(NamedTuple):
@@ -91,7 +93,7 @@ class Sorter:
             self.by_extension = True
             if len({self._sources[number] for number in found}) > 1:
                 sources = sorted({self._sources[number] for number in found})
-                return f"members that {' and '.join(sources)} could be"
+                return f"members that {' and '.join(sources)} {UNCLEAR}"
             return self._member(found, f"{folder}/{file[: dots[0]]}" if folder else file[: dots[0]])
         return ""
 
@@ -148,6 +150,7 @@ def _leave_out(
             if extension.lower() in (e.lower() for e in claim.extensions):
                 source = claim.source
                 break
-        left_out.add(unclear, f"{shard}:{clean}", f"name them as in 0001.{source}.{extension}")
+        remedy = f"name them as in 0001.{source}.{extension}, or list in modalities.select what they are"
+        left_out.add(unclear, f"{shard}:{clean}", remedy)
     elif not unclear:
         leave_out(shard, clean, scanned, "members of no modality that takes part", left_out)

@@ -31,7 +31,7 @@ class Differences:
     def find(
         cls, data: AlignedData, modality: str, names: Sequence[str], before: dict[str, Made], verify: bool
     ) -> Differences:
-        differences, having = cls(before, {}, {}), data.having(modality)
+        differences, having = cls(before, {}, {}), frozenset(data.having(modality).among(names))
         for name in names:
             known = before.get(name)
             if name not in having:

@@ -188,16 +188,16 @@ class TokenShardWriter:
         """names: all samples of the shard. rows: sample -> what it was made from, and the ids (tokens,) of each view.
 
         Raises ValueError for ids that do not fit the spec."""
-        length = max((len(ids) for _, row in rows.values() for ids in row), default=0)
+        self._check([ids for _, views in rows.values() for ids in views])
+        length = max((len(ids) for _, views in rows.values() for ids in views), default=0)
         table = np.full((len(names), self.views, length), -1, np.int32)
         columns = {key: np.zeros(len(names), np.uint64) for key in ("digest", "stamp", "content", "view")}
         at = {name: row for row, name in enumerate(names)}
         for name, (made, views) in rows.items():
             row = at[name]
             for filled, ids in zip(table[row], views, strict=True):
-                self._check(ids)
                 filled[: len(ids)] = ids
-            columns["digest"][row] = row_digest(table[row])
+            columns["digest"][row] = row_digest(views)
             columns["stamp"][row], columns["content"][row], columns["view"][row] = made.stamp, made.content, made.view
         metadata = {
             "modality": self.spec.name,
@@ -214,14 +214,14 @@ class TokenShardWriter:
             metadata,
         )
 
-    def _check(self, ids: np.ndarray) -> None:
+    def _check(self, views: Sequence[np.ndarray]) -> None:
         assert self.spec.token_space is not None
+        ids = np.concatenate(views) if views else np.empty(0, np.int64)
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.spec.token_space.size:
             raise ValueError(
                 f"{self.spec.name}: the tokenizer gave ids {ids.min()} to {ids.max()}, outside its space of "
                 f"{self.spec.token_space.size}"
             )
-        if self.spec.layout.kind != "sequence" and len(ids) != self.spec.layout.num_tokens:
-            raise ValueError(
-                f"{self.spec.name}: {len(ids)} tokens, not the {self.spec.layout.num_tokens} of its layout"
-            )
+        wanted = self.spec.layout.num_tokens
+        if self.spec.layout.kind != "sequence" and (other := {len(view) for view in views} - {wanted}):
+            raise ValueError(f"{self.spec.name}: {min(other)} tokens, not the {wanted} of its layout")

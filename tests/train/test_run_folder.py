@@ -3,7 +3,7 @@
 import pytest
 
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.places import FILES, FOLDERS
+from fourm_engine.train.run_folder import FILES, FOLDERS
 from tests.train.toy_task import ToyTask, config
 
 
@@ -21,7 +21,7 @@ def test_a_file_in_the_place_of_a_folder_or_a_folder_in_that_of_a_file_is_told_b
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=rf"{path}: a (file|folder) is there, where .*; move it away"):
+    with pytest.raises(ValueError, match=rf"{path}: a (file|folder), where .*; move it away"):
         Trainer(NeverTrained(), config(), tmp_path / "run", seed=1).run()
     assert sorted(tmp_path.rglob("*")) == before
 

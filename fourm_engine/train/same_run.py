@@ -1,0 +1,66 @@
+"""What identifies a run: equal in all its processes, and in the checkpoint that it resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourm_engine.identity import PREFIX, Difference, compare, refuse
+from fourm_engine.train.checkpoint import SAMPLES
+from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import check_same
+from fourm_engine.train.task import Task
+from fourm_plugins.discovery import ENGINE
+from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import flat
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """`keys`: JSON that must be equal when a run resumes. `versions`: versions of what takes part, which may change.
+    `defaults`: values of keys that an older checkpoint lacks."""
+
+    keys: dict[str, Any]
+    versions: dict[str, str]
+    defaults: Mapping[str, Any]
+
+    @classmethod
+    def agreed(cls, task: Task, config: TrainConfig, host: PluginManager, *, seed: int) -> RunIdentity:
+        """The identity of a run. Raises RankMismatch if processes differ in it, in settings or in versions."""
+        keys = {
+            "task": task.name,
+            "seed": seed,
+            "train.batch_size": config.batch_size,
+            "train.optimiser": config.optimiser,
+            **json.loads(json.dumps(task.identity())),
+        }
+        used = [host.find("optimiser", config.optimiser), host.find("schedule", config.schedule)]
+        packages = {f"{p.kind} {p.name}": f"{p.distribution} {p.version}" for p in used if p.distribution != ENGINE}
+        versions = task.versions() | packages
+        settings = {f"train.{key}": value for key, value in config.model_dump(mode="json").items()}
+        held_out = json.loads(json.dumps(task.held_out_identity()))
+        check_same({**keys, **held_out, **settings, **versions, "torch": torch.__version__})
+        return cls(keys, versions, task.defaults())
+
+    def check_resumable(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the keys that differ, if the checkpoint in `folder`, with the state `saved`, belongs
+        to another run."""
+        now = flat(self.keys)
+        was = {key: value for key, value in self.defaults.items() if key in now} | flat(saved["identity"])
+        gone = sorted(saved.get("versions", {}).keys() - self.versions.keys())
+        absent = "".join(
+            f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
+            for name in gone
+        )
+        differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
+        # Consequences of a modality's settings, such as rows of the vocabulary, say less than the setting itself.
+        settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
+        # If samples were added or removed, their names, views and contents differ, too.
+        if any(difference.key == SAMPLES for difference in differences):
+            differences = [d for d in differences if d.key == SAMPLES or not d.key.startswith("data.")]
+        refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

@@ -1,0 +1,8 @@
+"""Text from files, made safe to print: control characters could drive a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str, *, most: int | None = None) -> str:
+    """`text` with each character that does not print as "?", and at most `most` characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:most]
