@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PLUGINS := rgb depth normal semseg boxes caption clip tensorboard
 FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
-.PHONY: setup demo demo-full bench-transfer test test-gpu lint types clean
+.PHONY: setup demo demo-full demo-draw bench-transfer test test-gpu lint types clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ demo: $(STAMP)
 
 demo-full: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo-full 10000 200 800
+
+# Continues from what `make demo` has made.
+demo-draw: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/draw.sh
 
 # The small tables of docs/ablations.md, from the scenes of `make demo`.
 bench-transfer: $(STAMP)

@@ -118,6 +118,31 @@ def rate(device: torch.device) -> float:
     return matmul_rate(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
+def timed(
+    names: list[str],
+    size: str,
+    samples: Samples,
+    batches: list[Batch],
+    device: torch.device,
+    steps: int,
+    rates: list[float],
+) -> tuple[dict[str, list[list[float]]], str]:
+    """Variant -> seconds of the parts of each step, taken in turns; a GPU's memory in GiB. Adds the device's FLOP/s,
+    measured after each round, to `rates`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    variants = {name: build(name, size, samples, batches, device) for name in names}
+    spent: dict[str, list[list[float]]] = {name: [] for name in names}
+    for number in range(steps + WARM_UP):
+        for name, variant in variants.items():
+            parts = step(variant, number, device)
+            if number >= WARM_UP:
+                spent[name].append(parts)
+        if number >= WARM_UP:
+            rates.append(rate(device))
+    return spent, f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device.type == "cuda" else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=["Ti", "S", "B", "L", "XL"], help="default: Ti")
@@ -139,32 +164,28 @@ def main() -> None:
     print("| size | variant | ms a step | samples/s | mfu | times obvious | GiB | forward, backward, optimiser |")
     print("|---|---|---|---|---|---|---|---|")
     for size in options.size or ["Ti"]:
-        names = options.variant or ["fast"]
-        work, spent, memory, rates = flops(size, samples, batches), {}, {}, []
+        # The one that the others are compared with first: a row is printed as soon as it is known.
+        names = sorted(options.variant or ["fast"], key=lambda name: name != "obvious")
+        work, seconds, rates = flops(size, samples, batches), dict[str, float](), list[float]()
         # Alone on a GPU, which has room for one; in turns on a CPU, so that other load hits all alike.
         for group in [[name] for name in names] if device.type == "cuda" else [names]:
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            variants = {name: build(name, size, samples, batches, device) for name in group}
-            spent.update({name: list[list[float]]() for name in group})
-            for number in range(options.steps + WARM_UP):
-                for name, variant in variants.items():
-                    parts = step(variant, number, device)
-                    if number >= WARM_UP:
-                        spent[name].append(parts)
-                if number >= WARM_UP:
-                    rates.append(rate(device))
-            if device.type == "cuda":
-                memory[group[0]] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
-            del variants, variant
-        seconds, best = {name: median(map(sum, steps)) for name, steps in spent.items()}, median(rates)
-        for name in names:
-            times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in names else ""
-            shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
-            speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}"
-            row = f"4M-{size}", name, *speed, f"{work / seconds[name] / best:.0%}", times, memory.get(name, ""), shares
-            print("|", " | ".join(row), "|", flush=True)
-        print(f"\nmfu: share of {best / 1e9:.1f} GFLOP/s ({device}, {torch.get_num_threads()} threads)\n")
+            try:
+                spent, memory = timed(group, size, samples, batches, device, options.steps, rates)
+            except torch.OutOfMemoryError:
+                print(f"| 4M-{size} | {group[0]} | out of memory |" + " |" * 5, flush=True)
+                continue
+            finally:
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+            for name in group:
+                seconds[name] = median(map(sum, spent[name]))
+                times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in seconds else ""
+                shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
+                speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}"
+                row = f"4M-{size}", name, *speed, f"{work / seconds[name] / median(rates):.0%}", times, memory, shares
+                print("|", " | ".join(row), "|", flush=True)
+        if rates:
+            print(f"\nmfu: share of {median(rates) / 1e9:.1f} GFLOP/s ({device}, {torch.get_num_threads()} threads)\n")
 
 
 if __name__ == "__main__":

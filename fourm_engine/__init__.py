@@ -9,6 +9,7 @@ FourM            a trained model: generate, edit, encode, save
 Stage            one step of a plan: a target and how it is generated
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
+tiled            a target of a picture that is larger than a model sees, tile by tile
 calibration      whether the spread of samples predicts their error
 encoder          features of a model's encoder, for transfer
 load_head        an encoder with a head that `fourm finetune` trained
@@ -27,12 +28,24 @@ if TYPE_CHECKING:
     from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.given import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
+    from fourm_engine.generate.tiles import tiled
     from fourm_engine.model import FourM
     from fourm_engine.transfer.model import load_head
 
     __version__: str
 
-__all__ = ["Condition", "FourM", "Ids", "Stage", "Typed", "calibration", "encoder", "load_head", "load_tokenizer"]
+__all__ = [
+    "Condition",
+    "FourM",
+    "Ids",
+    "Stage",
+    "Typed",
+    "calibration",
+    "encoder",
+    "load_head",
+    "load_tokenizer",
+    "tiled",
+]
 
 _PLACES = {
     "Condition": ("generate.inputs", "Condition"),
@@ -44,6 +57,7 @@ _PLACES = {
     "encoder": ("features.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
+    "tiled": ("generate.tiles", "tiled"),
 }
 
 

@@ -242,8 +242,8 @@ class FourM:
 
         Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
         would have no effect."""
-        options = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k, "guidance": guidance}
-        options |= {"scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
+        options: dict[str, Any] = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+        options |= {"guidance": guidance, "scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
         samples: dict[str, Any] = {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best}
         return self.generate_batch(
             [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, **samples, **options

@@ -30,7 +30,7 @@ from fourm_plugins.spec import ClassMap, ModalitySpec, Text
 from fourm_plugins.view import View
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
 
 Value = TypeVar("Value")
 
@@ -312,6 +312,12 @@ class Modality(ABC, Generic[Value]):
         """Metrics in the features of a pretrained network (a name or a folder), such as a distance between two sets of
         pictures. Raises ValueError, one line, for a network that it cannot use."""
         return ()
+
+    def contrastive(self, model: str) -> Callable[[Sequence[Value]], Float[np.ndarray, "n D"]] | None:
+        """Features of values by a pretrained contrastive `model` (a name or a folder): unit vectors, float32, that
+        compare with those of other modalities by the same model. None of a modality that such models do not know.
+        Raises ValueError, one line, for a model that it cannot use."""
+        return None
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:
         """The best constant predictions, {description: value}, such as the median depth everywhere. A model must beat

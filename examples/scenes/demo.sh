@@ -32,7 +32,7 @@ step "render the scenes"
 python "$here/render.py" --out "$data" --train "$train_scenes" --val "$val_scenes" --seed 0 --jobs "$processes"
 
 step "train the small contrastive model, then let it label the pictures"
-OMP_NUM_THREADS="$cores" python "$here/train_clip.py" --data "$data/train" --out "$data/clip_model" --steps "$clip_steps" --seed 0
+env -u OMP_NUM_THREADS python "$here/train_clip.py" --data "$data/train" --out "$data/clip_model" --steps "$clip_steps" --seed 0
 case "$absent" in
   *rgb* | *clip*) echo "rgb or clip is not installed: nothing to label" ;;
   *) fourm label "$config" --from rgb --to clip --model "$data/clip_model" ;;
@@ -48,6 +48,6 @@ step "train the model"
 torchrun --nproc-per-node="$processes" -m fourm_engine.train "$config" run="$run"
 
 step "evaluate on the held-out scenes"
-OMP_NUM_THREADS="$cores" python "$here/report.py" "$run"
+python "$here/report.py" "$run" --jobs "$processes"
 
 step "done: open $run/evaluation/report.html"

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder; RUN/evaluation")
     parser.add_argument("--samples", type=int, help="held-out scenes; the config's")
     parser.add_argument("--no-matrix", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1, help="tasks at a time, each on one CPU thread")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     extra = {"caption": (Metric("(kind, colour) pairs", mean_pair_recall, True),)}
@@ -48,6 +49,7 @@ def main() -> None:
             samples=options.samples,
             matrix=not options.no_matrix,
             extra_metrics=extra,
+            jobs=options.jobs,
         )
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")

@@ -29,6 +29,8 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from fourm_engine.device import settle_threads
+
 MAX_TOKENS = 48
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<|startoftext|>", "<|endoftext|>", "<unk>"
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of colours in [0, 1]; written to preprocessor_config.json
@@ -201,6 +203,7 @@ def main() -> None:
     if options.out.exists():
         print(f"{options.out} is there already and is kept")
         return
+    print(settle_threads())
     try:
         rgb, captions = read_split(options.data)
         model, tokenizer = train(rgb, captions, steps=options.steps, seed=options.seed)

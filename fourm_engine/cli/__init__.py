@@ -72,8 +72,25 @@ app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there
 
 
+class Once(logging.Filter):
+    """Lets each warning pass once: a command may open the same data several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = set[str]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        line, before = record.getMessage(), len(self._told)
+        self._told.add(line)
+        return len(self._told) > before
+
+
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    told = logging.StreamHandler()
+    told.addFilter(Once())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", handlers=[told])
     for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A signal unwinds the command, so that no temporary file is left. Training saves a checkpoint first.

@@ -71,11 +71,7 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 @app.command("check")
 def check(
     source: Annotated[
-<<<<<<< HEAD
-        str, typer.Argument(help="YAML config, folder of data or tokens, or NAME:LOCATION of a package.")
-=======
-        str, typer.Argument(help="YAML config; a folder of data or of tokens; tars, shard-{00..09}.tar; NAME:LOCATION.")
->>>>>>> data
+        str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
     ],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -92,14 +88,9 @@ def check(
     report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
-<<<<<<< HEAD
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
-=======
-    """Read every file of a data set: counts, sizes, statistics, and what is damaged, missing, left over, duplicated,
-    leaked or misaligned. Exit code 1 where training would end, or lose something."""
     from fourm_engine.data.raw.root import is_pattern
->>>>>>> data
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,14 +29,22 @@ def evaluate(
         str | None,
         typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance."),
     ] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Contrastive model of pictures and texts, a folder or Hub id: also how well they agree."),
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=2, max=64, help="Answers drawn for each input: also how much they differ.")
+    ] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
-    options = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed, "matrix": matrix}
-    options["features"] = features
-    report = recipe.evaluate(run, overrides or [], **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed}
+    options |= {"matrix": matrix, "features": features, "agreement": agreement, "draws": draws, "jobs": jobs}
+    report = recipe.evaluate(run, overrides or [], **options)
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)
 
@@ -55,6 +63,32 @@ def print_summary(evaluation: Evaluation) -> None:
                 ratio = number(score.ratio) if score.ratio is not None else ""
                 numbers = number(score.prediction), constant_cell(score), number(score.ceiling), ratio
                 table.add_row(target if k == 0 else "", metric_cell(score), *numbers)
+        tables.append(table)
+    if agrees := [(task.name, row) for task in evaluation.tasks for row in task.agreement]:
+        cosines = ("cosine", "of the truth", "with others")
+        table = new_table(
+            "task",
+            "given",
+            "target",
+            *cosines,
+            "nearest to its own",
+            "truth",
+            title="agreement of what is predicted with what is given",
+        )
+        for name, a in agrees:
+            shares = f"{a.found:.1%}", f"{a.truth_found:.1%} (chance {1 / a.samples:.1%})"
+            table.add_row(name, a.given, a.target, number(a.cosine), number(a.truth), number(a.others), *shares)
+        tables.append(table)
+    if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
+        between = ("among samples", "to the truth", "among truths")
+        table = new_table(
+            "task", "target", "metric", *between, "distinct", title="how much samples of one input differ"
+        )
+        for name, target, d in varies:
+            for k, s in enumerate(d.spreads):
+                first = (name, target) if k == 0 else ("", "")
+                distinct = f"{d.distinct:.2f} of {d.draws}" if k == 0 and d.distinct is not None else ""
+                table.add_row(*first, metric_cell(s), number(s.among), number(s.error), number(s.apart), distinct)
         tables.append(table)
     if (matrix := evaluation.matrix) is not None:
         title = "nats per token; * below nothing by 2 standard errors"

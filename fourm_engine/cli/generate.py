@@ -23,6 +23,12 @@ def generate(
     animate: Annotated[
         Path | None, typer.Option(help="FILE.gif or FILE.png (APNG): animate the sample step by step.")
     ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of a picture larger than the model sees: tile by tile, so many tokens of neighbours the same."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set; select its inputs by --input NAME, without a value.")
     ] = None,
@@ -64,8 +70,9 @@ def generate(
         for option in ("reduce", "explain"):
             if options.pop(option):
                 raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
-        if animate is not None:
-            raise ValueError("--animate is for one sample, not for a folder, --data or --lines; leave it out")
+        for option, value in (("animate", animate), ("overlap", overlap)):
+            if value is not None:
+                raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
         if out is None:
             raise ValueError("--out is missing; name the folder for the results")
         generate_many(run, inputs, target or (), out, samples=options.pop("n_samples"), **many, **options)
@@ -73,4 +80,4 @@ def generate(
         option = next(iter(many)).replace("_", "-")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
     else:
-        one_sample(run, inputs, target or None, out, animate=animate, **options)
+        one_sample(run, inputs, target or None, out, animate=animate, overlap=overlap, **options)

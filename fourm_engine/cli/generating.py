@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -72,6 +73,13 @@ def _options(
             "is a schedule from the first step to the last."
         ),
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=WEIGHT@x0,y0,x1,y1, of a box in [0, 1] of a picture or map that is given, or NAME=WEIGHT@FILE, "
+            "a mask, white there; repeat it."
+        ),
+    ] = None,
     device: Device = None,
     tokenizer: Tokenizers = None,
     provider: Providers = None,
@@ -90,6 +98,7 @@ def _options(
         "top_p": top_p,
         "top_k": top_k,
         "guidance": _guidance(guidance),
+        "regions": _regions(region),
         "device": device,
         "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=SOURCE"),
         "providers": pairs("--provider", provider, "NAME=DISTRIBUTION"),
@@ -106,6 +115,22 @@ def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | d
 def _guidance(texts: Iterable[str] | None) -> Any:
     given = _one_or_each("--guidance", texts, "WEIGHT, or NAME=WEIGHT")
     return {name: _weight(text) for name, text in given.items()} if isinstance(given, dict) else _weight(given)
+
+
+def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
+    """{name: [(weight, box or file of a mask)]}"""
+    regions: dict[str, list[tuple[float, Any]]] = {}
+    for text in texts or ():
+        name, _, right = text.partition("=")
+        weight, _, where = right.partition("@")
+        if not (name and weight and where):
+            raise ValueError(f"--region {text!r}: expected NAME=WEIGHT@x0,y0,x1,y1 or NAME=WEIGHT@FILE")
+        box = "," in where and not Path(where).exists()
+        part = [_number(f"--region {name}", edge) for edge in where.split(",")] if box else where
+        if box and len(part) != 4:
+            raise ValueError(f"--region {name}: {where} is no box; expected four numbers, x0,y0,x1,y1")
+        regions.setdefault(name, []).append((_number(f"--region {name}", weight), part))
+    return regions
 
 
 def _weight(text: str | None) -> float | list[float] | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fourm_engine.evaluate.results import Score
+    from fourm_engine.evaluate.results import Score, Spread
 
 
 def console(width: int = 160) -> Console:
@@ -54,7 +54,7 @@ def literal(text: str) -> str:
     return escape(printable(text))
 
 
-def metric_cell(score: Score) -> str:
+def metric_cell(score: Score | Spread) -> str:
     """The metric, its better direction, and its unit."""
     arrow = "↑" if score.higher_is_better else "↓"
     return f"{score.metric} {arrow}" + (f" ({score.unit})" if score.unit else "")

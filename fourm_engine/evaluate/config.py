@@ -60,6 +60,12 @@ class EvaluateConfig(BaseModel):
     constant_samples: int = Field(default=300, ge=1)
     #: Samples shown as pictures, per task.
     pictures: int = Field(default=4, ge=0)
+    #: Answers drawn for each input, whose diversity is measured; null: none.
+    draws: int | None = Field(default=None, ge=2, le=64)
+    #: Inputs for which they are drawn.
+    draw_samples: int = Field(default=32, ge=2)
+    #: Contrastive model of pictures and texts, a folder or Hub id, that says how well they agree; null: none.
+    agreement: str | None = None
     #: Samples per forward pass.
     batch_size: int = Field(default=32, ge=1)
     seed: int = 0

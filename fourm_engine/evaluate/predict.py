@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.order import name_rng
+from fourm_engine.evaluate.agreement import Features, agreement, pairs
 from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.evaluate.diversity import diversity
 from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
-from fourm_engine.evaluate.results import Score, TaskResult
+from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.given import Condition, Ids
@@ -37,14 +39,17 @@ class Predictor:
         config: EvaluateConfig,
         *,
         extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+        features: Features | None = None,
     ) -> None:
-        """`training`: target -> values to fit the constants to. `extra_metrics`: target -> additional metrics."""
+        """`training`: target -> values to fit the constants to. `extra_metrics`: target -> additional metrics.
+        `features`: modality -> features of its values by a contrastive model."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
             name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
             for name, modality in model.modalities.items()
         }
         self.notes: list[str] = []
+        self._features = features or {}
         self._training = training
         self._constants: dict[str, dict[str, Any]] = {}
         self._beside: dict[tuple, dict[str, tuple[float | None, dict[str, float | None]]]] = {}
@@ -81,9 +86,11 @@ class Predictor:
         if not names:
             self.notes.append(f"task {task.name!r}: no held-out sample has all of its inputs")
         keep = {name: str(part) for name, part in task.keep.items()}
+        agrees = self._agreement(task, names, predictions) if self._features else []
+        varies = self._diversity(task, names[: self.config.draw_samples]) if self.config.draws and names else {}
         seconds = time.perf_counter() - began
         return TaskResult(
-            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds
+            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds, agrees, varies
         ), pictures
 
     def pictures(self, task: Task) -> list[SamplePictures]:
@@ -133,6 +140,55 @@ class Predictor:
                 predictions[name] |= {target: result[target].value for target in targets}
         return predictions
 
+    def _agreement(
+        self, task: Task, names: Sequence[str], predictions: Mapping[str, Mapping[str, Any]]
+    ) -> list[Agreement]:
+        values, found = self.held_out.values, []
+        for given, target in pairs(task, self.model.modalities, self._features):
+            have = [name for name in names if name in values[target]]
+            if len(have) < 2:
+                self.notes.append(f"task {task.name!r}: fewer than two samples have a true {target}, no agreement")
+                continue
+            shown = self._features[given]([values[given][name] for name in have])
+            predicted, true = (
+                self._features[target](made)
+                for made in ([predictions[name][target] for name in have], [values[target][name] for name in have])
+            )
+            found.append(agreement(shown, predicted, true, given=given, target=target))
+        return found
+
+    def _diversity(self, task: Task, names: Sequence[str]) -> dict[str, Diversity]:
+        """Of targets of which something is drawn, each from the inputs, or after those before it."""
+        k, found = self.config.draws or 0, {}
+        inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
+        first = [int(name_rng(self.config.seed, "draws", task.name, name).integers(1 << 62)) for name in names]
+        for targets in [task.targets] if task.chain else [[target] for target in task.targets]:
+            plan = self._plan(task, targets, several=True)
+            drawn = [not all(stage.deterministic for stage in plan[: i + 1]) for i in range(len(plan))]
+            if not all(drawn):
+                what = ", ".join(target for target, any_drawn in zip(targets, drawn, strict=True) if not any_drawn)
+                self.notes.append(f"task {task.name!r}: nothing of {what} is drawn, so that it has no diversity")
+            if not any(drawn):
+                continue
+            results = self.model.generate_batch(
+                [one for one in inputs for _ in range(k)],
+                targets,
+                seeds=[seed + i for seed in first for i in range(k)],
+                plan=plan,
+                batch_size=self.config.batch_size,
+            )
+            for target in (target for target, any_drawn in zip(targets, drawn, strict=True) if any_drawn):
+                draws = [[result[target].value for result in results[i::k]] for i in range(k)]
+                truths = [self.held_out.values[target].get(name) for name in names]
+                found[target] = diversity(
+                    draws,
+                    None if any(truth is None for truth in truths) else truths,
+                    self.metrics[target],
+                    lambda metric, a, b, target=target: self._measure(target, metric, a, b),  # type: ignore[misc]
+                    self._features.get(target),
+                )
+        return found
+
     def _input(self, task: Task, given: str, sample: str) -> Any:
         """`Ids`, encoded once for all tasks, or the value of a continuous modality."""
         shown = task.inputs[given]
@@ -147,11 +203,11 @@ class Predictor:
         rng = name_rng(self.config.seed, task.name, given, sample)
         return kept_tokens(self.model.modalities[task.inputs[given]].spec, task.keep[given], rng)
 
-    def _plan(self, task: Task, targets: Sequence[str]) -> list[Stage]:
+    def _plan(self, task: Task, targets: Sequence[str], *, several: bool = False) -> list[Stage]:
         seen, plan = list(task.inputs.values()), []
         for target in targets:
             options = task.options[target].model_dump(exclude_none=True) if target in task.options else {}
-            plan += default_plan([target], self.model.modalities, seen, **options)
+            plan += default_plan([target], self.model.modalities, seen, several=several, **options)
             seen.append(target)
         return plan
 

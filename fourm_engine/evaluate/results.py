@@ -14,7 +14,7 @@ from typing import Any
 from fourm_engine.files import write_atomically
 
 #: Version of the layout of `evaluation.json`.
-FORMAT = 1
+FORMAT = 2
 
 #: Name of the matrix row without any input.
 NOTHING = "nothing"
@@ -50,9 +50,51 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How well predictions of `target` fit what was `given`, by a contrastive model: mean cosines of a prediction with
+    what it was made from, of the truth with that, and of a prediction with what was given of `others`; the shares of
+    predictions, and of truths, that are nearer to what was given than to all of the others, where chance is 1 /
+    `samples`."""
+
+    given: str
+    target: str
+    samples: int
+    cosine: float
+    truth: float
+    others: float
+    found: float
+    truth_found: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric between samples of one input (`among`), between them and the truth (`error`), and between the truths
+    of different inputs (`apart`): means."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    among: float | None
+    error: float | None
+    apart: float | None
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How much `draws` samples of each of `inputs` inputs differ. `distinct`: the effective number of different ones in
+    the features of a contrastive model, from 1 to `draws` (Vendi score)."""
+
+    draws: int
+    inputs: int
+    spreads: list[Spread]
+    distinct: float | None
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples with all inputs, of
-    which `scored` also have the target's truth."""
+    which `scored` also have the target's truth. `diversity` has the drawn
+    targets."""
 
     name: str
     inputs: list[str]
@@ -62,6 +104,8 @@ class TaskResult:
     scored: dict[str, int]
     scores: dict[str, list[Score]]
     seconds: float
+    agreement: list[Agreement] = field(default_factory=list)
+    diversity: dict[str, Diversity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

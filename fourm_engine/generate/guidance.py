@@ -99,7 +99,8 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
     regions = {key for sample in samples for key in sample.regions}
     weighted = ({name for sample in samples for name in sample.weights} | regions) - {stage.target}
-    if weighted and stage.guidance is not None:
+    named = stage.guidance.keys() if isinstance(stage.guidance, dict) else set[str]()
+    if weighted and stage.guidance is not None and (not named or named & weighted):
         raise ValueError(f"guidance is given both with {', '.join(sorted(weighted))} and in the plan; drop one")
     if weighted or isinstance(stage.guidance, dict):
         common = stage.guidance if isinstance(stage.guidance, dict) else {}

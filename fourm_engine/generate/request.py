@@ -157,8 +157,9 @@ def guided(
     for stage in plan:
         conditions = seen - {stage.target}
         weights = stage.guidance
-        if (sample.weights or sample.regions) and weights is not None:
-            carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
+        carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
+        named_here = {shown_as.get(name, name) for name in weights} if isinstance(weights, dict) else carriers
+        if weights is not None and carriers & named_here:
             listed = ", ".join(sorted(given[name] for name in carriers))
             raise ValueError(f"guidance is given both with {listed} and in the plan; drop one")
         if isinstance(weights, dict):

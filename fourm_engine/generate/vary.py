@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fourm_engine.data.raw.aspect import array_aspect
@@ -126,7 +126,9 @@ def _point(
     for what, value in point.items():
         name, dot, part = what.partition(".")
         if name in inputs:
-            inputs[name] = _with_part(model, name, inputs[name], part, value) if dot else value
+            given, condition = inputs[name], inputs[name] if isinstance(inputs[name], Condition) else None
+            made = _with_part(model, name, condition.value if condition else given, part, value) if dot else value
+            inputs[name] = replace(condition, value=made) if condition else made
         elif name == "guidance" and dot:
             weights = options.get("guidance") or {}
             if not isinstance(weights, Mapping):

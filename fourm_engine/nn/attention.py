@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
+#: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
+ZERO_ON = ("cpu",)
 
 
 def stacked(layer: str) -> int:
@@ -29,11 +31,20 @@ def stacked(layer: str) -> int:
     return {"qkv": 3, "kv": 2}.get(layer.rpartition(".")[2], 1)
 
 
-def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Bool[Tensor, "... Nq Nk"], Bool[Tensor, "... Nq 1"]]:
-    """A mask (True where the query sees the key) without empty rows, and which rows were not empty.
+def additive(mask: Bool[Tensor, "... Nq Nk"]) -> Tensor:
+    """The mask for all layers: on a CPU what is added to the scores, 0 or -inf."""
+    if mask.device.type not in ZERO_ON:
+        return mask
+    return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+
+
+def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor, Bool[Tensor, "... Nq 1"] | None]:
+    """A mask (True where the query sees the key) for SDPA, and which rows are not empty, or None where SDPA knows.
 
     Softmax over nothing is NaN in some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
     gradients. So an empty row sees everything, and `attend` replaces its output by 0."""
+    if mask.device.type in ZERO_ON:
+        return additive(mask), None
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
 
@@ -42,6 +53,8 @@ def attend(
     q_BHMd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, mask: Tensor | None, seen: Tensor | None
 ) -> Float[Tensor, "B M H*d"]:
     """Scaled dot-product attention with merged heads. `mask` and `seen` come from `guard_mask`; None: all."""
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q_BHMd.dtype)  # some kernels misread one of another type
     out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
@@ -124,7 +137,7 @@ class CrossAttention(nn.Module):
         return self.proj((parts[0] if len(parts) == 1 else torch.cat(parts))[:, None])
 
     def forward(
-        self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor
+        self, x_BMD: Float[Tensor, "B M D"], context_BND: Float[Tensor, "B N D"], mask: Tensor, seen: Tensor | None
     ) -> Float[Tensor, "B M D"]:
         k_BHNd, v_BHNd = self.keys_values(context_BND)
         q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))

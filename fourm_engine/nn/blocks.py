@@ -109,7 +109,7 @@ class DecoderBlock(nn.Module):
         self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
 
     def forward(
-        self, x_BMD: Tensor, context_BND: Tensor, self_mask: Tensor, cross_mask: Tensor, cross_seen: Tensor
+        self, x_BMD: Tensor, context_BND: Tensor, self_mask: Tensor, cross_mask: Tensor, cross_seen: Tensor | None
     ) -> Tensor:
         """`self_mask` has no empty row: a decoder token always sees itself."""
         x_BMD = x_BMD + self.self_attn(self.norm1(x_BMD), self_mask)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.nn.attention import Contexts, guard_mask, stacked
+from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
@@ -148,7 +148,8 @@ class Transformer(nn.Module):
         # With causal grids the order is the position, which for sequences is the rank and so the order already.
         order_BM = tokens.pos if self.config.decoder_causal else tokens.order
         same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
-        mask_B1MM = (same & (order_BM[:, None, :] <= order_BM[:, :, None]))[:, None]
+        mask_BMM = same & (order_BM[:, None, :] <= order_BM[:, :, None])
+        mask_B1MM = additive(mask_BMM[:, None])
         cross_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
         y_BMD = self.embedding.decoder(tokens.ids, tokens.pos, tokens.mod)
         for block in self.decoder:

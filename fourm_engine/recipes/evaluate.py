@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
+from fourm_engine.evaluate.agreement import features_of
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.report import write_report
-from fourm_engine.evaluate.results import Evaluation
+from fourm_engine.evaluate.results import Evaluation, Matrix, TaskResult
 from fourm_engine.evaluate.samples import Samples, load_samples
+from fourm_engine.evaluate.side_by_side import side_by_side
 from fourm_engine.evaluate.tasks import Task, resolve_tasks
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
@@ -62,7 +65,10 @@ def evaluate(
     seed: int | None = None,
     matrix: bool = True,
     features: str | None = None,
+    agreement: str | None = None,
+    draws: int | None = None,
     extra_metrics: Mapping[str, Sequence[Metric]] | None = None,
+    jobs: int = 1,
 ) -> Evaluated:
     """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
 
@@ -75,13 +81,15 @@ def evaluate(
         matrix: whether to measure the any-to-any matrix.
         features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as by
             the Fréchet distance between predicted and true samples (`Modality.network_metrics`).
+        agreement, draws: override the config's.
         extra_metrics: modality -> further metrics, scored after the modality's.
+        jobs: tasks (the matrix is one) at work at the same time, each in a process of one thread; on a CPU only.
 
     Raises ValueError for no model, no config, no held-out data, or data that cannot be used."""
     folder = Path(run)
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
-    given = {"samples": samples, "seed": seed}
+    given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
@@ -95,6 +103,8 @@ def evaluate(
         began = time.perf_counter()
         manager = manager_of_run(run)
         model = FourM.from_pretrained(run, manager=manager)
+        if jobs > 1 and model.device.type != "cpu":
+            raise ValueError("--jobs is for a CPU, and the model is on a GPU; leave it out")
         if run_config is not None:
             where = f"{config or folder / CONFIG}: the model in {run} is another"
             remedy = "leave the section out, as the model has its settings"
@@ -102,23 +112,45 @@ def evaluate(
         tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
         if features is not None:
             extra_metrics = _with_features(features, model, tasks, extra_metrics or {})
+        contrast = None if settings.agreement is None else features_of(settings.agreement, model.modalities, tasks)
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
-        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics)
-        results, pictures = [], {}
-        for task in tasks:
-            result, pictures[task.name] = predictor.run(task)
-            results.append(result)
-            log.info("%s: %s in %.1f s", task.name, counted(result.samples, "sample"), result.seconds)
-        measured = None
-        if matrix:
-            measured = measure_matrix(model, held_out, predictor.ids, settings)
-            shape = len(measured.inputs), len(measured.targets)
-            log.info("any-to-any matrix: %d x %d in %.1f s", *shape, measured.seconds)
+        predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
+        tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
+        results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
-        evaluation = Evaluation(facts, results, measured, predictor.tokenizers(), notes + predictor.notes)
+        evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
         evaluation.save(out / JSON)
         write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
         return Evaluated(evaluation, pictures, out)
+
+
+def _work(
+    predictor: Predictor, tasks: Sequence[Task], *, jobs: int, matrix: bool
+) -> tuple[list[TaskResult], dict[str, list[SamplePictures]], Matrix | None]:
+    """The result of each task, its pictures, and the matrix."""
+
+    def run(task: Task) -> tuple[TaskResult, list[SamplePictures], list[str]]:
+        return *predictor.run(task), predictor.notes
+
+    def measure() -> Matrix:
+        return measure_matrix(predictor.model, predictor.held_out, predictor.ids, predictor.config)
+
+    found: dict[str, TaskResult] = {}
+    pictures: dict[str, list[SamplePictures]] = {}
+    measured: Matrix | None = None
+    # The matrix, which takes longest, first.
+    pieces: list[Callable[[], Any]] = [measure] * matrix + [partial(run, task) for task in tasks]
+    for number, result in side_by_side(pieces, jobs):
+        if matrix and number == 0:
+            measured = result
+            log.info("any-to-any matrix: %d x %d in %.1f s", len(result.inputs), len(result.targets), result.seconds)
+            continue
+        task, shown, notes = result
+        found[task.name], pictures[task.name] = task, shown
+        predictor.notes = list(dict.fromkeys([*predictor.notes, *notes]))
+        log.info("%s: %s in %.1f s", task.name, counted(task.samples, "sample"), task.seconds)
+    order = [task.name for task in tasks]
+    return [found[name] for name in order], {name: pictures[name] for name in order}, measured
 
 
 def _with_features(

@@ -14,7 +14,9 @@ from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
+from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Generated, Results
+from fourm_engine.generate.tiles import tiled
 from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
@@ -37,6 +39,8 @@ def generate(
     edit: Mapping[str, Any] | None = None,
     explain: bool = False,
     animate: Path | None = None,
+    overlap: int | None = None,
+    regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -54,6 +58,8 @@ def generate(
         edit: mask, change, keep and halo of `FourM.edit`, which decide the targets; `targets` is empty.
         explain: tell what would run, and run nothing.
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
+        overlap: tokens that neighbouring tiles share, of a picture that is generated tile by tile (`tiled`).
+        regions: input -> weights of regions of it.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins to use; by default those that the run chose.
         options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
@@ -71,9 +77,13 @@ def generate(
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
+        inputs = weighed(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.recorded():
-            results = model.generate(inputs, targets, explain=explain, **options)
+            if overlap is None:
+                results = model.generate(inputs, targets, explain=explain, **options)
+            else:
+                results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
             _write_results(results, out, tell)
@@ -90,6 +100,7 @@ def vary(
     axes: Mapping[str, Sequence[Any]],
     out: Path,
     *,
+    regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -101,7 +112,7 @@ def vary(
     choose_threads(device)
     model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=_manager(run, providers, disable))
     options = {key: value for key, value in options.items() if value is not None}
-    variation = model.vary(inputs, targets, vary=axes, **options)
+    variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
     write_atomically(out, png(variation.sheet()))
     tell(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
@@ -111,6 +122,17 @@ def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequ
     """The plugin host with the chosen plugins; by default those that the run chose."""
     settled = bool(providers or disable)
     return PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+
+
+def _tiled(
+    model: FourM, inputs: Mapping[str, Any], targets: Sequence[str] | None, *, overlap: int, **options: Any
+) -> Results:
+    if targets is None or len(targets) != 1:
+        raise ValueError("--overlap: tiles are of one --target; name it")
+    without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
+    if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
+        raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")
+    return Results({targets[0]: tiled(model, inputs, targets[0], overlap=overlap, **options)})
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:

@@ -25,6 +25,8 @@ from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.given import Ids, Typed
+from fourm_engine.generate.masks import region_tokens
+from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.generated_record import Record, digest_of_model
@@ -37,7 +39,9 @@ from fourm_plugins.door import read_file
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
+from fourm_plugins.spec import Grid
 from fourm_plugins.tokenizer import TextTokenizer
+from fourm_plugins.view import View
 
 #: Most batches waiting to be written.
 WRITTEN_LATER = 4
@@ -51,6 +55,8 @@ class Read:
     arrays: dict[str, Any]
     values: dict[str, Any]
     files: dict[str, dict[str, bytes]]
+    #: Modality -> weights of regions of its tokens, bool (h, w).
+    regions: dict[str, list[tuple[float, np.ndarray]]]
     stamp: str
     digest: str
     seed: int
@@ -77,6 +83,7 @@ class Reader:
     drawer: ViewDrawer
     seed: int
     copies: bool
+    regions: Regions = field(default_factory=dict)
 
     def __getitem__(self, names: Sequence[str]) -> dict[str, Read | BadFile]:
         return {name: self._read(name) for name in names}
@@ -103,9 +110,12 @@ class Reader:
                         if not same_aspect(aspect, first):
                             raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
                 views = self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
-                read = Read({}, {}, {}, stamp, digest.hexdigest(), _seed(self.seed, name, given.seed))
+                read = Read({}, {}, {}, {}, stamp, digest.hexdigest(), _seed(self.seed, name, given.seed))
                 for key, value in values.items():
-                    self._see(read, self.shown_as[key], value, view_of(self.shown_as[key].spec, views, 0))
+                    view = view_of(self.shown_as[key].spec, views, 0)
+                    self._see(read, self.shown_as[key], value, view)
+                    if key in self.regions:
+                        read.regions[self.shown_as[key].name] = self._marked(key, value, view)
             return read
         except BadFile as bad:
             return bad
@@ -115,6 +125,14 @@ class Reader:
             raise
         except Exception as error:
             raise RuntimeError(f"{self.inputs.where(name)}: plugin of {key} failed: {error!r}") from error
+
+    def _marked(self, key: str, value: Any, view: View) -> list[tuple[float, np.ndarray]]:
+        spec = self.shown_as[key].spec
+        parts = [(weight, region_tokens(key, part, value, spec, view)) for weight, part in self.regions[key]]
+        if not all(tokens.any() for _, tokens in parts):
+            raise ValueError(f"region of {key!r} holds nothing of what the model sees, the picture's centre")
+        assert isinstance(spec.layout, Grid)
+        return [(weight, tokens.reshape(spec.layout.height, spec.layout.width)) for weight, tokens in parts]
 
     def _see(self, read: Read, modality: Modality, value: Any, view: Any) -> None:
         text = modality.spec.layout.kind == "sequence" and isinstance(value, str)
@@ -213,6 +231,8 @@ class Job:
     part: int = 0
     parts: int = 1
     workers: int | None = None
+    #: Name as given -> weights of regions, boxes or masks.
+    regions: Regions = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def sources(self) -> dict[str, str]:
@@ -234,11 +254,14 @@ class Job:
             "--seed": self.seed,
             "--samples": self.samples,
             "--with-inputs": self.copies,
+            **({"--region": _told(self.regions)} if self.regions else {}),
             **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
         }
         folders = [self.out / source for source in sources.values()]
         record = Record(self.out, settings, folders, part=self.part, parts=self.parts)
-        reader = Reader(self.inputs, self.shown_as, ViewDrawer(self.model.modalities), self.seed, self.copies)
+        reader = Reader(
+            self.inputs, self.shown_as, ViewDrawer(self.model.modalities), self.seed, self.copies, self.regions
+        )
         report, bad = FilesReport(), BadFiles("skip")
         mine = sum(len(block) for block in self._blocks())
         workers = preparing_workers(mine) if self.workers is None else self.workers
@@ -316,7 +339,18 @@ class Job:
                 if isinstance(tokenizer, TextTokenizer):
                     ids = np.asarray(ids)[:most]
                 inputs[i][name] = Ids(ids)
-        return inputs
+        return [weighed(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
+
+
+def _told(regions: Regions) -> dict[str, list[Any]]:
+    """What the record says of regions: of a mask its digest."""
+    return {
+        name: [
+            [weight, hashlib.sha256(part.tobytes()).hexdigest()[:16] if isinstance(part, np.ndarray) else list(part)]
+            for weight, part in pairs
+        ]
+        for name, pairs in regions.items()
+    }
 
 
 def summary(report: FilesReport, out: Path, targets: Sequence[str]) -> str:

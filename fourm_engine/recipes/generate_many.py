@@ -7,7 +7,7 @@ In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,9 @@ from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.device import local_device, rank_and_world
 from fourm_engine.generate.given import Typed
+from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
+from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.request import targets_of
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
@@ -56,6 +58,7 @@ def generate_many(
     workers: int | None = None,
     seed: int = 0,
     samples: int = 1,
+    regions: Regions | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -72,6 +75,7 @@ def generate_many(
         lines: a file of JSON lines, one per sample; see `LineInputs`.
         share: (k, n): this is process k, from 0, of n that share the samples. By default those of torchrun.
         with_inputs: also write the inputs, as the model sees them.
+        regions: input -> weights of regions of each sample; a mask has the size of the pictures.
         seed: together with a sample's name gives the sample's seed, unless its line has one.
 
     Raises ValueError for what a user can fix, and at the end if samples could not be used."""
@@ -122,6 +126,7 @@ def generate_many(
             part=part,
             parts=parts,
             workers=workers,
+            regions=_marked(regions or {}, shown_as),
             options=options,
         )
         report = job.run(tell=first_only(tell))
@@ -169,6 +174,18 @@ def _open(
     for note in getattr(source, "notes", ()):
         remark(note)
     return source, [*(taken or folders), *common]
+
+
+def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[float, Any]]]:
+    """Regions with masks read, once for all samples."""
+    if absent := [name for name in regions if name not in given]:
+        raise ValueError(f"region of {absent[0]!r}, which is not given; give it, or leave the region out")
+    return {
+        name: [
+            (weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")) for weight, part in pairs
+        ]
+        for name, pairs in regions.items()
+    }
 
 
 def _once(modality: Modality, given: Any) -> Any:

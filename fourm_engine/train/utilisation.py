@@ -108,12 +108,10 @@ def measured_rates(device: torch.device, *, bf16: bool) -> list[float]:
         a = torch.ones(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
         b = a.clone()
         for number in range(ROUNDS + 1):
-            _wait(device)
-            began, products, seconds = time.perf_counter(), 0, 0.0
+            began, products, seconds = _now(device), 0, 0.0
             while not products or seconds < ROUND_SECONDS * (number > 0):  # the first product warms up
                 torch.mm(a, b)
-                _wait(device)
-                products, seconds = products + 1, time.perf_counter() - began
+                products, seconds = products + 1, _now(device) - began
             if number or seconds > 1:
                 rates.append(2.0 * side**3 * products / seconds)
             if seconds > 1:
@@ -129,6 +127,8 @@ def memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _wait(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """Seconds; on a CPU those in which its threads were at work, so that the rest of the machine does not count."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -80,3 +81,14 @@ def test_a_plugin_that_breaks_is_one_line_too(monkeypatch, capsys):
         cli.main()
     said = "fourm: error: modality 'boom' cannot be activated (FOURM_TRACEBACK=1 shows where)"
     assert capsys.readouterr().err.splitlines()[-1:] == [said]
+
+
+def test_a_warning_is_told_once_and_every_note(capsys):
+    handler, log = logging.StreamHandler(sys.stderr), logging.Logger("told")
+    handler.addFilter(cli.Once())
+    log.addHandler(handler)
+    for _ in range(2):
+        log.warning("%s is missing", "depth")
+        log.warning("rgb is missing")
+        log.info("a step")
+    assert capsys.readouterr().err.splitlines() == ["depth is missing", "rgb is missing", "a step", "a step"]

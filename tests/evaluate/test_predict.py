@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fourm_engine.evaluate.agreement import agreement, features_of
 from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.evaluate.diversity import effective_number
 from fourm_engine.evaluate.predict import Predictor, kept_tokens
 from fourm_engine.evaluate.tasks import resolve_tasks
 from fourm_plugins import Metric
 from tests.fakes import fake_modalities
 
 
-def predictor(model, held_out, *tasks, extra=None, **settings):
+def predictor(model, held_out, *tasks, extra=None, features=None, **settings):
     config = EvaluateConfig(tasks=list(tasks), **settings)
     training = {"a": list(held_out.values["a"].values()), "b": [], "words": []}
     resolved, _ = resolve_tasks(config.tasks, model.modalities)
-    return Predictor(model, held_out, training, config, extra_metrics=extra), resolved
+    return Predictor(model, held_out, training, config, extra_metrics=extra, features=features), resolved
 
 
 def test_scores_are_the_metrics_of_prediction_ceiling_and_constants(model, held_out):
@@ -149,3 +151,48 @@ def test_equal_samples_are_predicted_each_alone(model, held_out):
             held_out.values[name][second] = held_out.values[name][first]
     predicted = found._predict(task, [first, second])
     assert np.array_equal(predicted[first]["b"], predicted[second]["b"])
+
+
+def test_samples_of_one_input_differ_by_what_the_metric_says_and_computed_answers_do_not(model, held_out):
+    tasks = (
+        {"name": "drawn", "inputs": ["words"], "targets": ["b"], "options": {"b": {"steps": 3, "temperature": 5.0}}},
+        {"name": "sharp", "inputs": ["words"], "targets": ["b"], "options": {"b": {"steps": 3, "temperature": 1e-3}}},
+        {"name": "greedy", "inputs": ["words"], "targets": ["b"], "options": {"b": {"temperature": 0}}},
+    )
+    found, resolved = predictor(model, held_out, *tasks, draws=3, draw_samples=8)
+    drawn, sharp, greedy = (found.run(task)[0].diversity for task in resolved)
+    assert (drawn["b"].draws, drawn["b"].inputs) == (3, 8)
+    assert 0 < drawn["b"].spreads[0].among < sharp["b"].spreads[0].among == 1  # accuracy of one against another
+    truths = [held_out.values["b"][name] for name in held_out.names[:8]]
+    apart = model.modalities["b"].metrics()[0].compute([*truths[1:], truths[0]], truths)
+    assert drawn["b"].spreads[0].apart == pytest.approx(apart)
+    assert greedy == {}
+    assert any("'greedy': nothing of b is drawn" in note for note in found.notes)
+
+
+def test_the_effective_number_of_samples_counts_what_differs():
+    assert effective_number(np.eye(4)) == pytest.approx(4)
+    assert effective_number(np.eye(4)[[0, 0, 0, 0]]) == pytest.approx(1)
+    assert effective_number(np.eye(4)[[0, 0, 1, 1]]) == pytest.approx(2)
+
+
+def test_agreement_is_that_of_what_was_given_with_what_was_made_of_it(model, held_out, monkeypatch):
+    def features(values):
+        return np.stack([np.eye(32)[sum(map(ord, str(np.asarray(v).tolist()))) % 32] for v in values])
+
+    modalities = model.modalities
+    for name in ("words", "b"):
+        monkeypatch.setattr(type(modalities[name]), "contrastive", lambda self, m: features, raising=False)
+    task = {"name": "t", "inputs": ["words"], "targets": ["a", "b"]}
+    (resolved,), _ = resolve_tasks(EvaluateConfig(tasks=[task]).tasks, modalities)
+    made = features_of("any", modalities, [resolved])
+    found, (resolved,) = predictor(model, held_out, task, features=made)
+    (row,) = found.run(resolved)[0].agreement
+    assert (row.given, row.target, row.samples) == ("words", "b", 10)
+    assert 0 <= row.cosine <= 1
+    unit = np.eye(3)
+    perfect = agreement(unit, unit, unit[[1, 2, 0]], given="x", target="y")
+    assert (perfect.cosine, perfect.truth, perfect.others, perfect.found, perfect.truth_found) == (1, 0, 0, 1, 0)
+    (alone,), _ = resolve_tasks(EvaluateConfig(tasks=[task | {"inputs": ["a"], "targets": ["b"]}]).tasks, modalities)
+    with pytest.raises(ValueError, match="no task has an input and a target that such a model compares"):
+        features_of("any", modalities, [alone])

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fourm_engine.cli.evaluate import print_summary
 from fourm_engine.evaluate.charts import Curve, draw, read_curves, thin, training_seconds
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
 from fourm_engine.evaluate.report import write_report
-from fourm_engine.evaluate.results import Cell, Evaluation, Matrix, Score, TaskResult
+from fourm_engine.evaluate.results import Agreement, Cell, Diversity, Evaluation, Matrix, Score, Spread, TaskResult
 
 HOSTILE = '</blockquote><script>alert(\'x\')</script><img src=http://evil.example/x.png onerror="alert(1)"> & "quotes"'
 
@@ -25,9 +26,12 @@ def evaluation():
         ],
         "words": [Score("overlap", "", True, float("nan"), None)],
     }
-    task = TaskResult(
-        "picture → all", ["picture"], ["depthish", "words"], {}, 7, {"depthish": 7, "words": 7}, scores, 1.0
-    )
+    agrees = [Agreement("picture", "words", 7, 0.31, 0.42, -0.05, 0.571, 0.857)]
+    spreads = [Spread("error", "m", False, 0.21, 0.33, 0.44), Spread("share", "", True, None, None, None)]
+    varies = {"depthish": Diversity(4, 7, spreads, 2.51)}
+    names = ["depthish", "words"]
+    scored = dict.fromkeys(names, 7)
+    task = TaskResult("picture → all", ["picture"], names, {}, 7, scored, scores, 1.0, agrees, varies)
     nothing, lower = Cell(3.0, 0.1, 0.0, 0.0, 7), Cell(2.0, 0.1, -1.0, 0.05, 7)
     cells = {"nothing": {"depthish": nothing, "words": nothing}, "words": {"depthish": lower}}
     matrix = Matrix(["nothing", "words"], ["depthish", "words"], cells, 1.0)
@@ -63,6 +67,17 @@ def test_the_report_needs_nothing_beside_it(page):
     assert "url(" not in page
     assert "@import" not in page
     assert not {"script", "link", "iframe", "object"} & set(Elements(page).tags)
+
+
+def test_agreement_and_diversity_stand_in_the_page_and_on_the_console(page, evaluation, capsys):
+    for number in ("0.31", "0.42", "57.1%", "85.7%", "14.3%", "0.21", "0.33", "0.44", "2.51 of 4"):
+        assert number in page
+    assert "width: 31%" in page
+    assert "width: 0%" in page  # a negative cosine has no bar
+    print_summary(evaluation)
+    told = capsys.readouterr().out
+    assert "85.7% (chance 14.3%)" in " ".join(told.split())
+    assert "2.51 of 4" in told
 
 
 def test_hostile_captions_names_and_notes_are_text_in_the_report(page):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fourm_engine.generate.more_orders import Entropy, Halton, Remask
 from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.shown import Sample
+from fourm_engine.masking.pack import Shown
 from fourm_plugins import DecodingOrder, Grid, Predicted, Vector
 from fourm_plugins.manager import PluginError
 from tests.generate.test_sampler import SAMPLED, partly, sample, sampler  # noqa: F401 (a fixture)
@@ -134,6 +136,32 @@ def test_remasking_prefers_what_the_model_was_unsure_of():
     forgotten = Remask(Vector(length=n), share=0.2).forget(told)
     assert forgotten.sum() == 200
     assert forgotten[1::2].sum() > 1.5 * forgotten[::2].sum()
+
+
+def test_remasking_makes_nothing_that_the_model_finds_less_likely_than_what_stays_as_it_is(sampler):  # noqa: F811
+    given, seeds, places = sample(names=("colour",)), range(24), np.arange(16)
+
+    def nats(made: list[np.ndarray]) -> np.ndarray:
+        """Of each token given all the others, the mean of each sample."""
+        rows = [
+            Sample(given.shown, {"height": Shown.tokens(np.delete(ids, i), np.delete(places, i))})
+            for ids in made
+            for i in places
+        ]
+        one = Stage("height", scheme="parallel", readout="expected")
+        filled = sampler.run(rows, [one], [0] * len(rows))
+        true = [f["height"].probabilities[i] for f, i in zip(filled, np.tile(places, len(made)), strict=True)]
+        chosen = np.concatenate(made)
+        return -np.log([p[c] for p, c in zip(true, chosen, strict=True)]).reshape(len(made), -1).mean(1)
+
+    def drawn(scheme: str) -> np.ndarray:
+        made = sampler.run([given] * len(seeds), [stage(scheme, 8)], seeds)
+        return nats([one["height"].ids for one in made])
+
+    plain, remasked = drawn("parallel"), drawn("remask")
+    anything = nats([np.random.default_rng(seed).integers(0, 8, 16) for seed in seeds])
+    noise = 3 * np.hypot(plain.std(), remasked.std()) / len(seeds) ** 0.5
+    assert remasked.mean() < plain.mean() + noise < anything.mean()
 
 
 @pytest.mark.parametrize(

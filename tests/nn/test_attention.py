@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fourm_engine.nn.attention import CrossAttention, SelfAttention, guard_mask
+from fourm_engine.nn import attention
+from fourm_engine.nn.attention import CrossAttention, SelfAttention, attend, guard_mask
 
 
 def slow_attention(q, k, v, mask, heads):
@@ -53,6 +54,20 @@ def test_cross_attention_is_the_formula(qk_norm):
     expected = layer.proj(slow_attention(q, k, v, valid[:, None].expand(2, 4, 6), 3))
     got = layer(x, context, *guard_mask(valid[:, None, None]))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_masks_for_gpus_and_for_a_cpu_come_to_the_same(monkeypatch, dtype):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(4, 3, 40, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+    mask = torch.rand(4, 1, 40, 40) < 0.6
+    mask[1, 0, 2], mask[2] = False, False
+    on_cpu = attend(q, k, v, *guard_mask(mask))
+    monkeypatch.setattr(attention, "ZERO_ON", ())
+    on_gpu = attend(q, k, v, *guard_mask(mask))
+    assert torch.equal(on_gpu, on_cpu)
+    for one, other in zip(*(torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (on_gpu, on_cpu))):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_query_that_sees_nothing_gets_exactly_the_bias_of_the_projection():

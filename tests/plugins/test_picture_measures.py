@@ -62,6 +62,38 @@ def test_a_network_that_cannot_be_used_is_one_line(tmp_path):
     assert modality("depth").network_metrics("any") == ()
 
 
+def test_a_contrastive_model_compares_pictures_with_texts(tmp_path):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "red": 1, "disc": 2, "<end>": 3}, "<pad>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 3)])
+    folder = tmp_path / "tiny-clip"
+    tower = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = tower | {"vocab_size": 4, "max_position_embeddings": 6, "eos_token_id": 3, "pad_token_id": 0}
+    vision = tower | {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=5)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    transformers.CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>").save_pretrained(folder)
+    picture = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    pictures = RGB.contrastive(str(folder))([picture, 255 - picture])
+    texts = modality("caption").contrastive(str(folder))([("red disc", "disc"), "red disc", "disc " * 20])
+    assert pictures.shape == (2, 5)
+    assert texts.shape == (3, 5)
+    assert np.allclose(np.linalg.norm(np.concatenate([pictures, texts]), axis=1), 1, atol=1e-5)
+    assert np.allclose(texts[0], texts[1])
+    assert not np.allclose(texts[0], texts[2], atol=1e-3)
+    assert modality("depth").contrastive(str(folder)) is None
+
+
+def test_a_network_of_pictures_alone_is_no_contrastive_model(network):
+    with pytest.raises(ValueError, match="is not a contrastive model of pictures and texts"):
+        RGB.contrastive(network)
+
+
 def test_scoring_pictures_imports_no_library_that_takes_seconds():
     code = (
         "import sys, numpy as np; from fourm_rgb.measures import ssim\n"

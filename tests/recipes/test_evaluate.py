@@ -81,6 +81,20 @@ def test_the_same_seed_gives_the_same_record(run, data, tmp_path):
     assert records[0] == records[1]
 
 
+def test_tasks_side_by_side_come_to_what_they_come_to_one_by_one(run, data, tmp_path):
+    tasks = [{"name": str(k), "inputs": ["a"], "targets": ["b"]} for k in range(3)]
+    write_config(run, data, tasks=tasks, samples=4, matrix_samples=4, pictures=1)
+    one, two = (evaluate(run, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+
+    def timeless(found):
+        found = json.loads((found.folder / "evaluation.json").read_text())
+        del found["run"]["evaluation time"], found["matrix"]["seconds"]
+        return {**found, "tasks": [{**task, "seconds": None} for task in found["tasks"]]}
+
+    assert timeless(one) == timeless(two)
+    assert list(one.pictures) == list(two.pictures) == ["0", "1", "2"]
+
+
 def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
     with pytest.raises(ValueError, match=r"holds no config.yaml; give one \(--config\)"):
         evaluate(run)

@@ -10,6 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.generate import Condition
+from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
 from tests.generate.toys import PLUGINS, install, make_model, picture
 
@@ -115,3 +117,49 @@ def test_what_is_of_one_sample_is_refused_for_a_folder(run, tmp_path):
     for option in (("--explain",), ("--reduce", "mean")):
         told = run("generate", "run", "--input", "colour=photos", "--target", "height", "--out", "out", *option)
         assert f"{option[0]} is for one sample, not for a folder" in told
+
+
+def test_a_region_has_a_weight_on_the_command_line_as_in_python(run, tmp_path):
+    words = ("--target", "height", "--steps", "4", "--temperature", "0")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save("mask.png")
+    run("generate", *GIVEN, *words, "--region", "colour=5@0,0,1,0.5", "--out", "box")
+    run("generate", *GIVEN, *words, "--region", "colour=5@mask.png", "--out", "mask")
+    both = ("--input", "words=red", "--guidance", "words=2", "--region", "colour=5@mask.png")
+    run("generate", *GIVEN, *words, *both, "--out", "both")
+    model = FourM.from_pretrained("run", device="cpu")
+    region = Condition("photo.png", weight=5, region=(0, 0, 1, 0.5))
+    expected = model.generate({"colour": region}, "height", steps=4, temperature=0)["height"]
+    content = expected.modality.write(expected.value)["npy"]
+    assert (tmp_path / "box/height.npy").read_bytes() == content
+    assert (tmp_path / "mask/height.npy").read_bytes() == content
+    more = {"colour": region, "words": "red"}
+    expected = model.generate(more, "height", steps=4, temperature=0, guidance={"words": 2.0})["height"]
+    assert (tmp_path / "both/height.npy").read_bytes() == expected.modality.write(expected.value)["npy"] != content
+
+
+def test_a_region_that_cannot_be_is_one_line(run):
+    for region, message in {
+        "colour=5": "expected NAME=WEIGHT@x0,y0,x1,y1",
+        "colour=big@0,0,1,1": "'big' is no number",
+        "colour=5@0,0,1": "0,0,1 is no box",
+        "colour=5@0,0,1,2": "a box is (x0, y0, x1, y1) in [0, 1]",
+        "colour=5@none.png": "none.png",
+        "height=5@0,0,1,1": "region of 'height', which is not given",
+    }.items():
+        told = run("generate", *GIVEN, "--target", "words", "--region", region, "--out", "out")
+        assert message in told
+        assert len(told.strip().splitlines()) == 1
+
+
+def test_a_large_picture_is_generated_tile_by_tile(run, tmp_path):
+    Image.fromarray(np.tile(picture(), (2, 3, 1))[:14]).save("large.png")
+    given = ("run", "--input", "colour=large.png", "--target", "height", "--out", "out", "--overlap", "1")
+    run("generate", *given, "--seed", "3")
+    model = FourM.from_pretrained("run", device="cpu")
+    whole = tiled(model, {"colour": "large.png"}, "height", overlap=1, seed=3)
+    assert whole.value.shape[:2] == (14, 24)
+    assert (tmp_path / "out/height.npy").read_bytes() == whole.modality.write(whole.value)["npy"]
+    assert "--overlap: tiles are of one --target" in run("generate", *given, "--target", "words")
+    assert "--overlap: --n-samples has no effect on tiles" in run("generate", *given, "--n-samples", "2")

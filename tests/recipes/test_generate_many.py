@@ -11,6 +11,7 @@ import pytest
 
 from fourm_engine.cli import main
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.generate import Condition
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files
@@ -335,3 +336,14 @@ def test_two_commands_never_do_the_same_part_at_once(many, tmp_path):
             pass
         with pytest.raises(Busy):
             many()
+
+
+def test_a_region_is_weighed_in_every_sample_and_another_one_is_refused(run, many, tmp_path):
+    region = {"colour": [(5.0, [0, 0, 1, 0.5])]}
+    many(("height",), regions=region, temperature=0.0, steps=4)
+    model = FourM.from_pretrained(run, device="cpu")
+    given = Condition("photos/03.png", weight=5, region=(0, 0, 1, 0.5))
+    expected = model.generate({"colour": given}, "height", temperature=0, steps=4)["height"]
+    assert (tmp_path / "made/height/03.npy").read_bytes() == expected.modality.write(expected.value)["npy"]
+    with pytest.raises(ValueError, match="--region"):
+        many(("height",), regions={"colour": [(5.0, [0, 0, 1, 1])]}, temperature=0.0, steps=4)

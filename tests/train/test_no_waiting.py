@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fourm_engine.nn import attention
 from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
@@ -55,6 +56,7 @@ def test_a_step_of_the_model_waits_for_nothing(tmp_path, watched, monkeypatch):
     write_data(tmp_path / "train", fake_modalities(), {"a": names, "b": names[:4], "words": names})
     task = fourm_run.make_task(tmp_path, val=None)
     monkeypatch.setattr(task, "export", lambda *arguments: None)
+    monkeypatch.setattr(attention, "ZERO_ON", ())  # masks as on a GPU
     settings = fourm_run.config(steps=3, ema=0.9, clip=0.01, accumulate=2, activation_checkpointing="selective")
     Trainer(task, settings, tmp_path / "run", seed=1).run()
 

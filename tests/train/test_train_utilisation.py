@@ -38,11 +38,11 @@ def test_a_cpus_peak_is_the_rate_of_a_product_and_draws_no_random_number():
     found = peak(CPU, bf16=False)
     assert torch.equal(state, torch.get_rng_state())
     a = torch.ones(1024, 1024)
-    began = time.perf_counter()
+    began = time.process_time()
     a @ a
-    here = 2 * 1024**3 / (time.perf_counter() - began)
+    here = 2 * 1024**3 / (time.process_time() - began) * torch.get_num_threads()
     assert found.measured
-    assert found.flops_per_s > here / 20  # the machine may be busy
+    assert here / 20 < found.flops_per_s < 20 * here  # however busy the machine is
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_cpus_peak_is_the_rate_of_a_product_and_draws_no_random_number():
 def test_a_measured_peak_is_the_best_of_several_rounds_and_on_a_busy_machine_a_range(monkeypatch, seconds, said):
     """Of a clock that goes on by so much in each round."""
     times = iter([0.0, 9e-9, *(at for second in seconds for at in (0.0, second))])
-    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(utilisation, "_now", lambda device: next(times))
     monkeypatch.setattr(utilisation, "threads", lambda: "1 thread")
     assert str(peak(CPU, bf16=False)) == said
 
 
 def test_little_work_is_repeated_until_it_can_be_timed(monkeypatch):
     now, products = [0.0], []
-    monkeypatch.setattr(utilisation.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(utilisation, "_now", lambda device: now[0])
     monkeypatch.setattr(torch, "mm", lambda a, b: (products.append(1), now.__setitem__(0, now[0] + 0.02)))
     rates = utilisation.measured_rates(CPU, bf16=False)
     assert rates == [pytest.approx(2 * 1024**3 / 0.02)] * 5

@@ -327,10 +327,7 @@ def _equal(a: Block, b: Block) -> bool:
 def _done(root: Path, before: int | None, scans: _Scans, files: int) -> str:
     some = f", such as {shown(scans.scanned[0])}" if scans.scanned else ""
     if before is None:
-        return (
-            f"{shown(root / INDEX)}: written, {counted(files, 'file or member', 'files and members')}; it may "
-            f"be removed at any time"
-        )
+        return f"{shown(root / INDEX)}: written, {counted(files, 'file')}; safe to remove"
     return (
         f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {counted(len(scans.blocks), 'shard')} scanned "
         f"again{some}, the others are as they were"

@@ -7,6 +7,7 @@ str. Array: that str.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fourm_caption.labeller import CaptionLabeller, CaptionOptions
 from fourm_plugins import Modality, View
 from fourm_plugins.bases import TextSequence, TextSequenceSettings
 from fourm_plugins.bases.text import Lines
+from fourm_plugins.contrastive import contrastive
 from fourm_plugins.labelling import label_options
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|ward|wards|hand)?\b)", re.IGNORECASE)
@@ -37,6 +39,11 @@ class Caption(TextSequence):
         """The alternative that the view chooses. In a mirrored picture, left and right are swapped."""
         text = super().augment(value, view)
         return _SIDE.sub(_swap, text) if view.flip else text
+
+    def contrastive(self, model: str) -> Callable[[Sequence[Lines]], np.ndarray]:
+        """Of alternatives the first counts."""
+        texts = contrastive(model, install="fourm-caption[label]").texts
+        return lambda values: texts([v if isinstance(v, str) else (v or ("",))[0] for v in values])
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)

@@ -7,12 +7,14 @@ pixels).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from fourm_plugins import Metric, images
 from fourm_plugins.bases import PictureGrid
+from fourm_plugins.contrastive import contrastive
 from fourm_rgb.measures import frechet_distance, ssim
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -41,6 +43,9 @@ class _Picture(PictureGrid):
 
     def network_metrics(self, model: str) -> tuple[Metric, ...]:
         return (frechet_distance(model),)
+
+    def contrastive(self, model: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+        return contrastive(model, install="fourm-rgb[fid]").pictures
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
         if self.settings.normalisation == "unit":

@@ -1,0 +1,70 @@
+"""Whether predictions agree with what was given, by a contrastive model: pictures with their texts, texts with their
+pictures.
+
+In: features of what was given, of the predictions and of the truth, unit vectors (n, D). Out: an `Agreement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fourm_engine.evaluate.results import Agreement
+from fourm_engine.evaluate.tasks import Task
+from fourm_plugins.modality import Modality
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+#: Modality -> what makes features of its values, by one contrastive model.
+Features = Mapping[str, Callable[[Sequence[Any]], np.ndarray]]
+
+
+def features_of(model: str, modalities: Mapping[str, Modality], tasks: Sequence[Task]) -> Features:
+    """Raises ValueError for a model that cannot be used, or that compares an input with a target in none of `tasks`."""
+    found = {}
+    for name in dict.fromkeys(name for task in tasks for name in [*task.inputs.values(), *task.targets]):
+        if (features := modalities[name].contrastive(model)) is not None:
+            found[name] = features
+    if not any(pairs(task, modalities, found) for task in tasks):
+        raise ValueError(
+            "--agreement: no task has an input and a target that such a model compares, a text and a picture; add one "
+            "to evaluate.tasks, or leave it out"
+        )
+    return found
+
+
+def pairs(task: Task, modalities: Mapping[str, Modality], features: Features) -> list[tuple[str, str]]:
+    """(what is given, target) of different sources, both with features. What is given in part says too little."""
+    given = [(name, shown) for name, shown in task.inputs.items() if shown in features and name not in task.keep]
+    return [
+        (shown, target)
+        for target in task.targets
+        if target in features
+        for _, shown in given
+        if modalities[shown].spec.source != modalities[target].spec.source
+    ]
+
+
+def agreement(
+    shown: Float[np.ndarray, "n D"], predicted: Float[np.ndarray, "n D"], truth: Float[np.ndarray, "n D"], **names: str
+) -> Agreement:
+    """`names`: the fields `given` and `target`. Row i of all three is of one sample; at least two."""
+    similarity, true = predicted @ shown.T, truth @ shown.T
+    others = ~np.eye(len(shown), dtype=bool)
+    return Agreement(
+        **names,
+        samples=len(shown),
+        cosine=float(similarity.diagonal().mean()),
+        truth=float(true.diagonal().mean()),
+        others=float(similarity[others].mean()),
+        found=_found(similarity),
+        truth_found=_found(true),
+    )
+
+
+def _found(similarity: Float[np.ndarray, "n n"]) -> float:
+    """The share of rows whose largest value is on the diagonal."""
+    return float((similarity.diagonal() >= similarity.max(1)).mean())

@@ -1,0 +1,27 @@
+"""Weights of regions that are said beside the inputs, as on the command line.
+
+In: {name: [(weight, region)]} and the inputs. Out: the inputs, those with regions as `Condition`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fourm_engine.generate.given import Condition
+
+#: Name of an input -> the weight of each of its regions; a region as in `Condition`.
+Regions = Mapping[str, Sequence[tuple[float, Any]]]
+
+
+def weighed(inputs: Mapping[str, Any], regions: Regions) -> dict[str, Any]:
+    """Raises ValueError for a region of what is not given."""
+    result = dict(inputs)
+    for name, pairs in regions.items():
+        if name not in inputs:
+            raise ValueError(f"region of {name!r}, which is not given; give it, or leave the region out")
+        given = inputs[name] if isinstance(inputs[name], Condition) else Condition(inputs[name])
+        weights, parts = zip(*pairs, strict=True)
+        result[name] = replace(given, weight=list(weights), region=list(parts))
+    return result

@@ -1,0 +1,178 @@
+"""Pictures larger than a model sees, tile by tile: maps of large photographs, and super-resolution of any size.
+
+In: a large picture, a target of the same alignment. Out: one `Generated` of the whole, larger by as much as the
+target's array is than the input's. A tile is given the tokens that its neighbours have made where they overlap, so that
+tiles agree there; what they decode to is blended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.result import Generated
+from fourm_engine.generate.vary import Generates
+from fourm_plugins.errors import SampleError
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import ClassMap, FeatureMap, Grid
+
+#: Tiles of one picture.
+MAX_TILES = 4096
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Where tiles lie, in tokens of the target: each is `size` (rows, columns), at `places`, row by row. Tiles of one
+    of the `waves` do not overlap."""
+
+    size: tuple[int, int]
+    places: list[tuple[int, int]]
+    waves: list[list[int]]
+
+    @classmethod
+    def of(cls, whole: tuple[int, int], size: tuple[int, int], overlap: int) -> Tiling:
+        """`whole`: rows and columns of tokens; neighbours share at least `overlap` of them."""
+        starts = []
+        for edge, tile in zip(whole, size, strict=True):
+            count = 1 + -(-(edge - tile) // (tile - overlap))
+            starts.append([math.floor(x + 0.5) for x in np.linspace(0, edge - tile, count)])
+        places = [(row, column) for row in starts[0] for column in starts[1]]
+        waves: list[list[int]] = []
+        level = list[int]()
+        for i, (row, column) in enumerate(places):
+            touching = (
+                level[j] for j in range(i) if abs(places[j][0] - row) < size[0] and abs(places[j][1] - column) < size[1]
+            )
+            level.append(max(touching, default=-1) + 1)
+            waves += [[]] if level[i] == len(waves) else []
+            waves[level[i]].append(i)
+        return cls(size, places, waves)
+
+
+def tiled(
+    model: Generates,
+    inputs: Mapping[str, Any],
+    target: str,
+    *,
+    overlap: int = 2,
+    seed: int = 0,
+    batch_size: int = 16,
+    **options: Any,
+) -> Generated:
+    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same.
+
+    Args:
+        inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
+        overlap: of tokens of the target, at most half of its grid.
+        seed: tile i, counted row by row, has `seed` + i.
+        options: as of `FourM.generate`, but for several samples.
+
+    Raises ValueError, one line, for what cannot be tiled, before anything is generated."""
+    made = model.modalities.get(target)
+    if (
+        made is None
+        or not isinstance(made.spec.layout, Grid)
+        or not isinstance(made.spec.array, (FeatureMap, ClassMap))
+    ):
+        raise ValueError(f"{target!r} is no grid of the model's; tiles are of pictures and maps")
+    name, modality, value = _picture(model, inputs, made)
+    shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
+    assert isinstance(shape, (FeatureMap, ClassMap))
+    (rows, columns), layout = made.spec.patch, made.spec.layout
+    step = rows * shape.height / made.spec.array.height, columns * shape.width / made.spec.array.width
+    if any(s < 1 or s != int(s) for s in step):
+        raise ValueError(
+            f"a token of {target!r} is of {step[0]:g} x {step[1]:g} pixels of {name!r}; whole ones can be tiled"
+        )
+    size = layout.height, layout.width
+    if not 0 <= overlap <= min(size) // 2:
+        raise ValueError(f"overlap {overlap}: expected 0 to {min(size) // 2}, half of the grid of {target!r}")
+    if height < shape.height or width < shape.width:
+        raise ValueError(
+            f"{name!r} has {height} x {width} pixels, less than one tile of {shape.height} x {shape.width}; generate "
+            "it without tiles"
+        )
+    down, right = int(step[0]), int(step[1])
+    whole = -(-height // down), -(-width // right)
+    edges = [(0, whole[0] * down - height), (0, whole[1] * right - width)]
+    padded = np.pad(value, [*edges, *[(0, 0)] * (np.ndim(value) - 2)], mode="edge")
+    tiling = Tiling.of(whole, size, overlap)
+    if len(tiling.places) > MAX_TILES:
+        raise ValueError(f"{name!r} needs {len(tiling.places)} tiles, at most {MAX_TILES} are made; give a smaller one")
+    tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
+    for wave in tiling.waves:
+        places = [tiling.places[i] for i in wave]
+        requests = []
+        for row, column in places:
+            crop = padded[row * down :, column * right :][: shape.height, : shape.width]
+            known = tokens[row : row + size[0], column : column + size[1]]
+            part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
+            requests.append({**inputs, name: crop} | ({target: part} if (known >= 0).any() else {}))
+        seeds = [seed + i for i in wave]
+        results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
+        for (row, column), result in zip(places, results, strict=True):
+            tokens[row : row + size[0], column : column + size[1]] = result[target].tokens.reshape(size)
+            canvas.add(row, column, result[target].value)
+    scale = made.spec.array.height / shape.height, made.spec.array.width / shape.width
+    cut = canvas.value()[: round(height * scale[0]), : round(width * scale[1])]
+    return Generated(made, tokens.reshape(-1), cut)
+
+
+def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
+    """The one input that is tiled: its name, what it is shown as, and its value."""
+    found = []
+    for name, given in inputs.items():
+        modality = model.reader.instance(name, raw=True)
+        if isinstance(modality.spec.layout, Grid) and modality.spec.alignment == made.spec.alignment is not None:
+            if isinstance(given, (Ids, Condition)):
+                raise ValueError(f"{name!r}: tiles are of a whole picture; give its value")
+            try:
+                found.append((name, modality, modality.value(given)))
+            except SampleError as error:
+                raise ValueError(f"input {name!r}: {error}") from error
+    if len(found) != 1:
+        raise ValueError(f"tiles are of one picture or map of the alignment of {made.name!r}; given: {len(found)}")
+    return found[0]
+
+
+class _Canvas:
+    """Arrays of tiles, blended over their overlaps by straight ramps; of classes the tile counts that is nearest."""
+
+    def __init__(self, modality: Modality, whole: tuple[int, int]) -> None:
+        self._modality, self._patch = modality, modality.spec.patch
+        self._shape = whole[0] * self._patch[0], whole[1] * self._patch[1]
+        self._sum: np.ndarray | None = None
+        self._weight = np.zeros(self._shape, np.float32)
+
+    def add(self, row: int, column: int, value: Any) -> None:
+        array = np.asarray(self._modality.normalise(value))
+        h, w = array.shape[-2:]
+        if self._sum is None:
+            classes = isinstance(self._modality.spec.array, ClassMap)
+            self._sum = np.zeros((*array.shape[:-2], *self._shape), array.dtype if classes else np.float32)
+        top, left = row * self._patch[0], column * self._patch[1]
+        here = np.s_[..., top : top + h, left : left + w]
+        ramp = np.minimum.outer(_ramp(h), _ramp(w)).astype(np.float32)
+        if isinstance(self._modality.spec.array, ClassMap):
+            nearer = ramp > self._weight[here]
+            self._sum[here] = np.where(nearer, array, self._sum[here])
+            self._weight[here] = np.maximum(ramp, self._weight[here])
+        else:
+            self._sum[here] += array * ramp
+            self._weight[here] += ramp
+
+    def value(self) -> Any:
+        assert self._sum is not None
+        if isinstance(self._modality.spec.array, ClassMap):
+            return self._modality.denormalise(self._sum)
+        return self._modality.denormalise((self._sum / self._weight).astype(np.float32))
+
+
+def _ramp(length: int) -> np.ndarray:
+    """Rises from the edges to the middle."""
+    return np.minimum(np.arange(length) + 0.5, length - 0.5 - np.arange(length))

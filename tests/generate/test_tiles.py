@@ -1,0 +1,73 @@
+"""Large pictures tile by tile: tiles agree on their seams, and the whole is what its tokens decode to."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fourm_engine.generate.tiles import Tiling, tiled
+from tests.generate.toys import picture
+
+
+def large(height, width):
+    return np.tile(picture(3), (3, 3, 1))[:height, :width]
+
+
+def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monkeypatch):
+    made, run = [], toys.generate_batch
+
+    def noted(*words, **options):
+        made.extend(results := run(*words, **options))
+        return results
+
+    monkeypatch.setattr(toys, "generate_batch", noted)
+    whole = tiled(toys, {"colour": large(14, 20)}, "height", overlap=1, steps=3, temperature=1.0)
+    tokens = whole.tokens.reshape(7, 10)
+    tiling = Tiling.of((7, 10), (4, 4), 1)
+    places = [tiling.places[i] for wave in tiling.waves for i in wave]
+    assert len(places) == len(made) == 6
+    for (row, column), result in zip(places, made, strict=True):
+        assert (tokens[row : row + 4, column : column + 4].reshape(-1) == result["height"].tokens).all()
+    modality, tokenizer = toys.modalities["height"], toys.tokenizers["height"]
+    for (row, column), result in zip(places, made, strict=True):  # the toys decode each token by itself
+        decoded = modality.denormalise(tokenizer.decode([result["height"].tokens])[0])
+        part = whole.value[row * 2 : row * 2 + 8, column * 2 : column * 2 + 8]
+        assert np.allclose(part, decoded[: part.shape[0], : part.shape[1]], atol=1e-4)
+    assert whole.value.shape[:2] == (14, 20)
+
+
+def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
+    for whole, overlap in (((4, 4), 2), ((5, 4), 2), ((9, 13), 1), ((8, 12), 0), ((11, 6), 2)):
+        tiling, seen = Tiling.of(whole, (4, 4), overlap), np.zeros(whole, int)
+        for wave in tiling.waves:
+            apart = np.zeros(whole, int)
+            for row, column in (tiling.places[i] for i in wave):
+                apart[row : row + 4, column : column + 4] += 1
+            assert apart.max() == 1
+            seen += apart
+        assert seen.min() == 1 if overlap == 0 else seen.min() >= 1
+        starts = sorted({column for _, column in tiling.places})
+        assert all(b - a <= 4 - overlap for a, b in pairwise(starts))
+
+
+def test_one_tile_is_what_generate_makes(toys):
+    one = tiled(toys, {"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)
+    same = toys.generate({"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)["height"]
+    assert (one.tokens == same.tokens).all()
+    assert np.allclose(one.value, same.value, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "overlap", "message"),
+    [
+        ({"colour": large(6, 20)}, "height", 1, "6 x 20 pixels, less than one tile of 8 x 8"),
+        ({"colour": large(9, 9)}, "height", 3, "overlap 3: expected 0 to 2"),
+        ({"words": "red"}, "height", 1, "one picture or map of the alignment of 'height'; given: 0"),
+        ({"colour": large(9, 9)}, "words", 1, "'words' is no grid"),
+    ],
+)
+def test_what_cannot_be_tiled_is_one_line(toys, inputs, target, overlap, message):
+    with pytest.raises(ValueError, match=message):
+        tiled(toys, inputs, target, overlap=overlap)
