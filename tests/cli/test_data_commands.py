@@ -32,11 +32,11 @@ def run(*arguments):
 def test_a_folder_is_packed_indexed_and_unpacked(photographs, tmp_path):
     done = run("pack", photographs, tmp_path / "packed", "--samples-per-shard", "2")
     assert done.exit_code == 0, done
-    assert "packed: 3 samples written, 0 were there, 0 files left out" in done.output
+    assert "packed: 3 samples written, 0 kept, 0 files left out" in done.output
     assert sorted(path.name for path in (tmp_path / "packed").glob("*.tar")) == ["shard-00000.tar", "shard-00001.tar"]
     done = run("index", tmp_path / "packed")
     assert done.exit_code == 0
-    assert "3 samples; caption 3, rgb 3; _index/ has" in done.output
+    assert "3 samples; caption 3, rgb 3; _index/ takes" in done.output
     done = run("unpack", tmp_path / "packed", tmp_path / "unpacked")
     assert done.exit_code == 0
     for path in photographs.rglob("*.*"):

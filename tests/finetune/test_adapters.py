@@ -128,7 +128,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(folder, run, tmp_pat
     ("damage", "words"),
     [
         (lambda c, t: t.pop("encoder.0.attn.qkv.weight.up"), "encoder.0.attn.qkv.weight: down and up"),
-        (lambda c, t: t.update({"encoder.0.attn.qkv.weight.up": torch.zeros(96, 3)}), "down and up do not belong"),
+        (lambda c, t: t.update({"encoder.0.attn.qkv.weight.up": torch.zeros(96, 3)}), "down and up do not match"),
         (lambda c, t: t.update({"odd": torch.zeros(3)}), "odd of shape .* is unknown there"),
         (lambda c, t: t.update({"registers": torch.zeros(9, 32)}), "registers of shape"),
         (lambda c, t: t.pop("registers"), "registers is missing"),
