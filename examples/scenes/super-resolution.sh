@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What it shows: super-resolution as a specialisation: a trained model learns a larger instance of a modality, then to
 #                draw it from the small one.
-# The command:   bash examples/scenes/super-resolution.sh   (after `make demo`; 20 minutes of one core)
-# The result:    the table of docs/super-resolution.md
+# The command:   bash examples/scenes/super-resolution.sh   (after `make demo`)
+# The result:    a table as in docs/super-resolution.md, printed at the end
 #
 # Interrupt it at any point; run it again to continue.
 set -euo pipefail

@@ -148,7 +148,7 @@ class SweepConfig(Strict):
         axes = [*self.grid, *self.random]
         for name, values in self.grid.items():
             if isinstance(values, list) and not re.fullmatch(_KEY, name):
-                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key such as train.lr")
+                raise ValueError(f"grid.{name} is a list of values, so {name!r} must be a key, such as train.lr")
         keys = Counter([*self.random, *(name for name, values in self.grid.items() if isinstance(values, list))])
         for values in self.grid.values():
             named = values.values() if isinstance(values, dict) else ()

@@ -108,6 +108,8 @@ class KeptStep:
 
 def read_step(path: Path, task: Task) -> KeptStep:
     """Read a step that a process kept. Raises ValueError."""
+    if path.exists() and not path.is_file():  # a pipe or a device would never end
+        raise ValueError(f"{path}: not a file; runs keep such steps in {FOLDER}/")
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_FACTS])

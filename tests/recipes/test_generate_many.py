@@ -303,7 +303,7 @@ def test_samples_that_lack_an_input_are_counted(run, tmp_path, capsys):
         (("--input", "colour=photos", "--split", "val"), "--split is for a data set"),
         (("--input", "colour", "--data", "nowhere"), "nowhere: no such folder"),
         (("--data", "photos"), "with --input NAME"),
-        (("--input", "colour=photos", "--lines", "x.jsonl"), "--lines and folders both say"),
+        (("--input", "colour=photos", "--lines", "x.jsonl"), "--lines and folders both name the samples"),
         (("--lines", "x.jsonl"), "x.jsonl: no such file"),
         (("--input", "words=photos"), "no file with extension txt"),
         (("--input", "colour=photos", "--target", "colour"), "'colour' is both given and a target"),

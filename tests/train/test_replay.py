@@ -1,6 +1,7 @@
 """What is kept of a step that is not finite, and what computing it again says."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -179,6 +180,13 @@ def test_a_kept_step_that_was_edited_is_refused_though_it_is_well_formed(tmp_pat
     path.write_bytes(whole)
     save_file(load_file(path), path, metadata=metadata)  # written again, the same
     assert read_step(path, ToyTask()).step == 4
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_kept_step_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="not a file"):
+            read_step(path, ToyTask())
 
 
 def test_a_kept_step_whose_header_nests_too_deep_is_refused_by_name(tmp_path):
