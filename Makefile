@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PLUGINS := rgb depth normal semseg boxes caption clip tensorboard
 FILES  := pyproject.toml constraints.txt $(PLUGINS:%=plugins/%/pyproject.toml)
 
-.PHONY: setup demo demo-full demo-draw test test-gpu lint types clean
+.PHONY: setup demo demo-full demo-draw bench-transfer test test-gpu lint types clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,12 @@ demo-full: $(STAMP)
 # Continues from what `make demo` has made.
 demo-draw: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/draw.sh
+
+# The small tables of docs/ablations.md, from the scenes of `make demo`.
+bench-transfer: $(STAMP)
+	@test -d data/demo/tokens || { echo "data/demo/tokens: not there; run 'make demo' first, which makes them"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/fourm suite examples/ablations/pretraining-tiny.yaml --jobs 2
+	OMP_NUM_THREADS=1 $(BIN)/fourm suite examples/ablations/few-shot.yaml --jobs 2
 
 # Tests of sockets, processes and signals can fall behind on a busy machine: one more try, which the summary lists.
 test: $(STAMP) lint types

@@ -38,8 +38,7 @@ def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
         learns = sum(p.numel() for p in module.parameters() if p.requires_grad)
         numbers = [si(number).strip() for number in (total, learns, total - learns)]
         lines += packed(["{}: {} parameters, {} learn, {} are frozen".format(part, *numbers)])
-    for part, line in zip(("training", "held out"), found):
-        lines += packed([f"{part}: {line}"])
+    lines += [f"{part}: {line}" for part, line in zip(("training", "held out"), found)]
     size, plan = config.train.batch_size, config.train.plan()
     sample = task.data.collated([task.data[0]])
     lines += packed(

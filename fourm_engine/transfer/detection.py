@@ -82,13 +82,13 @@ class Detection(Objective):
         there = visible > 0
         truth = {
             "size": size.tolist(),
-            "boxes": boxes[there].tolist(),
+            "corners": boxes[there].tolist(),
             "classes": of.categories[there].tolist(),
             "areas": (_areas(boxes) * size.prod() * of.areas)[there].tolist(),
             "counted": counted[there].tolist(),
         }
         found, boxes = self._found(boxes[counted].astype(np.float32) * self.extent)
-        return {"classes": np.append(of.categories[counted], -1)[found], "boxes": boxes}, truth
+        return {"classes": np.append(of.categories[counted], -1)[found], "corners": boxes}, truth
 
     def _found(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each cell the object that it is to find, (cells,), -1 for none, and its box, (cells, 4), in pixels: the
@@ -120,7 +120,7 @@ class Detection(Objective):
         focal = ops.sigmoid_focal_loss(logits, wanted, reduction="sum")
         finds = classes >= 0
         middles, sides = (x.expand(*classes.shape, 2)[finds] for x in self._cells(output))
-        boxes = targets["boxes"][finds]
+        boxes = targets["corners"][finds]
         overlap = ops.generalized_box_iou_loss(_corners(middles, sides, reach[finds]), boxes, reduction="sum")
         near, far = middles - boxes[:, :2], boxes[:, 2:] - middles
         centrality = (torch.minimum(near, far) / torch.maximum(near, far)).prod(-1).sqrt()
@@ -188,7 +188,7 @@ class _Coco(Metrics):
         for number, (truth, told) in enumerate(samples, start=1):
             size = truth["size"] * 2
             for box, category, area, counted in zip(
-                truth["boxes"], truth["classes"], truth["areas"], truth["counted"], strict=True
+                truth["corners"], truth["classes"], truth["areas"], truth["counted"], strict=True
             ):
                 truths.append(_annotation(number, category, box, size) | {"area": area, "iscrowd": int(not counted)})
             for category, score, *box in told:

@@ -61,7 +61,7 @@ def _objects(*boxes, crowd=()) -> Objects:
 
 def _output(task: Detection, target) -> torch.Tensor:
     """What a head would make that found all objects, and knew which cells are central."""
-    classes, boxes = torch.from_numpy(target["classes"]), torch.from_numpy(target["boxes"])
+    classes, boxes = torch.from_numpy(target["classes"]), torch.from_numpy(target["corners"])
     middles, sides = torch.from_numpy(task.middles), torch.from_numpy(task.sides)
     near, far = (middles - boxes[:, :2]) / sides, (boxes[:, 2:] - middles) / sides
     share = (torch.minimum(near, far) / torch.maximum(near, far)).prod(-1, keepdim=True).clamp(0.01, 0.99).sqrt()
