@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from PIL import Image
@@ -19,6 +21,9 @@ from fourm_engine.pretrain.task import EXPORT
 from fourm_engine.recipes.finetune_task import finetune
 from fourm_engine.recipes.task_config import load_task_config
 
+#: Not among the requirements of the tests: what an index has for CUDA breaks `transformers` beside a torch for the CPU.
+HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
+needs_torchvision = pytest.mark.skipif(not HAS_TORCHVISION, reason="needs torchvision")
 MODEL = {"width": 32, "encoder_blocks": 2, "decoder_blocks": 1, "heads": 2}
 #: 4 x 4 tokens.
 PIXELS = {"image_size": 32, "patch_size": 8}

@@ -9,7 +9,9 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.transfer.altering import altering_of
 from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig
-from tests.transfer.heads import PIXELS, picture
+from tests.transfer.heads import PIXELS, needs_torchvision, picture
+
+pytestmark = needs_torchvision
 
 FRESH = DataConfig(augment=True)
 SHOWN = picture((200, 80, 30), 0, (32, 32))

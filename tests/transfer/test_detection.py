@@ -21,10 +21,10 @@ from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.detection import Detection, _distinct
 from fourm_plugins.spec import Grid
 from fourm_plugins.view import View
-from tests.transfer.heads import coco, detection, scores, silent
+from tests.transfer.heads import coco, detection, needs_torchvision, scores, silent
 
 pytest.importorskip("pycocotools")
-pytest.importorskip("fourm_engine.transfer.box_heads")
+pytestmark = needs_torchvision
 
 RED, BLUE = (0.1, 0.2, 0.4, 0.6), (0.5, 0.5, 0.9, 0.8)
 
