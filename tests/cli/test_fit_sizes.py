@@ -91,7 +91,7 @@ def test_only_grids_adapt(config):
     words.append("modalities.settings.caption={text: {vocabulary_size: 600, coordinate_bins: 32}}")
     (config.parent / "data" / "caption").mkdir()
     (config.parent / "data" / "caption" / "0.txt").write_text("a cat\n")
-    with pytest.raises(ValueError, match=r"tokenizers\.spaces\.text\.adapt: caption is no grid"):
+    with pytest.raises(ValueError, match=r"tokenizers\.spaces\.text\.adapt: caption is not a grid"):
         fit(config, words)
     with pytest.raises(ConfigError, match=r"adapt\.sizes"):
         load_config(config, ["tokenizers.spaces.rgb.adapt={steps: 5, sizes: []}"])
