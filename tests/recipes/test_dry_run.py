@@ -107,7 +107,7 @@ def test_the_data_that_is_here_is_counted(path, tmp_path):
     write(tmp_path / "data", "rgb", "rgb", names(4))
     write(tmp_path / "data", "depth", "depth", names(3))
     before = sorted(p for p in tmp_path.rglob("*"))
-    (line,) = dry_run(load_config(path), gpu="H100").found
+    (line,) = dry_run(load_config(path), gpu="H100").data
     assert line.startswith("data found: ")
     assert "4 samples" in line
     assert line.endswith("  depth 3  rgb 4")
@@ -131,7 +131,7 @@ def test_tokens_whose_folder_is_misspelt_are_told_as_training_tells_them(path, t
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mfu": 1.5}, r"--mfu 1\.5: a share"),
+        ({"mfu": 1.5}, r"--mfu 1\.5: must be a fraction"),
         ({"gpu": "abacus"}, "--gpu abacus: its peak is not known"),
         ({"gpu": "H100", "processes": 3}, "batch_size=4 does not divide over 3 processes"),
     ],

@@ -40,7 +40,7 @@ GIVEN = ("run", "--input", "colour=photo.png")
 def test_explaining_needs_no_folder_and_writes_none(run, tmp_path):
     told = run("generate", *GIVEN, "--guidance", "-1", "--scheme", "remask", "--order", "share=0.2", "--explain")
     assert "1. height: remask, share 0.2, 8 steps" in told
-    assert "branch 2, with all: times -1" in told
+    assert "everything: share -1" in told
     assert "3. words: left to right" in told
     assert told.rstrip().endswith("nothing was run")
     assert not (tmp_path / "out").exists()
