@@ -176,7 +176,7 @@ class Encoder(nn.Module):
 
     def _forward(self, inputs: Sequence[Mapping[str, Any] | ReadSample], depths: Sequence[int]) -> list[Features]:
         if isinstance(inputs, (Mapping, ReadSample)):
-            raise ValueError("inputs is a list of samples, not a single sample")
+            raise ValueError("inputs: expected a list of samples, not a single sample")
         samples = [sample if isinstance(sample, ReadSample) else self.read(sample) for sample in inputs]
         if not samples:
             raise ValueError("inputs: no samples; give at least one")

@@ -83,7 +83,7 @@ def test_with_classes_a_sample_does_not_find_itself():
 @pytest.mark.parametrize(
     ("other", "labels", "message"),
     [
-        (index(random(5), "a", fingerprint="other"), None, "made by different models"),
+        (index(random(5), "a", fingerprint="other"), None, "of different models"),
         (index(random(5), "a", list("vwxyz")), None, "no sample in common"),
         (index(random(5), "a"), {"s0": "x", "s1": "y"}, "no class with another sample in common"),
     ],
