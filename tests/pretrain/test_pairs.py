@@ -107,4 +107,7 @@ def test_a_picture_that_fails_is_told_and_the_run_goes_on(data, tmp_path, capsys
     task = make_task(data)
     task.picture = picture
     Trainer(task, config(steps=2, pictures_every=1), tmp_path / "run", seed=3).run()
-    assert "pictures, step 1: failed; the run continues without them\n    KeyError: 'a bug of a plugin'" in capsys.readouterr().out
+    assert (
+        "pictures, step 1: failed; the run continues without them\n    KeyError: 'a bug of a plugin'"
+        in capsys.readouterr().out
+    )
