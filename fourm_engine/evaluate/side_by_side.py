@@ -12,12 +12,17 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
+import torch
+
+from fourm_engine.data.workers import end_with_parent
+
 T = TypeVar("T")
 
 
 def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
     """(number of the piece, its result) as they end, `jobs` at a time; for 1 in this process, in order. What is changed
-    by a piece beside its result is not seen here. Raises what a piece raises, and then ends the others."""
+    by a piece beside its result is not seen here. Raises what a piece raises, ValueError if one was killed, and then
+    ends the others."""
     if jobs == 1 or len(pieces) < 2:
         yield from ((number, piece()) for number, piece in enumerate(pieces))
         return
@@ -38,6 +43,9 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
                     result, error = pipe.recv()
                 except EOFError:
                     ended.join()
+                    if ended.exitcode == -signal.SIGKILL:
+                        why = "most likely for lack of memory; run fewer at a time (--jobs)"
+                        raise ValueError(f"one of {jobs} processes was killed, {why}") from None
                     raise RuntimeError(f"a process was lost: exit code {ended.exitcode}") from None
                 del running[pipe]
                 ended.join()
@@ -51,8 +59,7 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
 
 
 def _work(piece: Callable[[], T], pipe: Connection) -> None:
-    import torch
-
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
     torch.set_num_threads(1)  # a pool of threads does not survive the fork
     try:

@@ -105,6 +105,7 @@ def tiled(
     if len(tiling.places) > MAX_TILES:
         raise ValueError(f"{name!r} needs {len(tiling.places)} tiles, at most {MAX_TILES} are made; give a smaller one")
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
+    others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
     for wave in tiling.waves:
         places = [tiling.places[i] for i in wave]
         requests = []
@@ -112,7 +113,7 @@ def tiled(
             crop = padded[row * down :, column * right :][: shape.height, : shape.width]
             known = tokens[row : row + size[0], column : column + size[1]]
             part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
-            requests.append({**inputs, name: crop} | ({target: part} if (known >= 0).any() else {}))
+            requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
         seeds = [seed + i for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
         for (row, column), result in zip(places, results, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def init(
         machine: the machine to fit; by default this one.
 
     Raises ValueError if the folder holds nothing usable, or the file exists."""
-    out = Path(f"{Path(folder).resolve().name or 'data'}.yaml") if out is None else Path(out)
+    out = Path(f"{Path(os.path.abspath(folder)).name or 'data'}.yaml") if out is None else Path(out)
     if out.exists() and not force:
         raise ValueError(f"{out}: already exists; choose another name with --out, or replace it with --force")
     if scheme_of(str(folder)) is not None and not Path(folder).exists():

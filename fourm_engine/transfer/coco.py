@@ -35,21 +35,29 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
     document = read_json(path)
     if not is_coco(document):
         raise ValueError(f"{path}: not COCO's JSON of instances: no images, annotations and categories")
+    at = "categories"
     try:
         categories = sorted((int(one["id"]), str(one["name"])) for one in document["categories"])
         numbers = {number: i for i, (number, _) in enumerate(categories)}
+        at = "images"
         rows: dict[Any, list[list[float]]] = {one["id"]: [] for one in document["images"]}
-        for one in document["annotations"]:
+        for i, one in enumerate(document["annotations"]):
+            at = f"annotations[{i}]"
             x, y, width, height = (float(number) for number in one["bbox"])
             if width > 0 and height > 0:
-                share = min(float(one.get("area") or width * height) / (width * height), 1.0)
+                area = float(one.get("area") or 0)
+                share = min(area / (width * height), 1.0) if area > 0 else 1.0
                 crowd = float(bool(one.get("iscrowd")))
                 rows[one["image_id"]].append(
                     [x, y, x + width, y + height, numbers[one["category_id"]], share, crowd],
                 )
+        at = "images"
         listed = {str(one["file_name"]): _objects(one, rows[one["id"]]) for one in document["images"]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not COCO's JSON of instances: {type(error).__name__} {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        why = f"missing or unknown: {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: not COCO's JSON of instances: {at}: {why}") from None
+    if not categories:
+        raise ValueError(f"{path}: names no categories, which are what is learned; add them")
     found = {name: listed[file] for file, name in samples_of(list(listed), names).items()}
     if not found:
         raise ValueError(

@@ -71,9 +71,10 @@ def _read(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """A file of labels. Raises ValueError naming it."""
+    text = _read(path)
     try:
-        return json.loads(_read(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
 
 
@@ -99,7 +100,7 @@ def _json(path: Path) -> dict[str, tuple[str, ...]]:
     if is_coco(document):
         try:
             return _coco(document)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: not COCO's JSON of instances: {type(error).__name__} {error}") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected {{name: label}}, not a {type(document).__name__}")

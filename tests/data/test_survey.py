@@ -52,6 +52,15 @@ def test_folders_are_recognised_whatever_they_are_called(tmp_path):
     assert (found.train, found.val, found.paired, found.notes) == (tmp_path, None, 6, [])
 
 
+def test_links_to_themselves_hide_nothing(tmp_path):
+    write(tmp_path, "left", "rgb", names(5))
+    for name in ("loop", "loop.csv"):
+        (tmp_path / name).symlink_to(name)
+    assert read(tmp_path)["rgb"] == ("left", 5)
+    with pytest.raises(ValueError, match=r"loop: no such folder"):
+        look(tmp_path / "loop")
+
+
 def test_two_folders_of_pictures_with_common_names_are_two_modalities(tmp_path):
     for folder in ("left", "right"):
         write(tmp_path, folder, "rgb", names(5))

@@ -27,6 +27,26 @@ def test_an_error_of_a_piece_is_raised_and_the_others_end():
         list(side_by_side([fail, signal.pause], 2))
 
 
-def test_a_process_that_is_killed_is_told():
-    with pytest.raises(RuntimeError, match="exit code -9"):
+def test_a_process_that_is_killed_is_told_in_one_line_with_the_remedy():
+    with pytest.raises(ValueError, match=r"^one of 2 processes was killed, most likely for lack of memory; .*--jobs"):
         list(side_by_side([lambda: os.kill(os.getpid(), signal.SIGKILL), os.getpid], 2))
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed():
+    ready, started = os.pipe()  # open for writing while one of them lives
+
+    def begin():
+        os.write(started, b"x")
+        signal.pause()
+
+    if not (parent := os.fork()):
+        try:
+            list(side_by_side([begin, begin], 2))
+        finally:
+            os._exit(1)
+    os.close(started)
+    assert os.read(ready, 1) + os.read(ready, 1) == b"xx"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert os.read(ready, 1) == b""
+    os.close(ready)

@@ -38,6 +38,20 @@ def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monke
     assert whole.value.shape[:2] == (14, 20)
 
 
+def test_each_tile_sees_its_part_of_the_picture_also_where_the_target_has_its_name(toys, monkeypatch):
+    asked, run = [], toys.generate_batch
+
+    def noted(requests, *words, **options):
+        asked.extend(requests)
+        return run(requests, *words, **options)
+
+    monkeypatch.setattr(toys, "generate_batch", noted)
+    tiled(toys, {"colour": large(8, 12)}, "colour", overlap=1)
+    pictures = [[given for given in one.values() if isinstance(given, np.ndarray)] for one in asked]
+    assert [[picture.shape for picture in one] for one in pictures] == [[(8, 8, 3)], [(8, 8, 3)]]
+    assert len(asked[1]) == 2
+
+
 def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
     for whole, overlap in (((4, 4), 2), ((5, 4), 2), ((9, 13), 1), ((8, 12), 0), ((11, 6), 2)):
         tiling, seen = Tiling.of(whole, (4, 4), overlap), np.zeros(whole, int)

@@ -192,6 +192,7 @@ def test_measures_are_what_they_are_called():
             "task.head=linear with {'widht': 3}: got an unexpected keyword",
         ),
         ({**CLASSES, "ignore": [0]}, {}, "task.ignore: unknown key; "),
+        ({**CLASSES, "mixup": float("inf")}, {}, "task.mixup: Input should be a finite number"),
         ({**CLASSES, "mixpu": 1}, {}, "task.mixpu: unknown key; did you mean task.mixup?"),
         ({"kind": "segmentation", "target": "x", "ingore": []}, {}, "did you mean task.ignore?"),
         ({**CLASSES, "cutmix": -1}, {}, "task.cutmix: Input should be greater than or equal to 0"),

@@ -27,6 +27,8 @@ pytest.importorskip("pycocotools")
 pytestmark = needs_torchvision
 
 RED, BLUE = (0.1, 0.2, 0.4, 0.6), (0.5, 0.5, 0.9, 0.8)
+IMAGE = {"id": 0, "file_name": "0.jpg", "height": 10, "width": 10}
+BOX = {"image_id": 0, "bbox": [0, 0, 5, 5], "category_id": 0}
 
 
 @pytest.fixture(scope="module")
@@ -149,18 +151,33 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
     ("change", "error"),
     [
         ({"annotations": None}, "not COCO's JSON of instances: no images, annotations and categories"),
-        ({"images": [{"id": 0, "file_name": "0.jpg"}]}, "KeyError 'height'"),
-        ({"annotations": [{"image_id": 7, "bbox": [0, 0, 1, 1], "category_id": 0}]}, "KeyError 7"),
+        ({"images": [{"id": 0, "file_name": "0.jpg"}]}, "images: missing or unknown: 'height'"),
+        ({"images": [{**IMAGE, "height": float("inf")}]}, "images: cannot convert float infinity to integer"),
+        ({"annotations": [{**BOX, "image_id": 7}]}, r"annotations\[0\]: missing or unknown: 7"),
+        ({"annotations": [BOX, {**BOX, "bbox": [0, 0, 10**400, 1]}]}, r"annotations\[1\]: int too large to convert"),
+        ({"categories": []}, "names no categories"),
         ({"images": [{"id": 0, "file_name": "b.jpg", "height": 1, "width": 1}]}, "such as 'b.jpg', is a sample"),
     ],
 )
 def test_a_file_that_lists_no_objects_is_named_with_what_is_wrong(change, error, tmp_path):
-    image = {"id": 0, "file_name": "0.jpg", "height": 10, "width": 10}
-    document = {"images": [image], "annotations": [], "categories": [{"id": 0, "name": "red"}], **change}
+    document = {"images": [IMAGE], "annotations": [], "categories": [{"id": 0, "name": "red"}], **change}
     (tmp_path / "x.json").write_text(json.dumps({key: part for key, part in document.items() if part is not None}))
     with pytest.raises(ValueError, match=error) as caught:
         read_coco(tmp_path / "x.json", ["0"])
     assert str(tmp_path / "x.json") in str(caught.value)
+
+
+def test_an_area_that_is_none_leaves_the_boxs_own(tmp_path):
+    boxes = [{**BOX, "area": area} for area in (5, -5, float("nan"), None)]
+    document = {"images": [IMAGE], "annotations": boxes, "categories": [{"id": 0, "name": "red"}]}
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    assert read_coco(tmp_path / "x.json", ["0"])[0]["0"].areas.tolist() == [0.2, 1, 1, 1]
+
+
+def test_a_number_too_long_to_read_is_told_with_the_file(tmp_path):
+    (tmp_path / "x.json").write_text("1" * 5000)
+    with pytest.raises(ValueError, match=r"x\.json: not JSON: Exceeds the limit"):
+        read_coco(tmp_path / "x.json", ["0"])
 
 
 @pytest.mark.parametrize("module", ["torchvision.models.detection.fcos", "pycocotools.coco"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from fourm_engine.data.checks.findings import Finding, Level, Listed
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing, is_folder
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
@@ -183,7 +183,7 @@ def _look_beside(opened: Opened, root: Path, modalities: Mapping[str, Modality])
         opened.findings.append(Finding("extra", level, f"{shown(root)}: {line}"))
     sources = {modality.spec.source for modality in modalities.values()}
     with os.scandir(root) as entries:
-        others = sorted(e.name for e in entries if e.is_dir() and e.name not in sources and not is_litter(e.name))
+        others = sorted(e.name for e in entries if is_folder(e) and e.name not in sources and not is_litter(e.name))
     if others:
         opened.findings.append(
             Finding(

@@ -82,7 +82,7 @@ class Listing:
                 if is_litter(entry.name):
                     if not entry.name.startswith("._") and split(entry.name[1:], self.extensions) is not None:
                         self.left_out.add("hidden files", path)
-                elif _is_folder(entry):
+                elif is_folder(entry):
                     (links if entry.is_symlink() else waiting).append(path)
                 else:
                     yield path
@@ -179,8 +179,9 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also through a link, unless that leads to itself."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:
         return False

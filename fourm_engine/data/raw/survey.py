@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fourm_engine.data.raw.folder import is_folder
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
@@ -127,7 +128,7 @@ def _entries(root: Path) -> tuple[list[str], list[str]]:
     with os.scandir(root) as entries:
         for entry in entries:
             if not is_litter(entry.name) and entry.name != SPLITS:
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if is_folder(entry) else files).append(entry.name)
     if not folders and not files:
         raise ValueError(f"{shown(root)}: an empty folder; name the one that holds your data")
     return sorted(folders), sorted(files)

@@ -93,7 +93,7 @@ def _tables(folder: Path) -> list[Path]:
     found = list[Path]()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith((*SUFFIXES, *_OTHERS)) and entry.is_file() and entry.name != SPLITS:
+            if entry.name.lower().endswith((*SUFFIXES, *_OTHERS)) and Path(entry).is_file() and entry.name != SPLITS:
                 found.append(folder / entry.name)
             if len(found) > MOST_TABLES:
                 return []
