@@ -23,7 +23,7 @@ def _check_range(value: Any) -> Any:
 
 #: An inclusive range of tokens; a single number n means n to n.
 TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
-Alpha = Annotated[float, Field(ge=0)]
+Alpha = Annotated[float, Field(ge=0, le=1e6)]
 Keep = Literal["random", "all", "binary"]
 #: How a total is divided among modalities; see `fourm_engine.masking.samplers`.
 Sampler = Literal["dirichlet", "fill", "aion"]

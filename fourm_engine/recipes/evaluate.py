@@ -85,7 +85,7 @@ def evaluate(
         extra_metrics: modality -> further metrics, scored after the modality's.
         jobs: tasks (the matrix is one) at work at the same time, each in a process of one thread; on a CPU only.
 
-    Raises ValueError for no model, no config, no held-out data, or data that cannot be used."""
+    Raises ValueError for no model, no config, no held-out data, or data that cannot be used or scored."""
     folder = Path(run)
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
@@ -93,6 +93,8 @@ def evaluate(
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
+    if out is None and data is not None and (folder / CONFIG).is_file():
+        raise ValueError(f"--data: {folder}/evaluation is of the run's own held-out samples; name a folder with --out")
     out = out or folder / "evaluation"
 
     curves = read_curves(folder / "metrics.jsonl")
@@ -117,6 +119,9 @@ def evaluate(
         predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
         tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
         results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
+        if results and not any(result.agreement or any(result.scored.values()) for result in results):
+            location = data or (run_config.data.val if run_config else run)
+            raise ValueError(f"{location}: no sample has both the inputs and a target of a task")
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
         evaluation.save(out / JSON)

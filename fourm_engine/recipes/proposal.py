@@ -78,7 +78,7 @@ class Sizes:
             fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
             steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
             lr=5e-4 if large else 1e-3,
-            views=max(1, min(16, 3200 // samples)),
+            views=max(1, min(16, 3200 // max(1, samples))),
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 
 import pytest
 import yaml
@@ -68,6 +69,16 @@ def test_data_of_ones_own_needs_no_config(run, data, tmp_path):
     assert found.evaluation.tasks[0].name == "a@pixels → everything"
     assert found.evaluation.run["held-out samples"] == 5
     assert [note for note in found.evaluation.notes if "no constant predictors" in note]
+
+
+def test_samples_that_no_task_can_use_are_an_error_and_a_runs_own_report_stays(run, data, tmp_path):
+    write_config(run, data, samples=4)
+    with pytest.raises(ValueError, match=r"--data: .*name a folder with --out"):
+        evaluate(run, data=data, matrix=False)
+    shutil.copytree(data / "b", tmp_path / "only" / "b")
+    with pytest.raises(ValueError, match="only: no sample has both the inputs and a target"):
+        evaluate(run, data=tmp_path / "only", out=tmp_path / "out", matrix=False)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
 
 
 def test_the_same_seed_gives_the_same_record(run, data, tmp_path):
