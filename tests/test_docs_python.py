@@ -34,6 +34,8 @@ def model(tmp_path, monkeypatch) -> FourM:
     nats = {"nothing": {"rgb": 4.0, "depth": 2.0}, "caption": {"rgb": 3.9, "depth": 1.0}, "depth": {"rgb": 2.0}}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "pairs": nats}))
     Image.fromarray(picture()).save(tmp_path / "photo.png")
+    Image.new("RGB", (24, 16)).save(tmp_path / "large.png")
+    np.save(tmp_path / "truth.npy", np.zeros((8, 8), np.float32))
     monkeypatch.chdir(tmp_path)
     made = FourM(network, mods, tokenizers(mods), vocabulary, origin=(tmp_path / "model", None))
     monkeypatch.setattr(FourM, "from_pretrained", lambda path: made)
