@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.model import FourM
-from tests.generate.toys import PLUGINS, heights, install, make_model, picture, uninstall
+from tests.generate.toys import heights, install, install_all, make_model, picture, uninstall
 
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A folder on the path in which the toys are installed."""
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return tmp_path / "site"
 
 

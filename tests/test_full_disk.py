@@ -39,7 +39,7 @@ from fourm_engine.train.saving import Checkpoints
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
 from tests.fakes import fake_modalities, sample_names, write_data
-from tests.generate.toys import PLUGINS, install, make_model
+from tests.generate.toys import install_all, make_model
 from tests.grids import text_spec
 from tests.tokenizers.test_bins import fitted as bins
 from tests.tokenizers.test_mlp import made as mlp
@@ -288,8 +288,7 @@ def test_what_stops_a_writer_between_the_renames_leaves_the_old_folder(tmp_path,
 
 @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
 def test_an_export_names_its_folder_and_leaves_the_earlier_one(tmp_path, monkeypatch, stage):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     model, out = make_model(), tmp_path / "run"
     model.save_pretrained(out / "model")
     before = tree(out)
@@ -302,8 +301,7 @@ def test_an_export_names_its_folder_and_leaves_the_earlier_one(tmp_path, monkeyp
 
 
 def test_exports_have_ordinary_permissions(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     (tmp_path / "plain").write_text("")
     ordinary = (tmp_path / "plain").stat().st_mode
     make_model().save_pretrained(tmp_path / "model")

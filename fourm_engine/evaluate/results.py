@@ -93,8 +93,7 @@ class Diversity:
 @dataclass(frozen=True)
 class TaskResult:
     """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples with all inputs, of
-    which `scored` also have the target's truth. `diversity` has the drawn
-    targets."""
+    which `scored` also have the target's truth. `diversity` has the drawn targets."""
 
     name: str
     inputs: list[str]

@@ -36,7 +36,7 @@ MIN_VISIBLE = 0.25
 #: What is told of a picture: the likeliest cells and classes with a score above the first number; of boxes of one class
 #: that overlap more than the third, the likeliest; of these so many.
 MIN_SCORE, CANDIDATES, OVERLAP, MOST = 0.05, 1000, 0.6, 100
-MEASURES = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR10", "AR100")
+METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR10", "AR100")
 
 
 class Detection(Objective):
@@ -198,7 +198,7 @@ class _Coco(Metrics):
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        scores = {name: float(score) for name, score in zip(MEASURES, evaluation.stats) if score >= 0}
+        scores = {name: float(score) for name, score in zip(METRICS, evaluation.stats) if score >= 0}
         return {"AP": float("nan"), **scores, self.task.loss_name: loss / max(count, 1)}
 
     def _set(self, samples: int, annotations: list[dict[str, Any]]) -> Any:

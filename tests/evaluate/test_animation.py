@@ -10,15 +10,14 @@ import pytest
 from PIL import Image
 
 from fourm_engine.evaluate.animation import MAX_FRAMES, RESULT_MS, STEP_MS, Steps, animated
-from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.generate.toys import install_all, make_model, picture
 
 GREY = 128
 
 
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return Steps(make_model())
 
 

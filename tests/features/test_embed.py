@@ -10,14 +10,13 @@ import pytest
 from fourm_engine.cli.embed import embed, search
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.index import Index
-from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.generate.toys import install_all, make_model, picture
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run over the toys, with six samples in `tmp_path/data`; the last has no picture."""
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     model = make_model()
     model.save_pretrained(tmp_path / "run/model")
     for name, values in {"colour": [picture(i) for i in range(5)], "words": [text * 2 for text in "abcdef"]}.items():

@@ -16,7 +16,7 @@ from fourm_engine.generate import Condition, Ids
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_plugins.manager import PluginManager
-from tests.generate.toys import PLUGINS, SIDE, heights, install, make_model, network, picture
+from tests.generate.toys import SIDE, heights, install_all, make_model, network, picture
 
 SAMPLES = [
     {"colour": picture(1), "words": "abc"},
@@ -29,8 +29,7 @@ SAMPLES = [
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return make_model()
 
 

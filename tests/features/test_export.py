@@ -16,7 +16,7 @@ from fourm_engine.features import export as exporting
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
 from fourm_engine.generate import Condition, Ids
-from tests.generate.toys import PLUGINS, SIDE, install, make_model, picture
+from tests.generate.toys import SIDE, install_all, make_model, picture
 
 NAMES = ["words", "colour", "pose"]
 #: As the file has them, in the order of the vocabulary.
@@ -32,8 +32,7 @@ SAMPLES = [
 
 @pytest.fixture
 def encoder(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return Encoder(make_model(), NAMES)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fourm_engine.cli import app
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.recipes import probe as recipe
-from tests.generate.toys import PLUGINS, install, make_model
+from tests.generate.toys import install_all, make_model
 
 CLASSES = {"dark": 40, "bright": 215}
 
@@ -23,8 +23,7 @@ def silent(_):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run over the toys; `photos/<class>` has pictures that differ in brightness, `data` the same as a data set."""
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     model = make_model()
     model.save_pretrained(tmp_path / "run/model")
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from fourm_engine.features import index as indexing
 from fourm_engine.features.index import Index
 from fourm_engine.features.retrieval import evaluate
 from fourm_engine.masking.pack import pack_inputs
-from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.generate.toys import install_all, make_model, picture
 
 
 def index(features, inputs="b", names=None, fingerprint="same") -> Index:
@@ -127,8 +127,7 @@ def test_without_the_extra_every_sample_is_compared(tmp_path, monkeypatch, caplo
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run over the toys, with eight samples of three modalities in `tmp_path/data`."""
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     model = make_model()
     model.save_pretrained(tmp_path / "run/model")
     values = {"colour": [picture(i) for i in range(8)], "pose": random(8, 6).clip(-1, 1).astype(np.float32)}

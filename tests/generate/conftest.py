@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fourm_engine.model import FourM
-from tests.generate.toys import PLUGINS, install, make_model
+from tests.generate.toys import install_all, make_model
 
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch) -> FourM:
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return make_model()

@@ -9,13 +9,12 @@ from PIL import Image
 from fourm_engine.cli.edit import edit as command
 from fourm_engine.generate import Condition
 from fourm_engine.generate.shown import without_halo
-from tests.generate.toys import PLUGINS, heights, install, make_model, picture
+from tests.generate.toys import heights, install_all, make_model, picture
 
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return make_model()
 
 

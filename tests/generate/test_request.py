@@ -12,13 +12,12 @@ from fourm_engine.generate import Condition, Stage, default_plan
 from fourm_engine.generate.given import Ids
 from fourm_engine.model import FourM
 from fourm_plugins.view import View
-from tests.generate.toys import PLUGINS, heights, install, make_model, modalities, picture
+from tests.generate.toys import heights, install_all, make_model, modalities, picture
 
 
 @pytest.fixture
 def model(tmp_path, monkeypatch) -> FourM:
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return make_model()
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from fourm_engine.generate.result import Generated, Results
-from tests.generate.toys import PLUGINS, install, make_model
+from tests.generate.toys import install_all, make_model
 
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     return make_model()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from fourm_engine.cli import main
 from fourm_engine.cli.vary import _axis
 from fourm_plugins import SampleError
-from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.generate.toys import install_all, make_model, picture
 from tests.plugins.instances import modality
 
 CUBE = [("cube", 0.1, 0.4, 0.3, 0.8)]
@@ -19,8 +19,7 @@ CUBE = [("cube", 0.1, 0.4, 0.3, 0.8)]
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     made = make_model()
     # A toy with a part: its brightness.
     height = made.modalities["height"]

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -315,6 +316,12 @@ def install(folder: Path, names: list[str], *, kinds: bool = True, version: str 
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(entry_points)
+
+
+def install_all(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the toys in `site`, which is on the path of this test."""
+    install(site, list(PLUGINS))
+    monkeypatch.syspath_prepend(str(site))
 
 
 def uninstall(site: Path, name: str) -> None:

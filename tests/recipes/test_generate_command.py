@@ -13,14 +13,13 @@ from fourm_engine.cli import app
 from fourm_engine.generate import Condition
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
-from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.generate.toys import install_all, make_model, picture
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """run(command, *words) of a model in ./run, with a picture in ./photo.png; the output and whether it succeeded."""
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     monkeypatch.chdir(tmp_path)
     make_model().save_pretrained(tmp_path / "run")
     Image.fromarray(picture()).save("photo.png")

@@ -128,10 +128,9 @@ def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeyp
 
 
 def test_the_registry_is_frozen_when_a_model_is_loaded(monkeypatch, tmp_path):
-    from tests.generate.toys import PLUGINS, install, make_model
+    from tests.generate.toys import install_all, make_model
 
-    install(tmp_path / "site", list(PLUGINS))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_all(tmp_path / "site", monkeypatch)
     make_model().save_pretrained(tmp_path / "model")
     from fourm_engine import exported, loading, model
 
