@@ -329,6 +329,9 @@ def test_a_course_needs_steps_and_two_numbers():
 class Certain(type(MODALITIES["words"])):
     one_answer = True
 
+    def make_spec(self):
+        return super().make_spec().model_copy(update={"alignment": "image"})
+
 
 def test_a_sequence_with_one_answer_is_drawn_only_where_no_picture_shows_it_or_on_request():
     mods = dict(MODALITIES, words=Certain("words"))
