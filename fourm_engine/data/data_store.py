@@ -181,12 +181,12 @@ class DataStore(Store):
             self.raw is not None and isinstance(self.raw.data.root, Location)
         )
 
-    def ahead(self, rows: Sequence[int]) -> None:
+    def ahead(self, rows: Sequence[int], *, now: bool = False) -> None:
         if self.tokens is not None:
-            self.tokens.ahead(rows, views=self.raw is not None)
+            self.tokens.ahead(rows, now=now, views=self.raw is not None)
         if self.raw is not None:
             there = [raw_row for row in rows if (raw_row := self._raw_row(row)) is not None]
-            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized)
+            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized, now=now)
 
     def skip(self, row: int, bad: BadFile) -> None:
         raw_row = self._raw_row(row)

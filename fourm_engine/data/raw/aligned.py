@@ -213,13 +213,14 @@ class AlignedData:
         """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
 
-    def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
-        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities."""
+    def ahead(self, names: Sequence[str], *, without: Collection[str], now: bool = False) -> None:
+        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities.
+        now: they are needed next."""
         sources = {
             id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
         }
         for source in sources.values():
-            source.ahead(names)
+            source.ahead(names, now=now)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
