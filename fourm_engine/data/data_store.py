@@ -123,19 +123,15 @@ class DataStore(Store):
                     changed += [(sample, name)] if digest(data.stamp(sample, name)) != stamp else []
         if gone:
             log.info(
-                "%s: %s, such as that of %s of %s, %s no longer there; the tokens are used (`fourm tokenize --prune` "
-                "drops them)",
+                "%s: %s gone, such as %s of %s; tokens are used (`fourm tokenize --prune` drops them)",
                 data.root,
                 counted(len(gone), "file"),
                 gone[0][1],
                 gone[0][0],
-                "are" if len(gone) > 1 else "is",
             )
         if changed:
             log.warning(
-                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm "
-                "tokenize` compares what is in them, and encodes those that have changed",
-                data.root,
+                "size or time of %s of %s (%s) changed since tokenizing, such as %s; run `fourm tokenize`",
                 f"{len(changed):,}",
                 counted(there, "file"),
                 ", ".join(sorted({name for _, name in changed})),

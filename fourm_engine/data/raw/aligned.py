@@ -140,7 +140,8 @@ class AlignedData:
 
     def _wanted(self) -> str:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
-        return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
+        kinds = (("the folder itself" if s == "." else f"{s}/", ", ".join("." + e for e in all_)) for s, all_ in specs)
+        return "; ".join(f"{extensions} files in {where}" for where, extensions in kinds)
 
     def describe(self) -> str:
         """How many samples of which split, in one line."""
@@ -310,9 +311,9 @@ class AlignedData:
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 
-    def skip(self, name: str, bad: BadFile) -> None:
-        """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
-        self._bad.add(name, bad)
+    def skip(self, name: str, bad: BadFile) -> bool:
+        """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was named."""
+        return self._bad.add(name, bad)
 
     @property
     def errors(self) -> dict[str, int]:
