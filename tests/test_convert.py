@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert import published
+from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.absent import MissingTokenizerError
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
@@ -27,11 +28,11 @@ from fourm_plugins.spec import Grid, Sequence
 GRID = Grid(height=2, width=2)
 OURS = {"dim": "width", "num_register_tokens": "registers"}
 DOMAINS = [
-    published.Domain("tok_rgb@32", GRID, 12, 0, True, True),
-    published.Domain("rgb@32", GRID, 0, 768, True, False),
-    published.Domain("tok_depth@32", GRID, 9, 0, True, True),
-    published.Domain("caption", Sequence(max_tokens=12), 4300, 0, True, True),
-    published.Domain("tok_normal@32", GRID, 7, 0, False, True),
+    Domain("tok_rgb@32", GRID, 12, 0, True, True),
+    Domain("rgb@32", GRID, 0, 768, True, False),
+    Domain("tok_depth@32", GRID, 9, 0, True, True),
+    Domain("caption", Sequence(max_tokens=12), 4300, 0, True, True),
+    Domain("tok_normal@32", GRID, 7, 0, False, True),
 ]
 
 
@@ -41,7 +42,7 @@ def checkpoint(request, tmp_path):
     gelu = request.param == "gelu"
     shape = {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2}
     config = ModelConfig(**shape, mlp=request.param, bias=gelu, qk_norm=not gelu, registers=3 * gelu)
-    vocabulary = published.vocabulary_of(DOMAINS)
+    vocabulary = vocabulary_of(DOMAINS)
     torch.manual_seed(0)
     network = Transformer(config, vocabulary)
     names = {domain.name: domain.name for domain in DOMAINS}
