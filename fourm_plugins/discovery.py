@@ -40,8 +40,18 @@ _GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
 #: Names in published checkpoints whose plugin in this project has another name.
 _CALLED = {"det": "boxes"} | dict.fromkeys(
-    ("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global", "metadata", "color_palette")
-    + ("human_poses", "sam_instance"),
+    [
+        "canny_edge",
+        "sam_edge",
+        "dinov2",
+        "imagebind",
+        "dinov2_global",
+        "imagebind_global",
+        "metadata",
+        "color_palette",
+        "human_poses",
+        "sam_instance",
+    ],
     "more21",
 )
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert import published
-from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.absent import MissingTokenizerError
+from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
 from fourm_engine.generate import Ids

@@ -158,7 +158,7 @@ PYTHON = """#!/bin/bash
 echo "$@ rank $RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE at $MASTER_ADDR" >> $OUT/said
 trap 'echo saved >> $OUT/said; exit 143' TERM
 echo $$ > $OUT/pid
-for _ in $(seq 2000); do [ -e $OUT/done ] && exit 0; sleep 0.05; done
+for _ in $(seq 2000); do [ -e $OUT/done ] && exit $(cat $OUT/done); sleep 0.05; done
 exit 1
 """
 OTHERS = {
@@ -167,20 +167,23 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("how", ["USR1", "TERM", "finishes"])
-def test_a_slurm_job_that_is_stopped_saves_and_goes_back_into_the_queue(tmp_path, how):
+@pytest.mark.parametrize("how", ["USR1", "TERM", "finishes", "loses a process", "loses one again and again", "fails"])
+def test_a_slurm_job_that_is_stopped_or_loses_a_process_goes_back_into_the_queue(tmp_path, how):
     for name, text in {"srun": SRUN, "python": PYTHON, **OTHERS}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OUT": str(tmp_path)}
     environment |= {"SLURM_JOB_NODELIST": "any", "SLURM_JOB_ID": "77"}
+    environment |= {"SLURM_RESTART_COUNT": "20" if how == "loses one again and again" else "19"}
+    ends = {"finishes": 0, "loses a process": 75, "loses one again and again": 75, "fails": 1}
     job = subprocess.Popen(["bash", str(PAPER / "slurm.sh"), "a.yaml", "train.lr=1"], env=environment)
     try:
         deadline = time.time() + 120
         while not (tmp_path / "pid").exists() and time.time() < deadline:
             time.sleep(0.02)
-        if how == "finishes":
-            (tmp_path / "done").touch()
+        if how in ends:
+            (tmp_path / "writing").write_text(str(ends[how]))
+            (tmp_path / "writing").rename(tmp_path / "done")
         else:
             job.send_signal(getattr(signal, f"SIG{how}"))
         status = job.wait(timeout=120)
@@ -189,4 +192,5 @@ def test_a_slurm_job_that_is_stopped_saves_and_goes_back_into_the_queue(tmp_path
     said = (tmp_path / "said").read_text().splitlines()
     assert said[0] == "-m fourm_engine.train a.yaml train.lr=1 rank 3 of 4, 1 of 2 at first"
     stopped = ["scancel --signal=TERM 77", "saved", "requeue 77"]
-    assert (status, said[1:]) == ((0, []) if how == "finishes" else (143, stopped))
+    again = ["requeue 77"] if how == "loses a process" else []
+    assert (status, said[1:]) == ((ends[how], again) if how in ends else (143, stopped))
