@@ -190,7 +190,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         of_batch,
         flops,
         training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
-        memory_of(config, network, vocabulary, targets, world=world, bf16=bf16),
+        memory_of(config, network, vocabulary, targets, world=world, bf16=bf16, on_gpu=on_gpu),
         checkpoint_bytes(config, network),
         config.train.plan(config.masking.sample_tokens),
         config.train,

@@ -26,6 +26,7 @@ def memory_of(
     *,
     world: int,
     bf16: bool,
+    on_gpu: bool,
 ) -> dict[str, float]:
     """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
     devices."""
@@ -45,14 +46,14 @@ def memory_of(
         parts["optimiser (2 moments)"] = 2 * learning
     if train.ema is not None:
         parts["averages"] = learning
-    if split > 1:
+    if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
         parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
     return {**parts, "activations": sum(activations.values())}
 
 
 def _gathered(network: Transformer, *, size: int) -> float:
-    """Bytes that sharding gathers for a while: a block, the next one, and a block's gradients before they are divided;
-    what lies outside the blocks, and its gradients, from the first use to the last."""
+    """Bytes that FSDP2 gathers for a while: a block, the next one, and a block's gradients before they are divided;
+    from the first use to the last, what lies outside the blocks, and its gradients."""
 
     def count(module: torch.nn.Module, *, learning: bool = False) -> float:
         return float(sum(p.numel() for p in module.parameters() if p.requires_grad or not learning))
