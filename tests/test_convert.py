@@ -84,6 +84,32 @@ def test_arguments_may_stand_in_a_config_beside_the_file(checkpoint):
     assert FourM.from_pretrained(checkpoint.parent, device="cpu").vocabulary.names[1] == "rgb@pixels"
 
 
+def test_each_process_reads_its_rows_of_a_published_file_and_no_more(checkpoint, monkeypatch):
+    opened = published.open_checkpoint(checkpoint)
+    names = {domain.name: domain.name for domain in opened.domains}
+    whole = dict(published.build_network(opened, opened.domains, names).named_parameters())
+    blank, numbers = published.blank_network(opened, opened.domains, names), []
+    read_rows = published.read_rows
+
+    def counted(path, key, rows, first, *, leading):
+        numbers.append(0 if leading else rows.numel())
+        read_rows(path, key, rows, first, leading=leading)
+
+    monkeypatch.setattr(published, "read_rows", counted)
+    read = published.reader(opened, blank, opened.domains, names)
+    for process in range(3):
+        numbers.clear()
+        share = 0
+        for name, parameter in whole.items():
+            chunk = -(-len(parameter) // 3)
+            first = min(chunk * process, len(parameter))
+            part = torch.full_like(parameter[first : first + chunk], torch.nan)
+            read(part, name, first)
+            assert torch.equal(part, parameter[first : first + chunk]), name
+            share += part.numel()
+        assert 0 < sum(numbers) <= share
+
+
 def test_tied_tensors_that_a_file_holds_once_are_found(checkpoint):
     arguments = published.read_arguments(checkpoint)[0]
     tensors = load_file(checkpoint)
