@@ -7,6 +7,7 @@ collectives with the backward pass.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import local_world
 from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
-from fourm_engine.train.distributed import first_row, local, together, world_size
+from fourm_engine.train.distributed import first_row, local, patience, together, world_size
 
 if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
@@ -41,7 +42,8 @@ def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int,
     if planned is None:
         _agree(model)
     if is_sharded(config, device, blocks):
-        _shard(model, blocks, device, copies=copies(config, world_size()), bf16=bf16)
+        made = copies(config, world_size())
+        _shard(model, blocks, device, copies=made, bf16=bf16, wait=patience(config.watchdog_s))
     if planned is not None:
         model.to_empty(device=device)
         together(lambda: _fill(planned))
@@ -85,7 +87,9 @@ def _agree(model: nn.Module) -> None:
             dist.broadcast(local(tensor.detach()), group=tensor.device_mesh.get_group(0), group_src=0)
 
 
-def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, copies: int, bf16: bool) -> None:
+def _shard(
+    model: nn.Module, blocks: list[nn.Module], device: torch.device, *, copies: int, bf16: bool, wait: timedelta
+) -> None:
     """FSDP2 over a (copies, shards) mesh, in place; on (world, 1) it equals DDP bit for bit. Under bf16 the blocks'
     weights are gathered in bf16, and all gradients reduced in fp32; the residual stream, embeddings and heads keep
     autocast's types."""
@@ -93,6 +97,8 @@ def _shard(model: nn.Module, blocks: list[nn.Module], device: torch.device, *, c
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (copies, world_size() // copies), mesh_dim_names=("copies", "shards"))
+    for group in mesh.get_all_groups():  # new ones wait 10 minutes (NCCL), whatever that of all processes does
+        dist.distributed_c10d._set_pg_timeout(wait, group)
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=half if bf16 and device.type in HALF_ON else MixedPrecisionPolicy())

@@ -20,7 +20,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 
 _DECODER = {"context_proj", "decoder", "decoder_norm", "heads"}
-_OF_DECODER = {"decoder_table", "mask_token"}  # in the embedding
+_OF_DECODER = {"decoder_table", "decoder_positions", "mask_token"}  # in the embedding
 
 
 def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
