@@ -23,7 +23,7 @@ from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Watch
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, length, together
-from fourm_engine.generate.sampling import draw, generators, uniforms
+from fourm_engine.generate.sampling import draw, generators, log_probability, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -143,7 +143,7 @@ class Sampler:
             if prefix is not None:
                 row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
         uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
-        ids_BL = self.autoregressive(
+        ids_BL, confidence_BL = self.autoregressive(
             rows,
             plan,
             stage.target,
@@ -155,10 +155,12 @@ class Sampler:
             top_p=stage.top_p,
         )
         filled = []
-        for ids, prefix in zip(ids_BL.cpu().numpy(), prefixes, strict=True):
+        for ids, sure, prefix in zip(ids_BL.cpu().numpy(), confidence_BL.cpu().numpy(), prefixes, strict=True):
             stops = np.flatnonzero(np.isin(ids, list(special.stop)))
             ids = ids[: stops[0]] if len(stops) else ids
-            filled.append(Filled(ids if prefix is None else np.append(prefix.ids, ids)[:limit]))
+            known = np.empty(0, np.int64) if prefix is None else prefix.ids
+            sure = np.append(np.ones(len(known), np.float32), sure[: len(ids)])
+            filled.append(Filled(np.append(known, ids)[:limit], confidence=sure[:limit]))
         return filled
 
     @torch.inference_mode()
@@ -174,8 +176,9 @@ class Sampler:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
-    ) -> Tensor:
-        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id; ids after it have no meaning."""
+    ) -> tuple[Tensor, Tensor]:
+        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id, and the probability that the model gave each,
+        float32; what follows a `stop` id has no meaning."""
         entry, device = self.vocabulary[target], self.device
         batch = len(rows) // len(plan)
         used = sum(plan.shares(batch, step / max(1, limit - 1)) != 0 for step in range(limit)) > 0  # (K, B)
@@ -197,7 +200,7 @@ class Sampler:
         stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
         mod = torch.full((len(order),), entry.index, device=device)
         ids_B = torch.full((batch,), self.sequences[target].start, device=device)
-        done_B, ids = torch.zeros(batch, dtype=torch.bool, device=device), []
+        done_B, ids, sure = torch.zeros(batch, dtype=torch.bool, device=device), list[Tensor](), list[Tensor]()
         # A check waits for the device; tokens decoded beyond the end are dropped.
         check_every = 1 if device.type == "cpu" else TOKENS_BETWEEN_CHECKS
         for step in range(limit):
@@ -206,6 +209,7 @@ class Sampler:
             logits_BV = self.network.logits(y, target).float()
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
+            sure.append(log_probability(logits_BV, ids_B).exp())
             if self._watch is not None:
                 so_far_BL = torch.stack(ids, dim=1)
                 stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
@@ -213,4 +217,4 @@ class Sampler:
             done_B |= torch.isin(ids_B, stops)
             if (step + 1) % check_every == 0 and bool(done_B.all()):
                 break
-        return torch.stack(ids, dim=1)
+        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)

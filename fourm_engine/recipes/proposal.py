@@ -198,10 +198,12 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in whole:
         component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
-        component |= {"input": {spec.name: 1000}, "input_tokens": counts[spec.name]}
+        component |= {"input": {spec.name: 1000}, "input_tokens": "all"}
         if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
             component["target"] = {"*": 0.5, **left_out}
-        yield 2, f"- {_flow(component)}", f"all of it in, which is {counts[spec.name]} tokens; everything else out"
+        if sum(counts[t.name] for t in others[spec.name]) <= most_asked:
+            component["target_tokens"] = "all"
+        yield 2, f"- {_flow(component)}", "all of it in, at whatever size; everything else out"
     rest = round(1 - WHOLE, 3) if whole else 1.0
     yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
