@@ -105,9 +105,9 @@ class Gradients:
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
-        self._shared: SharedMean | None = None
+        self.shared: SharedMean | None = None
         if not sharded:
-            self._flat, self._shared = _flatten(model)
+            self._flat, self.shared = _flatten(model)
 
     def zero(self) -> None:
         if not self.sharded:
@@ -129,8 +129,8 @@ class Gradients:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        elif self._shared is not None:
-            self._shared.reduce()
+        elif self.shared is not None:
+            self.shared.reduce()
         elif world_size() > 1:
             dist.all_reduce(self._flat)
             self._flat.div_(world_size())
