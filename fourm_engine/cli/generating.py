@@ -125,7 +125,8 @@ def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
         weight, _, where = right.partition("@")
         if not (name and weight and where):
             raise ValueError(f"--region {text!r}: expected NAME=WEIGHT@x0,y0,x1,y1 or NAME=WEIGHT@FILE")
-        box = "," in where and not Path(where).exists()
+        file = Path(where).suffix[1:].isalpha() or Path(where).exists()
+        box = "," in where and not file
         part = [_number(f"--region {name}", edge) for edge in where.split(",")] if box else where
         if box and len(part) != 4:
             raise ValueError(f"--region {name}: {where} is no box; expected four numbers, x0,y0,x1,y1")

@@ -21,6 +21,7 @@ from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_engine.transfer.answers import Mapped
 from fourm_plugins.counting import counted
@@ -71,6 +72,8 @@ def generate(
             raise ValueError("--animate needs a run, which --explain does not make; leave one of them out")
     if out is None and not explain:
         raise ValueError("--out is missing; name a folder for the results")
+    if out is not None and not explain:
+        refuse_recorded(out)
     manager = _manager(run, providers, disable)
     with nullcontext() if out is None or explain else at_work(out):
         choose_threads(device)
@@ -128,7 +131,7 @@ def _tiled(
     model: FourM, inputs: Mapping[str, Any], targets: Sequence[str] | None, *, overlap: int, **options: Any
 ) -> Results:
     if targets is None or len(targets) != 1:
-        raise ValueError("--overlap: tiles are of one --target; name it")
+        raise ValueError(f"--overlap: tiles are of one --target; given: {', '.join(targets or ()) or 'none'}")
     without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
     if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
         raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")

@@ -36,6 +36,14 @@ def digest_of_model(model: FourM) -> str:
     return digest.hexdigest()[:16]
 
 
+def refuse_recorded(out: Path) -> None:
+    """Raises ValueError for a folder of recorded results, or a modality's folder in it: another file there would look
+    like a sample."""
+    for folder in (Path(out), Path(out).resolve().parent):
+        if (folder / FOLDER / SETTINGS).is_file():
+            raise ValueError(f"--out {out}: {folder} is a data set that fourm generate wrote; choose another folder")
+
+
 class Record:
     """The record of `out`, written by part `part` of `parts`. Takes 24 bytes of memory per existing sample."""
 
