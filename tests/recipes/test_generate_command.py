@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from fourm_engine.cli import app
 from fourm_engine.generate import Condition
+from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
-from tests.generate.toys import install_all, make_model, picture
+from tests.generate.toys import install_all, make_model, network, picture
 
 
 @pytest.fixture
@@ -119,6 +120,9 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
     [
         (("--guidance", "much"), "--guidance: 'much' is no number"),
         (("--guidance", "1,"), "--guidance: '' is no number"),
+        (("--guide", "run"), "--guide 'run': expected WEIGHT@RUN, such as 2@runs/early"),
+        (("--guide", "x@run"), "--guide: 'x' is no number"),
+        (("--guide", "2@none"), "--guide: none"),
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
         (("--order", "share=x"), "--order: 'x' is no number"),
         (("--reduce", "mean"), "reduce has no effect on one sample"),
@@ -157,6 +161,25 @@ def test_a_region_has_a_weight_on_the_command_line_as_in_python(run, tmp_path):
     more = {"colour": region, "words": "red"}
     expected = model.generate(more, "height", steps=4, temperature=0, guidance={"words": 2.0})["height"]
     assert (tmp_path / "both/height.npy").read_bytes() == expected.modality.write(expected.value)["npy"] != content
+
+
+def test_a_weaker_run_guides_as_in_python(run, tmp_path):
+    weaker = make_model()
+    weaker.network.load_state_dict(network(weaker.modalities, seed=1)[0].state_dict())
+    weaker.save_pretrained("weaker")
+    words = ("--target", "height", "--steps", "4", "--temperature", "0")
+    assert "guide of 0.0" in run("generate", *GIVEN, *words, "--guide", "3,2@weaker", "--explain")
+    run("generate", *GIVEN, *words, "--guide", "3@weaker", "--out", "out")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photo.png").rename("photos/a.png")
+    many = ("generate", "run", "--input", "colour=photos", *words, "--out", "many")
+    run(*many, "--guide", "3@weaker")
+    model = FourM.from_pretrained("run", device="cpu")
+    expected = model.generate({"colour": "photos/a.png"}, "height", steps=4, temperature=0, guide=Guide(weaker, 3.0))
+    content = expected["height"].modality.write(expected["height"].value)["npy"]
+    assert (tmp_path / "out/height.npy").read_bytes() == content
+    assert (tmp_path / "many/height/a.npy").read_bytes() == content
+    assert "--guide.0 was 3.0, is 4.0" in run(*many, "--guide", "4@weaker")
 
 
 def test_a_region_that_cannot_be_is_one_line(run):
