@@ -1,4 +1,4 @@
-"""What a model makes of ever more inputs, of part of a map, a moved class, a flattened depth; the best of several samples:
+"""What a model makes of ever more inputs, part of a map, a moved class, a flattened depth; and the best of several:
 
     python examples/scenes/editing.py runs/demo --out runs/demo/editing.png
 
