@@ -50,12 +50,15 @@ class FinetuneTask(FourMTask):
 
     def model(self) -> nn.Module:
         network = Transformer(self.config, self.vocabulary)
-        self.source.take_over(network)
+        if not self.source.settings.from_scratch:
+            self.source.take_over(network)
         adapt(network, self.source.settings, self.source.trained_config)
         return network
 
     def planned(self, seed: int) -> Planned | None:
         """Of a published source, whose tensors are others, every process reads all."""
+        if self.source.settings.from_scratch:
+            return super().planned(seed)
         if self.source.origin is None:
             return None
         return planned(self._blank(self.config), self.source.weights, self.source.shapes, seed=seed)
@@ -102,4 +105,5 @@ class FinetuneTask(FourMTask):
         settings = self.source.settings
         lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
         facts = {"finetune.source": self._digest, "finetune.freeze": settings.freeze, "finetune.lora": lora}
+        facts["finetune.from_scratch"] = settings.from_scratch
         return super().identity() | facts

@@ -148,7 +148,10 @@ class Suite:
             needs = self.encoders[name].folder if name in self.encoders else None
             source = encoder.source if needs is None else str(self.config.out / needs)
             if source is None and needs_model:
-                self.notes.append(f"tasks.{label}: left out for {name}, which has no model to start from")
+                self.notes.append(
+                    f"tasks.{label}: left out for {name}, which has no model to start from; for its shape alone name a "
+                    f"source, with in_tasks: {{finetune.from_scratch: true}}"
+                )
                 continue
             for seed in self.config.seeds:
                 folder = f"{TASKS}/{name_of({'task': label, 'encoder': name, 'seed': seed})}"
