@@ -1,11 +1,11 @@
-"""A U-Net, or a small ResNet, from scratch on the labels of a task, beside the encoder with a head that `fourm finetune`
-trains: same samples, crops, loss, training loop and metrics.
+"""A U-Net, or a small ResNet, from scratch on the labels of a task, beside the encoder with a head that `fourm
+finetune` trains: same samples, crops, loss, training loop and metrics.
 
     python -m benchmarks.unet examples/ablations/tasks/depth-head.yaml --network unet --rates 1e-3 3e-3 --seeds 0 1 2
 
-The rate is chosen among `--rates` by the held-out measure of the first seed. `--network head` trains the config's encoder
-and head, and `--network scratch` the same from drawn weights. Prints, for each run, its measures and the CPU seconds of
-its training without evaluation; last, the mean and the standard deviation over the seeds.
+The rate is chosen among `--rates` by the held-out measure of the first seed. `--network head` trains the config's
+encoder and head, and `--network scratch` the same from drawn weights. Prints, for each run, its measures and the CPU
+seconds of its training without evaluation; last, the mean and the standard deviation over the seeds.
 """
 
 from __future__ import annotations
