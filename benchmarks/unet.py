@@ -106,6 +106,9 @@ class Timed(HeadTask):
     def above(self, name: str) -> Any:
         return super().above(name) if self.width is None else None
 
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return super().blocks(model) if self.width is None else []
+
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         began = time.process_time()
         found = super().evaluate(model, share)
@@ -142,7 +145,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16, help="channels of the first level")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     width = options.width if options.network == "unet" else None
     overrides = [*options.overrides, *(["finetune.from_scratch=true"] if options.network == "scratch" else [])]
     found: dict[tuple[float, int], float] = {}
