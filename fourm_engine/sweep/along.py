@@ -37,9 +37,7 @@ def _pointed(key: str, found: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]
         by_encoder.setdefault(trial.point["encoder"], []).append(settings)
     names = dict.fromkeys(name for _, settings in found for name in settings if name not in (key, *_OF_TRIALS))
     differing = [
-        name
-        for name in names
-        if any(len({json.dumps(s.get(name)) for s in same}) > 1 for same in by_encoder.values())
+        name for name in names if any(len({json.dumps(s.get(name)) for s in same}) > 1 for same in by_encoder.values())
     ]
     pointed = []
     for trial, settings in found:
