@@ -1,7 +1,7 @@
 """Tasks that differ by a number, such as their share of the labels: the measure over it.
 
-In: the trials of the tasks, by task, and the dotted key of the number. Out: for each measure its `Results`, in which the
-number is an axis, beside the encoder and the settings in which tasks of this measure differ otherwise.
+In: the trials of all tasks, and the dotted key of the number. Out: for each measure its `Results`, in which the number
+is an axis, beside the encoder and the settings in which tasks of this measure differ otherwise.
 """
 
 from __future__ import annotations
