@@ -26,6 +26,7 @@ from fourm_engine.nn.flops import Learning, forward_flops, training_flops, train
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
+from fourm_engine.pretrain.starting import filled
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
@@ -74,9 +75,9 @@ class FourMTask(Task):
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
     def model(self) -> nn.Module:
-        return Transformer(self.config, self.vocabulary)
+        return filled(self.planned(torch.initial_seed()))
 
-    def planned(self, seed: int) -> Planned | None:
+    def planned(self, seed: int) -> Planned:
         return planned_network(self.config, self.vocabulary, seed)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
