@@ -115,6 +115,10 @@ class FourMTask(Task):
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
         if self.average_over == "present":
             return super().weights(counts, step)
+        if self.average_over == "shares":
+            held = {entry.name: entry.layout.num_tokens for entry in self.vocabulary}
+            shares = {name: count / held[name] for name, count in counts.items() if count > 0}
+            return {name: share / sum(shares.values()) for name, share in shares.items()}
         targets = [name for name in counts if name in self.modalities and self.modalities[name].spec.target]
         return {name: 1 / len(targets) for name in targets}
 
