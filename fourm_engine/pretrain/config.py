@@ -15,6 +15,6 @@ class LossConfig(BaseModel):
 
     #: "present": over the modalities that the step has targets of. "all": over every modality that can be a target, so
     #: that an absent one counts as 0, as in the published models.
-    #: "shares": over those present, each weighted by its number of targets over the tokens that it holds, so that one of
-    #: which little is asked for, in few samples, counts little.
+    #: "shares": over those present, each weighted by its number of targets over the tokens that it holds, so that one
+    #: of which little is asked for counts little.
     average_over: Literal["present", "all", "shares"] = "present"

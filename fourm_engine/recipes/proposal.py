@@ -197,13 +197,14 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     yield 1, _pair("target_tokens", asked), "tokens to predict; more teach more per step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in whole:
-        component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
-        component |= {"input": {spec.name: 1000}, "input_tokens": "all"}
+        yield 2, _pair("- name", f"{spec.name} to all"), "a whole picture predicts everything else"
+        yield 3, _pair("weight", round(WHOLE / len(whole), 3)), "how often: what a model is mostly used for"
+        yield 3, _pair("input", {spec.name: 1000}), "shown alone"
+        yield 3, _pair("input_tokens", "all"), "as a whole, whatever its size"
         if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
-            component["target"] = {"*": 0.5, **left_out}
+            yield 3, _pair("target", {"*": 0.5, **left_out}), "all but its own tokens"
         if sum(counts[t.name] for t in others[spec.name]) <= most_asked:
-            component["target_tokens"] = "all"
-        yield 2, f"- {_flow(component)}", "all of it in, at whatever size; everything else out"
+            yield 3, _pair("target_tokens", "all"), "as a whole, too"
     rest = round(1 - WHOLE, 3) if whole else 1.0
     yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
