@@ -231,7 +231,7 @@ def save(
         spaces[space.name] = tokenizer
         fingerprints[space.name] = tokenizer.fingerprint
     config = ExportedConfig(
-        model=network.config.model_copy(update={"compile": False}),  # a matter of the machine, not the model
+        model=network.config,
         vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
         modalities=dict(sorted(saved.items())),
         tokenizers=fingerprints,

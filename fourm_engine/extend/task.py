@@ -54,7 +54,7 @@ class ExtendTask(FourMTask):
         **options: Any,
     ) -> None:
         used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(extension.training, used, extension.model_config, data, **options)
+        super().__init__(extension.training, used, extension.source.network.config, data, **options)
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
@@ -127,7 +127,7 @@ class ExtendTask(FourMTask):
     def _blank(self) -> Transformer:
         """The same without memory."""
         with torch.device("meta"):
-            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+            network = Transformer(self.config, self.vocabulary)
             self._adapt(network)
         return network
 

@@ -100,7 +100,7 @@ class Parallel:
         if stage.scheme == "random_order":
             self.state = [-1 - b for b in range(batch)]
         # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
-        self.fixed = network.config.compile
+        self.fixed = network.compiled
 
     def run(self, watch: Watch | None = None) -> list[Filled]:
         steps = self.stage.steps

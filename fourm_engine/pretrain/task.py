@@ -186,7 +186,7 @@ class FourMTask(Task):
         return FourM(network, self.modalities, self.tokenizers, self.vocabulary)
 
     def identity(self) -> dict[str, Any]:
-        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
+        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items()}
         rows = {f"vocabulary.{row['name']}": row for row in self.vocabulary.to_json()}
         tokenizers = {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         modalities = [modality for _, modality in sorted(self.modalities.items())]
@@ -253,7 +253,7 @@ def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> P
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
     """The network with these weights, on the CPU, ready to be used."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     network.to_empty(device="cpu")
     network.tabulate()
     network.load_state_dict(weights)

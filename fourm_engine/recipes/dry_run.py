@@ -162,17 +162,16 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
 
 def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
     """The network that would be trained, without memory."""
-    model = config.model.model_copy(update={"compile": False})
     if (settings := config.finetune) is None:
         vocabulary = modalities.vocabulary()
         with torch.device("meta"):
-            return Transformer(model, vocabulary), vocabulary
+            return Transformer(config.model, vocabulary), vocabulary
     described = describe(settings.source, manager)
     check_known(settings.source, described.settings, modalities)
-    check_shape(settings.source, described.model, model)
+    check_shape(settings.source, described.model, config.model)
     vocabulary = described.vocabulary.resized(modalities.specs)
     with torch.device("meta"):
-        network = Transformer(model, vocabulary)
+        network = Transformer(config.model, vocabulary)
         adapt(network, settings, described.model)
     return network, vocabulary
 

@@ -36,7 +36,7 @@ def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
 def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     """A `Transformer` without the parts of the decoder, on the meta device."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     alone = without(network, _DECODER)
     alone.embedding = without(network.embedding, _OF_DECODER)
     return alone

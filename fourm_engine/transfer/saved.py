@@ -118,7 +118,7 @@ def save(
         classes=list(objective.classes) if isinstance(objective, (Classification, Detection)) else None,
         target=next((SavedTarget(name=n, modality=described(m, target.plugins[n])) for n, m in target.items()), None),
         encoder=ExportedConfig(
-            model=config.model_copy(update={"compile": False}),
+            model=config,
             vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
             modalities={name: described(modality, inputs.plugins[name]) for name, modality in inputs.items()},
             tokenizers={space: tokenizers[name].fingerprint for space, name in spaces.items()},

@@ -56,7 +56,7 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
     """Raises ValueError as `Source.open` does."""
     if is_task(name):
         return _of_task(name, locate(Path(name)), training, manager)
-    model = describe(name, manager).model.model_copy(update={"compile": False})
+    model = describe(name, manager).model
     source = Source.open(FinetuneConfig(source=name), training, model, manager)
     inputs = inputs_of(source.vocabulary, list(training))
 
