@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class Source:
             given = {
                 name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
             }
-        parts = _load(settings.source, manager, given, weights=False)
+        load = partial(load_parts, settings.source, device="cpu", manager=manager, settings=given)
+        parts = load(weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
         check_known(settings.source, parts.modalities, training)
@@ -153,7 +155,7 @@ class Source:
             parts.origin,
             {name: tuple(parameter.shape) for name, parameter in parts.network.named_parameters()},
             [parts.network] if is_published else [],
-            lambda: _load(settings.source, manager, given),
+            load,
         )
 
     def tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
@@ -213,23 +215,6 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
     for key in GROWING:
         if now[key] < was[key]:
             raise ValueError(f"model.{key} is {now[key]}, but {source} has {was[key]}; keep them, or add some")
-
-
-def _load(
-    source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None, *, weights: bool = True
-) -> Parts:
-    return load_parts(
-        source,
-        device="cpu",
-        domains=None,
-        disable=(),
-        providers=None,
-        manager=manager,
-        revision=None,
-        tokenizers=None,
-        settings=settings,
-        weights=weights,
-    )
 
 
 def check_known(source: str, known: Collection[str], training: Collection[str]) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fourm_engine.data.checks.check import DataCheck, Wanted, check_data
+from fourm_engine.data.checks.check import DataCheck, check_data
 from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
+from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
@@ -97,14 +98,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         training and Split.from_config(one, training=True, host=manager).held_out is None
         for _, one, training, _ in _sets(data, modalities)
     ):
-        check.findings.append(
-            Finding(
-                "leak",
-                "problem",
-                "data.val is the folder of data.train, without a split: every training sample is a held-out sample",
-                "set data.train_split and data.val_split",
-            )
-        )
+        said = "data.val is the folder of data.train, without a split: every training sample is a held-out sample"
+        check.findings.append(Finding("leak", "problem", said, "set data.train_split and data.val_split"))
     _check_tokens(tokens, check, modalities, tokenizers)
     return check
 
@@ -177,9 +172,8 @@ def _installed(
                 usable.append(name)
             except ValueError as error:
                 reason = str(error).partition("\nTraceback ")[0]
-                findings.append(
-                    Finding("settings", "note", f"{name} is not checked: {reason}", "give its settings", source=name)
-                )
+                said = f"{name} is not checked: {reason}"
+                findings.append(Finding("settings", "note", said, "give its settings", source=name))
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
     if isinstance(root, Path) and (documents := documented(modalities, chosen.settings, [root])):

@@ -185,13 +185,7 @@ def _look_beside(opened: Opened, root: Path, modalities: Mapping[str, Modality])
     with os.scandir(root) as entries:
         others = sorted(e.name for e in entries if is_folder(e) and e.name not in sources and not is_litter(e.name))
     if others:
-        opened.findings.append(
-            Finding(
-                "extra",
-                "note",
-                f"{shown(root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
-                f"{', …' if len(others) > 8 else ''}",
-                "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)",
-                listed=Listed(others),
-            )
-        )
+        some = f"{', '.join(map(shown, others[:8]))}{', …' if len(others) > 8 else ''}"
+        said = f"{shown(root)}: folders that no modality reads: {some}"
+        remedy = "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)"
+        opened.findings.append(Finding("extra", "note", said, remedy, listed=Listed(others)))
