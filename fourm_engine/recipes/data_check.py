@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -242,7 +243,7 @@ def _check_tokens(
         for key, readers in parts[name].readers.items() if name in parts else ():
             part = parts[name]
             digests = zip(part.names_read, part.survey.rows[key]["digest"].tolist())
-            having = frozenset(_where(part.names, part.present[key]))
+            having = frozenset(itertools.compress(part.names, part.present[key]))
             one = Files({n: digest for n, digest in digests if digest}, having, part.opened.sources[key].stamp)
             files |= dict.fromkeys(readers, one)
         tokens = TokenCheck(folder, name, modalities, tokenizers, files)
@@ -271,7 +272,3 @@ def is_tokens(folder: Path) -> bool:
 
 def _token_folders(folder: Path) -> list[Path]:
     return [path for path in (folder, folder / "train", folder / "val") if has_tokens(path)]
-
-
-def _where(names: Iterable[str], keep: Any) -> list[str]:
-    return [name for name, kept in zip(names, keep) if kept]

@@ -133,7 +133,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     of_batch = {name: B * count for name, count in sorted(targets.items())}
     sizes: Any = {"B": B, "N": N, "M": M, "targets": of_batch, "patches": patches}
     flops = forward_flops(config.model, vocabulary, **sizes)
-    device = _device(config)
+    device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":  # as the run
         settle_threads(config.train.threads, width=config.model.width)
     on_gpu = bool(gpu) or device.type == "cuda"
@@ -289,11 +289,6 @@ def _memory(
     if train.ema is not None:
         parts["averages"] = learning
     return {**parts, "activations": sum(activations.values())}
-
-
-def _device(config: RunConfig) -> torch.device:
-    gpu = config.train.device == "cuda" or (config.train.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
 def in_words(seconds: float) -> str:

@@ -210,14 +210,11 @@ def _scaling(panel: Any, *, report: Results, what: str) -> bool:
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
     panel.yaxis.set_minor_locator(NullLocator())
     _ticks(panel.xaxis, sorted({float(f"{value:.2g}") for value in values} if measures else values))
-    named = {f"{name} {_law(points)}".strip(): points for name, points in lines.items()}
+    laws = {name: power_law([(x, y) for x, y, _ in points]) for name, points in lines.items()}
+    said = {name: "" if law is None else f"∝ x^{law:.3f}" for name, law in laws.items()}
+    named = {f"{name} {said[name]}".strip(): points for name, points in lines.items()}
     _draw(panel, report, named, what, joined=True)
     return True
-
-
-def _law(points: Sequence[Point]) -> str:
-    exponent = power_law([(x, y) for x, y, _ in points])
-    return "" if exponent is None else f"∝ x^{exponent:.3f}"
 
 
 def power_law(points: Sequence[tuple[float, float]]) -> float | None:

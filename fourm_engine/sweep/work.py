@@ -191,23 +191,19 @@ class Work:
             assert running.process.stdin is not None
             running.process.stdin.close()
             try:
-                if code == STOPPED and running.cut and not self._was_cut(running.trial):
+                outcome = self.folder.outcome(running.trial)
+                if code == STOPPED and running.cut and (outcome is None or outcome.state != CUT):
                     step = record.read(self.folder.out / running.trial.folder).get("step")
                     self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
                     self.pending.insert(0, running.trial)
                 elif code == 0:
                     self.succeeded = True
-                    before = self.folder.outcome(running.trial)
-                    self.folder.end(running.trial, Outcome(DONE, step=None if before is None else before.step))
+                    self.folder.end(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
                     self._say(running.trial, self.said(running.trial))
                 else:
                     self._fail(running.trial, self._reason(running.trial, code))
             finally:
                 running.held.close()
-
-    def _was_cut(self, trial: Trial) -> bool:
-        outcome = self.folder.outcome(trial)
-        return outcome is not None and outcome.state == CUT
 
     def _limit(self, running: _Running) -> None:
         """Stop a trial that has trained for its time. Time before the first step does not count."""

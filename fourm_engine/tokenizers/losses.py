@@ -18,16 +18,12 @@ LossName = Literal["mse", "l1", "smooth_l1", "cosine", "cross_entropy"]
 SMOOTH_L1_BETA = 0.1
 
 
-def _cosine(x: Tensor, y: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(x, y, dim=1, eps=1e-6)
-
-
 #: Reconstruction, target (B, C, …) -> (B, …).
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda x, y: F.mse_loss(x, y, reduction="none").mean(1),
     "l1": lambda x, y: F.l1_loss(x, y, reduction="none").mean(1),
     "smooth_l1": lambda x, y: F.smooth_l1_loss(x, y, reduction="none", beta=SMOOTH_L1_BETA).mean(1),
-    "cosine": _cosine,
+    "cosine": lambda x, y: 1 - F.cosine_similarity(x, y, dim=1, eps=1e-6),
 }
 
 

@@ -106,7 +106,8 @@ def check_data(
         raise ValueError(f"{' and '.join(shown(one.root) for one in wanted)}: no data; looked for {folders}")
     for opened in roots.values():
         check.findings += _unlisted(opened, [part for part in check.parts if part.opened is opened])
-    pictures = {key for part in check.parts for key in part.readers if _picture(part.opened, key, modalities)}
+    maps = {name for name, modality in modalities.items() if modality.spec.array.kind == "feature_map"}
+    pictures = {key for part in check.parts for key, names in part.readers.items() if maps & {*names}}
     check.findings += equal_files(
         [(part.name, _resolved(part.wanted.root), part.names_read, part.survey.rows) for part in check.parts], pictures
     )
@@ -127,10 +128,6 @@ def _unlisted(opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
         what = f"{counted(len(left), 'sample')}, such as {shown(left[0])}, not in split {splits}"
         remedy = "they are not used; list them in splits.json if they should be"
         yield Finding("extra", "note", f"{shown(opened.root)}: {what}", remedy, listed=Listed(left))
-
-
-def _picture(opened: Opened, key: str, modalities: Mapping[str, Modality]) -> bool:
-    return any(modalities[name].spec.array.kind == "feature_map" for name in opened.readers[key])
 
 
 def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
