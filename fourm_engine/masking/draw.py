@@ -56,8 +56,8 @@ class BatchMasker:
         inputs = np.array([samples[b].drawn.inputs.get(name, 0) for b, name in rows], np.int64)
         targets = np.array([samples[b].drawn.targets.get(name, 0) for b, name in rows], np.int64)
         keys = noise(keys_of(*(s.rng for s in samples))[sample], mod)
-        contents = (samples[b].contents[name] for b, name in rows)
-        ids = [np.arange(len(content)) if content.ndim > 1 else content for content in contents]
+        known = (samples[b].contents[name] for b, name in rows)
+        ids = [np.arange(len(content)) if content.ndim > 1 else content for content in known]
         parts = []
         for kind, group in self._groups(rows, ids).items():
             at, of, names = np.array(group), [ids[r] for r in group], [rows[r][1] for r in group]

@@ -33,7 +33,7 @@ from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
-from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.tokenizers.store import load_fitted
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
@@ -76,7 +76,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
             tokens.append((name, one.tokens / ("train" if training else "val")))
     if not wanted and not tokens:
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
-    tokenizers, unfitted = _tokenizers(config, modalities, manager)
+    spaces = modalities.token_spaces
+    tokenizers, unusable = load_fitted(config.tokenizers.folder, spaces, manager, modalities=modalities)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
@@ -90,7 +91,9 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
             max_bytes=data.max_file_mb << 20,
             progress=lambda part: Progress(part, tell),
         )
-    check.findings += unfitted
+    for space, reason in unusable.items():
+        names = ", ".join(spec.name for spec in spaces[space])
+        check.findings.append(Finding("tokens", "note", reason, f"needed to train on {names}", source=names))
     try:
         ViewDrawer.from_config(modalities, data, training=True)
     except ValueError as error:
@@ -215,20 +218,6 @@ def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
         parts.append(Wanted(name, root, samples, before, " or ".join(p.name for p in parts), name))
         before |= samples
     return parts
-
-
-def _tokenizers(
-    config: RunConfig, modalities: Modalities, manager: PluginManager
-) -> tuple[dict[str, Tokenizer], list[Finding]]:
-    """Modality -> its fitted tokenizer, and a finding for each tokenizer that cannot be used."""
-    tokenizers, findings = dict[str, Tokenizer](), list[Finding]()
-    for space, specs in modalities.token_spaces.items():
-        try:
-            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
-        except ValueError as error:
-            names = ", ".join(spec.name for spec in specs)
-            findings.append(Finding("tokens", "note", str(error), f"needed to train on {names}", source=names))
-    return tokenizers, findings
 
 
 def _check_tokens(

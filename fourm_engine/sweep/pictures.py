@@ -153,10 +153,13 @@ def _ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _scattered(report: Results) -> set[str]:
+    """Axes of random draws, which are shown as points, without a line."""
+    return {name for name, values in numeric_axes(report.groups).items() if len(values) > MAX_LINES}
+
+
 def _numbers(panel: Any, *, report: Results, key: str) -> bool:
-    numeric = numeric_axes(report.groups)
-    # Random draws are shown as points, without a line.
-    scattered = {name for name, values in numeric.items() if len(values) > MAX_LINES}
+    scattered = _scattered(report)
     lines = _lines(report, lambda group: group.point.get(key), {key, *scattered})
     values = sorted({x for points in lines.values() for x, *_ in points})
     if len(values) < 2:
@@ -173,8 +176,7 @@ def _names(panel: Any, *, report: Results, key: str) -> bool:
     """The measure by the values of an axis that are not numbers, best first."""
     groups = [group for group in report.ranked if group.mean is not None and key in group.point]
     names = list(dict.fromkeys(shown(group.point[key]) for group in groups))[:MAX_NAMES]
-    numeric = numeric_axes(report.groups)
-    scattered = {name for name, values in numeric.items() if len(values) > MAX_LINES}
+    scattered = _scattered(report)
 
     def at(group: Group) -> int | None:
         name = shown(group.point[key]) if key in group.point else None

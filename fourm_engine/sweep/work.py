@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
-from fourm_engine.recipes.fit import least_busy, visible_gpus
+from fourm_engine.recipes.fit import least_busy, unwinding_on_signals, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
@@ -97,7 +97,7 @@ class Work:
                 "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
             )
         waits = False
-        with _stops(), self._ending():
+        with unwinding_on_signals(), self._ending():
             while self.pending or self.running:
                 self._start()
                 if self.running:
@@ -257,15 +257,3 @@ class Work:
             for running in self.running:
                 running.process.wait()
                 running.held.close()
-
-
-@contextmanager
-def _stops() -> Iterator[None]:
-    """Unwind on signals that end this process."""
-    stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

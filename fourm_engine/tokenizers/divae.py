@@ -229,7 +229,7 @@ class DiVAETokenizer(VQVAETokenizer):
         if self.spec.array not in arrays:
             raise ValueError(f"{folder}: fitted for {arrays[0]!r}, but {self.spec.name} is {self.spec.array!r}")
         wanted = {k: tuple(v.shape) for k, v in self.state(copy=False).items() if k.startswith(_ENCODER)}
-        fits = {"to": "the tokenizer's settings", "only": _ENCODER, "remedy": "fit it again"}
+        fits: Any = {"to": "the tokenizer's settings", "only": _ENCODER, "remedy": "fit it again"}
         with opened(folder / WEIGHTS, wanted, **fits) as file:
             return {name: file.get_tensor(name) for name in wanted}
 

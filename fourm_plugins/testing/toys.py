@@ -115,13 +115,13 @@ class ToyManager(PluginManager):
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
         super().__init__()
-        self._toys: dict[tuple[str, str], type] = {
+        self._toys: dict[tuple[Any, str], type] = {
             ("modality", TOY): Toy,
             ("modality", OTHER): Toy,
             ("tokenizer", ToyTokenizer.kind): ToyTokenizer,
             ("masker", ToyMasker.kind): ToyMasker,
         }
-        origin = {"value": f"{__name__}:Toy", "distribution": "fourm-engine", "version": "0", "location": ""}
+        origin: Any = {"value": f"{__name__}:Toy", "distribution": "fourm-engine", "version": "0", "location": ""}
         toys = [Plugin(kind=kind, name=name, **origin) for kind, name in self._toys]
         kept = [p for p in self.plugins if p.kind != "modality" or p.name not in without]
         self.plugins = (*kept, *toys)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fourm_engine.batch import Batch, Patches
+from fourm_engine.batch import Batch
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_plugins.spec import Grid, Sequence, Vector
 from tests.golden.cases import Case, state_dict
-from tests.golden.test_models import LOGITS, LOSS, padded
+from tests.golden.packing import Packing
+from tests.golden.test_models import LOGITS, LOSS
 from tests.nn.conftest import make_vocabulary
 
 GRID, VECTOR, TEXT = Grid(height=14, width=14), Vector(length=16), Sequence(max_tokens=256)
@@ -80,41 +80,25 @@ def network_of(case: Case) -> Transformer:
 
 def batch_of(data: dict[str, np.ndarray]) -> Batch:
     """The recorded inputs and targets, packed."""
-    vocabulary = make_vocabulary([(name, *facts[1:4]) for name, facts in MODALITIES.items()])
-    encoder, decoder, targets = [[], []], [[], []], []
-    patches: dict[str, list] = {"pixels": [], "t5": []}
+    packing = Packing(make_vocabulary([(name, *facts[1:4]) for name, facts in MODALITIES.items()]), 2)
     for b in range(2):
-        for entry in vocabulary:
+        for entry in packing.vocabulary:
             domain, _, layout, patch_dim, shown, asked = MODALITIES[entry.name]
-            values, text = data[f"in/{domain}/tensor"][b], layout is TEXT
+            values = data[f"in/{domain}/tensor"][b]
             used = np.flatnonzero(data[f"in/{domain}/input_mask"][b] == 0) if shown else []
-            wanted = np.flatnonzero(data[f"in/{domain}/target_mask"][b] == 0) if asked else []
+            targets = np.flatnonzero(data[f"in/{domain}/target_mask"][b] == 0) if asked else []
             if patch_dim == 768:
                 values = values.reshape(3, 14, 16, 14, 16).transpose(1, 3, 2, 4, 0).reshape(196, 768)
             elif patch_dim:
                 values = np.concatenate([values, np.ones((len(values), 1))], 1)
             for rank, p in enumerate(used):
-                if patch_dim:
-                    patches[entry.name].append((b, len(encoder[b]), values[p].astype(np.float32)))
-                ids = -1 if patch_dim else values[p] + entry.start
-                encoder[b].append((ids, rank if text else p, entry.index, 0))
-            if text:
-                for rank, (p, following) in enumerate(pairwise(wanted)):
-                    targets.append((entry.index, b, len(decoder[b]), values[following]))
-                    decoder[b].append((values[p] + entry.start, rank, entry.index, rank))
-                continue
-            for p in wanted:
-                targets.append((entry.index, b, len(decoder[b]), values[p]))
-                decoder[b].append((-1, p, entry.index, 0))
-    targets.sort(key=lambda target: target[:3])
-    enc, dec = padded(encoder), padded(decoder)
-    continuous = {
-        name: Patches(torch.from_numpy(np.stack(rows)), torch.tensor(row), torch.tensor(slot))
-        for name, (row, slot, rows) in ((n, zip(*kept, strict=True)) for n, kept in patches.items())
-    }
-    index = torch.tensor([b * dec.shape[1] + slot for _, b, slot, _ in targets])
-    counts = {e.name: sum(mod == e.index for mod, *_ in targets) for e in vocabulary if e.size}
-    return Batch(enc, dec, continuous, index, torch.tensor([int(label) for *_, label in targets]), counts)
+                packing.show(b, entry, rank if layout is TEXT else p, values[p])
+            if layout is TEXT:
+                packing.predict_in_order(b, entry, [values[p] for p in targets])
+            else:
+                for p in targets:
+                    packing.predict(b, entry, p, values[p])
+    return packing.batch()
 
 
 @torch.inference_mode()

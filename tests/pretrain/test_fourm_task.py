@@ -12,7 +12,8 @@ from fourm_engine.train.checkpoint import FORMAT
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.optimiser import decay_groups
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import Host, config, make_task, rows
+from tests.pretrain.fourm_run import Host, config, make_task
+from tests.running import rows
 
 
 @pytest.fixture
