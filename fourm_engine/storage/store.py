@@ -183,6 +183,10 @@ class Store:
             return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=self.timeout_s, **kwargs)
         return getattr(fs, method)(*args, **kwargs)
 
+    def connect(self) -> None:
+        """Open the connections of this process, before several of its threads would."""
+        self._fs()
+
     def _path(self, url: Url) -> str:
         return self._fs()._strip_protocol(str(url))
 

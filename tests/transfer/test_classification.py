@@ -150,6 +150,12 @@ def test_labels_are_read_as_sets_have_them(tmp_path, file, text):
         of_file(tmp_path / file, ["a", "b"], several=False)
 
 
+def test_a_picture_that_is_listed_twice_is_named_rather_than_merged(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(COCO | {"images": [*COCO["images"], {"id": 9, "file_name": "d.jpg"}]}))
+    with pytest.raises(ValueError, match=r"x\.json: images\[3\] has the id of images\[1\], 9; remove one, or give it"):
+        of_file(tmp_path / "x.json", ["a", "b"], several=True)
+
+
 def test_measures_are_what_they_are_called():
     rng = np.random.default_rng(0)
     output, label = torch.tensor(rng.normal(size=(40, 9))), torch.tensor(rng.integers(0, 9, 40))
@@ -158,7 +164,7 @@ def test_measures_are_what_they_are_called():
     for part in (slice(0, 15), slice(15, 40)):
         metrics.add(output[part], {"label": label[part]}, [None] * 40)
     order = output.argsort(1, descending=True)
-    found = metrics.scores(metrics.numbers())
+    found = metrics.scores(metrics.sums)
     assert found["top-1"] == pytest.approx(np.mean((order[:, 0] == label).numpy()))
     assert found["top-5"] == pytest.approx(np.mean((order[:, :5] == label[:, None]).any(1).numpy()))
 
@@ -170,7 +176,7 @@ def test_measures_are_what_they_are_called():
     for k in range(9):
         hits = labels[output[:, k].argsort(descending=True), k].numpy()
         expected.append((hits.cumsum() / np.arange(1, 41))[hits > 0].mean())
-    assert precision.scores(precision.numbers())["mAP"] == pytest.approx(np.mean(expected), abs=0.02)
+    assert precision.scores(precision.sums)["mAP"] == pytest.approx(np.mean(expected), abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -130,10 +130,12 @@ def part_of(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
         meant = samples_of(wanted.listed, everything)
         names = frozenset(meant.values())
         if missing := sorted(wanted.listed - meant.keys()):
+            whole = isinstance(wanted.root, Elsewhere)  # whose splits are not lists, and hold rows of nothing
             what = f"{len(missing)} of {len(wanted.listed)} samples that split {wanted.split} lists have no file"
             said = f"{shown(wanted.root)}: {what}, such as {shown(missing[0])}"
-            remedy = "add their files, or take them out of splits.json"
-            findings.append(Finding("missing", "problem", said, remedy, wanted.name, listed=Listed(missing)))
+            remedy = "they are not used" if whole else "add their files, or take them out of splits.json"
+            level: Level = "note" if whole else "problem"
+            findings.append(Finding("missing", level, said, remedy, wanted.name, listed=Listed(missing)))
     if overlap := sorted(names.intersection(samples_of(wanted.held_out, names).values())):
         all_of_them = len(overlap) == len(names)
         what = f"{len(overlap)} of {len(names)} samples of {wanted.name}, such as {shown(overlap[0])}"
