@@ -100,7 +100,7 @@ class FourM:
             elif entry.name in self.modalities:
                 spec = self.modalities[entry.name].spec
                 roles = " and ".join(role for role in ("input", "target") if getattr(spec, role))
-                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens a sample")
+                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens per sample")
         return "\n".join(lines) + ">"
 
     # Loading and saving
@@ -151,14 +151,7 @@ class FourM:
             settings=settings,
             adapter=adapter,
         )
-        return cls(**vars(parts))
-
-    def grown(
-        self, network: Transformer, modalities: Modalities, tokenizers: Mapping[str, Tokenizer], vocabulary: Vocabulary
-    ) -> FourM:
-        """A larger model, whose `vocabulary` starts with this model's. What is missing here is missing there, too, and
-        is saved with it. It no longer counts as a published model."""
-        return FourM(network, modalities, tokenizers, vocabulary, missing=self.missing, origin=self._origin)
+        return cls(**{name: part for name, part in vars(parts).items() if name != "read"})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, atomically, replacing an earlier export in `folder`. Modalities that are missing here are

@@ -1,4 +1,4 @@
-"""Compares the tensors of a safetensors file with those of a module, and tells one file of weights from another."""
+"""Files of weights (safetensors): whether their tensors fit a module, single rows, digests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+#: Numbers read at a time.
+BLOCK = 1 << 20
 
 
 def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
@@ -33,6 +37,24 @@ def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: 
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
     check_shapes(shapes, expected, f"{path} does not fit the tokenizer's settings")
+
+
+def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int = 0) -> None:
+    """Fill `rows` with those of a tensor of a file, from row `first` on, a few at a time; the file is closed again,
+    since pages of it that were read count as memory. `leading`: axes of length 1 that the file has before them; such a
+    tensor is read at once. Raises ValueError for a truncated file."""
+    step = max(1, BLOCK // max(1, rows[:1].numel()))
+    try:
+        with safe_open(path, framework="pt") as file:
+            if leading:
+                rows.copy_(file.get_tensor(name).flatten(0, leading)[first : first + len(rows)])
+                return
+            stored = file.get_slice(name)
+            for begin in range(0, len(rows), step):
+                end = min(begin + step, len(rows))
+                rows[begin:end].copy_(stored[first + begin : first + end])
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: {name} cannot be read ({error}); fetch the file again") from None
 
 
 def digest_of(path: Path) -> str:

@@ -20,6 +20,7 @@ from fourm_plugins.distributions import find_distribution
 BUILT_IN = (
     "convert",
     "data",
+    "doctor",
     "edit",
     "embed",
     "evaluate",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.convert import published
-from fourm_engine.convert.published import Domain
+from fourm_engine.convert.tensors import Domain
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
@@ -31,8 +31,8 @@ def save_published(
         specs: modality -> spec, of all that `vocabulary` has but those of `missing`, {name: why}.
         arguments: of the published model that this one is; they are kept, and with them the order of its domains.
 
-    Raises ValueError for what the format cannot hold: other layouts, learned positions, modalities without a published
-    name, or without a plugin here."""
+    Raises ValueError for what the format cannot hold: other grids, modalities without a published name, or without a
+    plugin here."""
     names: dict[str, str] = {}
     domains: list[Domain] = []
     for entry in vocabulary:

@@ -17,8 +17,8 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
+from fourm_engine.loading import Parts, load_parts
 from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, identity, load_manager
-from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
 from fourm_engine.train.distributed import check_same
@@ -39,7 +39,7 @@ class Extension:
     fitted: Path  # folder of the tokenizers of new token spaces
     model_config: ModelConfig  # of the source, compiled where the run is
     saved: ExportedConfig
-    source: FourM
+    source: Parts  # without weights
     manager: PluginManager
     modalities: Modalities
     vocabulary: Vocabulary
@@ -70,7 +70,18 @@ class Extension:
             entry_point = given.pop("plugin", name)
             added.append(manager.modality(name, plugin=entry_point, **given))
             plugins[name] = manager.find("modality", entry_point)
-        source = FourM.from_pretrained(folder, device="cpu", manager=manager)
+        source = load_parts(
+            folder,
+            device="cpu",
+            domains=None,
+            disable=(),
+            providers=None,
+            manager=manager,
+            revision=None,
+            tokenizers=None,
+            settings=None,
+            weights=False,
+        )
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
         extension = cls(

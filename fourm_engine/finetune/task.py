@@ -19,12 +19,12 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.exported import read_config
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
-from fourm_engine.finetune.starting import planned
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned, plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import planned
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
@@ -48,17 +48,10 @@ class FinetuneTask(FourMTask):
         self.source = source
         self._digest = digest_of(source.weights)
 
-    def model(self) -> nn.Module:
-        network = Transformer(self.config, self.vocabulary)
-        self.source.take_over(network)
-        adapt(network, self.source.settings, self.source.trained_config)
-        return network
-
-    def planned(self, seed: int) -> Planned | None:
-        """Of a published source, whose tensors are others, every process reads all."""
-        if self.source.origin is None:
-            return None
-        return planned(self._blank(self.config), self.source.weights, self.source.shapes, seed=seed)
+    def planned(self, seed: int) -> Planned:
+        if self.source.settings.from_scratch:
+            return super().planned(seed)
+        return planned(self._blank(self.config), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         network = self._blank()
@@ -102,4 +95,5 @@ class FinetuneTask(FourMTask):
         settings = self.source.settings
         lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
         facts = {"finetune.source": self._digest, "finetune.freeze": settings.freeze, "finetune.lora": lora}
+        facts["finetune.from_scratch"] = settings.from_scratch
         return super().identity() | facts

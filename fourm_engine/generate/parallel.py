@@ -35,6 +35,9 @@ class Filled:
 
     ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
     probabilities: np.ndarray | None = None  # (n, V) float32
+    #: Of a sequence: (n,) float32, the probability that the model gave each token, before temperature and filters; 1
+    #: for what was known.
+    confidence: np.ndarray | None = None
 
 
 class Side:

@@ -22,7 +22,7 @@ from fourm_engine.generate.guidance import Branches, Guide, branches, plain
 from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.sampling import draw, generators, uniforms
+from fourm_engine.generate.sampling import draw, generators, log_probability, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -159,7 +159,7 @@ class Sampler:
             network, vocabulary = guide.model.network, guide.model.vocabulary
             guided = guide, Cached(network, vocabulary, rows(single), single, stage.target, limit)
         uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
-        ids_BL = self.autoregressive(
+        ids_BL, confidence_BL = self.autoregressive(
             rows(plan),
             plan,
             stage.target,
@@ -172,10 +172,12 @@ class Sampler:
             guided=guided,
         )
         filled = []
-        for ids, prefix in zip(ids_BL.cpu().numpy(), prefixes, strict=True):
+        for ids, sure, prefix in zip(ids_BL.cpu().numpy(), confidence_BL.cpu().numpy(), prefixes, strict=True):
             stops = np.flatnonzero(np.isin(ids, list(special.stop)))
             ids = ids[: stops[0]] if len(stops) else ids
-            filled.append(Filled(ids if prefix is None else np.append(prefix.ids, ids)[:limit]))
+            known = np.empty(0, np.int64) if prefix is None else prefix.ids
+            sure = np.append(np.ones(len(known), np.float32), sure[: len(ids)])
+            filled.append(Filled(np.append(known, ids)[:limit], confidence=sure[:limit]))
         return filled
 
     @torch.inference_mode()
@@ -192,13 +194,15 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
         guided: tuple[Guide, Cached] | None = None,
-    ) -> Tensor:
-        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id; ids after it have no meaning."""
+    ) -> tuple[Tensor, Tensor]:
+        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id, and the probability that the model gave each,
+        float32; what follows a `stop` id has no meaning."""
         cached, device = Cached(self.network, self.vocabulary, rows, plan, target, limit), self.device
         heat_B = torch.full((cached.batch,), temperature, device=device) if temperature > 0 else None
         stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
         ids_B = torch.full((cached.batch,), self.sequences[target].start, device=device)
-        done_B, ids = torch.zeros(cached.batch, dtype=torch.bool, device=device), []
+        done_B = torch.zeros(cached.batch, dtype=torch.bool, device=device)
+        ids, sure = list[Tensor](), list[Tensor]()
         # A check waits for the device; tokens decoded beyond the end are dropped.
         check_every = 1 if device.type == "cpu" else TOKENS_BETWEEN_CHECKS
         for step in range(limit):
@@ -208,6 +212,7 @@ class Sampler:
                 logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(step / max(1, limit - 1)))
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
+            sure.append(log_probability(logits_BV, ids_B).exp())
             if self._watch is not None:
                 so_far_BL = torch.stack(ids, dim=1)
                 stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
@@ -215,4 +220,4 @@ class Sampler:
             done_B |= torch.isin(ids_B, stops)
             if (step + 1) % check_every == 0 and bool(done_B.all()):
                 break
-        return torch.stack(ids, dim=1)
+        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)

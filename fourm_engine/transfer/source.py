@@ -20,6 +20,7 @@ from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import planned
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.transfer.backbone import encoder_alone, inputs_of
 from fourm_engine.transfer.saved import SavedTask, is_task, locate, read_task
@@ -62,11 +63,11 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
 
     def read() -> dict[str, Tensor]:
         with torch.device("meta"):
-            whole = Transformer(model, source.vocabulary)
-        whole.to_empty(device="cpu")
-        whole.tabulate()
-        source.take_over(whole)
-        return _rows(whole.state_dict(), source.vocabulary, inputs, model)
+            plan = planned(Transformer(model, source.vocabulary), source.read, source.shapes, seed=0)
+        state = {name: torch.empty(p.shape) for name, p in encoder_alone(model, source.vocabulary).named_parameters()}
+        for name, tensor in state.items():
+            plan.fill(name, tensor, 0, len(tensor))
+        return _rows(state, source.vocabulary, inputs, model)
 
     return TaskSource(source.weights, model, training, inputs, source.tokenizers, read)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fourm_engine.batch import Batch
 from fourm_engine.convert import published
+from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
@@ -21,9 +22,9 @@ from tests.golden.test_models import padded
 
 GRID = Grid(height=3, width=3)
 DOMAINS = [
-    published.Domain("tok_depth@48", GRID, 11, 0, True, True),
-    published.Domain("tok_normal@48", GRID, 7, 0, True, True),
-    published.Domain("caption", Sequence(max_tokens=8), 4300, 0, True, True),
+    Domain("tok_depth@48", GRID, 11, 0, True, True),
+    Domain("tok_normal@48", GRID, 7, 0, True, True),
+    Domain("caption", Sequence(max_tokens=8), 4300, 0, True, True),
 ]
 #: Domain -> (inputs, targets), (id, place) each; a sequence's places are ranks.
 SHOWN = {
@@ -130,7 +131,7 @@ def batch_of(model: FourM) -> Batch:
 def test_a_published_model_of_any_configuration_computes_what_the_format_says(config, tmp_path):
     bias = config["mlp"] == "gelu"
     settings = ModelConfig(bias=bias, **config)
-    vocabulary = published.vocabulary_of(DOMAINS)
+    vocabulary = vocabulary_of(DOMAINS)
     torch.manual_seed(0)
     network = Transformer(settings, vocabulary)
     for name, parameter in network.named_parameters():

@@ -94,6 +94,20 @@ def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
     assert memory("train.activation_checkpointing=full")["activations"] < plain["activations"]
 
 
+def test_a_process_of_a_sharded_run_also_holds_what_is_gathered_and_checkpoints_take_room(path):
+    shard = ["train.batch_size=8", "train.accumulate=2", "train.parallel=shard", "train.warmup=100"]
+    report = dry_run(load_config(path, shard), gpu="H100", processes=2)
+    network = Transformer(load_config(path).model, report.vocabulary)
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    outside = sum(count.values()) - count["encoder"] - count["decoder"]
+    assert report.memory["gathered"] == 8 * outside + count["decoder"] / 2 * 10  # bf16
+    assert report.checkpoint == 16 * sum(count.values())  # weights, two moments, averages
+    said = " ".join(" ".join(report.lines()).split())
+    assert "the run: 8 k samples 128 k tokens with padding warm-up 100 steps peak rate 0.001" in said
+    assert "each device: 4 samples a step 2 micro-batches of 2" in said
+    assert "at most 3 on disk" in said
+
+
 def test_the_hours_are_the_flops_over_what_the_devices_do(path):
     one = dry_run(load_config(path), mfu=0.5, gpu="H100")
     assert one.step_seconds == pytest.approx(one.step_flops / (0.5 * one.peak.flops_per_s))
@@ -107,7 +121,9 @@ def test_the_data_that_is_here_is_counted(path, tmp_path):
     write(tmp_path / "data", "rgb", "rgb", names(4))
     write(tmp_path / "data", "depth", "depth", names(3))
     before = sorted(p for p in tmp_path.rglob("*"))
-    (line,) = dry_run(load_config(path), gpu="H100").data
+    report = dry_run(load_config(path), gpu="H100")
+    (line,) = report.data
+    assert any(line.startswith("the run: 4 k samples  1,000 times those found") for line in report.lines())
     assert line.startswith("data found: ")
     assert "4 samples" in line
     assert line.endswith("  depth 3  rgb 4")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from fourm_engine import exported
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
-from fourm_engine.finetune.starting import planned
 from fourm_engine.modalities import load_manager
+from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import take_over
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import planned
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.train import train
+from fourm_engine.weights import read_rows
 from tests.finetune.based import config_of, silent
 
 LORA = {"rank": 2, "alpha": 4.0}
@@ -23,7 +28,11 @@ def filled(source, config, *, seed, pieces):
     with torch.device("meta"):
         network = Transformer(config.model, source.vocabulary)
         adapt(network, source.settings, source.trained_config)
-    plan = planned(network, source.weights, source.shapes, seed=seed)
+    return in_pieces(planned(network, source.read, source.shapes, seed=seed), pieces)
+
+
+def in_pieces(plan, pieces):
+    network = plan.model
     network.to_empty(device="cpu")
     for name, parameter in network.named_parameters():
         first = 0
@@ -53,7 +62,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     source = Source.open(config.finetune, config.load_modalities(manager), config.model, manager)
     whole, parts = (filled(source, config, seed=5, pieces=pieces) for pieces in (1, 3))
     network = Transformer(config.model, source.vocabulary)
-    source.take_over(network)
+    take_over(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
     adapt(network, source.settings, source.trained_config)
     expected = network.state_dict()
     assert expected.keys() == whole.keys()
@@ -64,6 +73,19 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     for name in (name for name in whole if name.endswith(tuple(drawn) or "-")):
         assert 0.5 < float(whole[name].std() / expected[name].std()) < 2, name
         assert not torch.equal(whole[name], filled(source, config, seed=6, pieces=1)[name])
+
+
+def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
+    config = load_config(config_of(folder, tmp_path, finetune={"from_scratch": True}), ["train.lr=1e-9", "seed=7"])
+    train(config, tell=silent)
+    found, base = (
+        FourM.from_pretrained(run, device="cpu").network.state_dict() for run in (config.run, folder / "base")
+    )
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in base.items()}
+    for name in ("encoder.0.attn.qkv.weight", "decoder.0.mlp.fc2.weight", "embedding.encoder_table"):
+        both = torch.stack([found[name].flatten(), base[name].flatten()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.2, name
+        assert float(found[name].std()) > 0, name
 
 
 def test_no_process_reads_the_whole_source(folder, tmp_path, monkeypatch):
@@ -77,7 +99,7 @@ def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):
 
     from fourm_engine.nn.adapt import resized
 
-    name = "embedding.learned_positions.pose"
+    name = "embedding.encoder_positions.pose"
     save_file({name: torch.arange(12.0).reshape(4, 3)}, tmp_path / "model.safetensors")
 
     class Blank:
@@ -87,7 +109,11 @@ def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):
         def tabulate(self):
             pass
 
-    plan = planned(Blank(), tmp_path / "model.safetensors", {name: (4, 3)}, seed=0)
+        def named_parameters(self):
+            return ()
+
+    read = partial(read_rows, tmp_path / "model.safetensors")
+    plan = planned(Blank(), lambda part, name, first: read(name, part, first), {name: (4, 3)}, seed=0)
     part = torch.empty(2, 3)
     plan.fill(name, part, 3, 6)
     assert torch.equal(part, resized(torch.arange(12.0).reshape(4, 3), 6)[3:5])
