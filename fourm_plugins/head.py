@@ -9,7 +9,7 @@ the network between.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class HeadSpec:
     #: logit a class; how far the box reaches to the left, top, right and bottom of the cell's middle, in sides of the
     #: cell; a logit of how central the cell is in the box.
     levels: tuple[tuple[int, int], ...] = ()
+    #: (C, H, W) of each of the grids that is given as numbers a pixel, not as tokens.
+    pixels: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,8 @@ class HeadFeatures:
     valid: Bool[Tensor, "B N"]
     #: Those of each grid as a map (B, D, h, w); 0 where a sample does not have it.
     maps: Mapping[str, Float[Tensor, "B D h w"]]
+    #: What the encoder saw of each of `HeadSpec.pixels`, normalised, (B, C, H, W); 0 where a sample does not have it.
+    pixels: Mapping[str, Float[Tensor, "B C H W"]] = field(default_factory=dict)
 
     def pooled(self) -> Float[Tensor, "B D"]:
         """The mean over the tokens of each sample; 0 for a sample without any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.nn.config import LoraConfig
 
@@ -15,9 +15,19 @@ class FinetuneConfig(BaseModel):
 
     #: Folder of a run or of an exported model, a published model (file or folder), or a Hub id.
     source: str
+    #: Draw all weights anew: of the model, the shape and the tokenizers alone are used. For a comparison with what the
+    #: model's weights are worth.
+    from_scratch: bool = False
     #: Parameters that keep every bit: their names or beginnings of these, with `*` for any part, such as `encoder` or
     #: `embedding.*_table`. null: none, or with `lora` all that the model has.
     freeze: list[str] | None = Field(default=None, min_length=1)
     #: Low-rank adapters, merged into the weights of the model that is exported. The matrices beside which they are keep
     #: every bit.
     lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _learns(self) -> FinetuneConfig:
+        if self.from_scratch and (self.freeze is not None or self.lora is not None):
+            other = "freeze" if self.freeze is not None else "lora"
+            raise ValueError(f"from_scratch draws weights that {other} would keep from learning; leave one of them out")
+        return self

@@ -49,6 +49,8 @@ class FinetuneTask(FourMTask):
         self._digest = digest_of(source.weights)
 
     def planned(self, seed: int) -> Planned:
+        if self.source.settings.from_scratch:
+            return super().planned(seed)
         return planned(self._blank(self.config), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
@@ -93,4 +95,5 @@ class FinetuneTask(FourMTask):
         settings = self.source.settings
         lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
         facts = {"finetune.source": self._digest, "finetune.freeze": settings.freeze, "finetune.lora": lora}
+        facts["finetune.from_scratch"] = settings.from_scratch
         return super().identity() | facts

@@ -77,7 +77,8 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         try:
-            self.train.plan(self.masking.sample_tokens)
+            # "all" is no number yet; with few tokens a sample, lengths in tokens are long.
+            self.train.plan(1 if self.masking.open else self.masking.sample_tokens)
         except ValueError as error:
             raise ValueError(f"train: {error}") from None
         return self

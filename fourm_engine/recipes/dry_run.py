@@ -167,6 +167,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     network, vocabulary = _network(config, modalities, manager)
     data, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
+    config = config.model_copy(update={"masking": budgets.config})
     inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
     patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}

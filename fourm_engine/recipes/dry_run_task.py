@@ -59,7 +59,7 @@ def _network(task: HeadTask) -> TaskNetwork:
     backbone = encoder_alone(task.source.model, task.inputs)
     with torch.device("meta"):
         adapt(backbone, task.settings, task.source.model)
-        return TaskNetwork(backbone, task.inputs, task.head())
+        return TaskNetwork(backbone, task.inputs, task.head(), task.spec)
 
 
 def _flops(network: TaskNetwork, sample: TaskBatch) -> float:

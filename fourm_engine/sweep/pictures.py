@@ -47,6 +47,13 @@ def draw_all(report: Results, out: Path, scaling: Sequence[str] = ()) -> list[Pa
     return written
 
 
+def draw_along(report: Results, key: str, stem: Path) -> list[Path]:
+    """Write `stem`.png and .svg: the measure over a numeric axis; returns the PNG, [] for less than two values. Raises
+    ValueError if matplotlib is not installed."""
+    check_matplotlib()
+    return _write(stem, partial(_numbers, report=report, key=key))
+
+
 def _file(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
 

@@ -18,11 +18,12 @@ from pydantic import Field, StringConstraints, model_validator
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.sweep.config import RESULT, Label, Measure, Seeds, Settings, Strict, read_file
+from fourm_engine.sweep.along import along
+from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file
 from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.measured import measured
-from fourm_engine.sweep.pictures import draw_all
+from fourm_engine.sweep.pictures import draw_all, draw_along
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.work import Work
@@ -85,6 +86,8 @@ class SuiteConfig(Strict):
     tasks: dict[Label, TransferTask] = Field(min_length=1)
     #: Values of the tasks' `seed`; error bars are over these.
     seeds: Seeds = (0,)
+    #: Numeric keys in which tasks differ, such as `data.train_share`: pictures of their measures over each.
+    along: tuple[Key, ...] = ()
 
 
 @dataclass
@@ -148,7 +151,10 @@ class Suite:
             needs = self.encoders[name].folder if name in self.encoders else None
             source = encoder.source if needs is None else str(self.config.out / needs)
             if source is None and needs_model:
-                self.notes.append(f"tasks.{label}: left out for {name}, which has no model to start from")
+                self.notes.append(
+                    f"tasks.{label}: left out for {name}, which has no model to start from; for its shape alone name a "
+                    f"source, with in_tasks: {{finetune.from_scratch: true}}"
+                )
                 continue
             for seed in self.config.seeds:
                 folder = f"{TASKS}/{name_of({'task': label, 'encoder': name, 'seed': seed})}"
@@ -223,6 +229,16 @@ class Suite:
                 for label, report in found.tasks.items():
                     pictures = draw_all(report, out / PICTURES / slug(label))
                     found.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
+                for key in self.config.along:
+                    pictures = [
+                        picture
+                        for report in along(key, (t for trials in self.tasks.values() for t in trials), self.folder)
+                        for picture in draw_along(
+                            report, key, out / PICTURES / f"{slug(report.measure.key)}-along-{slug(key)}"
+                        )
+                    ]
+                    drawn = f"{', '.join(map(str, pictures))} (and .svg)" if pictures else "no picture yet"
+                    found.notes.append(f"along {key}: {drawn}")
             except ValueError as error:  # without matplotlib
                 found.notes.append(f"no pictures: {error}")
         return found

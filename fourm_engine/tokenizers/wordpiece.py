@@ -16,6 +16,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ class WordPieceTokenizer(TextTokenizer):
     @property
     def end_id(self) -> int:
         return self._end
+
+    @property
+    def scales(self) -> Sequence[range]:
+        """The steps of each coordinate."""
+        scales = []
+        for axis in range(COORDINATES):
+            ids = takewhile(lambda i: i is not None, map(self._model.token_to_id, (f"v{axis}={i}" for i in count())))
+            steps = list(ids)
+            if steps and steps == [*range(steps[0], steps[0] + len(steps))]:
+                scales.append(range(steps[0], steps[0] + len(steps)))
+        return tuple(scales)
 
     @property
     def sentinel_ids(self) -> Sequence[int]:

@@ -42,6 +42,12 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     return alone
 
 
+def drawn(config: ModelConfig, inputs: Vocabulary) -> dict[str, Tensor]:
+    """Initial weights of an encoder, drawn with a seed from torch's generator."""
+    state = Transformer(config.model_copy(update={"compile": False}), inputs).state_dict()
+    return {name: state[name] for name in encoder_alone(config, inputs).state_dict()}
+
+
 def learning(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, weights: dict[str, Tensor]
 ) -> Transformer:

@@ -68,24 +68,39 @@ class ConvNeXtBlock(nn.Module):
         return x_BCHW + (self.scale * self.fc2(F.gelu(self.fc1(y_BHWC)))).permute(0, 3, 1, 2)
 
 
+def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, width, kernel, padding=kernel // 2), ChannelNorm(width), nn.GELU())
+
+
 class ConvNeXt(_MapHead):
     """Each token becomes `upsample` x `upsample` cells of `width` channels, on which `blocks` ConvNeXt blocks work; a
-    linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M)."""
+    linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M).
 
-    def __init__(self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4) -> None:
+    `detail`: channels, at the size of the map, of convolutions on the pixels of the inputs, which join the cells before
+    the output, so that edges within a token's patch are seen as they are. 0: none."""
+
+    def __init__(
+        self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4, detail: int = 0
+    ) -> None:
         super().__init__(spec, "convnext")
         self.project = nn.Conv2d(self.channels, width * upsample**2, 1)
         self.shuffle = nn.PixelShuffle(upsample)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
-        self.output = nn.Conv2d(width, spec.outputs, 1)
+        self.pixels = tuple(spec.pixels) if detail else ()
+        if detail and not self.pixels:
+            raise ValueError("detail is for inputs of pixels, and all inputs are tokens; leave it out")
+        if detail:
+            self.cells = nn.Conv2d(width, detail, 1)
+            self.stem = _conv(sum(spec.pixels[name][0] for name in self.pixels), detail, 5)
+            self.join = _conv(2 * detail, detail, 3)
+        self.output = nn.Conv2d(detail or width, spec.outputs, 1)
 
     def forward(self, features: HeadFeatures) -> Tensor:
         x = self.blocks(self.shuffle(self.project(self.stacked(features))))
-        return _resized(self.output(x), self.size)
-
-
-def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, kernel, padding=kernel // 2), ChannelNorm(width), nn.GELU())
+        if not self.pixels:
+            return _resized(self.output(x), self.size)
+        seen = torch.cat([_resized(features.pixels[name], self.size) for name in self.pixels], dim=1)
+        return self.output(self.join(torch.cat([_resized(self.cells(x), self.size), self.stem(seen)], dim=1)))
 
 
 class Pyramid(_MapHead):

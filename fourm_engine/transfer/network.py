@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.activation import blame
 from fourm_plugins.head import HeadFeatures, HeadSpec
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.spec import Grid
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import FeatureMap, Grid
 
 
 @dataclass
@@ -37,17 +39,17 @@ class TaskBatch(TensorFields):
 
 
 class TaskNetwork(nn.Module):
-    """`backbone`: an encoder of `inputs`, the vocabulary of the inputs."""
+    """`backbone`: an encoder of `inputs`, the vocabulary of the inputs; `spec`: what the head was made with."""
 
-    def __init__(self, backbone: Transformer, inputs: Vocabulary, head: nn.Module) -> None:
+    def __init__(self, backbone: Transformer, inputs: Vocabulary, head: nn.Module, spec: HeadSpec) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
-        self.grids = {e.name: (e.index, e.layout.height, e.layout.width) for e in inputs if isinstance(e.layout, Grid)}
+        self.backbone, self.head, self.spec = backbone, head, spec
+        self.index = {entry.name: entry.index for entry in inputs}
 
     def forward(self, batch: TaskBatch) -> Tensor:
         values, valid = self.backbone.encode_features(batch.tokens, batch.continuous)
-        maps = {name: _map(values, batch.tokens, *grid) for name, grid in self.grids.items()}
-        return self.head(HeadFeatures(values, valid, maps))
+        maps = {name: _map(values, batch.tokens, self.index[name], *grid) for name, grid in self.spec.grids.items()}
+        return self.head(HeadFeatures(values, valid, maps, pixels(batch, self.spec)))
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.encoder)
@@ -70,9 +72,29 @@ def _map(values_BND: Tensor, tokens: Tokens, index: int, height: int, width: int
     return map_BCD[:, :cells].unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def head_spec(width: int, inputs: Vocabulary, objective: Objective) -> HeadSpec:
+def pixels(batch: TaskBatch, spec: HeadSpec) -> dict[str, Tensor]:
+    """The packed patches of each continuous input as (B, C, H, W), 0 where there are none."""
+    tokens, found = batch.tokens, dict[str, Tensor]()
+    for name, (channels, height, width) in spec.pixels.items():
+        rows, columns = spec.grids[name]
+        size = channels, height // rows, width // columns
+        patches = torch.zeros(len(tokens.pos) * rows * columns, prod(size), device=tokens.pos.device)
+        if name in batch.continuous:
+            one = batch.continuous[name]
+            patches[one.row * rows * columns + tokens.pos[one.row, one.slot]] = one.values
+        patches_BhwpqC = patches.view(len(tokens.pos), rows, columns, *size[1:], channels)
+        found[name] = patches_BhwpqC.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+    return found
+
+
+def head_spec(
+    width: int, inputs: Vocabulary, objective: Objective, modalities: Mapping[str, Modality[Any]]
+) -> HeadSpec:
+    """`modalities`: the inputs."""
     grids = {e.name: (e.layout.height, e.layout.width) for e in inputs if isinstance(e.layout, Grid)}
-    return HeadSpec(width, objective.outputs, grids, objective.size, objective.levels)
+    arrays = {name: modalities[name].spec.array for name in grids if modalities[name].spec.continuous}
+    sizes = {name: (a.channels, a.height, a.width) for name, a in arrays.items() if isinstance(a, FeatureMap)}
+    return HeadSpec(width, objective.outputs, grids, objective.size, objective.levels, sizes)
 
 
 def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: PluginManager) -> nn.Module:

@@ -204,10 +204,11 @@ def load(
     except ValueError as error:
         raise ValueError(f"{folder / exported.CONFIG}: {error}") from None
     vocabulary = encoder.build_vocabulary()
-    spec = head_spec(encoder.model.width, vocabulary, objective)
+    spec = head_spec(encoder.model.width, vocabulary, objective, inputs)
     backbone = encoder_alone(encoder.model, vocabulary)
     with torch.device("meta"):  # what it claims is compared with the file before memory is taken
-        shape = TaskNetwork(backbone, vocabulary, make_head(saved.task.head, saved.task.head_options, spec, manager))
+        head = make_head(saved.task.head, saved.task.head_options, spec, manager)
+        shape = TaskNetwork(backbone, vocabulary, head, spec)
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
     try:
         with safe_open(path, framework="pt") as file:
@@ -216,7 +217,7 @@ def load(
             backbone.to_empty(device="cpu")
             backbone.tabulate()
             head = make_head(saved.task.head, saved.task.head_options, spec, manager)
-            network = TaskNetwork(backbone, vocabulary, head)
+            network = TaskNetwork(backbone, vocabulary, head, spec)
             network.load_state_dict({name: file.get_tensor(name) for name in expected})
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None

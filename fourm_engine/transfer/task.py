@@ -24,7 +24,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.train.task import Loss, Task
-from fourm_engine.transfer.backbone import learning, plain_weights
+from fourm_engine.transfer.backbone import drawn, learning, plain_weights
 from fourm_engine.transfer.config import TaskConfig
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork, check_output, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
@@ -63,7 +63,7 @@ class HeadTask(Task):
         self.source, self.settings, self.config, self.objective = source, settings, config, objective
         self.tokenizers, self.data, self.held_out, self.workers = dict(tokenizers), data, held_out, workers
         self.target, self.host, self.inputs = target, host, source.inputs
-        self.spec = head_spec(source.model.width, self.inputs, objective)
+        self.spec = head_spec(source.model.width, self.inputs, objective, source.training)
         self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
         self.name, self.best = objective.kind, objective.best
         self._digest = digest_of(source.file)
@@ -72,8 +72,9 @@ class HeadTask(Task):
         return make_head(self.config.head, self.config.head_options, self.spec, self.host)
 
     def model(self) -> nn.Module:
-        backbone = learning(self.source.model, self.inputs, self.settings, self.source.read())
-        network = TaskNetwork(backbone, self.inputs, self.head())
+        weights = drawn(self.source.model, self.inputs) if self.settings.from_scratch else self.source.read()
+        backbone = learning(self.source.model, self.inputs, self.settings, weights)
+        network = TaskNetwork(backbone, self.inputs, self.head(), self.spec)
         network.set_drop_path(self.config.drop_path)
         return network
 
@@ -88,7 +89,8 @@ class HeadTask(Task):
             self.held_out.objective.metrics()  # says at once which package they need
         head, spec, n = self.head(), self.spec, 2
         maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
-        features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps)
+        pixels = {name: torch.zeros(n, *size) for name, size in spec.pixels.items()}
+        features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps, pixels)
         with torch.no_grad():
             check_output(head.eval()(features), spec, n, self.config.head)
 
@@ -182,6 +184,7 @@ class HeadTask(Task):
     def identity(self) -> dict[str, Any]:
         lora = None if self.settings.lora is None else self.settings.lora.model_dump(mode="json")
         facts = {"finetune.source": self._digest, "finetune.freeze": self.settings.freeze, "finetune.lora": lora}
+        facts["finetune.from_scratch"] = self.settings.from_scratch
         facts |= {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         for modality in self.source.training.values():
             facts |= identity.facts(modality)

@@ -68,10 +68,10 @@ def test_a_config_has_the_published_settings_and_a_network_of_the_published_size
         objective = objective_of(config.task, inputs, target=next(iter(target.values())))
     else:
         objective = Classification(config.task, [f"{i}" for i in range(1000)])
-    spec = head_spec(shape.width, vocabulary, objective)
+    spec = head_spec(shape.width, vocabulary, objective, inputs)
     with torch.device("meta"):
         head = make_head(config.task.head, config.task.head_options, spec, manager)
-        network = TaskNetwork(encoder_alone(shape, vocabulary), vocabulary, head)
+        network = TaskNetwork(encoder_alone(shape, vocabulary), vocabulary, head, spec)
     matrices = sum(p.numel() for p in network.backbone.encoder.parameters() if p.ndim == 2)
     assert matrices == (1_207_910_400 if "xl" in name else 84_934_656)
     assert objective.outputs == {"ade": 150, "nyu": 1, "coc": 80}.get(name[:3], 1000)

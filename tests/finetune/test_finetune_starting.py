@@ -75,6 +75,19 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
         assert not torch.equal(whole[name], filled(source, config, seed=6, pieces=1)[name])
 
 
+def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
+    config = load_config(config_of(folder, tmp_path, finetune={"from_scratch": True}), ["train.lr=1e-9", "seed=7"])
+    train(config, tell=silent)
+    found, base = (
+        FourM.from_pretrained(run, device="cpu").network.state_dict() for run in (config.run, folder / "base")
+    )
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in base.items()}
+    for name in ("encoder.0.attn.qkv.weight", "decoder.0.mlp.fc2.weight", "embedding.encoder_table"):
+        both = torch.stack([found[name].flatten(), base[name].flatten()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.2, name
+        assert float(found[name].std()) > 0, name
+
+
 def test_no_process_reads_the_whole_source(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(exported, "load_network", lambda *_: pytest.fail("the source was loaded whole"))
     config = load_config(config_of(folder, tmp_path, finetune={"lora": LORA}))

@@ -44,7 +44,7 @@ def test_a_model_and_its_parts_say_what_they_are(model):
     text = repr(model)
     assert text.startswith("<FourM: ")
     assert "M parameters on cpu" in text
-    assert "\n  height: input and target, 16 tokens a sample" in text
+    assert "\n  height: input and target, 16 tokens per sample" in text
     assert "\n  pose: missing, its plugin is not installed" in text
     assert repr(model.vocabulary).startswith(f"<Vocabulary of {model.vocabulary.size} rows: ")
     height = model.modalities["height"]

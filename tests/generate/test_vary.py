@@ -74,6 +74,7 @@ def test_the_sheet_has_a_column_a_value_and_a_row_for_what_varies_and_each_targe
         ({"warmth": [1, 2]}, "'warmth' is neither a part"),
         ({"height.level": [1]}, "at least two values"),
         ({"height.level": "12"}, "at least two values"),
+        ({"top_k": ["a", "b"]}, "top_k: 'a' is not a number"),
         ({"height.level": ["a", "b"]}, "height.level: 'a' is not a number"),
         ({"seed": range(30), "steps": range(1, 17)}, "480 results, but a sheet has at most 400"),
         ({}, "one or two axes"),

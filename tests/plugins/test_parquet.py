@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_plugins.manager import PluginError, PluginManager
@@ -241,3 +242,38 @@ def test_a_model_is_trained_on_it_with_tokens_and_without(config):
         assert (config.parent / run / "finished.json").exists()
     assert "24 samples (split 'train' of parquet:" in straight
     assert "train-00000-of-00002/000000" in fourm("data", "show", config, "train-00000-of-00002/000000", *given)
+
+
+def test_files_that_are_hidden_or_lack_a_column_and_folders_called_so_are_no_obstacle(tmp_path):
+    folder = write(tmp_path / "set/data.parquet", {"image": images(6)}, parts=1, split="train")
+    write(folder, {"text": ["a"] * 4, "image": images(4)}, parts=1, split="extra")
+    (folder / "._train.parquet").write_bytes(b"x")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), folder / "before.parquet")
+    data = opened(f"parquet:{tmp_path / 'set'}?rgb=image&caption=text", real(rgb=GRID, caption=WORDS))
+    assert data.counts == {"rgb": 10, "caption": 4}
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None])
+def test_a_file_that_is_no_whole_parquet_file_is_named_in_one_line(tmp_path, content):
+    folder = write(tmp_path / "set", {"image": images(6)})
+    path = sorted(folder.iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(
+        PluginError, match=rf"{path}: cannot be read: .*; copy it anew, or remove it \(source"
+    ) as caught:
+        opened(f"parquet:{folder}?rgb=image", real(rgb=GRID))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_damaged_row_group_are_left_out_and_the_others_read(tmp_path, caplog):
+    folder = write(tmp_path / "set", {"image": [None, *images(7)]}, parts=1)
+    path = next(folder.iterdir())
+    path.write_bytes(path.read_bytes()[:4] + bytes(100) + path.read_bytes()[104:])
+    data = opened(f"parquet:{folder}?rgb=image", real(rgb=GRID))
+    bad = 0
+    for name in data.names:
+        try:
+            data.value(name, "rgb")
+        except BadFile as error:
+            bad += "row group 0 cannot be read" in str(error)
+    assert (len(data.names), bad) == (8, 4)

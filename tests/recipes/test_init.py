@@ -94,9 +94,26 @@ def test_a_whole_picture_is_mostly_shown_and_all_but_its_tokens_predicted_at_onc
     for one in whole:
         assert one.inputs == {"rgb@pixels": tokens["rgb@pixels"]}
         assert one.targets == {name: tokens[name] for name in ("semseg", "boxes")}
-    assert config.masking.encoder_tokens == tokens["rgb@pixels"]  # no row is empty that a whole picture does not fill
+    # No row is empty that a whole picture does not fill.
+    assert budgets.config.encoder_tokens == tokens["rgb@pixels"]
     others = {name for one in drawn if one not in whole for name in (*one.inputs, *one.targets)}
     assert others == {"rgb", "rgb@pixels", "semseg", "boxes"}
+
+
+def test_a_picture_is_shown_and_asked_for_as_a_whole_at_the_size_that_a_user_writes_later(here):
+    for folder, kind in (("images", "rgb"), ("maps", "semseg"), ("objects", "boxes")):
+        write(here / "photos", folder, kind, names(12))
+    init("photos", machine=CPU)
+    larger = [f"modalities.settings.{name}.image_size=[96, 128]" for name in ("rgb", "rgb@pixels", "semseg")]
+    config = load_config(
+        "photos.yaml", [*larger, *(line.replace("image_size=[96, 128]", "patch_size=8") for line in larger)]
+    )
+    modalities = config.load_modalities(PluginManager())
+    budgets = Budgets(config.masking, modalities.specs)
+    drawn = [budgets.draw(np.random.default_rng(seed), list(modalities)) for seed in range(20)]
+    for one in (one for one in drawn if one.component == "rgb@pixels to all"):
+        assert (one.inputs["rgb@pixels"], one.targets["semseg"]) == (192, 192)
+        assert one.targets["boxes"] == modalities["boxes"].spec.layout.num_tokens
 
 
 def test_one_kind_of_files_is_enough(here):

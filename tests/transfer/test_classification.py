@@ -153,6 +153,12 @@ def test_labels_are_read_as_sets_have_them(tmp_path, file, text):
         of_file(tmp_path / file, ["a", "b"], several=False)
 
 
+def test_a_picture_that_is_listed_twice_is_named_rather_than_merged(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(COCO | {"images": [*COCO["images"], {"id": 9, "file_name": "d.jpg"}]}))
+    with pytest.raises(ValueError, match=r"x\.json: images\[3\] has the id of images\[1\], 9; remove one, or give it"):
+        of_file(tmp_path / "x.json", ["a", "b"], several=True)
+
+
 def test_measures_are_what_they_are_called():
     rng = np.random.default_rng(0)
     output, label = torch.tensor(rng.normal(size=(40, 9))), torch.tensor(rng.integers(0, 9, 40))

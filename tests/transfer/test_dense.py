@@ -10,10 +10,20 @@ from typer.testing import CliRunner
 
 import fourm_engine as fm
 from fourm_engine.cli import app
+from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
 from fourm_engine.transfer.dense import Regression, Segmentation
+from fourm_engine.transfer.map_heads import ConvNeXt
+from fourm_engine.transfer.network import TaskBatch, head_spec, pixels
+from fourm_plugins.head import HeadFeatures, HeadSpec
 from tests.transfer.heads import HEAD, nyuv2, regression, run, scores, segmentation
+
+#: Two inputs of 2 x 3 patches.
+TWO = {
+    name: {"plugin": "rgb@pixels", "image_size": [16, 24], "patch_size": 8, "source": name}
+    for name in ("rgb@pixels", "near")
+}
 
 
 def modality(name: str, **settings):
@@ -23,7 +33,7 @@ def modality(name: str, **settings):
 
 @pytest.mark.parametrize("head", ["convnext", "pyramid"])
 def test_ade20k_is_learned_without_its_class_of_none(source, ade, tmp_path, head):
-    task = {"head": head, "head_options": HEAD if head == "convnext" else {"width": 8}}
+    task = {"head": head, "head_options": {**HEAD, "detail": 8} if head == "convnext" else {"width": 8}}
     folder = run(segmentation(tmp_path, source, ade, task=task), "train.steps=24")
     assert scores(folder)["mIoU"] > 0.5
     assert scores(folder).keys() == {"mIoU", "pixel accuracy", "cross-entropy"}
@@ -32,6 +42,41 @@ def test_ade20k_is_learned_without_its_class_of_none(source, ade, tmp_path, head
     assert set(np.unique(told.value)) <= {1, 2, 3}  # 0 is neither learned nor predicted
     truth = np.asarray(Image.open(ade / f"annotations/validation/{picture.stem}.png").resize((32, 32), 0))
     assert (told.value == truth)[4:].mean() > 0.6
+
+
+def test_pixels_reach_a_head_as_the_encoder_sees_them_and_are_0_where_a_sample_has_none(source):
+    manager = load_manager(config := ModalitiesConfig(select=list(TWO), settings=TWO))
+    inputs = load_modalities(config, manager)
+    vocabulary = inputs.vocabulary()
+    array = np.random.default_rng(0).normal(size=(3, 16, 24)).astype(np.float32)
+    samples = [{"near": Shown.continuous(inputs["near"].spec, array)}, {}]
+    packed = pack_inputs(samples, vocabulary, 8, "cpu")
+    objective = Segmentation(SegmentationConfig(target="semseg"), modality("semseg", num_classes=2))
+    seen = pixels(TaskBatch(*packed, {}, 0), head_spec(4, vocabulary, objective, inputs))
+    assert seen.keys() == TWO.keys()
+    np.testing.assert_array_equal(seen["near"][0], array)
+    assert not seen["near"][1].any()
+    assert not seen["rgb@pixels"].any()
+
+
+def test_detail_sees_edges_within_the_patch_of_a_token():
+    torch.manual_seed(0)
+    spec = HeadSpec(4, 2, {"one": (2, 2)}, (16, 16), pixels={"one": (3, 16, 16)})
+    tokens, valid = torch.zeros(1, 4, 4), torch.ones(1, 4, dtype=torch.bool)
+    picture = torch.zeros(1, 3, 16, 16)
+    changed = picture.clone()
+    changed[..., 8, 5] = 9
+
+    def answer(head, seen):
+        return head(HeadFeatures(tokens, valid, {"one": torch.zeros(1, 4, 2, 2)}, {"one": seen}))
+
+    head = ConvNeXt(spec, width=4, upsample=2, blocks=1, detail=4)
+    rows, columns = (answer(head, picture) != answer(head, changed))[0].any(0).nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 11, 2, 8)
+    plain = ConvNeXt(spec, width=4, upsample=2, blocks=1)
+    assert torch.equal(answer(plain, picture), answer(plain, changed))
+    with pytest.raises(ValueError, match="detail is for inputs of pixels, and all inputs are tokens"):
+        ConvNeXt(HeadSpec(4, 2, {"one": (2, 2)}, (16, 16)), detail=4)
 
 
 def test_nyuv2_is_learned_in_metres_and_predicted_as_files(source, nyu, tmp_path):

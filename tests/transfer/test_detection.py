@@ -156,6 +156,13 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
         ({"annotations": [{**BOX, "image_id": 7}]}, r"annotations\[0\]: missing or unknown: 7"),
         ({"annotations": [BOX, {**BOX, "bbox": [0, 0, 10**400, 1]}]}, r"annotations\[1\]: int too large to convert"),
         ({"categories": []}, "names no categories"),
+        ({"images": [IMAGE, IMAGE]}, r"images\[1\] has the id of images\[0\], 0; remove one, or give it another"),
+        ({"images": [IMAGE, {**IMAGE, "id": 4}]}, r"images\[1\] has the file_name of images\[0\], '0"),
+        ({"categories": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}, r"categories\[1\] has the id of"),
+        (
+            {"annotations": [{**BOX, "id": 5}, BOX, {**BOX, "id": 5}]},
+            r"annotations\[2\] has the id of .*\[0\], 5",
+        ),
         ({"images": [{"id": 0, "file_name": "b.jpg", "height": 1, "width": 1}]}, "such as 'b.jpg', is a sample"),
     ],
 )

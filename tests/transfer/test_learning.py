@@ -69,6 +69,26 @@ def test_the_drop_path_of_blocks_rises_and_the_rate_of_layers_falls_from_the_hea
     assert decays["backbone.embedding.modality"] == 0 < decays["backbone.embedding.projections.rgb@pixels.weight"]
 
 
+def test_from_scratch_the_encoder_is_drawn_by_the_seed_and_learns(source, pictures, tmp_path):
+    path = config(tmp_path, source, pictures, CLASSES)
+    trained = opened(path)[1].model().backbone.state_dict()
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(opened(path, "finetune.from_scratch=true")[1].model().backbone)
+    first, again, other = (network.state_dict() for network in drawn)
+    matrices = [name for name in first if name.startswith("encoder.") and first[name].ndim == 2]
+    assert trained.keys() == first.keys()
+    for name in matrices:
+        assert torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+        assert not torch.equal(first[name], trained[name])
+        assert float(first[name].std() / trained[name].std()) == pytest.approx(1, abs=0.2)
+    assert all(parameter.requires_grad for name, parameter in drawn[0].named_parameters() if name in matrices)
+    with pytest.raises(ValueError, match="finetune: from_scratch draws weights that freeze would keep from learning"):
+        load_task_config(path, ["finetune.from_scratch=true", "finetune.freeze=['*']"])
+
+
 def test_a_sample_is_the_same_whatever_is_beside_it_and_mixes_with_its_partner(source, pictures, tmp_path):
     task = {**CLASSES, "mixup": 1.0, "cutmix": 1.0}
     _, task = opened(config(tmp_path, source, pictures, task, data={"augment": True}))

@@ -245,13 +245,14 @@ def _part(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
         meant = samples_of(wanted.listed, everything)
         names = frozenset(meant.values())
         if missing := sorted(wanted.listed - meant.keys()):
+            whole = isinstance(wanted.root, Elsewhere)  # whose splits are not lists, and hold rows of nothing
             findings.append(
                 Finding(
                     "missing",
-                    "problem",
+                    "note" if whole else "problem",
                     f"{shown(wanted.root)}: {len(missing)} of {len(wanted.listed)} samples that split {wanted.split} "
                     f"lists have no file, such as {shown(missing[0])}",
-                    "add their files, or take them out of splits.json",
+                    "they are not used" if whole else "add their files, or take them out of splits.json",
                     part=wanted.name,
                     listed=Listed(missing),
                 )

@@ -1,0 +1,54 @@
+"""Tasks that differ by a number, such as their share of the labels: the measure over it.
+
+In: the trials of all tasks, and the dotted key of the number. Out: for each measure its `Results`, in which the number
+is an axis, beside the encoder and the settings in which tasks of this measure differ otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fourm_engine.sweep.config import Measure
+from fourm_engine.sweep.folder import SweepFolder
+from fourm_engine.sweep.results import Results, results_of
+from fourm_engine.sweep.trial import Trial
+
+#: Settings that differ from trial to trial whatever the task is.
+_OF_TRIALS = ("run", "seed", "finetune.source")
+
+
+def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Results]:
+    by_measure: dict[Measure, list[tuple[Trial, dict[str, Any]]]] = {}
+    for trial in trials:
+        settings = _flat(trial.content)
+        value = settings.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            by_measure.setdefault(trial.measure, []).append((trial, settings))
+    return [results_of(_pointed(key, found), folder, measure) for measure, found in by_measure.items()]
+
+
+def _pointed(key: str, found: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:
+    """The trials with the number, and what else tells those of an encoder apart, in their points."""
+    by_encoder: dict[str, list[dict[str, Any]]] = {}
+    for trial, settings in found:
+        by_encoder.setdefault(trial.point["encoder"], []).append(settings)
+    names = dict.fromkeys(name for _, settings in found for name in settings if name not in (key, *_OF_TRIALS))
+    differing = [
+        name for name in names if any(len({json.dumps(s.get(name)) for s in same}) > 1 for same in by_encoder.values())
+    ]
+    pointed = []
+    for trial, settings in found:
+        others = {name: settings[name] for name in differing if settings.get(name) is not None}
+        pointed.append(replace(trial, point={**trial.point, key: settings[key], **others}))
+    return pointed
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, of all values that are no mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
