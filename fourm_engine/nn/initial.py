@@ -37,7 +37,8 @@ class Initial:
         rows = min(total, max(1, BLOCK // part[0].numel()))  # of a block
         end = first + len(part)
         for block in range(first // rows, -(-end // rows)):
-            generator = torch.Generator().manual_seed(_seed(seed, name, block))
+            digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             drawn = torch.empty(rows, *part.shape[1:], device="cpu")
             if self.kind == "gaussian":
                 drawn.normal_(std=self.scale, generator=generator)
@@ -46,8 +47,3 @@ class Initial:
             begin = block * rows
             low, high = max(first, begin), min(end, begin + rows)
             part[low - first : high - first].copy_(drawn[low - begin : high - begin])
-
-
-def _seed(seed: int, name: str, block: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
