@@ -1,5 +1,6 @@
 # The README's commands. Each does its set-up; interrupt any of them, and run it again to continue.
 PYTHON ?= python3
+SHELL  := /bin/bash -o pipefail
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -12,12 +13,15 @@ setup: $(STAMP)
 
 # One pip call installs the engine and the plugins, separate distributions; constraints.txt pins torch.
 $(STAMP): $(FILES)
-	@echo "Installing PyTorch, the engine and the plugins into $(VENV) (2 GB): minutes without a line"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
-	  -e ".[dev,demo]" $(PLUGINS:%=-e ./plugins/%)
-	touch $@
+	@echo "1/3 A virtual environment, $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
+	@echo "2/3 PyTorch and what else is needed (2 GB, some minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt \
+	  -e ".[dev,demo]" $(PLUGINS:%=-e ./plugins/%) \
+	  | awk '/^ *(Downloading|Installing)/ {print substr($$0, 1, 100); fflush()}'
+	@echo "3/3 Installed: the engine and the plugins ($(PLUGINS))"
+	@touch $@
 
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/scenes/demo.sh demo 2000 200 300

@@ -124,7 +124,8 @@ class Obvious(nn.Module):
                 x = table[one.content]
             index = torch.full_like(one.kept, self.vocabulary[name].index, dtype=torch.int64)
             positions = torch.arange(x.shape[1], device=x.device)
-            place = embedding.place(positions, index[0]).expand_as(x)
+            learned = embedding.decoder_positions if decoder else embedding.encoder_positions
+            place = embedding.place(positions, index[0], learned).expand_as(x)
             parts.append((x + place, place, one.kept, index, one.order, one.labels))
         x, place, kept, mod, order, labels = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         first = torch.argsort(~kept, dim=1, stable=True)[:, :number]

@@ -19,6 +19,8 @@ from PIL import Image
 
 import fourm_engine as fm
 from benchmarks.orders import read
+from fourm_engine.drawing import Cell, png, sheet
+from fourm_engine.files import write_atomically
 from fourm_engine.generate.tiles import Tiling
 from fourm_plugins.view import View
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--small", default="rgb")
     parser.add_argument("--large", default="rgb@128")
     parser.add_argument("--samples", type=int, default=60)
+    parser.add_argument("--sheet", type=Path, help="a PNG of four pictures")
     parser.add_argument("--tiled", type=int, default=10, help="pictures that are enlarged tile by tile")
     options = parser.parse_args()
     model = fm.FourM.from_pretrained(options.run, device="cpu")
@@ -51,16 +54,22 @@ def main() -> None:
     greedy = {"steps": 1, "temperature": 0}
     metrics = [metric for metric in large.metrics() if metric.min_samples <= len(truths)]
     print(f"{len(truths)} held-out samples, {low[0].shape[0]} to {edge} pixels: {', '.join(m.name for m in metrics)}")
-    for what, pictures in (
-        ("bicubic of the small picture", [enlarged(value, edge) for value in low]),
-        ("tokens, decoded small, bicubic", [enlarged(value, edge) for value in decoded]),
-        ("tokens to tokens, one step", made(tokens, **greedy)),
-        ("tokens to tokens, 8 drawn steps", made(tokens, steps=8, temperature=1.0, top_p=0.9)),
-        ("pixels to tokens, one step", made([{options.small: value} for value in low], **greedy)),
-        ("ceiling: truth, encoded and decoded", ceiling),
-    ):
+    rows = {
+        "bicubic of the small picture": [enlarged(value, edge) for value in low],
+        "tokens, decoded small, bicubic": [enlarged(value, edge) for value in decoded],
+        "tokens to tokens, one step": made(tokens, **greedy),
+        "tokens to tokens, 8 drawn steps": made(tokens, steps=8, temperature=1.0, top_p=0.9),
+        "pixels to tokens, one step": made([{options.small: value} for value in low], **greedy),
+        "ceiling: truth, encoded and decoded": ceiling,
+    }
+    for what, pictures in rows.items():
         scores = "  ".join(f"{metric.compute(pictures, truths):.4g}" for metric in metrics)
         print(f"{what:36} {scores}", flush=True)
+    if options.sheet is not None:
+        names = list(rows)[1:4]
+        shown = [[Cell(rows[name][i], name) for name in names] + [Cell(truths[i], "truth")] for i in range(4)]
+        rendered = [[Cell(large.render(cell.content), cell.caption) for cell in row] for row in shown]
+        write_atomically(options.sheet, png(sheet([("", row) for row in rendered], cell=2 * edge - edge // 2)))
     half = originals[0].shape[0] * low[0].shape[0] // edge
     originals, overlap = originals[: options.tiled], 4
     shrunk = [np.asarray(Image.fromarray(o).resize((half, half), Image.Resampling.BOX)) for o in originals]

@@ -7,6 +7,7 @@ predicts any modality from any others.
 
 FourM            a trained model: generate, edit, encode, save
 Stage            one step of a plan: a target and how it is generated
+Guide            a weaker version of a model, to lead away from
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
 tiled            a target of a picture that is larger than a model sees, tile by tile
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.given import Condition, Ids, Typed
+    from fourm_engine.generate.guidance import Guide
     from fourm_engine.generate.plan import Stage
     from fourm_engine.generate.tiles import tiled
     from fourm_engine.model import FourM
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Condition",
     "FourM",
+    "Guide",
     "Ids",
     "Stage",
     "Typed",
@@ -50,6 +53,7 @@ __all__ = [
 _PLACES = {
     "Condition": ("generate.inputs", "Condition"),
     "FourM": ("model", "FourM"),
+    "Guide": ("generate.guidance", "Guide"),
     "Ids": ("generate.inputs", "Ids"),
     "Stage": ("generate.plan", "Stage"),
     "Typed": ("generate.inputs", "Typed"),

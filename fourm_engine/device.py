@@ -20,6 +20,10 @@ _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
 PROBE_FLOPS = 1 << 29
 
 
+#: Devices whose numbers the host reads without waiting for them.
+AT_HAND = ("cpu",)
+
+
 @dataclass(frozen=True)
 class Machine:
     """What there is to compute on; `memory` and `gpu_memory` in GiB, '' and 0 without a GPU."""
@@ -163,6 +167,11 @@ def local_device() -> torch.device:
     import torch
 
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def at_hand(tensor: torch.Tensor) -> bool:
+    """Whether the host reads the numbers of a tensor without waiting for a device."""
+    return tensor.device.type in AT_HAND
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:

@@ -29,8 +29,16 @@ _INK, _PALE = (20, 20, 20), (110, 110, 110)
 
 
 def show(modality: Modality, value: Any, *, side: int = SIDE) -> Any:
-    """`value` for a person: a picture of `side` pixels with its scale or key beside it, or a string."""
-    return explained(modality.render(value), modality.legend(value), side=side)
+    """`value` for a person: a picture of at least `side` pixels, with its scale or key beside it, or a string."""
+    rendered, legend = modality.render(value), modality.legend(value)
+    if isinstance(rendered, str) or legend is not None or max(rendered.size) >= side:
+        return explained(rendered, legend, side=side)
+    from PIL import Image as pil
+
+    # Colours that mean something are enlarged with their legend, pixel by pixel; what a camera sees, smoothly.
+    scale = side / max(rendered.size)
+    size = round(rendered.width * scale) or 1, round(rendered.height * scale) or 1
+    return rendered.convert("RGB").resize(size, pil.Resampling.BICUBIC)
 
 
 def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:

@@ -7,18 +7,20 @@ against what the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fourm_engine import exported
 from fourm_engine.adapter import Adapter
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer, absent
-from fourm_engine.convert.domains import match, restrict
+from fourm_engine.convert.domains import fitted, match, restrict
+from fourm_engine.convert.tensors import vocabulary_of
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.generate.request import names_of, no_such
@@ -27,6 +29,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.weights import read_rows
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
@@ -39,7 +42,10 @@ SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of: the arguments of `FourM`."""
+    """What a model is made of: the arguments of `FourM`, and how to read its weights.
+
+    `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the
+    file."""
 
     network: Transformer
     modalities: Modalities
@@ -47,25 +53,26 @@ class Parts:
     vocabulary: Vocabulary
     missing: dict[str, str]
     published: dict[str, Any] | None
+    read: Callable[[Tensor, str, int], None]
     origin: tuple[Path, ExportedConfig] | None = None
 
 
 def load_parts(
     path_or_id: str | Path,
     *,
-    device: torch.device | str | None,
-    domains: Iterable[str] | None,
-    disable: Iterable[str],
-    providers: Mapping[str, str] | None,
-    manager: PluginManager | None,
-    revision: str | None,
-    tokenizers: Mapping[str, str | Path] | None,
-    settings: Mapping[str, Mapping[str, Any]] | None,
+    device: torch.device | str | None = None,
+    domains: Iterable[str] | None = None,
+    disable: Iterable[str] = (),
+    providers: Mapping[str, str] | None = None,
+    manager: PluginManager | None = None,
+    revision: str | None = None,
+    tokenizers: Mapping[str, str | Path] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     adapter: str | Path | None = None,
     weights: bool = True,
 ) -> Parts:
-    """The arguments, and what is raised, are those of `FourM.from_pretrained`. Without `weights` the network of an
-    exported model is checked, and has no memory."""
+    """The arguments, and what is raised, are those of `FourM.from_pretrained`. Without `weights` the network is checked
+    against the file, and has no memory."""
     device = choose_device(device)
     disable = names_of("disable", disable)
     if manager is not None and (disable or providers):
@@ -79,7 +86,7 @@ def load_parts(
             raise ValueError(f"{adapter}: an adapter has its settings; leave settings out")
         parts = _adapted(Adapter(adapter), source, folder, domains, tokenizers or {}, host, freeze=manager is None)
     elif source:
-        parts = _published(source, domains, tokenizers or {}, settings or {}, host)
+        parts = _published(source, domains, tokenizers or {}, settings or {}, host, weights=weights)
     elif settings:
         raise ValueError(f"{folder}: an exported model has its settings; leave settings out")
     else:
@@ -87,7 +94,7 @@ def load_parts(
         blank = None if weights else exported.checked_network(folder, config)
         parts = _exported(folder, config, domains, tokenizers or {}, host, freeze=manager is None, network=blank)
         parts = replace(parts, published=exported.published_arguments(folder))
-    if weights or source:
+    if weights:
         parts.network.to(device)
     for tokenizer in parts.tokenizers.values():
         tokenizer.to(device)
@@ -180,6 +187,7 @@ def _exported(
         config.build_vocabulary(),
         missing=missing,
         published=None,
+        read=lambda part, name, first: read_rows(folder / exported.WEIGHTS, name, part, first),
         origin=(folder, config),
     )
 
@@ -190,6 +198,8 @@ def _published(
     tokenizers: Mapping[str, str | Path],
     settings: Mapping[str, Mapping[str, Any]],
     manager: PluginManager,
+    *,
+    weights: bool = True,
 ) -> Parts:
     """`domains`: names in the file, or ours; those that are left out leave no rows behind."""
     checkpoint = published.open_checkpoint(path)
@@ -214,13 +224,20 @@ def _published(
     if not matched:
         raise ValueError(f"{path}: {'; '.join(missing.values())}")
     names = {name: modality.name for name, (modality, _) in matched.items()}
-    kept = [domain for domain in checkpoint.domains if domain.name in matched]
-    network = published.build_network(checkpoint, kept, names)
+    kept = fitted(checkpoint.domains, matched)
+    network = (published.build_network if weights else published.blank_network)(checkpoint, kept, names)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in matched.values()}
     modalities = Modalities([modality for modality, _ in matched.values()], plugins, manager)
     loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
-    vocabulary = published.vocabulary_of(kept, names)
-    return Parts(network, modalities, loaded, vocabulary, missing=missing, published=checkpoint.arguments)
+    return Parts(
+        network,
+        modalities,
+        loaded,
+        vocabulary_of(kept, names),
+        missing=missing,
+        published=checkpoint.arguments,
+        read=published.reader(checkpoint, network, kept, names),
+    )
 
 
 def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder: Path) -> Modality[Any]:

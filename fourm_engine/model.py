@@ -27,6 +27,7 @@ from fourm_engine.generate.chain import Nats, read_nats
 from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combined, reductions_of
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.explain import explained
+from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.plan import Guidance, Stage
 from fourm_engine.generate.prepare import prepare
@@ -99,7 +100,7 @@ class FourM:
             elif entry.name in self.modalities:
                 spec = self.modalities[entry.name].spec
                 roles = " and ".join(role for role in ("input", "target") if getattr(spec, role))
-                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens a sample")
+                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens per sample")
         return "\n".join(lines) + ">"
 
     # Loading and saving
@@ -150,14 +151,7 @@ class FourM:
             settings=settings,
             adapter=adapter,
         )
-        return cls(**vars(parts))
-
-    def grown(
-        self, network: Transformer, modalities: Modalities, tokenizers: Mapping[str, Tokenizer], vocabulary: Vocabulary
-    ) -> FourM:
-        """A larger model, whose `vocabulary` starts with this model's. What is missing here is missing there, too, and
-        is saved with it. It no longer counts as a published model."""
-        return FourM(network, modalities, tokenizers, vocabulary, missing=self.missing, origin=self._origin)
+        return cls(**{name: part for name, part in vars(parts).items() if name != "read"})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, atomically, replacing an earlier export in `folder`. Modalities that are missing here are
@@ -177,7 +171,11 @@ class FourM:
         """Write `path` (a safetensors file) in the published format, with `config.json` beside it. Raises ValueError
         for anything the format cannot hold."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
-        save_published(Path(path), self.network, self.vocabulary, specs, missing=self.missing, arguments=self.published)
+        shorter = {name for name, modality in self.modalities.items() if "max_tokens" in modality.published_settings}
+        missing, arguments = self.missing, self.published
+        save_published(
+            Path(path), self.network, self.vocabulary, specs, shorter=shorter, missing=missing, arguments=arguments
+        )
 
     # Generating and encoding
 
@@ -211,6 +209,7 @@ class FourM:
         top_p: float | None = None,
         top_k: int | None = None,
         guidance: Guidance | None = None,
+        guide: Guide | None = None,
         scheme: str | None = None,
         order: Mapping[str, float] | None = None,
         prompt_sentinel: bool = False,
@@ -236,6 +235,7 @@ class FourM:
             temperature: 0 takes the likeliest tokens; above 0, tokens are drawn.
             top_p, top_k: what may be drawn: the fewest tokens with this total probability; the k likeliest.
             guidance: a weight for all conditions, or {name: weight}; each a number, or a list as a schedule over steps.
+            guide: a weaker version of the model to lead away from, `fm.Guide(model, weight)`.
             scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
             order: settings of the scheme, {"share": 0.1}.
             prompt_sentinel: as the published models were sampled; see `Stage`.
@@ -246,7 +246,7 @@ class FourM:
         options |= {"guidance": guidance, "scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
         samples: dict[str, Any] = {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best}
         return self.generate_batch(
-            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, **samples, **options
+            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, guide=guide, **samples, **options
         )[0]
 
     def generate_batch(
@@ -262,6 +262,7 @@ class FourM:
         explain: bool = False,
         plan: Sequence[Stage | str] | Stage | str | None = None,
         batch_size: int = 16,
+        guide: Guide | None = None,
         **options: Any,
     ) -> list[Results]:
         """Like `generate`, with its `options`, for several samples, `batch_size` at a time. The result of a sample
@@ -292,13 +293,18 @@ class FourM:
         for tokenizer in (self.tokenizers[target] for target in ways):
             if isinstance(tokenizer, AbsentTokenizer):
                 tokenizer.decode([])  # raises the error that names it, before anything runs
+        if guide is not None:
+            made = {stage.target for plan_of_sample in prepared.plans for stage in plan_of_sample}
+            guide.check(made.union(*({*sample.shown, *sample.known} for sample in samples)), self)
+            guide.model.network.to(self.device)
         if explain:
-            explanation = explained(prepared, self.sampler)
+            explanation = explained(prepared, self.sampler, guide)
             print(explanation)
             return [Results(explanation=explanation) for _ in inputs]
         results = [Results() for _ in samples]
         for sample_plan, members in prepared.groups(batch_size):
-            filled = self.sampler.run([samples[i] for i in members], sample_plan, [prepared.seeds[i] for i in members])
+            seeds = [prepared.seeds[i] for i in members]
+            filled = self.sampler.run([samples[i] for i in members], sample_plan, seeds, guide)
             for target in targets:
                 values = self._decode(target, [f[target] for f in filled], [samples[i] for i in members])
                 for i, generated in zip(members, values, strict=True):

@@ -7,8 +7,8 @@ installing another plugin never moves an existing row. Stored by name in every c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import flat
@@ -27,6 +27,8 @@ class Entry:
     layout: Layout
     patch_dim: int
     position_grid: tuple[int, int] | None = None
+    #: Ranges of the modality's ids that are the steps of one quantity (`Tokenizer.scales`), for training.
+    scales: tuple[range, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -93,6 +95,14 @@ class Vocabulary:
                 grid = None if trained == (layout.height, layout.width) else trained
             entries.append(replace(known, layout=layout, position_grid=grid))
         return Vocabulary(entries)
+
+    def with_scales(self, scales: Mapping[str, Sequence[range]]) -> Vocabulary:
+        """The same rows; modality -> which ranges of its ids are steps of one quantity."""
+        return Vocabulary(replace(entry, scales=tuple(scales.get(entry.name, ()))) for entry in self)
+
+    def rows_of_scales(self) -> tuple[range, ...]:
+        """The rows of the tables that hold the scales of all modalities."""
+        return tuple(range(e.start + scale.start, e.start + scale.stop) for e in self for scale in e.scales)
 
     def __repr__(self) -> str:
         entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)

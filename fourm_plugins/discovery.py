@@ -38,8 +38,12 @@ State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 _GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 #: "package.module", or "package.module:attribute".
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
-#: Names in published checkpoints whose plugin in this project has another name.
-_CALLED = {"det": "boxes"}
+#: Names in published checkpoints whose distribution in this project has another name.
+_FURTHER = (
+    *("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global"),
+    *("metadata", "color_palette", "human_poses", "sam_instance"),
+)
+_CALLED = {"det": "boxes"} | dict.fromkeys(_FURTHER, "more21")
 
 
 class PluginError(ValueError):

@@ -94,6 +94,9 @@ class Modality(ABC, Generic[Value]):
     claims: ClassVar[frozenset[str]] = frozenset()
     #: Whether `augment` uses `View.variant`. If not, views that differ only in it are computed once.
     variants: ClassVar[bool] = True
+    #: Whether a sequence has one right answer where a picture is shown, as boxes have and captions have not: its
+    #: likeliest tokens are then a better answer than drawn ones.
+    one_answer: ClassVar[bool] = False
     #: What a value is, in users' words, for error messages: "a picture, uint8 (H, W, 3)".
     wanted: ClassVar[str] = ""
     #: Names that people give to folders of such data, besides the modality's name: lower case, singular.
@@ -243,6 +246,11 @@ class Modality(ABC, Generic[Value]):
     @abstractmethod
     def denormalise(self, array: np.ndarray | str) -> Value:
         """The value of an array, in the shape and dtype of `spec.array`. Never raises on what a tokenizer decodes."""
+
+    def denormalise_scored(self, array: str, tokens: Sequence[tuple[str, float]]) -> Value:
+        """The value of a generated text, from the text of each of its tokens and the probability that the model gave
+        it. Never raises on what a tokenizer decodes."""
+        return self.denormalise(array)
 
     def compose(self, given: Value, generated: Value, kept: Bool[np.ndarray, "H W"]) -> Value:
         """An edited value: `given` where `kept` is True, `generated` elsewhere. Both are values at this modality's own

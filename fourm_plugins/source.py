@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 class SampleSource(ABC):
     """The samples at one location, opened as `cls(location, specs, **settings)`: `location` is the text before `?`,
-    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. Raises
-    ValueError or OSError for what the user can mend: nothing at the location, a wrong setting.
+    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. This and each
+    method raise ValueError or OSError for what the user can mend: nothing at the location, a wrong setting, a damaged
+    file.
 
     Every reading process opens it anew: connections and open files are never shared or pickled. A process that only
     reads files never uses `names`, `present` and `splits`: compute these on first use."""

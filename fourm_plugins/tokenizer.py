@@ -71,6 +71,12 @@ class Tokenizer(ABC):
         return self.spec.token_space.size
 
     @property
+    def scales(self) -> Sequence[range]:
+        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate: near ids mean nearly the
+        same. `loss.neighbours` teaches that; by default there are none."""
+        return ()
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Hex digest of everything that decides the ids: kind, settings and fitted state."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import MissingTokenizerError
+from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
 from fourm_engine.generate import Ids
@@ -27,11 +28,11 @@ from fourm_plugins.spec import Grid, Sequence
 GRID = Grid(height=2, width=2)
 OURS = {"dim": "width", "num_register_tokens": "registers"}
 DOMAINS = [
-    published.Domain("tok_rgb@32", GRID, 12, 0, True, True),
-    published.Domain("rgb@32", GRID, 0, 768, True, False),
-    published.Domain("tok_depth@32", GRID, 9, 0, True, True),
-    published.Domain("caption", Sequence(max_tokens=12), 4300, 0, True, True),
-    published.Domain("tok_normal@32", GRID, 7, 0, False, True),
+    Domain("tok_rgb@32", GRID, 12, 0, True, True),
+    Domain("rgb@32", GRID, 0, 768, True, False),
+    Domain("tok_depth@32", GRID, 9, 0, True, True),
+    Domain("caption", Sequence(max_tokens=12), 4300, 0, True, True),
+    Domain("tok_normal@32", GRID, 7, 0, False, True),
 ]
 
 
@@ -41,7 +42,7 @@ def checkpoint(request, tmp_path):
     gelu = request.param == "gelu"
     shape = {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2}
     config = ModelConfig(**shape, mlp=request.param, bias=gelu, qk_norm=not gelu, registers=3 * gelu)
-    vocabulary = published.vocabulary_of(DOMAINS)
+    vocabulary = vocabulary_of(DOMAINS)
     torch.manual_seed(0)
     network = Transformer(config, vocabulary)
     names = {domain.name: domain.name for domain in DOMAINS}
@@ -81,6 +82,32 @@ def test_arguments_may_stand_in_a_config_beside_the_file(checkpoint):
         FourM.from_pretrained(checkpoint, device="cpu")
     checkpoint.with_name("config.json").write_text(json.dumps(arguments))
     assert FourM.from_pretrained(checkpoint.parent, device="cpu").vocabulary.names[1] == "rgb@pixels"
+
+
+def test_each_process_reads_its_rows_of_a_published_file_and_no_more(checkpoint, monkeypatch):
+    opened = published.open_checkpoint(checkpoint)
+    names = {domain.name: domain.name for domain in opened.domains}
+    whole = dict(published.build_network(opened, opened.domains, names).named_parameters())
+    blank, numbers = published.blank_network(opened, opened.domains, names), []
+    read_rows = published.read_rows
+
+    def counted(path, key, rows, first, *, leading):
+        numbers.append(0 if leading else rows.numel())
+        read_rows(path, key, rows, first, leading=leading)
+
+    monkeypatch.setattr(published, "read_rows", counted)
+    read = published.reader(opened, blank, opened.domains, names)
+    for process in range(3):
+        numbers.clear()
+        share = 0
+        for name, parameter in whole.items():
+            chunk = -(-len(parameter) // 3)
+            first = min(chunk * process, len(parameter))
+            part = torch.full_like(parameter[first : first + chunk], torch.nan)
+            read(part, name, first)
+            assert torch.equal(part, parameter[first : first + chunk]), name
+            share += part.numel()
+        assert 0 < sum(numbers) <= share
 
 
 def test_tied_tensors_that_a_file_holds_once_are_found(checkpoint):

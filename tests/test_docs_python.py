@@ -79,4 +79,4 @@ def test_the_package_lists_and_explains_what_it_has():
 
 def test_a_model_of_many_modalities_says_what_it_is_in_a_line_each(model):
     assert len(repr(model).splitlines()) == 5
-    assert repr(model).splitlines()[1] == "  caption: input and target, 10 tokens a sample"
+    assert repr(model).splitlines()[1] == "  caption: input and target, 10 tokens per sample"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Trains CONFIG on all GPUs of a Slurm job, one process each. Ten minutes before the time limit, or when Slurm preempts
-# the job, the processes write a checkpoint and end; the job is queued again and resumes.
+# the job, the processes write a checkpoint and end; the job is queued again and resumes. So it does, up to FAULTS (20)
+# times in all, when a process was lost or hung; Slurm does the same when a node fails.
 #
 #   sbatch --nodes=8 examples/paper/slurm.sh CONFIG [section.key=value …]
 #
@@ -39,6 +40,8 @@ while [ -n "$interrupted" ]; do # a signal ends the wait, not the step
     wait "$step"
     status=$?
 done
+# 75: a process was lost or hung; 137: Slurm killed the others before they could say so
+case $status in 75 | 137) [ "${SLURM_RESTART_COUNT:-0}" -lt "${FAULTS:-20}" ] && again=yes ;; esac
 if [ -n "$again" ] && [ "$status" -ne 0 ]; then # 0: it finished all the same
     scontrol requeue "$SLURM_JOB_ID"
 fi

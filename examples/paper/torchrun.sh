@@ -3,13 +3,14 @@
 #
 #   HOST=10.0.0.1 NODES=8 examples/paper/torchrun.sh CONFIG [section.key=value …]
 #
-# On one machine, leave out HOST and NODES. The same command resumes a stopped or killed run.
+# On one machine, leave out HOST and NODES. A run that loses a process resumes by itself, RESTARTS (3) times; the same
+# command resumes a stopped or killed run.
 set -eu
 GPUS=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}
+set -- --max-restarts="${RESTARTS:-3}" -m fourm_engine.train "$@"
 if [ "${NODES:-1}" -eq 1 ]; then
-    set -- --standalone --nproc-per-node="$GPUS" -m fourm_engine.train "$@"
+    set -- --standalone --nproc-per-node="$GPUS" "$@"
 else
-    set -- --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$HOST:29500" \
-        -m fourm_engine.train "$@"
+    set -- --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$HOST:29500" "$@"
 fi
 exec torchrun "$@"

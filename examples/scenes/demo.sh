@@ -10,11 +10,14 @@ name="$1" train_scenes="$2" val_scenes="$3" clip_steps="$4"
 here="$(dirname "$0")"
 config="$here/$name.yaml" data="data/$name"
 # A model keeps its vocabulary: with a plugin uninstalled, train another model on the rest.
-absent="$(fourm plugins list --json | python -c '
+have=" $(fourm plugins list --json | python -c '
 import json, sys
-have = {plugin["name"] for plugin in json.load(sys.stdin) if plugin["state"] == "ok"}
-modalities = ("rgb", "depth", "normal", "semseg", "boxes", "caption", "clip")
-print("".join(f"-without-{name}" for name in modalities if name not in have))')"
+print(*(plugin["name"] for plugin in json.load(sys.stdin) if plugin["state"] == "ok"))') "
+installed() { case "$have" in *" $1 "*) ;; *) false ;; esac; }
+absent=""
+for modality in rgb depth normal semseg boxes caption clip; do
+  installed "$modality" || absent="$absent-without-$modality"
+done
 run="runs/$name$absent"
 
 step() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
@@ -31,18 +34,47 @@ fi
 step "render the scenes"
 python "$here/render.py" --out "$data" --train "$train_scenes" --val "$val_scenes" --seed 0 --jobs "$processes"
 
-step "train the small contrastive model, then let it label the pictures"
-env -u OMP_NUM_THREADS python "$here/train_clip.py" --data "$data/train" --out "$data/clip_model" --steps "$clip_steps" --seed 0
-case "$absent" in
-  *rgb* | *clip*) echo "rgb or clip is not installed: nothing to label" ;;
-  *) fourm label "$config" --from rgb --to clip --model "$data/clip_model" ;;
-esac
+# A small contrastive model, which then labels the pictures.
+features() {
+  python "$here/train_clip.py" --data "$data/train" --out "$data/clip_model" --steps "$clip_steps" --seed 0
+  if installed rgb && installed clip; then
+    fourm label "$config" --from rgb --to clip --model "$data/clip_model"
+  else
+    echo "rgb or clip is not installed: nothing to label"
+  fi
+}
 
-step "fit the tokenizers"
-fourm tokenizer fit "$config" --jobs "$processes"
+# The tokenizers of some token spaces, one after the other; captions and boxes share one.
+fit() {
+  local space chosen=()
+  for space; do
+    if installed "$space" || { [ "$space" = text ] && { installed caption || installed boxes; }; }; then
+      chosen+=(--space "$space")
+    fi
+  done
+  if [ ${#chosen[@]} != 0 ]; then fourm tokenizer fit "$config" "${chosen[@]}"; fi
+}
+
+if [ "$processes" = 1 ]; then
+  step "train the small contrastive model, then let it label the pictures"
+  features
+  step "fit the tokenizers"
+  fourm tokenizer fit "$config"
+else
+  step "fit the tokenizers, on one core after training a small contrastive model that labels the pictures"
+  # Both cores have as much to do. The one in the background is a job of its own, so that it can be stopped as a whole.
+  set -m
+  { features; fit clip rgb; } &
+  beside=$!
+  set +m
+  trap 'kill -TERM -- "-$beside" 2>/dev/null && wait "$beside" || true' EXIT
+  fit text depth normal semseg
+  wait "$beside"
+  trap - EXIT
+fi
 
 step "tokenize everything once"
-torchrun --nproc-per-node="$processes" -m fourm_engine.cli tokenize "$config"
+fourm tokenize "$config"
 
 step "train the model"
 torchrun --nproc-per-node="$processes" -m fourm_engine.train "$config" run="$run"

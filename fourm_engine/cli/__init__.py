@@ -55,6 +55,7 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
+app.command("doctor", hidden=True)(plugins.doctor)  # where many look for it
 app.command("sweep")(sweep.sweep)
 app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)

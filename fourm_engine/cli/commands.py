@@ -20,6 +20,7 @@ from fourm_plugins.distributions import find_distribution
 BUILT_IN = (
     "convert",
     "data",
+    "doctor",
     "edit",
     "embed",
     "evaluate",
@@ -60,8 +61,10 @@ def _taken(plugin: Plugin) -> Plugin:
     return replace(plugin, state="conflict", reason=reason, remedy=remedy)
 
 
-#: Deliberate exits. (typer vendors click and does not export the base class.)
-_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, typer.BadParameter.mro()[2], ValueError, OSError)
+#: typer vendors click and does not export the base classes of its errors.
+_USAGE, _CLICK = typer.BadParameter.mro()[1:3]
+#: Deliberate exits.
+_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _CLICK, ValueError, OSError)
 
 
 class Commands(TyperGroup):
@@ -82,6 +85,22 @@ class Commands(TyperGroup):
 
         plugins = [p for p in PluginManager().plugins if (p.kind, p.name) == ("command", cmd_name)]
         return _Added(plugins[0]) if plugins else None
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _USAGE as error:
+            if hint := self._elsewhere(getattr(error, "option_name", None) or ""):
+                error.message += hint
+                error.possibilities = None  # alike by their letters alone
+            raise
+
+    def _elsewhere(self, option: str) -> str:
+        """The end of a message about an option that a command lacks: the command that the user may mean."""
+        if option.lstrip("-") in BUILT_IN:
+            return f"; there is a command `fourm {option.lstrip('-')}`"
+        takers = [name for name in BUILT_IN if any(option in p.opts for p in self.commands[name].params)]
+        return f"; `fourm {takers[0]}` has it" if len(takers) == 1 else ""
 
 
 class _Added(TyperCommand):

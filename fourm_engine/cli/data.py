@@ -83,7 +83,7 @@ def check(
         typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one a core.")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one per core.")] = None,  # noqa: UP045
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
     report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,

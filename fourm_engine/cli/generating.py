@@ -73,6 +73,13 @@ def _options(
             "is a schedule from the first step to the last."
         ),
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHT@RUN",
+            help="Lead away from what a weaker model of the same tokens predicts, such as 2@runs/early; 1 is plain.",
+        ),
+    ] = None,
     region: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,6 +105,7 @@ def _options(
         "top_p": top_p,
         "top_k": top_k,
         "guidance": _guidance(guidance),
+        "guide": _guide(guide),
         "regions": _regions(region),
         "device": device,
         "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=SOURCE"),
@@ -114,7 +122,19 @@ def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | d
 
 def _guidance(texts: Iterable[str] | None) -> Any:
     given = _one_or_each("--guidance", texts, "WEIGHT, or NAME=WEIGHT")
-    return {name: _weight(text) for name, text in given.items()} if isinstance(given, dict) else _weight(given)
+    if given is None or isinstance(given, str):
+        return None if given is None else _weight(given)
+    return {name: _weight(text) for name, text in given.items()}
+
+
+def _guide(text: str | None) -> tuple[float | list[float], str] | None:
+    """(weight, run)"""
+    if text is None:
+        return None
+    weight, _, run = text.partition("@")
+    if not (weight and run):
+        raise ValueError(f"--guide {text!r}: expected WEIGHT@RUN, such as 2@runs/early")
+    return _weight(weight, "--guide"), run
 
 
 def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
@@ -125,7 +145,8 @@ def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
         weight, _, where = right.partition("@")
         if not (name and weight and where):
             raise ValueError(f"--region {text!r}: expected NAME=WEIGHT@x0,y0,x1,y1 or NAME=WEIGHT@FILE")
-        box = "," in where and not Path(where).exists()
+        file = Path(where).suffix[1:].isalpha() or Path(where).exists()
+        box = "," in where and not file
         part = [_number(f"--region {name}", edge) for edge in where.split(",")] if box else where
         if box and len(part) != 4:
             raise ValueError(f"--region {name}: {where} is no box; expected four numbers, x0,y0,x1,y1")
@@ -133,10 +154,8 @@ def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
     return regions
 
 
-def _weight(text: str | None) -> float | list[float] | None:
-    if text is None:
-        return None
-    weights = [_number("--guidance", part) for part in text.split(",")]
+def _weight(text: str, option: str = "--guidance") -> float | list[float]:
+    weights = [_number(option, part) for part in text.split(",")]
     return weights if len(weights) > 1 else weights[0]
 
 

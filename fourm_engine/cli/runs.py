@@ -26,6 +26,8 @@ class _Runs(TyperGroup):
 
 app = typer.Typer(cls=_Runs, help="List runs; compare them, plot their curves (fourm runs [FOLDERS] lists).")
 
+#: Columns for the name of a setting.
+_NAME = 40
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Several = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -93,6 +95,8 @@ def compare(
         n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()
     }
     shown = every if everything else found.brief
+    # Names of settings are read best on one line; the values beside them wrap.
+    settings.columns[0].min_width = min(_NAME, max(map(len, shown), default=0))
     for name, values in shown.items():
         settings.add_row(*map(printable, (name, *values)))
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from fourm_engine.convert.published import Domain
+from fourm_engine.convert.tensors import Domain
 from fourm_plugins.manager import PluginError, PluginManager, distribution_hint
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid, ModalitySpec, Sequence
@@ -38,7 +39,7 @@ def match(
             given = settings.get(domain.name, settings.get(name, {}))
             try:
                 cls = manager.modality_class(plugin.name)
-                chosen = dict(cls.published_settings) | _settings(domain, set(cls.Settings.model_fields)) | dict(given)
+                chosen = {**_lengths(domain, cls), **cls.published_settings, **_settings(domain, cls), **given}
                 modality = manager.modality(name, plugin=plugin.name, **chosen)
             except PluginError as error:
                 failures.append(f"{plugin.name}: {str(error).splitlines()[0]}")
@@ -63,6 +64,11 @@ def match(
     return matched, missing
 
 
+def fitted(domains: Iterable[Domain], matched: Mapping[str, tuple[Modality, str]]) -> list[Domain]:
+    """Those of the domains that have a modality, texts with its length."""
+    return [replace(d, layout=matched[d.name][0].spec.layout) for d in domains if d.name in matched]
+
+
 def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
     """Restricts a modality to what the model was trained to see and to predict."""
     spec = modality.spec
@@ -71,16 +77,21 @@ def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
         modality.spec = spec.model_copy(update=offered)
 
 
-def _settings(domain: Domain, fields: set[str]) -> dict[str, Any]:
+def _lengths(domain: Domain, cls: type[Modality]) -> dict[str, Any]:
+    """The most tokens that the file has positions of; how many its texts have, a plugin knows better."""
+    known = isinstance(domain.layout, Sequence) and "max_tokens" in cls.Settings.model_fields
+    return {"max_tokens": domain.layout.num_tokens} if known else {}
+
+
+def _settings(domain: Domain, cls: type[Modality]) -> dict[str, Any]:
     """The settings of a plugin that make its spec fit the file."""
+    fields = cls.Settings.model_fields
     size = _SUFFIX.search(domain.name)
     settings: dict[str, Any] = {}
     if size and isinstance(domain.layout, Grid):
         settings = {"image_size": int(size[1]), "patch_size": max(1, int(size[1]) // domain.layout.height)}
     if domain.size:
         settings |= {"codebook_size": domain.size, "text": {"vocabulary_size": domain.size}}
-    if isinstance(domain.layout, Sequence):
-        settings["max_tokens"] = domain.layout.max_tokens
     return {name: value for name, value in settings.items() if name in fields}
 
 
@@ -91,8 +102,9 @@ def _further(plugin: str, domain: str) -> str:
 
 def _differences(domain: Domain, spec: ModalitySpec) -> list[str]:
     size = spec.token_space.size if spec.token_space else 0
+    texts = isinstance(domain.layout, Sequence) and isinstance(spec.layout, Sequence)  # of whatever length
     facts = [
-        ("layout", domain.layout, spec.layout),
+        ("layout", spec.layout if texts else domain.layout, spec.layout),
         ("ids", domain.size, size),
         ("numbers a patch", domain.patch_dim, spec.patch_dim),
     ]

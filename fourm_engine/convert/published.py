@@ -3,16 +3,6 @@
 In: a safetensors file with the constructor's arguments as a `config.json` beside it or as Python literals in the
 file's metadata. Out: `ModelConfig`, the domains in the file's order, and our state dict; and all of it back. Strict: a
 missing, unknown or misshapen tensor is an error naming it. Names of modalities are the file's own, and data.
-
-    ours                                   published
-    context_proj.*                         decoder_proj_context.*
-    rows of embedding.encoder_table        encoder_embeddings.<domain>.token_emb.weight
-    embedding.projections.<name>.weight    encoder_embeddings.<domain>.proj.weight
-    embedding.modality[i]                  encoder_embeddings.<domain>.mod_emb, decoder_embeddings.<domain>.mod_emb
-    rows of embedding.decoder_table        decoder_embeddings.<domain>.token_emb.weight
-    registers                              register_tokens
-    rows of heads.weight                   decoder_embeddings.<domain>.to_logits.weight
-    (computed)                             *.pos_emb, and the zero biases of norms that have none
 """
 
 from __future__ import annotations
@@ -21,7 +11,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,20 +19,23 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from fourm_engine.convert.tensors import Domain, Part, bare_norms, computed, parts_of, vocabulary_of
 from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
-from fourm_engine.vocabulary import Entry, Vocabulary
-from fourm_engine.weights import check_shapes
-from fourm_plugins.spec import Grid, Layout, Sequence
+from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.weights import check_shapes, opened, read_rows
+from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_LITERAL = 1 << 16  # characters of one argument in the metadata
 #: Far beyond any model; these bounds stop a hostile config from building for hours.
 MAX_WIDTH, MAX_BLOCKS, MAX_DOMAINS = 1 << 15, 1 << 10, 1 << 10
+#: Positions that may be learned; a table of more that is neither a grid's nor a sequence's is a damaged one.
+MAX_LEARNED = 64
 #: Stored positions were computed in float32, with angles of up to 512 radians.
 POSITION_TOLERANCE = 1e-3
 #: Arguments that must have this value if present, since our model supports no other.
@@ -50,18 +43,6 @@ FIXED_ARGUMENTS = {"decoder_sep_mask": True, "share_modality_embeddings": True}
 #: Arguments that every published model, or tokenizer, has.
 _TELLING = frozenset({"domains_in", "enc_type"})
 _BIASES = ("qkv_bias", "proj_bias", "mlp_bias", "norm_bias")
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One modality of a file: `size` ids, or continuous tokens of `patch_dim` numbers each; the other is 0."""
-
-    name: str
-    layout: Layout
-    size: int
-    patch_dim: int
-    input: bool
-    target: bool
 
 
 @dataclass
@@ -125,12 +106,9 @@ def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
     """(constructor's arguments, {tensor: shape}, tied tensors) of a safetensors file, without reading a tensor.
 
     Raises ValueError where it is no such file, or no arguments are found."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     tied = {gone: kept for gone, kept in metadata.items() if kept in shapes and gone not in shapes}
     beside = path.with_name(CONFIG)
     arguments: dict[str, Any] = {key: _literal(path, key, text) for key, text in metadata.items() if key not in tied}
@@ -226,10 +204,11 @@ def _shape(checkpoint: Checkpoint, key: str, dims: int) -> tuple[int, ...]:
 def _domain(checkpoint: Checkpoint, name: str, is_input: bool, is_target: bool) -> Domain:
     side = "encoder_embeddings" if is_input else "decoder_embeddings"
     size = patch_dim = 0
-    if f"{side}.{name}.proj.weight" in checkpoint.shapes:
-        patch_dim = _shape(checkpoint, f"{side}.{name}.proj.weight", 2)[1]
+    projections = [key for part in ("proj", "emb_proj") if (key := f"{side}.{name}.{part}.weight") in checkpoint.shapes]
+    if projections:
+        patch_dim = _shape(checkpoint, projections[0], 2)[1]
         if is_target:
-            raise ValueError(f"{checkpoint.path}: {name} is pixels and a target; only tokens can be predicted")
+            raise ValueError(f"{checkpoint.path}: {name} has no ids and is a target; only tokens can be predicted")
     else:
         size = _shape(checkpoint, f"{side}.{name}.token_emb.weight", 2)[0]
     key, width = f"{side}.{name}.pos_emb", checkpoint.config.width
@@ -242,9 +221,11 @@ def _domain(checkpoint: Checkpoint, name: str, is_input: bool, is_target: bool) 
         layout = Grid(height=edge, width=edge)
     elif rows % 2 == 0 and _close(stored, sine_cosine_1d(rows, width)):
         layout = Sequence(max_tokens=rows // 2)  # targets hold sentinels, too, and may be twice as long
+    elif rows <= MAX_LEARNED and not patch_dim:
+        layout = Vector(length=rows)
     else:
         raise ValueError(f"{checkpoint.path}: {key} holds neither the positions of a square grid nor of a sequence")
-    return Domain(name, layout, size, patch_dim, is_input, is_target)
+    return Domain(name, layout, size, patch_dim, is_input, is_target, rows if isinstance(layout, Sequence) else 0)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -257,60 +238,75 @@ def _check(checkpoint: Checkpoint) -> None:
     with torch.device("meta"):
         network = Transformer(checkpoint.config, vocabulary)
     names = {domain.name: domain.name for domain in checkpoint.domains}
-    expected = {
-        key: tuple(tensor.shape)
-        for key, tensor in _published_tensors(network, vocabulary, checkpoint.domains, names).items()
+    parts = parts_of(network, vocabulary, checkpoint.domains, names)
+    fixed = computed(network, checkpoint.domains)
+    expected = {key: part.shape for key, part in parts.items()} | {
+        key: tuple(tensor.shape) for key, tensor in fixed.items()
     }
     shapes = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
     check_shapes(shapes, expected, f"{checkpoint.path} does not fit its arguments")
-    for name in _bare_norms(network):
+    for name in bare_norms(network):
         if checkpoint.tensor(f"{name}.bias").any():
             raise ValueError(f"{checkpoint.path}: {name}.bias is not zero, but norm_bias=False")
     for domain in checkpoint.domains:
-        if domain.target:
-            stored = checkpoint.tensor(f"decoder_embeddings.{domain.name}.pos_emb")[0].float()
-            if not _close(stored, _positions(domain.layout, checkpoint.config.width)):
-                raise ValueError(f"{checkpoint.path}: decoder_embeddings.{domain.name}.pos_emb is not sine-cosine")
+        key = f"decoder_embeddings.{domain.name}.pos_emb"
+        if key in fixed and not _close(checkpoint.tensor(key).float(), fixed[key]):
+            raise ValueError(f"{checkpoint.path}: {key} is not sine-cosine")
         if domain.input and domain.target:
             keys = [f"{side}_embeddings.{domain.name}.mod_emb" for side in ("encoder", "decoder")]
             if not torch.equal(*(checkpoint.tensor(key) for key in keys)):
                 raise ValueError(f"{checkpoint.path}: {keys[0]} and {keys[1]} are one tensor, but differ")
 
 
-def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = None) -> Vocabulary:
-    """Rows in the file's order; `names`: domain -> our name, by default the domain's."""
-    entries, start = [], 0
-    for index, d in enumerate(domains):
-        entries.append(Entry((names or {}).get(d.name, d.name), index, start, start + d.size, d.layout, d.patch_dim))
-        start += d.size
-    return Vocabulary(entries)
+def blank_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[str, str]) -> Transformer:
+    """The network of some or all of the domains, without memory. `names`: domain -> our name."""
+    with torch.device("meta"):
+        return Transformer(checkpoint.config, vocabulary_of(domains, names)).eval()
 
 
 def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[str, str]) -> Transformer:
-    """The network of some or all of the domains, on the CPU. `names`: domain -> our name. A domain that is not input
-    (or target) in the file has zero rows there."""
-    vocabulary = vocabulary_of(domains, names)
-    with torch.device("meta"):
-        network = Transformer(checkpoint.config, vocabulary)
+    """The same with the file's weights, on the CPU."""
+    network = blank_network(checkpoint, domains, names)
+    read = reader(checkpoint, network, domains, names)
     network.to_empty(device="cpu")
     network.tabulate()
-    with torch.no_grad():
-        for table in (network.embedding.encoder_table, network.embedding.decoder_table, network.heads.weight):
-            table.zero_()
-        views = _published_tensors(network, vocabulary, domains, names)
-        with safe_open(checkpoint.path, framework="pt") as file:
-            for key, view in views.items():
-                if not key.endswith(".pos_emb"):
-                    view.copy_(file.get_tensor(checkpoint.tied.get(key, key)))
-    return network.eval()
+    for name, parameter in network.named_parameters():
+        read(parameter.detach(), name, 0)
+    return network
+
+
+def reader(
+    checkpoint: Checkpoint, network: Transformer, domains: list[Domain], names: Mapping[str, str]
+) -> Callable[[Tensor, str, int], None]:
+    """`read(part, name, first)` fills `part` with the rows of a parameter of ours from `first` on, and reads no more of
+    the file. A domain that is not input (or target) has zero rows there. `network` may be without memory."""
+    by_name: dict[str, list[tuple[str, Part]]] = {}
+    for key, part in parts_of(network, vocabulary_of(domains, names), domains, names).items():
+        by_name.setdefault(part.name, []).append((checkpoint.tied.get(key, key), part))
+
+    def read(rows: Tensor, name: str, first: int) -> None:
+        rows.zero_()
+        for key, part in by_name.get(name, ()):
+            low, high = max(first, part.first), min(first + len(rows), part.stop)
+            if low < high:
+                # Leading axes of length 1, as of a position table, belong to what is small and read at once.
+                leading = len(part.shape) - rows.ndim
+                read_rows(checkpoint.path, key, rows[low - first : high - first], low - part.first, leading=leading)
+
+    return read
 
 
 def to_published(
     network: Transformer, vocabulary: Vocabulary, domains: list[Domain], names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Tensors under their published names, on the CPU, none sharing memory. `names`: domain -> our name."""
-    views = _published_tensors(network, vocabulary, domains, names)
-    return {key: view.detach().cpu().clone().contiguous() for key, view in views.items()}
+    parameters = dict(network.named_parameters())
+    tensors = {
+        key: parameters[part.name][part.first : part.stop].reshape(part.shape)
+        for key, part in parts_of(network, vocabulary, domains, names).items()
+    }
+    tensors |= computed(network, domains)
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> None:
@@ -341,51 +337,3 @@ def arguments_of(config: ModelConfig, domains: list[Domain], *, image_size: int,
         "decoder_causal_mask": config.decoder_causal,
         **FIXED_ARGUMENTS,
     }
-
-
-def _published_tensors(
-    network: Transformer, vocabulary: Vocabulary, domains: list[Domain], names: Mapping[str, str]
-) -> dict[str, Tensor]:
-    """Published key -> the part of our network that it is: views of the parameters, so that copying into them loads.
-    Positions and zero biases are new tensors."""
-    embedding, width = network.embedding, network.config.width
-    views: dict[str, Tensor] = {"mask_token": embedding.mask_token.view(1, 1, width)}
-    if network.registers is not None:
-        views["register_tokens"] = network.registers[None]
-    for key, parameter in network.named_parameters():
-        if not key.startswith(("embedding.", "heads.", "registers")):
-            views[key.replace("context_proj.", "decoder_proj_context.")] = parameter
-    for name, norm in _bare_norms(network).items():
-        views[f"{name}.bias"] = torch.zeros_like(norm.weight)
-    for domain in domains:
-        entry = vocabulary[names[domain.name]]
-        modality = embedding.modality[entry.index].view(1, 1, width)
-        for side, used in (("encoder", domain.input), ("decoder", domain.target)):
-            if not used:
-                continue
-            stem = f"{side}_embeddings.{domain.name}"
-            views[f"{stem}.mod_emb"] = modality
-            views[f"{stem}.pos_emb"] = _positions(domain.layout, width)[None]
-            if domain.patch_dim:
-                projection = embedding.projections[entry.name]
-                assert isinstance(projection, nn.Linear)
-                views[f"{stem}.proj.weight"] = projection.weight
-                continue
-            table = embedding.encoder_table if side == "encoder" else embedding.decoder_table
-            views[f"{stem}.token_emb.weight"] = table[entry.start : entry.stop]
-            if side == "decoder":
-                views[f"{stem}.to_logits.weight"] = network.heads.weight[entry.start : entry.stop]
-    return views
-
-
-def _bare_norms(network: Transformer) -> dict[str, nn.LayerNorm]:
-    """Norms without a bias, whose biases the format stores as zeros."""
-    return {n: m for n, m in network.named_modules() if isinstance(m, nn.LayerNorm) and m.bias is None}
-
-
-def _positions(layout: Layout, width: int) -> Tensor:
-    if isinstance(layout, Grid):
-        return sine_cosine_2d(layout.height, layout.width, width)
-    if not isinstance(layout, Sequence):
-        raise ValueError(f"the published format has grids and sequences, no {layout.kind}")
-    return sine_cosine_1d(2 * layout.max_tokens, width)

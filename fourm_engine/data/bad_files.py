@@ -28,19 +28,20 @@ class BadFiles:
 
     def __init__(self, on_error: Literal["skip", "raise"]) -> None:
         self.on_error = on_error
-        self._bad: set[tuple[str, str]] = set()
+        self._bad: dict[tuple[str, str], bool] = {}
 
-    def add(self, name: str, bad: BadFile) -> None:
-        """A file of sample `name`."""
+    def add(self, name: str, bad: BadFile) -> bool:
+        """A file of sample `name`. Returns whether it was named."""
         if self.on_error == "raise":
             raise bad
-        if (name, bad.modality) in self._bad:
-            return
-        self._bad.add((name, bad.modality))
-        if len(self._bad) <= MAX_WARNINGS:
+        if (key := (name, bad.modality)) in self._bad:
+            return self._bad[key]
+        self._bad[key] = len(self._bad) < MAX_WARNINGS
+        if self._bad[key]:
             log.warning("skipped %s", bad)
         if len(self._bad) == MAX_WARNINGS:
             log.warning("further skipped files are only counted")
+        return self._bad[key]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -123,19 +123,15 @@ class DataStore(Store):
                     changed += [(sample, name)] if digest(data.stamp(sample, name)) != stamp else []
         if gone:
             log.info(
-                "%s: %s, such as that of %s of %s, %s no longer there; the tokens are used (`fourm tokenize --prune` "
-                "drops them)",
+                "%s: %s gone, such as %s of %s; tokens are used (`fourm tokenize --prune` drops them)",
                 data.root,
                 counted(len(gone), "file"),
                 gone[0][1],
                 gone[0][0],
-                "are" if len(gone) > 1 else "is",
             )
         if changed:
             log.warning(
-                "%s: size or time of %s of %s (%s), such as %s, is not that of when they were tokenized; `fourm "
-                "tokenize` compares what is in them, and encodes those that have changed",
-                data.root,
+                "size or time of %s of %s (%s) changed since tokenizing, such as %s; run `fourm tokenize`",
                 f"{len(changed):,}",
                 counted(there, "file"),
                 ", ".join(sorted({name for _, name in changed})),
@@ -181,12 +177,12 @@ class DataStore(Store):
             self.raw is not None and isinstance(self.raw.data.root, Location)
         )
 
-    def ahead(self, rows: Sequence[int]) -> None:
+    def ahead(self, rows: Sequence[int], *, now: bool = False) -> None:
         if self.tokens is not None:
-            self.tokens.ahead(rows, views=self.raw is not None)
+            self.tokens.ahead(rows, now=now, views=self.raw is not None)
         if self.raw is not None:
             there = [raw_row for row in rows if (raw_row := self._raw_row(row)) is not None]
-            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized)
+            self.raw.data.ahead([self.raw.names[row] for row in there], without=self._tokenized, now=now)
 
     def skip(self, row: int, bad: BadFile) -> None:
         raw_row = self._raw_row(row)

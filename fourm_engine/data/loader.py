@@ -22,6 +22,8 @@ from fourm_engine.device import local_world
 
 #: More workers than this do not speed up the GPU that they serve.
 MAX_WORKERS = 8
+#: Of a trimmed batch, rows are a multiple of this.
+ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,34 @@ class MicroBatches:
                 yield list(self.share.positions(step, micro))
 
 
-def _collated(samples: list[PackedSample] | Exception, **options: Any) -> Batch | Exception:
-    return samples if isinstance(samples, Exception) else collate(samples, **options)
+def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options: Any) -> Batch | Exception:
+    if isinstance(samples, Exception):
+        return samples
+    if trim:
+        used = {"N": max(s.encoder.shape[1] for s in samples), "M": max(s.decoder.shape[1] for s in samples)}
+        options |= {name: min(options[name], max(1, -(-n // ROWS) * ROWS)) for name, n in used.items()}
+    return collate(samples, **options)
 
 
-def batches(data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0) -> Iterator[Batch]:
+def batches(
+    data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0, trim: bool = False
+) -> Iterator[Batch]:
     """The micro-batches of a process from step `start_step` on, in order, without end; in pinned memory where the
     process uses a GPU. What cannot be read is raised unchanged, whichever process reads it.
 
-    workers: processes that prepare batches ahead, two each; None: `default_workers`."""
+    workers: processes that prepare batches ahead, two each; None: `default_workers`. trim: leave out rows that are
+    empty in all samples of a batch, but for some, so that few shapes occur."""
     on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
         Told(data),
         batch_sampler=MicroBatches(share, start_step),
         num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
         collate_fn=partial(
-            _collated, vocabulary=data.vocabulary, N=data.masking.encoder_tokens, M=data.masking.decoder_tokens
+            _collated,
+            trim=trim,
+            vocabulary=data.vocabulary,
+            N=data.masking.encoder_tokens,
+            M=data.masking.decoder_tokens,
         ),
         # Otherwise the loader draws from torch's global generator, and more often with workers than without.
         generator=torch.Generator().manual_seed(0),

@@ -80,9 +80,9 @@ class Mixture(Store):
         store, row = self._find(row)
         return store.load(row, modality, view % store.views)
 
-    def ahead(self, rows: Sequence[int]) -> None:
+    def ahead(self, rows: Sequence[int], *, now: bool = False) -> None:
         for store, row in map(self._find, rows):
-            store.ahead([row])
+            store.ahead([row], now=now)
 
     def skip(self, row: int, bad: BadFile) -> None:
         store, row = self._find(row)

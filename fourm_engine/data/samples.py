@@ -124,6 +124,7 @@ class MaskedSamples(Dataset[PackedSample]):
     def __getitems__(self, positions: Sequence[int]) -> list[PackedSample]:
         """The samples of a micro-batch, masked together: each is what `self[position]` is. A DataLoader calls it."""
         if self.store.reads_ahead:
+            self.store.ahead([self.order.row(position) for position in positions], now=True)
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._unmasked(position) for position in positions])
 

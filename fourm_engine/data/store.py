@@ -60,8 +60,9 @@ class Store(ABC):
     #: Whether `ahead` does anything.
     reads_ahead: bool = False
 
-    def ahead(self, rows: Sequence[int]) -> None:  # noqa: B027
-        """Announces rows that will be loaded later, so that remote data can be fetched meanwhile."""
+    def ahead(self, rows: Sequence[int], *, now: bool = False) -> None:  # noqa: B027
+        """Announces rows that will be loaded later, so that remote data can be fetched meanwhile; `now`: next, in this
+        order."""
 
     def skip(self, row: int, bad: BadFile) -> None:
         """Called with what `load` raised: raises it, or reports it and returns. Then the sample is used without this

@@ -147,9 +147,10 @@ class DrawnViews:
         self.views = FRESH_VIEWS if drawer.augment else views
         self._aspects: dict[str, dict[str, float]] = {}
 
-    def get(self, name: str, number: int) -> SampleViews:
+    def get(self, name: str, number: int, value: Callable[[str], Any] | None = None) -> SampleViews:
+        """`value`: as `ViewDrawer.aspects` takes it."""
         if name not in self._aspects:
-            self._aspects[name] = self.drawer.aspects(self.data, name)
+            self._aspects[name] = self.drawer.aspects(self.data, name, value)
         return self.drawer.draw(name, number, self._aspects[name])
 
     def identity(self, names: Sequence[str]) -> dict[str, Any]:

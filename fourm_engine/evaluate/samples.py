@@ -13,6 +13,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import epoch_order
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.sample import RawSample
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins.counting import counted
 
@@ -43,11 +44,11 @@ def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: i
     values: dict[str, dict[str, Any]] = {name: {} for name in modalities}
     arrays: dict[str, dict[str, Any]] = {name: {} for name in modalities}
     for sample in names:
-        views = drawer.views(data, sample)
+        raw = RawSample(data, sample)
+        views = drawer.draw(sample, 0, drawer.aspects(data, sample, raw.value))
         for name in sorted(data.has(sample)):
             try:
-                view = view_of(modalities[name].spec, views, 0)
-                value = data.augment(sample, name, data.value(sample, name), view)
+                value = raw.augmented(name, view_of(modalities[name].spec, views, 0))
                 arrays[name][sample] = data.normalise(sample, name, value)
             except BadFile as bad:
                 data.skip(sample, bad)

@@ -17,8 +17,8 @@ from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
+from fourm_engine.loading import Parts, load_parts
 from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, identity, load_manager
-from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
 from fourm_engine.train.distributed import check_same
@@ -37,9 +37,8 @@ class Extension:
     settings: ExtendConfig
     folder: Path  # of the exported model
     fitted: Path  # folder of the tokenizers of new token spaces
-    model_config: ModelConfig  # of the source, compiled where the run is
     saved: ExportedConfig
-    source: FourM
+    source: Parts  # without weights
     manager: PluginManager
     modalities: Modalities
     vocabulary: Vocabulary
@@ -70,14 +69,24 @@ class Extension:
             entry_point = given.pop("plugin", name)
             added.append(manager.modality(name, plugin=entry_point, **given))
             plugins[name] = manager.find("modality", entry_point)
-        source = FourM.from_pretrained(folder, device="cpu", manager=manager)
+        source = load_parts(
+            folder,
+            device="cpu",
+            domains=None,
+            disable=(),
+            providers=None,
+            manager=manager,
+            revision=None,
+            tokenizers=None,
+            settings=None,
+            weights=False,
+        )
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
         extension = cls(
             settings,
             folder,
             fitted,
-            source.network.config.model_copy(update={"compile": model.compile}),
             saved,
             source,
             manager,
@@ -142,7 +151,7 @@ class Extension:
 
     def _check_model(self, config: ModelConfig) -> None:
         given, trained = config.model_dump(), self.source.network.config.model_dump()
-        for key in trained.keys() - {"size", "compile"}:
+        for key in trained.keys() - {"size"}:
             if given[key] != trained[key]:
                 raise ValueError(
                     f"model.{key} is {given[key]!r}, but {trained[key]!r} in {self.folder}; an extension keeps the "

@@ -21,11 +21,13 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state, take_over
+from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import planned
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.distributed import gather_json
+from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -54,26 +56,21 @@ class ExtendTask(FourMTask):
         **options: Any,
     ) -> None:
         used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(extension.training, used, extension.model_config, data, **options)
+        super().__init__(extension.training, used, extension.source.network.config, data, **options)
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
         self.after: Measured | None = None
         self._digest = digest_of(extension.folder / exported.WEIGHTS)
 
-    def model(self) -> nn.Module:
-        network = Transformer(self.config, self.vocabulary)
-        take_over(network, self.extension.source.network)
-        self._adapt(network)
-        return network
-
     @property
     def watched(self) -> MaskedSamples:
         return self.cases["known"]
 
-    def planned(self, seed: int) -> None:
-        """None: every process holds the whole source."""
-        return None
+    def planned(self, seed: int) -> Planned:
+        source = self.extension.source
+        known = {name: tuple(p.shape) for name, p in source.network.named_parameters()}
+        return planned(self._blank(), source.read, known, seed=seed)
 
     def _adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
@@ -127,14 +124,21 @@ class ExtendTask(FourMTask):
     def _blank(self) -> Transformer:
         """The same without memory."""
         with torch.device("meta"):
-            network = Transformer(self.config.model_copy(update={"compile": False}), self.vocabulary)
+            network = Transformer(self.config, self.vocabulary)
             self._adapt(network)
         return network
 
     def _plain(self, trained: Transformer) -> FourM:
         network = network_of(self.config, self.vocabulary, plain_state(trained))
         extension = self.extension
-        return extension.source.grown(network, extension.modalities, self.all_tokenizers, extension.vocabulary)
+        return FourM(
+            network,
+            extension.modalities,
+            self.all_tokenizers,
+            extension.vocabulary,
+            missing=extension.source.missing,
+            origin=extension.source.origin,
+        )
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         trained = self._with_parts(weights)
@@ -157,9 +161,6 @@ class ExtendTask(FourMTask):
     @cached_property
     def learning(self) -> Learning | None:
         return None if self.extension.settings.train == "all" else Learning.of(self._blank())
-
-    def averages(self, buffer: str) -> bool:
-        return not buffer.endswith(".known")  # frozen rows
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings

@@ -66,7 +66,7 @@ class Exportable(nn.Module):
         for i, spec in enumerate(self.specs):
             entry, n = encoder.vocabulary[spec.name], spec.layout.num_tokens
             pos = torch.arange(n, device=encoder.device)[None]
-            place = embedding.place(pos, torch.full_like(pos, entry.index)).detach()
+            place = embedding.place(pos, torch.full_like(pos, entry.index), embedding.encoder_positions).detach()
             self.register_buffer(f"place{i}", place.clone())
             rows = embedding.encoder_table[entry.start : entry.stop]
             weights = embedding.projections.get_parameter(f"{spec.name}.weight") if spec.continuous else rows

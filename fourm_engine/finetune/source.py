@@ -7,8 +7,8 @@ layouts, all modalities and tokenizers that the exported model will have, and th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,18 @@ import torch
 from fourm_engine import exported
 from fourm_engine.convert import published
 from fourm_engine.convert.absent import AbsentTokenizer
-from fourm_engine.convert.domains import match, restrict
+from fourm_engine.convert.domains import fitted, match, restrict
+from fourm_engine.convert.tensors import vocabulary_of
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.identity import check_identity
-from fourm_engine.loading import SIZE_SETTINGS, Parts, load_parts
+from fourm_engine.loading import SIZE_SETTINGS, load_parts
 from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import take_over
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import Read
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
@@ -66,10 +67,10 @@ def describe(source: str, manager: PluginManager) -> Description:
     if is_published:
         checkpoint = published.open_checkpoint(path)
         matched, _ = match(checkpoint.domains, manager, {})
-        kept = [domain for domain in checkpoint.domains if domain.name in matched]
+        kept = fitted(checkpoint.domains, matched)
         names = {domain: modality.name for domain, (modality, _) in matched.items()}
         settings = {m.name: {"plugin": plugin, **m.settings.model_dump(mode="json")} for m, plugin in matched.values()}
-        return Description(path, checkpoint.config, published.vocabulary_of(kept, names), settings, None)
+        return Description(path, checkpoint.config, vocabulary_of(kept, names), settings, None)
     saved = exported.read_config(path.parent)
     settings = {name: {"plugin": m.plugin, **m.settings} for name, m in saved.modalities.items()}
     return Description(path, saved.model, saved.build_vocabulary(), settings, path.parent / exported.TOKENIZERS)
@@ -80,7 +81,7 @@ def filled(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections `model` and `modalities.settings` of a config, with what a model says where they say nothing.
     `names`: the modalities that take part."""
-    shape = description.model.model_dump(exclude={"size", "compile"})
+    shape = description.model.model_dump(exclude={"size"})
     if "size" in model:
         shape = {key: value for key, value in shape.items() if key not in SIZES["B"]}
     known = {name: description.settings[name] for name in names if name in description.settings}
@@ -113,8 +114,7 @@ class Source:
     missing: dict[str, str]
     origin: tuple[Path, ExportedConfig] | None
     shapes: Mapping[str, tuple[int, ...]]  # of the model's parameters
-    _network: list[Transformer] = field(repr=False)  # until it is taken
-    _load: Callable[[], Parts] = field(repr=False)
+    read: Read  # rows of them
 
     @classmethod
     def open(cls, settings: FinetuneConfig, training: Modalities, model: ModelConfig, manager: PluginManager) -> Source:
@@ -127,7 +127,7 @@ class Source:
             given = {
                 name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
             }
-        parts = _load(settings.source, manager, given, weights=False)
+        parts = load_parts(settings.source, device="cpu", manager=manager, settings=given, weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
         check_known(settings.source, parts.modalities, training)
@@ -139,7 +139,7 @@ class Source:
         check_shape(settings.source, parts.network.config, model)
         vocabulary = parts.vocabulary.resized(training.specs)
         with torch.device("meta"):  # names that no parameter has are better known now
-            adapt(Transformer(model.model_copy(update={"compile": False}), vocabulary), settings, parts.network.config)
+            adapt(Transformer(model, vocabulary), settings, parts.network.config)
         return cls(
             settings,
             weights,
@@ -152,8 +152,7 @@ class Source:
             parts.missing,
             parts.origin,
             {name: tuple(parameter.shape) for name, parameter in parts.network.named_parameters()},
-            [parts.network] if is_published else [],
-            lambda: _load(settings.source, manager, given),
+            parts.read,
         )
 
     def tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
@@ -184,10 +183,6 @@ class Source:
         assert space is not None
         return f"convert the published one: fourm convert SOURCE {folder / space.name} --to native --modality {name}"
 
-    def take_over(self, network: Transformer) -> None:
-        """Copy the model's weights into `network`."""
-        take_over(network, self._network.pop() if self._network else self._load().network)
-
     def exported(self, network: Transformer, tokenizers: Mapping[str, Tokenizer]) -> FourM:
         """The model with a network that was trained; `tokenizers`: of those that took part."""
         return FourM(
@@ -205,7 +200,7 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
     blocks and registers."""
     was, now = trained.model_dump(), model.model_dump()
     for key in was:  # in the order of the settings
-        if key not in ("size", "compile", *GROWING) and was[key] != now[key]:
+        if key not in ("size", *GROWING) and was[key] != now[key]:
             raise ValueError(
                 f"model.{key} is {now[key]!r}, but {was[key]!r} in {source}; fine-tuning keeps the model's shape: "
                 f"leave it out of `model`"
@@ -213,23 +208,6 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
     for key in GROWING:
         if now[key] < was[key]:
             raise ValueError(f"model.{key} is {now[key]}, but {source} has {was[key]}; keep them, or add some")
-
-
-def _load(
-    source: str, manager: PluginManager, settings: Mapping[str, dict[str, Any]] | None, *, weights: bool = True
-) -> Parts:
-    return load_parts(
-        source,
-        device="cpu",
-        domains=None,
-        disable=(),
-        providers=None,
-        manager=manager,
-        revision=None,
-        tokenizers=None,
-        settings=settings,
-        weights=weights,
-    )
 
 
 def check_known(source: str, known: Collection[str], training: Collection[str]) -> None:

@@ -19,12 +19,11 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.exported import read_config
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
-from fourm_engine.finetune.starting import planned
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned, plain_state
-from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.starting import planned
 from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
@@ -48,20 +47,10 @@ class FinetuneTask(FourMTask):
         self.source = source
         self._digest = digest_of(source.weights)
 
-    def model(self) -> nn.Module:
-        network = Transformer(self.config, self.vocabulary)
-        if not self.source.settings.from_scratch:
-            self.source.take_over(network)
-        adapt(network, self.source.settings, self.source.trained_config)
-        return network
-
-    def planned(self, seed: int) -> Planned | None:
-        """Of a published source, whose tensors are others, every process reads all."""
+    def planned(self, seed: int) -> Planned:
         if self.source.settings.from_scratch:
             return super().planned(seed)
-        if self.source.origin is None:
-            return None
-        return planned(self._blank(self.config), self.source.weights, self.source.shapes, seed=seed)
+        return planned(self._blank(), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         network = self._blank()
@@ -81,10 +70,10 @@ class FinetuneTask(FourMTask):
         )
         save(folder / ADAPTER, config, learned(self._blank(), weights, self.source.shapes))
 
-    def _blank(self, config: ModelConfig | None = None) -> Transformer:
-        """The adapted network without memory; by default not compiled."""
+    def _blank(self) -> Transformer:
+        """The adapted network without memory."""
         with torch.device("meta"):
-            network = Transformer(config or self.config.model_copy(update={"compile": False}), self.vocabulary)
+            network = Transformer(self.config, self.vocabulary)
             adapt(network, self.source.settings, self.source.trained_config)
         return network
 

@@ -9,15 +9,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.data.raw.sample import RawSample
+from fourm_engine.data.views import DrawnViews, ViewDrawer, view_of
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import ClassMap, FeatureMap
+from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
+from fourm_plugins.view import View
 
 
 class ArrayData:
@@ -83,36 +86,46 @@ class Sized:
     val: Sequence[Any]
 
 
-def training_arrays(
-    parts: Sequence[AlignedData], modality: str, drawer: ViewDrawer, *, views: int, cache_bytes: int
-) -> ArrayData:
-    """Every view of every sample of all `parts` with the modality; a file that cannot be used is treated as `on_error`
+def training_arrays(parts: Sequence[DrawnViews], modality: str, *, views: int, cache_bytes: int) -> ArrayData:
+    """`views` of every sample of all `parts` with the modality; a file that cannot be used is treated as `on_error`
     says. Raises ValueError if no part takes the modality."""
-    parts = [data for data in parts if modality in data.modalities]
+    parts = [part for part in parts if modality in part.data.modalities]
     if not parts:
         raise ValueError(f"no data set of data.train gives {modality}; add it to the modalities of one")
-    names = [(data, name) for data in parts for name in data.names if modality in data.has(name)]
-    spec = parts[0].modalities[modality].spec
+    names = [(part, name) for part in parts for name in part.data.names if modality in part.data.has(name)]
+    spec, drawer = parts[0].data.modalities[modality].spec, parts[0].drawer
     if not drawer.augment and spec.array.kind != "text":
         views = 1  # the others show the same; only texts have alternatives
 
+    @lru_cache(maxsize=1)  # the views of a text follow one another
+    def read(row: int) -> tuple[DrawnViews, RawSample]:
+        part, name = names[row]
+        return part, RawSample(part.data, name)
+
     def get(index: int) -> Any:
-        (data, name), number = names[index // views], index % views
+        row, number = divmod(index, views)
+        part, sample = read(row)
         try:
-            return data.array(name, modality, view_of(spec, drawer.views(data, name, number), number))
+            return sample.array(modality, _seen(spec, part, sample, number))
         except BadFile as bad:
-            data.skip(name, bad)
+            part.data.skip(sample.name, bad)
             return None
 
     def stamp() -> str:
         digest = hashlib.sha256()
-        for data, name in names:
-            digest.update(data.stamp(name, modality).encode() + b"\0")
+        for part, name in names:
+            digest.update(part.data.stamp(name, modality).encode() + b"\0")
         return digest.hexdigest()[:16]
 
     described = json.dumps([[name for _, name in names], views, drawer.settings()], sort_keys=True)
     fingerprint = hashlib.sha256(described.encode()).hexdigest()[:16]
     return ArrayData(get, len(names) * views, fingerprint=fingerprint, cache_bytes=cache_bytes, stamp=stamp)
+
+
+def _seen(spec: ModalitySpec, drawn: DrawnViews, sample: RawSample, number: int) -> View:
+    """What a modality sees; the shape of the sample's picture is read only for one that is cropped."""
+    cropped = spec.alignment is not None
+    return view_of(spec, drawn.get(sample.name, number, sample.value) if cropped else {}, number)
 
 
 def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int = HELD_OUT) -> list[Any]:
@@ -122,15 +135,15 @@ def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, lim
 
 def named_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int) -> dict[str, Any]:
     """Sample -> value, of the same."""
-    spec, values = data.modalities[modality].spec, dict[str, Any]()
+    spec, values, drawn = data.modalities[modality].spec, dict[str, Any](), DrawnViews(drawer, data, 1)
     for name in data.names:
         if len(values) == limit:
             break
         if modality not in data.has(name):
             continue
+        sample = RawSample(data, name)
         try:
-            value = data.value(name, modality)
-            value = data.augment(name, modality, value, view_of(spec, drawer.views(data, name), 0))
+            value = sample.augmented(modality, _seen(spec, drawn, sample, 0))
             data.normalise(name, modality, value)  # such as a crop in which nothing was measured
         except BadFile as bad:
             data.skip(name, bad)
@@ -161,10 +174,11 @@ def at_sizes(
             reason = " ".join(str(error).split())
             raise ValueError(f"adapt.sizes: {modality.name} at {height}x{width}: {reason}") from None
         modalities, name = {modality.name: other}, modality.name
+        drawer = ViewDrawer.from_config(modalities, config, training=True, seed=seed)
+        parts = [part.replacing(other) for part in train if name in part.modalities]
         arrays = training_arrays(
-            [part.replacing(other) for part in train if name in part.modalities],
+            [DrawnViews(drawer, part, config.views) for part in parts],
             name,
-            ViewDrawer.from_config(modalities, config, training=True, seed=seed),
             views=config.views,
             cache_bytes=cache_bytes // len(others),
         )

@@ -125,6 +125,12 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
     for result, true in zip(results, truths, strict=True):
         if result.spread is None:
             raise ValueError(f"{result.modality.name!r} has no spread; generate it with n_samples and reduce")
+        shapes = [getattr(value, "shape", None) for value in (true, result.value)]
+        if shapes[0] is not None and shapes[1] is not None and tuple(shapes[0]) != tuple(shapes[1]):
+            raise ValueError(
+                f"{result.modality.name!r}: the truth is of shape {tuple(shapes[0])}, the result of "
+                f"{tuple(shapes[1])}; resize one of them"
+            )
         try:
             error = numbers(result.modality.spread([result.value, true])) * 2
         except (ValueError, TypeError) as why:
@@ -132,7 +138,10 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
         spreads.append(numbers(result.spread))
         errors.append(error)
         if len(errors[-1]) != len(spreads[-1]):
-            raise ValueError(f"{result.modality.name!r}: the truth differs in size from the result")
+            raise ValueError(
+                f"{result.modality.name!r}: the truth has {counted(len(errors[-1]), 'element')}, the result "
+                f"{len(spreads[-1])}"
+            )
     spread_N, error_N = np.concatenate(spreads), np.concatenate(errors)
     known_N = np.isfinite(spread_N) & np.isfinite(error_N)
     spread_N, error_N = spread_N[known_N], error_N[known_N]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fourm_engine.generate.guidance import Branches, branches
+from fourm_engine.generate.guidance import Branches, Guide, Guides, branches, plain
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared
@@ -37,6 +37,11 @@ class Pass:
     kept: int  # how many of them are kept
     flops: float
 
+    def __add__(self, guide: Pass) -> Pass:
+        """This pass, with that of a guide for the same tokens."""
+        rows, tokens = self.rows + guide.rows, self.encoder_tokens + guide.encoder_tokens
+        return replace(self, rows=rows, encoder_tokens=tokens, flops=self.flops + guide.flops)
+
 
 @dataclass(frozen=True)
 class ExplainedStage:
@@ -45,7 +50,7 @@ class ExplainedStage:
     stage: Stage
     samples: int
     sees: tuple[str, ...]
-    guidance: tuple[str, ...]  # one line per branch
+    guidance: tuple[str, ...]  # one line per branch, and one of the guide
     passes: tuple[Pass, ...]
     at_most: bool
 
@@ -78,7 +83,7 @@ class Explanation:
         return "\n".join([*lines, f"total: {bound}{_flops(self.flops)}; nothing was run"])
 
 
-def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
+def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) -> Explanation:
     """Explain what `prepared` would run."""
     inputs = dict[str, str]()
     for sample, names in zip(prepared.samples, prepared.names, strict=True):
@@ -90,7 +95,7 @@ def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
     for plan, members in prepared.groups(len(prepared.samples)):
         samples = [sampler.started(prepared.samples[i]) for i in members]
         for stage in plan:
-            stages.append(_stage(stage, samples, sampler))
+            stages.append(_stage(stage, samples, sampler, guide))
             if stage.target in sampler.inputs:  # later stages see as many tokens as it may have
                 n = sampler.vocabulary[stage.target].layout.num_tokens
                 made = [Shown.tokens(np.full(n, 0 if stage.deterministic else b)) for b in range(len(samples))]
@@ -100,23 +105,38 @@ def explained(prepared: Prepared, sampler: Sampler) -> Explanation:
     return Explanation(tuple(inputs.values()), tuple(prepared.remarks), tuple(stages))
 
 
-def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler) -> ExplainedStage:
+def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler, guide: Guide | None) -> ExplainedStage:
     ways, order = branches(stage, samples, sampler.sequences), sampler.order(stage)
     sees = {name for sample in samples for name in sample.shown} - {stage.target}
+    at_most = stage.scheme == "autoregressive" or (order is not None and order.adaptive)
+    passes, lines = _passes(stage, samples, ways, order, sampler), _taken(ways, len(samples))
+    if guide is not None:
+        last = max(1, stage.steps - 1)
+        other = {p.step: p for p in _passes(stage, samples, plain(stage, sampler.sequences), order, guide.model)}
+        if stage.scheme != "autoregressive":  # whose cache needs every token
+            other = {step: p for step, p in other.items() if guide.at((step - 1) / last) != 1}
+        passes = [p + other[p.step] if p.step in other else p for p in passes]
+        ends = dict.fromkeys(f"{guide.at(x):.3g}" for x in (0.0, 1.0))
+        size = sum(p.numel() for p in guide.model.network.parameters()) / 1e6
+        lines = (*lines, f"guide of {size:.3g} M parameters: weight {' to '.join(ends)}")
+    return ExplainedStage(stage, len(samples), tuple(sorted(sees)), lines, tuple(passes), at_most)
+
+
+def _passes(
+    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, model: Sampler | Guides
+) -> list[Pass]:
     if stage.scheme == "autoregressive":
-        passes, at_most = [_left_to_right(stage, samples, ways, sampler)], True
-    else:
-        passes, at_most = _parallel(stage, samples, ways, order, sampler), order is not None and order.adaptive
-    return ExplainedStage(stage, len(samples), tuple(sorted(sees)), _taken(ways, len(samples)), tuple(passes), at_most)
+        return [_left_to_right(stage, samples, ways, model)]
+    return _parallel(stage, samples, ways, order, model)
 
 
 def _parallel(
-    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, sampler: Sampler
+    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, model: Sampler | Guides
 ) -> list[Pass]:
     """The passes that `parallel.Parallel` would run."""
     beforehand = stage.scheme == "random_order" or (order is not None and order.beforehand() is not None)
     n, rows, known = (
-        sampler.vocabulary[stage.target].layout.num_tokens,
+        model.vocabulary[stage.target].layout.num_tokens,
         ways.rows(samples),
         _known(samples, stage.target),
     )
@@ -133,8 +153,8 @@ def _parallel(
             continue
         lengths = {key: max(1, sum(map(len, rows[first[key[0]]].values())) + n - left[b]) for key, b in run.items()}
         decoded = {b: count if beforehand else left[b] for b, count in kept.items()}
-        flops = _flops_of(sampler, {}, 0, 0, {stage.target: sum(decoded.values())})
-        flops += sum(_flops_of(sampler, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())
+        flops = _flops_of(model, {}, 0, 0, {stage.target: sum(decoded.values())})
+        flops += sum(_flops_of(model, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())
         taken = int(used[:, list(kept)].any(1).sum())
         passes.append(
             Pass(step + 1, taken, len(run), sum(lengths.values()), max(decoded.values()), max(kept.values()), flops)
@@ -145,9 +165,9 @@ def _parallel(
     return passes
 
 
-def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, sampler: Sampler) -> Pass:
+def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, model: Sampler | Guides) -> Pass:
     """One encoding of each distinct row, then one token at a time for every sample and branch."""
-    n = sampler.vocabulary[stage.target].layout.num_tokens
+    n = model.vocabulary[stage.target].layout.num_tokens
     limit = min(stage.max_tokens or n, n)
     rows = [{**row, **part} for row, part in zip(ways.rows(samples), _known(samples, stage.target) * len(ways))]
     which, first = distinct(rows)
@@ -155,9 +175,9 @@ def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, samp
     used = (np.array(shares) != 0).any(0)  # (K, B)
     run = np.array(which)[used.flatten()].tolist()
     lengths = {i: length(rows[first[i]]) for i in set(run)}
-    once = {i: _flops_of(sampler, rows[first[i]], lengths[i], 0) for i in lengths}
-    flops = sum(once.values()) + sum(_flops_of(sampler, rows[first[i]], lengths[i], limit) - once[i] for i in run)
-    flops += _flops_of(sampler, {}, 0, 0, {stage.target: limit * len(samples)})
+    once = {i: _flops_of(model, rows[first[i]], lengths[i], 0) for i in lengths}
+    flops = sum(once.values()) + sum(_flops_of(model, rows[first[i]], lengths[i], limit) - once[i] for i in run)
+    flops += _flops_of(model, {}, 0, 0, {stage.target: limit * len(samples)})
     return Pass(1, int(used.any(1).sum()), len(lengths), sum(lengths.values()), limit, limit, flops)
 
 
@@ -166,13 +186,17 @@ def _known(samples: Sequence[Sample], target: str) -> list[dict[str, Shown]]:
 
 
 def _flops_of(
-    sampler: Sampler, row: Mapping[str, Shown], encoded: int, decoded: int, targets: Mapping[str, float] | None = None
+    model: Sampler | Guides,
+    row: Mapping[str, Shown],
+    encoded: int,
+    decoded: int,
+    targets: Mapping[str, float] | None = None,
 ) -> float:
     """FLOPs of one row; with `targets`, of the output heads alone, which run once for all branches."""
     patches = {name: len(part) for name, part in row.items() if part.features is not None}
     parts = forward_flops(
-        sampler.network.config,
-        sampler.vocabulary,
+        model.network.config,
+        model.vocabulary,
         B=int(targets is None),
         N=encoded,
         M=decoded,

@@ -1,14 +1,15 @@
-"""Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598).
+"""Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598), and by a weaker model.
 
 In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how their predictions combine, u +
-Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run.
+Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run. `Guide`:
+the logits of another model, to lead away from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ from torch import Tensor
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
+from fourm_plugins.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fourm_engine.generate.shown import SequenceIds
@@ -66,6 +71,53 @@ class Branches:
         return mix(predicted, np.arange(shares.size), shares)
 
 
+class Guides(Protocol):
+    """The part of `FourM` that guides another model."""
+
+    network: Transformer
+    vocabulary: Vocabulary
+    tokenizers: Mapping[str, Tokenizer]
+
+    @property
+    def modalities(self) -> Mapping[str, Modality]: ...
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A weaker version of the model to lead away from, such as an earlier checkpoint or a smaller model (autoguidance,
+    arXiv 2406.02507), or one that was tuned for this (self-guidance, arXiv 2410.13136).
+
+    The logits are g + w (m − g), with the guide's logits g, given everything, and those of the model, m, which may be
+    guided by conditions. `weight`: w above 1, or a list of numbers as a schedule over the steps; 1 is no guide."""
+
+    model: Guides
+    weight: Weight
+
+    def __post_init__(self) -> None:
+        weights = self.weight if isinstance(self.weight, list) else [self.weight]
+        if not weights or not all(np.isfinite(w) for w in weights):
+            raise ValueError(f"guide: the weight is a finite number, or a list of such; given: {self.weight!r:.80}")
+        if all(w == 1 for w in weights):
+            raise ValueError("guide: a weight of 1 has no effect; raise it, or leave the guide out")
+
+    def at(self, progress: float) -> float:
+        """The weight at `progress`, from 0 at the first step to 1 at the last."""
+        return _weight(self.weight, progress)
+
+    def check(self, names: Collection[str], model: Guides) -> None:
+        """Raises ValueError unless tokens of the modalities `names` mean to the guide what they mean to `model`."""
+        theirs = self.model.modalities
+        for name in sorted(names):
+            if name not in theirs:
+                raise ValueError(f"guide: it has no modality {name!r}; choose a model that has")
+            mine, tokens = model.modalities[name], model.tokenizers.get(name)
+            if tokens is not None and self.model.tokenizers[name].fingerprint != tokens.fingerprint:
+                raise ValueError(f"guide: its tokenizer of {name!r} is another; choose a model with the same")
+            same = tokens is not None or mine.identity() == theirs[name].identity()
+            if not same or mine.spec.layout != theirs[name].spec.layout:
+                raise ValueError(f"guide: its {name!r} has other settings; choose a model with the same")
+
+
 def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
     """(R, …) -> (B, …): the sum over branches, weighted by the shares (K, B). `rows` (K · B) index the first axis by
     (branch, sample), branch by branch; where the share is 0, the index is ignored."""
@@ -89,14 +141,21 @@ def _weight(weight: Weight, progress: float) -> float:
     return float(np.interp(progress, np.linspace(0, 1, len(weight)), weight))
 
 
+def plain(stage: Stage, sequences: Mapping[str, SequenceIds]) -> Branches:
+    """The single branch of a stage without guidance."""
+    return Branches((frozenset(),), [], _placeholders(stage, sequences), stage.target)
+
+
+def _placeholders(stage: Stage, sequences: Mapping[str, SequenceIds]) -> dict[str, Shown]:
+    return {name: Shown.tokens([ids.start]) for name, ids in sequences.items()} if stage.prompt_sentinel else {}
+
+
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
     """The branches that a stage needs, at least one.
 
     Raises ValueError for a weight of something that is not a condition, and for weights given twice."""
     conditions = sorted({name for sample in samples for name in sample.shown} - {stage.target})
-    placeholders = {}
-    if stage.prompt_sentinel:
-        placeholders = {name: Shown.tokens([ids.start]) for name, ids in sequences.items()}
+    placeholders = _placeholders(stage, sequences)
     regions = {key for sample in samples for key in sample.regions}
     weighted = ({name for sample in samples for name in sample.weights} | regions) - {stage.target}
     named = stage.guidance.keys() if isinstance(stage.guidance, dict) else set[str]()
@@ -119,7 +178,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         return Branches(tuple(hidden), weights, own_sentinel, stage.target)
     weight: Weight = 1.0 if stage.guidance is None else stage.guidance
     if weight == 1.0 or not conditions:
-        return Branches((frozenset(),), [], placeholders, stage.target)
+        return plain(stage, sequences)
     hidden = [frozenset(conditions), frozenset()]
     return Branches(tuple(hidden), [[weight] * len(samples)], placeholders, stage.target)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.guidance import Branches, mix
+from fourm_engine.generate.guidance import Branches, Guide, mix
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, together
@@ -35,24 +35,39 @@ class Filled:
 
     ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
     probabilities: np.ndarray | None = None  # (n, V) float32
+    #: Of a sequence: (n,) float32, the probability that the model gave each token, before temperature and filters; 1
+    #: for what was known.
+    confidence: np.ndarray | None = None
+
+
+class Side:
+    """One network, and what its encoder sees of each (branch, sample)."""
+
+    def __init__(self, network: Transformer, vocabulary: Vocabulary, plan: Branches, samples: Sequence[Sample]) -> None:
+        self.network, self.plan, self.entry = network, plan, vocabulary[plan.target]
+        rows = plan.rows(samples)
+        which, first = distinct(rows)
+        self.which = np.array(which).reshape(len(plan), len(samples))
+        self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
+        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
+        self.fixed = network.compiled
 
 
 class Parallel:
-    """One stage for a batch of samples."""
+    """One stage for a batch of samples. `sides`: the model, and the `guide` if there is one."""
 
     def __init__(
         self,
-        network: Transformer,
-        vocabulary: Vocabulary,
         samples: Sequence[Sample],
         stage: Stage,
-        plan: Branches,
         order: Order | None,
         rngs: Sequence[torch.Generator],
+        sides: Sequence[Side],
+        guide: Guide | None = None,
     ) -> None:
-        self.network, self.stage, self.plan, self.order = network, stage, plan, order
-        self.entry = vocabulary[stage.target]
-        device, n, batch = next(network.parameters()).device, self.entry.layout.num_tokens, len(samples)
+        self.stage, self.order, self.sides, self.guide = stage, order, sides, guide
+        self.entry, self.fixed = sides[0].entry, sides[0].fixed
+        device, n, batch = sides[0].packing.device, self.entry.layout.num_tokens, len(samples)
         self.device = device
         ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
         known_Bn = torch.zeros(batch, n, dtype=torch.bool)
@@ -89,18 +104,12 @@ class Parallel:
             self.probabilities = torch.zeros(batch, n, self.entry.size, device=device)
             self.probabilities.scatter_(2, self.ids_Bn[..., None], self.known_Bn[..., None].float())
 
-        rows = plan.rows(samples)
-        which, first = distinct(rows)
-        self.which = np.array(which).reshape(len(plan), batch)
-        self.packing = Packing([rows[i] for i in first], vocabulary, device)
         # Samples with equal known tokens share their rows until they diverge.
         self.state, _ = distinct(
             [{stage.target: sample.known[stage.target]} if stage.target in sample.known else {} for sample in samples]
         )
         if stage.scheme == "random_order":
             self.state = [-1 - b for b in range(batch)]
-        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
-        self.fixed = network.config.compile
 
     def run(self, watch: Watch | None = None) -> list[Filled]:
         steps = self.stage.steps
@@ -135,9 +144,17 @@ class Parallel:
         else:
             width = max(chosen)
         index_AM, slot_AM = _compact(predicted_An, width)
-        y_AMD = self._predict(step, active, index_AM, slot_AM, [width] * len(active) if self.fixed else chosen)
+        widths = [width] * len(active) if self.fixed else chosen
         row_T, slot_T = slot_AM.nonzero(as_tuple=True)
-        logits_TV = self.network.logits(y_AMD[row_T, slot_T], stage.target).float()
+
+        def logits(side: Side) -> Tensor:
+            y_AMD = self._predict(side, step, active, index_AM, slot_AM, widths)
+            return side.network.logits(y_AMD[row_T, slot_T], stage.target).float()
+
+        logits_TV = logits(self.sides[0])
+        weight = 1.0 if self.guide is None else self.guide.at(self._progress(step))
+        if weight != 1:
+            logits_TV = torch.lerp(logits(self.sides[1]), logits_TV, weight)
 
         sample_T, position_T = at_A[row_T], index_AM[row_T, slot_T]
         heat_A = torch.tensor([self.heats[b][step] for b in active], device=self.device)
@@ -189,13 +206,18 @@ class Parallel:
         given_n, luck_n = self.given_Bn[b].clone(), self.luck_SBn[step, b]
         return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, luck_n)
 
-    def _predict(self, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]) -> Tensor:
+    def _progress(self, step: int) -> float:
+        return step / max(1, self.stage.steps - 1)
+
+    def _predict(
+        self, side: Side, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]
+    ) -> Tensor:
         """The decoder's output (A, M, D), branches combined, which the logits are linear in."""
-        shares = self.plan.shares(len(self.left), step / max(1, self.stage.steps - 1))[:, active]
+        shares = side.plan.shares(len(self.left), self._progress(step))[:, active]
         rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
         content, of = list[int](), list[int]()
         for k, a in np.argwhere((shares != 0) | self.fixed).tolist():
-            which, b = int(self.which[k, active[a]]), active[a]
+            which, b = int(side.which[k, active[a]]), active[a]
             key = (k, -1 - b) if self.fixed else (which, self.state[b])
             if key not in numbers:
                 numbers[key] = len(content)
@@ -206,22 +228,22 @@ class Parallel:
         if self.fixed:
             adaptive = self.order is not None and self.order.adaptive
             known = [len(self.known_Bn[0]) - (1 if adaptive else min(row[-1] for row in self.counts))] * len(of)
-        lengths = [sum(map(len, self.packing.rows[i].values())) + more for i, more in zip(content, known, strict=True)]
+        lengths = [sum(map(len, side.packing.rows[i].values())) + more for i, more in zip(content, known, strict=True)]
         y_RMD = None
         for group in together([max(1, n) for n in lengths]):
-            base, continuous = self.packing.packed(tuple(content[i] for i in group))
+            base, continuous = side.packing.packed(tuple(content[i] for i in group))
             at = torch.tensor([of[i] for i in group], device=self.device)
             sample = torch.tensor([active[of[i]] for i in group], device=self.device)
             most = max(known[i] for i in group)
-            tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], self.entry, most)
+            tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], side.entry, most)
             if not self.fixed:
                 tokens = _narrow(tokens, max(1, *(lengths[i] for i in group)))
-            context, valid = self.network.encode(tokens, continuous)
+            context, valid = side.network.encode(tokens, continuous)
             width = max(widths[of[i]] for i in group)
             index, slot = index_AM[at, :width], slot_AM[at, :width]
-            mod = torch.where(slot, self.entry.index, -1)
+            mod = torch.where(slot, side.entry.index, -1)
             masked = Tokens(torch.full_like(index, -1), index, mod, torch.zeros_like(index))
-            y = self.network.decode(masked, context, valid)
+            y = side.network.decode(masked, context, valid)
             if y_RMD is None:
                 y_RMD = y.new_zeros(len(content), index_AM.shape[1], y.shape[-1])
             y_RMD[torch.tensor(group, device=self.device), :width] = y

@@ -236,7 +236,9 @@ def default_plan(
 
     A vector takes one greedy step, and so does a grid if another grid of its alignment group is given or generated
     before it (a picture shows where things are); where the modality allows it, the expected code is decoded. A grid
-    whose layout nothing shows is drawn in eight steps with nucleus sampling, a sequence left to right. If randomness is
+    whose layout nothing shows is drawn in eight steps with nucleus sampling. A sequence is written left to right, drawn
+    at a temperature of 0.7, or, where it has one answer (`Modality.one_answer`) and a grid of its alignment group is
+    given or generated before it, with the likeliest tokens. If randomness is
     requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. With a
     `scheme`, grids and vectors are drawn in eight steps, or in `steps`.
 
@@ -267,7 +269,8 @@ def default_plan(
             "top_k": chosen.top_k,
         }
         if target not in parallel:
-            heat = 0.7 if chosen.temperature is None else chosen.temperature
+            certain = modalities[target].one_answer and not drawn and _shows_layout(target, seen, modalities)
+            heat = (0.0 if certain else 0.7) if chosen.temperature is None else chosen.temperature
             nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if heat > 0 else None)
             stages.append(Stage(scheme="autoregressive", temperature=heat, top_p=nucleus, **common))
         else:

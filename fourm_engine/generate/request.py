@@ -67,7 +67,7 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
     except TypeError:
         raise ValueError(f"a seed is an integer; given: {seed if seeds is None else seeds!r:.80}") from None
     if len(result) != samples:
-        raise ValueError(f"{counted(samples, 'sample')}, but {counted(len(result), 'seed')}; give one a sample")
+        raise ValueError(f"{counted(samples, 'sample')}, but {counted(len(result), 'seed')}; give one per sample")
     if wrong := [s for s in result if not 0 <= s < 1 << 64]:
         raise ValueError(f"seed {wrong[0]} is not in [0, 2^64)")
     return result

@@ -3,8 +3,7 @@
 In: `Sample`s (local ids), a plan, one seed per sample. Out: for each sample and stage a `Filled`: its tokens, and
 probabilities if the stage requests them. The branches of guidance are stacked on the batch axis.
 
-Grids and vectors are decoded in parallel (`generate/parallel.py`); sequences left to right with cached keys and values
-from a single encoding of each distinct row.
+Grids and vectors are decoded in parallel (`generate/parallel.py`), sequences left to right (`generate/cached.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.guidance import Branches, branches, mix
+from fourm_engine.generate.cached import Cached
+from fourm_engine.generate.guidance import Branches, Guide, branches, plain
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.parallel import Filled, Parallel, Watch
+from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.rows import Packing, distinct, length, together
-from fourm_engine.generate.sampling import draw, generators, uniforms
+from fourm_engine.generate.sampling import draw, generators, log_probability, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -76,24 +75,30 @@ class Sampler:
         return next(self.network.parameters()).device
 
     @torch.inference_mode()
-    def run(self, samples: Sequence[Sample], plan: Sequence[Stage], seeds: Sequence[int]) -> list[dict[str, Filled]]:
+    def run(
+        self, samples: Sequence[Sample], plan: Sequence[Stage], seeds: Sequence[int], guide: Guide | None = None
+    ) -> list[dict[str, Filled]]:
         """{target: Filled} for each sample. Leaves `samples` unchanged."""
         assert len(samples) == len(seeds)
         if not samples:
             return []
         samples = [self.started(sample) for sample in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
-        training = self.network.training
-        self.network.eval()
+        networks = [self.network] if guide is None else [self.network, guide.model.network]
+        training = [network for network in networks if network.training]
+        for network in training:
+            network.eval()
         try:
             for stage in plan:
                 sequence = self._check(stage).layout.kind == "sequence"
                 if sequence:
-                    filled = self._left_to_right(samples, stage, rngs)
+                    filled = self._left_to_right(samples, stage, rngs, guide)
                 else:
-                    ways = branches(stage, samples, self.sequences)
-                    order = self.order(stage)
-                    filled = Parallel(self.network, self.vocabulary, samples, stage, ways, order, rngs).run(self._watch)
+                    sides = [Side(self.network, self.vocabulary, branches(stage, samples, self.sequences), samples)]
+                    if guide is not None:
+                        ways = plain(stage, self.sequences)
+                        sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples))
+                    filled = Parallel(samples, stage, self.order(stage), rngs, sides, guide).run(self._watch)
                 for sample, result, part in zip(samples, results, filled, strict=True):
                     result[stage.target] = part
                     if stage.target in self.inputs:
@@ -101,7 +106,8 @@ class Sampler:
                         length = self.vocabulary[stage.target].layout.num_tokens
                         sample.shown[stage.target] = Shown.tokens(np.append(part.ids, end).astype(np.int64)[:length])
         finally:
-            self.network.train(training)
+            for network in training:
+                network.train()
         return results
 
     def order(self, stage: Stage) -> Order | None:
@@ -133,18 +139,28 @@ class Sampler:
 
     # Left-to-right decoding
 
-    def _left_to_right(self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator]) -> list[Filled]:
+    def _left_to_right(
+        self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator], guide: Guide | None
+    ) -> list[Filled]:
         entry, special = self.vocabulary[stage.target], self.sequences[stage.target]
         limit = min(stage.max_tokens or entry.layout.num_tokens, entry.layout.num_tokens)
-        plan = branches(stage, samples, self.sequences)
-        rows = plan.rows(samples)
+        plan, single = branches(stage, samples, self.sequences), plain(stage, self.sequences)
         prefixes = [sample.known.get(stage.target) for sample in samples]
-        for row, prefix in zip(rows, [*prefixes] * len(plan), strict=True):
-            if prefix is not None:
-                row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
+
+        def rows(plan: Branches) -> list[dict[str, Shown]]:
+            rows = plan.rows(samples)
+            for row, prefix in zip(rows, [*prefixes] * len(plan), strict=True):
+                if prefix is not None:
+                    row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
+            return rows
+
+        guided = None
+        if guide is not None:
+            network, vocabulary = guide.model.network, guide.model.vocabulary
+            guided = guide, Cached(network, vocabulary, rows(single), single, stage.target, limit)
         uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
-        ids_BL = self.autoregressive(
-            rows,
+        ids_BL, confidence_BL = self.autoregressive(
+            rows(plan),
             plan,
             stage.target,
             limit,
@@ -153,12 +169,15 @@ class Sampler:
             temperature=stage.temperature,
             top_k=stage.top_k,
             top_p=stage.top_p,
+            guided=guided,
         )
         filled = []
-        for ids, prefix in zip(ids_BL.cpu().numpy(), prefixes, strict=True):
+        for ids, sure, prefix in zip(ids_BL.cpu().numpy(), confidence_BL.cpu().numpy(), prefixes, strict=True):
             stops = np.flatnonzero(np.isin(ids, list(special.stop)))
             ids = ids[: stops[0]] if len(stops) else ids
-            filled.append(Filled(ids if prefix is None else np.append(prefix.ids, ids)[:limit]))
+            known = np.empty(0, np.int64) if prefix is None else prefix.ids
+            sure = np.append(np.ones(len(known), np.float32), sure[: len(ids)])
+            filled.append(Filled(np.append(known, ids)[:limit], confidence=sure[:limit]))
         return filled
 
     @torch.inference_mode()
@@ -174,38 +193,26 @@ class Sampler:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
-    ) -> Tensor:
-        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id; ids after it have no meaning."""
-        entry, device = self.vocabulary[target], self.device
-        batch = len(rows) // len(plan)
-        used = sum(plan.shares(batch, step / max(1, limit - 1)) != 0 for step in range(limit)) > 0  # (K, B)
-        which, first = distinct(rows)
-        packing = Packing([rows[i] for i in first], self.vocabulary, device)
-        users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
-        contexts, order = [], []  # `order`: index among the K · B rows of each decoded row
-        for count in sorted({len(u) for u in users if len(u)}):
-            alike = [i for i, u in enumerate(users) if len(u) == count]
-            for group in together([length(packing.rows[i]) for i in alike]):
-                members = tuple(alike[i] for i in group)
-                contexts.append((*self.network.encode(*packing.packed(members)), count))
-                order += [row for i in members for row in users[i].tolist()]
-        cache = self.network.start_cache(contexts, limit)
-        at = np.zeros(used.size, np.int64)
-        at[order] = np.arange(len(order))
-        sample_R = torch.tensor([row % batch for row in order], device=device)
-        heat_B = torch.full((batch,), temperature, device=device) if temperature > 0 else None
+        guided: tuple[Guide, Cached] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id, and the probability that the model gave each,
+        float32; what follows a `stop` id has no meaning."""
+        cached, device = Cached(self.network, self.vocabulary, rows, plan, target, limit), self.device
+        heat_B = torch.full((cached.batch,), temperature, device=device) if temperature > 0 else None
         stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
-        mod = torch.full((len(order),), entry.index, device=device)
-        ids_B = torch.full((batch,), self.sequences[target].start, device=device)
-        done_B, ids = torch.zeros(batch, dtype=torch.bool, device=device), []
+        ids_B = torch.full((cached.batch,), self.sequences[target].start, device=device)
+        done_B = torch.zeros(cached.batch, dtype=torch.bool, device=device)
+        ids, sure = list[Tensor](), list[Tensor]()
         # A check waits for the device; tokens decoded beyond the end are dropped.
         check_every = 1 if device.type == "cpu" else TOKENS_BETWEEN_CHECKS
         for step in range(limit):
-            y = self.network.decode_step((ids_B + entry.start)[sample_R], torch.full_like(mod, step), mod, cache)
-            y = mix(y, at, plan.shares(batch, step / max(1, limit - 1)))
-            logits_BV = self.network.logits(y, target).float()
+            logits_BV = cached.logits(ids_B, step)
+            if guided is not None:
+                guide, other = guided
+                logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(step / max(1, limit - 1)))
             ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
+            sure.append(log_probability(logits_BV, ids_B).exp())
             if self._watch is not None:
                 so_far_BL = torch.stack(ids, dim=1)
                 stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
@@ -213,4 +220,4 @@ class Sampler:
             done_B |= torch.isin(ids_B, stops)
             if (step + 1) % check_every == 0 and bool(done_B.all()):
                 break
-        return torch.stack(ids, dim=1)
+        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)

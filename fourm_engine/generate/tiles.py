@@ -20,6 +20,7 @@ from fourm_engine.generate.vary import Generates
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
+from fourm_plugins.suggest import did_you_mean
 
 #: Tiles of one picture.
 MAX_TILES = 4096
@@ -79,7 +80,10 @@ def tiled(
         or not isinstance(made.spec.layout, Grid)
         or not isinstance(made.spec.array, (FeatureMap, ClassMap))
     ):
-        raise ValueError(f"{target!r} is no grid of the model's; tiles are of pictures and maps")
+        specs = {name: modality.spec for name, modality in model.modalities.items()}
+        grids = [n for n, s in specs.items() if s.target and isinstance(s.array, (FeatureMap, ClassMap))]
+        hint = did_you_mean(target, grids, otherwise="the model has")
+        raise ValueError(f"{target!r} is no picture or map that the model generates, and tiles are of these; {hint}")
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
     assert isinstance(shape, (FeatureMap, ClassMap))

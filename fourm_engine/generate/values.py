@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fourm_engine.generate.parallel import Filled
 from fourm_engine.generate.result import Generated
@@ -22,7 +23,7 @@ def decoded(
         arrays = tokenizer.decode([f.ids for f in filled])
     results = []
     for f, array, sample in zip(filled, arrays, samples, strict=True):
-        value, kept = modality.denormalise(array), sample.kept.get(modality.name)
+        value, kept = _value(modality, tokenizer, f, array), sample.kept.get(modality.name)
         pixels = None if kept is None else kept.pixels
         if kept is not None and pixels is not None:
             value = modality.compose(kept.value, value, pixels)
@@ -31,3 +32,10 @@ def decoded(
             value = continued(kept.value, beginning, value)
         results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
     return results
+
+
+def _value(modality: Modality, tokenizer: Tokenizer, filled: Filled, array: Any) -> Any:
+    if filled.confidence is None:
+        return modality.denormalise(array)
+    tokens = tokenizer.decode(list(filled.ids[:, None]))
+    return modality.denormalise_scored(array, list(zip(tokens, filled.confidence.tolist(), strict=True)))

@@ -135,6 +135,8 @@ def _point(
                 raise ValueError(f"{what}: guidance is a single number; leave it out, or vary guidance")
             options["guidance"] = {**weights, part: value}
         elif what in OPTIONS:
+            if isinstance(value, str):
+                raise ValueError(f"{what}: {value!r:.60} is not a number")
             options[what] = int(value) if what in ("seed", "top_k", "steps") and value == int(value) else value
         elif not dot and name in model.modalities:
             inputs[name] = value

@@ -58,13 +58,17 @@ def check_requirements(distributions: Iterable[str]) -> Iterator[Check]:
             yield Check(f"requirements of {name}", "bad", detail, f"pip install -U {name}")
         else:
             version = find_distribution(name).version
-            yield Check(f"requirements of {name}", "ok", f"{name} {version}: all of {len(needed)} there")
+            yield Check(f"requirements of {name}", "ok", f"{name} {version}: {_all(len(needed))}")
         for extra, requirements in optional.items():
             if missing := sorted(r.name for r in requirements if _unmet(r)):
                 detail = f"{', '.join(missing)} missing or too old"
                 yield Check(f"optional {name}[{extra}]", "note", detail, f"pip install '{name}[{extra}]'")
             else:
-                yield Check(f"optional {name}[{extra}]", "ok", f"all of {len(requirements)} there")
+                yield Check(f"optional {name}[{extra}]", "ok", _all(len(requirements)))
+
+
+def _all(number: int) -> str:
+    return "all installed" if number != 1 else "installed"
 
 
 def _requirements(name: str) -> tuple[list[Requirement], dict[str, list[Requirement]]]:

@@ -53,8 +53,8 @@ class Budgets:
     without any of its inputs, or without a modality that it requires."""
 
     def __init__(self, config: MaskingConfig, specs: Iterable[ModalitySpec]) -> None:
-        self.config = config
         self._specs = {spec.name: spec for spec in specs}
+        self.config = config = config.counted(self._specs.values())
         #: The modalities of this run.
         self.names = tuple(sorted(self._specs))
         self._bit = {name: 1 << i for i, name in enumerate(self.names)}

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from fourm_plugins.spec import ModalitySpec
 
 
 def _as_range(value: Any) -> Any:
@@ -23,6 +26,8 @@ def _check_range(value: Any) -> Any:
 
 #: An inclusive range of tokens; a single number n means n to n.
 TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
+#: "all": as many as the modalities hold that a strategy shows, or asks for; see `MaskingConfig.counted`.
+TokenCount = TokenRange | Literal["all"]
 Alpha = Annotated[float, Field(ge=0, le=1e6)]
 Keep = Literal["random", "all", "binary"]
 #: How a total is divided among modalities; see `fourm_engine.masking.samplers`.
@@ -46,8 +51,8 @@ class Component(BaseModel):
     #: Share of a sequence that is shown: drawn uniformly, everything that fits, or all or nothing.
     keep: dict[str, Keep] = Field(default={"*": "random"})
     #: Totals of this strategy, if they differ from the mixture's. Inputs of 0: nothing is shown.
-    input_tokens: TokenRange | None = None
-    target_tokens: TokenRange | None = None
+    input_tokens: TokenCount | None = None
+    target_tokens: TokenCount | None = None
     #: How its totals are divided, if not as the mixture's.
     sampler: Sampler | None = None
     #: Drawn only for samples that have all of these, be they inputs, targets or neither.
@@ -77,8 +82,8 @@ class MaskingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    input_tokens: TokenRange = (128, 128)
-    target_tokens: TokenRange = (128, 128)
+    input_tokens: TokenCount = (128, 128)
+    target_tokens: TokenCount = (128, 128)
     #: Least and most tokens of a modality, {name: tokens}, on either side; by default none, and all that it has. A draw
     #: that gives a modality less than its least is repeated, `max_tries` times at most; tokens above the most are lost.
     min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
@@ -99,10 +104,37 @@ class MaskingConfig(BaseModel):
     mixture: tuple[Component, ...] = Field(default=(Component(name="all2all"),), min_length=1)
 
     def input_range(self, component: Component) -> tuple[int, int]:
-        return component.input_tokens or self.input_tokens
+        return _numbers(component.input_tokens or self.input_tokens)
 
     def target_range(self, component: Component) -> tuple[int, int]:
-        return component.target_tokens or self.target_tokens
+        return _numbers(component.target_tokens or self.target_tokens)
+
+    @property
+    def open(self) -> bool:
+        """Whether a total is "all", which is a number only once the modalities are known: until then ranges and the
+        shape of a batch raise ValueError."""
+        totals = [self.input_tokens, self.target_tokens]
+        return "all" in [*totals, *(n for c in self.mixture for n in (c.input_tokens, c.target_tokens))]
+
+    def counted(self, specs: Iterable[ModalitySpec]) -> MaskingConfig:
+        """The same with numbers in place of "all". Raises ValueError for totals above the capacities."""
+        if not self.open:
+            return self
+        specs, mixture = list(specs), []
+        for component in self.mixture:
+            totals: dict[str, TokenCount] = {}
+            for side in ("input", "target"):
+                alphas, given = getattr(component, side), getattr(component, f"{side}_tokens")
+                totals[f"{side}_tokens"] = given or getattr(self, f"{side}_tokens")
+                if totals[f"{side}_tokens"] == "all":
+                    able = [s for s in specs if getattr(s, side) and s.name not in component.ignore]
+                    used = [s for s in able if alphas.get(s.name, alphas.get("*", 0.0)) > 0]
+                    held = sum(min(s.layout.num_tokens, self.max_tokens.get(s.name, 1 << 30)) for s in used)
+                    totals[f"{side}_tokens"] = (max(1, held),) * 2
+            mixture.append(component.model_copy(update=totals))
+        # Every component now has its totals.
+        closed = {key: (1, 1) for key in ("input_tokens", "target_tokens") if getattr(self, key) == "all"}
+        return MaskingConfig.model_validate(self.model_dump() | closed | {"mixture": tuple(mixture)})
 
     @property
     def encoder_tokens(self) -> int:
@@ -127,7 +159,7 @@ class MaskingConfig(BaseModel):
         names = [component.name for component in self.mixture]
         if len(set(names)) != len(names):
             raise ValueError(f"two components of the mixture have the same name: {', '.join(names)}; rename one")
-        for component in self.mixture:
+        for component in () if self.open else self.mixture:
             for what, (_, high), capacity in (
                 ("input", self.input_range(component), self.encoder_tokens),
                 ("target", self.target_range(component), self.decoder_tokens),
@@ -140,3 +172,9 @@ class MaskingConfig(BaseModel):
             if self.target_range(component)[0] == 0:
                 raise ValueError(f"component {component.name!r} may ask for 0 target tokens; start target_tokens at 1")
         return self
+
+
+def _numbers(total: TokenCount) -> tuple[int, int]:
+    if isinstance(total, str):
+        raise ValueError('tokens "all" are a number once the modalities are known')
+    return total

@@ -3,8 +3,8 @@
 In: a `Transformer` whose vocabulary starts with that of a trained one, perhaps with other grid sizes. Out: the same
 network, which computes the same numbers bit for bit until it is trained.
 
-Rows and matrices are frozen by construction (`torch.nn.utils.parametrize`): known rows are a buffer and new ones a
-separate parameter, so that neither weight decay nor the optimiser's state can move the known ones. `plain_state`
+Rows and matrices are frozen by construction (`torch.nn.utils.parametrize`): known rows and new ones are separate
+parameters, so that neither weight decay nor the optimiser's state can move the known ones. `plain_state`
 returns the weights of an ordinary `Transformer` with the same outputs.
 """
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 #: Parameters with rows for every modality: one per id, and in the last one per modality.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
-POSITIONS = "embedding.learned_positions."
+POSITIONS = ("embedding.encoder_positions.", "embedding.decoder_positions.")
+#: How the name of the known, frozen rows of a table ends.
+KNOWN = ".known"
 #: Those whose new rows are drawn at the scale of the known rows. Output rows start small, at a loss of ln V.
-_SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
+SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
 
 class NewRows(nn.Module):
-    """A table of known, frozen rows (a buffer), and new rows, which are the parameter."""
-
-    known: Tensor
+    """A table of known, frozen rows, and new ones, which learn. Both are parameters, which sharding divides."""
 
     def __init__(self, known: Tensor) -> None:
         super().__init__()
-        self.register_buffer("known", known)
+        self.known = nn.Parameter(known, requires_grad=False)
 
     def forward(self, new: Tensor) -> Tensor:
         return torch.cat([self.known, new])
@@ -78,7 +78,7 @@ def take_over(network: Transformer, source: Transformer) -> None:
             tensor.copy_(resized(known[name], len(tensor)))
             continue
         count = len(known[name])
-        if name in _SCALED and 0 < count < len(tensor):
+        if name in SCALED and 0 < count < len(tensor):
             tensor[count:] *= known[name].square().mean().sqrt() / tensor[count:].square().mean().sqrt()
         tensor[:count] = known[name]
 
@@ -99,7 +99,8 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
         parameter.requires_grad_(False)
     for container in (
         network.embedding.projections,
-        network.embedding.learned_positions,
+        network.embedding.encoder_positions,
+        network.embedding.decoder_positions,
     ):  # parts of one modality alone
         for name, parameter in container.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] not in known)

@@ -77,7 +77,7 @@ class EncoderBlock(nn.Module):
         self.norm2 = layer_norm(width, bias=bias)
         self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
 
-    def forward(self, x_BND: Tensor, mask: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, x_BND: Tensor, mask: Tensor | None, seen: Tensor | None = None) -> Tensor:
         x_BND = x_BND + self._kept(self.attn(self.norm1(x_BND), mask, seen))
         return x_BND + self._kept(self.mlp(self.norm2(x_BND)))
 
@@ -109,7 +109,12 @@ class DecoderBlock(nn.Module):
         self.mlp = MLPS[mlp](width, ratio=mlp_ratio, bias=bias)
 
     def forward(
-        self, x_BMD: Tensor, context_BND: Tensor, self_mask: Tensor, cross_mask: Tensor, cross_seen: Tensor | None
+        self,
+        x_BMD: Tensor,
+        context_BND: Tensor,
+        self_mask: Tensor | None,
+        cross_mask: Tensor | None,
+        cross_seen: Tensor | None,
     ) -> Tensor:
         """`self_mask` has no empty row: a decoder token always sees itself."""
         x_BMD = x_BMD + self.self_attn(self.norm1(x_BMD), self_mask)

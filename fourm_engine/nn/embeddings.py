@@ -62,7 +62,7 @@ class Embedding(nn.Module):
     One table per side holds the rows of all modalities, so that a single gather embeds a mixed batch; likewise one
     table of positions, at `offset[mod] + pos`. A sequence has up to twice `max_tokens` positions, since its targets
     also hold sentinels. A `pos` beyond a modality's positions is the caller's error and is not checked on the
-    device."""
+    device. Learned positions (Vector layouts) are tables of their own on either side, as in 4M-21."""
 
     offset: Tensor
     fixed_positions: Tensor
@@ -76,15 +76,17 @@ class Embedding(nn.Module):
         self.modality = nn.Parameter(torch.empty(len(entries), width))
         self.mask_token = nn.Parameter(torch.empty(width))
         continuous = [entry for entry in entries if entry.patch_dim]
-        self.projections = nn.ModuleDict({e.name: nn.Linear(e.patch_dim, width, bias=False) for e in continuous})
-        # Learned positions (Vector layouts) follow the fixed ones in the table.
-        self.learned_positions = nn.ParameterDict(
-            {
-                e.name: nn.Parameter(torch.empty(e.layout.num_tokens, width))
-                for e in entries
-                if e.layout.kind == "vector"
-            }
+        # Those of patches have no bias, those of embeddings in a sequence have one (4M-21).
+        self.projections = nn.ModuleDict(
+            {e.name: nn.Linear(e.patch_dim, width, bias=e.layout.kind == "sequence") for e in continuous}
         )
+        # Learned positions follow the fixed ones in the table.
+        lengths = {e.name: e.layout.num_tokens for e in entries if e.layout.kind == "vector"}
+        self.encoder_positions, self.decoder_positions = (
+            nn.ParameterDict({name: nn.Parameter(torch.empty(n, width)) for name, n in lengths.items()})
+            for _ in ("encoder", "decoder")
+        )
+        self._scales = vocabulary.rows_of_scales()
         self._layouts = [(e.name, e.layout, e.position_grid) for e in entries]
         self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
         self.register_buffer("fixed_positions", torch.empty(self._tables()[1].shape), persistent=False)
@@ -110,14 +112,15 @@ class Embedding(nn.Module):
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
-        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
+        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD, self._scales))
         found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
             found[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
-        for name in self.learned_positions:
-            found[f"learned_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
+        for name in self.encoder_positions:
+            for side in ("encoder", "decoder"):
+                found[f"{side}_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
         return found
 
     @torch.no_grad()
@@ -127,12 +130,13 @@ class Embedding(nn.Module):
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 
-    def place(self, pos_BN: Tensor, mod_BN: Tensor) -> Float[Tensor, "B N D"]:
-        """Position + modality vector. Padding (mod -1) gets a finite value that must not be used."""
+    def place(self, pos_BN: Tensor, mod_BN: Tensor, positions: nn.ParameterDict) -> Float[Tensor, "B N D"]:
+        """Position, with the learned `positions` of either side, + modality vector. Padding (mod -1) gets a finite
+        value that must not be used."""
         table = self.fixed_positions
-        if self.learned_positions:
+        if positions:
             # In the vocabulary's order, which `offset` follows; a ParameterDict sorts by name.
-            learned = [self.learned_positions[name] for name, layout, _ in self._layouts if layout.kind == "vector"]
+            learned = [positions[name] for name, layout, _ in self._layouts if layout.kind == "vector"]
             table = torch.cat([table.to(self.modality.dtype), *learned])
         valid, mod = mod_BN >= 0, mod_BN.clamp(min=0)
         index = torch.where(valid, self.offset[mod] + pos_BN, 0)
@@ -168,12 +172,12 @@ class Embedding(nn.Module):
                 content = content.flatten(0, 1).index_add(0, at, projected).view_as(content)
             elif self.training:
                 # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch holds.
-                content = content + 0.0 * projection.weight.sum()
-        return content, self.place(pos, mod)
+                content = content + 0.0 * sum(parameter.sum() for parameter in projection.parameters())
+        return content, self.place(pos, mod, self.encoder_positions)
 
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
     ) -> Float[Tensor, "B M D"]:
         """Content + place of the decoder's tokens; id -1 is the mask token."""
         token = F.embedding(ids.clamp(min=0), self.decoder_table)
-        return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod)
+        return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod, self.decoder_positions)

@@ -132,14 +132,16 @@ def training_flops_of(
     for entry in vocabulary:
         if entry.patch_dim and f"embedding.projections.{entry.name}.weight" in names:
             back.total += 2 * (patches or {}).get(entry.name, 0) * entry.patch_dim * D
-    placed = any(f"embedding.{part}" in names for part in ("modality", "learned_positions"))
+    placed = any(f"embedding.{part}" in names for part in ("modality", "encoder_positions"))
     live = placed or any(part in names for part in ("embedding.encoder_table", "embedding.projections", "registers"))
     for number in range(config.encoder_blocks):
         block = f"encoder.{number}"
         live = back.self_attention(f"{block}.attn", live, n * token, 2.0 * B * N * N * D)
         live = back.mlp(block, live, n * wide, matrices)
     context = back.linear("context_proj", n * token, live or "encoder_norm" in names) or placed
-    live = placed or any(f"embedding.{part}" in names for part in ("decoder_table", "mask_token"))
+    live = any(
+        f"embedding.{part}" in names for part in ("modality", "decoder_positions", "decoder_table", "mask_token")
+    )
     for number in range(config.decoder_blocks):
         block = f"decoder.{number}"
         live = back.self_attention(f"{block}.self_attn", live, m * token, 2.0 * B * M * M * D)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 #: Numbers drawn at a time.
 BLOCK = 1 << 20
+#: Over which part of a scale rows are alike.
+NEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Initial:
 
     kind: Literal["gaussian", "uniform", "constant"]
     scale: float
+    #: Ranges of rows that are alike where they are near.
+    scales: tuple[range, ...] = ()
 
     @torch.no_grad()
     def fill(self, part: Tensor, name: str, *, seed: int, first: int = 0, total: int | None = None) -> None:
@@ -34,10 +38,20 @@ class Initial:
             return
         part = part if part.ndim else part[None]
         total = len(part) if total is None else total
+        self._fill(part, name, seed, first, total)
+        for scale in self.scales:
+            low, high = max(first, scale.start), min(first + len(part), scale.stop)
+            if low < high:
+                rows = torch.empty(len(scale), *part.shape[1:], device="cpu")
+                self._fill(rows, name, seed, scale.start, total)
+                part[low - first : high - first].copy_(smoothed(rows)[low - scale.start : high - scale.start])
+
+    def _fill(self, part: Tensor, name: str, seed: int, first: int, total: int) -> None:
         rows = min(total, max(1, BLOCK // part[0].numel()))  # of a block
         end = first + len(part)
         for block in range(first // rows, -(-end // rows)):
-            generator = torch.Generator().manual_seed(_seed(seed, name, block))
+            digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             drawn = torch.empty(rows, *part.shape[1:], device="cpu")
             if self.kind == "gaussian":
                 drawn.normal_(std=self.scale, generator=generator)
@@ -48,6 +62,9 @@ class Initial:
             part[low - first : high - first].copy_(drawn[low - begin : high - begin])
 
 
-def _seed(seed: int, name: str, block: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+def smoothed(rows_ND: Tensor) -> Tensor:
+    """Rows of the same variance, each a mean of its neighbours, weighted as by a normal distribution whose standard
+    deviation is `NEAR` of their number."""
+    step_N = torch.arange(len(rows_ND), device="cpu")
+    weight_NN = torch.exp(-0.5 * ((step_N[:, None] - step_N) / (NEAR * len(rows_ND))).square())
+    return (weight_NN / weight_NN.square().sum(1, keepdim=True).sqrt()) @ rows_ND

@@ -66,8 +66,6 @@ class Transformer(nn.Module):
         self.heads = Heads(width, vocabulary)
         if not self.heads.weight.is_meta:
             self.initialise()
-        if config.compile:
-            self.compile_blocks()
 
     def initialise(self, seed: int | None = None) -> None:
         """Draw every parameter, with `seed` or a seed from torch's generator, and fill the tables of positions."""
@@ -160,12 +158,16 @@ class Transformer(nn.Module):
         """Logits of `decode`'s output over the modality's ids. Raises ValueError for a modality without output rows."""
         return self.heads.logits(y, name)
 
-    def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
+    def forward(
+        self, batch: Batch, *, by_token: bool = False, neighbours: float = 0.0
+    ) -> dict[str, tuple[Tensor, int]]:
         """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens). With
-        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets."""
+        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets. `neighbours`: see
+        `Heads.forward`."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
-        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
+        targets = batch.target_index, batch.target_ids, batch.target_counts
+        return self.heads(y_BMD, *targets, by_token=by_token, neighbours=neighbours)
 
     def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
         """Begin decoding R sequences of at most `max_len` tokens.
@@ -206,6 +208,10 @@ class Transformer(nn.Module):
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
         their mix of modalities; names of parameters stay as they are."""
         compile_blocks((*self.encoder, *self.decoder))
+
+    @property
+    def compiled(self) -> bool:
+        return hasattr(self.decoder[0], "is_compiled")
 
     def _decoder_blocks(self) -> Iterator[DecoderBlock]:
         for block in self.decoder:

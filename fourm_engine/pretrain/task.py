@@ -26,6 +26,7 @@ from fourm_engine.nn.flops import Learning, forward_flops, training_flops, train
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.pairs import paired
+from fourm_engine.pretrain.starting import filled
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
@@ -66,20 +67,24 @@ class FourMTask(Task):
     ) -> None:
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
-        self.average_over = (loss or LossConfig()).average_over
+        self.loss_config = loss or LossConfig()
         self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
-        self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
+        self._compiled = False
+        scales = {name: tokenizer.scales for name, tokenizer in self.tokenizers.items()}
+        self.vocabulary, self.lanes = data.vocabulary.with_scales(scales), data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
     def model(self) -> nn.Module:
-        return Transformer(self.config, self.vocabulary)
+        return filled(self.planned(torch.initial_seed()))
 
-    def planned(self, seed: int) -> Planned | None:
+    def planned(self, seed: int) -> Planned:
         return planned_network(self.config, self.vocabulary, seed)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
-        return batches(self.data, share, start_step=start_step, workers=self.workers)
+        # A CPU computes in proportion to the rows; a GPU, and compiled blocks, want one shape.
+        trim = not torch.cuda.is_initialized() and not self._compiled
+        return batches(self.data, share, start_step=start_step, workers=self.workers, trim=trim)
 
     def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
         return [self.data.name(position) for position in share.positions(step, micro)]
@@ -110,13 +115,14 @@ class FourMTask(Task):
         return None
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
-        if self.average_over == "present":
+        if self.loss_config.average_over == "present":
             return super().weights(counts, step)
         targets = [name for name in counts if name in self.modalities and self.modalities[name].spec.target]
         return {name: 1 / len(targets) for name in targets}
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        return Loss({name: total for name, (total, _) in model(batch).items()})
+        losses = model(batch, neighbours=self.loss_config.neighbours)
+        return Loss({name: total for name, (total, _) in losses.items()})
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
@@ -134,6 +140,7 @@ class FourMTask(Task):
         return self.held_out
 
     def check(self, config: TrainConfig) -> None:
+        self._compiled = config.compile
         if config.pictures_every is not None and self.picture is None:
             raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
         if config.pairs_every is not None:
@@ -186,7 +193,7 @@ class FourMTask(Task):
         return FourM(network, self.modalities, self.tokenizers, self.vocabulary)
 
     def identity(self) -> dict[str, Any]:
-        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
+        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items()}
         rows = {f"vocabulary.{row['name']}": row for row in self.vocabulary.to_json()}
         tokenizers = {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         modalities = [modality for _, modality in sorted(self.modalities.items())]
@@ -198,7 +205,7 @@ class FourMTask(Task):
             **{f"masker of {modality.name}": masker_kind(modality.spec) for modality in modalities},
             **{f"source of {modality.name}": modality.spec.source for modality in modalities},
             "masking": self.data.masking.model_dump(mode="json"),
-            "loss.average_over": self.average_over,
+            **{f"loss.{key}": value for key, value in self.loss_config.model_dump(mode="json").items()},
             "data.samples": len(self.data),
             **{f"data.{key}": value for key, value in self.data.order.identity().items()},
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
@@ -211,7 +218,8 @@ class FourMTask(Task):
         return {"data.val.samples": len(store), **{f"data.val.{key}": v for key, v in store.identity().items()}}
 
     def defaults(self) -> dict[str, Any]:
-        return {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
+        settings = {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
+        return settings | {f"loss.{key}": value for key, value in LossConfig().model_dump(mode="json").items()}
 
     def versions(self) -> dict[str, str]:
         return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}
@@ -253,7 +261,7 @@ def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> P
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
     """The network with these weights, on the CPU, ready to be used."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     network.to_empty(device="cpu")
     network.tabulate()
     network.load_state_dict(weights)

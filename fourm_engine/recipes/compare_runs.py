@@ -33,9 +33,9 @@ HELD_OUT = "held out "
 class Comparison:
     """Two or more runs compared.
 
-    `settings`: dotted name -> the value in each run, None where it is not set. `brief`: the same as text, with one row
-    for a whole section that only some runs set. `at`: axis -> (point, {loss: its value in each run}); an axis that is
-    unknown for one of the runs is left out."""
+    `settings`: dotted name -> the value in each run, None where it is not set. `brief`: the same as text, "-" where it
+    is not set, with one row for a whole section that only some runs set. `at`: axis -> (point, {loss: its value in each
+    run}); an axis that is unknown for one of the runs is left out."""
 
     runs: list[str]
     settings: dict[str, list[Any]]
@@ -82,8 +82,8 @@ def differing(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Setting -> its value in each run, as JSON. A section that only some runs set becomes one row: how many of its
-    settings each run sets."""
+    """Setting -> its value in each run, texts as they are and all else as JSON. A section that only some runs set
+    becomes one row: how many of its settings each run sets."""
     sections = [{part for name in said for part in _upwards(name)} for said in each]
     brief, parts = dict[str, list[str]](), dict[str, list[str]]()
     for name, row in settings.items():
@@ -95,10 +95,10 @@ def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]
             parts.setdefault(lacked if lacked != name else f"{name.rpartition('.')[0]}.*", []).append(name)
     for part, names in parts.items():
         if len(names) == 1:
-            brief[names[0]] = [_cut(said[names[0]]) if names[0] in said else "" for said in each]
+            brief[names[0]] = [_cut(said[names[0]]) if names[0] in said else "-" for said in each]
         else:
             counts = [sum(name in said for name in names) for said in each]
-            brief[part] = [counted(count, "setting") if count else "" for count in counts]
+            brief[part] = [counted(count, "setting") if count else "-" for count in counts]
     return dict(sorted(brief.items()))
 
 
@@ -109,7 +109,7 @@ def _upwards(name: str) -> list[str]:
 
 
 def _cut(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
 
 

@@ -36,7 +36,7 @@ def index(
     assert isinstance(there.root, Path)
     size = sum(path.stat().st_size for path in (there.root / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
-    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ takes {per_sample:.0f} bytes a sample")
+    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ takes {per_sample:.0f} bytes per sample")
     return there
 
 

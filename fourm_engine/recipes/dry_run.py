@@ -25,18 +25,18 @@ from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
-from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.dry_run_memory import checkpoint_bytes, memory_of
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import packed, si
-from fourm_engine.train.parallel import copies
+from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak, named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-MACHINE = 8  # devices in a machine, as far as nothing says otherwise
 DRAWS = 500  # of the mixture, for the mean number of targets
 NONE_HERE = "data found: none here"
 
@@ -54,9 +54,12 @@ class DryRun:
     flops: dict[str, float]  # of a forward pass, by part
     step_flops: float
     memory: dict[str, float]  # bytes on each device, by part
-    steps: int
-    batch_size: int
+    checkpoint: float  # bytes of one on disk
+    plan: Plan
+    train: TrainConfig
     processes: int
+    found: int  # training samples that are here
+    sample_tokens: int  # in the batch's shape
     mfu: float
     peak: Peak
     refused: str = ""  # what the run itself would end with
@@ -64,6 +67,42 @@ class DryRun:
     @property
     def step_seconds(self) -> float:
         return self.step_flops / (self.mfu * self.peak.flops_per_s * self.processes)
+
+    def _run(self) -> list[str]:
+        """Lines about the whole run."""
+        plan, train, batch = self.plan, self.train, self.train.batch_size
+        each = batch // (self.processes * train.accumulate)
+        samples = plan.steps * batch
+        rates = [f"warm-up {counted(plan.warmup, 'step')}"] * bool(plan.warmup)
+        rates += [f"cool-down {counted(plan.cooldown, 'step')}"] * bool(plan.cooldown)
+        lines = packed(
+            [
+                f"the run: {si(samples).strip()} samples",
+                *(
+                    [f"{samples / self.found:,.{int(samples < 10 * self.found)}f} times those found"]
+                    if self.found
+                    else []
+                ),
+                f"{si(samples * self.sample_tokens).strip()} tokens with padding",
+                *rates,
+                f"peak rate {plan.lr:.3g}",
+            ]
+        )
+        lines += packed(
+            [
+                f"each device: {counted(batch // self.processes, 'sample')} a step",
+                f"{counted(train.accumulate, 'micro-batch', 'micro-batches')} of {each}",
+            ]
+        )
+        kept = train.keep + 1 + (plan.steps // train.keep_every if train.keep_every else 0)  # 1: being written
+        return lines + packed(
+            [
+                f"checkpoints: {_gib(self.checkpoint)} each",
+                f"every {counted(train.checkpoint_every, 'step')}"
+                f" ({in_words(train.checkpoint_every * self.step_seconds)})",
+                f"at most {kept} on disk, {_gib(kept * self.checkpoint)}",
+            ]
+        )
 
     def lines(self) -> list[str]:
         """The report, in lines of at most 79 columns."""
@@ -78,8 +117,8 @@ class DryRun:
         inputs, targets = self.tokens
         lines += packed(
             [
-                f"a step: {counted(self.batch_size, 'sample')}",
-                f"{si((inputs + targets) * self.batch_size).strip()} tokens",
+                f"a step: {counted(self.train.batch_size, 'sample')}",
+                f"{si((inputs + targets) * self.train.batch_size).strip()} tokens",
                 f"(per sample {inputs:.0f} inputs, {targets:.0f} targets)",
                 f"{si(self.step_flops)}FLOP",
             ]
@@ -89,12 +128,13 @@ class DryRun:
         lines += packed(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
         memory = [f"{name} {_gib(part)}" for name, part in self.memory.items()]
         lines += packed([f"memory per device: {_gib(sum(self.memory.values()))} (estimate)", *memory])
+        lines += self._run()
         lines += packed([f"devices: {self.processes} x {self.peak}"])
-        lasts = in_words(self.steps * self.step_seconds)
+        lasts = in_words(self.plan.steps * self.step_seconds)
         lines += packed(
             [
-                f"{counted(self.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
-                f"{self.batch_size / self.step_seconds:.3g} samples/s",
+                f"{counted(self.plan.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
+                f"{self.train.batch_size / self.step_seconds:.3g} samples/s",
             ]
         )
         if self.refused:
@@ -127,13 +167,14 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     network, vocabulary = _network(config, modalities, manager)
     data, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
+    config = config.model_copy(update={"masking": budgets.config})
     inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
     patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}
     of_batch = {name: B * count for name, count in sorted(targets.items())}
     sizes: Any = {"B": B, "N": N, "M": M, "targets": of_batch, "patches": patches}
     flops = forward_flops(config.model, vocabulary, **sizes)
-    device = _device(config)
+    device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":  # as the run
         settle_threads(config.train.threads, width=config.model.width)
     on_gpu = bool(gpu) or device.type == "cuda"
@@ -150,10 +191,13 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         of_batch,
         flops,
         training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
-        _memory(config, network, vocabulary, targets, world=world, bf16=bf16),
-        config.train.plan(config.masking.sample_tokens).steps,
-        B,
+        memory_of(config, network, vocabulary, targets, world=world, bf16=bf16, on_gpu=on_gpu),
+        checkpoint_bytes(config, network),
+        config.train.plan(config.masking.sample_tokens),
+        config.train,
         world,
+        sum(kinds.values()),
+        config.masking.sample_tokens,
         mfu,
         known,
         _refused(config, modalities) if here else "",
@@ -162,17 +206,16 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
 
 def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
     """The network that would be trained, without memory."""
-    model = config.model.model_copy(update={"compile": False})
     if (settings := config.finetune) is None:
         vocabulary = modalities.vocabulary()
         with torch.device("meta"):
-            return Transformer(model, vocabulary), vocabulary
+            return Transformer(config.model, vocabulary), vocabulary
     described = describe(settings.source, manager)
     check_known(settings.source, described.settings, modalities)
-    check_shape(settings.source, described.model, model)
+    check_shape(settings.source, described.model, config.model)
     vocabulary = described.vocabulary.resized(modalities.specs)
     with torch.device("meta"):
-        network = Transformer(model, vocabulary)
+        network = Transformer(config.model, vocabulary)
         adapt(network, settings, described.model)
     return network, vocabulary
 
@@ -260,41 +303,6 @@ def _parameters(network: Transformer) -> dict[str, int]:
         "output rows": count(network.heads),
         **({} if network.registers is None else {"registers": network.registers.numel()}),
     }
-
-
-def _memory(
-    config: RunConfig,
-    network: Transformer,
-    vocabulary: Vocabulary,
-    targets: Mapping[str, float],
-    *,
-    world: int,
-    bf16: bool,
-) -> dict[str, float]:
-    """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
-    devices."""
-    train = config.train
-    split = world // copies(train, world, machine=MACHINE)
-    weights = sum(4.0 * p.numel() for p in network.parameters()) / split
-    learning = sum(4.0 * p.numel() for p in network.parameters() if p.requires_grad) / split
-    B = train.batch_size // (world * train.accumulate)
-    N, M = config.masking.encoder_tokens, config.masking.decoder_tokens
-    of_batch = {name: B * count for name, count in targets.items()}
-    how = train.activation_checkpointing
-    activations = activation_bytes(
-        config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
-    )
-    parts = {"parameters": weights, "gradients": learning}
-    if train.optimiser == "adamw":  # the state of other optimisers is not known in advance
-        parts["optimiser (2 moments)"] = 2 * learning
-    if train.ema is not None:
-        parts["averages"] = learning
-    return {**parts, "activations": sum(activations.values())}
-
-
-def _device(config: RunConfig) -> torch.device:
-    gpu = config.train.device == "cuda" or (config.train.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
 def in_words(seconds: float) -> str:

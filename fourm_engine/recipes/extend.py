@@ -19,7 +19,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
-from fourm_engine.recipes.fit import fit_space
+from fourm_engine.recipes.fit import RawData, fit_space
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
@@ -85,8 +85,10 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
         with processes(config.train, width=config.model.width):  # joined once for all that follows
             extension.check_same()
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
-            for space in extension.unfitted:
-                fit_space(config, extension.manager, extension.modalities, space, tell=tell)
+            if spaces := extension.unfitted:
+                raw = RawData.open(config, extension.modalities)
+                for space in spaces:
+                    fit_space(config, extension.manager, extension.modalities, space, raw, tell=tell)
             modalities, tokenizers = extension.training, extension.tokenizers()
             sets = [one.config for one in data_sets(config.data, modalities)]
             # Remote tokens cannot be written here.
@@ -124,14 +126,15 @@ def train_extension(
 def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
     settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
-    cases = {"known": known(config.masking, new)}
+    asked = config.masking.counted(extension.training.specs)
+    cases = {"known": known(asked, new)}
     for case, components in (
-        ("new", [c for spec in new for c in as_target(config.masking, spec)]),
+        ("new", [c for spec in new for c in as_target(asked, spec)]),
         ("given new", [c for spec in new for c in as_input(spec, new)]),
     ):
         if components:  # not every modality can be a target, or an input
-            cases[case] = only(config.masking, components)
-    training = _data(config, extension, tokenizers, extended(config.masking, new, settings.replay_share), training=True)
+            cases[case] = only(asked, components)
+    training = _data(config, extension, tokenizers, extended(asked, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}
     for part in (training, next(iter(held_out.values()))):
         first_only(tell)(part.store.describe())

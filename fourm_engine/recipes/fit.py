@@ -10,14 +10,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
-from fourm_engine.data.views import ViewDrawer
+from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
 from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
@@ -96,15 +97,44 @@ def fit(
         return []
     config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
-    if config.data.train is not None:  # before the first is fitted
-        for raw in _training_data(config, modalities):
-            raw.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in raw.modalities)
+    raw = RawData.open(config, modalities)
+    for part in raw.train:  # before the first is fitted
+        part.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in part.modalities)
     reports = []
     with processes(config.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
-            reports.append(fit_space(config, manager, modalities, name, refit=refit, tell=tell))
+            reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, tell=tell))
     return reports
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The raw data of a run, opened once for all token spaces. All modalities are read: the crop of a list of boxes
+    depends on the picture beside it."""
+
+    train: list[AlignedData]  # all samples of all data sets, whatever their weights
+    drawn: list[DrawnViews]  # their views
+    held_out: AlignedData | None
+
+    @classmethod
+    def open(cls, config: RunConfig, modalities: Modalities) -> RawData:
+        """Raises ValueError where no data is named."""
+        if config.data.train is None:
+            raise ValueError("data.train is not set: name the folder of the training data")
+        train = []
+        for one in data_sets(config.data, modalities):
+            if one.config.folder is not None:
+                with one.named():
+                    train.append(AlignedData.from_config(one.modalities, one.config, training=True))
+        if not train:
+            raise ValueError("no entry of the list data.train has a path: name the folders of the training data")
+        drawer = ViewDrawer.from_config(modalities, config.data, training=True, seed=config.seed)
+        drawn = [DrawnViews(drawer, part, config.data.views) for part in train]
+        held_out = None
+        if config.data.val is not None:
+            held_out = AlignedData.from_config(modalities, config.data, training=False)
+        return cls(train, drawn, held_out)
 
 
 def fit_space(
@@ -112,29 +142,25 @@ def fit_space(
     manager: PluginManager,
     modalities: Modalities,
     space: str,
+    raw: RawData,
     *,
     refit: bool = False,
     tell: Tell = say,
 ) -> FitReport:
     """Fit one token space, and tell its report in the first process. `refit`: see `fit_tokenizer`."""
     with at_work(config.tokenizers.folder / space, replaced=True, needed=False):
-        report = _fit_space(config, manager, modalities, space, refit=refit)
+        report = _fit_space(config, manager, modalities, space, raw, refit=refit)
     for line in report.lines():
         first_only(tell)(line)
     return report
 
 
 def _fit_space(
-    config: RunConfig, manager: PluginManager, modalities: Modalities, space: str, *, refit: bool
+    config: RunConfig, manager: PluginManager, modalities: Modalities, space: str, raw: RawData, *, refit: bool
 ) -> FitReport:
     data, began = config.data, time.monotonic()
-    if data.train is None:
-        raise ValueError("data.train is not set: name the folder of the training data")
     fit_config = config.tokenizers.fit_of(space)
     members = base_first([modalities[spec.name] for spec in modalities.token_spaces[space]])
-    # All modalities are read: the crop of a list of boxes depends on the picture beside it.
-    raw = _training_data(config, modalities)
-    drawer = ViewDrawer.from_config(modalities, data, training=True, seed=config.seed)
     is_grid, cache = members[0].spec.layout.kind == "grid", fit_config.cache_mb << 20
     if config.tokenizers.adapts(space) and not is_grid:
         raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is not a grid and has only one size")
@@ -142,34 +168,23 @@ def _fit_space(
     if sizes:
         cache //= 2  # one half for the modality's size, one for the others
     names = [member.name for member in members]
-    train = {m: training_arrays(raw, m, drawer, views=data.views, cache_bytes=cache) for m in names}
+    train = {m: training_arrays(raw.drawn, m, views=data.views, cache_bytes=cache) for m in names}
     val: dict[str, list[Any]] = {}
-    held: AlignedData | None = None
-    if data.val is not None:
-        held = AlignedData.from_config(modalities, data, training=False)
+    if raw.held_out is not None:
         centre = ViewDrawer.from_config(modalities, data, training=False)
-        val = {m: held_out_values(held, m, centre) for m in names}
-    others = at_sizes(members[0], sizes, raw, held, data, seed=config.seed, cache_bytes=cache) if sizes else []
+        val = {m: held_out_values(raw.held_out, m, centre) for m in names}
+    others = []
+    if sizes:
+        others = at_sizes(members[0], sizes, raw.train, raw.held_out, data, seed=config.seed, cache_bytes=cache)
     folder = config.tokenizers.folder
     fitted = fit_tokenizer(
         members, train, val, fit_config, folder, manager, seed=config.seed, sizes=others, refit=refit
     )
-    described = [part.describe() for part in (*raw, held) if part is not None]
+    described = [part.describe() for part in (*raw.train, raw.held_out) if part is not None]
     seconds = time.monotonic() - began
-    errors = sum((Counter(part.errors) for part in raw), Counter[str]())
-    return FitReport(space, fitted.fresh, seconds, described, dict(errors), fitted.report)
-
-
-def _training_data(config: RunConfig, modalities: Modalities) -> list[AlignedData]:
-    """The raw training data: all samples of all data sets, whatever their weights."""
-    opened = []
-    for one in data_sets(config.data, modalities):
-        if one.config.folder is not None:
-            with one.named():
-                opened.append(AlignedData.from_config(one.modalities, one.config, training=True))
-    if not opened:
-        raise ValueError("no entry of the list data.train has a path: name the folders of the training data")
-    return opened
+    errors = sum((Counter(part.errors) for part in raw.train), Counter[str]())
+    left_out = {name: count for name, count in errors.items() if name in names}
+    return FitReport(space, fitted.fresh, seconds, described, left_out, fitted.report)
 
 
 def fit_in_processes(
@@ -183,34 +198,43 @@ def fit_in_processes(
     command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *arguments, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
     gpus, taken = visible_gpus(), dict[str, str]()  # taken: running space -> its GPU
+    with unwinding_on_signals():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    space = waiting.pop(0)
+                    share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
+                    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+                    if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
+                        environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
+                        tell(f"tokenizer {space}: on GPU {gpu}")
+                    # In a new session, or Ctrl-C would reach it in addition to our signal: two end it at once.
+                    running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
+                time.sleep(0.1)
+                for space, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[space]
+                        taken.pop(space, None)
+                        failed += [space] * (process.returncode != 0)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    if failed:
+        raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
+
+
+@contextmanager
+def unwinding_on_signals() -> Iterator[None]:
+    """SystemExit in the block on signals that end this process."""
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                space = waiting.pop(0)
-                share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
-                environment = {"OMP_NUM_THREADS": str(share), **os.environ}
-                if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
-                    environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
-                    tell(f"tokenizer {space}: on GPU {gpu}")
-                # In a new session, or a terminal's Ctrl-C would reach it in addition to our signal: two end it at once.
-                running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
-            time.sleep(0.1)
-            for space, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[space]
-                    taken.pop(space, None)
-                    failed += [space] * (process.returncode != 0)
+        yield
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if failed:
-        raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
 def visible_gpus() -> list[str]:

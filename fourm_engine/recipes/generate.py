@@ -14,6 +14,7 @@ from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
+from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.tiles import tiled
@@ -21,11 +22,14 @@ from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_engine.transfer.answers import Mapped
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
+#: The weight of a guide, a number or a schedule, and its run.
+GuidedBy = tuple[float | list[float], str | Path]
 #: The contact sheet of several samples.
 SHEET = "sheet.png"
 
@@ -41,6 +45,7 @@ def generate(
     animate: Path | None = None,
     overlap: int | None = None,
     regions: Regions | None = None,
+    guide: GuidedBy | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -60,6 +65,7 @@ def generate(
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
         overlap: tokens that neighbouring tiles share, of a picture that is generated tile by tile (`tiled`).
         regions: input -> weights of regions of it.
+        guide: the weight and the run of a weaker model that guides.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
         providers, disable: which plugins to use; by default those that the run chose.
         options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
@@ -71,10 +77,13 @@ def generate(
             raise ValueError("--animate needs a run, which --explain does not make; leave one of them out")
     if out is None and not explain:
         raise ValueError("--out is missing; name a folder for the results")
+    if out is not None and not explain:
+        refuse_recorded(out)
     manager = _manager(run, providers, disable)
     with nullcontext() if out is None or explain else at_work(out):
         choose_threads(device)
         model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        options |= {"guide": guided(guide, model)}
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
         inputs = weighed(inputs, regions or {})
@@ -101,6 +110,7 @@ def vary(
     out: Path,
     *,
     regions: Regions | None = None,
+    guide: GuidedBy | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -111,11 +121,23 @@ def vary(
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
     choose_threads(device)
     model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=_manager(run, providers, disable))
-    options = {key: value for key, value in options.items() if value is not None}
+    options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
     variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
     write_atomically(out, png(variation.sheet()))
     tell(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
+
+
+def guided(guide: GuidedBy | None, model: FourM) -> Guide | None:
+    """Loads the weaker model beside the one that it guides."""
+    if guide is None:
+        return None
+    weight, run = guide
+    try:
+        weaker = FourM.from_pretrained(run, device=model.device, manager=manager_of_run(run))
+    except ValueError as error:
+        raise ValueError(f"--guide: {error}") from error
+    return Guide(weaker, weight)
 
 
 def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequence[str]) -> PluginManager:
@@ -128,7 +150,7 @@ def _tiled(
     model: FourM, inputs: Mapping[str, Any], targets: Sequence[str] | None, *, overlap: int, **options: Any
 ) -> Results:
     if targets is None or len(targets) != 1:
-        raise ValueError("--overlap: tiles are of one --target; name it")
+        raise ValueError(f"--overlap: tiles are of one --target; given: {', '.join(targets or ()) or 'none'}")
     without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
     if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
         raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")

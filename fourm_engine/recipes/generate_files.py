@@ -25,6 +25,7 @@ from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.given import Ids, Typed
+from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Results
@@ -233,6 +234,7 @@ class Job:
     workers: int | None = None
     #: Name as given -> weights of regions, boxes or masks.
     regions: Regions = field(default_factory=dict)
+    guide: Guide | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def sources(self) -> dict[str, str]:
@@ -255,6 +257,7 @@ class Job:
             "--samples": self.samples,
             "--with-inputs": self.copies,
             **({"--region": _told(self.regions)} if self.regions else {}),
+            **({"--guide": [self.guide.weight, digest_of_model(self.guide.model)]} if self.guide else {}),
             **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
         }
         folders = [self.out / source for source in sources.values()]
@@ -324,6 +327,7 @@ class Job:
                 self.targets,
                 seeds=[seeds[i] for i in group],
                 batch_size=max(self.batch_size, self.samples),
+                guide=self.guide,
                 **self.options,
             )
         parts = [results[k : k + self.samples] for k in range(0, len(results), self.samples)]

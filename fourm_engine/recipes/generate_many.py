@@ -24,6 +24,7 @@ from fourm_engine.generate.request import targets_of
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
+from fourm_engine.recipes.generate import GuidedBy, guided
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
 from fourm_engine.recipes.sample_inputs import DataInputs, FolderInputs, LineInputs, SampleInputs, describe
@@ -59,6 +60,7 @@ def generate_many(
     seed: int = 0,
     samples: int = 1,
     regions: Regions | None = None,
+    guide: GuidedBy | None = None,
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
@@ -76,6 +78,7 @@ def generate_many(
         share: (k, n): this is process k, from 0, of n that share the samples. By default those of torchrun.
         with_inputs: also write the inputs, as the model sees them.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
+        guide: the weight and the run of a weaker model that guides.
         seed: together with a sample's name gives the sample's seed, unless its line has one.
 
     Raises ValueError for what a user can fix, and at the end if samples could not be used."""
@@ -127,6 +130,7 @@ def generate_many(
             parts=parts,
             workers=workers,
             regions=_marked(regions or {}, shown_as),
+            guide=guided(guide, model),
             options=options,
         )
         report = job.run(tell=first_only(tell))

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from fourm_engine.files import read_object, write_atomically, writing
+from fourm_engine.generate.guidance import Guides
 from fourm_engine.identity import Difference, compare, refuse
-from fourm_engine.model import FourM
 
 FOLDER, SETTINGS, FORMAT = ".generated", "settings.json", 1
 MAX_BYTES, MAX_LINE = 1 << 20, 1 << 14
 
 
-def digest_of_model(model: FourM) -> str:
+def digest_of_model(model: Guides) -> str:
     """16 hex digits of everything that affects what a model generates: weights, tokenizers, settings of its
     modalities."""
     identity = {name: modality.identity() for name, modality in sorted(model.modalities.items())}
@@ -34,6 +34,14 @@ def digest_of_model(model: FourM) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def refuse_recorded(out: Path) -> None:
+    """Raises ValueError for a folder of recorded results, or a modality's folder in it: another file there would look
+    like a sample."""
+    for folder in (Path(out), Path(out).resolve().parent):
+        if (folder / FOLDER / SETTINGS).is_file():
+            raise ValueError(f"--out {out}: {folder} is a data set that fourm generate wrote; choose another folder")
 
 
 class Record:

@@ -79,7 +79,7 @@ def init(
 
 def choose_split(found: Survey) -> Chosen:
     """Held-out samples: as the data says (folders, lists), otherwise a fraction drawn by name."""
-    train = {"train": (str(found.train), "folder of the samples; paths lead from where commands are typed")}
+    train = {"train": (str(found.train), "folder of the samples; paths are relative to the working directory")}
     names = found.samples
     if found.val is not None:
         sources = {(f.source, f.modality.spec.extensions) for f in found.found}

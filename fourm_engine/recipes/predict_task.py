@@ -12,6 +12,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generate import write
+from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_engine.transfer.answers import Classes, Detections
 from fourm_engine.transfer.model import load_head
@@ -35,6 +36,8 @@ def predict(
 
     Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
     fit."""
+    if out is not None:
+        refuse_recorded(out)
     choose_threads(device)
     model = load_head(run, device=device, manager=manager_of_run(run))
     if model.objective.modality is not None and out is None:

@@ -91,8 +91,8 @@ class Sizes:
         tokens = (self.side // self.patch) ** 2
         given: dict[str, tuple[Any, str]] = {}
         if "image_size" in fields and "patch_size" in fields:
-            given["image_size"] = self.side, f"pixels a side that tokens describe; {self.why}, 2x costs 4x" * first
-            given["patch_size"] = self.patch, f"pixels a side of one token: {tokens} tokens a sample" * first
+            given["image_size"] = self.side, f"pixels per side that tokens describe; {self.why}, 2x costs 4x" * first
+            given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample" * first
         if "codebook_size" in fields and self.codes and found.modality.spec.tokenizer is not None:
             given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data" * first
         if "text" in fields and not self.large:
@@ -108,7 +108,7 @@ def config_text(
     lines = list(_lines(survey, chosen, sizes, folders))
     head = [
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
-        f"# on {machine}. Change what you like; docs/data.md tells more.",
+        f"# on {machine}. Change what you like; docs/data.md in the repository tells more.",
         "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
     ]
     return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
@@ -152,10 +152,10 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 1, _pair("on_error", "skip"), "a file that cannot be used is named and left out; raise stops there"
     yield 0, "", ""
     yield 0, "tokenizers:", ""
-    yield 1, _pair("folder", folders["tokenizers"]), "where fitted tokenizers are kept, one a kind of token"
+    yield 1, _pair("folder", folders["tokenizers"]), "where fitted tokenizers are kept, one per kind of token"
     yield 1, "fit:", "how each of them learns"
     yield 2, _pair("steps", sizes.fit_steps), _passes(sizes.fit_steps, sizes.fit_batch, n)
-    yield 2, _pair("batch_size", sizes.fit_batch), "samples a step; many small steps learn more than few large ones"
+    yield 2, _pair("batch_size", sizes.fit_batch), "samples per step; many small steps learn more than few large ones"
     yield 2, _pair("lr", 1.5e-3), "learning rate at its highest"
     yield 2, _pair("warmup", sizes.fit_steps // 20), "steps in which the rate rises from 0"
     yield 0, "", ""
@@ -169,7 +169,7 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 0, _pair("model", sizes.model), words
     yield 0, "", ""
     yield 0, "train:", ""
-    yield 1, _pair("batch_size", sizes.batch), "samples a step; halve it if memory runs out"
+    yield 1, _pair("batch_size", sizes.batch), "samples per step; halve it if memory runs out"
     yield 1, _pair("steps", sizes.steps), _passes(sizes.steps, sizes.batch, n)
     yield 1, _pair("lr", sizes.lr), "learning rate at its highest; lower it if the loss jumps"
     yield 1, _pair("warmup", sizes.steps // 20), "steps in which the rate rises from 0"
@@ -198,19 +198,19 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in whole:
         component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
-        component |= {"input": {spec.name: 1000}, "input_tokens": counts[spec.name]}
+        component |= {"input": {spec.name: 1000}, "input_tokens": "all"}
         if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
             component["target"] = {"*": 0.5, **left_out}
-        yield 2, f"- {_flow(component)}", f"all of it in, which is {counts[spec.name]} tokens; everything else out"
+        if sum(counts[t.name] for t in others[spec.name]) <= most_asked:
+            component["target_tokens"] = "all"
+        yield 2, f"- {_flow(component)}", "all of it in, at whatever size; everything else out"
     rest = round(1 - WHOLE, 3) if whole else 1.0
     yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
 
 def _about(found: Found) -> str:
     where = "the folder" if found.source == "." else f"{shown(found.source)}/"
-    size = (
-        f", {found.recognised.size[1]}x{found.recognised.size[0]} pixels in the median" if found.recognised.size else ""
-    )
+    size = f", median size {found.recognised.size[1]}x{found.recognised.size[0]}" if found.recognised.size else ""
     rivals = f"; may also be {', '.join(found.rivals)}" if found.rivals else ""
     return f"{counted(len(found.samples), 'sample')} in {where}: {described(found, size)}{rivals}"
 

@@ -1,8 +1,8 @@
 """Where a run was started, to which relative paths in its stored config refer.
 
-`<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved from the folder where the run was started;
-then, in case the run was moved together with its data, from where that folder would be now relative to the run; then
-from the run's folder, and from the working directory.
+`<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved from where the folder in which the run was
+started would be now relative to the run, in case it was moved or copied together with its data; then from that folder
+itself; then from the run's folder, and from the working directory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
         return {}
     here = Path(os.path.abspath(path.parent))
     moved = Path(os.path.normpath(here / os.path.relpath(started, started / raw["run"])))
-    bases = list(dict.fromkeys([started, moved, here, Path.cwd()]))
+    bases = list(dict.fromkeys([moved, started, here, Path.cwd()]))
     raw["run"] = str(path.parent)
     missing = {}
     for key, holder, name in _paths(raw, keys):
@@ -56,7 +56,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
         if text.startswith(PIPE) or isinstance(parse(text), Url):
             continue
         below = Path(text).relative_to(started) if Path(text).is_relative_to(started) else Path(text)
-        tried = list(dict.fromkeys([*([Path(text)] if Path(text).is_absolute() else []), *(b / below for b in bases)]))
+        tried = list(dict.fromkeys(base / below for base in bases))  # an absolute path is itself below any base
         existing = next((candidate for candidate in tried if is_there(candidate)), None)
         if existing is None:
             missing[key] = tried

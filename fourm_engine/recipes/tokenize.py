@@ -33,7 +33,7 @@ def tokenize(
     Args:
         verify: compare files by content, not by size and time.
         prune: drop the tokens of files that have vanished.
-        warn: receives a line for each file left out.
+        warn: receives a line for each file left out that was not named when it was met.
 
     Returns split ("train", "val", or for a list of data sets "train.0") -> what this process did. Raises ValueError for
     a tokenizer that is missing, was fitted under other settings, or differs from that of the shards; BadFile for an
@@ -99,7 +99,7 @@ def tokenize_data(
                 )
         for line in reports[name].lines(name, pruned=prune):
             tell(line)
-        for line in reports[name].bad:
+        for line in reports[name].unnamed:
             warn(f"left out {line}")
     return reports
 

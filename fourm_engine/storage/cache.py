@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 #: Only files with such names are counted and removed; the folder may hold others.
 _NAME = re.compile(r"^[\w.-]{1,80}-[0-9a-f]{32}\.(copy|part)$")
 _GATE = ".fourm-cache-lock"
-_POLL = 0.05
+#: Seconds between two looks at what another process is making, at first and at most.
+_FIRST_POLL, _POLL = 0.001, 0.05
+#: With more files than this, counting them is slow.
+_MANY = 64
 _warned: set[str] = set()
 #: Open copies of this process.
 _handles: set[int] = set()
@@ -43,6 +46,7 @@ class ShardCache:
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
+        self._counted_by = 0  # process
 
     def open(
         self, name: str, size: int, fill: Callable[..., None], *, patience: float, wait: bool = True
@@ -71,7 +75,7 @@ class ShardCache:
             return None
 
     def _open(self, name: str, size: int, fill: Callable[..., None], patience: float, wait: bool) -> int | None:
-        started = time.monotonic()
+        started, poll = time.monotonic(), _FIRST_POLL
         while True:
             if (copy := self._whole(name, size)) is not None:
                 return copy
@@ -93,7 +97,8 @@ class ShardCache:
             close(handle)
             if not wait:
                 return None
-            time.sleep(_POLL)
+            time.sleep(poll)
+            poll = min(2 * poll, _POLL)
 
     def _whole(self, name: str, size: int) -> int | None:
         path = self.folder / name
@@ -117,7 +122,7 @@ class ShardCache:
             for last in (False, True):
                 try:
                     self._reserve(handle, size, full=last)
-                    with open(handle, "r+b", closefd=False) as file:
+                    with open(part, "r+b") as file:
                         fill(file)
                     os.fsync(handle)
                     break
@@ -134,36 +139,49 @@ class ShardCache:
     def _reserve(self, handle: int, size: int, *, full: bool) -> None:
         """Give the file its size, which counts from now on. `full`: the disk is full, so as much must be freed. Raises
         _NoRoom."""
-        with self._gate():
+        with self._gate() as gate:
             os.ftruncate(handle, 0)
-            used = {path: path.stat() for path in self._files()}
-            total = sum(status.st_size for status in used.values())
-            allowed = min(self.max_bytes, total if full else self.max_bytes)
-            for path in sorted(used, key=lambda path: used[path].st_mtime_ns):
-                if total + size <= allowed:
-                    break
-                if _remove(path):
-                    total -= used[path].st_size
-            if total + size > allowed:
-                full_disk = "the disk is full; free space, or set data.remote.cache to another folder"
-                raise _NoRoom(full_disk if full else "all that it may hold is in use; raise data.remote.cache_gb")
+            # Bytes of all files, or more, since what goes is not subtracted. Each process counts once: many are slow.
+            known = os.pread(gate, 20, 0)
+            total = int(known) if known.isdigit() and self._counted_by == os.getpid() else self.max_bytes
+            if full or total + size > self.max_bytes:
+                total = self._make_room(size, full=full)
+            self._counted_by = os.getpid()
+            os.pwrite(gate, b"%020d" % (total + size), 0)
             os.ftruncate(handle, size)
 
-    def _files(self) -> Iterator[Path]:
+    def _make_room(self, size: int, *, full: bool) -> int:
+        """Evict what is needed for `size` bytes, and of many files a little more, so that the next need not count.
+        Returns the bytes that are left. Raises _NoRoom."""
+        used = sorted(self._files())
+        total = sum(held for _, held, _ in used)
+        allowed = min(self.max_bytes, total if full else self.max_bytes)
+        wish = allowed - (self.max_bytes // 16 if len(used) > _MANY and total + size > allowed else 0)
+        for _, held, path in used:
+            if total + size <= wish:
+                break
+            if _remove(path):
+                total -= held
+        if total + size > allowed:
+            full_disk = "the disk is full; free space, or set data.remote.cache to another folder"
+            raise _NoRoom(full_disk if full else "all that it may hold is in use; raise data.remote.cache_gb")
+        return total
+
+    def _files(self) -> Iterator[tuple[int, int, str]]:
+        """(time of the last use, bytes, path) of each file."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if _NAME.match(entry.name):
                     with suppress(FileNotFoundError):
-                        entry.stat()
-                        yield Path(entry.path)
+                        yield (status := entry.stat()).st_mtime_ns, status.st_size, entry.path
 
     @contextmanager
-    def _gate(self) -> Iterator[None]:
-        """One process at a time counts and evicts."""
+    def _gate(self) -> Iterator[int]:
+        """One process at a time counts and evicts. Yields the file that says how much there is."""
         handle = _open_file(self.folder / _GATE, os.O_RDWR | os.O_CREAT)
         try:
             lock_file(handle, fcntl.LOCK_EX)
-            yield
+            yield handle
         finally:
             close(handle)
 
@@ -185,7 +203,7 @@ def close(handle: int) -> None:
         os.close(handle)
 
 
-def _open_file(path: Path, flags: int) -> int:
+def _open_file(path: Path | str, flags: int) -> int:
     handle = os.open(path, flags | os.O_CLOEXEC, 0o644)
     _handles.add(handle)
     return handle
@@ -219,7 +237,7 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def _remove(path: Path) -> bool:
+def _remove(path: str) -> bool:
     """Remove a copy, or a killed process's partial one, unless it is in use."""
     try:
         handle = _open_file(path, os.O_RDONLY)
@@ -228,7 +246,7 @@ def _remove(path: Path) -> bool:
     try:
         if not _try_lock(handle):
             return False
-        path.unlink()
+        os.unlink(path)
         return True
     except OSError:
         return False

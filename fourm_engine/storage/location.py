@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,14 +39,30 @@ TRIES = 3
 #: Seconds that reading ahead waits for a store: what fails is tried again when it is needed.
 _PATIENCE_AHEAD = 10.0
 
+#: Bytes of a shard from which on a process fetches two at a time ahead: more fill the line and the cache, no faster.
+LARGE = 32 << 20
+_few_large = threading.BoundedSemaphore(2)
+Check = Callable[[Path], object]
+
+
+def _unlock() -> None:
+    """Threads of the parent may have held it."""
+    global _few_large
+    _few_large = threading.BoundedSemaphore(2)
+
+
+os.register_at_fork(after_in_child=_unlock)
+
 
 class Shard(NamedTuple):
     """A file below a location, and what its index says about it."""
 
     path: str
     size: int | None = None
-    #: Such as "sha256:…" or "blake2b:…" in hex; None if unknown.
+    #: Such as "sha256:…" or "blake2b:…" in hex; None if unknown. "index:…" names content that `check` knows.
     digest: str | None = None
+    #: Raises ValueError for a new copy that is not what the index says.
+    check: Check | None = None
 
 
 class Location:
@@ -100,16 +118,19 @@ class Location:
         """A file to read parts of. `size` and `digest`, if known, are checked when it is copied."""
         return self._remote.open(self.url, size, digest)
 
-    def local(self, size: int | None = None, digest: str | None = None) -> Path | None:
+    def local(self, size: int | None = None, digest: str | None = None, check: Check | None = None) -> Path | None:
         """The path of a copy on this machine: open it at once, since it may be evicted later (which an open file
-        survives). None if there can be no copy: use `open`."""
-        return self._remote.local(self.url, size, digest)
+        survives). None if there can be no copy: use `open`. The arguments are those of `Shard`."""
+        return self._remote.local(self.url, size, digest, check)
 
-    def ahead(self, shards: Iterable[Shard]) -> None:
-        """Copy `shards` in the background; at most `data.remote.ahead` wait, further ones are dropped."""
-        if self._remote.cache.max_bytes:
-            items = ((self.url / _inside(shard.path), shard.size, shard.digest) for shard in shards)
-            self._remote.ahead.plan(items, self._remote.fetch)
+    def ahead(self, shards: Iterable[Shard], *, now: bool = False) -> int:
+        """Copy `shards` in the background, several at a time; at most `data.remote.ahead` wait. Returns how many of the
+        first are or were copied; the others are dropped. now: they are opened next, in this order; none is dropped."""
+        if not self._remote.cache.max_bytes or not (now or self._remote.config.ahead):
+            return 0
+        self._remote.store.connect()
+        items = (shard._replace(path=self.url / _inside(shard.path)) for shard in shards)
+        return self._remote.ahead.plan(items, self._remote.fetch, now=now)
 
 
 class _Remote:
@@ -120,7 +141,7 @@ class _Remote:
         self.store = Store(scheme, timeout_s=config.timeout_s, give_up_s=config.give_up_s)
         self.cache = ShardCache(config.cache, int(config.cache_gb * 2**30))
         self.known: dict[Url, Facts] = {}
-        self.ahead: ReadAhead[tuple[Url, int | None, str | None]] = ReadAhead(config.ahead)
+        self.ahead: ReadAhead[Shard] = ReadAhead(config.ahead)
         self._blocks: OrderedDict[tuple[Url, int], bytes] = OrderedDict()
         self._pinned: OrderedDict[Url, int] = OrderedDict()
         self._pid = os.getpid()
@@ -134,11 +155,11 @@ class _Remote:
         size, facts = self._checked(url, size, digest)
         return OpenFile(self, url, size, partial(self._copy, url, size, digest, facts))
 
-    def local(self, url: Url, size: int | None, digest: str | None) -> Path | None:
+    def local(self, url: Url, size: int | None, digest: str | None, check: Check | None) -> Path | None:
         if self._pid != os.getpid():  # these copies are the parent's
             self._pid, self._pinned = os.getpid(), OrderedDict()
         size, facts = self._checked(url, size, digest)
-        if (handle := self._copy(url, size, digest, facts)) is None:
+        if (handle := self._copy(url, size, digest, facts, check)) is None:
             return None
         if (before := self._pinned.pop(url, None)) is not None:
             close(before)
@@ -173,33 +194,55 @@ class _Remote:
         return copy_name(url, size, digest or facts.digest or facts.version)
 
     def _copy(
-        self, url: Url, size: int, digest: str | None, facts: Facts, *, wait: bool = True, patience: float | None = None
+        self,
+        url: Url,
+        size: int,
+        digest: str | None,
+        facts: Facts,
+        check: Check | None = None,
+        *,
+        wait: bool = True,
+        patience: float | None = None,
     ) -> int | None:
         return self.cache.open(
             self._name(url, size, digest, facts),
             size,
-            partial(self._download, url, size, digest or facts.digest, facts),
+            partial(self._download, url, size, digest or facts.digest, facts, check),
             patience=self.config.give_up_s if patience is None else patience,
             wait=wait,
         )
 
-    def _download(self, url: Url, size: int, digest: str, facts: Facts, file: BinaryIO, patience: float) -> None:
+    def _download(
+        self, url: Url, size: int, digest: str, facts: Facts, check: Check | None, file: BinaryIO, patience: float
+    ) -> None:
         algorithm, _, expected = digest.partition(":")
+        wrong: StoreError | None = None
         for _ in range(TRIES):
             file.seek(0)
-            total = _hash(algorithm, len(expected) // 2) if expected else None
+            total = _hash(algorithm, len(expected) // 2) if expected and algorithm != "index" else None
             for piece in self.store.content(url, size, ranges=facts.ranges, patience=patience):
                 file.write(piece)
                 if total is not None:
                     total.update(piece)
-            if total is None or total.hexdigest() == expected.lower():
+            if total is not None and total.hexdigest() != expected.lower():
+                wrong = Changed(url, f"its {algorithm} is {total.hexdigest()}, not {expected}")
+                continue
+            try:
+                if check is not None:
+                    file.flush()
+                    check(Path(file.name))
                 return
-        raise Changed(url, f"its {algorithm} is {total.hexdigest() if total else ''}, not {expected}")
+            except ValueError as error:
+                wrong = StoreError(f"{url}: {error}")
+        assert wrong is not None
+        raise wrong
 
-    def fetch(self, shard: tuple[Url, int | None, str | None]) -> None:
-        url, size, digest = shard
-        size, facts = self._checked(url, size, digest)
-        handle = self._copy(url, size, digest, facts, wait=False, patience=min(self.config.give_up_s, _PATIENCE_AHEAD))
+    def fetch(self, shard: Shard) -> None:
+        url = Url(shard.path)
+        size, facts = self._checked(url, shard.size, shard.digest)
+        patience = min(self.config.give_up_s, _PATIENCE_AHEAD)
+        with _few_large if size > LARGE else nullcontext():
+            handle = self._copy(url, size, shard.digest, facts, shard.check, wait=False, patience=patience)
         if handle is not None:
             close(handle)
 

@@ -159,6 +159,18 @@ class WordPieceTokenizer(TextTokenizer):
         return self._end
 
     @property
+    def scales(self) -> Sequence[range]:
+        """The steps of each coordinate."""
+        scales, id_of = list[range](), self._model.token_to_id
+        for axis in range(COORDINATES):
+            if (first := id_of(f"v{axis}=0")) is not None:
+                steps = 1
+                while id_of(f"v{axis}={steps}") == first + steps:
+                    steps += 1
+                scales.append(range(first, first + steps))
+        return tuple(scales)
+
+    @property
     def sentinel_ids(self) -> Sequence[int]:
         return self._sentinels
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from fourm_engine.device import at_hand
 from fourm_engine.train.distributed import gather_json, local, sum_over_processes, world_size
 
 if TYPE_CHECKING:
@@ -140,5 +141,7 @@ class Buffers:
     @torch.no_grad()
     def undo_unless(self, taken: Tensor) -> None:
         """Restore what a step changed if it was not `taken`, a bool on the device."""
+        if at_hand(taken) and taken:
+            return
         for name, copy in self._copies.items():
             self._buffers[name].copy_(torch.where(taken, self._buffers[name], copy))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -143,7 +142,7 @@ def load(
     `tensors`.
 
     Raises CheckpointError for a tensor that is missing, superfluous, or of another shape."""
-    missing, read = set(tensors), Counter[str]()
+    missing, read = set(tensors), dict[str, list[tuple[int, int]]]()  # which rows of each, [first, stop)
     for file in checkpoint.files:
         path = checkpoint.folder / file
         try:
@@ -154,21 +153,33 @@ def load(
                 for name in tensors.keys() & rows.keys():
                     source, (first, total) = reader.get_slice(name), rows[name]
                     _copy_rows(tensors[name], source, first, total, where=f"{path}: {name}")
-                    read[name] += [*source.get_shape(), 1][0]
-                    if read[name] >= total:
+                    read.setdefault(name, []).append((first, first + [*source.get_shape(), 1][0]))
+                    if _cover(read[name], total):
                         missing.discard(name)
         except CheckpointError:
             raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if needed := sorted(name for name in missing if read[name] or not name.startswith(optional)):
+    if needed := sorted(name for name in missing if name in read or not name.startswith(optional)):
         raise CheckpointError(f"{checkpoint.folder}: lacks {', '.join(needed[:5])}; it belongs to another model")
     return missing
+
+
+def _cover(ranges: list[tuple[int, int]], total: int) -> bool:
+    """Whether these ranges are all rows."""
+    end = 0
+    for first, stop in sorted(ranges):
+        if first > end:
+            return False
+        end = max(end, stop)
+    return end >= total
 
 
 def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:
     """Copy the rows that [first, first + n) of a saved tensor and this process's rows of `target` have in common."""
     shape = tuple(source.get_shape())
+    if not (type(first) is type(total) is int and first >= 0 and first + [*shape, 1][0] <= total):
+        raise CheckpointError(f"{where}: rows from {first!r} of {total!r}; the file was edited")
     whole = (total, *shape[1:]) if shape else shape
     if tuple(target.shape) != whole:
         raise CheckpointError(f"{where}: shape {list(whole)} in the checkpoint, {list(target.shape)} in the model")

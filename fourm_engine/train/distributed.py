@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+#: How long processes wait for one that does what the watchdog does not bound: an export, pictures, a slow disk.
+PATIENCE = timedelta(hours=2)
 
 
 class RankMismatch(ValueError):
@@ -57,12 +60,18 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
         print(said, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))
     try:
         yield device
     finally:
         if join:
             dist.destroy_process_group()
+
+
+def patience(watchdog_s: float | None) -> timedelta:
+    """After which torch ends a collective: later than the watchdog, which says why. Torch's 10 minutes for NCCL would
+    end runs that merely wait."""
+    return max(PATIENCE, timedelta(seconds=2 * watchdog_s)) if watchdog_s is not None else timedelta(days=7)
 
 
 def rank() -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fourm_engine.device import at_hand
 from fourm_engine.nn.attention import stacked
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_plugins.activation import blame
@@ -54,13 +55,16 @@ class Optimiser:
         self._settings, self._checked = self._of_groups(), False
 
     def step(self, lr: float, taken: Tensor) -> None:
-        """One update with the current gradients, unless the step was not `taken`, a bool on the device. An optimiser
-        that supports torch's protocol for skipping on the device (`found_inf`, as GradScaler uses) gets it; for others
-        the host waits for the device and decides."""
+        """One update with the current gradients, unless the step was not `taken`, a bool on the device. On a GPU an
+        optimiser that supports torch's protocol for skipping on the device (`found_inf`, as GradScaler uses) gets it;
+        otherwise the host decides, and waits for the device."""
         for group in self.torch.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        if getattr(self.torch, "_step_supports_amp_scaling", False):
-            self.torch.grad_scale, self.torch.found_inf = None, (~taken).float()
+        skips = getattr(self.torch, "_step_supports_amp_scaling", False)
+        if skips:
+            self.torch.grad_scale, self.torch.found_inf = None, None
+        if skips and not at_hand(taken):
+            self.torch.found_inf = (~taken).float()
         elif not taken:
             return
         with blame(self.plugin):

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,15 +25,18 @@ from torch import Tensor, nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.files import replacing_file
+from fourm_engine.identity import digest
 from fourm_engine.train.distributed import attempt, describe, gather_json, rank, seed_of
 from fourm_engine.train.outcome import AHEAD, Outcome
 from fourm_engine.train.step import Learner
 from fourm_engine.train.task import Task
 from fourm_plugins.counting import counted
 
-FOLDER, FORMAT = "not-finite", 2
+FOLDER, FORMAT = "not-finite", 3
 #: Maximum number of steps whose batches are kept; later ones are only named.
 KEPT = 5
+#: Far beyond the batches of a step; what is larger is not read.
+MAX_BYTES = 1 << 32
 _FACTS = "fourm.step"  # key of the header
 
 
@@ -57,6 +60,7 @@ class NotFinite:
         batches, counts = next((batches, counts) for step, batches, counts in self._recent if step == outcome.step)
         names = [self.task.sample_names(outcome.step, micro, self.share) for micro in range(len(batches))]
         facts = {"step": outcome.step, "rank": rank(), "counts": counts, "samples": names, "format": FORMAT}
+        facts["task"] = digest(self.task.identity())
         path, caught = attempt(lambda: self._keep(facts, batches) if concerned else None)
         told = gather_json([[name for each in names for name in each] if concerned else [], path, str(caught or "")])
         samples = [name for each, _, _ in told for name in each]
@@ -88,11 +92,11 @@ class NotFinite:
 
 def _digest(facts: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of facts, as JSON, and of tensors."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,22 @@ def read_step(path: Path, task: Task) -> KeptStep:
     if path.exists() and not path.is_file():  # a pipe or a device would never end
         raise ValueError(f"{path}: not a file; runs keep such steps in {FOLDER}/")
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"{size} bytes, more than the batches of a step")
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_FACTS])
+            facts = json.loads((file.metadata() or {}).get(_FACTS, "null"))
+            if not isinstance(facts, dict) or "format" not in facts:
+                raise ValueError("its header says nothing of a step")
+            if facts["format"] != FORMAT:
+                raise ValueError(f"format {facts['format']!r:.20}, this version reads {FORMAT}")
+            if facts["task"] != digest(task.identity()):
+                raise ValueError("of a run with another model, vocabulary or data")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
         if facts.pop("digest") != _digest(facts, tensors):
             raise ValueError("not the content that was written: damaged or edited")
         batches = []
+        if len(facts["samples"]) != len({name.partition("/")[0] for name in tensors}):
+            raise ValueError("other micro-batches than samples")
         for micro in range(len(facts["samples"])):
             start = f"{micro}/"
             batches.append(task.batch_of({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}))
@@ -170,8 +182,7 @@ def _examine(learner: Learner, kept: KeptStep) -> list[str]:
         seen = _Seen()
         with seen.forward(learner.model), learner.autocast():
             sums = learner.task.loss(learner.model, batch, kept.step).sums
-        total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
-        assert isinstance(total, Tensor)
+        total = _total(sums, scale)
         total_of_all += float(total.detach())
         if seen.first is not None or not total.isfinite():
             terms = [name for name, value in sums.items() if not value.isfinite().all()]
@@ -196,6 +207,12 @@ def _examine(learner: Learner, kept: KeptStep) -> list[str]:
     return [f"with these weights everything is finite: loss {total_of_all:.4g}, gradient norm {float(norm):.4g}"]
 
 
+def _total(sums: Mapping[str, Tensor], scale: Mapping[str, float]) -> Tensor:
+    total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
+    assert isinstance(total, Tensor)
+    return total
+
+
 def _samples(names: list[str], which: str) -> list[str]:
     return [f"{which}samples: {', '.join(names)}"] if names else []
 
@@ -204,10 +221,7 @@ def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) 
     """The message of torch's anomaly detection, if it stops the pass."""
     try:
         with torch.autograd.detect_anomaly(check_nan=True):
-            sums = learner.task.loss(learner.model, batch, step).sums
-            total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
-            assert isinstance(total, Tensor)
-            total.backward()
+            _total(learner.task.loss(learner.model, batch, step).sums, scale).backward()
     except RuntimeError as error:
         if "returned nan values" not in str(error):
             raise

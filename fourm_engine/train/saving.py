@@ -40,7 +40,16 @@ from fourm_engine.train.checkpoint import (
     step_folder,
     steps_in,
 )
-from fourm_engine.train.distributed import attempt, describe, first_row, gather_json, rank, together, world_size
+from fourm_engine.train.distributed import (
+    attempt,
+    describe,
+    first_row,
+    gather_json,
+    patience,
+    rank,
+    together,
+    world_size,
+)
 
 
 class Checkpoints:
@@ -57,7 +66,7 @@ class Checkpoints:
         self.saved: int | None = None  # step of the newest complete checkpoint
         self._damaged: set[int] = set()
         # A separate group: the thread's messages must not mix with those of the running steps.
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=patience(None)) if world_size() > 1 else None
         if rank() == 0:
             for stale in [*folder.glob("step-*.part"), *folder.glob("step-*.old")]:
                 shutil.rmtree(stale, ignore_errors=True)

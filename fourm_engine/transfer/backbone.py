@@ -20,7 +20,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 
 _DECODER = {"context_proj", "decoder", "decoder_norm", "heads"}
-_OF_DECODER = {"decoder_table", "mask_token"}  # in the embedding
+_OF_DECODER = {"decoder_table", "decoder_positions", "mask_token"}  # in the embedding
 
 
 def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
@@ -36,7 +36,7 @@ def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
 def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     """A `Transformer` without the parts of the decoder, on the meta device."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     alone = without(network, _DECODER)
     alone.embedding = without(network.embedding, _OF_DECODER)
     return alone
@@ -44,7 +44,7 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
 
 def drawn(config: ModelConfig, inputs: Vocabulary) -> dict[str, Tensor]:
     """Initial weights of an encoder, drawn with a seed from torch's generator."""
-    state = Transformer(config.model_copy(update={"compile": False}), inputs).state_dict()
+    state = Transformer(config, inputs).state_dict()
     return {name: state[name] for name in encoder_alone(config, inputs).state_dict()}
 
 

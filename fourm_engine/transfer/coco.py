@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.raw.tables import check_coco_ids
 from fourm_engine.data.splits import samples_of
 from fourm_engine.transfer.labels import is_coco, read_json
 from fourm_plugins.counting import counted
@@ -35,6 +36,7 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
     document = read_json(path)
     if not is_coco(document):
         raise ValueError(f"{path}: not COCO's JSON of instances: no images, annotations and categories")
+    check_coco_ids(path, document)
     at = "categories"
     try:
         categories = sorted((int(one["id"]), str(one["name"])) for one in document["categories"])

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.tables import check_coco_ids
 from fourm_engine.data.splits import samples_of
 from fourm_plugins.counting import counted
 
@@ -98,6 +99,7 @@ def _csv(path: Path) -> dict[str, tuple[str, ...]]:
 def _json(path: Path) -> dict[str, tuple[str, ...]]:
     document = read_json(path)
     if is_coco(document):
+        check_coco_ids(path, document)
         try:
             return _coco(document)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -3,18 +3,13 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from tests.recipes.test_runs import write
+from tests.running import fourm
 
 
 def run(*words):
-    done = CliRunner().invoke(app, ["runs", *map(str, words)])
-    if isinstance(done.exception, ValueError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
+    return fourm("runs", *words)
 
 
 def test_runs_are_listed_without_naming_a_sub_command(tmp_path, monkeypatch):
@@ -49,7 +44,7 @@ def test_a_comparison_is_brief_and_eighty_columns_wide_and_all_of_it_on_demand(t
     assert rows["setting"] == ["one", "two"]
     assert rows["train.lr"] == ["0.1", "0.2"]
     assert rows["left"] == ["null", "3"]
-    assert rows["section"] == ["3", "settings"]
+    assert rows["section"] == ["-", "3", "settings"]
     assert "after 100 steps" not in out  # the losses are the same
     assert "more rows: --all" in out
     whole = run("compare", one, two, "--all")
@@ -81,3 +76,10 @@ def test_listing_imports_no_torch(tmp_path):
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
+
+
+def test_the_name_of_a_setting_is_on_one_line_and_the_values_beside_it_wrap(tmp_path):
+    one, two = write(tmp_path / "one"), write(tmp_path / "two")
+    for folder, value in ((one, "x" * 39), (two, "y")):
+        (folder / "config.yaml").write_text(json.dumps({"masking": {"mixture": {"any to any": {"keep": value}}}}))
+    assert " masking.mixture.any to any.keep " in run("compare", one, two)

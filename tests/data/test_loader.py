@@ -66,3 +66,22 @@ def test_a_worker_that_is_killed_is_one_line_with_the_setting():
     with pytest.raises(ValueError, match=r"reads data ended .*data\.workers") as caught:
         list(stream)
     assert "\n" not in str(caught.value)
+
+
+def test_a_trimmed_batch_leaves_out_rows_that_all_samples_leave_empty_and_nothing_else():
+    class Short(MemoryStore):
+        def has(self, row):
+            return frozenset({"a"})
+
+    store = Short({str(i): contents(i) for i in range(4)})
+    data = masked(store)
+    data.budgets.config = data.budgets.config.model_copy(update={"encoder_capacity": 40, "decoder_capacity": 90})
+    whole, trimmed = (next(batches(data, Share(batch_size=2), trim=trim)) for trim in (False, True))
+    assert (whole.encoder.shape, whole.decoder.shape) == ((2, 40), (2, 90))
+    assert (trimmed.encoder.shape, trimmed.decoder.shape) == ((2, 16), (2, 16))
+    for side in ("encoder", "decoder"):
+        for of_whole, of_trimmed in zip(vars(getattr(whole, side)).values(), vars(getattr(trimmed, side)).values()):
+            assert (of_whole[:, :16] == of_trimmed).all()
+        assert (getattr(whole, side).mod[:, 16:] == -1).all()
+    assert whole.target_counts == trimmed.target_counts
+    assert (whole.target_ids == trimmed.target_ids).all()

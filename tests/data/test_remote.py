@@ -101,6 +101,26 @@ def test_shards_are_downloaded_once_and_only_those_that_are_needed(web, remote):
     assert not [key for key in tars if "/words/" in key or "/b/" in key]  # they have tokens
 
 
+def test_a_token_shard_costs_one_request_and_a_copied_one_none(web, remote):
+    first(remote, train=None, train_split=None)
+    asked = {key: n for key, n in web.requests.items() if "/shard-" in key}
+    assert asked == dict.fromkeys(asked, 1)
+    assert {key.partition(" ")[0] for key in asked} == {"GET"}
+    first(remote, train=None, train_split=None)
+    assert {key: n for key, n in web.requests.items() if "/shard-" in key} == asked
+
+
+def test_bytes_of_a_token_shard_that_changed_on_the_way_are_never_used(web, remote, local):
+    shards = [path for path in web.files if path.startswith("tokens/") and "/shard-" in path]
+    web.faults = {path: ["garbled"] for path in shards}
+    assert_equal(remote, local)
+    web.files |= {path: web.files[path][:-1] + bytes([255 - web.files[path][-1]]) for path in shards}
+    settings = remote.remote.model_copy(update={"cache": remote.remote.cache / "other"})
+    with pytest.raises(ValueError, match=r"shard-0.*: (holds something else|other bytes).*upload .* again") as caught:
+        first(remote.model_copy(update={"remote": settings}))
+    assert "\n" not in str(caught.value)
+
+
 def test_data_that_come_and_go_change_nothing(web, remote, local):
     for number, path in enumerate(sorted(web.files)):
         web.faults[path] = [["500", "reset"], ["truncated"], ["reset", "truncated", "503"]][number % 3]
@@ -201,16 +221,17 @@ def test_a_local_store_is_not_told_of_later_rows(local):
 
 def test_what_comes_later_in_the_order_is_told_while_batches_are_made(local):
     data = open_data(local)
-    told = []
+    told, needed = [], []
 
     class Told(type(data.store)):
         reads_ahead = True
 
-        def ahead(self, rows):
-            told.extend(rows)
+        def ahead(self, rows, *, now=False):
+            needed.extend(rows) if now else told.extend(rows)
 
     data.store.__class__ = Told
     data.__getitems__([0, 1, 2])
     later = next(position for position in range(200) if data.order.row(position) == told[0])
     assert later > 0
     assert told == [data.order.row(later + offset) for offset in range(3)]
+    assert needed == [data.order.row(position) for position in range(3)]

@@ -129,6 +129,20 @@ def test_what_is_not_read_is_named_with_the_remedy(tmp_path):
         (lambda root: write(root, "a/b/c", "rgb", ["0"]) or (root / "notes.xyz").touch() or empty(root), "deeper"),
         (lambda root: root.mkdir() or (root / "all.zip").touch(), "unpack all.zip"),
         (lambda root: damaged(root), "no installed modality recognises what is there (images/)"),
+        (
+            lambda root: files(root, "images/a.HEIC", "images/b.HEIC"),
+            "images/ is not read: 2 .heic files; save them as .png",
+        ),
+        (lambda root: files(root, "a.exr"), "data/ is not read: 1 .exr file; save their arrays as .npy"),
+        (
+            lambda root: files(root, "x/a.dat"),
+            "1 .dat file; to write a modality that reads them: fourm plugins new NAME",
+        ),
+        (lambda root: files(root, "x/a.png", "x/b.png"), "2 of the files looked at are empty, such as "),
+        (
+            lambda root: files(root, "x/a.png", content=b"version https://git-lfs.github.com/spec/v1\noid"),
+            "1 of the files looked at are pointers of Git LFS, such as ",
+        ),
     ],
 )
 def test_a_folder_without_usable_data_is_refused_in_one_line(tmp_path, make, says):
@@ -137,6 +151,12 @@ def test_a_folder_without_usable_data_is_refused_in_one_line(tmp_path, make, say
         look(tmp_path / "data")
     assert says in str(raised.value)
     assert str(tmp_path / "data") in str(raised.value)
+
+
+def files(root, *paths, content=b""):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
 
 
 def empty(root):
@@ -148,6 +168,33 @@ def damaged(root):
     (root / "images").mkdir(parents=True)
     for index in range(3):
         (root / f"images/{index}.png").write_bytes(b"\x89PNG")
+
+
+def test_empty_files_among_others_are_told_and_hide_nothing(tmp_path):
+    write(tmp_path, "images", "rgb", names(6))
+    files(tmp_path / "images", "e.png", "f.png", "g.png", "h.png")
+    found = look(tmp_path)
+    assert {one.name for one in found.found} == {"rgb", "rgb@pixels"}
+    assert any(note.startswith("4 of the files looked at are empty") for note in found.notes)
+
+
+def test_scenes_with_a_folder_per_modality_are_told_to_put_the_modality_first(tmp_path):
+    for scene in ("hall", "kitchen"):
+        for camera in ("image", "depth"):
+            write(tmp_path, f"inside/{scene}/{camera}", "rgb", names(3))
+        write(tmp_path, f"deeper/scans/{scene}/left", "rgb", names(3, below=scene))
+        write(tmp_path, f"deeper/scans/{scene}/right", "rgb", names(3, below=scene))
+        write(tmp_path, f"right/image/{scene}", "rgb", names(3))
+        write(tmp_path, f"right/depth/{scene}", "rgb", names(3))
+    told = {
+        folder: [note for note in look(tmp_path / folder).notes if "look like modalities" in note]
+        for folder in ("inside", "deeper", "right")
+    }
+    (inside,), (deeper,) = told["inside"], told["deeper"]
+    assert inside.startswith("the folder: depth, image in each of its 2 folders look like modalities")
+    assert inside.endswith("put the modality first: depth/hall/… and image/hall/…")
+    assert deeper.startswith("scans: left, right in each of its 2 folders look like modalities")
+    assert told["right"] == []
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path):

@@ -74,6 +74,11 @@ def test_written_texts_are_a_source_aligned_by_name(tmp_path):
     [
         ("t.jsonl", b'{"name": "a", "says": "x"}\n{"name": ', "t.jsonl: line 2 is no JSON"),
         ("t.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        (
+            "t.json",
+            b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": [{"x": 1}]}',
+            r"images\[1\] has the id of images\[0\], 1; remove one",
+        ),
         ("t.jsonl", b'{"name": "a"}' + b" " * 100, "line 1 is longer than"),
         ("t.jsonl", b'{"name": "\xff"}', "not UTF-8; save it as UTF-8"),
         ("t.csv", b"name,says\na," + b"x" * 100, "line 2 is longer than"),

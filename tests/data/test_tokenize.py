@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fourm_engine.data import bad_files
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
@@ -248,7 +249,7 @@ def test_validation_has_one_view_the_centre_crop(root):
     assert views.get("0000", 0)["image"].left == 0.125
 
 
-def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(root):
+def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(root, monkeypatch):
     (root / "raw/a/0003.npy").write_bytes(b"rubbish")
     (root / "raw/b/0005.npy").write_bytes(b"rubbish")
     for _ in range(2):
@@ -256,6 +257,9 @@ def test_unusable_files_are_left_out_reported_and_still_known_when_run_again(roo
         assert report.counts == {"a": 9, "b": 7, "words": 3}
         assert {name: tally.left_out for name, tally in report.modalities.items()} == {"a": 1, "b": 1, "words": 0}
         assert any("a/0003.npy: a: truncated" in line for line in report.bad)
+        assert report.unnamed == []  # both were named when they were met
+    monkeypatch.setattr(bad_files, "MAX_WARNINGS", 1)
+    assert run(root).unnamed == [line for line in report.bad if "b/0005.npy" in line]
     assert "0003" not in Tokens(root / "tokens").names("a")
     assert "0003" in Tokens(root / "tokens").names("b")
 

@@ -128,8 +128,8 @@ def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):
     os.utime(tmp_path / "raw/b/0003.npy", ns=(1, 1))
     open_data(config)
     files = 5 * len(TOKENIZERS)
-    assert f"{tmp_path / 'raw'}: size or time of 1 of {files} files (b), such as" in caplog.text
-    assert "b/0003.npy, is not that of when they were tokenized" in caplog.text
+    assert f"size or time of 1 of {files} files (b) changed since tokenizing, such as {tmp_path}" in caplog.text
+    assert "b/0003.npy; run `fourm tokenize`" in caplog.text
 
 
 def test_a_copy_of_a_data_folder_whose_times_are_all_other_is_one_line(tmp_path, caplog):
@@ -139,7 +139,7 @@ def test_a_copy_of_a_data_folder_whose_times_are_all_other_is_one_line(tmp_path,
     open_data(config)
     files = 5 * len(TOKENIZERS)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith(f"{tmp_path / 'raw'}: size or time of {files} of {files} files ({', '.join(TOKENIZERS)}), ")
+    assert line.startswith(f"size or time of {files} of {files} files ({', '.join(TOKENIZERS)}) changed")
 
 
 def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
@@ -147,7 +147,7 @@ def test_tokens_whose_files_have_vanished_are_used_and_told(tmp_path, caplog):
     (tmp_path / "raw/b/0003.npy").unlink()
     with caplog.at_level("INFO"):
         data = open_data(config)
-    assert "raw: 1 file, such as that of b of 0003, is no longer there; the tokens are used" in caplog.text
+    assert "raw: 1 file gone, such as b of 0003; tokens are used" in caplog.text
     assert one(data, "0003", "b").shape == (16,)
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from fourm_engine import exported
-from fourm_engine.cli import app
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.nn.config import ModelConfig
@@ -23,8 +21,10 @@ from fourm_engine.recipes.dry_run import dry_run
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.yaml_config import read_yaml
-from fourm_plugins.view import View
+from tests.plugins import more21
+from tests.running import fourm
 
+further = pytest.fixture(more21.installed)
 PAPER = Path(__file__).parents[2] / "examples/paper"
 CONFIGS = sorted(path.name for path in PAPER.glob("*.yaml"))
 
@@ -74,25 +74,27 @@ def test_super_resolution_has_the_published_domains_and_parameters():
     assert sum(p.numel() for p in on_meta(shape, vocabulary).parameters()) - 2 * 48 * shown == 11_737_248
 
 
-def test_4m_21_has_the_grids_of_16x16_and_the_backbone_of_the_published_xl():
+def test_4m_21_has_the_published_domains_but_one_and_the_backbone_of_the_xl(further):
     config, modalities = loaded("4m-21.yaml")
     vocabulary = modalities.vocabulary()
     assert on_meta(config.model, vocabulary).parameter_counts()["backbone"] == 2_822_971_392
-    assert {vocabulary[name].layout.num_tokens for name in ("dinov2", "imagebind")} == {256}
+    published = {m.spec.published_name: m.spec.layout.num_tokens for m in modalities.values()}
+    assert len(modalities) == len(published) == 18
+    assert {published[f"tok_{name}@224"] for name in ("dinov2", "imagebind")} == {256}
+    assert {published[f"tok_{name}_global"] for name in ("dinov2", "imagebind")} == {16}
+    texts = {"caption": 256, "det": 256, "metadata": 40, "color_palette": 23, "human_poses": 275, "sam_instance": 290}
+    assert {name: published[name] for name in texts} == texts
+    (specs,) = (specs for space, specs in modalities.token_spaces.items() if space == "text")
+    assert {spec.published_name for spec in specs} == texts.keys()
     assert [c.weight for c in config.masking.mixture] == [1, 1, 1, 1, 1, 0.5]
-    assert len(modalities) == 14
-    assert [vocabulary[name].layout.num_tokens for name in ("caption", "metadata", "color_palette")] == [256, 40, 23]
-    assert {vocabulary[name].size for name in ("canny_edge", "sam_edge", "dinov2", "imagebind", "clip")} == {8192}
-    (texts,) = (specs for space, specs in modalities.token_spaces.items() if space == "text")
-    assert {spec.name for spec in texts} == {"caption", "boxes", "metadata", "color_palette"}
+    assert {vocabulary[name].size for name in ("canny_edge", "sam_edge", "dinov2", "imagebind_global")} == {8192}
 
 
-def test_a_palette_is_a_token_a_number():
+def test_a_palette_is_a_token_a_number(further):
     _, modalities = loaded("4m-21.yaml")
     palette = modalities["color_palette"]
-    text = palette.normalise(
-        palette.augment(palette.read({"txt": b"v1=2 v0=0 v0=128 v0=255 v0=7 v0=8 v0=9\n"}), View())
-    )
+    text = palette.normalise(palette.read({"json": b"[[0, 128, 255], [7, 8, 9]]"}))
+    assert text == "v1=2 v0=0 v0=128 v0=255 v0=7 v0=8 v0=9"
     tokenizer = WordPieceTokenizer([palette.spec], coordinate_bins=1000)
     ids = tokenizer.encode([text])[0]
     assert len(ids) == 7
@@ -142,10 +144,9 @@ def test_the_first_lines_of_a_config_are_commands_that_name_it(name):
 def test_a_dry_run_of_the_paper_needs_no_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--dry-run", "--gpu", "H100", "--processes", "64"]
-    done = CliRunner().invoke(app, ["train", str(PAPER / "4m-b.yaml"), *options])
-    assert done.exit_code == 0, done.output
-    assert "parameters: 441 M" in done.output
-    assert "238,419 steps" in done.output
+    said = fourm("train", PAPER / "4m-b.yaml", *options)
+    assert "parameters: 441 M" in said
+    assert "238,419 steps" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -158,7 +159,7 @@ PYTHON = """#!/bin/bash
 echo "$@ rank $RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE at $MASTER_ADDR" >> $OUT/said
 trap 'echo saved >> $OUT/said; exit 143' TERM
 echo $$ > $OUT/pid
-for _ in $(seq 2000); do [ -e $OUT/done ] && exit 0; sleep 0.05; done
+for _ in $(seq 2000); do [ -e $OUT/done ] && exit $(cat $OUT/done); sleep 0.05; done
 exit 1
 """
 OTHERS = {
@@ -167,20 +168,23 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("how", ["USR1", "TERM", "finishes"])
-def test_a_slurm_job_that_is_stopped_saves_and_goes_back_into_the_queue(tmp_path, how):
+@pytest.mark.parametrize("how", ["USR1", "TERM", "finishes", "loses a process", "loses one again and again", "fails"])
+def test_a_slurm_job_that_is_stopped_or_loses_a_process_goes_back_into_the_queue(tmp_path, how):
     for name, text in {"srun": SRUN, "python": PYTHON, **OTHERS}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OUT": str(tmp_path)}
     environment |= {"SLURM_JOB_NODELIST": "any", "SLURM_JOB_ID": "77"}
+    environment |= {"SLURM_RESTART_COUNT": "20" if how == "loses one again and again" else "19"}
+    ends = {"finishes": 0, "loses a process": 75, "loses one again and again": 75, "fails": 1}
     job = subprocess.Popen(["bash", str(PAPER / "slurm.sh"), "a.yaml", "train.lr=1"], env=environment)
     try:
         deadline = time.time() + 120
         while not (tmp_path / "pid").exists() and time.time() < deadline:
             time.sleep(0.02)
-        if how == "finishes":
-            (tmp_path / "done").touch()
+        if how in ends:
+            (tmp_path / "writing").write_text(str(ends[how]))
+            (tmp_path / "writing").rename(tmp_path / "done")
         else:
             job.send_signal(getattr(signal, f"SIG{how}"))
         status = job.wait(timeout=120)
@@ -189,4 +193,5 @@ def test_a_slurm_job_that_is_stopped_saves_and_goes_back_into_the_queue(tmp_path
     said = (tmp_path / "said").read_text().splitlines()
     assert said[0] == "-m fourm_engine.train a.yaml train.lr=1 rank 3 of 4, 1 of 2 at first"
     stopped = ["scancel --signal=TERM 77", "saved", "requeue 77"]
-    assert (status, said[1:]) == ((0, []) if how == "finishes" else (143, stopped))
+    again = ["requeue 77"] if how == "loses a process" else []
+    assert (status, said[1:]) == ((ends[how], again) if how in ends else (143, stopped))

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from fourm_engine.generate.result import Generated, Results
-from tests.generate.toys import install_all, make_model
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 def test_results_are_a_dict_that_is_short_to_print_and_shows_pictures_and_escaped_text(model):
@@ -44,7 +36,7 @@ def test_a_model_and_its_parts_say_what_they_are(model):
     text = repr(model)
     assert text.startswith("<FourM: ")
     assert "M parameters on cpu" in text
-    assert "\n  height: input and target, 16 tokens a sample" in text
+    assert "\n  height: input and target, 16 tokens per sample" in text
     assert "\n  pose: missing, its plugin is not installed" in text
     assert repr(model.vocabulary).startswith(f"<Vocabulary of {model.vocabulary.size} rows: ")
     height = model.modalities["height"]

@@ -202,7 +202,7 @@ def test_cached_greedy_decoding_equals_running_the_whole_decoder_again(sampler):
     del shown["words"]
     plan = branches(Stage(target="words", scheme="autoregressive"), [Sample(shown)], IDS)
     uniform = torch.zeros(1, 20)
-    ids = sampler.autoregressive(plan.rows([Sample(shown)]), plan, "words", 20, stop=(), uniform_BL=uniform)
+    ids, _ = sampler.autoregressive(plan.rows([Sample(shown)]), plan, "words", 20, stop=(), uniform_BL=uniform)
     assert ids[0].tolist() == greedy_without_cache(sampler, shown, 20)
 
 
@@ -324,3 +324,20 @@ def test_a_course_needs_steps_and_two_numbers():
         Stage(target="height", scheme="parallel", steps=4, guidance=[2.0])
     with pytest.raises(ValueError, match="a finite number"):
         Stage(target="height", scheme="parallel", steps=4, guidance={"colour": [1.0, float("nan")]})
+
+
+class Certain(type(MODALITIES["words"])):
+    one_answer = True
+
+    def make_spec(self):
+        return super().make_spec().model_copy(update={"alignment": "image"})
+
+
+def test_a_sequence_with_one_answer_is_drawn_only_where_no_picture_shows_it_or_on_request():
+    mods = dict(MODALITIES, words=Certain("words"))
+    assert default_plan(["words"], MODALITIES, ["colour"])[0].temperature == 0.7
+    assert default_plan(["words"], mods, ["colour"])[0].temperature == 0
+    assert default_plan(["words"], mods, ["colour"])[0].deterministic
+    assert default_plan(["words"], mods, ["pose"])[0].temperature == 0.7
+    assert default_plan(["words"], mods, ["colour"], several=True)[0].temperature == 0.7
+    assert default_plan(["words"], mods, ["colour"], temperature=0.3)[0].temperature == 0.3

@@ -133,7 +133,7 @@ def test_calibration_tells_whether_spread_predicts_error(toys):
 
 def test_calibration_needs_a_spread_and_a_truth_of_its_size(toys):
     out = toys.generate(COLOUR, "height", n_samples=2, reduce="mean")["height"]
-    with pytest.raises(ValueError, match="'height': the truth does not fit"):
+    with pytest.raises(ValueError, match=r"'height': the truth is of shape \(4, 4\), the result of \(8, 8\)"):
         fm.calibration(out, np.zeros((4, 4), np.float32))
     with pytest.raises(ValueError, match="'height' has no spread; generate it with n_samples and reduce"):
         fm.calibration(toys.generate(COLOUR, "height")["height"], heights())

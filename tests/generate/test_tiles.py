@@ -79,7 +79,8 @@ def test_one_tile_is_what_generate_makes(toys):
         ({"colour": large(6, 20)}, "height", 1, "6 x 20 pixels, less than one tile of 8 x 8"),
         ({"colour": large(9, 9)}, "height", 3, "overlap 3: expected 0 to 2"),
         ({"words": "red"}, "height", 1, "one picture or map of the alignment of 'height'; given: 0"),
-        ({"colour": large(9, 9)}, "words", 1, "'words' is no grid"),
+        ({"colour": large(9, 9)}, "words", 1, "'words' is no picture or map .*; the model has colour"),
+        ({"colour": large(9, 9)}, "heigth", 1, "'heigth' is no picture or map .*; did you mean 'height'?"),
     ],
 )
 def test_what_cannot_be_tiled_is_one_line(toys, inputs, target, overlap, message):

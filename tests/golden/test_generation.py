@@ -33,7 +33,7 @@ def raw_caption(model: FourM, samples: list[Sample], stage: Stage, length: int) 
     plan = branches(stage, samples, model.sampler.sequences)
     rows = plan.rows(samples)
     uniform = torch.zeros(len(samples), length)
-    return model.sampler.autoregressive(rows, plan, stage.target, length, stop=(), uniform_BL=uniform).numpy()
+    return model.sampler.autoregressive(rows, plan, stage.target, length, stop=(), uniform_BL=uniform)[0].numpy()
 
 
 @pytest.mark.parametrize("case", cases("generate"))

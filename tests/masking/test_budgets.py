@@ -351,3 +351,28 @@ def test_capacities_follow_from_the_largest_totals():
         }
     )
     assert (config.encoder_tokens, config.decoder_tokens) == (10, 20)
+
+
+def test_all_tokens_are_as_many_as_the_modalities_of_a_strategy_hold_at_their_present_size():
+    whole = Component(
+        name="whole", input={"rgb": 1000.0}, input_tokens="all", target={"*": 0.5, "tok_b": 0.0}, target_tokens="all"
+    )
+    config = MaskingConfig(
+        input_tokens=(1, 20), target_tokens=8, sampler="fill", max_tokens={"words": 100},
+        mixture=(whole, Component(name="any")),
+    )  # fmt: skip
+    assert config.open
+    with pytest.raises(ValueError, match='"all" are a number once the modalities are known'):
+        _ = config.sample_tokens
+    for side in (16, 64):
+        specs = [spec_of("rgb", side), spec_of("tok_a", side), spec_of("tok_b", side), spec_of("words", 256)]
+        budgets = Budgets(config, specs)
+        assert (budgets.config.encoder_tokens, budgets.config.decoder_tokens) == (max(side, 20), side + 100)
+        drawn = [budgets.draw(np.random.default_rng(seed), [spec.name for spec in specs]) for seed in range(20)]
+        shown = [(one.inputs, one.targets) for one in drawn if one.component == "whole"]
+        assert shown
+        assert all(one == ({"rgb": side}, {"tok_a": side, "words": 100}) for one in shown)
+    with pytest.raises(ValueError, match="component 'whole' draws up to 64 input tokens, but the batch holds 32"):
+        Budgets(config.model_copy(update={"encoder_capacity": 32}), specs)
+    with pytest.raises(ValidationError, match="'all'"):
+        MaskingConfig(input_tokens="everything")

@@ -96,7 +96,8 @@ def test_new_rows_alone_leave_every_known_logit_and_weight_bit_identical(model, 
         "embedding.decoder_table",  # by decay alone: no grid has decoder ids
         "embedding.modality",
         "embedding.projections.volts.weight",
-        "embedding.learned_positions.mood",
+        "embedding.encoder_positions.mood",
+        "embedding.decoder_positions.mood",  # by decay alone
         "heads.weight",
     }
 
@@ -174,7 +175,7 @@ def test_a_resized_network_computes_from_the_same_weights_at_interpolated_positi
     rows, columns = colour[:, 0, 0, 0].asin(), colour[0, :, 2, 0]
     torch.testing.assert_close(rows[:2], torch.tensor([-0.25, 0.25]), atol=1e-6, rtol=0)
     torch.testing.assert_close(columns[:2], torch.tensor([-0.25, 0.25]).sin(), atol=1e-6, rtol=0)
-    learned, known = after.learned_positions["pose"], before.learned_positions["pose"]
+    learned, known = after.encoder_positions["pose"], before.encoder_positions["pose"]
     assert learned.shape == (6, 32)
     torch.testing.assert_close(learned[0], known[0])
     torch.testing.assert_close(learned[1], 0.75 * known[0] + 0.25 * known[1])

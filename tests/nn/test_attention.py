@@ -56,6 +56,17 @@ def test_cross_attention_is_the_formula(qk_norm):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_in_inference_a_full_mask_is_left_out_and_changes_no_bit():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 16) for n in (40, 70, 70))
+    full = torch.ones(2, 1, 1, 70, dtype=torch.bool)
+    told = attend(q, k, v, *guard_mask(full))
+    with torch.inference_mode():
+        assert guard_mask(full) == (None, None)
+        assert torch.equal(attend(q, k, v, *guard_mask(full)), told)
+        assert guard_mask(full.index_fill(3, torch.tensor([69]), False))[0] is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_masks_for_gpus_and_for_a_cpu_come_to_the_same(monkeypatch, dtype):
     torch.manual_seed(0)

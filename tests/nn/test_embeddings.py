@@ -31,13 +31,16 @@ def test_each_modality_reads_its_own_positions_from_the_one_table(model, vocabul
     for entry in vocabulary:
         rows = 12 if entry.layout.kind == "sequence" else entry.layout.num_tokens
         pos = torch.arange(rows)[None]
-        place = e.place(pos, torch.full_like(pos, entry.index))[0] - e.modality[entry.index]
+        mod = torch.full_like(pos, entry.index)
+        place = e.place(pos, mod, e.encoder_positions)[0] - e.modality[entry.index]
         if entry.layout.kind == "grid":
             expected = sine_cosine_2d(3, 4, 32)
         elif entry.layout.kind == "sequence":
             expected = sine_cosine_1d(12, 32)  # twice max_tokens: targets hold sentinels, too
         else:
-            expected = e.learned_positions[entry.name]
+            expected = e.encoder_positions[entry.name]
+            asked = e.decoder(torch.full_like(pos, -1), pos, mod)[0] - e.mask_token - e.modality[entry.index]
+            torch.testing.assert_close(asked, e.decoder_positions[entry.name], atol=1e-6, rtol=0)
         torch.testing.assert_close(place, expected, atol=1e-6, rtol=0)
 
 

@@ -1,6 +1,7 @@
 """Which boxes are written and in which order, and what becomes of generated text that is none."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,25 @@ def test_nan_scores_and_huge_numbers_do_not_get_into_a_picture():
     value = modality("boxes").denormalise("v0=0 v1=0 v2=9999999 v3=9999999 cube")
     assert (list(value), value.dropped) == ([], 1)
     assert np.asarray(modality("boxes").render(value)).shape == (256, 256, 3)
+
+
+def test_a_generated_box_has_the_mean_probability_of_its_tokens_as_its_score():
+    boxes = modality("boxes", text={"coordinate_bins": BINS})
+    one, two = [("v0=1", 0.5), ("v1=2", 0.5), ("v2=30", 0.5), ("v3=40", 0.5), ("cu", 0.25), ("##be", 1.0)], [
+        ("v0=7", 1.0), ("v1=8", 1.0), ("v2=70", 0.1), ("v3=80", 1.0), ("cone", 0.1),
+    ]  # fmt: skip
+    text = "v0=1 v1=2 v2=30 v3=40 cube v0=7 v1=8 v2=70 v3=80 cone"
+    found = boxes.denormalise_scored(text, [*one, *two])
+    assert [(box.label, box.score) for box in found] == [("cube", 0.5), ("cone", round(0.01**0.2, 4))]
+    # A piece that is no box keeps its place, so that no score moves to another box.
+    broken = boxes.denormalise_scored(f"v0=3 {text}", [("v0=3", 0.9), *one, *two])
+    assert ([box.score for box in broken], broken.dropped) == ([box.score for box in found], 1)
+    early = boxes.denormalise_scored(f"cone {text}", [("cone", 0.9), *one, *two])
+    assert ([box.score for box in early], early.dropped) == ([box.score for box in found], 1)
+
+
+def test_uncertain_mistakes_cost_less_than_certain_ones():
+    (metric,) = (m for m in modality("boxes").metrics() if m.name == "AP50, class ignored")
+    right, wrong = Box("a", 0.0, 0.0, 0.5, 0.5), Box("a", 0.6, 0.6, 0.9, 0.9)
+    scores = [[replace(right, score=x), replace(wrong, score=1 - x)] for x in (0.9, 0.1)]
+    assert [metric.compute([one], [[right]]) for one in scores] == [1.0, 0.5]

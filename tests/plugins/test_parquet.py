@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
+from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_plugins.manager import PluginError, PluginManager
+from tests.configs import small, store
 from tests.fakes import fake_modalities, to_npy
+from tests.running import fourm
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -186,24 +188,10 @@ def config(tmp_path):
         rows = {"image": images(n, start), "text": [f"picture {start + i}" for i in range(n)]}
         write(tmp_path / "photos", rows, split=split)
     text = f"parquet:{tmp_path}/photos?rgb=image&caption=text"
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "caption"], "settings": {"rgb": GRID, "caption": WORDS}},
-        "data": {"train": text, "train_split": "train", "val": text, "val_split": "validation"},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 4, "batch_size": 4, "lr": 1e-3}},
-        "masking": {"input_tokens": [1, 8], "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 4, "lr": 1e-3, "warmup": 0, "device": "cpu", "log_every": 2},
-    }
-    raw["data"]["tokens"] = str(tmp_path / "tokens")
-    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(raw))
-    return tmp_path / "photos.yaml"
-
-
-def fourm(*arguments, code=0):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
+    data = {"train": text, "train_split": "train", "val": text, "val_split": "validation"}
+    sections = {"data": {**data, "tokens": str(tmp_path / "tokens")}, "masking": {"input_tokens": [1, 8]}}
+    raw = small(tmp_path, {"rgb": GRID, "caption": WORDS}, train={"steps": 4, "warmup": 0, "log_every": 2}, **sections)
+    return store(tmp_path / "photos.yaml", raw)
 
 
 def test_data_check_reads_it_by_its_config_and_by_its_location(config):
@@ -241,3 +229,38 @@ def test_a_model_is_trained_on_it_with_tokens_and_without(config):
         assert (config.parent / run / "finished.json").exists()
     assert "24 samples (split 'train' of parquet:" in straight
     assert "train-00000-of-00002/000000" in fourm("data", "show", config, "train-00000-of-00002/000000", *given)
+
+
+def test_files_that_are_hidden_or_lack_a_column_and_folders_called_so_are_no_obstacle(tmp_path):
+    folder = write(tmp_path / "set/data.parquet", {"image": images(6)}, parts=1, split="train")
+    write(folder, {"text": ["a"] * 4, "image": images(4)}, parts=1, split="extra")
+    (folder / "._train.parquet").write_bytes(b"x")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), folder / "before.parquet")
+    data = opened(f"parquet:{tmp_path / 'set'}?rgb=image&caption=text", real(rgb=GRID, caption=WORDS))
+    assert data.counts == {"rgb": 10, "caption": 4}
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None])
+def test_a_file_that_is_no_whole_parquet_file_is_named_in_one_line(tmp_path, content):
+    folder = write(tmp_path / "set", {"image": images(6)})
+    path = sorted(folder.iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(
+        PluginError, match=rf"{path}: cannot be read: .*; copy it anew, or remove it \(source"
+    ) as caught:
+        opened(f"parquet:{folder}?rgb=image", real(rgb=GRID))
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_of_a_damaged_row_group_are_left_out_and_the_others_read(tmp_path, caplog):
+    folder = write(tmp_path / "set", {"image": [None, *images(7)]}, parts=1)
+    path = next(folder.iterdir())
+    path.write_bytes(path.read_bytes()[:4] + bytes(100) + path.read_bytes()[104:])
+    data = opened(f"parquet:{folder}?rgb=image", real(rgb=GRID))
+    bad = 0
+    for name in data.names:
+        try:
+            data.value(name, "rgb")
+        except BadFile as error:
+            bad += "row group 0 cannot be read" in str(error)
+    assert (len(data.names), bad) == (8, 4)

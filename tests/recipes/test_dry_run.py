@@ -6,16 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import yaml
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.dry_run import NONE_HERE, dry_run, in_words
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from tests.configs import small, store
 from tests.folders import names, write
+from tests.running import fourm, refused
 
 SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
 
@@ -23,29 +22,19 @@ SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
 @pytest.fixture
 def path(tmp_path):
     """A config whose data, four pictures and three depth maps, is not there yet."""
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
-        "data": {"train": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 2, "batch_size": 4}},
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 2, "heads": 2},
-        "train": {"batch_size": 4, "steps": 1000, "lr": 1e-3, "ema": 0.9, "device": "cpu"},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    sections = {"data": {"tokens": str(tmp_path / "tokens")}, "train": {"steps": 1000, "ema": 0.9}}
+    raw = small(tmp_path, {"rgb": SMALL, "depth": SMALL}, model={"decoder_blocks": 2}, **sections)
+    return store(tmp_path / "config.yaml", raw)
 
 
 def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_nothing(path, tmp_path):
-    result = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--mfu", "0.5", "--gpu", "A100"])
-    assert result.exit_code == 0, result.output
-    assert NONE_HERE in result.output
-    lines = result.output.splitlines()
+    said = fourm("train", path, "--dry-run", "--mfu", 0.5, "--gpu", "A100")
+    assert NONE_HERE in said
+    lines = said.splitlines()
     assert max(map(len, lines)) < 80
     assert lines[0] == "vocabulary: 32 rows  depth 16  rgb 16"
-    assert "1,000 steps at a utilisation (mfu) of 50%" in result.output
-    assert "312 TFLOP/s of A100 (its data sheet)" in result.output
+    assert "1,000 steps at a utilisation (mfu) of 50%" in said
+    assert "312 TFLOP/s of A100 (its data sheet)" in said
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
@@ -94,6 +83,20 @@ def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
     assert memory("train.activation_checkpointing=full")["activations"] < plain["activations"]
 
 
+def test_a_process_of_a_sharded_run_also_holds_what_is_gathered_and_checkpoints_take_room(path):
+    shard = ["train.batch_size=8", "train.accumulate=2", "train.parallel=shard", "train.warmup=100"]
+    report = dry_run(load_config(path, shard), gpu="H100", processes=2)
+    network = Transformer(load_config(path).model, report.vocabulary)
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}
+    outside = sum(count.values()) - count["encoder"] - count["decoder"]
+    assert report.memory["gathered"] == 8 * outside + count["decoder"] / 2 * 10  # bf16
+    assert report.checkpoint == 16 * sum(count.values())  # weights, two moments, averages
+    said = " ".join(" ".join(report.lines()).split())
+    assert "the run: 8 k samples 128 k tokens with padding warm-up 100 steps peak rate 0.001" in said
+    assert "each device: 4 samples a step 2 micro-batches of 2" in said
+    assert "at most 3 on disk" in said
+
+
 def test_the_hours_are_the_flops_over_what_the_devices_do(path):
     one = dry_run(load_config(path), mfu=0.5, gpu="H100")
     assert one.step_seconds == pytest.approx(one.step_flops / (0.5 * one.peak.flops_per_s))
@@ -107,7 +110,9 @@ def test_the_data_that_is_here_is_counted(path, tmp_path):
     write(tmp_path / "data", "rgb", "rgb", names(4))
     write(tmp_path / "data", "depth", "depth", names(3))
     before = sorted(p for p in tmp_path.rglob("*"))
-    (line,) = dry_run(load_config(path), gpu="H100").data
+    report = dry_run(load_config(path), gpu="H100")
+    (line,) = report.data
+    assert any(line.startswith("the run: 4 k samples  1,000 times those found") for line in report.lines())
     assert line.startswith("data found: ")
     assert "4 samples" in line
     assert line.endswith("  depth 3  rgb 4")
@@ -142,8 +147,6 @@ def test_what_cannot_be_reckoned_is_one_clear_error(path, settings, message):
 
 
 def test_options_of_a_dry_run_do_not_start_a_run(path, tmp_path):
-    result = CliRunner().invoke(app, ["train", str(path), "--mfu", "0.5"])
-    assert isinstance(result.exception, ValueError)
-    assert "are for --dry-run" in str(result.exception)
+    assert "are for --dry-run" in refused("train", path, "--mfu", 0.5)
     assert not (tmp_path / "run").exists()
     assert not torch.distributed.is_initialized()

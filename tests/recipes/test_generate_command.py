@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from fourm_engine.cli import app
 from fourm_engine.generate import Condition
+from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
-from tests.generate.toys import install_all, make_model, picture
+from tests.generate.toys import install_all, make_model, network, picture
 
 
 @pytest.fixture
@@ -70,6 +71,27 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
     assert np.load("one/height.spread.npy").shape == (8, 8)
 
 
+def test_an_option_of_another_command_is_told_with_that_command(run):
+    for words, hint in {
+        ("generate", "--edit", "mask.png"): "there is a command `fourm edit`",
+        ("generate", "--mask", "mask.png"): "No such option: --mask; `fourm edit` has it",
+        ("edit", "--overlap", "2"): "No such option: --overlap; `fourm generate` has it",
+        ("edit", "--stepps", "2"): "No such option: --stepps (Possible options: --steps",
+        ("vary", "--nothing"): "No such option: --nothing",
+    }.items():
+        told = re.sub(r"[^ -~]|\s+", " ", run(words[0], *GIVEN, *words[1:]))
+        assert hint in re.sub(" +", " ", told)
+
+
+def test_a_picture_to_look_at_is_large_and_of_its_colours(run):
+    run("generate", "run", "--input", "words=red", "--target", "colour", "--out", "out")
+    small, view = (np.asarray(Image.open(f"out/{name}.png")) for name in ("colour", "colour.view"))
+    assert small.shape == (8, 8, 3)
+    assert view.shape == (256, 256, 3)
+    means = view.reshape(8, 32, 8, 32, 3)[:, 12:20, :, 12:20].mean((1, 3))
+    assert np.corrcoef(means.ravel(), small.ravel())[0, 1] > 0.95
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [
@@ -98,6 +120,9 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
     [
         (("--guidance", "much"), "--guidance: 'much' is no number"),
         (("--guidance", "1,"), "--guidance: '' is no number"),
+        (("--guide", "run"), "--guide 'run': expected WEIGHT@RUN, such as 2@runs/early"),
+        (("--guide", "x@run"), "--guide: 'x' is no number"),
+        (("--guide", "2@none"), "--guide: none"),
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
         (("--order", "share=x"), "--order: 'x' is no number"),
         (("--reduce", "mean"), "reduce has no effect on one sample"),
@@ -138,13 +163,33 @@ def test_a_region_has_a_weight_on_the_command_line_as_in_python(run, tmp_path):
     assert (tmp_path / "both/height.npy").read_bytes() == expected.modality.write(expected.value)["npy"] != content
 
 
+def test_a_weaker_run_guides_as_in_python(run, tmp_path):
+    weaker = make_model()
+    weaker.network.load_state_dict(network(weaker.modalities, seed=1)[0].state_dict())
+    weaker.save_pretrained("weaker")
+    words = ("--target", "height", "--steps", "4", "--temperature", "0")
+    assert "guide of 0.0" in run("generate", *GIVEN, *words, "--guide", "3,2@weaker", "--explain")
+    run("generate", *GIVEN, *words, "--guide", "3@weaker", "--out", "out")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photo.png").rename("photos/a.png")
+    many = ("generate", "run", "--input", "colour=photos", *words, "--out", "many")
+    run(*many, "--guide", "3@weaker")
+    model = FourM.from_pretrained("run", device="cpu")
+    expected = model.generate({"colour": "photos/a.png"}, "height", steps=4, temperature=0, guide=Guide(weaker, 3.0))
+    content = expected["height"].modality.write(expected["height"].value)["npy"]
+    assert (tmp_path / "out/height.npy").read_bytes() == content
+    assert (tmp_path / "many/height/a.npy").read_bytes() == content
+    assert "--guide.0 was 3.0, is 4.0" in run(*many, "--guide", "4@weaker")
+
+
 def test_a_region_that_cannot_be_is_one_line(run):
     for region, message in {
         "colour=5": "expected NAME=WEIGHT@x0,y0,x1,y1",
         "colour=big@0,0,1,1": "'big' is no number",
         "colour=5@0,0,1": "0,0,1 is no box",
         "colour=5@0,0,1,2": "a box is (x0, y0, x1, y1) in [0, 1]",
-        "colour=5@none.png": "none.png",
+        "colour=5@none.png": "no such file: none.png",
+        "colour=5@left, upper.png": "no such file: left, upper.png",
         "height=5@0,0,1,1": "region of 'height', which is not given",
     }.items():
         told = run("generate", *GIVEN, "--target", "words", "--region", region, "--out", "out")
@@ -160,5 +205,5 @@ def test_a_large_picture_is_generated_tile_by_tile(run, tmp_path):
     whole = tiled(model, {"colour": "large.png"}, "height", overlap=1, seed=3)
     assert whole.value.shape[:2] == (14, 24)
     assert (tmp_path / "out/height.npy").read_bytes() == whole.modality.write(whole.value)["npy"]
-    assert "--overlap: tiles are of one --target" in run("generate", *given, "--target", "words")
+    assert "--overlap: tiles are of one --target; given: height, words" in run("generate", *given, "--target", "words")
     assert "--overlap: --n-samples has no effect on tiles" in run("generate", *given, "--n-samples", "2")

@@ -15,6 +15,7 @@ from fourm_engine.generate import Condition
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files
+from fourm_engine.recipes.generate import generate
 from fourm_engine.recipes.generate_many import generate_many, is_folder
 from fourm_engine.recipes.sample_inputs import LineInputs, wrong_name
 from tests.generate.toys import PLUGINS, install, make_model, picture
@@ -178,6 +179,15 @@ def test_files_of_others_are_never_written_over(many, tmp_path):
     assert files(tmp_path / "data") == {"words/00.txt": b"mine"}
     with pytest.raises(ValueError, match=r"would mix with the inputs in photos"):
         many(["words"], out="photos/made")
+
+
+def test_one_result_is_never_written_into_a_data_set_that_was_generated(many, run, tmp_path):
+    many(["words"], out="made")
+    before = files(tmp_path / "made")
+    for out in (tmp_path / "made", tmp_path / "made/words"):
+        with pytest.raises(ValueError, match="made is a data set that fourm generate wrote; choose another folder"):
+            generate(run, {"colour": "photos/00.png"}, ["words"], out)
+    assert files(tmp_path / "made") == before
 
 
 def test_a_damaged_picture_is_one_line_the_rest_goes_on_and_the_command_fails(

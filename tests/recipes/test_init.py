@@ -8,9 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
@@ -23,6 +21,7 @@ from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
 from fourm_plugins.manager import PluginManager
 from tests.folders import names, png, write
+from tests.running import fourm, refused
 
 CPU = Machine(cores=2, memory=8.0)
 H100 = Machine(cores=16, memory=128.0, gpu="NVIDIA H100", gpu_memory=79.0)
@@ -94,9 +93,26 @@ def test_a_whole_picture_is_mostly_shown_and_all_but_its_tokens_predicted_at_onc
     for one in whole:
         assert one.inputs == {"rgb@pixels": tokens["rgb@pixels"]}
         assert one.targets == {name: tokens[name] for name in ("semseg", "boxes")}
-    assert config.masking.encoder_tokens == tokens["rgb@pixels"]  # no row is empty that a whole picture does not fill
+    # No row is empty that a whole picture does not fill.
+    assert budgets.config.encoder_tokens == tokens["rgb@pixels"]
     others = {name for one in drawn if one not in whole for name in (*one.inputs, *one.targets)}
     assert others == {"rgb", "rgb@pixels", "semseg", "boxes"}
+
+
+def test_a_picture_is_shown_and_asked_for_as_a_whole_at_the_size_that_a_user_writes_later(here):
+    for folder, kind in (("images", "rgb"), ("maps", "semseg"), ("objects", "boxes")):
+        write(here / "photos", folder, kind, names(12))
+    init("photos", machine=CPU)
+    larger = [f"modalities.settings.{name}.image_size=[96, 128]" for name in ("rgb", "rgb@pixels", "semseg")]
+    config = load_config(
+        "photos.yaml", [*larger, *(line.replace("image_size=[96, 128]", "patch_size=8") for line in larger)]
+    )
+    modalities = config.load_modalities(PluginManager())
+    budgets = Budgets(config.masking, modalities.specs)
+    drawn = [budgets.draw(np.random.default_rng(seed), list(modalities)) for seed in range(20)]
+    for one in (one for one in drawn if one.component == "rgb@pixels to all"):
+        assert (one.inputs["rgb@pixels"], one.targets["semseg"]) == (192, 192)
+        assert one.targets["boxes"] == modalities["boxes"].spec.layout.num_tokens
 
 
 def test_one_kind_of_files_is_enough(here):
@@ -156,11 +172,10 @@ def test_about_a_tenth_is_held_out_at_least_one_and_no_more_than_a_thousand(numb
 
 def test_the_command_tells_what_it_found_and_what_comes_next(here):
     write(here / "my photos", "images", "rgb", names(3))
-    done = CliRunner().invoke(app, ["init", "my photos"])
-    assert done.exit_code == 0, done.output
-    assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", done.stdout, re.MULTILINE)
-    assert "  fourm tokenize 'my photos.yaml'" in done.stdout
-    assert str(CliRunner().invoke(app, ["init", "nowhere"]).exception) == "nowhere: no such folder"
+    said = fourm("init", "my photos")
+    assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", said, re.MULTILINE)
+    assert "  fourm tokenize 'my photos.yaml'" in said
+    assert refused("init", "nowhere") == "nowhere: no such folder"
 
 
 @pytest.mark.parametrize("indexed", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def test_a_run_moved_with_its_data_finds_it_beside_itself(project, tmp_path, mon
         monkeypatch.chdir(tmp_path / "other")
     project.rename(tmp_path / "renamed")
     assert same(load_config(tmp_path / "renamed/runs/mine/config.yaml"), tmp_path / "renamed")
+
+
+def test_a_run_copied_with_its_data_reads_the_copy_and_without_it_the_original(project, tmp_path):
+    shutil.copytree(project, tmp_path / "copy")
+    assert same(load_config(tmp_path / "copy/runs/mine/config.yaml"), tmp_path / "copy")
+    shutil.copytree(project / "runs", tmp_path / "alone/runs")
+    assert same(load_config(tmp_path / "alone/runs/mine/config.yaml"), project)
 
 
 def test_data_that_is_nowhere_is_named_with_all_places_and_the_remedy(project, tmp_path):

@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 
+from fourm_engine.storage import ahead
 from fourm_engine.storage.ahead import THREADS, ReadAhead
 from fourm_engine.storage.location import Shard, open_location
 
@@ -52,6 +53,19 @@ def test_threads_end_with_their_owner_which_they_do_not_keep_alive(started):
     del owner
     assert ended(threads)
     assert alive() is None
+
+
+def test_what_is_needed_now_comes_before_what_waits_and_has_room(monkeypatch):
+    monkeypatch.setattr(ahead, "THREADS", 1)
+    owner = Owner()
+    assert owner.ahead.plan([0], owner.fetch) == 1
+    assert owner.done.acquire(timeout=LONG)
+    assert owner.ahead.plan(range(1, 20), owner.fetch) == 8
+    assert owner.ahead.plan([8, 3, 50, 0, *range(60, 80)], owner.fetch, now=True) == 24
+    owner.go_on.set()
+    for _ in range(8 + 21):
+        assert owner.done.acquire(timeout=LONG)
+    assert owner.fetched == [0, 8, 3, 50, *range(60, 80), 1, 2, 4, 5, 6, 7]
 
 
 def test_an_owner_that_goes_away_during_a_fetch_ends_the_threads_after_it(started):

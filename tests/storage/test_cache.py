@@ -80,11 +80,46 @@ def test_a_copy_in_use_stays_and_all_in_use_means_reading_without_a_copy(cache, 
 
 def test_the_total_stays_below_the_bound_while_copies_are_made(cache):
     def fill(file, patience):
-        assert sum(path.stat().st_size for path in cache.folder.iterdir()) <= cache.max_bytes
+        assert sum(path.stat().st_size for path in cache.folder.glob("*.[cp]*")) <= cache.max_bytes
         file.write(bytes(SIZE))
 
     for name in "abcdef":
         assert put(cache, name, fill)
+
+
+def test_the_files_are_counted_once_however_many_copies_are_made_until_they_reach_the_bound(cache, monkeypatch):
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(caches.os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    for name in "abc":
+        assert put(cache, name)
+        time.sleep(0.01)
+    assert len(listed) == 1
+    assert put(cache, "d")
+    assert len(listed) == 2
+    assert kept(cache) == {"b", "c", "d"}
+
+
+def test_of_many_copies_a_few_more_go_than_must_so_that_the_next_need_no_count(cache, monkeypatch):
+    monkeypatch.setattr(caches, "_MANY", 3)
+    cache.max_bytes = 32 * SIZE
+    for number in range(32):
+        assert put(cache, f"{number}")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(caches.os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    for number in range(32, 35):
+        assert put(cache, f"{number}")
+    assert len(listed) == 1
+    assert len(list(cache.folder.glob("*.copy"))) == 32
+
+
+@pytest.mark.parametrize("stored", [b"", b"many", b"%020d" % 0, b"%020d" % (1 << 60)])
+def test_a_wrong_count_of_an_earlier_process_does_not_matter(cache, stored):
+    for name in "abc":
+        assert put(cache, name)
+        time.sleep(0.01)
+    (cache.folder / caches._GATE).write_bytes(stored)
+    assert put(ShardCache(cache.folder, cache.max_bytes), "d")
+    assert kept(cache) == {"b", "c", "d"}
 
 
 def test_files_of_others_in_the_folder_are_left_alone(cache):

@@ -60,6 +60,24 @@ def test_bytes_changed_on_the_way_are_fetched_again(web, folder):
     assert downloads(web) == 2
 
 
+def test_a_copy_that_the_index_names_is_checked_when_it_is_made_and_used_without_a_word_to_the_store(
+    web, folder, config
+):
+    def check(copy):
+        if copy.read_bytes() != CONTENT:
+            raise ValueError("holds something else; upload it again")
+
+    web.faults["data/a.tar"] = ["garbled"]
+    for _ in range(2):
+        again = open_location(folder.url, config)
+        assert (again / "a.tar").local(len(CONTENT), "index:1", check).read_bytes() == CONTENT
+    assert dict(web.requests) == {"GET data/a.tar": 2}
+    web.files["data/a.tar"] = bytes(len(CONTENT))
+    with pytest.raises(StoreError, match=r"^http.*data/a\.tar: holds something else; upload it again$"):
+        (folder / "a.tar").local(len(CONTENT), "index:2", check)
+    assert len(list(config.cache.glob("a.tar*"))) == 1
+
+
 def test_content_that_is_not_what_the_index_says_is_refused_and_leaves_no_copy(web, folder, config):
     wrong = "sha256:" + "0" * 64
     with pytest.raises(Changed, match=r"data/a\.tar: its sha256 is .*, not 0+, as its index says; upload it again"):

@@ -279,3 +279,29 @@ with torch.device("meta"):
 sys.exit("torch._dynamo" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4, 4)])
+def test_the_cosine_loss_is_torchs_cosine_with_its_gradient_and_knows_vectors_of_zero(shape):
+    x, y = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).unbind()
+    x[0] = 0
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    loss, wanted = LOSSES["cosine"](ours, y), 1 - torch.cosine_similarity(theirs, y, dim=1, eps=1e-6)
+    torch.testing.assert_close(loss, wanted)
+    loss.sum().backward()
+    wanted.sum().backward()
+    assert ours.grad.isfinite().all()
+    torch.testing.assert_close(ours.grad[1:], theirs.grad[1:])
+
+
+def test_few_classes_are_embedded_alike_in_training_and_later_with_the_gradient_of_a_table():
+    network = random_tokenizer(map_spec(classes())).network
+    x = torch.randint(-1, CLASSES, (3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    latents, gradients = [], []
+    for training in (True, False):
+        network.zero_grad()
+        latents.append(network.train(training).latents(x))
+        latents[-1].square().sum().backward()
+        gradients.append(network.cls_emb.weight.grad)
+    assert torch.equal(*latents)
+    torch.testing.assert_close(*gradients)

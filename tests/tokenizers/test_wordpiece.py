@@ -53,6 +53,10 @@ def test_coordinates_follow_the_number_of_bins(fitted):
     assert ids_of(fitted, "v0=0 v0=63 v1=0 v3=63") == [204, 267, 268, 204 + 4 * 64 - 1]
 
 
+def test_the_steps_of_each_coordinate_are_a_scale(fitted):
+    assert fitted.scales == tuple(range(204 + axis * BINS, 204 + (axis + 1) * BINS) for axis in range(4))
+
+
 coordinate = st.integers(0, BINS - 1)
 box = st.tuples(coordinate, coordinate, coordinate, coordinate, st.sampled_from(LABELS))
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fourm_engine import device
 from fourm_engine.nn import attention
 from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
@@ -31,6 +32,7 @@ class Watched(Learner):
 @pytest.fixture
 def watched(monkeypatch):
     monkeypatch.setattr(loop, "Learner", Watched)
+    monkeypatch.setattr(device, "AT_HAND", ())  # as a GPU
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import nn
 from fourm_engine.data.order import Share
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.replay import KEPT, _digest, read_step
+from tests.running import rows
 from tests.train import toy_task
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
@@ -59,10 +60,6 @@ def dropout(monkeypatch):
 
 def trainer(run, task, **changes):
     return Trainer(task, config(**{"steps": 8, "checkpoint_every": 8, **changes}), run, seed=1)
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_skipped_step_is_named_with_its_samples_and_kept_with_the_weights_of_then(tmp_path, capsys):
@@ -130,7 +127,7 @@ def test_batches_of_a_few_steps_are_kept_and_no_more(tmp_path):
     assert len([row for row in rows(tmp_path) if "not_finite" in row]) == 8
 
 
-def test_what_no_run_has_kept_is_refused_by_name(tmp_path):
+def test_what_no_run_has_kept_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"nothing\.safetensors: no such file; runs keep such steps in not-finite/"):
         read_step(tmp_path / "nothing.safetensors", ToyTask())
     trainer(tmp_path, ToyTask(poison=[4])).run()
@@ -139,6 +136,17 @@ def test_what_no_run_has_kept_is_refused_by_name(tmp_path):
     save_file(load_file(path), other)
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step that a run of this task has kept"):
         read_step(other, ToyTask())
+
+    class Other(ToyTask):
+        def identity(self):
+            return super().identity() | {"vocabulary.rows": 7}
+
+    with pytest.raises(ValueError, match="of a run with another model, vocabulary or data"):
+        read_step(path, Other())
+    with monkeypatch.context() as patch:
+        patch.setattr("fourm_engine.train.replay.MAX_BYTES", 100)
+        with pytest.raises(ValueError, match="bytes, more than the batches of a step"):
+            read_step(path, ToyTask())
     other.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
         read_step(other, ToyTask())

@@ -7,10 +7,21 @@ import threading
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fourm_engine.data.columns import sealed, unsealed
 from fourm_engine.train import saving
-from fourm_engine.train.checkpoint import FORMAT, CheckpointError, OtherFormat, load, open_checkpoint, state_of
+from fourm_engine.train.checkpoint import (
+    FORMAT,
+    ROWS,
+    CheckpointError,
+    OtherFormat,
+    facts_of,
+    load,
+    open_checkpoint,
+    part_name,
+    state_of,
+)
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.saving import Checkpoints
 
@@ -172,6 +183,32 @@ def test_a_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(checkpoint
     assert open_checkpoint(tmp_path / "step-00000001").step == 1
     saved(checkpoints, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def lie(folder, parts, **rows):
+    """Parts whose headers say these `rows` of `model/a`, with a state that fits them."""
+    old = next(folder.glob("part-*"))
+    kept = load_file(old)
+    old.unlink()
+    names = [part_name(number, parts) for number in range(parts)]
+    for name in names:
+        save_file({"model/a": kept["model/a"]}, folder / name, metadata={ROWS: json.dumps({"model/a": rows["rows"]})})
+    rewrite(folder / "state.json", files={name: facts_of(folder / name) for name in names})
+
+
+@pytest.mark.parametrize("rows", [[1, 3], [-1, 3], [0.5, 3], [0, 10**12], ["0", 3], [0, True]])
+def test_a_part_that_lies_about_its_rows_is_refused_by_name(checkpoints, tmp_path, rows):
+    saved(checkpoints, 1)
+    lie(tmp_path / "step-00000001", 1, rows=rows)
+    with pytest.raises(CheckpointError, match=r"part-00000-of-00001\.safetensors: model/a: (rows from|shape)"):
+        load(checkpoints.newest(), {"model/a": torch.zeros(3, 2)})
+
+
+def test_parts_that_hold_the_same_rows_twice_and_others_not_at_all_are_refused(checkpoints, tmp_path):
+    saved(checkpoints, 1)
+    lie(tmp_path / "step-00000001", 2, rows=[0, 6])
+    with pytest.raises(CheckpointError, match="lacks model/a"):
+        load(checkpoints.newest(), {"model/a": torch.zeros(6, 2)})
 
 
 def test_a_missing_part_is_noticed(checkpoints, tmp_path):

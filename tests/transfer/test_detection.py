@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
 from fourm_engine.recipes.finetune_task import finetune
 from fourm_engine.recipes.task_config import load_task_config
 from fourm_engine.transfer.coco import Objects, read_coco
@@ -21,6 +19,7 @@ from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.detection import Detection, _distinct
 from fourm_plugins.spec import Grid
 from fourm_plugins.view import View
+from tests.running import fourm
 from tests.transfer.heads import coco, detection, needs_torchvision, scores, silent
 
 pytest.importorskip("pycocotools")
@@ -135,11 +134,8 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
     x, y, side, _ = one["bbox"]
     assert told.labels[0] == "blue"
     np.testing.assert_allclose(told.boxes[0] * 64, [x, y, x + side, y + side], atol=6)
-    done = CliRunner().invoke(
-        app, ["predict", str(trained), "--input", f"rgb={shown}", "-k", "1", "--out", str(tmp_path / "out")]
-    )
-    assert done.exit_code == 0, done.output
-    score, label, *box = done.stdout.splitlines()[0].split()
+    lines = fourm("predict", trained, "--input", f"rgb={shown}", "-k", 1, "--out", tmp_path / "out").splitlines()
+    score, label, *box = lines[0].split()
     assert (label, float(score)) == ("blue", pytest.approx(told.scores[0], abs=1e-3))
     first = json.loads((tmp_path / "out/objects.json").read_text())[0]
     assert first["label"] == "blue"
@@ -156,6 +152,13 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
         ({"annotations": [{**BOX, "image_id": 7}]}, r"annotations\[0\]: missing or unknown: 7"),
         ({"annotations": [BOX, {**BOX, "bbox": [0, 0, 10**400, 1]}]}, r"annotations\[1\]: int too large to convert"),
         ({"categories": []}, "names no categories"),
+        ({"images": [IMAGE, IMAGE]}, r"images\[1\] has the id of images\[0\], 0; remove one, or give it another"),
+        ({"images": [IMAGE, {**IMAGE, "id": 4}]}, r"images\[1\] has the file_name of images\[0\], '0"),
+        ({"categories": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}, r"categories\[1\] has the id of"),
+        (
+            {"annotations": [{**BOX, "id": 5}, BOX, {**BOX, "id": 5}]},
+            r"annotations\[2\] has the id of .*\[0\], 5",
+        ),
         ({"images": [{"id": 0, "file_name": "b.jpg", "height": 1, "width": 1}]}, "such as 'b.jpg', is a sample"),
     ],
 )

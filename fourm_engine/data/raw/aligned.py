@@ -140,7 +140,8 @@ class AlignedData:
 
     def _wanted(self) -> str:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
-        return "; ".join(f"{source}/ with {', '.join('.' + e for e in extensions)}" for source, extensions in specs)
+        kinds = (("the folder itself" if s == "." else f"{s}/", ", ".join("." + e for e in all_)) for s, all_ in specs)
+        return "; ".join(f"{extensions} files in {where}" for where, extensions in kinds)
 
     def describe(self) -> str:
         """How many samples of which split, in one line."""
@@ -213,13 +214,14 @@ class AlignedData:
         """Sizes and times of the files of a sample; equal where they are unchanged."""
         return self._sources[modality].stamp(name)
 
-    def ahead(self, names: Sequence[str], *, without: Collection[str]) -> None:
-        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities."""
+    def ahead(self, names: Sequence[str], *, without: Collection[str], now: bool = False) -> None:
+        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities.
+        now: they are needed next."""
         sources = {
             id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
         }
         for source in sources.values():
-            source.ahead(names)
+            source.ahead(names, now=now)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
@@ -309,9 +311,9 @@ class AlignedData:
         except Exception as error:
             raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
 
-    def skip(self, name: str, bad: BadFile) -> None:
-        """Apply `on_error` to a file of sample `name`: raise it, or log and count it."""
-        self._bad.add(name, bad)
+    def skip(self, name: str, bad: BadFile) -> bool:
+        """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was named."""
+        return self._bad.add(name, bad)
 
     @property
     def errors(self) -> dict[str, int]:

@@ -36,7 +36,7 @@ from fourm_engine.data.raw.indexed import indexed_sources, renamed
 from fourm_engine.data.raw.names import inform, say, shown
 from fourm_engine.data.raw.open_shards import stamp_of
 from fourm_engine.data.raw.root import Root
-from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
+from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, others_of
 from fourm_engine.data.raw.shard_scan import Block, Scanned, scan
 from fourm_engine.data.raw.source import Opened, Source, root_shards
 from fourm_engine.data.raw.view_columns import view_columns
@@ -206,7 +206,8 @@ def _fresh(index: DataIndex, view: View) -> View | None:
             return None
         if times is None or all(_time(folder / below) == time for below, time in times.items()):
             continue
-        listing = Listing(folder, extensions)
+        claimed = ((str(other), tuple(map(str, its))) for other, its, _ in view.claims)
+        listing = Listing(folder, extensions, others_of((source, tuple(extensions)), claimed))
         if _digest(listing) != view.listed[number]:
             return None
         folders[number] = _times(listing)

@@ -99,10 +99,7 @@ class Elsewhere:
     def open(self, specs: Sequence[ModalitySpec]) -> SampleSource:
         """Raises PluginError (a ValueError), for what the user can mend, too."""
         with self.blame("opening it"):
-            try:
-                opened = self._open(self.location, list(specs), **self.settings)
-            except (ValueError, OSError) as error:
-                raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin})") from error
+            opened = self._open(self.location, list(specs), **self.settings)
         if not isinstance(opened, SampleSource):
             raise self.fault(f"opens it as {_kind(opened)}, not as a fourm_plugins.SampleSource")
         return opened
@@ -127,11 +124,14 @@ class Elsewhere:
 
     @contextmanager
     def blame(self, doing: str) -> Iterator[None]:
-        """All that is raised in the block but SampleError becomes a PluginError."""
+        """All that is raised in the block but SampleError becomes a PluginError: ValueError and OSError are what the
+        user can mend, all else is a fault of the package."""
         try:
             yield
         except (SampleError, PluginError):
             raise
+        except (ValueError, OSError) as error:
+            raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin}, {doing})") from error
         except Exception as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
             raise self.fault(

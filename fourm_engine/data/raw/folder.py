@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, shown, split, wrapping
+from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, remedy_for, shown, split, wrapping
 from fourm_engine.storage.errors import Missing
 from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.errors import SampleError
@@ -18,9 +18,10 @@ UNPACK = "unpack them where they lie, or store them as plain .tar"
 
 class Listing:
     """What lies below a folder, in any sub-folders, linked ones included: `files`, those with one of the extensions,
-    and `shards`, as paths below the folder, both sorted. `left_out` counts all others."""
+    and `shards`, as paths below the folder, both sorted. `left_out` counts all others but those with an extension of
+    `others`, which another modality reads."""
 
-    def __init__(self, folder: Path, extensions: Sequence[str]) -> None:
+    def __init__(self, folder: Path, extensions: Sequence[str], others: Sequence[str] = ()) -> None:
         self.folder, self.extensions = Path(folder), tuple(extensions)
         self.files: list[str] = []
         self.shards: list[str] = []
@@ -35,8 +36,9 @@ class Listing:
                 self.shards.append(path)
             elif is_archive(file):
                 self.left_out.add("compressed archives", path, UNPACK)
-            elif not is_document(file):
-                self.left_out.add(f"files that are no {', '.join('.' + e for e in extensions)}", path)
+            elif not is_document(file) and split(file, others) is None:
+                what = f"files that are no {', '.join('.' + e for e in extensions)}"
+                self.left_out.add(what, path, remedy_for(file))
         self.files.sort()
         self.shards.sort()
 
@@ -146,6 +148,17 @@ class FolderSource:
         except OSError:
             return ""
         return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+
+
+def unread(folder: Path, extensions: Sequence[str]) -> str:
+    """A line on a folder whose files all have other extensions, with the remedy; empty for any other."""
+    listing = Listing(folder, extensions)
+    if listing.files or listing.shards or not (kinds := listing.left_out.kinds()):
+        return ""
+    _, remedy, number, example = max(kinds, key=lambda kind: kind[2])
+    kind = Path(example).suffix.lower() or "other"
+    remedy = remedy or "to write a modality that reads them: fourm plugins new NAME"
+    return f"{shown(folder)}/ is not read: {number} {kind} {'file' if number == 1 else 'files'}; {remedy}"
 
 
 def read_file(path: Readable, max_bytes: int) -> bytes:

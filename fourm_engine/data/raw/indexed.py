@@ -32,6 +32,7 @@ class Maps:
         self.members = index.columns()
         self.view = view.stored.open(index.root / INDEX)
         self.shards = [(name, shard.stamp) for name, shard in index.shards.items()]
+        self.paths = {name: index.root / name for name, _ in self.shards}
         self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
         try:
             self.names = NameTable.from_arrays(
@@ -104,15 +105,15 @@ class IndexedSource:
                 found[extension] = read_file(self.maps.root / file, self.max_bytes)
             else:
                 shard, stamp, content = file
-                found[extension] = read_member(self.maps.root / shard, stamp, content, self.max_bytes)
+                found[extension] = read_member(self.maps.paths[shard], stamp, content, self.max_bytes)
         return found
 
-    def ahead(self, names: Sequence[str]) -> None:
-        """Copy the shards of samples in the background, where they are remote."""
+    def ahead(self, names: Sequence[str], *, now: bool = False) -> None:
+        """Copy the shards of samples in the background, where they are remote. now: they are needed next."""
         if isinstance(root := self.maps.root, Location):
             members = (file for name in names if name in self.maps.names for _, file in self._of(name))
             sizes = {member[0]: member[1][0] for member in members if not isinstance(member, str)}
-            root.ahead(Shard(shard, size) for shard, size in sizes.items())
+            root.ahead((Shard(shard, size) for shard, size in sizes.items()), now=now)
 
     def _of(self, name: str) -> Iterator[tuple[str, str | tuple[str, Stamp, Content]]]:
         """(extension, path of a loose file or member of a shard) of a sample."""

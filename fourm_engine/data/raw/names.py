@@ -27,6 +27,14 @@ _ARCHIVES = re.compile(
 _DOCUMENTS = re.compile(
     r"^(readme|licen[cs]e|changelog|citation)\b|\.(md|rst|cff)$|^(classes|meta|metadata|info)\.jsonl?$", re.IGNORECASE
 )
+#: How to make files of other formats readable, by what their names end in.
+_REMEDIES = {
+    "save them as .png or .jpg": "avif bmp cr2 dng gif heic heif jp2 nef pgm ppm raw tga",
+    "save them as .png, or numbers as .npy": "tif tiff",
+    "save their arrays as .npy": "bin exr h5 hdf5 hdr mat npz pfm pkl pt pth zarr",
+    "save their frames as .jpg, one folder per video": "avi m4v mkv mov mp4 mpeg mpg webm",
+}
+_REMEDY_OF = {extension: remedy for remedy, extensions in _REMEDIES.items() for extension in extensions.split()}
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -86,6 +94,11 @@ def is_document(file: str) -> bool:
     return _DOCUMENTS.search(file) is not None
 
 
+def remedy_for(file: str) -> str:
+    """How to save a file so that it can be read; empty if that is unknown."""
+    return _REMEDY_OF.get(file.rpartition(".")[2].lower(), "")
+
+
 def compression(head: bytes) -> str | None:
     """What a file that begins with `head` is compressed by, if it is."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
@@ -113,8 +126,12 @@ class LeftOut:
         """Such as "left out hidden files: 3, such as .a.png"."""
         return [
             f"left out {what}: {number}, such as {shown(example)}" + (f"; {remedy}" if remedy else "")
-            for (what, remedy), (number, example) in self._found.items()
+            for what, remedy, number, example in self.kinds()
         ]
+
+    def kinds(self) -> list[tuple[str, str, int, str]]:
+        """(what, remedy, number, example) of each."""
+        return [(*kind, *some) for kind, some in self._found.items()]
 
 
 def say(line: str, level: int = logging.WARNING) -> None:

@@ -28,7 +28,7 @@ def with_data(
     modalities: Modalities, roots: Iterable[DataRoot], readers: Sequence[Mapping[str, Modality]] = ()
 ) -> Modalities:
     """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
-    its tars; each of the others is reported. What `select: installed` means for data that lacks some.
+    its tars; the others are reported. What `select: installed` means for data that lacks some.
 
     readers: of each root, the modalities that have another source there. Raises ValueError where none has any."""
     roots = list(roots)
@@ -37,18 +37,19 @@ def with_data(
     local = [(root.folder, of) for root, of in zip(roots, reading) if isinstance(root.folder, Path)]
     shards = (in_shards(root, of.values()) for root, of in zip(roots, reading))
     inside = set[str]().union(*shards, *map(indexed, remote))
-    wanted = {name: " and ".join(_part(root, of[name]) for root, of in zip(roots, reading)) for name in modalities}
-    kept = []
+    kept, without = list[Modality](), list[str]()
     for name, modality in modalities.items():
         if name in inside or any((f / part).is_dir() for f, of in local for part in (of[name].spec.source, name)):
             kept.append(modality)
         else:
-            log.warning("modality %s is installed but has no data, left out: no %s", name, wanted[name])
+            without.append(name if modality.spec.source == name else f"{name} (folder {modality.spec.source})")
+    where = " or ".join(shown(root.folder) for root in roots)
+    if without and kept:
+        log.warning("left out, as there is no data of them in %s: %s", where, ", ".join(without))
     if not kept:
         aside = (line for folder, of in local if folder.is_dir() for line in beside(folder, of.values()))
         raise ValueError(
-            f"no data of any installed modality in {' or '.join(str(root.folder) for root in roots)}; looked for the "
-            f"folders "
+            f"no data of any installed modality in {where}; looked for the folders "
             f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
             + "".join(f"; {line}" for line in aside)
         )
@@ -67,13 +68,6 @@ def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     if not (root_shards(root.folder) if root.shards is None else root.shards):
         return set()
     return _having(root, specs)
-
-
-def _part(root: DataRoot, modality: Modality) -> str:
-    """Where a modality would be."""
-    if isinstance(root.folder, Elsewhere):
-        return f"{modality.name} in {shown(root.folder)}"
-    return f"folder {root.folder / modality.spec.source}"
 
 
 def _having(root: DataRoot, specs: list[ModalitySpec]) -> set[str]:

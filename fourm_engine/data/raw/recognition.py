@@ -10,12 +10,13 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from fourm_engine.data.raw.documents import read_documents
+from fourm_engine.data.raw.folder import unread
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
@@ -38,6 +39,11 @@ UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.6
 COVERED = 0.1
 #: Formats that a plugin may read although its class does not say so.
 _COMMON = ("png", "jpg", "jpeg", "webp", "npy", "txt", "json")
+#: What tells files without content -> what they are, and the remedy.
+_HOLLOW: dict[Callable[[bytes], bool], tuple[str, str]] = {
+    lambda content: not content: ("are empty", "copy them anew"),
+    lambda content: content.startswith(b"version https://git-lfs"): ("are pointers of Git LFS", "run `git lfs pull`"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Asked:
         try:
             opened = self._open(source, self.extensions)
         except (ValueError, OSError) as error:
-            self.notes.append(first_line(error))
+            self.notes.append(unread(self.root / source, self.extensions) or first_line(error))
             return []
         if opened is None or not opened.names:
             return []
@@ -143,6 +149,7 @@ class Asked:
         if number == MANY and self._read[0] == source:
             return self._read[1]
         opened, read, some = self.sources[source], 0, list[dict[str, bytes]]()
+        hollow = dict[tuple[str, str], list[str]]()
         for name in random.Random(0).sample(opened.names, min(number, len(opened.names))):
             try:
                 some.append(opened.files(name))
@@ -150,8 +157,14 @@ class Asked:
                 self.notes.append(f"cannot be read: {opened.where(name)}: {first_line(error)}")
                 continue
             read += sum(map(len, some[-1].values()))
+            if why := next((why for start, why in _HOLLOW.items() if any(map(start, some[-1].values()))), None):
+                some.pop()
+                hollow.setdefault(why, []).append(opened.where(name))
             if read > MAX_READ * number // MANY:
                 break
+        if number == MANY or not some:
+            for (what, remedy), files in hollow.items():
+                self.notes.append(f"{len(files)} of the files looked at {what}, such as {files[0]}; {remedy}")
         if number == MANY:
             self._read = source, some
         return some

@@ -45,6 +45,11 @@ def claims_of(specs: Iterable[ModalitySpec]) -> list[Claim]:
     return [Claim(*key, tuple(sorted(names[key]))) for key in sorted(names)]
 
 
+def others_of(key: Key, keys: Iterable[Key]) -> tuple[str, ...]:
+    """Extensions of the same source that something else reads."""
+    return tuple(sorted({e for source, extensions in keys if source == key[0] for e in extensions} - {*key[1]}))
+
+
 class Member(NamedTuple):
     """A member that is the file of a sample."""
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.raw.names import is_litter, shown
-from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, open_sample_shards
+from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, open_sample_shards, others_of
 from fourm_engine.data.raw.shard_scan import Scan, scan
 from fourm_engine.data.raw.tar import Shards, TarSource, in_two
 from fourm_plugins.spec import ModalitySpec
@@ -67,9 +67,9 @@ def open_source(
     return None if listing is None else _open_listed(listing, max_bytes, scan)
 
 
-def list_source(root: Path, source: str, extensions: Sequence[str]) -> Listing | None:
+def list_source(root: Path, source: str, extensions: Sequence[str], others: Sequence[str] = ()) -> Listing | None:
     folder = Path(root) / source
-    return Listing(folder, extensions) if folder.is_dir() else None
+    return Listing(folder, extensions, others) if folder.is_dir() else None
 
 
 def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
@@ -103,7 +103,8 @@ class Opened:
         shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)
         self.notes, self.by_extension = shared.notes, shared.by_extension
         for key in (claim.key for claim in claims if only in (None, claim.key)):
-            listing, inside = list_source(root, *key), shared.sources.get(key)
+            others = others_of(key, (claim.key for claim in claims))
+            listing, inside = list_source(root, *key, others), shared.sources.get(key)
             if listing is not None:
                 self.listings[key] = listing
             if listing is not None and (listing.files or listing.shards or inside is None):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fourm_engine.data.raw.folder import is_folder
+from fourm_engine.data.raw.folder import is_folder, unread
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
@@ -158,6 +159,9 @@ def _left_out(
     """A line on each folder and each kind of file that nothing reads."""
     read = {one.source for one in found}
     lines = [note for source in sorted(read) for note in asked.sources[source].notes]
+    each = {source: asked.sources[source].names for source in sorted(read)}
+    lines += [_inside_out(source, names, asked) for source, names in each.items()]
+    lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), asked))
     for folder in sorted(set(folders) - read) if "." not in read else ():
         if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
             number = len(asked.sources[folder].names)
@@ -170,7 +174,35 @@ def _left_out(
             f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
             f"folder of their modality"
         )
-    return lines
+    return list(filter(None, lines))
+
+
+def _inside_out(source: str, names: Iterable[str], asked: Asked) -> str:
+    """A note on a folder that looks like `<scene>/<modality>/<sample>`, where the modality should come first: the same
+    folder names in most scenes, each with the same samples. Of the data folder itself ("") only where they are called
+    as modalities."""
+    kinds, scenes = defaultdict[tuple[str, str], set[str]](set), defaultdict[str, set[str]](set)
+    for path in (name.rsplit("/", 2) for name in names):
+        if len(path) == 3 and any(map(str.isalpha, path[1])):
+            kinds[path[0], path[2]].add(path[1])
+            scenes[path[0]].add(path[1])
+    usual, number = Counter(map(frozenset, scenes.values())).most_common(1)[0] if scenes else (frozenset[str](), 0)
+    paired = sum(len(there) > 1 for there in kinds.values())
+    if len(usual) < 2 or number < max(2, len(scenes) / 2) or paired < len(kinds) / 2:
+        return ""
+    if not source and (_called(scenes, asked) or not _called(usual, asked)):
+        return ""
+    where, scene = source if source not in ("", ".") else "the folder", min(scenes)
+    return (
+        f"{shown(where)}: {shown(', '.join(sorted(usual)))} in each of its {counted(len(scenes), 'folder')} look like "
+        "modalities, but are not read as such; put the modality first: "
+        + " and ".join(shown(f"{kind}/{scene}/…") for kind in sorted(usual)[:2])
+    )
+
+
+def _called(folders: Iterable[str], asked: Asked) -> bool:
+    """Whether a folder is called as the data of a plugin."""
+    return any(asked.named(plugin, folder) for folder in folders for plugin in asked.classes)
 
 
 def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: Asked) -> str:
@@ -179,7 +211,10 @@ def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: As
     line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
-    if folders:
-        line += f"; if the folders of the modalities lie deeper: fourm init {shown(root / folders[0])}"
-    about = "".join(f"; {note}" for note in asked.notes[:3])
-    return f"{line}; installed: {', '.join(sorted(asked.classes))} (`fourm plugins list`){about}"
+    about = asked.notes[:3]
+    deeper = next((name for name in folders if any(map(is_folder, os.scandir(root / name)))), None)
+    if deeper is not None:
+        about.append(f"if the folders of the modalities lie deeper: fourm init {shown(root / deeper)}")
+    elif not about:
+        about = list(filter(None, [unread(root, asked.extensions)]))
+    return f"{'; '.join((line, *about))}; installed: {', '.join(sorted(asked.classes))} (`fourm plugins list`)"

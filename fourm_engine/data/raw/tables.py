@@ -29,6 +29,14 @@ NAME_COLUMNS = (
     *("image_id", "id"),
 )
 SAMPLES_PER_SHARD = 10_000
+#: What no two entries of a part of COCO's JSON share.
+_DISTINCT = (
+    ("images", ("id",)),
+    ("images", ("file_name",)),
+    ("categories", ("id",)),
+    ("categories", ("name",)),
+    ("annotations", ("id", "image_id", "category_id", "bbox")),
+)
 _LOOKED = 50  # rows that say which columns there are
 
 
@@ -55,7 +63,7 @@ class Table:
         written: dict[str, str] = {}
         for row in first:
             for key in row:
-                written.setdefault(_column(key), key)
+                written.setdefault(key.strip().lower().replace(" ", "_").replace("-", "_"), key)
         name = next((written[key] for key in NAME_COLUMNS if key in written), None)
         if name is None:
             there = ", ".join(shown(key) for key in list(written.values())[:8]) or "none"
@@ -124,10 +132,6 @@ def _names(called: str) -> Iterator[str]:
         yield called.zfill(12)
 
 
-def _column(key: str) -> str:
-    return key.strip().lower().replace(" ", "_").replace("-", "_")
-
-
 def _texts(value: Any) -> list[str]:
     """Texts as lines; empty for what holds none."""
     values = value if isinstance(value, list) else [value]
@@ -171,6 +175,7 @@ def _json(path: Path) -> Iterator[Mapping[str, Any]]:
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{shown(path)}: no JSON: {error!s:.100}; correct it") from None
     if isinstance(document, dict) and _rows_in(document.get("images")) and _rows_in(document.get("annotations")):
+        check_coco_ids(path, document)
         files = {image.get("id"): image.get("file_name") for image in document["images"] if _plain(image.get("id"))}
         for row in document["annotations"]:
             image = row.get("image_id")
@@ -183,6 +188,21 @@ def _json(path: Path) -> Iterator[Mapping[str, Any]]:
         yield from ({"name": name, path.stem: texts} for name, texts in document.items())
     else:
         raise ValueError(f'{shown(path)}: no list of rows, such as [{{"name": …}}], and no COCO document')
+
+
+def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
+    """Raise ValueError where two pictures or categories of COCO's JSON share an id or a name, or an object is there
+    twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing."""
+    for part, keys in _DISTINCT:
+        first, rows = dict[str, int](), document.get(part)
+        for number, row in enumerate(rows if _rows_in(rows) else ()):
+            if all(key in row for key in keys):
+                earlier = first.setdefault(repr([row[key] for key in keys]), number)
+                if earlier < number:
+                    raise ValueError(
+                        f"{shown(path)}: {part}[{number}] has the {keys[0]} of {part}[{earlier}], "
+                        f"{row[keys[0]]!r:.80}; remove one, or give it another"
+                    )
 
 
 def _rows_in(value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
-from fourm_engine.data.raw.names import LeftOut, is_document, plain, shown, split, wrapping
+from fourm_engine.data.raw.names import LeftOut, is_document, plain, remedy_for, shown, split, wrapping
 from fourm_engine.data.raw.open_shards import close_below, read_member, stamp_of
 from fourm_engine.data.raw.shard_scan import Scan, Scanned, Stamp, scan
 from fourm_engine.data.raw.tar_members import Content
@@ -139,7 +139,7 @@ def leave_out(shard: str, clean: str, scanned: Scanned, what: str, left_out: Lef
     if content.reason.startswith("a link"):  # to a folder, most likely
         left_out.add("links in shards", f"{shard}:{clean}", "store what they lead to (tar -h)")
     elif not content.reason and not is_document(clean.rpartition("/")[2]):
-        left_out.add(what, f"{shard}:{clean}")
+        left_out.add(what, f"{shard}:{clean}", remedy_for(clean))
 
 
 def two_files(path: Path, name: str, extension: str) -> str:

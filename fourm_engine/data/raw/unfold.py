@@ -48,7 +48,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
     found, notes = dict[str, TextFolder](), list[str]()
     for path in (path for folder in (root, *beside) for path in _tables(folder)):
         if path.suffix.lower() in _OTHERS:
-            notes.append(f"{shown(path)} is not read: export it as CSV or JSON lines, a row a sample")
+            notes.append(f"{shown(path)} is not read: export it as CSV or JSON lines, one row per sample")
             continue
         try:
             table = Table(path)

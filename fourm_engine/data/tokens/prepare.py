@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.sample import RawSample
 from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
@@ -78,7 +78,7 @@ class Preparer:
         return samples
 
     def _prepare(self, task: Task) -> Prepared:
-        sample = _Sample(self.data, task.name)
+        sample = RawSample(self.data, task.name)
         views = task.views
         if views is None:
             aspects = self.drawer.aspects(self.data, task.name, sample.value)
@@ -94,51 +94,23 @@ class Preparer:
                 prepared.contents[modality] = content_digest(sample.files(modality))
         return prepared
 
-    def _arrays(self, sample: _Sample, modality: str, views: list[SampleViews]) -> list[np.ndarray | str | None]:
+    def _arrays(self, sample: RawSample, modality: str, views: list[SampleViews]) -> list[np.ndarray | str | None]:
         """One view after the other; those that show what an earlier one shows are not encoded twice."""
         plugin = self.data.modalities[modality]
         arrays: list[np.ndarray | str | None] = []
         seen: View | None = None
         for number in range(self.views):
             view = view_of(plugin.spec, views[number], number)
-            if not plugin.variants:
+            if view.variant and not plugin.variants:
                 view = replace(view, variant=0)
             if arrays and view == seen:
                 arrays.append(None)
                 continue
-            array = self.data.normalise(
-                sample.name, modality, self.data.augment(sample.name, modality, sample.value(modality), view)
-            )
+            array = sample.array(modality, view)
             if not arrays:
                 seen = view
             arrays.append(None if arrays and _same(array, arrays[0]) else array)
         return arrays
-
-
-class _Sample:
-    """The files and values of one sample, each read once."""
-
-    def __init__(self, data: AlignedData, name: str) -> None:
-        self.data, self.name = data, name
-        self._files: dict[str, dict[str, bytes]] = {}
-        self._values: dict[str, Any] = {}  # a value, or the BadFile that says why there is none
-
-    def files(self, modality: str) -> dict[str, bytes]:
-        if modality not in self._files:
-            self._files[modality] = self.data.files(self.name, modality)
-        return self._files[modality]
-
-    def value(self, modality: str) -> Any:
-        """Raises BadFile."""
-        if modality not in self._values:
-            try:
-                self._values[modality] = self.data.value(self.name, modality, self.files(modality))
-            except BadFile as bad:
-                self._values[modality] = bad
-        value = self._values[modality]
-        if isinstance(value, BadFile):
-            raise value
-        return value
 
 
 def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:

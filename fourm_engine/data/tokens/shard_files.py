@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, Index
-from fourm_engine.data.tokens.shards import column_of, digest, open_shard, row_of, stored_names_digest
+from fourm_engine.data.tokens.shards import check_whole, column_of, digest, open_shard, row_of, stored_names_digest
 from fourm_engine.data.tokens.view_shards import views_content
+from fourm_engine.storage.ahead import RECENT
 from fourm_engine.storage.location import Location, Readable, Shard
 
 #: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,
 #: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
 OPEN_FILES = 2048
+
+_OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
 
 
 class ShardFiles:
@@ -25,6 +29,7 @@ class ShardFiles:
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
         self._open: OrderedDict[tuple[int, int], tuple[Readable, Any]] = OrderedDict()
+        self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
         """The open file of a part, a position in `index.parts`, of a shard, and its path for messages. Raises
@@ -43,22 +48,33 @@ class ShardFiles:
         path, file = self.get(part, shard)
         return row_of(path, file, column, row)
 
-    def ahead(self, parts: Sequence[int], shards: Sequence[int]) -> None:
-        """Copy these parts of these shards in the background, where they are remote."""
+    def ahead(self, parts: Sequence[int], shards: Sequence[int], *, now: bool = False) -> None:
+        """Copy these parts of these shards in the background, where they are remote. now: they are needed next."""
         if isinstance(folder := self.index.folder, Location):
-            files = [(part, shard) for shard in shards for part in parts if self.index.files[shard, part, BYTES]]
-            known = [int(self.index.files[shard, part, BYTES]) for part, shard in files]
-            folder.ahead(Shard(self.index.below(*file), size) for file, size in zip(files, known))
+            files = ((part, shard) for shard in shards for part in parts if self.index.files[shard, part, BYTES])
+            keys = [key for key in files if key not in self._open and (now or key not in self._told)]
+            for key in keys[: folder.ahead((self._known(*key) for key in keys), now=now)]:
+                self._told[key] = None
+            while len(self._told) > RECENT:
+                self._told.popitem(last=False)
+
+    def _known(self, part: int, shard: int) -> Shard:
+        """What the index says of a file."""
+        known, (samples, names) = self.index.files[shard, part], (int(n) for n in self.index.shards[shard, 1:])
+        content = int(known[CONTENT])
+        return Shard(
+            self.index.below(part, shard),
+            int(known[BYTES]),
+            f"index:{names:016x}{content:016x}",
+            _Holds(not part, samples, names, content),
+        )
 
     def _fetch(self, part: int, shard: int) -> tuple[Readable, Any]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
-            file = open_shard(path, int(known[BYTES]))
+            file = open_shard(path, self._known(part, shard))
             if not self._fits(path, file, part, shard):
-                raise ValueError(
-                    f"{path}: holds something else than {self.index.folder / INDEX_FOLDER} says; run `fourm tokenize` "
-                    f"on the local tokens, upload all of them again"
-                )
+                raise ValueError(f"{path}: {_OTHER}")
             return path, file
         file = open_shard(path)
         stat = path.stat()
@@ -77,14 +93,37 @@ class ShardFiles:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
         and time."""
         index, (samples, names) = self.index, (int(number) for number in self.index.shards[shard, 1:])
-        content = int(index.files[shard, part, CONTENT])
-        if not part:
-            return stored_names_digest(path, file, samples) == names and views_content(path, file, samples) == content
-        if (file.metadata() or {}).get("rows") != f"{names:016x}":
+        if not _Holds(not part, samples, names, int(index.files[shard, part, CONTENT])).agrees(path, file):
             return False
-        digests, present = column_of(path, file, "digest", (samples,)), index.present[index.rows_of(shard)]
+        if not part:
+            return True
+        present = index.present[index.rows_of(shard)]
         there = present >> present.dtype.type(part - 1) & present.dtype.type(1) != 0
-        return digest(digests.tobytes()) == content and np.array_equal(there, digests != 0)
+        return np.array_equal(there, column_of(path, file, "digest", (samples,)) != 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
+
+
+class _Holds(NamedTuple):
+    """What a shard holds, as its index says."""
+
+    views: bool
+    samples: int
+    names: int
+    content: int
+
+    def __call__(self, copy: Path) -> None:
+        """Raise ValueError for a copy that holds something else, or other bytes than were written."""
+        file = open_shard(copy)
+        if not self.agrees(copy, file):
+            raise ValueError(_OTHER)
+        check_whole(copy, file)
+
+    def agrees(self, path: Readable, file: Any) -> bool:
+        if self.views:
+            names, content = stored_names_digest(path, file, self.samples), views_content(path, file, self.samples)
+            return (names, content) == (self.names, self.content)
+        if (file.metadata() or {}).get("rows") != f"{self.names:016x}":
+            return False
+        return digest(column_of(path, file, "digest", (self.samples,)).tobytes()) == self.content

@@ -11,6 +11,7 @@ modality that a sample lacks is a row without content. A file appears under its 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors.numpy import save
 from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.data.tokens.ranged import RangedShard
 from fourm_engine.files import write_atomically
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.location import Location, Readable, Shard
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
@@ -37,11 +38,12 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def open_shard(path: Readable, size: int | None = None) -> Any:
-    """The open file. `size`: that of a remote one, as its index says. Raises ValueError for a file that is no shard of
+def open_shard(path: Readable, known: Shard | None = None) -> Any:
+    """The open file. `known`: what the index says of a remote one. Raises ValueError for a file that is no shard of
     this format."""
+    size = None if known is None else known.size
     try:
-        if isinstance(path, Location) and (copy := path.local(size)) is None:
+        if isinstance(path, Location) and (copy := path.local(*(known or ())[1:])) is None:
             file: Any = RangedShard(path.open(size))
         else:
             file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
@@ -57,7 +59,19 @@ def open_shard(path: Readable, size: int | None = None) -> Any:
 def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
     # permissions keep everybody else from reading the shard.
-    write_atomically(path, save(columns, {"format": _FORMAT, **metadata}))
+    metadata = {"format": _FORMAT, **metadata}
+    write_atomically(path, save(columns, metadata | {"checksum": _checksum(save(columns, metadata))}))
+
+
+def check_whole(path: Path, file: Any) -> None:
+    """Raise ValueError for an open file whose columns are not what was written."""
+    if (file.metadata() or {}).get("checksum") not in (None, _checksum(path.read_bytes())):
+        raise ValueError("other bytes than were written; upload it again")
+
+
+def _checksum(content: bytes) -> str:
+    """CRC-32 of the columns."""
+    return f"{zlib.crc32(memoryview(content)[8 + int.from_bytes(content[:8], 'little') :]):08x}"
 
 
 def damaged(path: Readable, reason: object) -> ValueError:

@@ -135,10 +135,11 @@ class TokenStore(Store):
             )
         return ids[ids >= 0].astype(np.int64)
 
-    def ahead(self, rows: Sequence[int], *, views: bool = False) -> None:
+    def ahead(self, rows: Sequence[int], *, now: bool = False, views: bool = False) -> None:
         """`views`: whether the views will be needed too."""
         shards = dict.fromkeys(self.index.locate(self.selection.row(row))[0] for row in rows)
-        self.files.ahead([*([0] if views else []), *(part for part, _ in self.parts.values())], list(shards))
+        parts = [*([0] if views else []), *(part for part, _ in self.parts.values())]
+        self.files.ahead(parts, list(shards), now=now)
 
     def stamps(self, modality: str, number: int) -> Iterator[tuple[str, int]]:
         """(sample, stamp of the files that its tokens were made from), of up to some `number` of samples that have the

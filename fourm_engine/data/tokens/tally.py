@@ -36,6 +36,8 @@ class TokenizeReport:
     modalities: dict[str, Tally] = field(default_factory=dict)
     #: "where: modality: reason" of every file left out.
     bad: list[str] = field(default_factory=list)
+    #: Those of them that were only counted when they were met.
+    unnamed: list[str] = field(default_factory=list)
     #: Shards (one modality each) looked at.
     shards: int = 0
     #: Of encoding and all that goes with it.

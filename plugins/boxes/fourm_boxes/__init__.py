@@ -49,6 +49,7 @@ class BoxesSettings(SequenceSettings):
 class Boxes(SequenceModality[list[Box]]):
     Settings = BoxesSettings
     claims = frozenset({"exact_files"})
+    one_answer = True
 
     folders = ("box", "bbox", "detection", "det", "object")
     extensions = ("json",)
@@ -170,6 +171,19 @@ class Boxes(SequenceModality[list[Box]]):
         """The boxes that can be parsed, and `dropped`, the number of pieces that cannot."""
         assert isinstance(array, str)
         boxes, lost = parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
+        return Boxed(boxes, dropped=lost)
+
+    def denormalise_scored(self, array: str, tokens: Sequence[tuple[str, float]]) -> Boxed:
+        """As `denormalise`; the score of a box is the geometric mean of its tokens' probabilities."""
+        nats: list[list[float]] = []
+        for text, probability in tokens:
+            if text.startswith("v0=") or not nats:
+                nats.append([])
+            nats[-1].append(-math.log(max(probability, 1e-12)))
+        scores = [round(math.exp(-sum(one) / len(one)), 4) for one in nats]
+        boxes, lost = parse_boxes(
+            array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels, scores=scores
+        )
         return Boxed(boxes, dropped=lost)
 
     def remark(self, value: list[Box]) -> str:

@@ -76,23 +76,27 @@ def label_key(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.lower()) or label
 
 
-def parse_boxes(text: str, *, bins: int = 1000, labels: Collection[str] = ()) -> tuple[list[Box], int]:
+def parse_boxes(
+    text: str, *, bins: int = 1000, labels: Collection[str] = (), scores: Sequence[float] = ()
+) -> tuple[list[Box], int]:
     """(boxes, number of dropped pieces) of any text, such as a model generates. A piece is dropped if it starts like a
     box but does not continue like one, has no extent, lies outside the picture, or has no label, or none of `labels` if
-    these are given. Text before the first box counts as one dropped piece."""
+    these are given. Text before the first box counts as one dropped piece. `scores`: one a piece, text before the first
+    box included; if there are more or fewer, they are not used."""
     known = {label_key(label): label for label in labels}
     starts = [match.start() for match in _START.finditer(text)]
     pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
     dropped = int(bool(text[: starts[0] if starts else len(text)].strip()))
+    rated = scores[dropped:] if len(scores) == dropped + len(pieces) else [None] * len(pieces)
     boxes = []
-    for piece in pieces:
+    for piece, score in zip(pieces, rated, strict=True):
         match = _BOX.fullmatch(piece)
         label = " ".join(match.group(5).split()) if match else ""
         if labels and label:
             label = known.get(label_key(label), "")
         x0, y0, x1, y1 = (int(x) / (bins - 1) for x in match.groups()[:4]) if match else (0, 0, 0, 0)
         if label and x0 < x1 <= 1 and y0 < y1 <= 1:
-            boxes.append(Box(label, x0, y0, x1, y1))
+            boxes.append(Box(label, x0, y0, x1, y1, score=score))
         else:
             dropped += 1
     return boxes, dropped

@@ -1,9 +1,9 @@
 """Metrics of boxes: average precision at an IoU of 0.5 (AP50) over all pictures, and pieces of text that are not boxes.
 
 In: a list of `Box` for each picture, predicted and true. Boxes with the higher score are matched first, each to the
-free true box it overlaps most. A generated list says nothing about confidence: boxes without a score count as 1, and
-boxes with equal scores enter the precision-recall curve together, so that their order does not matter. The curve is
-then one point, and its area is precision x recall.
+free true box it overlaps most. Boxes without a score count as 1, and boxes with equal scores enter the precision-recall
+curve together, so that their order does not matter: where none has a score the curve is one point, and its area is
+precision x recall.
 """
 
 from __future__ import annotations

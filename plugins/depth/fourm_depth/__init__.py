@@ -86,7 +86,7 @@ class Depth(GridModality):
             "max_depth": (high, "metres; what is farther counts as this"),
         }
         if maps:
-            settings["png_unit"] = (unit, f"metres a count: the farthest seen are {high:g} m; correct it if not")
+            settings["png_unit"] = (unit, f"metres per count; the farthest seen are then {high:g} m, correct it if not")
         return Recognised(score, f"depth of {low:g} to {high:g} m", settings, size)
 
     def make_array(self) -> FeatureMap:

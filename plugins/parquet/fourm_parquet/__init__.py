@@ -36,9 +36,14 @@ class ParquetSource(SampleSource):
     def __init__(self, location: str, specs: Sequence[ModalitySpec], **columns: str) -> None:
         self._pq = optional("pyarrow.parquet", what="Parquet files need", install="fourm-parquet")
         self.root = Path(location)
-        paths = [self.root] if self.root.is_file() else self.root.rglob("*.parquet")
+        paths = [self.root] if self.root.is_file() else sorted(self.root.rglob("*.parquet"))
         self.root = self.root.parent if self.root.is_file() else self.root
-        self._paths = {path.relative_to(self.root).with_suffix("").as_posix(): path for path in sorted(paths)}
+        below = {path: path.relative_to(self.root) for path in paths if path.is_file()}
+        self._paths = {
+            path.with_suffix("").as_posix(): full
+            for full, path in below.items()
+            if not any(part.startswith(".") for part in path.parts)
+        }
         if not self._paths:
             raise ValueError("no .parquet files there")
         self._file = lru_cache(OPEN_FILES)(self._open)
@@ -46,17 +51,20 @@ class ParquetSource(SampleSource):
         schema = self._file(next(iter(self._paths))).schema_arrow
         self._classes = _classes(schema)
         self._specs = {spec.name: spec for spec in specs}
+        there = list(schema.names)
+        if not there or not set(columns.values()).issubset(there):  # of files that differ, the first need not have all
+            there = list(dict.fromkeys(name for file in self._paths for name in self._file(file).schema_arrow.names))
         for modality, column in columns.items():
-            if column not in schema.names:
-                raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, schema.names)}")
+            if column not in there:
+                raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, there)}")
         self._columns = {
-            name: next((c for c in (columns.get(name), name, spec.source) if c in schema.names), None)
+            name: next((c for c in (columns.get(name), name, spec.source) if c in there), None)
             for name, spec in self._specs.items()
         }
         if specs and not any(self._columns.values()):
             raise ValueError(
-                f"none of the columns {', '.join(schema.names)} is called like one of {', '.join(self._specs)}; add "
-                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={schema.names[0]}"
+                f"none of the columns {', '.join(there)} is called like one of {', '.join(self._specs)}; add "
+                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={there[0] if there else 'COLUMN'}"
             )
         if apart := [name for name in columns if name not in self._specs]:
             self.notes = [f"no modality {name!r} takes part, column {columns[name]} is not read" for name in apart]
@@ -92,7 +100,10 @@ class ParquetSource(SampleSource):
         known = leaves.get(f"{column}.bytes") or leaves.get(column)
         if known is not None and known.has_null_count and not known.null_count and column not in self._classes:
             return np.ones(about.num_rows, bool)
-        values = self._group(file, group, column)
+        try:
+            values = self._group(file, group, column)
+        except SampleError:  # met again, and told with the rows, where they are read
+            return np.ones(about.num_rows, bool)
         if column in self._classes:
             return np.array([value is not None and value >= 0 for value in values.to_pylist()], bool)
         return np.array([bool(value.is_valid) and value.as_py() != _NOTHING for value in values], bool)
@@ -118,7 +129,7 @@ class ParquetSource(SampleSource):
         for extension in ("txt", "json") if isinstance(value, str) else ("json", "txt"):
             if extension in extensions:
                 return {extension: (value if isinstance(value, str) else json.dumps(value, default=str)).encode()}
-        raise SampleError(f"a {type(value).__name__}, of which no file .{', .'.join(extensions)} can be made")
+        raise SampleError(f"of type {type(value).__name__}, of which no file .{', .'.join(extensions)} can be made")
 
     def where(self, name: str, modality: str) -> str:
         file, row = self._row(name)
@@ -140,7 +151,9 @@ class ParquetSource(SampleSource):
         try:
             return self._pq.ParquetFile(self._paths[file])
         except (ValueError, OSError) as error:  # of pyarrow, too
-            raise ValueError(f"{self._paths[file]}: cannot be read: {' '.join(str(error).split())}") from None
+            raise ValueError(
+                f"{self._paths[file]}: cannot be read: {' '.join(str(error).split())}; copy it anew, or remove it"
+            ) from None
 
     def _group(self, file: str, group: int, column: str) -> Any:
         """The values of a column in a row group."""

@@ -1,0 +1,84 @@
+"""The weights that a run starts from, read row by row, so that no process holds more than its share of them.
+
+In: the network of the run, with what is new and adapters, before it has memory; a reader of the weights of a trained
+model. Out: a `Planned`, with the numbers that `take_over` would give, new ones drawn by the seed and their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, ends_branch, resized
+from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.train.task import Planned
+from fourm_engine.weights import BLOCK
+
+#: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on.
+Read = Callable[[Tensor, str, int], None]
+
+
+def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...]], *, seed: int) -> Planned:
+    """`known`: the shapes of what `read` reads, with whose vocabulary that of `network` starts. New embeddings have the
+    root mean square of the known ones."""
+    initial, scales = network.initial(), dict[str, float]()
+    # Of a table of which only the new rows learn, the known ones are a parameter of their own.
+    frozen = {name.removesuffix(KNOWN): len(p) for name, p in network.named_parameters() if name.endswith(KNOWN)}
+
+    def drawn(name: str) -> Initial:
+        if name not in SCALED or not known[name][0]:
+            return initial[name]
+        if name not in scales:
+            scales[name] = _root_mean_square(read, name, known[name])
+        return Initial("gaussian", scales[name])
+
+    @torch.no_grad()
+    def fill(name: str, part: Tensor, first: int, total: int) -> None:
+        layer, parametrized, rest = name.partition(".parametrizations.")
+        attribute, _, what = rest.partition(".")
+        if parametrized and what.endswith("down"):
+            Initial("gaussian", part.shape[1] ** -0.5).fill(part, name, seed=seed, first=first, total=total)
+            return
+        if parametrized and what.endswith("up"):
+            part.zero_()
+            return
+        name = f"{layer}.{attribute}" if parametrized else name
+        if what == "original" and (before := frozen.get(f"{layer}.parametrizations.{attribute}.0")):
+            first, total = first + before, total + before
+        rows = known[name][0] if name in known else 0
+        if rows not in (0, total) and name.startswith(POSITIONS):
+            whole = torch.empty(rows, *part.shape[1:])
+            read(whole, name, 0)
+            part.copy_(resized(whole, total)[first : first + len(part)])
+            return
+        if name not in known and ends_branch(name):
+            part.zero_()
+            return
+        end = max(min(first + len(part), rows), first)
+        if end > first:
+            read(part[: end - first], name, first)
+        if end < first + len(part):
+            drawn(name).fill(part[end - first :], name, seed=seed, first=end, total=total)
+
+    return Planned(network, fill, network.tabulate)
+
+
+def filled(plan: Planned) -> torch.nn.Module:
+    """The network of a plan, whole, on the CPU."""
+    network = plan.model.to_empty(device="cpu")
+    for name, parameter in network.named_parameters():
+        plan.fill(name, parameter.detach(), 0, len(parameter))
+    plan.tabulate()
+    return network
+
+
+def _root_mean_square(read: Read, name: str, shape: tuple[int, ...]) -> float:
+    step, total = max(1, BLOCK // shape[1]), 0.0
+    for first in range(0, shape[0], step):
+        part = torch.empty(min(step, shape[0] - first), *shape[1:])
+        read(part, name, first)
+        total += float(part.double().square().sum())
+    return (total / (shape[0] * shape[1])) ** 0.5
